@@ -1,0 +1,49 @@
+"""Errors a user can mend: where it is, what was wanted and found, how to mend it.
+
+Everything here is a `ValueError`. What only we can have broken is an `assert`.
+"""
+
+from __future__ import annotations
+
+
+class AlignError(ValueError):
+    """`where: what. how`: every part is required, so no message can leave one out.
+
+    where: a file, `file:line`, dotted key or command.
+    what: what was wanted and what was found.
+    how: what to do about it.
+    """
+
+    def __init__(self, where: object, what: str, how: str) -> None:
+        self.where = str(where)
+        self.what = what.rstrip(".")
+        self.how = how if how.endswith("?") else how.rstrip(".") + "."
+        super().__init__(f"{self.where}: {self.what}. {self.how}")
+
+    def __reduce__(self) -> tuple[type[AlignError], tuple[str, str, str]]:
+        # An exception rebuilds itself from its one message by default, which would fail between processes.
+        return type(self), (self.where, self.what, self.how)
+
+
+class ConfigError(AlignError):
+    """A recipe's YAML or a `key=value` that cannot be used."""
+
+
+class RowError(AlignError):
+    """A row of data that is not what its stage reads."""
+
+
+class AssetError(AlignError):
+    """A pinned package that cannot be fetched, verified or unpacked."""
+
+
+class CheckpointError(AlignError):
+    """A checkpoint folder that is not whole, or does not fit."""
+
+
+class ProofError(AlignError):
+    """A proof before or during training that does not hold: the run stops here."""
+
+
+class StageError(AlignError):
+    """A stage of a round that did not end well."""

@@ -1,0 +1,199 @@
+"""The rows that stages hand to each other: messages, prompts, SFT rows, preferences, candidates, questions.
+
+Each row has an `id`, by which rows meet, and a `source`, which says where it came from. A row checks itself when it is
+made. Reading and writing them is `align/jsonl.py`; other toolkits' forms are `align/formats.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from align.files import fingerprint_of
+
+Role = Literal["system", "user", "assistant", "tool"]
+Level = Literal["significantly better", "better", "slightly better", "marginally better"]
+"""How much better the chosen response is than the rejected one (Llama 3, section 4.2.1)."""
+
+STRONG_LEVELS: tuple[Level, ...] = ("significantly better", "better")
+"""The levels that Llama 3 trains on."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ToolCall(Frozen):
+    """One call that the assistant makes."""
+
+    name: str = Field(min_length=1)
+    arguments: str = "{}"
+    """A JSON object as text, as OpenAI has it: Arrow would fill a nested object's missing keys with nulls."""
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_json_object(cls, value: Any) -> str:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        _json_of(text, dict, "a JSON object of argument names and values")
+        return text
+
+    def parsed(self) -> dict[str, Any]:
+        return json.loads(self.arguments)
+
+
+class ToolSpec(Frozen):
+    """A function that may be called: what is offered to the model."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    """JSON schema of the arguments."""
+
+
+class Message(Frozen):
+    """One message of a dialog. `tool` is the output of a call; it is never trained on."""
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls, made after `content`. Assistant only."""
+    name: str | None = None
+    """Which function a `tool` message answers for, where that is known."""
+
+    @model_validator(mode="after")
+    def _calls_come_from_the_assistant(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls stand on a {self.role} message; only an assistant makes calls")
+        return self
+
+
+Messages = tuple[Message, ...]
+
+
+class Row(Frozen):
+    """What every row has."""
+
+    id: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    """Where the row came from, such as `nq-open` or `round-1/rejection-sampling`."""
+    tools: str = ""
+    """The functions offered, as a JSON list of schemas in text; empty for none."""
+
+    @field_validator("tools")
+    @classmethod
+    def _tools_parse(cls, value: str) -> str:
+        if value:
+            tools_of(value)
+        return value
+
+
+class PromptRow(Row):
+    """A prompt to be completed."""
+
+    prompt: Messages = Field(min_length=1)
+
+
+class QuestionRow(PromptRow):
+    """A prompt with known right answers, for probing and factuality."""
+
+    entity: str
+    """What the question is about. Held-out splits are cut by it."""
+    relation: str
+    """What is asked of the entity, such as `capital`."""
+    answers: tuple[str, ...] = Field(min_length=1)
+    """Every accepted answer."""
+
+
+class SFTRow(Row):
+    """A dialog whose last message is the target."""
+
+    messages: Messages = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _ends_with_the_assistant(self) -> Self:
+        if self.messages[-1].role != "assistant":
+            raise ValueError(f"messages end with a {self.messages[-1].role} message; the last one is the target")
+        return self
+
+
+class PreferenceRow(Row):
+    """A prompt with two or three completions, best first (edited > chosen > rejected when there are three).
+
+    A completion is a run of messages: one assistant message, or calls, tool outputs and answers in turn.
+    """
+
+    prompt: Messages = Field(min_length=1)
+    completions: tuple[Messages, ...] = Field(min_length=2, max_length=3)
+    level: Level | None = None
+    """How much better chosen is than rejected; None where nobody said."""
+
+    @model_validator(mode="after")
+    def _completions_are_the_assistants(self) -> Self:
+        for rank, completion in enumerate(self.completions):
+            if not completion or completion[0].role != "assistant" or completion[-1].role != "assistant":
+                raise ValueError(f"completions[{rank}] must begin and end with an assistant message")
+        return self
+
+    @property
+    def chosen(self) -> Messages:
+        """The best completion: the edited one, where there is one."""
+        return self.completions[0]
+
+    @property
+    def rejected(self) -> Messages:
+        """The worst completion."""
+        return self.completions[-1]
+
+
+class Candidate(Row):
+    """One of K completions sampled for a prompt."""
+
+    prompt_id: str
+    prompt: Messages = Field(min_length=1)
+    completion: Messages = Field(min_length=1)
+    index: int = Field(ge=0)
+    """Which of the K it is."""
+    seed: int
+    finished: bool
+    """The model ended it by itself, and did not run into the length limit."""
+    score: float | None = None
+    """What the judge returned, in its own units; None until it has been asked."""
+
+
+def row_id(*parts: object) -> str:
+    """An id that is the same whenever the parts are: 16 hex digits of BLAKE3."""
+    return fingerprint_of(*parts)[:16]
+
+
+def tools_of(text: str) -> tuple[ToolSpec, ...]:
+    """The functions in a row's `tools` text: bare schemas, or OpenAI's `{"type": "function", "function": ...}`."""
+    if not text:
+        return ()
+    found = _json_of(text, list, "a JSON list of function schemas")
+    return tuple(ToolSpec(**_bare_schema(schema)) for schema in found)
+
+
+def tools_text(tools: tuple[ToolSpec, ...] | list[ToolSpec]) -> str:
+    """The text that a row's `tools` holds; keys keep their order, so equal specs give equal text."""
+    return json.dumps([tool.model_dump() for tool in tools], ensure_ascii=False) if tools else ""
+
+
+def _bare_schema(schema: Any) -> dict[str, Any]:
+    if isinstance(schema, dict) and isinstance(schema.get("function"), dict):
+        schema = schema["function"]
+    if not isinstance(schema, dict) or "name" not in schema:
+        raise ValueError(f"tools: wanted function schemas with a name, found {str(schema)[:80]}")
+    kept = {key: schema[key] for key in ("name", "description", "parameters") if schema.get(key) is not None}
+    return kept
+
+
+def _json_of(text: str, kind: type, wanted: str) -> Any:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"wanted {wanted}, found text that is not JSON ({error}): {text[:80]}") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"wanted {wanted}, found {text[:80]}")
+    return found

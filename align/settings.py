@@ -1,0 +1,175 @@
+"""The sections of a config that more than one recipe or stage reads, in one place.
+
+They stand apart from the code that reads them so that `--help` and a bad config are answered without importing torch.
+A value that the Llama 3 paper gives is the default, and says so (P = arXiv:2407.21783, L2 = Llama 2, arXiv:2307.09288).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from align.config import Section
+
+INPUT = "input"
+OUTPUT = "output"
+
+InputPath = Annotated[Path, INPUT]
+"""A path that a stage reads: rounds take its content into the stage's key."""
+
+OutputPath = Annotated[Path, OUTPUT]
+"""A path that a stage makes: rounds leave it out of the stage's key."""
+
+
+class ModelConfig(Section):
+    """A checkpoint folder or Hub name, and how to load it."""
+
+    path: InputPath
+    """A Hugging Face folder, or a name on the Hub. Local folders are taken as they stand."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the weights are held in. With training.precision bf16 keep float32 here: they are the master weights."""
+    chat: Literal["auto", "chatml", "llama3"] = "auto"
+    """The chat protocol; auto looks at the tokenizer's control tokens."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more time."""
+
+
+class TreeDataConfig(Section):
+    """Rows to train on, and how they become packed rows."""
+
+    path: InputPath | tuple[InputPath, ...]
+    """JSONL of rows: one file, or a list of files."""
+    token_budget: int = Field(4096, gt=0)
+    """Tokens in one packed row, per process. Memory grows with it; results do not change."""
+    max_prompt_tokens: int = Field(4096, gt=0)
+    """A row with a longer prompt is dropped, and counted."""
+    max_completion_tokens: int = Field(2048, gt=0)
+    """A row with a longer completion is dropped, and counted. Never cut: one without its end teaches not to stop."""
+    limit: int | None = Field(None, gt=0)
+    """Train on this many rows, taken by a seeded shuffle; None for all."""
+
+
+class PreferenceDataConfig(TreeDataConfig):
+    """Preference rows to train on."""
+
+    levels: tuple[str, ...] = ("significantly better", "better")
+    """Graded rows are kept at these levels (P 4.2.1); rows that nobody graded are kept."""
+
+
+class TrainingConfig(Section):
+    """The optimiser and the run. `align/trainers/arguments.py` maps it onto transformers.TrainingArguments."""
+
+    output_dir: OutputPath
+    """The finished model stands here, as a plain Hugging Face folder; checkpoint-N/ folders while it trains."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak. P 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
+    batch_size: int = Field(64, gt=0)
+    """Rows in one optimiser step, over all processes. How they are packed and spread does not change the result."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the rows. L2: 2 for SFT, 1 for the reward model."""
+    max_steps: int | None = Field(None, gt=0)
+    """Stop after this many optimiser steps, whatever epochs says."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after warm-up."""
+    warmup_share: float = Field(0.03, ge=0, le=1)
+    """Share of the steps in which the learning rate climbs. L2: 0.03."""
+    min_learning_rate_share: float = Field(0.1, ge=0, le=1)
+    """Where cosine ends, as a share of the peak. L2: 0.1."""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW's. L2: 0.1."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients with a larger norm are scaled to it. L2: 1.0."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32."""
+    save_steps: int = Field(100, gt=0)
+    """A resumable checkpoint each so many optimiser steps."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many verified checkpoints stay on disk."""
+    log_steps: int = Field(1, gt=0)
+    """A line of metrics each so many optimiser steps."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers besides metrics.jsonl, which is always written."""
+    seed: int = 0
+    """Data order and everything else that is random."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads of each process; None leaves torch's choice."""
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning. Read by `align/trainers/sft.py`."""
+
+    train_on: Literal["final", "all"] = "final"
+    """final: the messages after the last user message are the target (P table 7); all: every assistant message is."""
+
+
+class RewardConfig(Section):
+    """The reward model. Read by `align/trainers/reward.py`. Pairwise ranking without a margin, as in P 4.1.2."""
+
+
+class DPOConfig(Section):
+    """The DPO objective. Read by `align/trainers/dpo.py`."""
+
+    beta: float = Field(0.1, gt=0)
+    """Weight of the pull towards the reference, per nat. Larger keeps the policy closer. P 4.1.4: 0.1."""
+    nll_coefficient: float = Field(0.2, ge=0)
+    """Weight of the negative log-likelihood of the chosen completion. P 4.1.4: 0.2."""
+    nll_normalization: Literal["sequence_mean", "token_mean", "sequence_sum"] = "sequence_mean"
+    """sequence_mean: each completion's mean over its tokens, then the mean over pairs (the paper does not say which);
+    token_mean: over all the batch's tokens at once; sequence_sum: each completion's sum, then the mean over pairs."""
+    mask_format_tokens: bool = True
+    """Leave header and terminator tokens out of the contrast, in chosen and rejected (P 4.1.4). The NLL keeps the
+    terminator either way."""
+    reference: ModelConfig | None = None
+    """The frozen reference; None for the policy as it is before the first step."""
+
+
+class SamplingConfig(Section):
+    """How completions are sampled."""
+
+    temperature: float = Field(1.0, ge=0)
+    """0 takes the likeliest token each time."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Keep the likeliest tokens that make up this share."""
+    max_completion_tokens: int = Field(256, gt=0)
+    """Completions are stopped here, and marked unfinished."""
+    batch_size: int = Field(64, gt=0)
+    """Completions decoded side by side."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What the generator's weights are held in."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads; None leaves torch's choice."""
+
+
+class HubConfig(Section):
+    """Where a checkpoint goes on the Hugging Face Hub. The token comes from the environment (HF_TOKEN) only."""
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """owner/name."""
+    push: bool = False
+    """False prints what would go."""
+    private: bool = True
+    """Whether a repository that is made for this is private."""
+
+
+def paths_of(config: Section, kind: str) -> dict[str, Path]:
+    """Dotted key -> path of every setting marked as INPUT or OUTPUT, through sections, tuples and dicts."""
+    found: dict[str, Path] = {}
+    for name, field in type(config).model_fields.items():
+        marked = kind in field.metadata or f"'{kind}'" in str(field.annotation)
+        _collect_paths(getattr(config, name), name, kind, marked, found)
+    return found
+
+
+def _collect_paths(value: Any, key: str, kind: str, marked: bool, found: dict[str, Path]) -> None:
+    if isinstance(value, Section):
+        found.update({f"{key}.{inner}": path for inner, path in paths_of(value, kind).items()})
+    elif isinstance(value, Path) and marked:
+        found[key] = value
+    elif isinstance(value, tuple | list):
+        for place, item in enumerate(value):
+            _collect_paths(item, f"{key}.{place}", kind, marked, found)
+    elif isinstance(value, dict):
+        for inner, item in value.items():
+            _collect_paths(item, f"{key}.{inner}", kind, marked, found)
