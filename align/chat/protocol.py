@@ -1,0 +1,190 @@
+"""What a chat protocol is: messages in, token ids out, and for each token what it is and whose turn it belongs to.
+
+Ids are built piece by piece. Control tokens are placed by us; every text is encoded by a copy of the tokenizer that
+knows no added token, so a control token that somebody types stays text. Every mask in the project comes from the kinds
+and turns given here, never from a search for token ids. The protocols are `chatml.py` and `llama3.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar
+
+from tokenizers import Tokenizer
+
+from align.chat.calls import ParsedCalls
+from align.errors import ConfigError
+from align.rows import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TokenKind(IntEnum):
+    """What a token is."""
+
+    BEGIN = 0
+    """The one token before everything (Llama 3; ChatML has none)."""
+    HEADER = 1
+    """Role header, with the line break that ChatML puts between a message and the next header."""
+    CONTENT = 2
+    """What a message says, calls included."""
+    TERMINATOR = 3
+    """The end of a message: `<|im_end|>`, `<|eot_id|>`, `<|eom_id|>`."""
+    TOOL_OUTPUT = 4
+    """What a tool message says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A dialog as tokens: three lists of one length."""
+
+    ids: list[int]
+    kinds: list[int]
+    """`TokenKind` of each token."""
+    turns: list[int]
+    """Index of each token's message; -1 for BEGIN and a message that we made; len(messages) for an opened header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of one kind and one turn: ids that we place, or a text to encode on its own."""
+
+    kind: TokenKind
+    turn: int
+    ids: tuple[int, ...] = ()
+    text: str = ""
+
+
+class ChatProtocol(ABC):
+    """How one family of models writes dialogs down.
+
+    Law: `encode(prompt, tools, open_assistant=True).ids` is an exact prefix of `encode(prompt + completion, tools).ids`
+    for every completion that begins with an assistant message. So a piece must not depend on the messages after it, and
+    texts of different messages are never encoded together.
+    """
+
+    name: ClassVar[str]
+    marks: ClassVar[tuple[str, ...]]
+    """Control tokens that a tokenizer must know for this protocol; `load_protocol` tells protocols apart by them."""
+    chat_template: ClassVar[str]
+    """Jinja that writes the same dialogs, saved with checkpoints for servers.
+
+    Its text always equals ours. Its ids do too, unless a content holds a typed control token (a server may take it for
+    one) or begins with line breaks (a server's tokenizer may join them to the header's).
+    """
+    stop_ids: tuple[int, ...]
+    """Tokens at which generation ends."""
+    pad_id: int
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self._segments = segment_tokenizer(tokenizer)
+        self._header_cache: dict[str, tuple[int, ...]] = {}
+
+    def encode(self, messages: Sequence[Message], tools: str = "", *, open_assistant: bool = False) -> Encoded:
+        """The dialog as tokens, up to its last terminator, or up to the header of an assistant message to be written.
+
+        tools: the functions offered, as in `Row.tools`.
+        Raises RowError where the protocol cannot express the dialog.
+        """
+        return self.encode_many([(messages, tools)], open_assistant=open_assistant)[0]
+
+    def encode_many(
+        self, dialogs: Iterable[tuple[Sequence[Message], str]], *, open_assistant: bool = False
+    ) -> list[Encoded]:
+        """`encode` for many (messages, tools) at once, with one call of the tokenizer; each text is encoded once."""
+        dialog_pieces = [list(self._pieces(messages, tools, open_assistant)) for messages, tools in dialogs]
+        texts = list(dict.fromkeys(piece.text for pieces in dialog_pieces for piece in pieces if piece.text))
+        ids_of = dict(zip(texts, self._text_ids(texts), strict=True))
+        return [_joined(pieces, ids_of) for pieces in dialog_pieces]
+
+    def parse(self, ids: Sequence[int]) -> Message:
+        """The assistant message that a model generated; what looks like a call and is none stays text."""
+        found = self.parse_calls(ids)
+        return Message(role="assistant", content=found.text, tool_calls=found.calls)
+
+    @abstractmethod
+    def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:
+        """The calls and text of a generated completion, with the reason where a call is malformed.
+
+        ids: from the first token after the assistant header; whatever follows a stop token is ignored.
+        """
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Plain text of content ids; control tokens are left out."""
+        return self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    @abstractmethod
+    def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
+        """The dialog in pieces, in order."""
+
+    def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._segments.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _control_id(self, token: str) -> int:
+        found = self._optional_control_id(token)
+        if found is None:
+            raise ConfigError(
+                f"chat protocol {self.name}",
+                f"needs the token {token}, which {self.tokenizer.name_or_path or 'its tokenizer'} has not",
+                "Name the chat protocol that the model was trained with",
+            )
+        return found
+
+    def _optional_control_id(self, token: str) -> int | None:
+        return self.tokenizer.backend_tokenizer.token_to_id(token)
+
+    def _until_stop(self, ids: Sequence[int]) -> list[int]:
+        for position, token in enumerate(ids):
+            if token in self.stop_ids:
+                return list(ids[:position])
+        return list(ids)
+
+
+def segment_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer that adds nothing and recognises no added token, special or not: text stays text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError(
+            f"tokenizer of {tokenizer.name_or_path or 'this model'}",
+            f"wanted a fast tokenizer, found {type(tokenizer).__name__}",
+            "Save the model with its tokenizer.json",
+        )
+    state = json.loads(backend.to_str())
+    added = {token["content"] for token in state["added_tokens"]}
+    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    _forget(added, state["model"])
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _forget(added: set[str], model: dict) -> None:
+    """Take added tokens out of the model's vocabulary, save ordinary words that merges make and need.
+
+    A BPE that looks a whole word up before merging (`ignore_merges`) would find them there.
+    """
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict) or not added & vocabulary.keys():
+        return
+    needed = {model.get("unk_token")}
+    for merge in model.get("merges", ()):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        needed |= {left, right, left + right}
+    for token in added - needed:
+        vocabulary.pop(token, None)
+
+
+def _joined(pieces: Sequence[Piece], ids_of: dict[str, list[int]]) -> Encoded:
+    ids: list[int] = []
+    kinds: list[int] = []
+    turns: list[int] = []
+    for piece in pieces:
+        found = ids_of[piece.text] if piece.text else piece.ids
+        ids.extend(found)
+        kinds.extend([int(piece.kind)] * len(found))
+        turns.extend([piece.turn] * len(found))
+    return Encoded(ids, kinds, turns)
