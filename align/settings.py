@@ -121,8 +121,6 @@ class DPOConfig(Section):
     mask_format_tokens: bool = True
     """Leave header and terminator tokens out of the contrast, in chosen and rejected (P 4.1.4). The NLL keeps the
     terminator either way."""
-    reference: ModelConfig | None = None
-    """The frozen reference; None for the policy as it is before the first step."""
 
 
 class SamplingConfig(Section):

@@ -1,0 +1,60 @@
+"""Our settings mapped onto transformers.TrainingArguments: the one file that knows both."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from transformers import TrainingArguments
+
+from align.errors import ConfigError
+from align.settings import ModelConfig, TrainingConfig
+
+_SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def training_arguments(training: TrainingConfig, model: ModelConfig) -> TrainingArguments:
+    """Arguments for a trainer. Make them before any model: under ZeRO-3 they have the weights sharded while they load.
+
+    An "item" of our data is a whole optimiser step, so transformers sees batches of one without accumulation; packing,
+    micro-steps and the loss's denominator are `align/trainers/base.py`'s.
+    """
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+    if model.dtype == "bfloat16" and not sharded:
+        what = "bfloat16 weights would lose small updates: nothing here keeps float32 master weights"
+        how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
+        raise ConfigError("model.dtype", what, how)
+    return TrainingArguments(
+        output_dir=str(training.output_dir),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        num_train_epochs=1,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=_SCHEDULES[training.schedule],
+        lr_scheduler_kwargs=(
+            {"min_lr_rate": training.min_learning_rate_share} if training.schedule == "cosine" else None
+        ),
+        warmup_steps=training.warmup_share if training.warmup_share < 1 else 0.999999,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        adam_beta2=0.95,
+        optim="adamw_torch",
+        bf16=model.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=training.seed,
+        logging_strategy="steps",
+        logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=None,
+        eval_strategy="no",
+        report_to=list(training.report_to) or "none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        average_tokens_across_devices=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )

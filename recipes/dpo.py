@@ -1,0 +1,56 @@
+"""Train a policy on preference pairs with DPO.
+
+    accelerate launch --config_file recipes/launch/zero3.yaml recipes/dpo.py recipes/configs/dpo/llama3.1-8b.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from align.config import Recipe, config_from_argv
+from align.settings import DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
+
+
+class DPORecipe(Recipe):
+    """Direct preference optimization with format tokens masked and an NLL term (Llama 3, section 4.1.4)."""
+
+    model: ModelConfig
+    data: PreferenceDataConfig
+    dpo: DPOConfig = DPOConfig()
+    training: TrainingConfig
+    hub: HubConfig | None = None
+
+
+def run(recipe: DPORecipe) -> Path:
+    """Train, and return the folder of the finished model."""
+    from align.jsonl import read_rows
+    from align.models.loading import load_policy, load_tokenizer
+    from align.publish.hub import publish
+    from align.rows import PreferenceRow
+    from align.trainers.arguments import training_arguments
+    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.dpo import DPOTrainer
+    from align.tree.encode import encode_preferences
+
+    arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
+    trees = trees_of(encode_preferences(rows, protocol, recipe.data, pairs=True), recipe.training.output_dir)
+    trainer = DPOTrainer(
+        load_policy(recipe.model, recipe.training.precision),
+        arguments,
+        trees,
+        protocol,
+        training=recipe.training,
+        token_budget=recipe.data.token_budget,
+        recipe=recipe,
+        dpo=recipe.dpo,
+    )
+    checkpoint = trainer.fit()
+    if recipe.hub is not None and trainer.is_world_process_zero():
+        publish(checkpoint, recipe.hub)
+    return checkpoint
+
+
+if __name__ == "__main__":
+    run(config_from_argv(DPORecipe))

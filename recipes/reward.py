@@ -1,0 +1,55 @@
+"""Train a reward model on ranked completions.
+
+    accelerate launch --config_file recipes/launch/zero3.yaml recipes/reward.py recipes/configs/reward/llama3.1-8b.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from align.config import Recipe, config_from_argv
+from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, RewardConfig, TrainingConfig
+
+
+class RewardRecipe(Recipe):
+    """Pairwise ranking over two or three completions of a prompt, without a margin (Llama 3, section 4.1.2)."""
+
+    model: ModelConfig
+    data: PreferenceDataConfig
+    reward: RewardConfig = RewardConfig()
+    training: TrainingConfig
+    hub: HubConfig | None = None
+
+
+def run(recipe: RewardRecipe) -> Path:
+    """Train, and return the folder of the finished model."""
+    from align.jsonl import read_rows
+    from align.models.loading import load_reward_model, load_tokenizer
+    from align.publish.hub import publish
+    from align.rows import PreferenceRow
+    from align.trainers.arguments import training_arguments
+    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.reward import RewardTrainer
+    from align.tree.encode import encode_preferences
+
+    arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
+    trees = trees_of(encode_preferences(rows, protocol, recipe.data), recipe.training.output_dir)
+    trainer = RewardTrainer(
+        load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed),
+        arguments,
+        trees,
+        protocol,
+        training=recipe.training,
+        token_budget=recipe.data.token_budget,
+        recipe=recipe,
+    )
+    checkpoint = trainer.fit()
+    if recipe.hub is not None and trainer.is_world_process_zero():
+        publish(checkpoint, recipe.hub)
+    return checkpoint
+
+
+if __name__ == "__main__":
+    run(config_from_argv(RewardRecipe))

@@ -1,0 +1,55 @@
+"""Fine-tune a policy on dialogs.
+
+    accelerate launch --config_file recipes/launch/zero3.yaml recipes/sft.py recipes/configs/sft/llama3.1-8b.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from align.config import Recipe, config_from_argv
+from align.settings import HubConfig, ModelConfig, SFTConfig, TrainingConfig, TreeDataConfig
+
+
+class SFTRecipe(Recipe):
+    """Supervised fine-tuning on the assistant's tokens (Llama 3, section 4.1.3)."""
+
+    model: ModelConfig
+    data: TreeDataConfig
+    sft: SFTConfig = SFTConfig()
+    training: TrainingConfig
+    hub: HubConfig | None = None
+
+
+def run(recipe: SFTRecipe) -> Path:
+    """Train, and return the folder of the finished model."""
+    from align.jsonl import read_rows
+    from align.models.loading import load_policy, load_tokenizer
+    from align.publish.hub import publish
+    from align.rows import SFTRow
+    from align.trainers.arguments import training_arguments
+    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.sft import SFTTrainer
+    from align.tree.encode import encode_sft
+
+    arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    rows = chosen_rows(read_rows(recipe.data.path, SFTRow), recipe.data, recipe.training.seed)
+    trees = trees_of(encode_sft(rows, protocol, recipe.data, recipe.sft.train_on), recipe.training.output_dir)
+    trainer = SFTTrainer(
+        load_policy(recipe.model, recipe.training.precision),
+        arguments,
+        trees,
+        protocol,
+        training=recipe.training,
+        token_budget=recipe.data.token_budget,
+        recipe=recipe,
+    )
+    checkpoint = trainer.fit()
+    if recipe.hub is not None and trainer.is_world_process_zero():
+        publish(checkpoint, recipe.hub)
+    return checkpoint
+
+
+if __name__ == "__main__":
+    run(config_from_argv(SFTRecipe))

@@ -1,0 +1,177 @@
+"""Packed prompt trees against one completion per row, each row alone in a plain transformers model."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+import align.tree.attention
+from align.models.logps import TreePolicy, TreeScorer
+from align.tree.encode import PromptTree, Segment
+from align.tree.pack import RunPlan, bins_under_budget, collate
+
+VOCABULARY = 97
+
+
+def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        attn_implementation=align.tree.attention.NAME,
+        **settings,
+    )
+    return kind(config)
+
+
+def random_tree(rng: random.Random, name: str = "t", branches: int | None = None) -> PromptTree:
+    def ids(length: int) -> list[int]:
+        return [rng.randrange(1, VOCABULARY) for _ in range(length)]
+
+    def branch() -> Segment:
+        length = rng.randint(1, 12)
+        trained = [rng.random() < 0.8 for _ in range(length)]
+        trained[rng.randrange(length)] = True
+        return Segment(ids(length), trained, [ok and rng.random() < 0.9 for ok in trained])
+
+    count = branches or rng.randint(1, 5)
+    return PromptTree(name, ids(rng.randint(1, 15)), tuple(branch() for _ in range(count)))
+
+
+def alone(model: LlamaForCausalLM, tree: PromptTree, branch: Segment) -> torch.Tensor:
+    """Log-probabilities of a branch's trained tokens from its own row: full logits and a plain log-softmax."""
+    row = torch.tensor([tree.prompt + branch.ids])
+    logps = model(input_ids=row).logits[0].log_softmax(-1)
+    start = len(tree.prompt)
+    return torch.stack([logps[start + i - 1, t] for i, t in enumerate(branch.ids) if branch.loss_mask[i]])
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_trees_equal_a_row_for_each_completion_in_values_and_gradients(groups, checkpointing, tied) -> None:
+    model = tiny_llama(LlamaForCausalLM, groups=groups, tie_word_embeddings=tied)
+    rng = random.Random(groups)
+    trees = [random_tree(rng, f"t{n}") for n in range(6)]
+    policy = TreePolicy(model)
+    policy.train()
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+
+    batch = collate(trees)
+    packed = policy(batch)
+    weights = torch.linspace(0.5, 1.5, len(packed))  # so that a swap of two tokens would show
+    (packed * weights).sum().backward()
+    packed_gradients = gradients(model)
+
+    model.zero_grad()
+    model.activation_checkpointing_disable()
+    rows = torch.cat([alone(model, tree, branch) for tree in trees for branch in tree.branches])
+    (rows * weights).sum().backward()
+
+    torch.testing.assert_close(packed, rows, atol=1e-5, rtol=1e-5)
+    assert packed_gradients.keys() == gradients(model).keys()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_500_random_shapes_equal_a_row_for_each_completion() -> None:
+    model = tiny_llama(LlamaForCausalLM).eval()
+    policy = TreePolicy(model)
+    rng = random.Random(1)
+    compared = 0
+    with torch.no_grad():
+        while compared < 500:
+            trees = [random_tree(rng) for _ in range(rng.randint(1, 8))]
+            rows = torch.cat([alone(model, tree, branch) for tree in trees for branch in tree.branches])
+            torch.testing.assert_close(policy(collate(trees)), rows, atol=1e-4, rtol=0)
+            compared += len(trees)
+
+
+def test_a_branch_does_not_see_its_siblings() -> None:
+    policy = TreePolicy(tiny_llama(LlamaForCausalLM).eval())
+    rng = random.Random(2)
+    tree = random_tree(rng, branches=2)
+    other = PromptTree(tree.id, tree.prompt, (tree.branches[0], random_tree(rng, branches=1).branches[0]))
+    count = sum(tree.branches[0].loss_mask)
+    with torch.no_grad():
+        torch.testing.assert_close(policy(collate([tree]))[:count], policy(collate([other]))[:count], atol=1e-6, rtol=0)
+
+
+def test_scores_equal_transformers_sequence_classification() -> None:
+    model = tiny_llama(LlamaForSequenceClassification, num_labels=1).eval()
+    rng = random.Random(3)
+    trees = [random_tree(rng, branches=k) for k in (2, 3, 16)]
+    with torch.no_grad():
+        scores = TreeScorer(model)(collate(trees))
+        rows = [model(input_ids=torch.tensor([t.prompt + b.ids])).logits[0, 0] for t in trees for b in t.branches]
+    torch.testing.assert_close(scores, torch.stack(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    model = tiny_llama(LlamaForCausalLM).eval()
+    trees = [random_tree(random.Random(4)) for _ in range(4)]
+    with torch.no_grad():
+        exact, rough = TreePolicy(model)(collate(trees)), TreePolicy(model, "bf16")(collate(trees))
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
+
+
+# The plan
+
+
+def plan_of(sizes: list[int], **changed) -> RunPlan:
+    settings = {"batch_size": 8, "token_budget": 100, "epochs": 2, "max_steps": None, "seed": 3}
+    return RunPlan(sizes, **(settings | changed))
+
+
+def test_each_epoch_trains_on_every_tree_once_over_all_processes() -> None:
+    sizes = random.Random(5).choices(range(5, 60 + 1), k=29)
+    for processes in (1, 2, 3):
+        plans = [plan_of(sizes, processes=processes, process=rank) for rank in range(processes)]
+        seen = [row for step in range(len(plans[0])) for plan in plans for members in plan[step].bins for row in members]
+        assert sorted(seen) == sorted([*range(29)] * 2)
+
+
+def test_the_rows_of_a_step_do_not_depend_on_the_number_of_processes() -> None:
+    sizes = random.Random(6).choices(range(5, 60 + 1), k=40)
+    one, three = plan_of(sizes), plan_of(sizes, processes=3, process=1)
+    assert [one[step].rows for step in range(len(one))] == [three[step].rows for step in range(len(three))]
+
+
+def test_processes_make_equally_many_passes_within_the_budget() -> None:
+    sizes = random.Random(7).choices(range(5, 99 + 1), k=50)
+    plans = [plan_of(sizes, processes=2, process=rank) for rank in range(2)]
+    for step in range(len(plans[0])):
+        first, second = plans[0][step], plans[1][step]
+        assert len(first.bins) == len(second.bins)
+        assert all(sum(sizes[i] for i in members) <= 100 for members in first.bins + second.bins)
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
+    sizes = list(range(5, 45))
+    forwards, backwards = plan_of(sizes), plan_of(sizes)
+    assert [forwards[n] for n in range(10)] == [backwards[n] for n in reversed(range(10))][::-1]
+    assert forwards[0] != plan_of(sizes, seed=4)[0]
+    assert forwards[0].rows != forwards[5].rows, "the second epoch has an order of its own"
+
+
+def test_bins_hold_everything_once_and_keep_to_the_budget() -> None:
+    sizes = random.Random(8).choices(range(1, 50 + 1), k=200)
+    bins = bins_under_budget(sizes, 64)
+    assert sorted(i for members in bins for i in members) == list(range(200))
+    assert all(sum(sizes[i] for i in members) <= 64 for members in bins)
+    assert sum(sizes) / (64 * len(bins)) > 0.95
