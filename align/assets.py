@@ -2,8 +2,7 @@
 
 Each package is downloaded without its dependencies, held to its SHA-256, and the few files wanted are unpacked into a
 cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names. ALIGN_OFFLINE=1 fetches
-nothing.
-`python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py`.
+nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py`.
 """
 
 from __future__ import annotations
@@ -123,8 +122,8 @@ ASSETS: dict[str, Asset] = {
                 "models/resources/*",
                 "*.dist-info/licenses/LICENSE",
             ),
-            "MIT (code)",
-            "Llama 3 tokenizer: Llama Community License; read by tests only",
+            "Llama 3",
+            "tokenizer and code: Llama Community License; read by tests only",
         ),
     )
 }

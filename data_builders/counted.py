@@ -1,0 +1,187 @@
+"""Rows on their way to a file, with a count of what was dropped and why, and the checks that every builder shares.
+
+The counts add up: what was read is what is kept plus what was dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from align.errors import RowError
+from align.files import fingerprint_of
+from align.jsonl import write_rows
+from align.manifest import write_data_manifest
+from align.overlap import exact_key, normalize
+from align.rows import Message, Messages, PreferenceRow, PromptRow, Row, SFTRow
+
+R = TypeVar("R", bound=Row)
+
+MIN_TELLING_WORDS = 4
+"""A user message with fewer words ("Yes, please.") says too little to be a match by itself."""
+
+
+class Counted(Generic[R]):
+    """Rows kept, and how many were dropped for which reason."""
+
+    def __init__(self, rows: Iterable[R] = ()) -> None:
+        self.rows: list[R] = list(rows)
+        self.dropped: Counter[str] = Counter()
+
+    def keep(self, row: R) -> None:
+        self.rows.append(row)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        if count:
+            self.dropped[reason] += count
+
+    def add(self, other: Counted[R]) -> None:
+        self.rows.extend(other.rows)
+        self.dropped.update(other.dropped)
+
+    def drop_where(self, test: Callable[[R], bool], reason: str) -> None:
+        kept = [row for row in self.rows if not test(row)]
+        self.drop(reason, len(self.rows) - len(kept))
+        self.rows = kept
+
+    def drop_duplicates(self) -> None:
+        """Keep the first of the rows that say the same, roles, calls and tools included."""
+        first: dict[str, R] = {}
+        for row in self.rows:
+            first.setdefault(content_key(row), row)
+        self.drop("duplicate", len(self.rows) - len(first))
+        self.rows = list(first.values())
+
+    def drop_matches(self, evaluation: set[str]) -> None:
+        """Drop rows of which the whole prompt, or a telling user message, stands in an evaluation file."""
+        self.drop_where(lambda row: not evaluation.isdisjoint(prompt_keys(row)), "matches an evaluation prompt")
+
+    def limit(self, most: int | None, seed: int, reason: str = "over the limit") -> None:
+        """Keep at most so many rows, taken by a seeded shuffle that does not depend on their order."""
+        if most is not None and len(self.rows) > most:
+            taken = {row.id for row in shuffled(self.rows, seed)[:most]}
+            self.drop_where(lambda row: row.id not in taken, reason)
+
+    def shuffle(self, seed: int) -> None:
+        self.rows = shuffled(self.rows, seed)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """For the manifest: `{"read": 531, "rows": 512, "dropped": {"duplicate": 19}, "sources": {"nq-open": 512}}`."""
+        return {
+            "read": len(self.rows) + self.dropped.total(),
+            "rows": len(self.rows),
+            "dropped": dict(sorted(self.dropped.items())),
+            "sources": dict(sorted(Counter(row.source for row in self.rows).items())),
+        }
+
+    def summary(self) -> str:
+        """For a person: `512 rows (31 dropped: 19 duplicate, 12 over the limit)`."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        return f"{len(self.rows)} rows" + (f" ({self.dropped.total()} dropped: {reasons})" if reasons else "")
+
+    def write(
+        self, path: Path, *, config: dict[str, Any], inputs: Iterable[Path] = (), notes: dict[str, Any] | None = None
+    ) -> Path:
+        """The rows as JSONL at `path`, and their manifest beside it."""
+        write_rows(path, self.rows)
+        write_data_manifest(path, config=config, inputs=inputs, counts=self.counts, notes=notes)
+        return path
+
+
+def shuffled(rows: Iterable[R], seed: int) -> list[R]:
+    """Rows in an order that depends on their ids and the seed alone."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    random.Random(seed).shuffle(ordered)
+    return ordered
+
+
+def part_of(key: str, shares: Sequence[float], seed: int) -> int:
+    """Which part a key falls into, by its hash: parts have these shares, and what is left over is the last part.
+
+    A key keeps its part when others come or go, so a held-out entity stays held out as the data grows.
+    """
+    place = int(fingerprint_of(seed, key)[:12], 16) / 16**12
+    for part, share in enumerate(shares):
+        if place < share:
+            return part
+        place -= share
+    return len(shares)
+
+
+def content_key(row: Row) -> str:
+    """A key that two rows share when they say the same, whatever their ids and sources."""
+    parts = [row.tools]
+    if isinstance(row, SFTRow):
+        parts += _texts(row.messages)
+    elif isinstance(row, PreferenceRow):
+        parts += _texts(row.prompt)
+        for completion in row.completions:
+            parts += ["completion", *_texts(completion)]
+    elif isinstance(row, PromptRow):
+        parts += _texts(row.prompt)
+    else:
+        raise TypeError(f"no content key for {type(row).__name__}")
+    return exact_key(*parts)
+
+
+def prompt_keys(row: Row) -> set[str]:
+    """The keys by which a row meets an evaluation prompt: the whole prompt, and each telling user message."""
+    if isinstance(row, SFTRow):
+        return keys_of(row.messages[:-1])
+    if isinstance(row, PreferenceRow | PromptRow):
+        return keys_of(row.prompt)
+    raise TypeError(f"no prompt in {type(row).__name__}")
+
+
+def keys_of(prompt: Messages) -> set[str]:
+    users = [message.content for message in prompt if message.role == "user"]
+    telling = {exact_key(text) for text in users if len(normalize(text).split()) >= MIN_TELLING_WORDS}
+    return telling | {exact_key(*_texts(prompt))}
+
+
+def evaluation_keys(paths: Iterable[Path]) -> set[str]:
+    """The prompt keys of evaluation files, of whatever kind of row."""
+    keys: set[str] = set()
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise RowError(path, f"cannot be read ({error.strerror})", "Name an evaluation file that exists") from None
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                keys |= keys_of(_prompt_in(line, f"{path}:{number}"))
+    return keys
+
+
+def characters(messages: Iterable[Message], tools: str = "") -> int:
+    """Characters of a dialog's contents and calls, and of the functions offered."""
+    return len(tools) + sum(
+        len(message.content) + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+        for message in messages
+    )
+
+
+def _texts(messages: Iterable[Message]) -> list[str]:
+    texts = []
+    for message in messages:
+        calls = [f"{call.name} {json.dumps(call.parsed(), sort_keys=True)}" for call in message.tool_calls]
+        texts += [message.role, message.content, *calls]
+    return texts
+
+
+def _prompt_in(line: str, where: str) -> Messages:
+    how = "Give a JSONL file of prompts, questions, SFT rows or preferences"
+    try:
+        record = json.loads(line)
+        found = record["prompt"] if "prompt" in record else record["messages"][:-1]
+        if isinstance(found, str):
+            return (Message(role="user", content=found),)
+        return tuple(Message.model_validate(message) for message in found)
+    except (ValueError, KeyError, TypeError) as error:
+        problem = " ".join(str(error).split())[:120]
+        raise RowError(where, f"wanted a row with prompt or messages, found none ({problem})", how) from None

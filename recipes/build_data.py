@@ -1,0 +1,60 @@
+"""Build the rows that training and evaluation read, with one builder.
+
+python recipes/build_data.py recipes/configs/data/rehearsal.yaml
+python recipes/build_data.py recipes/configs/data/preferences.yaml preferences.path=my_pairs.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from align.config import Recipe, main
+from align.settings import OutputPath
+from data_builders import knowledge_probe, preference, sft_mix, splits, tool_use
+from data_builders.knowledge_probe import KnowledgeProbeConfig
+from data_builders.preference import PreferencesConfig
+from data_builders.sft_mix import SFTMixConfig
+from data_builders.splits import SplitsConfig
+from data_builders.tool_use import ToolUseConfig
+
+BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
+    "splits": splits.build,
+    "preferences": preference.build,
+    "tool_use": tool_use.build,
+    "knowledge_probe": knowledge_probe.build,
+    "sft_mix": sft_mix.build,
+}
+
+
+class BuildDataRecipe(Recipe):
+    """Exactly one builder section, and the folder that it fills."""
+
+    splits: SplitsConfig | None = None
+    preferences: PreferencesConfig | None = None
+    tool_use: ToolUseConfig | None = None
+    knowledge_probe: KnowledgeProbeConfig | None = None
+    sft_mix: SFTMixConfig | None = None
+    output: OutputPath
+    """The folder that the files are written into, each with its manifest."""
+
+    @model_validator(mode="after")
+    def _has_one_builder(self) -> Self:
+        given = [name for name in BUILDERS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"wanted exactly one builder section ({', '.join(BUILDERS)}), found {found}")
+        return self
+
+
+def run(recipe: BuildDataRecipe) -> Path:
+    """Build, and return the folder."""
+    name = next(name for name in BUILDERS if getattr(recipe, name) is not None)
+    return BUILDERS[name](getattr(recipe, name), recipe.output)
+
+
+if __name__ == "__main__":
+    main(BuildDataRecipe, run)
