@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -63,8 +63,17 @@ class Counted(Generic[R]):
     def limit(self, most: int | None, seed: int, reason: str = "over the limit") -> None:
         """Keep at most so many rows, taken by a seeded shuffle that does not depend on their order."""
         if most is not None and len(self.rows) > most:
-            taken = {row.id for row in shuffled(self.rows, seed)[:most]}
-            self.drop_where(lambda row: row.id not in taken, reason)
+            surplus = {row.id for row in shuffled(self.rows, seed)[most:]}
+            self.drop_where(lambda row: row.id in surplus, reason)
+
+    def limit_each(self, kind_of: Callable[[R], str], limits: Mapping[Any, int | None], seed: int) -> None:
+        """`limit` for the rows of each kind; a kind that is not named has no limit."""
+        for kind, most in limits.items():
+            of_kind = Counted(row for row in self.rows if kind_of(row) == kind)
+            of_kind.limit(most, seed)
+            kept = {row.id for row in of_kind.rows}
+            self.rows = [row for row in self.rows if row.id in kept or kind_of(row) != kind]
+            self.dropped.update(of_kind.dropped)
 
     def shuffle(self, seed: int) -> None:
         self.rows = shuffled(self.rows, seed)

@@ -10,11 +10,18 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from align.overlap import normalize
 from align.rows import Message, QuestionRow, row_id
 from data_builders.counted import Counted
 from data_builders.sources import COUNTRIES, ELEMENTS, Country, Element
+
+Relation = Literal[
+    "capital", "country_of_capital", "continent", "currency_code", "calling_code", "country_code",
+    "symbol", "element_of_symbol", "atomic_number", "element_of_number",
+]  # fmt: skip
+"""What is asked: six relations of countries, four of elements."""
 
 # ISO alpha-2 codes. Dissolved, disputed as a whole, or without people who live there.
 _NOT_ASKED = {"AN", "CS", "PS", "EH", "AQ", "BV", "HM", "TF", "UM", "GS", "IO"}

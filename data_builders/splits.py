@@ -19,9 +19,9 @@ from align.rows import Message, Messages, PreferenceRow, PromptRow, QuestionRow,
 from align.settings import InputPath
 from data_builders import sources
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
-from data_builders.facts import country_questions, element_questions
+from data_builders.facts import Relation, country_questions, element_questions
 from data_builders.preference import GeneralConfig, JudgedConfig, general_pairs, judged_pairs, prompt_identity
-from data_builders.tool_use import ToolDialogsConfig, limit_kinds, tool_rows
+from data_builders.tool_use import ToolDialogsConfig, kind_of, tool_rows
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]
 
@@ -31,6 +31,10 @@ class QuestionsConfig(Section):
 
     heldout_share: float = Field(0.25, ge=0, lt=1)
     """Share of the entities held out: nothing that is asked of them is ever trained on."""
+    limits: dict[Relation, int] = Field(default_factory=dict)
+    """Questions in each round, by what is asked; a relation that is not named has no limit, 0 leaves it out."""
+    heldout_limits: dict[Relation, int] = Field(default_factory=dict)
+    """Questions held out, by what is asked."""
     limit: int | None = Field(None, gt=0)
     """Questions in each round."""
     heldout_limit: int | None = Field(None, gt=0)
@@ -76,7 +80,7 @@ def build(config: SplitsConfig, output: Path) -> Path:
     preferences.drop_matches(evaluation)
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
     tools.drop_matches(evaluation)
-    limit_kinds(tools, config.tools.limits, config.seed)
+    tools.limit_each(kind_of, config.tools.limits, config.seed)
     files: dict[str, Counted] = {
         "preferences": preferences,
         "preferences.heldout": heldout_preferences,
@@ -86,6 +90,7 @@ def build(config: SplitsConfig, output: Path) -> Path:
     }
     for number, part in enumerate(questions, start=1):
         part.drop_matches(evaluation)
+        part.limit_each(lambda row: row.relation, config.questions.limits, config.seed)
         part.limit(config.questions.limit, config.seed)
         files[f"questions.round-{number}"] = part
     for number, prompts in enumerate(_prompts(config, evaluation), start=1):
@@ -113,15 +118,7 @@ def _preferences(config: SplitsConfig) -> tuple[Counted[PreferenceRow], Counted[
 
 
 def _limit_preferences(part: Counted[PreferenceRow], judged: int | None, general: int | None, seed: int) -> None:
-    _limit_source(part, sources.NQ_OPEN, judged, seed)
-    _limit_source(part, sources.GENERAL, general, seed)
-
-
-def _limit_source(part: Counted, source: str, most: int | None, seed: int) -> None:
-    of_source: Counted = Counted(row for row in part.rows if row.source == source)
-    of_source.limit(most, seed)
-    kept = {row.id for row in of_source.rows}
-    part.drop_where(lambda row: row.source == source and row.id not in kept, "over the limit")
+    part.limit_each(lambda row: row.source, {sources.NQ_OPEN: judged, sources.GENERAL: general}, seed)
 
 
 def _questions(config: SplitsConfig) -> list[Counted[QuestionRow]]:
@@ -134,6 +131,7 @@ def _questions(config: SplitsConfig) -> list[Counted[QuestionRow]]:
     parts[0].dropped.update(found.dropped)
     for row in found.rows:
         parts[part_of(normalize(row.entity), shares, config.seed)].keep(row)
+    parts[0].limit_each(lambda row: row.relation, config.questions.heldout_limits, config.seed)
     parts[0].limit(config.questions.heldout_limit, config.seed)
     return parts
 
@@ -153,8 +151,7 @@ def _prompts(config: SplitsConfig, evaluation: set[str]) -> list[Counted[PromptR
         part.drop_duplicates()
         part.drop_where(lambda row: characters(row.prompt) > config.prompts.max_characters, "over max_characters")
         part.drop_matches(evaluation)
-        for source, most in config.prompts.limits.items():
-            _limit_source(part, source, most, config.seed)
+        part.limit_each(lambda row: row.source, config.prompts.limits, config.seed)
         part.shuffle(config.seed)
     return parts
 

@@ -56,7 +56,7 @@ def build(config: ToolUseConfig, output: Path) -> Path:
         dialogs = [ToolDialog(row.messages, tools_of(row.tools)) for row in rows]
     train, heldout = tool_rows(tool_dialogs() if dialogs is None else dialogs, config, config.seed, source)
     train.drop_matches(evaluation_keys(config.evaluation).union(*map(prompt_keys, heldout.rows)))
-    limit_kinds(train, config.limits, config.seed)
+    train.limit_each(kind_of, config.limits, config.seed)
     inputs = [*config.evaluation, *([config.path] if config.path else [])]
     notes = {"provenance": provenance((GLAIVE,))} if dialogs is None else {}
     for name, part in (("tools", train), ("tools.heldout", heldout)):
@@ -88,7 +88,7 @@ def tool_rows(
     for part in (train, heldout):
         part.drop_duplicates()
         part.drop_where(lambda row: characters(row.messages, row.tools) > config.max_characters, "over max_characters")
-    limit_kinds(heldout, config.heldout_limits, seed)
+    heldout.limit_each(kind_of, config.heldout_limits, seed)
     return train, heldout
 
 
@@ -113,16 +113,6 @@ def kind_of(row: SFTRow) -> Kind:
     if row.messages[-1].tool_calls:
         return "call"
     return "answer" if row.messages[-2].role == "tool" else "no-call"
-
-
-def limit_kinds(part: Counted[SFTRow], limits: dict[Kind, int], seed: int) -> None:
-    """Keep at most so many rows of each kind of turn, taken by a seeded shuffle."""
-    for kind, most in limits.items():
-        of_kind: Counted[SFTRow] = Counted(row for row in part.rows if kind_of(row) == kind)
-        of_kind.limit(most, seed)
-        others = [row for row in part.rows if kind_of(row) != kind]
-        part.dropped.update(of_kind.dropped)
-        part.rows = others + of_kind.rows
 
 
 def _turns(dialog: ToolDialog, source: str) -> list[SFTRow]:
