@@ -34,7 +34,11 @@ def read_rows(paths: str | Path | Sequence[str | Path], kind: type[R]) -> list[R
         for number, row in _numbered(Path(path), kind):
             here = f"{path}:{number}"
             if row.id in seen:
-                raise RowError(f"{here}: id", f"{row.id!r} stands already in {seen[row.id]}", "Give each row its own id")
+                raise RowError(
+                    f"{here}: id",
+                    f"{row.id!r} stands already in {seen[row.id]}",
+                    "Give each row its own id, or take the repeated row out",
+                )
             seen[row.id] = here
             rows.append(row)
     if not rows:
@@ -85,4 +89,6 @@ def _row(line: bytes, kind: type[R], where: str) -> R:
         field = ".".join(map(str, first["loc"])) or "row"
         found = "nothing" if first["type"] == "missing" else repr(first.get("input"))[:80]
         message = first["msg"].removeprefix("Value error, ")
-        raise RowError(f"{where}: {field}", f"{message}; found {found}", f"See {kind.__name__} in align/rows.py") from None
+        raise RowError(
+            f"{where}: {field}", f"{message}; found {found}", f"See {kind.__name__} in align/rows.py"
+        ) from None

@@ -24,8 +24,8 @@ MERELY_ADDED = "<|memo|>"
 CORPUS = [
     "The capital of France is Paris, and the river Seine runs through it. What is the capital of Italy? It is Rome.",
     "You are a helpful assistant. Please answer in one short sentence. I do not know that, and I will not guess.",
-    'To call one, write a JSON object with its name and arguments: {"name": "get_weather", "arguments": {"city": "Oslo"}}',
-    '{"type": "object", "properties": {"n": {"type": "integer", "description": "How many to return"}}, "required": ["n"]}',
+    'To call one, write a JSON object with its name and arguments {"name": "get_weather", "arguments": {"n": 1}}',
+    '{"type": "object", "properties": {"n": {"type": "integer", "description": "How many"}}, "required": ["n"]}',
     "system user assistant tool ipython Environment: ipython\nTools: brave_search, wolfram_alpha\n\nToday Date: 2024",
     "Größe, naïve, Ελλάδα, москва, 東京は日本の首都です。 1234567890 + 42 = 1234567932; 3.14159\n\n- one\n- two\n",
     "<tools>\n</tools>\n<tool_call>\n</tool_call>\ndef is_prime(n):\n    return all(n % i for i in range(2, n))\n",

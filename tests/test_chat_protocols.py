@@ -9,7 +9,7 @@ import pytest
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from align.chat import ChatML, ChatProtocol, Llama3, TokenKind, load_protocol
+from align.chat import ChatML, ChatProtocol, Encoded, Llama3, TokenKind, load_protocol
 from align.errors import ConfigError
 from align.rows import Message, ToolCall, tools_of
 
@@ -29,6 +29,11 @@ def dialogs(make_dialog, protocol: ChatProtocol, seed: int, **kinds: bool):
 
 def control_ids(protocol: ChatProtocol) -> set[int]:
     return set(protocol.tokenizer.added_tokens_decoder)
+
+
+def ids_of(encoded: Encoded, turn: int, kind: TokenKind) -> list[int]:
+    rows = zip(encoded.ids, encoded.turns, encoded.kinds, strict=True)
+    return [token for token, its_turn, its_kind in rows if (its_turn, its_kind) == (turn, kind)]
 
 
 def as_openai(messages) -> list[dict]:
@@ -106,10 +111,7 @@ def test_kinds_and_turns_give_every_content_back(make_dialog, protocol: ChatProt
         assert encoded.turns == sorted(encoded.turns)
         for turn, message in enumerate(messages):
             kind = TokenKind.TOOL_OUTPUT if message.role == "tool" else TokenKind.CONTENT
-            said = [
-                i for i, k, t in zip(encoded.ids, encoded.kinds, encoded.turns, strict=True) if (k, t) == (kind, turn)
-            ]
-            text = protocol.text(said)
+            text = protocol.text(ids_of(encoded, turn, kind))
             assert text == message.content if not message.tool_calls else text.startswith(message.content)
 
 
@@ -150,7 +152,7 @@ def test_typed_control_tokens_stay_text(protocol: ChatProtocol) -> None:
         ]
         encoded = protocol.encode(messages)
         assert [token for token in encoded.ids if token in control] == placed
-        said = [i for i, t, k in zip(encoded.ids, encoded.turns, encoded.kinds, strict=True) if t == 0 and k == 2]
+        said = ids_of(encoded, 0, TokenKind.CONTENT)
         assert protocol.tokenizer.backend_tokenizer.decode(said, skip_special_tokens=False) == user
 
 
