@@ -1,7 +1,7 @@
-"""YAML and `key=value` to a checked recipe config. No torch in reach: a mistake is answered before anything heavy loads.
+"""YAML and `key=value` to a checked recipe config. No torch in reach: a mistake is answered before anything heavy.
 
-`Section` and `Recipe` are what config classes derive from; the classes themselves stand in `align/settings.py` and in the
-recipe that owns them.
+`Section` and `Recipe` are what config classes derive from; the classes themselves stand in `align/settings.py` and in
+the recipe that owns them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from align.errors import ConfigError
+from align.errors import AlignError, ConfigError
 
 
 class Section(BaseModel):
-    """A part of a config: frozen, and a key it does not know is an error. The text under a field is its documentation."""
+    """A part of a config: frozen, and a key it does not know is an error. The text under a field documents it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
@@ -50,6 +50,16 @@ def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
         raise SystemExit(2) from None
 
 
+def main(recipe: type[R], run: typing.Callable[[R], object], argv: list[str] | None = None) -> None:
+    """What a recipe does when it is started: read the config and run. What a user can mend is one message, code 1."""
+    config = config_from_argv(recipe, argv)
+    try:
+        run(config)
+    except AlignError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+
+
 def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[str] = ()) -> R:
     """Read `path`, lay the `key=value` overrides over it, check everything.
 
@@ -65,11 +75,13 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
     try:
         return recipe.model_validate(values)
     except ValidationError as error:
-        mistakes = [_mistake(recipe, path, where, detail) for detail in error.errors(include_url=False)]
-        if len(mistakes) == 1:
-            raise mistakes[0] from None
-        first, *rest = mistakes
-        raise ConfigError(first.where, first.what, "\n".join([f"{first.how}.", *map(str, rest)])) from None
+        raise joined([_mistake(recipe, path, where, detail) for detail in error.errors(include_url=False)]) from None
+
+
+def joined(mistakes: typing.Sequence[ConfigError]) -> ConfigError:
+    """Several mistakes as one error, a line each; one alone stays as it is."""
+    first, *rest = mistakes
+    return ConfigError(first.where, first.what, "\n".join([first.how, *map(str, rest)])) if rest else first
 
 
 def help_text(recipe: type[Section], script: str) -> str:
@@ -113,21 +125,18 @@ def parse_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str | 
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
-                raise ConfigError(
-                    f"{where}:{line}", f"an alias (*{event.anchor}) is not read here", "Write the value out"
-                )
+                what = f"an alias (*{event.anchor}) is not read here"
+                raise ConfigError(f"{where}{_line_of(event.start_mark)}", what, "Write the value out")
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{where}{line}", f"is not YAML: {getattr(error, 'problem', error)}", "Mend that line"
-        ) from None
+        line = _line_of(getattr(error, "problem_mark", None))
+        what = f"is not YAML: {getattr(error, 'problem', error)}"
+        raise ConfigError(f"{where}{line}", what, "Mend that line") from None
     if node is None:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(where, f"wanted settings as `key: value`, found a {node.id}", "Write one setting a line")
+        found = "list" if isinstance(node, yaml.SequenceNode) else "single value"
+        raise ConfigError(where, f"wanted settings as `key: value`, found a {found}", "Write one setting a line")
     lines: dict[tuple[str | int, ...], int] = {}
     _collect_lines(node, (), lines, where)
     loader = _Loader(text)
@@ -139,6 +148,10 @@ def parse_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str | 
         ) from None
     finally:
         loader.dispose()
+
+
+def _line_of(mark: Any) -> str:
+    return f":{mark.line + 1}" if mark else ""
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
@@ -198,7 +211,8 @@ def _set(values: dict, key: tuple[str | int, ...], value: Any, override: str) ->
 def _mistake(recipe: type[Section], path: Path, where: dict, detail: Any) -> ConfigError:
     key = tuple(detail["loc"])
     dotted = ".".join(map(str, key))
-    at = f"{next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), path)}: {dotted}"
+    at = str(next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), path))
+    at += f": {dotted}" if dotted else ""  # a recipe that checks itself as a whole points at no key
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_keys_at(recipe, key[:-1]))
@@ -254,7 +268,7 @@ def _keys_at(recipe: type[Section], key: tuple) -> list[str]:
 
 def _field(recipe: type[Section], key: tuple) -> Any:
     place = _fields_at(recipe, key[:-1])
-    return place.model_fields.get(str(key[-1])) if place else None
+    return place.model_fields.get(str(key[-1])) if place and key else None
 
 
 def _field_text(recipe: type[Section], key: tuple) -> str:

@@ -1,0 +1,380 @@
+"""Runs the plan of a run: each stage a process of its own, finished ones left alone, killed anywhere and continued.
+
+What the stages are is `align/rounds/plan.py`, what they read and made `align/rounds/ledger.py`.
+
+A stage writes straight into its log file, and holds a lock on it through its standard output. So a stage outlives a
+driver that is killed without harm, and the next driver can tell whether anything of it is still at work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from align.config import dump
+from align.errors import StageError
+from align.files import fingerprint_of
+from align.manifest import data_manifest_path
+from align.reporting import duration
+from align.rounds.ledger import Ledger, content_of, still_holds
+from align.rounds.plan import RoundsConfig, Stage, is_hub_name, plan, within
+from align.rounds.results import key_numbers
+
+LEDGER = "ledger.sqlite"
+_HEAD = "==> "  # begins the line that a start of a stage writes into its log
+_PROGRESS = re.compile(r"\[#*-*\]\s+\d+%")
+_POLL_SECONDS = 0.1
+_TAIL_LINES = 15
+
+
+class Stopped(SystemExit):
+    """A signal ended the run, in good order. The exit code is the shell's: 128 and the signal's number."""
+
+
+def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
+    """Run every stage that does not hold yet, and return the run's folder.
+
+    recipes: the folder of the recipe scripts.
+    Raises ConfigError before anything starts, StageError when a stage does not end well, Stopped after a signal.
+    """
+    stages = plan(config, recipes)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    with _sole_driver(config.run_dir), _Signals() as signals:
+        driver = _Driver(config, stages, Ledger(config.run_dir / LEDGER), signals)
+        try:
+            driver.run()
+        finally:
+            driver.ledger.close()
+    return config.run_dir
+
+
+class _Driver:
+    def __init__(self, config: RoundsConfig, stages: Sequence[Stage], ledger: Ledger, signals: _Signals) -> None:
+        self.config, self.stages, self.ledger, self.signals = config, stages, ledger, signals
+        self.screen = _Screen()
+        self.logs = config.run_dir / "logs"
+        self.logs.mkdir(exist_ok=True)
+        self._contents: dict[Path, str] = {}  # of paths outside the run, which stay as they are while it goes
+        self._width = max(len(stage.name) for stage in stages)
+
+    def run(self) -> None:
+        began = time.monotonic()
+        command = shlex.join(["python", *sys.argv])
+        run_id = self.ledger.begin_run(command)
+        for stage in self.stages:
+            self._end_leftovers(self._log(stage), stage)
+        ran = 0
+        for place, stage in enumerate(self.stages):
+            if place == 0 or stage.round != self.stages[place - 1].round:
+                self.screen.say(f"round {stage.round} of {self.config.rounds}" if stage.round else "the whole run")
+            key, inputs = self._key(stage, place)
+            record = self.ledger.latest(stage.label)
+            if still_holds(record, key, stage.outputs):
+                self._tell(stage, "stands")
+                if stage.show:
+                    self.screen.say(*_last_start(self._log(stage)))
+                continue
+            if record is None or record.key != key or record.status == "finished":
+                self._clear(stage, known=record is not None)
+            self._run_stage(stage, place, run_id, key, inputs)
+            ran += 1
+        self.ledger.end_run(run_id)
+        stood = len(self.stages) - ran
+        self.screen.say(f"finished: {ran} stages run, {stood} stood · {duration(time.monotonic() - began)}")
+
+    def _key(self, stage: Stage, place: int) -> tuple[str, dict[str, dict[str, str]]]:
+        inputs = {}
+        for name, path in stage.inputs.items():
+            inputs[name] = {"path": str(path), "blake3": self._content(stage, path, place)}
+        launch = content_of(stage.launch) if stage.launch else ""
+        return stage.key({name: entry["blake3"] for name, entry in inputs.items()}, launch), inputs
+
+    def _content(self, stage: Stage, path: Path, place: int) -> str:
+        if within(self.config.run_dir, path):  # the run itself: every stage before this one, each as it last ended
+            records = [self.ledger.latest(earlier.label) for earlier in self.stages[:place]]
+            return fingerprint_of(*[(record.label, record.key, record.ended) for record in records if record])
+        if within(path, self.config.run_dir):
+            if not path.exists():
+                what = f"reads {path}, which is not there"
+                raise StageError(f"stage {stage.label}", what, f"See {self.logs} of the stage that was to make it")
+            return content_of(path)
+        if path not in self._contents:
+            self._contents[path] = fingerprint_of("hub", path) if is_hub_name(path) else content_of(path)
+        return self._contents[path]
+
+    def _run_stage(self, stage: Stage, place: int, run_id: int, key: str, inputs: dict[str, dict[str, str]]) -> None:
+        record_id = self.ledger.begin_stage(
+            run_id,
+            label=stage.label,
+            name=stage.name,
+            round_number=stage.round,
+            recipe=stage.recipe,
+            key=key,
+            command=stage.shell,
+            config=dump(stage.config),
+            inputs=inputs,
+        )
+        began = time.monotonic()
+        code = self._process(stage, place)
+        if self.signals.caught:
+            self.ledger.end_stage(record_id, "stopped")
+            self._tell(stage, f"stopped after {duration(time.monotonic() - began)}; the same command goes on from here")
+            raise Stopped(128 + self.signals.caught[0])
+        if code != 0:
+            self.ledger.end_stage(record_id, "failed")
+            self._tell(stage, "failed")
+            ended = f"ended with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+            raise self._failure(stage, f"{ended} after {duration(time.monotonic() - began)}")
+        missing = [path for path in stage.outputs.values() if not path.exists()]
+        if missing:
+            self.ledger.end_stage(record_id, "failed")
+            self._tell(stage, "failed")
+            raise self._failure(stage, f"ended well and did not make {missing[0]}")
+        outputs = {name: {"path": str(path), "blake3": content_of(path)} for name, path in stage.outputs.items()}
+        self.ledger.end_stage(record_id, "finished", outputs)
+        left = self._left(place + 1)
+        self._tell(stage, key_numbers(stage.outputs), duration(time.monotonic() - began), left)
+
+    def _process(self, stage: Stage, place: int) -> int:
+        """Run the stage's command to its end; its exit code."""
+        log = self._log(stage)
+        with log.open("ab") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # goes with the descriptor to the stage and all that it starts
+            handle.write(f"{_HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {stage.shell}\n".encode())
+            handle.flush()
+            from_here = handle.tell()
+            process = subprocess.Popen(
+                stage.command,
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,  # Ctrl-C reaches the stage through us alone
+            )
+        began = time.monotonic()
+        with log.open("rb") as reader:
+            reader.seek(from_here)
+            lines = _Lines(reader)
+            asked_at = None
+            while process.poll() is None:
+                self._follow(stage, place, lines, time.monotonic() - began)
+                if self.signals.caught and asked_at is None:
+                    asked_at = time.monotonic()
+                    self.screen.say(f"  {stage.name}: asked to save and leave (again to kill it)")
+                    _signal_group(process.pid, signal.SIGTERM)
+                if asked_at and (
+                    len(self.signals.caught) > 1 or time.monotonic() - asked_at > self.config.stop_seconds
+                ):
+                    _signal_group(process.pid, signal.SIGKILL)
+                self.signals.wait(_POLL_SECONDS)
+            self._end_leftovers(log, stage)
+            self._follow(stage, place, lines, time.monotonic() - began)
+        return process.returncode
+
+    def _follow(self, stage: Stage, place: int, lines: _Lines, elapsed: float) -> None:
+        for line in lines.new():
+            if _PROGRESS.search(line):
+                self.screen.progress(f"  {line}")
+            elif stage.show:
+                self.screen.say(line)
+        if self.screen.idle():
+            left = self._left(place, elapsed)
+            self.screen.progress(f"  {stage.name:<{self._width}}  {duration(elapsed)}{', ' + left if left else ''}")
+
+    def _end_leftovers(self, log: Path, stage: Stage) -> None:
+        """Wait for, then end, processes of the stage that still write to its log: workers whose launcher is gone,
+        or the stage of a driver that was killed. Two of them in one folder would spoil each other's checkpoints."""
+        deadline = time.monotonic() + self.config.stop_seconds
+        asked = False
+        while not _is_quiet(log):
+            writers = _writers(log)
+            if not writers and time.monotonic() > deadline:
+                how = f"Find the processes that write to {log} and end them"
+                raise StageError(f"stage {stage.label}", "is still at work from an earlier start", how)
+            if not asked:
+                asked = True
+                self.screen.say(
+                    f"  {stage.label}: ending what is left of it (processes {', '.join(map(str, writers))})"
+                )
+            late = time.monotonic() > deadline or len(self.signals.caught) > 1
+            for process in writers:
+                _signal_one(process, signal.SIGKILL if late else signal.SIGTERM)
+            time.sleep(_POLL_SECONDS)
+
+    def _clear(self, stage: Stage, *, known: bool) -> None:
+        """Take away what the stage made under other settings, so that nothing of it is taken for a part of the new."""
+        for path in stage.outputs.values():
+            assert within(path, self.config.run_dir)
+            if not path.exists():
+                continue
+            if not known:
+                how = "Move it away, or name another run_dir"
+                raise StageError(path, f"stands there already, and the ledger knows no stage {stage.label}", how)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+                data_manifest_path(path).unlink(missing_ok=True)
+
+    def _failure(self, stage: Stage, what: str) -> StageError:
+        log = self._log(stage)
+        told = [line for line in _last_start(log) if not _PROGRESS.search(line)][-_TAIL_LINES:]
+        tail = "".join(f"\n    | {line}" for line in told) or " (it said nothing)"
+        how = f"The whole log is {log}. Once mended, the same command goes on from here"
+        return StageError(f"stage {stage.label}: {stage.shell}", f"{what}. Its last words:{tail}\n", how)
+
+    def _left(self, place: int, elapsed: float = 0.0) -> str:
+        """Time left for the whole run, from how long its stages took in an earlier round or start."""
+        known = [self.ledger.last_seconds(stage.name, stage.round) for stage in self.stages[place:]]
+        seconds = sum(took for took in known if took is not None) - elapsed
+        if seconds < 1 or not self.stages[place:]:
+            return ""
+        bound = "about" if None not in known else "at least"
+        return f"{bound} {duration(seconds)} left in all"
+
+    def _tell(self, stage: Stage, *parts: str) -> None:
+        self.screen.say(f"  {stage.name:<{self._width}}  " + "  ".join(part for part in parts if part))
+
+    def _log(self, stage: Stage) -> Path:
+        return self.logs / f"{stage.label.replace('/', '-')}.log"
+
+
+class _Signals:
+    """Collects SIGINT, SIGTERM and SIGHUP while the run goes. Outside the main thread signals stay as they are."""
+
+    def __init__(self) -> None:
+        self.caught: list[int] = []
+        self._old: dict[int, signal._HANDLER] = {}
+        self._woken = threading.Event()
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._old[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def wait(self, seconds: float) -> None:
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.caught.append(number)
+        self._woken.set()
+
+
+class _Screen:
+    """Standard output: lines that stay, and on a terminal one line that is drawn again and again."""
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
+        self._drawn = 0.0
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            print(f"\r\033[K{line}" if self.live else line, flush=True)
+
+    def progress(self, line: str) -> None:
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{line[:width]}", end="", flush=True)
+            self._drawn = time.monotonic()
+        else:
+            print(line, flush=True)
+
+    def idle(self) -> bool:
+        """Nothing was drawn for so long that a reader may wonder."""
+        return self.live and time.monotonic() - self._drawn > 12  # stages speak each ten seconds
+
+
+class _Lines:
+    """The lines that a growing file has gained; `\\r` ends one too, and half a line waits for its end."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        self._half = b""
+
+    def new(self) -> list[str]:
+        *whole, self._half = re.split(rb"[\r\n]+", self._half + self._handle.read())
+        return [line.decode("utf-8", "replace") for line in whole if line.strip()]
+
+
+@contextmanager
+def _sole_driver(run_dir: Path) -> Iterator[None]:
+    """Holds the run's folder; raises StageError when another driver does."""
+    with (run_dir / ".lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            what = f"is in use by another start of the rounds (process {handle.read().strip() or 'unknown'})"
+            raise StageError(run_dir, what, "Wait for it, or name another run_dir") from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _is_quiet(log: Path) -> bool:
+    """Whether no process holds the lock that a stage has on its log."""
+    if not log.exists():
+        return True
+    with log.open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _writers(log: Path) -> list[int]:
+    """Processes whose standard output or error is the log. Linux only; elsewhere none are found."""
+    wanted = os.path.realpath(log)
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        for descriptor in ("1", "2"):
+            try:
+                if os.readlink(entry / "fd" / descriptor) == wanted and int(entry.name) != os.getpid():
+                    found.add(int(entry.name))
+            except OSError:
+                continue  # gone meanwhile, or another user's
+    return sorted(found)
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _signal_one(process: int, number: int) -> None:
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        return
+
+
+def _last_start(log: Path) -> list[str]:
+    """What the stage printed in its last start."""
+    if not log.exists():
+        return []
+    lines = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace"))
+    heads = [place for place, line in enumerate(lines) if line.startswith(_HEAD)]
+    return [line for line in lines[heads[-1] + 1 if heads else 0 :] if line.strip()]

@@ -1,0 +1,101 @@
+"""What the stages of a run left on disk, read back for people: metrics, counts, scores.
+
+The driver makes one line of it when a stage ends, `eval/report.py` the whole report. Nothing here is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+DROPPED = "dropped.json"
+_MANIFEST_ENDING = ".manifest.json"
+_SHOWN_METRICS = ("loss", "accuracy", "margin", "held_out_accuracy", "held_out_loss")
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a trainer's metrics.jsonl; empty where there is none. A half-written last line is left out."""
+    try:
+        text = (folder / METRICS).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+
+
+def counts_of(path: Path) -> dict[str, dict[str, Any]]:
+    """File name -> counts of its manifest, for a data file or for all data files of a folder."""
+    if path.is_dir():
+        manifests = sorted(path.rglob(f"*{_MANIFEST_ENDING}"))
+    else:
+        manifests = [path.with_name(path.name + _MANIFEST_ENDING)]
+    found = {}
+    for manifest in manifests:
+        record = _json(manifest)
+        if isinstance(record.get("counts"), dict):
+            found[manifest.name.removesuffix(_MANIFEST_ENDING)] = record["counts"]
+    dropped = _json(path / DROPPED) if path.is_dir() else {}
+    if dropped:
+        found[path.name] = dropped if isinstance(dropped.get("dropped"), dict) else {"dropped": dropped}
+    return found
+
+
+def evaluation_of(path: Path) -> dict[str, Any]:
+    """An evaluation's JSON; empty where the file is not one."""
+    record = _json(path) if path.suffix == ".json" else {}
+    return record if isinstance(record.get("scores"), dict) else {}
+
+
+def share(value: float | None) -> str:
+    """A share from 0 to 1 as whole percent; a dash where there is none."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def words(name: str) -> str:
+    """`known_kept` -> `known kept`."""
+    return name.replace("_", " ").replace("-", " ")
+
+
+def key_numbers(outputs: Mapping[str, Path]) -> str:
+    """What is worth saying in one line about what a stage made."""
+    parts: list[str] = []
+    for path in dict.fromkeys(outputs.values()):
+        scores = evaluation_of(path).get("scores", {})
+        parts += [f"{words(name)} {share(entry.get('value'))}" for name, entry in scores.items()]
+        lines = metrics_of(path) if path.is_dir() else []
+        if lines:
+            last: dict[str, Any] = {}
+            for line in lines:
+                last.update(line)
+            parts.append(f"{last.get('step', len(lines))} steps")
+            parts += [f"{words(name)} {last[name]:.3g}" for name in _SHOWN_METRICS if _is_number(last.get(name))]
+        for name, counts in counts_of(path).items():
+            parts += _told_counts(name, counts)
+    return " · ".join(parts[:5]) + (" ..." if len(parts) > 5 else "")
+
+
+def dropped_of(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Reason -> rows dropped, of a manifest's counts."""
+    dropped = counts.get("dropped")
+    return {str(reason): number for reason, number in dropped.items() if number} if isinstance(dropped, dict) else {}
+
+
+def _told_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
+    rows, dropped = counts.get("rows"), sum(dropped_of(counts).values())
+    if not isinstance(rows, int):
+        return [f"{dropped:,} rows dropped"] if dropped else []
+    return [f"{name.removesuffix('.jsonl')} {rows:,} rows" + (f" ({dropped:,} dropped)" if dropped else "")]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,129 @@
+"""The ledger against a plain list of what was written, and what it takes for a stage to hold."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from align.errors import StageError
+from align.manifest import seal_folder
+from align.rounds.ledger import Ledger, StageRecord, content_of, still_holds
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "run" / "ledger.sqlite")
+
+
+def begin(ledger: Ledger, label: str, key: str = "k", round_number: int | None = None, run_id: int = 1) -> int:
+    return ledger.begin_stage(
+        run_id,
+        label=label,
+        name=label.rpartition("/")[2],
+        round_number=round_number,
+        recipe="sft",
+        key=key,
+        command=f"python recipes/sft.py {label}",
+        config={"training": {"seed": 3}},
+        inputs={"data.path": {"path": "rows.jsonl", "blake3": "ab"}},
+    )
+
+
+def finished(ledger: Ledger, label: str, path: Path, key: str = "k") -> StageRecord:
+    ledger.end_stage(begin(ledger, label, key), "finished", {"out": {"path": str(path), "blake3": content_of(path)}})
+    record = ledger.latest(label)
+    assert record is not None
+    return record
+
+
+def test_what_was_written_is_read_back_after_opening_the_file_again(ledger: Ledger) -> None:
+    run_id = ledger.begin_run("python recipes/rounds.py x.yaml")
+    record_id = begin(ledger, "round-2/sft", round_number=2, run_id=run_id)
+    ledger.end_stage(record_id, "finished", {"out": {"path": "o", "blake3": "cd"}})
+    ledger.end_run(run_id)
+    ledger.close()
+    again = Ledger(ledger.path)
+    record = again.latest("round-2/sft")
+    assert record is not None
+    assert (record.name, record.round, record.recipe, record.status) == ("sft", 2, "sft", "finished")
+    assert record.config == {"training": {"seed": 3}}
+    assert record.inputs == {"data.path": {"path": "rows.jsonl", "blake3": "ab"}}
+    assert record.outputs == {"out": {"path": "o", "blake3": "cd"}}
+    assert record.ended is not None
+    assert record.seconds == record.ended - record.started >= 0
+    (run,) = again.runs()
+    assert run.command == "python recipes/rounds.py x.yaml"
+    assert "torch" in run.versions
+    assert run.ended is not None
+
+
+def test_the_latest_start_of_a_stage_is_what_counts(ledger: Ledger, tmp_path: Path) -> None:
+    made = tmp_path / "made.txt"
+    made.write_text("1")
+    assert ledger.latest("sft") is None
+    record = finished(ledger, "sft", made)
+    assert still_holds(record, "k", {"out": made})
+    begin(ledger, "sft")  # started again and killed: what stands there may be half of something
+    latest = ledger.latest("sft")
+    assert latest is not None
+    assert latest.ended is latest.seconds is None
+    assert not still_holds(latest, "k", {"out": made})
+    assert [entry.status for entry in ledger.stages()] == ["finished", "running"]
+
+
+def test_a_stage_holds_only_under_its_key_and_with_its_outputs_unchanged(ledger: Ledger, tmp_path: Path) -> None:
+    made = tmp_path / "made.txt"
+    made.write_text("1")
+    record = finished(ledger, "sft", made)
+    assert not still_holds(None, "k", {"out": made})
+    assert not still_holds(record, "other", {"out": made})
+    assert not still_holds(record, "k", {"out": made, "more": made})
+    made.write_text("2")
+    assert not still_holds(record, "k", {"out": made})
+    made.unlink()
+    assert not still_holds(record, "k", {"out": made})
+
+
+def test_a_checkpoint_counts_by_its_manifest_and_the_sizes_of_its_files(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"abc")
+    seal_folder(tmp_path, [weights])
+    before = content_of(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("a file that the manifest does not list")
+    assert content_of(tmp_path) == before != ""
+    weights.write_bytes(b"abcd")
+    assert content_of(tmp_path) == ""
+    weights.unlink()
+    assert content_of(tmp_path) == ""
+    weights.write_bytes(b"xyz")
+    seal_folder(tmp_path, [weights])
+    assert content_of(tmp_path) not in (before, "")
+
+
+def test_seconds_come_from_the_same_round_then_from_the_nearest(ledger: Ledger) -> None:
+    seconds = {1: 10.0, 2: 20.0, 4: 40.0}
+    for round_number in seconds:
+        ledger.end_stage(begin(ledger, f"round-{round_number}/sft", round_number=round_number), "finished")
+    begin(ledger, "round-5/sft", round_number=5)  # still running: says nothing
+    with sqlite3.connect(ledger.path) as db:
+        for round_number, took in seconds.items():
+            db.execute("UPDATE stages SET ended = started + ? WHERE round = ?", (took, round_number))
+    assert [round(ledger.last_seconds("sft", n) or 0) for n in (1, 2, 4, 5)] == [10, 20, 40, 40]
+    assert ledger.last_seconds("dpo", 1) is None
+
+
+def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
+    ledger.close()
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StageError, match=r"ledger.sqlite: is of version 99, and this code reads version 1. Use"):
+        Ledger(ledger.path)
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"no database at all, but a longer text than a header" * 20)
+    with pytest.raises(StageError, match=r"cannot be read as a ledger \(file is not a database\). Move the run"):
+        Ledger(path)
