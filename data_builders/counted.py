@@ -1,6 +1,6 @@
 """Rows on their way to a file, with a count of what was dropped and why, and the checks that every builder shares.
 
-The counts add up: what was read is what is kept plus what was dropped.
+The counts add up: what was read is what is kept plus what was dropped, less what was copied.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Counted(Generic[R]):
     def __init__(self, rows: Iterable[R] = ()) -> None:
         self.rows: list[R] = list(rows)
         self.dropped: Counter[str] = Counter()
+        self.copies = 0
+        """Rows that repeat another on purpose: they were not read."""
 
     def keep(self, row: R) -> None:
         self.rows.append(row)
@@ -42,6 +44,7 @@ class Counted(Generic[R]):
     def add(self, other: Counted[R]) -> None:
         self.rows.extend(other.rows)
         self.dropped.update(other.dropped)
+        self.copies += other.copies
 
     def drop_where(self, test: Callable[[R], bool], reason: str) -> None:
         kept = [row for row in self.rows if not test(row)]
@@ -82,8 +85,9 @@ class Counted(Generic[R]):
     def counts(self) -> dict[str, Any]:
         """For the manifest: `{"read": 531, "rows": 512, "dropped": {"duplicate": 19}, "sources": {"nq-open": 512}}`."""
         return {
-            "read": len(self.rows) + self.dropped.total(),
+            "read": len(self.rows) - self.copies + self.dropped.total(),
             "rows": len(self.rows),
+            **({"copies": self.copies} if self.copies else {}),
             "dropped": dict(sorted(self.dropped.items())),
             "sources": dict(sorted(Counter(row.source for row in self.rows).items())),
         }

@@ -54,33 +54,31 @@ def build(config: SFTMixConfig, output: Path) -> Path:
     for row in mixed.rows:
         by_source[origin[row.id]].keep(row)
     mixed.rows = []
-    repeated: dict[str, int] = {}
     for name, part in by_source.items():
         source = config.sources[name]
         part.limit(source.limit, config.seed)
-        repeated[name] = _weigh(part, source.weight, config.seed)
+        _weigh(part, source.weight, config.seed)
         mixed.add(part)
     mixed.shuffle(config.seed)
     mix = {name: len(part.rows) for name, part in by_source.items()}
-    notes = {"mix": mix, "copies_added": {name: count for name, count in repeated.items() if count}}
-    mixed.write(output / "sft.jsonl", config=dump(config), inputs=[*paths, *config.evaluation], notes=notes)
+    mixed.write(output / "sft.jsonl", config=dump(config), inputs=[*paths, *config.evaluation], notes={"mix": mix})
     logger("data_builders").info("%-20s %s: %s", "sft mix", mixed.summary(), mix)
     return output
 
 
-def _weigh(part: Counted[SFTRow], weight: float, seed: int) -> int:
-    """Repeat rows whole times, and a seeded part of them once more for the rest. Returns how many copies were added."""
+def _weigh(part: Counted[SFTRow], weight: float, seed: int) -> None:
+    """Repeat rows whole times, and a seeded part of them once more for the rest."""
     whole = int(weight)
     order = shuffled(part.rows, seed)
     extra = order[: round((weight - whole) * len(order))]
     if whole == 0:
         part.drop("down-weighted", len(order) - len(extra))
         part.rows = extra
-        return 0
+        return
     copies = [_copy(row, number) for number in range(1, whole) for row in order]
     copies += [_copy(row, whole) for row in extra]
     part.rows = order + copies
-    return len(copies)
+    part.copies = len(copies)
 
 
 def _copy(row: SFTRow, number: int) -> SFTRow:
