@@ -1,0 +1,328 @@
+"""Generation with transformers in this process, on whatever device the model stands.
+
+A prompt is prefilled once for all its completions. Rows that end leave the batch and waiting prompts take their place,
+so the batch stays full until nothing waits. Each row draws from its own seeded generator by inverse CDF, so that what
+it samples does not depend on its neighbours.
+
+Dimension letters in this file: N rows being decoded, V vocabulary, K likeliest tokens. The cache is aligned at its
+right end: each row's tokens are its last columns, and `lengths_N` says how many.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from blake3 import blake3
+from transformers.cache_utils import Cache, DynamicLayer
+
+from align.chat.protocol import ChatProtocol
+from align.errors import ConfigError, RowError
+from align.files import fingerprint_of
+from align.generation.backend import Completion
+from align.settings import SamplingConfig
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens in one forward pass, padding included; a longer prompt goes alone."""
+
+_CACHE_STEP = 64  # positions by which a full cache grows
+
+
+class LocalBackend:
+    """Completions from a causal language model of transformers.
+
+    model: in eval mode, on its device; anything with a plain key-value cache (Llama and its kin).
+    protocol: gives the stop ids and the padding id.
+    sampling: temperature 0 takes the likeliest token each time. `threads` sets torch's threads for the whole process.
+    """
+
+    def __init__(self, model: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> None:
+        if sampling.threads is not None:
+            torch.set_num_threads(sampling.threads)
+        self.model = model.eval()
+        self.protocol = protocol
+        self.sampling = sampling
+        self._identity: dict[str, str] = {}
+        if self.max_prompt_tokens < 1:
+            most, positions = sampling.max_completion_tokens, model.config.max_position_embeddings
+            what = f"{most} leaves a prompt no room in a model that holds {positions} positions"
+            raise ConfigError("sampling.max_completion_tokens", what, "Lower it")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """batch_size and threads are left out: they change the speed and nothing else."""
+        if not self._identity:
+            sampling = self.sampling.model_dump(exclude={"batch_size", "threads", "dtype"})
+            self._identity = {
+                "model": weights_fingerprint(self.model),
+                "protocol": fingerprint_of(self.protocol.name, self.protocol.stop_ids),
+                "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
+            }
+        return self._identity
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        return self.model.config.max_position_embeddings - self.sampling.max_completion_tokens
+
+    @torch.inference_mode()
+    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        """See `Backend.complete`."""
+        self._check(prompts)
+        finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
+        waiting = self._groups(prompts, seeds)
+        batch = _Batch(self.model, self.protocol.pad_id, self.sampling)
+        while waiting or batch.rows:
+            admitted = self._admitted(waiting, self.sampling.batch_size - len(batch.rows))
+            if admitted:
+                batch.admit(admitted)
+            else:
+                batch.decode()
+            for prompt, place, completion in batch.take_finished(self.protocol.stop_ids):
+                finished[prompt][place] = completion
+        return [[completion for completion in group if completion is not None] for group in finished]
+
+    def _admitted(self, waiting: deque[_Group], room: int) -> list[_Group]:
+        """Groups that enter now: none until a quarter of the batch is free, since each admission copies the cache."""
+        admitted: list[_Group] = []
+        if room * 4 >= self.sampling.batch_size:
+            while waiting and len(waiting[0].places) <= room:
+                room -= len(waiting[0].places)
+                admitted.append(waiting.popleft())
+        return admitted
+
+    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+        for number, prompt in enumerate(prompts):
+            if not prompt:
+                raise RowError(f"prompt {number}", "has no tokens", "Give it at least one message")
+            if len(prompt) > self.max_prompt_tokens:
+                what = f"has {len(prompt)} tokens where {self.max_prompt_tokens} leave room for a completion"
+                raise RowError(f"prompt {number}", what, "Leave it out, or lower sampling.max_completion_tokens")
+
+    def _groups(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> deque[_Group]:
+        """Completions that share one prefill, longest prompts first so that neighbours need little padding."""
+        size = self.sampling.batch_size
+        groups = [
+            _Group(number, list(prompt), tuple(range(first, min(first + size, len(row_seeds)))), row_seeds)
+            for number, (prompt, row_seeds) in enumerate(zip(prompts, seeds, strict=True))
+            for first in range(0, len(row_seeds), size)
+        ]
+        return deque(sorted(groups, key=lambda group: -len(group.ids)))
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """BLAKE3 of the weights as they are in memory: name, type, shape and bytes of each, in sorted order."""
+    digest = blake3(max_threads=blake3.AUTO)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def choose(logits_NV: torch.Tensor, uniforms_N: torch.Tensor, sampling: SamplingConfig) -> torch.Tensor:
+    """The next token of each row.
+
+    Shapes: logits [N, V], uniforms [N] in [0, 1), result [N].
+    Temperature 0 ignores the uniforms. Otherwise the inverse CDF over the vocabulary in its own order, after
+    temperature and after keeping the likeliest tokens that make up top_p (the one that crosses it included).
+    """
+    if sampling.temperature == 0:
+        return logits_NV.argmax(dim=-1)
+    shares_NV = torch.softmax(logits_NV.float() / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        shares_NV = _nucleus(shares_NV, sampling.top_p)
+    cdf_NV = shares_NV.cumsum(dim=-1, dtype=torch.float64)
+    total_N = cdf_NV[:, -1]
+    # Strictly below the total, so that the first place above the target always has a share of its own.
+    target_N = torch.minimum(uniforms_N * total_N, torch.nextafter(total_N, torch.zeros_like(total_N)))
+    return torch.searchsorted(cdf_NV, target_N[:, None], right=True)[:, 0]
+
+
+def _nucleus(shares_NV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Shares outside the nucleus set to zero. A partial sort first: few tokens mostly hold all of top_p."""
+    vocabulary = shares_NV.shape[-1]
+    size = min(512, vocabulary)
+    while True:
+        top_NK, places_NK = shares_NV.topk(size, dim=-1)
+        above_NK = top_NK.cumsum(dim=-1, dtype=torch.float64) - top_NK
+        if size == vocabulary or bool((above_NK[:, -1] >= top_p).all()):
+            break
+        size = min(size * 8, vocabulary)
+    kept_NK = torch.where(above_NK < top_p, top_NK, 0.0)
+    return torch.zeros_like(shares_NV).scatter_(-1, places_NK, kept_NK)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Completions of one prompt that enter the batch together."""
+
+    prompt: int
+    ids: list[int]
+    places: tuple[int, ...]
+    seeds: Sequence[int]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One completion being decoded."""
+
+    prompt: int
+    place: int
+    ids: list[int]
+    uniforms: torch.Tensor | None  # [max_completion_tokens], float64; token t uses entry t
+    ended: bool = False
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of one layer in buffers with room to grow: a step writes one column and copies nothing else."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.is_initialized = False
+        self._buffers: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            # A prefill: what is computed is what is kept, and buffers are made when its rows join the batch.
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            return self.keys, self.values
+        begin = self.keys.shape[2]
+        end = begin + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self.hold([self.keys], [self.values])
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, begin:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def hold(self, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+        """Take blocks of rows [n, heads, s, head width], their right ends together and zeros at their left."""
+        width = max(block.shape[2] for block in keys)
+        rows = sum(block.shape[0] for block in keys)
+        self._buffers = []
+        for blocks in (keys, values):
+            _, heads, _, head_width = blocks[0].shape
+            buffer = blocks[0].new_zeros((rows, heads, width + _CACHE_STEP, head_width))
+            first = 0
+            for block in blocks:
+                buffer[first : first + block.shape[0], :, width - block.shape[2] : width] = block
+                first += block.shape[0]
+            self._buffers.append(buffer)
+        self.keys, self.values = (buffer[:, :, :width] for buffer in self._buffers)
+        self.is_initialized = True
+
+
+class _Batch:
+    """The rows being decoded, their cache, and what was last computed for them."""
+
+    def __init__(self, model: Any, pad_id: int, sampling: SamplingConfig) -> None:
+        self.model, self.pad_id, self.sampling = model, pad_id, sampling
+        self.rows: list[_Row] = []
+        self.cache = Cache(layer_class_to_replicate=_Layer)
+        self.lengths_N = torch.zeros(0, dtype=torch.long, device=model.device)
+
+    def admit(self, groups: list[_Group]) -> None:
+        """Prefill the groups' prompts, sample each row's first token, and join the rows to the batch."""
+        first = 0
+        while first < len(groups):
+            last = first + 1  # sorted by length, so the first one's length is the widest
+            while last < len(groups) and (last + 1 - first) * len(groups[first].ids) <= PREFILL_TOKENS:
+                last += 1
+            self._prefill(groups[first:last])
+            first = last
+
+    def decode(self) -> None:
+        """One token more for each row."""
+        device = self.model.device
+        width = self.cache.get_seq_length() + 1
+        self.lengths_N += 1
+        columns = torch.arange(width, device=device)
+        logits_NV = self.model(
+            input_ids=torch.tensor([[row.ids[-1]] for row in self.rows], device=device),
+            attention_mask=(columns >= (width - self.lengths_N)[:, None]).long(),
+            position_ids=(self.lengths_N - 1)[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self._extend(self.rows, logits_NV)
+
+    def take_finished(self, stop_ids: Sequence[int]) -> list[tuple[int, int, Completion]]:
+        """(prompt, place, completion) of rows that have just ended; their places in the batch go when enough have."""
+        taken = []
+        for row in self.rows:
+            stopped = row.ids[-1] in stop_ids
+            if not row.ended and (stopped or len(row.ids) == self.sampling.max_completion_tokens):
+                row.ended = True
+                taken.append((row.prompt, row.place, Completion(tuple(row.ids), stopped)))
+        ended = sum(row.ended for row in self.rows)
+        # Dropping rows copies the cache once, so a few ended ones ride along first.
+        if ended and ended * 8 >= len(self.rows):
+            self._keep([place for place, row in enumerate(self.rows) if not row.ended])
+        return taken
+
+    def _prefill(self, groups: list[_Group]) -> None:
+        device = self.model.device
+        width = max(len(group.ids) for group in groups)
+        padding = [width - len(group.ids) for group in groups]
+        ids = [[self.pad_id] * pad + group.ids for pad, group in zip(padding, groups, strict=True)]
+        columns = torch.arange(width, device=device) - torch.tensor(padding, device=device)[:, None]
+        cache = Cache(layer_class_to_replicate=_Layer)
+        logits = self.model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=(columns >= 0).long(),
+            position_ids=columns.clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        new = [
+            _Row(group.prompt, place, [], self._uniforms(group.seeds[place]))
+            for group in groups
+            for place in group.places
+        ]
+        repeats = torch.tensor([len(group.places) for group in groups], device=device)
+        owners = torch.repeat_interleave(torch.arange(len(groups), device=device), repeats)
+        self._extend(new, logits[owners])
+        self._join(cache, owners)
+        lengths = torch.tensor([len(group.ids) for group in groups], device=device)[owners]
+        self.lengths_N = torch.cat([self.lengths_N, lengths])
+        self.rows.extend(new)
+
+    def _uniforms(self, seed: int) -> torch.Tensor | None:
+        if self.sampling.temperature == 0:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(self.sampling.max_completion_tokens, generator=generator, dtype=torch.float64)
+
+    def _extend(self, rows: list[_Row], logits_NV: torch.Tensor) -> None:
+        drawn = [0.0 if row.uniforms is None or row.ended else float(row.uniforms[len(row.ids)]) for row in rows]
+        uniforms_N = torch.tensor(drawn, dtype=torch.float64, device=logits_NV.device)
+        for row, token in zip(rows, choose(logits_NV, uniforms_N, self.sampling).tolist(), strict=True):
+            if not row.ended:
+                row.ids.append(token)
+
+    def _join(self, new: Cache, owners: torch.Tensor) -> None:
+        """Put rows `owners` of the cache `new` behind the rows that are there."""
+        while len(self.cache.layers) < len(new.layers):
+            self.cache.layers.append(_Layer())
+        for layer, fresh in zip(self.cache.layers, new.layers, strict=True):
+            old = ([layer.keys], [layer.values]) if self.rows else ([], [])
+            layer.hold([*old[0], fresh.keys[owners]], [*old[1], fresh.values[owners]])
+
+    def _keep(self, places: list[int]) -> None:
+        """Drop all other rows, and the columns at the left that no row uses then."""
+        self.rows = [self.rows[place] for place in places]
+        if not places:
+            self.cache = Cache(layer_class_to_replicate=_Layer)
+            self.lengths_N = self.lengths_N[:0]
+            return
+        index = torch.tensor(places, device=self.lengths_N.device)
+        self.lengths_N = self.lengths_N[index]
+        width = int(self.lengths_N.max())
+        for layer in self.cache.layers:
+            layer.hold([layer.keys[:, :, -width:][index]], [layer.values[:, :, -width:][index]])

@@ -1,0 +1,36 @@
+"""What a judge is: anything that scores completions of a prompt. Higher is better; the units are the judge's own.
+
+`reward_model.py` scores with a trained reward model; `rules.py` holds the plain string rules for facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from align.rows import Messages
+
+
+class ScoreRequest(NamedTuple):
+    """Completions of one prompt that are to be scored."""
+
+    prompt: Messages
+    completions: Sequence[Messages]
+    tools: str = ""
+
+
+class Judge(Protocol):
+    """A scorer. A score depends on prompt, tools and completion only, and not on what else is asked."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Fingerprints of all that scores depend on besides the request."""
+        ...
+
+    def score(self, prompt: Messages, completions: Sequence[Messages], tools: str = "") -> list[float]:
+        """One score for each completion, in their order."""
+        ...
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """`score` of many prompts at once, batched as the judge likes best."""
+        ...

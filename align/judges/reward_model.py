@@ -1,0 +1,78 @@
+"""Scores from a reward model: all completions of a prompt in one tree, many trees in one packed row.
+
+The prompt is computed once for its completions. Each completion sees the prompt and itself only, so its score is the
+one it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from align.chat.protocol import ChatProtocol
+from align.generation.local import weights_fingerprint
+from align.judges.judge import ScoreRequest
+from align.models.logps import TreeScorer
+from align.rows import Messages
+from align.tree.encode import PromptTree, encode_completions
+from align.tree.pack import bins_under_budget, collate
+
+
+class RewardModelJudge:
+    """A judge over a `TreeScorer`. Scores are log-odds: a difference of 1.0 is 73% for the better one.
+
+    token_budget: tokens in one forward pass. A tree that is larger is split by its completions; a prompt with a single
+        completion that is larger still goes alone.
+    """
+
+    def __init__(self, model: TreeScorer, protocol: ChatProtocol, token_budget: int) -> None:
+        self.model = model.eval()
+        self.protocol = protocol
+        self.token_budget = token_budget
+        self._identity: dict[str, str] = {}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """token_budget is left out: it changes the speed and nothing else."""
+        if not self._identity:
+            self._identity = {"reward_model": weights_fingerprint(self.model), "protocol": self.protocol.name}
+        return self._identity
+
+    def score(self, prompt: Messages, completions: Sequence[Messages], tools: str = "") -> list[float]:
+        """See `Judge.score`."""
+        return self.score_many([ScoreRequest(prompt, completions, tools)])[0]
+
+    @torch.inference_mode()
+    def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """See `Judge.score_many`."""
+        trees: list[PromptTree] = []
+        owners: list[int] = []
+        for number, (prompt, completions, tools) in enumerate(requests):
+            if not completions:
+                continue
+            for tree in self._split(encode_completions(str(number), prompt, completions, tools, self.protocol)):
+                trees.append(tree)
+                owners.append(number)
+        scores: list[list[float]] = [[] for _ in trees]
+        device = next(self.model.parameters()).device
+        for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
+            flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
+            for place in places:
+                count = len(trees[place].branches)
+                scores[place], flat = flat[:count], flat[count:]
+        found: list[list[float]] = [[] for _ in requests]
+        for owner, part in zip(owners, scores, strict=True):
+            found[owner].extend(part)
+        return found
+
+    def _split(self, tree: PromptTree) -> list[PromptTree]:
+        """Trees under the budget with the branches of `tree` in their order."""
+        parts: list[PromptTree] = []
+        for branch in tree.branches:
+            last = parts[-1] if parts else None
+            if last is not None and last.tokens + len(branch.ids) <= self.token_budget:
+                parts[-1] = PromptTree(tree.id, tree.prompt, (*last.branches, branch))
+            else:
+                parts.append(PromptTree(tree.id, tree.prompt, (branch,)))
+        return parts
