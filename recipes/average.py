@@ -28,10 +28,11 @@ class AverageRecipe(Recipe):
 def run(recipe: AverageRecipe) -> Path:
     """Average, and return the folder of the mean."""
     from align.models.averaging import average_checkpoints
-    from align.publish.hub import publish
 
     checkpoint = average_checkpoints(recipe.checkpoints, recipe.output_dir, recipe.weights)
     if recipe.hub is not None:
+        from align.publish.hub import publish
+
         publish(checkpoint, recipe.hub)
     return checkpoint
 

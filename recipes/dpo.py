@@ -25,7 +25,6 @@ def run(recipe: DPORecipe) -> Path:
     """Train, and return the folder of the finished model."""
     from align.jsonl import read_rows
     from align.models.loading import load_policy, load_tokenizer
-    from align.publish.hub import publish
     from align.rows import PreferenceRow
     from align.trainers.arguments import training_arguments
     from align.trainers.data import chosen_rows, trees_of
@@ -48,6 +47,8 @@ def run(recipe: DPORecipe) -> Path:
     )
     checkpoint = trainer.fit()
     if recipe.hub is not None and trainer.is_world_process_zero():
+        from align.publish.hub import publish
+
         publish(checkpoint, recipe.hub)
     return checkpoint
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 import align.tree.attention
 from align.chat import load_protocol
@@ -74,6 +75,7 @@ def _prepare(model: Any, config: ModelConfig) -> None:
 
 def _known(path: str | Path) -> str:
     """A folder that exists, or what may be a Hub name (`owner/name`)."""
+    disable_progress_bar()  # a bar for each file read would bury our own lines
     text = str(path)
     if not Path(text).is_dir() and (text.count("/") != 1 or text.startswith((".", "/"))):
         how = "Name a checkpoint folder that exists, or owner/name on the Hub"

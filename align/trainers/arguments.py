@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 from transformers import TrainingArguments
@@ -21,6 +22,10 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
     """
     if training.threads:
         torch.set_num_threads(training.threads)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed calls collectives by names that torch is about to rename, and says so at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
     if model.dtype == "bfloat16" and not sharded:
         what = "bfloat16 weights would lose small updates: nothing here keeps float32 master weights"

@@ -1,7 +1,7 @@
 """Reference log-probabilities, taken in one pass before training and kept on disk beside the run.
 
-The pass uses the very model that will train, wrapped and sharded as it will be, so policy and reference agree at step 0.
-A resumed run reads them: by then the weights have moved.
+The pass uses the very model that will train, wrapped and sharded as it will be, so that policy and
+reference agree at step 0. A resumed run reads them: by then the weights have moved.
 """
 
 from __future__ import annotations
@@ -17,42 +17,45 @@ from align.errors import CheckpointError
 from align.files import fingerprint_of, whole_file
 from align.reporting import Progress
 from align.tree.encode import PromptTree
-from align.tree.pack import TreeBatch, bins_under_budget, collate
+from align.tree.pack import RunPlan, TreeBatch, collate
 
 
 def reference_logps(
     path: Path,
     trees: Sequence[PromptTree],
+    plan: RunPlan,
     logps_of: Callable[[TreeBatch], torch.Tensor],
     *,
-    token_budget: int,
-    processes: int,
-    process: int,
     device: torch.device,
     resumed: bool,
 ) -> dict[str, list[float]]:
-    """Contrasted log-probability of each branch, by tree id.
+    """Contrasted log-probability of each branch, by tree id, for every tree that the plan trains on.
 
-    logps_of: a batch to one value for each branch, [B]. Every process comes here, and makes as many passes as the others.
+    logps_of: a batch to one value for each branch, [B]. The batches are the very ones of the plan's first epoch: with the
+    same batch shapes the policy's first values are the reference's to the bit, in bfloat16 too. Every process comes here.
     Raises CheckpointError where a resumed run does not find what it began with.
     """
     key = fingerprint_of(*(part for tree in trees for part in (tree.id, tree.prompt, tree.branches)))
     if resumed:
         return _read(path, key)
-    bins = bins_under_budget([tree.tokens for tree in trees], token_budget)
-    rounds = -(-len(bins) // processes)
+    steps = min(len(plan), plan.steps_per_epoch)
     mine: dict[str, list[float]] = {}
-    progress = Progress("reference", rounds)
+    progress = Progress("reference", steps)
     with torch.no_grad():
-        for place in range(rounds):
-            members = bins[min(place * processes + process, len(bins) - 1)]  # a spare pass repeats the last bin
-            batch = collate([trees[member] for member in members]).to(device)
-            values = logps_of(batch).tolist()
-            for tree_id, count in zip(batch.tree_ids, batch.branch_counts, strict=True):
-                mine[tree_id], values = values[:count], values[count:]
+        for step in range(steps):
+            for members in plan[step].bins:
+                batch = collate([trees[member] for member in members or plan[step].rows[:1]]).to(device)
+                values = logps_of(batch).tolist()
+                for tree_id, count in zip(batch.tree_ids, batch.branch_counts, strict=True):
+                    mine.setdefault(tree_id, values[:count])
+                    values = values[count:]
             progress.advance()
-    found = mine if processes == 1 else {k: v for part in gather_object([mine]) for k, v in part.items()}
-    if process == 0:
+    found = mine
+    if plan.processes > 1:
+        found = {}
+        for part in gather_object([mine]):
+            found |= {tree_id: values for tree_id, values in part.items() if tree_id not in found}
+    if plan.process == 0:
         with whole_file(path) as handle:
             json.dump({"key": key, "logps": found}, handle)
     return found

@@ -70,17 +70,21 @@ def encode_sft(
     return found
 
 
-def encode_preferences(rows: Sequence[PreferenceRow], protocol: ChatProtocol, data: PreferenceDataConfig) -> Encodings:
+def encode_preferences(
+    rows: Sequence[PreferenceRow], protocol: ChatProtocol, data: PreferenceDataConfig, *, pairs: bool = False
+) -> Encodings:
     """One tree for each row, with its two or three completions as branches, best first.
 
-    Rows graded below `data.levels` and rows whose completions are the same tokens are dropped and counted.
+    pairs: keep the best and the worst only, which is what DPO contrasts. Rows graded below `data.levels` and rows whose
+    completions are the same tokens are dropped and counted.
     """
     found = Encodings()
     for row in rows:
         if row.level is not None and row.level not in data.levels:
             found.dropped[f"level is {row.level}"] += 1
             continue
-        tree = encode_completions(row.id, row.prompt, row.completions, row.tools, protocol)
+        completions = (row.chosen, row.rejected) if pairs else row.completions
+        tree = encode_completions(row.id, row.prompt, completions, row.tools, protocol)
         if len({tuple(branch.ids) for branch in tree.branches}) < len(tree.branches):
             found.dropped["completions are the same"] += 1
             continue

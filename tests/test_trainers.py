@@ -1,0 +1,314 @@
+"""The three trainers through their recipes, in this process: packing, accumulation, proofs, resuming, refusing."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align.chat import load_protocol
+from align.errors import CheckpointError, ConfigError, ProofError, RowError
+from align.jsonl import write_rows
+from align.manifest import is_whole, verify_folder
+from align.rows import Message, PreferenceRow, SFTRow
+from align.settings import DPOConfig, ModelConfig, PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
+
+WORDS = "capital France Italy river Paris Rome answer short sentence know guess weather number object call".split()
+
+
+def sentence(rng: random.Random, longest: int = 12) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, longest)))
+
+
+def preference_rows(count: int, completions: int = 2) -> list[PreferenceRow]:
+    rng = random.Random(count)
+    rows = []
+    for n in range(count):
+        ranked = tuple((Message(role="assistant", content=f"{sentence(rng)} {rank}"),) for rank in range(completions))
+        prompt = (Message(role="user", content=sentence(rng)),)
+        rows.append(PreferenceRow(id=f"p{n}", source="test", prompt=prompt, completions=ranked))
+    return rows
+
+
+def sft_rows(count: int) -> list[SFTRow]:
+    return [
+        SFTRow(id=row.id, source="test", messages=(*row.prompt, *row.chosen)) for row in preference_rows(count)
+    ]
+
+
+def training(output: Path, **changed) -> TrainingConfig:
+    settings = {"batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "save_steps": 100, "warmup_share": 0}
+    return TrainingConfig(output_dir=output, **(settings | changed))
+
+
+def train_dpo(tmp_path: Path, checkpoint: Path, name: str, rows: int = 24, **changed) -> Path:
+    from recipes.dpo import DPORecipe, run
+
+    data = tmp_path / f"pairs-{rows}.jsonl"
+    write_rows(data, preference_rows(rows))
+    budget = changed.pop("token_budget", 4096)
+    return run(
+        DPORecipe(
+            model=ModelConfig(path=checkpoint),
+            data=PreferenceDataConfig(path=data, token_budget=budget),
+            dpo=changed.pop("dpo", DPOConfig()),
+            training=training(tmp_path / name, **changed),
+        )
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_one_batch_of_8_equals_8_of_1(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    whole = train_dpo(tmp_path, tiny_checkpoint, "whole", learning_rate=1e-4)
+    pieces = train_dpo(tmp_path, tiny_checkpoint, "pieces", learning_rate=1e-4, token_budget=120)
+    for a, b in zip(metrics(whole), metrics(pieces), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    assert_same_weights(whole, pieces, 2e-5)  # AdamW divides by a small root, which lifts rounding noise
+
+
+def test_dpo_begins_at_ln_2_with_margin_0_and_learns(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    lines = metrics(train_dpo(tmp_path, tiny_checkpoint, "dpo", epochs=6))
+    assert lines[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert lines[0]["absolute_margin"] == 0
+    assert lines[-1]["margin"] > 0.1
+    assert lines[-1]["accuracy"] > 0.9
+
+
+def test_the_dpo_loss_is_the_contrast_plus_a_fifth_of_the_nll(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Worked out again from rows alone, with transformers' own logits and the masks read off the token ids."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logged = metrics(train_dpo(tmp_path, tiny_checkpoint, "dpo", rows=8))[0]
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    nll = []
+    for row in preference_rows(8):
+        prompt = tokenizer.apply_chat_template(
+            [m.model_dump(include={"role", "content"}) for m in row.prompt], add_generation_prompt=True
+        )["input_ids"]
+        answer = tokenizer.encode(row.chosen[0].content) + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            logps = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        picked = [logps[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
+        nll.append(-sum(picked) / len(picked))
+    assert logged["nll_loss"] == pytest.approx(sum(nll) / 8, abs=1e-4)
+    assert logged["loss"] == pytest.approx(math.log(2) + 0.2 * sum(nll) / 8, abs=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_contrast_leaves_the_terminator_out_and_the_nll_keeps_it(
+    masked: bool, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from align.models.loading import load_policy, load_tokenizer
+    from align.tree.encode import encode_preferences
+    from align.tree.pack import collate
+    from align.trainers.dpo import DPOTrainer
+
+    _, protocol = load_tokenizer(tiny_checkpoint)
+    policy = load_policy(ModelConfig(path=tiny_checkpoint))
+    trees = encode_preferences(preference_rows(3), protocol, PreferenceDataConfig(path=tmp_path)).trees
+    batch = collate(trees)
+    trainer = DPOTrainer.__new__(DPOTrainer)
+    trainer.dpo = DPOConfig(mask_format_tokens=masked)
+    with torch.no_grad():
+        logps = policy(batch)
+        contrasted = trainer._contrasted(logps, batch)
+    kept = [part if not masked else part[:-1] for part in logps.split(batch.label_counts.tolist())]
+    torch.testing.assert_close(contrasted, torch.stack([part.sum() for part in kept]))
+    ends = torch.cumsum(batch.label_counts, 0) - 1
+    assert set(batch.labels[ends].tolist()) == {protocol.tokenizer.eos_token_id}, "the NLL ends with the terminator"
+
+
+def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Stopped after step 5 by a signal's flag, as a SIGTERM would; the SIGKILL is in test_training_runs.py."""
+    whole = train_dpo(tmp_path, tiny_checkpoint, "whole", epochs=4, save_steps=5)
+    resumed = tmp_path / "resumed"
+    train_dpo(tmp_path, tiny_checkpoint, "resumed", epochs=4, save_steps=5)
+    for file in resumed.glob("*"):
+        if file.is_file() and file.name != "reference.json":
+            file.unlink()
+    assert is_whole(resumed / "checkpoint-10")
+    (resumed / "checkpoint-10" / "MANIFEST.json").unlink()  # a checkpoint that was being written when the power went
+    train_dpo(tmp_path, tiny_checkpoint, "resumed", epochs=4, save_steps=5)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert metrics(resumed) == [line for line in metrics(whole) if line["step"] > 5]
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train_dpo(tmp_path, tiny_checkpoint, "run", epochs=4, save_steps=5)
+    expected = (whole / "model.safetensors").read_bytes()
+    (whole / "MANIFEST.json").unlink()
+    broken = whole / "checkpoint-10" / "model.safetensors"
+    content = bytearray(broken.read_bytes())
+    content[-1] ^= 1
+    broken.write_bytes(content)
+    train_dpo(tmp_path, tiny_checkpoint, "run", epochs=4, save_steps=5)
+    assert (whole / "model.safetensors").read_bytes() == expected
+    assert verify_folder(whole / "checkpoint-10"), "the broken checkpoint was written anew on the way"
+
+
+def test_a_finished_run_is_left_alone_and_another_config_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    done = train_dpo(tmp_path, tiny_checkpoint, "run")
+    before = (done / "model.safetensors").stat().st_mtime_ns
+    train_dpo(tmp_path, tiny_checkpoint, "run")
+    assert (done / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(CheckpointError, match=r"made with training\.learning_rate=0\.001, and now .*=0\.01\. Choose"):
+        train_dpo(tmp_path, tiny_checkpoint, "run", learning_rate=1e-2)
+
+
+def test_a_checkpoint_holds_no_training_arguments(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    done = train_dpo(tmp_path, tiny_checkpoint, "run", save_steps=1)
+    names = {file.name for file in done.rglob("*")}
+    assert "checkpoint-2" in names
+    assert "training_args.bin" not in names
+
+
+def test_a_policy_that_is_not_its_reference_stops_at_step_0(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import align.trainers.dpo as dpo
+
+    honest = dpo.reference_logps
+
+    def shifted(*arguments, **settings):
+        return {k: [v + 1.0, w] for k, (v, w) in honest(*arguments, **settings).items()}
+
+    monkeypatch.setattr(dpo, "reference_logps", shifted)
+    with pytest.raises(ProofError, match=r"step 0: before training the margin is 0\.1 .* wanted 0 and ln 2 = 0\.6931"):
+        train_dpo(tmp_path, tiny_checkpoint, "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(ProofError, match=r"step \d+: the loss is nan on rows p\d+"):
+        train_dpo(tmp_path, tiny_checkpoint, "run", learning_rate=1e30, max_grad_norm=1e30, epochs=20)
+
+
+def test_bfloat16_weights_without_a_master_copy_are_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from align.trainers.arguments import training_arguments
+
+    with pytest.raises(ConfigError, match=r"model\.dtype: bfloat16 weights would lose small updates.*Set model\.dtype"):
+        training_arguments(training(tmp_path), ModelConfig(path=tiny_checkpoint, dtype="bfloat16"))
+
+
+def test_the_reward_model_learns_a_three_way_ranking(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from recipes.reward import RewardRecipe, run
+
+    data = tmp_path / "ranked.jsonl"
+    write_rows(data, preference_rows(24, completions=3))
+    recipe = RewardRecipe(
+        model=ModelConfig(path=tiny_checkpoint),
+        data=PreferenceDataConfig(path=data),
+        training=training(tmp_path / "reward", epochs=8, batch_size=8),
+    )
+    lines = metrics(run(recipe))
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=0.05)
+    assert lines[-1]["accuracy"] > 0.9
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    plain = AutoModelForSequenceClassification.from_pretrained(recipe.training.output_dir)
+    protocol = load_protocol(AutoTokenizer.from_pretrained(recipe.training.output_dir))
+    right = 0
+    for row in preference_rows(24, completions=3):
+        ids = [protocol.encode((*row.prompt, *completion)).ids for completion in row.completions]
+        scores = [plain(torch.tensor([each])).logits.item() for each in ids]
+        right += scores == sorted(scores, reverse=True)
+    assert right > 18, "it loads and ranks as a plain sequence classifier"
+
+
+def test_sft_averages_over_the_tokens_of_the_whole_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from recipes.sft import SFTRecipe, run
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    data = tmp_path / "dialogs.jsonl"
+    write_rows(data, sft_rows(16))
+    recipe = SFTRecipe(
+        model=ModelConfig(path=tiny_checkpoint),
+        data=TreeDataConfig(path=data, token_budget=80),
+        training=training(tmp_path / "sft", batch_size=16, epochs=20, learning_rate=5e-3),
+    )
+    lines = metrics(run(recipe))
+
+    protocol = load_protocol(AutoTokenizer.from_pretrained(tiny_checkpoint))
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval()
+    total = tokens = 0.0
+    for row in sft_rows(16):
+        prompt = protocol.encode(row.messages[:-1], open_assistant=True).ids
+        whole = torch.tensor([protocol.encode(row.messages).ids])
+        labels = whole.clone()
+        labels[0, : len(prompt)] = -100
+        count = int((labels != -100).sum())
+        with torch.no_grad():
+            total += model(whole, labels=labels).loss.item() * count  # transformers' own cross-entropy, a row at a time
+        tokens += count
+    assert lines[0]["loss"] == pytest.approx(total / tokens, abs=1e-4)
+    assert lines[0]["trained_tokens"] == tokens
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1
+
+
+def test_tool_outputs_and_headers_are_never_trained_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from align.models.loading import load_tokenizer
+    from align.tree.encode import encode_sft
+
+    _, protocol = load_tokenizer(tiny_checkpoint)
+    call = Message(role="assistant", content="I look.", tool_calls=({"name": "find", "arguments": "{}"},))
+    dialog = (
+        Message(role="user", content="first"),
+        Message(role="assistant", content="early"),
+        Message(role="user", content="second"),
+        call,
+        Message(role="tool", content="SECRET OUTPUT", name="find"),
+        Message(role="assistant", content="late"),
+    )
+    row = SFTRow(id="r", source="test", messages=dialog)
+    for train_on, texts in ((SFTConfig().train_on, ["I look.", "late"]), ("all", ["early", "I look.", "late"])):
+        tree = encode_sft([row], protocol, TreeDataConfig(path=tmp_path), train_on).trees[0]
+        branch = tree.branches[0]
+        pairs = zip(branch.ids, branch.loss_mask, strict=True)
+        trained = protocol.tokenizer.decode([token for token, mask in pairs if mask])
+        assert trained.count("<|im_end|>") == len(texts)
+        assert all(text in trained for text in texts)
+        assert "SECRET" not in trained
+        assert "im_start" not in trained
+        assert "second" not in trained
+
+
+def test_rows_beyond_the_limits_are_dropped_counted_and_never_cut(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from align.models.loading import load_tokenizer
+    from align.tree.encode import encode_preferences, require_trees
+
+    _, protocol = load_tokenizer(tiny_checkpoint)
+    rows = preference_rows(10)
+    rows.append(rows[0].model_copy(update={"id": "graded", "level": "slightly better"}))
+    rows.append(rows[0].model_copy(update={"id": "same", "completions": (rows[0].chosen, rows[0].chosen)}))
+    found = encode_preferences(rows, protocol, PreferenceDataConfig(path=tmp_path, max_completion_tokens=12))
+    assert len(found.trees) + found.dropped.total() == 12
+    assert found.dropped["level is slightly better"] == 1
+    assert found.dropped["completions are the same"] == 1
+    assert found.dropped["completion is longer than max_completion_tokens"] > 0
+    with pytest.raises(RowError, match=r"no row is left to train on \(.*longer than max_prompt_tokens.*Raise the limits"):
+        require_trees(
+            encode_preferences(rows[:3], protocol, PreferenceDataConfig(path=tmp_path, max_prompt_tokens=2)), tmp_path
+        )
