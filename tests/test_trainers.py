@@ -18,7 +18,23 @@ from align.manifest import is_whole, verify_folder
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import DPOConfig, ModelConfig, PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
 
-WORDS = "capital France Italy river Paris Rome answer short sentence know guess weather number object call".split()
+WORDS = [
+    "capital",
+    "France",
+    "Italy",
+    "river",
+    "Paris",
+    "Rome",
+    "answer",
+    "short",
+    "sentence",
+    "know",
+    "guess",
+    "weather",
+    "number",
+    "object",
+    "call",
+]
 
 
 def sentence(rng: random.Random, longest: int = 12) -> str:
@@ -36,9 +52,7 @@ def preference_rows(count: int, completions: int = 2) -> list[PreferenceRow]:
 
 
 def sft_rows(count: int) -> list[SFTRow]:
-    return [
-        SFTRow(id=row.id, source="test", messages=(*row.prompt, *row.chosen)) for row in preference_rows(count)
-    ]
+    return [SFTRow(id=row.id, source="test", messages=(*row.prompt, *row.chosen)) for row in preference_rows(count)]
 
 
 def training(output: Path, **changed) -> TrainingConfig:
@@ -120,9 +134,9 @@ def test_the_contrast_leaves_the_terminator_out_and_the_nll_keeps_it(
     masked: bool, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     from align.models.loading import load_policy, load_tokenizer
+    from align.trainers.dpo import DPOTrainer
     from align.tree.encode import encode_preferences
     from align.tree.pack import collate
-    from align.trainers.dpo import DPOTrainer
 
     _, protocol = load_tokenizer(tiny_checkpoint)
     policy = load_policy(ModelConfig(path=tiny_checkpoint))
@@ -239,8 +253,9 @@ def test_the_reward_model_learns_a_three_way_ranking(tmp_path: Path, tiny_checkp
 
 
 def test_sft_averages_over_the_tokens_of_the_whole_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    from recipes.sft import SFTRecipe, run
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from recipes.sft import SFTRecipe, run
 
     data = tmp_path / "dialogs.jsonl"
     write_rows(data, sft_rows(16))
@@ -308,7 +323,9 @@ def test_rows_beyond_the_limits_are_dropped_counted_and_never_cut(tiny_checkpoin
     assert found.dropped["level is slightly better"] == 1
     assert found.dropped["completions are the same"] == 1
     assert found.dropped["completion is longer than max_completion_tokens"] > 0
-    with pytest.raises(RowError, match=r"no row is left to train on \(.*longer than max_prompt_tokens.*Raise the limits"):
+    with pytest.raises(
+        RowError, match=r"no row is left to train on \(.*longer than max_prompt_tokens.*Raise the limits"
+    ):
         require_trees(
             encode_preferences(rows[:3], protocol, PreferenceDataConfig(path=tmp_path, max_prompt_tokens=2)), tmp_path
         )

@@ -85,7 +85,9 @@ def test_packed_trees_equal_a_row_for_each_completion_in_values_and_gradients(gr
     torch.testing.assert_close(packed, rows, atol=1e-5, rtol=1e-5)
     assert packed_gradients.keys() == gradients(model).keys()
     for name, gradient in gradients(model).items():
-        torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            packed_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_500_random_shapes_equal_a_row_for_each_completion() -> None:
@@ -142,7 +144,9 @@ def test_each_epoch_trains_on_every_tree_once_over_all_processes() -> None:
     sizes = random.Random(5).choices(range(5, 60 + 1), k=29)
     for processes in (1, 2, 3):
         plans = [plan_of(sizes, processes=processes, process=rank) for rank in range(processes)]
-        seen = [row for step in range(len(plans[0])) for plan in plans for members in plan[step].bins for row in members]
+        seen = [
+            row for step in range(len(plans[0])) for plan in plans for members in plan[step].bins for row in members
+        ]
         assert sorted(seen) == sorted([*range(29)] * 2)
 
 

@@ -1,0 +1,199 @@
+"""Training as users start it: real processes, killed with SIGKILL, on two processes, on DeepSpeed ZeRO-3."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align.jsonl import write_rows
+from align.rows import Message, PreferenceRow
+
+ROOT = Path(__file__).parents[1]
+PLAIN = [sys.executable]
+ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/launch/zero3_cpu.yaml"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"]
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    words = ["capital", "France", "Italy", "river", "Paris", "Rome", "answer", "short", "sentence", "know", "guess"]
+
+    def say(start: int, length: int) -> str:
+        return " ".join(words[(start * 7 + n * n) % len(words)] for n in range(length))
+
+    rows = [
+        PreferenceRow(
+            id=f"p{n}",
+            source="test",
+            prompt=(Message(role="user", content=say(n, 3 + n % 9)),),
+            completions=(
+                (Message(role="assistant", content=say(n + 1, 2 + n % 7)),),
+                (Message(role="assistant", content=say(n + 2, 1 + n % 11) + " no"),),
+            ),
+        )
+        for n in range(24)
+    ]
+    write_rows(path, rows)
+    return path
+
+
+def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extra: str) -> list[str]:
+    config = output.parent / "dpo.yaml"
+    config.write_text(
+        f"model: {{path: {checkpoint}}}\n"
+        f"data: {{path: {pairs}, token_budget: 256}}\n"
+        "training: {output_dir: here, batch_size: 8, epochs: 3, learning_rate: 1.0e-4, precision: fp32, save_steps: 3}\n"
+    )
+    return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
+
+
+def environment() -> dict[str, str]:
+    # Two processes that each keep both cores spinning are many times slower than two that share them.
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run(arguments: list[str]) -> None:
+    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def run_and_kill(arguments: list[str], seal: Path) -> None:
+    """SIGKILL the process and all it started, as soon as the checkpoint is sealed."""
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not seal.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    family = psutil.Process(process.pid)
+    for member in [family, *family.children(recursive=True)]:  # a launcher's workers are in sessions of their own
+        member.kill()
+    process.wait()
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
+    """The run that others are held to: one process, left alone."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    run(command(tiny_checkpoint, pairs, output, PLAIN))
+    return output
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
+    """The same on ZeRO-3 with two processes, left alone."""
+    output = tmp_path_factory.mktemp("sharded") / "run"
+    run(command(tiny_checkpoint, pairs, output, ZERO3))
+    return output
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    for a, b in zip(metrics(one), metrics(other), strict=True):
+        assert a.keys() == b.keys()
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["margin"] == pytest.approx(b["margin"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_equal_one(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", TORCHRUN))
+    assert_same_training(alone, tmp_path / "run")
+
+
+def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -> None:
+    assert_same_training(alone, sharded)
+    assert metrics(sharded)[0]["absolute_margin"] == 0
+
+
+def test_zero3_with_activation_checkpointing_equals_one_process(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "model.gradient_checkpointing=true"))
+    assert_same_training(alone, tmp_path / "run")
+
+
+def test_a_zero3_checkpoint_reloads_with_every_name_shape_and_the_same_loss(
+    alone: Path, sharded: Path, pairs: Path
+) -> None:
+    from align.jsonl import read_rows
+    from align.models.loading import load_policy, load_tokenizer
+    from align.settings import ModelConfig, PreferenceDataConfig
+    from align.tree.encode import encode_preferences
+    from align.tree.pack import collate
+
+    first, second = load_file(alone / "model.safetensors"), load_file(sharded / "model.safetensors")
+    assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+    losses = []
+    for folder in (alone, sharded):
+        _, protocol = load_tokenizer(folder)
+        batch = collate(
+            encode_preferences(read_rows(pairs, PreferenceRow), protocol, PreferenceDataConfig(path=pairs)).trees
+        )
+        with torch.no_grad():
+            losses.append(load_policy(ModelConfig(path=folder))(batch).mean().item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_killed_with_sigkill_and_started_again_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, PLAIN)
+    run_and_kill(arguments, output / "checkpoint-3" / "MANIFEST.json")
+    assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
+    run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+    assert metrics(output) == metrics(alone)
+
+
+def test_killed_under_zero3_and_started_again_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, sharded: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3)
+    run_and_kill(arguments, output / "checkpoint-3" / "MANIFEST.json")
+    assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
+    run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (sharded / "model.safetensors").read_bytes()
+    assert metrics(output) == metrics(sharded)
+
+
+def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, PLAIN)
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (output / "metrics.jsonl").exists() or not metrics(output):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert "asked to stop: a checkpoint is written after this step" in said
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(output.glob("checkpoint-*/MANIFEST.json"))
+    run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
