@@ -36,8 +36,9 @@ def states(text: str, answers: Iterable[str]) -> bool:
     """Whether the text holds one of the answers as whole words.
 
     Case, accents, punctuation and articles do not count; "26" is not in "126", "26th" or "26.98"; "1,000" is "1000".
-    An answer of one or two letters (an element's symbol, "US") must have its very case, since "in", "he" and "as" are
-    words; where English has the word with a capital too ("In", "I"), a place that begins a sentence does not count.
+    A code must have its very case: an answer of one or two letters (an element's symbol), or of up to four capitals
+    ("TRY", "US"), since "in", "he", "all" and "try" are words. Where English has the word with a capital too ("In",
+    "I"), a place that begins a sentence does not count.
     """
     found = _words(text)
     return any(_states_one(found, answer) for answer in answers)
@@ -101,18 +102,23 @@ def _states_one(found: list[_Word], answer: str) -> bool:
     wanted = _words(answer)
     if not wanted:
         return False
-    if len(wanted) == 1 and len(wanted[0].plain) <= 2 and wanted[0].plain.isalpha():
-        return any(_is_symbol(word, wanted[0]) for word in found)
+    if len(wanted) == 1 and _is_code(wanted[0].cased):
+        return any(_is_same_code(word, wanted[0]) for word in found)
     needle = _without_articles([word.plain for word in wanted])
     hay = [word.plain for word in found if word.plain not in _ARTICLES or word.plain in needle]
     return any(hay[at : at + len(needle)] == needle for at in range(len(hay) - len(needle) + 1))
 
 
-def _is_symbol(word: _Word, wanted: _Word) -> bool:
-    """Whether a word is the short answer and not an English word. Alone in its sentence ("In.") it is the answer."""
+def _is_code(cased: str) -> bool:
+    return cased.isalpha() and (len(cased) <= 2 or (len(cased) <= 4 and cased.isupper()))
+
+
+def _is_same_code(word: _Word, wanted: _Word) -> bool:
+    """Whether a word is the code and not an English word. Alone in its sentence ("In.") it is the code."""
     if word.cased != wanted.cased:
         return False
-    if wanted.plain not in _ENGLISH_WITH_A_CAPITAL or (word.begins and word.ends):
+    is_english = wanted.plain in _ENGLISH_WITH_A_CAPITAL and wanted.cased == wanted.plain.capitalize()
+    if not is_english or (word.begins and word.ends):
         return True
     if wanted.cased == "I":  # the pronoun has its capital anywhere, so only the end of a sentence tells
         return word.ends

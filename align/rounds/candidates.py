@@ -116,13 +116,19 @@ def score_candidates(
 def fitting_prompts(
     rows: Iterable[PromptRow], backend: Backend, protocol: ChatProtocol
 ) -> tuple[list[PromptRow], Counter[str]]:
-    """The rows whose prompt leaves room for a completion, and how many were dropped by reason."""
+    """The rows whose prompt leaves room for a completion, and how many were dropped by reason.
+
+    Raises RowError where no row is left.
+    """
     kept, dropped = [], Counter[str]()
     for row in rows:
         if len(protocol.encode(row.prompt, row.tools, open_assistant=True).ids) <= backend.max_prompt_tokens:
             kept.append(row)
         else:
             dropped["prompt too long"] += 1
+    if not kept:
+        what = f"none of {dropped.total()} leaves room for a completion"
+        raise RowError("prompts", what, "Bring shorter prompts, or lower sampling.max_completion_tokens")
     return kept, dropped
 
 

@@ -1,0 +1,43 @@
+"""95% intervals of shares.
+
+The paper's formula (P 5.1.1) is symmetric and collapses to nothing at 0 and 1; we report Wilson's, which does not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+Z_95 = 1.96
+"""Standard deviations on either side that hold 95% of a normal distribution, rounded as the paper rounds it."""
+
+
+class Share(NamedTuple):
+    """A share with its 95% interval, all from 0 to 1."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Cases that it is a share of."""
+
+
+def share(hits: float, n: int, z: float = Z_95) -> Share | None:
+    """hits / n with Wilson's score interval; None of no cases.
+
+    hits: may be broken, where ties count half.
+    Edge: 0 of n has low 0 and a high above 0; n of n the mirror image.
+    Source: Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4.
+    """
+    assert 0 <= hits <= n, f"{hits} hits of {n}"
+    if n == 0:
+        return None
+    value = hits / n
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(n * value * (1 - value) + z * z / 4)
+    return Share(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)), n)
+
+
+def paper_half_width(value: float, n: int) -> float:
+    """The half-width that Llama 3 reports: 1.96 sqrt(S (1 - S) / N), P 5.1.1. A lower bound on the real variation."""
+    return Z_95 * math.sqrt(value * (1 - value) / n)

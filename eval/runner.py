@@ -1,0 +1,195 @@
+"""What every evaluation shares: who is evaluated, a result on disk that is not made twice, a table for the terminal.
+
+A result is one JSON: scores with intervals, counts, and every row with prompt, answer and verdict. Its `key` says what
+it was made from; a result that stands with the same key is read and not run again. What is asked and how answers are
+judged stands in the file of each evaluation.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import align
+from align.config import Section, dump
+from align.files import fingerprint_of, whole_file
+from align.rounds.ledger import content_of
+from align.rows import Candidate, Messages, PromptRow, Row
+from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
+from eval.intervals import Share
+
+if TYPE_CHECKING:  # these bring torch, and the configs of evaluations are read without it
+    from align.chat.protocol import ChatProtocol
+    from align.generation.backend import Backend
+    from align.judges.judge import Judge, ScoreRequest
+
+UNIT_SIZE = 64
+"""Prompts answered between two saves."""
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found."""
+
+    scores: Mapping[str, Share | None]
+    """Metric -> share; one of no cases is left out of the file."""
+    counts: dict[str, Any]
+    rows: list[dict[str, Any]]
+    """One for each row asked: id, prompt, answer, verdict, and what else belongs to it."""
+
+
+@dataclass
+class Generator:
+    """The model that is asked, loaded when it is first needed and let go on `release`."""
+
+    config: ModelConfig
+    sampling: SamplingConfig
+    _parts: tuple[Backend, ChatProtocol] | None = field(default=None, repr=False)
+
+    def answers(self, rows: Sequence[PromptRow], folder: Path, label: str) -> list[Candidate]:
+        """One answer to each row, in their order. Units in `folder` survive a crash."""
+        from align.rounds.candidates import sample_candidates
+
+        if self._parts is None:
+            from align.generation.local import LocalBackend
+            from align.models.loading import load_generator, load_tokenizer
+
+            _, protocol = load_tokenizer(self.config.path, self.config.chat)
+            model = load_generator(self.config.path, self.sampling.dtype)
+            self._parts = LocalBackend(model, protocol, self.sampling), protocol
+        backend, protocol = self._parts
+        return sample_candidates(rows, backend, protocol, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+
+    def release(self) -> None:
+        self._parts = None
+        gc.collect()
+
+
+@dataclass
+class Scorer:
+    """The reward model that is evaluated, loaded when it is first needed."""
+
+    config: ModelConfig
+    token_budget: int
+    _judge: Judge | None = field(default=None, repr=False)
+
+    def scores(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        if self._judge is None:
+            from align.judges.reward_model import RewardModelJudge
+            from align.models.loading import load_reward_model, load_tokenizer
+
+            _, protocol = load_tokenizer(self.config.path, self.config.chat)
+            self._judge = RewardModelJudge(load_reward_model(self.config), protocol, self.token_budget)
+        return self._judge.score_many(requests)
+
+    def release(self) -> None:
+        self._judge = None
+        gc.collect()
+
+
+def evaluated(
+    name: str,
+    output_dir: Path,
+    model: Path,
+    settings: Mapping[str, Section | int | None],
+    evaluate: Callable[[Path], Result],
+) -> dict[str, Any]:
+    """The result of one evaluation: read where it stands with the same key, else made and written whole.
+
+    settings: all that the result depends on; the content of every input path in them is part of the key.
+    evaluate: gets a folder for units, which is deleted when the result stands.
+    """
+    key = _key(name, settings)
+    path = output_dir / f"{name}.json"
+    standing = read_result(path)
+    if standing.get("key") == key:
+        return standing
+    units = output_dir / f".{name}-{key[:12]}"
+    began = time.monotonic()
+    result = evaluate(units)
+    record = {
+        "name": name,
+        "model": str(model),
+        "scores": {metric: score._asdict() for metric, score in result.scores.items() if score is not None},
+        "counts": result.counts,
+        "seconds": round(time.monotonic() - began, 1),
+        "key": key,
+        "rows": result.rows,
+    }
+    with whole_file(path) as handle:
+        json.dump(record, handle, indent=1, ensure_ascii=False)
+    for leftover in output_dir.glob(f".{name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return record
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The result at `path`; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def limited(rows: Sequence[R], limit: int | None) -> list[R]:
+    """At most `limit` rows in their order, the same ones whenever the ids are the same."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    kept = {row.id for row in sorted(rows, key=lambda row: fingerprint_of("limit", row.id))[:limit]}
+    return [row for row in rows if row.id in kept]
+
+
+def prompt_text(prompt: Messages) -> str:
+    """A prompt for a person to read."""
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n\n".join(f"{message.role}: {completion_text((message,))}" for message in prompt)
+
+
+def completion_text(completion: Messages) -> str:
+    """What messages say and call, for a person to read."""
+    lines = [
+        line
+        for message in completion
+        for line in (message.content, *(f"{call.name}({call.arguments})" for call in message.tool_calls))
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> str:
+    """Scores for the terminal: one line a metric, with its interval and number of cases."""
+    lines = []
+    for result in results:
+        for metric, score in result["scores"].items():
+            interval = f"{100 * score['low']:.0f}-{100 * score['high']:.0f}"
+            label = f"{result['name']}: {metric}".replace("_", " ")
+            lines.append(f"{label:<36}{score['value']:>6.0%}   ({interval}, n {score['n']})")
+    return "\n".join(lines)
+
+
+def _key(name: str, settings: Mapping[str, Section | int | None]) -> str:
+    parts: list[object] = [name, align.__version__]
+    for label, value in sorted(settings.items()):
+        if isinstance(value, Section):
+            left_out = ("batch_size", "threads", "token_budget")  # speed only
+            kept = {field: entry for field, entry in dump(value).items() if field not in left_out}
+            inputs = paths_of(value, INPUT)
+            parts += [label, json.dumps({k: v for k, v in kept.items() if k not in inputs}, sort_keys=True)]
+            parts += [f"{key} {_content(path)}" for key, path in sorted(inputs.items())]
+        else:
+            parts += [label, value]
+    return fingerprint_of(*parts)
+
+
+def _content(path: Path) -> str:
+    """A fingerprint of a file or folder; the name itself for one on the Hub."""
+    return content_of(path) or str(path)

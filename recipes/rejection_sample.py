@@ -1,0 +1,109 @@
+"""Sample K completions of each prompt, score them with a reward model, and keep the best (Llama 3, section 4.2.2).
+
+python recipes/rejection_sample.py recipes/configs/rejection_sample/rehearsal.yaml k=4
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from align.config import Recipe, Section, dump, main
+from align.rows import Row
+from align.settings import InputPath, ModelConfig, OutputPath, SamplingConfig
+
+
+class PairsConfig(Section):
+    """The best and the worst candidate of a prompt as a further preference."""
+
+    enabled: bool = True
+    """Write preferences.jsonl."""
+    min_gap: float = Field(1.0, ge=0)
+    """Least difference of the two scores, in log-odds of the reward model: 1.0 is 73% for the better one."""
+    max_similarity: float = Field(0.9, ge=0, le=1)
+    """Pairs with a larger share of words in common are dropped (P 4.2.1 discards similar ones)."""
+
+
+class RejectionSampleRecipe(Recipe):
+    """Rejection sampling. Killed anywhere, the same command goes on and samples nothing twice."""
+
+    model: ModelConfig
+    """The generator: the best model of the round before. Its weights are held in sampling.dtype."""
+    prompts: InputPath
+    """JSONL of prompts."""
+    k: int = Field(10, ge=1)
+    """Candidates of each prompt. P 4.2.2: 10 to 30."""
+    seed: int = 0
+    """With a prompt's id and the candidate's index it gives each candidate its own seed."""
+    sampling: SamplingConfig = SamplingConfig()
+    unit_size: int = Field(32, gt=0)
+    """Prompts in one unit of work; a crash loses at most one."""
+    reward_model: ModelConfig
+    """The reward model that ranks the candidates. Loaded when the generator is gone."""
+    token_budget: int = Field(4096, gt=0)
+    """Tokens that the reward model scores at one time."""
+    sft: bool = True
+    """Write sft.jsonl: the best candidate of each prompt."""
+    pairs: PairsConfig = PairsConfig()
+    label: str = "rejection-sampling"
+    """What the rows' source begins with, such as `round-1`."""
+    output_dir: OutputPath
+    """units/, scores/, candidates.jsonl, sft.jsonl, preferences.jsonl, each with its manifest."""
+
+
+def run(recipe: RejectionSampleRecipe) -> Path:
+    """Sample, score, select, and return the folder."""
+    from align.generation.local import LocalBackend
+    from align.jsonl import read_rows
+    from align.judges.reward_model import RewardModelJudge
+    from align.models.loading import load_generator, load_reward_model, load_tokenizer
+    from align.rounds.candidates import fitting_prompts, sample_candidates, score_candidates
+    from align.rounds.selection import best_of, pairs_of
+    from align.rows import PromptRow
+
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    generator = LocalBackend(load_generator(recipe.model.path, recipe.sampling.dtype), protocol, recipe.sampling)
+    prompts, dropped = fitting_prompts(read_rows(recipe.prompts, PromptRow), generator, protocol)
+    candidates = sample_candidates(
+        prompts,
+        generator,
+        protocol,
+        k=recipe.k,
+        seed=recipe.seed,
+        folder=recipe.output_dir / "units",
+        unit_size=recipe.unit_size,
+    )
+    del generator  # the two models are never in memory at once
+    gc.collect()
+    _, protocol = load_tokenizer(recipe.reward_model.path, recipe.reward_model.chat)
+    judge = RewardModelJudge(load_reward_model(recipe.reward_model), protocol, recipe.token_budget)
+    candidates = score_candidates(candidates, judge, folder=recipe.output_dir / "scores", unit_size=recipe.unit_size)
+    if recipe.sft:
+        _write(recipe, "sft", *best_of(candidates, source=recipe.label))
+    if recipe.pairs.enabled:
+        limits = recipe.pairs
+        pairs = pairs_of(candidates, limits.min_gap, max_similarity=limits.max_similarity, source=recipe.label)
+        _write(recipe, "preferences", *pairs)
+    _write(recipe, "candidates", candidates, dropped)
+    return recipe.output_dir
+
+
+def _write(recipe: RejectionSampleRecipe, name: str, rows: Sequence[Row], dropped: Counter[str]) -> None:
+    from align.jsonl import write_rows
+    from align.manifest import write_data_manifest
+    from align.reporting import logger
+
+    path = recipe.output_dir / f"{name}.jsonl"
+    counts = {"rows": write_rows(path, rows), "dropped": dict(dropped)}
+    inputs = [recipe.prompts, recipe.model.path, recipe.reward_model.path]
+    write_data_manifest(path, config=dump(recipe), inputs=inputs, counts=counts)
+    told = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
+    logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), told)
+
+
+if __name__ == "__main__":
+    main(RejectionSampleRecipe, run)

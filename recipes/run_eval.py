@@ -1,0 +1,82 @@
+"""Evaluate a model, a reward model, or both; each evaluation is one JSON with every row and scores with 95% intervals.
+
+python recipes/run_eval.py recipes/configs/run_eval/rehearsal.yaml model.path=runs/rehearsal/round-1/average
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from align.config import Recipe, main
+from align.settings import ModelConfig, OutputPath, SamplingConfig
+from eval.factuality import FactualityConfig
+from eval.reward_accuracy import RewardAccuracyConfig
+from eval.tool_use import ToolUseConfig
+
+
+class EvalSamplingConfig(SamplingConfig):
+    """How the evaluated model answers: greedily, unless told otherwise."""
+
+    temperature: float = Field(0.0, ge=0)
+    """0 takes the likeliest token each time."""
+
+
+class RunEvalRecipe(Recipe):
+    """One section for each evaluation that is wanted. One that stands from the same inputs is not run again."""
+
+    model: ModelConfig | None = None
+    reward_model: ModelConfig | None = None
+    factuality: FactualityConfig | None = None
+    tool_use: ToolUseConfig | None = None
+    reward_accuracy: RewardAccuracyConfig | None = None
+    sampling: EvalSamplingConfig = EvalSamplingConfig()
+    token_budget: int = Field(4096, gt=0)
+    """Tokens that the reward model scores at one time."""
+    limit: int | None = Field(None, gt=0)
+    """At most so many rows in each evaluation, the same ones every time; None for all."""
+    output_dir: OutputPath
+    """`<name>.json` for each evaluation."""
+
+    @model_validator(mode="after")
+    def _has_what_it_evaluates(self) -> Self:
+        if not self.sections:
+            raise ValueError("wanted an evaluation (factuality, tool_use or reward_accuracy), found none")
+        if self.model is None and (self.factuality or self.tool_use):
+            raise ValueError("wanted a model for factuality and tool_use, found none")
+        if self.reward_model is None and self.reward_accuracy:
+            raise ValueError("wanted a reward_model for reward_accuracy, found none")
+        return self
+
+    @property
+    def sections(self) -> dict[str, FactualityConfig | ToolUseConfig | RewardAccuracyConfig]:
+        named = {
+            "factuality": self.factuality,
+            "tool_use": self.tool_use,
+            "reward_accuracy": self.reward_accuracy,
+        }
+        return {name: section for name, section in named.items() if section is not None}
+
+
+def run(recipe: RunEvalRecipe) -> Path:
+    """Evaluate, print the scores, and return the folder of the results."""
+    from eval.catalog import run_evaluations
+    from eval.runner import table
+
+    results = run_evaluations(
+        recipe.sections,
+        model=recipe.model,
+        reward_model=recipe.reward_model,
+        sampling=recipe.sampling,
+        token_budget=recipe.token_budget,
+        limit=recipe.limit,
+        output_dir=recipe.output_dir,
+    )
+    print(table(results))
+    return recipe.output_dir
+
+
+if __name__ == "__main__":
+    main(RunEvalRecipe, run)

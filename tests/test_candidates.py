@@ -1,0 +1,293 @@
+"""Candidates in units: killed and resumed equals not killed, nothing sampled twice, no folder mixes two runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from align.config import load_config
+from align.errors import RowError, StageError
+from align.generation.backend import Completion
+from align.jsonl import read_rows, write_rows
+from align.judges.judge import ScoreRequest
+from align.rounds.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
+from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
+
+ROOT = Path(__file__).parents[1]
+
+
+class Letters:
+    """A protocol whose tokens are letters."""
+
+    def encode(self, messages: Sequence[Message], tools: str = "", *, open_assistant: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(ids=[ord(letter) for message in messages for letter in message.content])
+
+    def parse(self, ids: Sequence[int]) -> Message:
+        return Message(role="assistant", content=" ".join(map(str, ids)))
+
+
+class Counting:
+    """A backend that answers with its prompt's length and the seed, and remembers what it was asked."""
+
+    max_prompt_tokens = 30
+
+    def __init__(self, weights: str = "one", stop_after: int | None = None) -> None:
+        self.identity = {"model": weights}
+        self.asked: list[int] = []
+        self.stop_after = stop_after
+
+    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        if self.stop_after is not None and len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += [seed for group in seeds for seed in group]
+        return [
+            [Completion((len(prompt), seed), seed % 3 > 0) for seed in group]
+            for prompt, group in zip(prompts, seeds, strict=True)
+        ]
+
+
+class Lengths:
+    """A judge that likes long completions."""
+
+    identity = {"judge": "lengths"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def score(self, prompt: Messages, completions: Sequence[Messages], tools: str = "") -> list[float]:
+        return self.score_many([ScoreRequest(prompt, completions, tools)])[0]
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        self.requests += len(requests)
+        return [[float(len(done[0].content)) for done in request.completions] for request in requests]
+
+
+def prompt_rows(count: int) -> list[PromptRow]:
+    said = [Message(role="user", content=f"Say {'x' * n}") for n in range(count)]
+    return [PromptRow(id=f"p{n}", source="test", prompt=(message,)) for n, message in enumerate(said)]
+
+
+def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None, **changed: int) -> list[Candidate]:
+    settings = {"k": 3, "seed": 5, "unit_size": 2, **changed}
+    return sample_candidates(rows or prompt_rows(7), backend, Letters(), folder=folder, **settings)  # type: ignore[arg-type]
+
+
+def test_each_candidate_has_its_own_seed_and_an_id_from_it(tmp_path: Path) -> None:
+    found = sample(tmp_path, Counting())
+    assert [(candidate.prompt_id, candidate.index) for candidate in found] == [
+        (f"p{n}", index) for n in range(7) for index in range(3)
+    ]
+    assert len({candidate.seed for candidate in found}) == 21
+    for candidate in found:
+        assert candidate.seed == candidate_seed(5, candidate.prompt_id, candidate.index) < 2**53
+        assert candidate.id == row_id(candidate.prompt_id, candidate.index, candidate.seed)
+        assert candidate.finished == (candidate.seed % 3 > 0)
+        assert candidate.score is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"unit-{n:05}.jsonl" for n in range(4)] + ["units.json"]
+
+
+def test_a_candidate_is_the_same_whichever_other_prompts_are_sampled(tmp_path: Path) -> None:
+    all_of_them = {candidate.id: candidate for candidate in sample(tmp_path / "all", Counting())}
+    few = sample(tmp_path / "few", Counting(), rows=prompt_rows(7)[3:5], unit_size=5)
+    assert all(all_of_them[candidate.id] == candidate for candidate in few)
+
+
+def test_finished_units_are_read_and_not_sampled_again(tmp_path: Path) -> None:
+    expected = sample(tmp_path / "whole", Counting())
+    interrupted = Counting(stop_after=12)
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path / "parts", interrupted)
+    (tmp_path / "parts" / ".unit-00002.jsonl.x.part").write_text('{"half')
+    resumed = Counting()
+    assert sample(tmp_path / "parts", resumed) == expected
+    assert sorted(interrupted.asked + resumed.asked) == sorted(candidate.seed for candidate in expected)
+    assert not list((tmp_path / "parts").glob(".*"))
+    again = Counting()
+    assert sample(tmp_path / "parts", again) == expected
+    assert again.asked == []
+
+
+@pytest.mark.parametrize(
+    "changed, named",
+    [
+        ({"k": 4}, "k was 3 there, is 4 now"),
+        ({"seed": 6}, "seed was 5 there, is 6 now"),
+        ({"unit_size": 3}, "unit_s"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_with_what_differs(
+    tmp_path: Path, changed: dict[str, int], named: str
+) -> None:
+    sample(tmp_path, Counting())
+    with pytest.raises(StageError, match=rf"units\.json: {named}.*Name another folder, or delete this one"):
+        sample(tmp_path, Counting(), **changed)
+
+
+def test_other_rows_or_weights_are_refused_too(tmp_path: Path) -> None:
+    sample(tmp_path, Counting())
+    with pytest.raises(StageError, match="rows was"):
+        sample(tmp_path, Counting(), rows=prompt_rows(6))
+    with pytest.raises(StageError, match="model was one there, is two now"):
+        sample(tmp_path, Counting(weights="two"))
+    (tmp_path / "units.json").unlink()
+    with pytest.raises(StageError, match=r"holds units and no units\.json"):
+        sample(tmp_path, Counting())
+
+
+def test_a_prompt_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="prompt p0: stands 2 times"):
+        sample(tmp_path, Counting(), rows=[*prompt_rows(2), prompt_rows(1)[0]])
+
+
+def test_prompts_without_room_are_dropped_and_counted() -> None:
+    rows = prompt_rows(40)
+    kept, dropped = fitting_prompts(rows, Counting(), Letters())  # type: ignore[arg-type]
+    assert kept == rows[:27]
+    assert dropped == {"prompt too long": 13}
+    with pytest.raises(RowError, match="prompts: none of 13 leaves room for a completion"):
+        fitting_prompts(rows[27:], Counting(), Letters())  # type: ignore[arg-type]
+
+
+def test_scores_come_in_order_and_are_not_asked_for_twice(tmp_path: Path) -> None:
+    candidates = sample(tmp_path / "units", Counting())
+    plain = score_candidates(candidates, Lengths())
+    assert [candidate.score for candidate in plain] == [len(candidate.completion[0].content) for candidate in plain]
+    judge = Lengths()
+    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
+    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
+    assert judge.requests == 7
+    with pytest.raises(StageError, match="candidates was"):
+        score_candidates(candidates[3:], judge, folder=tmp_path / "scores", unit_size=3)
+
+
+@pytest.fixture(scope="module")
+def rejection_config(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of the recipe over a tiny generator and reward model, and its prompts."""
+    from align.models.loading import load_reward_model
+    from align.settings import ModelConfig
+
+    folder = tmp_path_factory.mktemp("rejection")
+    reward = load_reward_model(ModelConfig(path=tiny_checkpoint))
+    reward.model.save_pretrained(folder / "reward")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "reward" / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    long = PromptRow(id="long", source="test", prompt=(Message(role="user", content="0 " * 3000),))
+    write_rows(folder / "prompts.jsonl", [*prompt_rows(14), long])
+    config = folder / "config.yaml"
+    config.write_text(
+        f"""
+model: {{path: {tiny_checkpoint}}}
+reward_model: {{path: {folder / "reward"}}}
+prompts: {folder / "prompts.jsonl"}
+k: 4
+seed: 3
+sampling: {{max_completion_tokens: 150, batch_size: 8, dtype: float32, threads: 1}}
+unit_size: 2
+pairs: {{min_gap: 0.0}}
+output_dir: overridden
+""",
+        encoding="utf-8",
+    )
+    return config
+
+
+def command(config: Path, output: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "recipes" / "rejection_sample.py"), str(config), f"output_dir={output}"]
+
+
+def run_here(config: Path, output: Path, *overrides: str) -> None:
+    """The recipe in this process."""
+    name = "rejection_sample"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    recipe = sys.modules[name] = importlib.util.module_from_spec(spec)  # pydantic looks annotations up there
+    spec.loader.exec_module(recipe)
+    recipe.run(load_config(recipe.RejectionSampleRecipe, config, [f"output_dir={output}", *overrides]))
+    del sys.modules[name]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Rows as they are on disk; manifests without their config, which names the folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name.endswith(".manifest.json"):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found[path.name] = json.dumps([manifest["blake3"], manifest["counts"], manifest["inputs"]]).encode()
+        elif path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_here(rejection_config, whole)
+
+    kept: dict[Path, int] = {}
+    kills = 0
+    for wanted in (2, 9):  # units on disk, of 7 sampled and 7 scored
+        process = subprocess.Popen(
+            command(rejection_config, parts), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list(parts.rglob("unit-*.jsonl"))) < wanted:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait(timeout=60) == -signal.SIGKILL
+        assert all(path.stat().st_mtime_ns == made for path, made in kept.items()), "a finished unit was made again"
+        kept = {path: path.stat().st_mtime_ns for path in parts.rglob("unit-*.jsonl")}
+    assert kills == 2
+    subprocess.run(command(rejection_config, parts), check=True, env=environment, capture_output=True, timeout=300)
+    assert all(path.stat().st_mtime_ns == made for path, made in kept.items())
+
+    expected, got = files_of(whole), files_of(parts)
+    assert got.keys() == expected.keys()
+    assert got == expected
+    candidates = read_rows(parts / "candidates.jsonl", Candidate)
+    assert len(candidates) == 14 * 4
+    assert all(candidate.score is not None for candidate in candidates)
+    counts = json.loads((parts / "candidates.jsonl.manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert counts == {"rows": 56, "dropped": {"prompt too long": 1}}
+
+    best = {candidate.id: candidate for candidate in candidates}
+    sft = read_rows(parts / "sft.jsonl", SFTRow)
+    assert sft
+    for row in sft:
+        group = [candidate for candidate in candidates if candidate.prompt_id == best[row.id].prompt_id]
+        assert best[row.id].score == max(candidate.score for candidate in group if candidate.finished)
+    assert read_rows(parts / "preferences.jsonl", PreferenceRow)
+
+
+def test_the_generator_is_gone_before_the_reward_model_loads(
+    rejection_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import weakref
+
+    from align.models import loading
+
+    generators = []
+    load_generator, load_reward_model = loading.load_generator, loading.load_reward_model
+
+    def remembered(*args: object) -> object:
+        model = load_generator(*args)  # type: ignore[arg-type]
+        generators.append(weakref.ref(model))
+        return model
+
+    def checked(*args: object) -> object:
+        assert [generator() for generator in generators] == [None]
+        return load_reward_model(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "load_generator", remembered)
+    monkeypatch.setattr(loading, "load_reward_model", checked)
+    run_here(rejection_config, tmp_path, "k=1")
+    assert len(generators) == 1
