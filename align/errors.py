@@ -47,3 +47,7 @@ class ProofError(AlignError):
 
 class StageError(AlignError):
     """A stage of a round that did not end well."""
+
+
+class PublishError(AlignError):
+    """A checkpoint that could not, or must not, go to the Hub."""

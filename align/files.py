@@ -36,6 +36,12 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     sync_folder(path.parent)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as handle:
+        handle.write(text)
+
+
 def sync_file(path: Path) -> None:
     """Have the disk hold what was written to `path`."""
     descriptor = os.open(path, os.O_RDONLY)

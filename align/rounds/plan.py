@@ -33,7 +33,7 @@ _DATA_ENDINGS = {".csv", ".json", ".jsonl", ".parquet", ".txt", ".yaml", ".yml"}
 class StageConfig(Section):
     """One stage: a recipe, its YAML, and what is set on top of it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     """What the stage is called: in the ledger, the log and the report. By habit also the folder that it writes."""
     recipe: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Which script of recipes/ it runs, without .py."""
@@ -136,11 +136,20 @@ class Stage:
 
 
 def plan(config: RoundsConfig, recipes: Path) -> list[Stage]:
-    """Every stage of the run in order, each with its config loaded and checked.
+    """Every stage of the run in order, each with its config loaded and what it reads and writes checked.
 
     recipes: the folder of the recipe scripts.
     Raises ConfigError with one line for each mistake, in whichever stages they are.
     """
+    stages = load_stages(config, recipes)
+    misplaced = list(_path_mistakes(stages, config.run_dir))
+    if misplaced:
+        raise joined(misplaced)
+    return stages
+
+
+def load_stages(config: RoundsConfig, recipes: Path) -> list[Stage]:
+    """The stages with their configs, without a look at the disk for what they read. Raises as `plan`."""
     stages: list[Stage] = []
     mistakes: dict[str, ConfigError] = {}  # by message: the same mistake stands in every round
     for stage_config, round_number, names in _unrolled(config):
@@ -151,9 +160,6 @@ def plan(config: RoundsConfig, recipes: Path) -> list[Stage]:
             mistakes.setdefault(str(told), told)
     if mistakes:
         raise joined(list(mistakes.values()))
-    misplaced = list(_path_mistakes(stages, config.run_dir))
-    if misplaced:
-        raise joined(misplaced)
     return stages
 
 

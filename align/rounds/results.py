@@ -6,9 +6,12 @@ The driver makes one line of it when a stage ends, `eval/report.py` the whole re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from align.manifest import data_manifest_path
+from align.publish.model_card import CardFacts, DataFile
 
 METRICS = "metrics.jsonl"
 DROPPED = "dropped.json"
@@ -45,7 +48,13 @@ def counts_of(path: Path) -> dict[str, dict[str, Any]]:
 def evaluation_of(path: Path) -> dict[str, Any]:
     """An evaluation's JSON; empty where the file is not one."""
     record = _json(path) if path.suffix == ".json" else {}
-    return record if isinstance(record.get("scores"), dict) else {}
+    return record if isinstance(record.get("scores"), dict) and "name" in record else {}
+
+
+def evaluations_of(path: Path) -> list[dict[str, Any]]:
+    """The evaluations at `path`: one file, or those of a folder."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    return [record for record in map(evaluation_of, files) if record]
 
 
 def share(value: float | None) -> str:
@@ -62,8 +71,9 @@ def key_numbers(outputs: Mapping[str, Path]) -> str:
     """What is worth saying in one line about what a stage made."""
     parts: list[str] = []
     for path in dict.fromkeys(outputs.values()):
-        scores = evaluation_of(path).get("scores", {})
-        parts += [f"{words(name)} {share(entry.get('value'))}" for name, entry in scores.items()]
+        for evaluation in evaluations_of(path):
+            shown = list(evaluation["scores"].items())[:2]
+            parts += [f"{words(name)} {share(entry.get('value'))}" for name, entry in shown]
         lines = metrics_of(path) if path.is_dir() else []
         if lines:
             last: dict[str, Any] = {}
@@ -73,7 +83,37 @@ def key_numbers(outputs: Mapping[str, Path]) -> str:
             parts += [f"{words(name)} {last[name]:.3g}" for name in _SHOWN_METRICS if _is_number(last.get(name))]
         for name, counts in counts_of(path).items():
             parts += _told_counts(name, counts)
-    return " · ".join(parts[:5]) + (" ..." if len(parts) > 5 else "")
+    return " · ".join(parts[:6]) + (" ..." if len(parts) > 6 else "")
+
+
+def card_facts(
+    title: str,
+    base_model: str,
+    license_id: str,
+    data: Iterable[Path],
+    evaluations: Iterable[Path],
+    command: str,
+) -> CardFacts:
+    """What a model card says of a run's data files and evaluations."""
+    files = [file for path in data for file in data_files_of(path)]
+    scores = {record["name"]: record["scores"] for record in map(evaluation_of, evaluations) if record}
+    return CardFacts(title, base_model, license_id, tuple(files), scores, command)
+
+
+def data_files_of(path: Path) -> list[DataFile]:
+    """The data files that have a manifest: `path` itself, or all of a folder."""
+    manifests = sorted(path.rglob(f"*{_MANIFEST_ENDING}")) if path.is_dir() else [data_manifest_path(path)]
+    found = []
+    for manifest in manifests:
+        record = _json(manifest)
+        counts = record.get("counts")
+        if isinstance(counts, dict):
+            rows = counts.get("rows")
+            licences = {name: entry["data_licence"] for name, entry in record.get("provenance", {}).items()}
+            used = {name: text for name, text in licences.items() if name in counts.get("sources", licences)}
+            name = manifest.name.removesuffix(_MANIFEST_ENDING)
+            found.append(DataFile(name, rows if isinstance(rows, int) else None, dropped_of(counts), used or licences))
+    return found
 
 
 def dropped_of(counts: Mapping[str, Any]) -> dict[str, int]:

@@ -1,0 +1,63 @@
+# make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 25 minutes on two cores)
+# make test        what holds the project: style, types, tests
+# make check       style and types only
+# make assets      fetch the model and data that both need
+# make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
+#
+# PYTHON           which Python makes the environment; by default the first of 3.11 or newer that is found
+# TORCH_INDEX_URL  where torch comes from, when not from where pip looks by default: on a machine without a GPU, give the
+#                  index of torch's CPU builds to spare some gigabytes
+# THREADS          CPU threads of each process (OMP_NUM_THREADS); unset leaves the libraries' choice
+# ARGS             more for the command, such as ARGS="rounds=1" or ARGS="-k ledger"
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+TORCH_VERSION ?= 2.13.0
+TORCH_INDEX_URL ?=
+ARGS ?=
+
+ifndef PYTHON
+PYTHON := $(shell for name in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+endif
+
+ifdef THREADS
+export OMP_NUM_THREADS := $(THREADS)
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: rehearsal test check assets clean
+.DELETE_ON_ERROR:
+
+rehearsal: assets
+	$(BIN)/python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
+
+test: check assets
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+assets: $(STAMP)
+	$(BIN)/python -m align.assets
+
+# The exact set first, held to its hashes where it was tested; torch, whose build depends on the machine; then this
+# checkout, built with what is installed already. --no-deps throughout: the set is whole, and `pip check` says so.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: wanted Python 3.11 or newer, found none. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "environment   $(VENV), a minute or two"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@if $(BIN)/python -c 'import platform as p, sys; sys.exit(not (p.system() == "Linux" and p.machine() in ("x86_64", "aarch64") and sys.version_info < (3, 14)))'; \
+		then $(BIN)/pip install -qq --no-deps --require-hashes -r constraints.txt; \
+		else echo "environment   the hashes are for another system: by version alone"; \
+			sed -e '/--hash/d' -e 's/ *\\$$//' constraints.txt > $(VENV)/versions.txt && $(BIN)/pip install -qq --no-deps -r $(VENV)/versions.txt; fi
+	@$(BIN)/pip install -qq $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==$(TORCH_VERSION)
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
+	@$(BIN)/pip check
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,43 @@
+"""The report of a run of rounds: a table in the terminal, report.md and one self-contained report.html.
+
+python recipes/report.py recipes/configs/report/default.yaml run_dir=runs/rehearsal
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from align.config import Recipe, main
+from align.settings import InputPath, OutputPath
+
+
+class ReportRecipe(Recipe):
+    """What a run made, told for people."""
+
+    run_dir: InputPath
+    """The folder of a run that recipes/rounds.py made."""
+    html: OutputPath
+    """The page."""
+    markdown: OutputPath
+    """The same as Markdown."""
+    samples: int = Field(12, ge=0)
+    """Questions with their answers before and after, for each evaluation."""
+
+
+def run(recipe: ReportRecipe) -> Path:
+    """Write both files, print the table, and return the page."""
+    from align.files import write_text
+    from eval.report import markdown, read_report, text_table
+    from eval.report_page import page
+
+    report = read_report(recipe.run_dir, recipe.samples)
+    write_text(recipe.html, page(report))
+    write_text(recipe.markdown, markdown(report))
+    print(f"{text_table(report)}\nreport        {recipe.html}")
+    return recipe.html
+
+
+if __name__ == "__main__":
+    main(ReportRecipe, run)
