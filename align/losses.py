@@ -1,7 +1,7 @@
 """Training objectives as plain functions of tensors: no model, no config, no logging.
 
-Dimension letters in this file: P pairs, N label positions, S sequences. The trainer sums and divides by the count of the
-whole optimiser step's rows; nothing here averages over a batch.
+Dimension letters in this file: P pairs, N label positions, S sequences. The trainer sums and divides, by the
+count of the whole optimizer step's rows; nothing here averages over a batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def dpo_loss(
     """Direct preference optimization, one loss per pair.
 
     Shapes: every argument and both results are [P].
-    Units: logps are nats summed over the completion's contrasted tokens. `beta` is per nat, so the margin is a log-odds.
+    Units: logps are nats summed over the completion's contrasted tokens; `beta` is per nat, so the margin is log-odds.
     Gradient: reaches the policy logps only; reference logps arrive without a graph.
     Edge: an untrained policy pays ln 2; a margin of -1000 costs 1000, not infinity.
     Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7. Llama 3 leaves header and terminator tokens out of the sums
@@ -61,7 +61,7 @@ def reward_loss(better_scores: Tensor, worse_scores: Tensor) -> PairwiseLoss:
 def nll_loss(logps: Tensor, lengths: Tensor, *, normalization: NLLNormalization) -> Tensor:
     """Negative log-likelihood of sequences, one value per sequence.
 
-    Shapes: logps [N], the label positions of S sequences one after the other; lengths [S], how many each has; result [S].
+    Shapes: logps [N], the label positions of S sequences one after the other; lengths [S], their numbers; result [S].
     Units: nats; `sequence_mean` nats per token of that sequence. `token_mean` returns sums, like `sequence_sum`: its
         caller divides by the tokens of the whole batch, where the other two are divided by its sequences.
     Gradient: reaches logps.

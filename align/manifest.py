@@ -1,7 +1,7 @@
 """How a file or folder was made, beside it on disk: config, input fingerprints, counts, versions.
 
-A data file `rows.jsonl` has `rows.jsonl.manifest.json`. A checkpoint folder has `MANIFEST.json` with the size and hash of
-each file; it is written last, by rename, so a folder without a valid one is no checkpoint.
+A data file `rows.jsonl` has `rows.jsonl.manifest.json`. A checkpoint folder has `MANIFEST.json` with the size and hash
+of each file; it is written last, by rename, so a folder without a valid one is no checkpoint.
 """
 
 from __future__ import annotations

@@ -59,18 +59,18 @@ class PreferenceDataConfig(TreeDataConfig):
 
 
 class TrainingConfig(Section):
-    """The optimiser and the run. `align/trainers/arguments.py` maps it onto transformers.TrainingArguments."""
+    """The optimizer and the run. `align/trainers/arguments.py` maps it onto transformers.TrainingArguments."""
 
     output_dir: OutputPath
     """The finished model stands here, as a plain Hugging Face folder; checkpoint-N/ folders while it trains."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak. P 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
     batch_size: int = Field(64, gt=0)
-    """Rows in one optimiser step, over all processes. How they are packed and spread does not change the result."""
+    """Rows in one optimizer step, over all processes. How they are packed and spread does not change the result."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the rows. L2: 2 for SFT, 1 for the reward model."""
     max_steps: int | None = Field(None, gt=0)
-    """Stop after this many optimiser steps, whatever epochs says."""
+    """Stop after this many optimizer steps, whatever epochs says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after warm-up."""
     warmup_share: float = Field(0.03, ge=0, le=1)
@@ -84,11 +84,11 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32."""
     save_steps: int = Field(100, gt=0)
-    """A resumable checkpoint each so many optimiser steps."""
+    """A resumable checkpoint each so many optimizer steps."""
     keep_checkpoints: int = Field(2, ge=1)
     """How many verified checkpoints stay on disk."""
     log_steps: int = Field(1, gt=0)
-    """A line of metrics each so many optimiser steps."""
+    """A line of metrics each so many optimizer steps."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers besides metrics.jsonl, which is always written."""
     seed: int = 0

@@ -1,6 +1,6 @@
 """Average checkpoints of one architecture into one.
 
-    python recipes/average.py recipes/configs/average/llama3.1-8b.yaml
+python recipes/average.py recipes/configs/average/llama3.1-8b.yaml
 """
 
 from __future__ import annotations

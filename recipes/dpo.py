@@ -1,6 +1,6 @@
 """Train a policy on preference pairs with DPO.
 
-    accelerate launch --config_file recipes/launch/zero3.yaml recipes/dpo.py recipes/configs/dpo/llama3.1-8b.yaml
+accelerate launch --config_file recipes/launch/zero3.yaml recipes/dpo.py recipes/configs/dpo/llama3.1-8b.yaml
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train a reward model on ranked completions.
 
-    accelerate launch --config_file recipes/launch/zero3.yaml recipes/reward.py recipes/configs/reward/llama3.1-8b.yaml
+accelerate launch --config_file recipes/launch/zero3.yaml recipes/reward.py recipes/configs/reward/llama3.1-8b.yaml
 """
 
 from __future__ import annotations

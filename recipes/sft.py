@@ -1,6 +1,6 @@
 """Fine-tune a policy on dialogs.
 
-    accelerate launch --config_file recipes/launch/zero3.yaml recipes/sft.py recipes/configs/sft/llama3.1-8b.yaml
+accelerate launch --config_file recipes/launch/zero3.yaml recipes/sft.py recipes/configs/sft/llama3.1-8b.yaml
 """
 
 from __future__ import annotations

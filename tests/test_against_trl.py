@@ -1,7 +1,7 @@
 """Losses and gradients of the trainers against TRL's, on the same rows and the same weights.
 
-TRL pads chosen and rejected and runs the prompt with each; it has one mask for the contrast and the NLL term, and a mean
-over the batch's tokens for the latter. So ours is set to that: `mask_format_tokens=False`, `token_mean`.
+TRL pads chosen and rejected and runs the prompt with each; it has one mask for the contrast and the NLL term, and a
+mean over the batch's tokens for the latter. So ours is set to that: `mask_format_tokens=False`, `token_mean`.
 """
 
 from __future__ import annotations
@@ -93,10 +93,15 @@ def test_dpo_with_nll_gives_trls_loss_and_gradients(tmp_path: Path, tiny_checkpo
     theirs = copy.deepcopy(policy)
     arguments = trl.DPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=len(ROWS), beta=0.1, report_to="none", use_cpu=True,
-        loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.2], bf16=False, gradient_checkpointing=False, max_length=None,
+        loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.2], bf16=False, gradient_checkpointing=False,
+        max_length=None,
     )  # fmt: skip
     trainer = trl.DPOTrainer(
-        model=theirs, ref_model=copy.deepcopy(reference), args=arguments, train_dataset=dataset(), processing_class=tokenizer
+        model=theirs,
+        ref_model=copy.deepcopy(reference),
+        args=arguments,
+        train_dataset=dataset(),
+        processing_class=tokenizer,
     )
     trainer.model.train()
     expected = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))

@@ -184,7 +184,7 @@ def test_markdown_tables_keep_their_columns_whatever_a_text_holds(report: Report
     lines = [line for line in told.splitlines() if not line.startswith("    ")]  # indented: code, shown as it stands
     assert "<script" not in "".join(lines)
     tables = [line.replace("\\|", "") for line in lines if line.startswith("|")]
-    dropped = [line for line in tables if line.startswith("| data |")]
+    dropped = [line for line in tables if line.startswith("| data | preferences")]
     assert len(dropped) == 1
     assert dropped[0].count("|") == 6
 

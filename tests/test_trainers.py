@@ -120,7 +120,7 @@ def test_the_dpo_loss_is_the_contrast_plus_a_fifth_of_the_nll(tmp_path: Path, ti
         prompt = tokenizer.apply_chat_template(
             [m.model_dump(include={"role", "content"}) for m in row.prompt], add_generation_prompt=True
         )["input_ids"]
-        answer = tokenizer.encode(row.chosen[0].content) + [tokenizer.eos_token_id]
+        answer = [*tokenizer.encode(row.chosen[0].content), tokenizer.eos_token_id]
         with torch.no_grad():
             logps = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
         picked = [logps[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]

@@ -55,7 +55,7 @@ def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extr
     config.write_text(
         f"model: {{path: {checkpoint}}}\n"
         f"data: {{path: {pairs}, token_budget: 256}}\n"
-        "training: {output_dir: here, batch_size: 8, epochs: 3, learning_rate: 1.0e-4, precision: fp32, save_steps: 3}\n"
+        "training: {output_dir: here, batch_size: 8, epochs: 3, save_steps: 3, learning_rate: 1e-4, precision: fp32}\n"
     )
     return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
 

@@ -24,8 +24,8 @@ INDEX = "model.safetensors.index.json"
 def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence[float] | None = None) -> Path:
     """Write the weighted mean of `folders` to `output`, and seal it.
 
-    weights: one share for each folder, adding up to 1; None for equal shares. Sums run in float32; each tensor is written
-    in the first folder's type. Tokenizer and config files are the first folder's.
+    weights: one share for each folder, adding up to 1; None for equal shares. Sums run in float32; each tensor is
+    written in the first folder's type. Tokenizer and config files are the first folder's.
 
     Raises CheckpointError naming the tensor whose presence or shape differs, before anything is written.
     """

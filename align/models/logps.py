@@ -5,6 +5,8 @@ Dimension letters: T tokens of the packed row, N label positions, E hidden size,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -45,9 +47,9 @@ class TreeModel(nn.Module):
     precision: "bf16" runs matrix products in bfloat16 over float32 weights; "fp32" runs in the weights' own type.
     """
 
-    def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
+    def __init__(self, model: Any, precision: str = "fp32") -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.precision = precision
 
     @property

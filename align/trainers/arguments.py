@@ -17,7 +17,7 @@ _SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "c
 def training_arguments(training: TrainingConfig, model: ModelConfig) -> TrainingArguments:
     """Arguments for a trainer. Make them before any model: under ZeRO-3 they have the weights sharded while they load.
 
-    An "item" of our data is a whole optimiser step, so transformers sees batches of one without accumulation; packing,
+    An "item" of our data is a whole optimizer step, so transformers sees batches of one without accumulation; packing,
     micro-steps and the loss's denominator are `align/trainers/base.py`'s.
     """
     if training.threads:

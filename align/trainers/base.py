@@ -1,7 +1,7 @@
-"""What every trainer shares: tree batches, a loss over the whole optimiser step's rows, checkpoints that are whole or absent.
+"""What every trainer shares: tree batches, a loss over the whole optimizer step's rows, checkpoints whole or absent.
 
-`transformers.Trainer` brings the loop, the optimiser, schedules, trackers, ZeRO-3 and `accelerate launch`. Ours is what an
-item is (one optimiser step: `align/tree/pack.py`), what its loss is divided by, and how checkpoints are kept.
+`transformers.Trainer` brings the loop, the optimizer, schedules, trackers, ZeRO-3 and `accelerate launch`. Ours is what
+an item is (one optimizer step: `align/tree/pack.py`), what its loss is divided by, and how checkpoints are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,7 +74,7 @@ class TreeTrainer(Trainer, ABC):
             process=arguments.process_index,
         )
         self.output = Path(arguments.output_dir)
-        self._sums: Counter[str] = Counter()
+        self._sums: dict[str, float] = defaultdict(float)
         self._trained_seconds = 0.0
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
@@ -86,7 +86,7 @@ class TreeTrainer(Trainer, ABC):
 
     @abstractmethod
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
-        """What the optimiser step's losses are divided by, from all its rows over all processes."""
+        """What the optimizer step's losses are divided by, from all its rows over all processes."""
 
     @abstractmethod
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
@@ -125,7 +125,7 @@ class TreeTrainer(Trainer, ABC):
         return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=_only)
 
     def training_step(self, model: torch.nn.Module, inputs: StepPlan, num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward passes of one optimiser step. Returns the step's loss, the mean over processes of which is logged.
+        """Forward and backward passes of one optimizer step. Returns a loss whose mean over processes is the step's.
 
         Each bin's loss is a sum over its rows divided by a count over the whole step's rows, so neither packing nor the
         number of micro-steps or processes changes the gradient.
@@ -406,7 +406,7 @@ def _refuse_other_config(folder: Path, manifest: dict[str, Any], recipe: dict[st
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(config, dict):
         return {prefix: config}
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in config.items():
         found |= _flat(value, f"{prefix}.{key}" if prefix else key)
     return found

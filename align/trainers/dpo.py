@@ -1,4 +1,4 @@
-"""Direct preference optimisation as in Llama 3 (arXiv:2407.21783, section 4.1.4): a contrast without format tokens, plus 0.2 NLL."""
+"""Direct preference optimization as in Llama 3 (arXiv:2407.21783, 4.1.4): a contrast of contents, and an NLL term."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from align.tree.encode import PromptTree
 from align.tree.pack import TreeBatch
 
 MARGIN_TOLERANCE = 1e-3
-"""Largest mean absolute margin before any training, log-odds. The reference pass runs the first step's very batches, so
-what is left is the noise of kernels that are not deterministic."""
+"""Largest mean absolute margin before any training, log-odds. The reference pass runs the first step's very batches,
+so what is left is the noise of kernels that are not deterministic."""
 
 
 class DPOTrainer(TreeTrainer):
-    """Mean DPO loss over the step's pairs plus the chosen completions' NLL. Trees have two branches: chosen, rejected."""
+    """Mean DPO loss over the step's pairs, and the chosen completions' NLL. A tree's branches: chosen, rejected."""
 
     stage = "dpo"
 
@@ -72,7 +72,8 @@ class DPOTrainer(TreeTrainer):
         margin = totals["absolute_margin_sum"] / totals["rows"]
         loss = totals["dpo_loss_sum"] / totals["rows"]
         if margin > MARGIN_TOLERANCE:
-            what = f"before training the margin is {margin:.4g} and the loss {loss:.4f}, wanted 0 and ln 2 = {math.log(2):.4f}"
+            wanted = f"wanted 0 and ln 2 = {math.log(2):.4f}"
+            what = f"before training the margin is {margin:.4g} and the loss {loss:.4f}, {wanted}"
             raise ProofError("step 0", what, "Policy and reference differ: check model.path and model.dtype")
 
     def _contrasted(self, logps: Tensor, batch: TreeBatch) -> Tensor:

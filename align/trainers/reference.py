@@ -31,8 +31,8 @@ def reference_logps(
 ) -> dict[str, list[float]]:
     """Contrasted log-probability of each branch, by tree id, for every tree that the plan trains on.
 
-    logps_of: a batch to one value for each branch, [B]. The batches are the very ones of the plan's first epoch: with the
-    same batch shapes the policy's first values are the reference's to the bit, in bfloat16 too. Every process comes here.
+    logps_of: a batch to one value for each branch, [B]. The batches are the very ones of the plan's first epoch: with
+    the same shapes the policy's first values are the reference's to the bit, in bfloat16 too. Every process comes here.
     Raises CheckpointError where a resumed run does not find what it began with.
     """
     key = fingerprint_of(*(part for tree in trees for part in (tree.id, tree.prompt, tree.branches)))

@@ -1,4 +1,4 @@
-"""The reward model: every better completion against every worse one of its prompt (Llama 3, arXiv:2407.21783, section 4.1.2).
+"""The reward model: every better completion against every worse one of its prompt (Llama 3, arXiv:2407.21783, 4.1.2).
 
 Two ranked completions make one comparison, three make three. Llama 3 scores a prompt's completions in one row and calls
 that an approximation, since later ones see earlier ones; in a tree they do not, so it is exact.

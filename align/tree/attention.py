@@ -1,7 +1,7 @@
 """The attention of packed prompt trees, registered with transformers under the name `prompt_tree`.
 
-A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen. Exact on CPU and GPU through
-`scaled_dot_product_attention`, one call for each prompt and branch, so no mask over the whole row is ever built.
+A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen. Exact on CPU and GPU
+through `scaled_dot_product_attention`, one call for each prompt and branch; no mask over the whole row is ever built.
 
 Dimension letters: H heads, G key/value heads, T tokens of the packed row, D head size.
 """
@@ -25,8 +25,8 @@ Span = tuple[int, int]
 class TreeLayout:
     """Where the trees of a packed row stand.
 
-    trees: for each tree (start of the prompt, its end, ((start, end) of each branch, ...)). Ends are exclusive; a tree's
-    prompt and branches follow each other without a gap.
+    trees: for each tree (start of the prompt, its end, ((start, end) of each branch, ...)). Ends are exclusive; a
+    tree's prompt and branches follow each other without a gap.
     """
 
     trees: tuple[tuple[int, int, tuple[Span, ...]], ...]

@@ -6,7 +6,8 @@ Dimension letters: T tokens of a bin, B branches in it, N label positions (token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class TreeBatch:
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T], restarting with each tree, and at the prompt's end with each branch
     layout: TreeLayout
-    sources: Tensor  # [N], where the hidden state stands that predicts a label: for a branch's first token, the prompt's last
+    sources: Tensor  # [N], where the state stands that predicts a label: for a branch's first token, the prompt's last
     labels: Tensor  # [N]
     contrast_mask: Tensor  # [N], bool
     label_counts: Tensor  # [B], label positions of each branch; labels stand in branch order
@@ -34,8 +35,9 @@ class TreeBatch:
     weights: Tensor  # [trees], 1; 0 for a tree that only fills an empty place
 
     def to(self, device: torch.device | str) -> TreeBatch:
-        moved = {name: getattr(self, name) for name in self.__slots__}
-        return TreeBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None) -> TreeBatch:
@@ -99,18 +101,18 @@ def bins_under_budget(sizes: Sequence[int], token_budget: int) -> list[list[int]
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What one process does in one optimiser step."""
+    """What one process does in one optimizer step."""
 
     rows: tuple[int, ...]  # every tree of the step, over all processes
     bins: tuple[tuple[int, ...], ...]  # this process's, each a forward and backward pass; () where it only keeps step
 
 
 class RunPlan(Dataset):
-    """Which trees are trained on in which optimiser step: a pure function of (seed, step), whatever the number of processes.
+    """Which trees are trained on in which optimizer step: a pure function of (seed, step), for any number of processes.
 
-    Each epoch is a seeded permutation, cut into steps of `batch_size` trees (the last may be smaller). A step's trees are
-    packed into bins under the token budget, the same number of bins for each process (ZeRO-3 gathers weights in every
-    forward pass, so all must make as many), balanced by tokens.
+    Each epoch is a seeded permutation, cut into steps of `batch_size` trees (the last may be smaller). A step's trees
+    are packed into bins under the token budget, the same number of bins for each process (ZeRO-3 gathers weights in
+    every forward pass, so all must make as many), balanced by tokens.
     """
 
     def __init__(
