@@ -71,11 +71,17 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
     for override in overrides:
         key, value = _override(override)
         _set(values, key, value, override)
-        where = {known: at for known, at in where.items() if known[: len(key)] != key} | {key: "command line"}
+        where = {known: at for known, at in where.items() if known[: len(key)] != key}
+        for length in range(len(key), 0, -1):
+            where.setdefault(key[:length], "command line")
     try:
         return recipe.model_validate(values)
     except ValidationError as error:
-        raise joined([_mistake(recipe, path, where, detail) for detail in error.errors(include_url=False)]) from None
+        found: dict[tuple, ConfigError] = {}  # what may be of two types fails once for each; the first is told
+        for detail in error.errors(include_url=False):
+            place = _place(recipe, detail["loc"])
+            found.setdefault(place.key, _mistake(place, path, where, detail))
+        raise joined(list(found.values())) from None
 
 
 def joined(mistakes: typing.Sequence[ConfigError]) -> ConfigError:
@@ -102,10 +108,7 @@ def dump(config: Section) -> dict[str, Any]:
 
 def section_of(annotation: Any) -> type[Section] | None:
     """The Section class in an annotation such as `DPOConfig` or `HubConfig | None`."""
-    for part in (annotation, *typing.get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, Section):
-            return part
-    return None
+    return next((kind for kind in _kinds(annotation) if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 class _Loader(yaml.SafeLoader):
@@ -208,14 +211,14 @@ def _set(values: dict, key: tuple[str | int, ...], value: Any, override: str) ->
         raise ConfigError(override, f"there is no {key[-1]} to set", "See --help for the settings") from None
 
 
-def _mistake(recipe: type[Section], path: Path, where: dict, detail: Any) -> ConfigError:
-    key = tuple(detail["loc"])
+def _mistake(place: _Place, path: Path, where: dict, detail: Any) -> ConfigError:
+    key = place.key
     dotted = ".".join(map(str, key))
     at = str(next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), path))
     at += f": {dotted}" if dotted else ""  # a recipe that checks itself as a whole points at no key
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = sorted(_keys_at(recipe, key[:-1]))
+        known = sorted(place.section.model_fields) if place.section else []
         close = difflib.get_close_matches(str(key[-1]), known, n=1, cutoff=0.6)
         prefix = ".".join(map(str, key[:-1]))
         if close:
@@ -224,64 +227,75 @@ def _mistake(recipe: type[Section], path: Path, where: dict, detail: Any) -> Con
             how = f"Known here: {', '.join(known) or 'nothing'}"
         return ConfigError(at, "is not a setting", how)
     if kind == "missing":
-        text = _field_text(recipe, key)
-        return ConfigError(at, "is wanted and not given", f"Add it{': ' + text if text else ' to the file'}")
-    found = repr(detail.get("input"))
-    default = _default_at(recipe, key)
-    how = f"Start from {default!r}" if default is not None else (_field_text(recipe, key) or "See --help")
+        how = f"Add it: {place.text}" if place.text else "Add it to the file"
+        return ConfigError(at, "is wanted and not given", how)
+    how = f"Start from {place.default!r}" if place.default is not None else (place.text or "See --help")
     if kind == "value_error":
         return ConfigError(at, str(context.get("error", detail["msg"])), how)
-    wanted = (
-        detail["msg"]
-        .removeprefix("Input should be ")
-        .split(", unable")[0]
-        .replace("greater than", "above")
-        .replace("less than", "below")
-    )
-    return ConfigError(at, f"must be {wanted}, got {found[:80]}", how)
+    # pydantic says "Input should be greater than 0" or "String should match pattern ..."
+    wanted = detail["msg"].partition(" should ")[2].split(", unable")[0] or "be of another kind"
+    wanted = "be a path" if kind == "path_type" else wanted
+    wanted = wanted.replace("greater than", "above").replace("less than", "below")
+    return ConfigError(at, f"must {wanted}, got {repr(detail.get('input'))[:80]}", how)
 
 
-def _fields_at(recipe: type[Section], key: tuple) -> type[Section] | None:
-    place: type[Section] | None = recipe
-    for part in key:
-        if isinstance(part, int):
-            continue
-        if place is None or part not in place.model_fields:
+class _Place(typing.NamedTuple):
+    """Where in a recipe a mistake is."""
+
+    key: tuple[str | int, ...]
+    section: type[Section] | None
+    """The section that the last part of the key stands in."""
+    field: Any
+    """The pydantic field that the key names; None for an unknown one."""
+
+    @property
+    def text(self) -> str:
+        return " ".join((self.field.description or "").split()).rstrip(".") if self.field else ""
+
+    @property
+    def default(self) -> Any:
+        if self.field is None or self.field.is_required():
             return None
-        place = _inner_section(place.model_fields[part].annotation)
-    return place
+        default = self.field.get_default(call_default_factory=True)
+        return None if isinstance(default, BaseModel) else default
 
 
-def _inner_section(annotation: Any) -> type[Section] | None:
-    """The Section in an annotation, also inside lists, tuples and dicts."""
-    found = section_of(annotation)
-    if found is None:
-        for part in typing.get_args(annotation):
-            found = found or _inner_section(part)
-    return found
+def _place(recipe: type[Section], loc: tuple[str | int, ...]) -> _Place:
+    """pydantic's location of a mistake as a dotted key has it: without the names of a union's branches."""
+    key: list[str | int] = []
+    kinds: list[Any] = [recipe]
+    section, field = None, None
+    for number, part in enumerate(loc):
+        here = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+        holder = _holder(kinds)
+        if here is not None and (part in here.model_fields or number == len(loc) - 1):
+            section, field = here, here.model_fields.get(str(part))
+            kinds = _kinds(field.annotation) if field else []
+        elif holder is not None and isinstance(part, int) != (typing.get_origin(holder) is dict):
+            kinds = _kinds(_held(holder))
+        else:
+            continue
+        key.append(part)
+    return _Place(tuple(key), section, field)
 
 
-def _keys_at(recipe: type[Section], key: tuple) -> list[str]:
-    place = _fields_at(recipe, key)
-    return list(place.model_fields) if place else []
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that an annotation allows: unions and Annotated opened, lists and dicts left as they are."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
+    return [annotation]
 
 
-def _field(recipe: type[Section], key: tuple) -> Any:
-    place = _fields_at(recipe, key[:-1])
-    return place.model_fields.get(str(key[-1])) if place and key else None
+def _holder(kinds: typing.Iterable[Any]) -> Any:
+    """The list, tuple or mapping among the kinds."""
+    return next((kind for kind in kinds if typing.get_origin(kind) in (tuple, list, dict)), None)
 
 
-def _field_text(recipe: type[Section], key: tuple) -> str:
-    field = _field(recipe, key)
-    return " ".join((field.description or "").split()).rstrip(".") if field else ""
-
-
-def _default_at(recipe: type[Section], key: tuple) -> Any:
-    field = _field(recipe, key)
-    if field is None or field.is_required():
-        return None
-    default = field.get_default(call_default_factory=True)
-    return None if isinstance(default, BaseModel) else default
+def _held(holder: Any) -> Any:
+    """What a list, tuple or mapping holds."""
+    return typing.get_args(holder)[1 if typing.get_origin(holder) is dict else 0]
 
 
 def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str, str, str, str]]:
@@ -289,6 +303,12 @@ def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str,
         inner = section_of(field.annotation)
         if inner is not None:
             yield from _settings(inner, f"{prefix}{name}.")
+            continue
+        holder = _holder(_kinds(field.annotation))
+        inner = section_of(_held(holder)) if holder else None
+        if inner is not None:
+            each = "<name>" if typing.get_origin(holder) is dict else "<number>"
+            yield from _settings(inner, f"{prefix}{name}.{each}.")
             continue
         default = "" if field.is_required() else f", default {field.get_default(call_default_factory=True)!r}"
         yield f"{prefix}{name}", _type_name(field.annotation), default, field.description or ""
