@@ -16,6 +16,12 @@ from align.tree.pack import RunPlan, bins_under_budget, collate
 VOCABULARY = 97
 
 
+@pytest.fixture(autouse=True, params=[1, 128], ids=["alone", "in blocks"])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test once with each tree attended to by itself, and once with small trees sharing a mask."""
+    monkeypatch.setattr(align.tree.attention, "BLOCK", request.param)
+
+
 def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
     torch.manual_seed(0)
     config = LlamaConfig(

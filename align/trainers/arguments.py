@@ -45,7 +45,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         adam_beta2=0.95,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         bf16=model.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         seed=training.seed,

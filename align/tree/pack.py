@@ -36,7 +36,7 @@ class TreeBatch:
 
     def to(self, device: torch.device | str) -> TreeBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if hasattr(value, "to")}
         return replace(self, **moved)
 
 
@@ -72,7 +72,7 @@ def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None)
     return TreeBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        layout=TreeLayout(tuple(spans)),
+        layout=TreeLayout.of(spans),
         sources=torch.tensor(sources, dtype=torch.long),
         labels=torch.tensor(labels, dtype=torch.long),
         contrast_mask=torch.tensor(contrast, dtype=torch.bool),
