@@ -49,7 +49,7 @@ assets: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: wanted Python 3.11 or newer, found none. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "environment   $(VENV), a minute or two"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@if $(BIN)/python -c 'import platform as p, sys; sys.exit(not (p.system() == "Linux" and p.machine() in ("x86_64", "aarch64") and sys.version_info < (3, 14)))'; \
 		then $(BIN)/pip install -qq --no-deps --require-hashes -r constraints.txt; \
 		else echo "environment   the hashes are for another system: by version alone"; \

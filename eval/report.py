@@ -128,6 +128,8 @@ def read_report(run_dir: Path, samples: int) -> Report:
 
 def text_table(report: Report) -> str:
     """Before and after for the terminal; the interval is the last column's."""
+    if not report.columns:
+        return f"no evaluation has finished yet\n\n{summary(report)}"
     rows = [["", *report.columns, "(95% interval)"]]
     for (evaluation, metric), by_column in report.scores.items():
         told = [_percent(by_column.get(column)) for column in report.columns]

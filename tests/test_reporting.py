@@ -64,10 +64,8 @@ def test_only_rank_zero_speaks() -> None:
     )
 
     def said(rank: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env={"RANK": rank}, check=True
-        )
-        return done.stderr
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, env={"RANK": rank}, check=True).stderr
 
     assert all(word in said("0") for word in ("told", "warned", "bar"))
     assert "warned" in said("1")

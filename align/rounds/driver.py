@@ -79,7 +79,8 @@ class _Driver:
         ran = 0
         for place, stage in enumerate(self.stages):
             if place == 0 or stage.round != self.stages[place - 1].round:
-                self.screen.say(f"round {stage.round} of {self.config.rounds}" if stage.round else "the whole run")
+                aside = "before the rounds" if place == 0 else "after the rounds"
+                self.screen.say(f"round {stage.round} of {self.config.rounds}" if stage.round else aside)
             key, inputs = self._key(stage, place)
             record = self.ledger.latest(stage.label)
             if still_holds(record, key, stage.outputs):

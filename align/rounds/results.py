@@ -16,6 +16,7 @@ from align.publish.model_card import CardFacts, DataFile
 METRICS = "metrics.jsonl"
 DROPPED = "dropped.json"
 _MANIFEST_ENDING = ".manifest.json"
+_SHOWN_PARTS = 4
 _SHOWN_METRICS = ("loss", "accuracy", "margin", "held_out_accuracy", "held_out_loss")
 
 
@@ -83,7 +84,7 @@ def key_numbers(outputs: Mapping[str, Path]) -> str:
             parts += [f"{words(name)} {last[name]:.3g}" for name in _SHOWN_METRICS if _is_number(last.get(name))]
         for name, counts in counts_of(path).items():
             parts += _told_counts(name, counts)
-    return " · ".join(parts[:6]) + (" ..." if len(parts) > 6 else "")
+    return " · ".join(parts[:_SHOWN_PARTS]) + (" ..." if len(parts) > _SHOWN_PARTS else "")
 
 
 def card_facts(
