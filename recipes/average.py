@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from align.config import Recipe, config_from_argv
+from align.config import Recipe, main
 from align.settings import HubConfig, InputPath, OutputPath
 
 
@@ -38,4 +38,4 @@ def run(recipe: AverageRecipe) -> Path:
 
 
 if __name__ == "__main__":
-    run(config_from_argv(AverageRecipe))
+    main(AverageRecipe, run)

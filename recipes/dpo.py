@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align.config import Recipe, config_from_argv
+from align.config import Recipe, main
 from align.settings import DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
 
 
@@ -54,4 +54,4 @@ def run(recipe: DPORecipe) -> Path:
 
 
 if __name__ == "__main__":
-    run(config_from_argv(DPORecipe))
+    main(DPORecipe, run)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align.config import Recipe, config_from_argv
+from align.config import Recipe, main
 from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, RewardConfig, TrainingConfig
 
 
@@ -53,4 +53,4 @@ def run(recipe: RewardRecipe) -> Path:
 
 
 if __name__ == "__main__":
-    run(config_from_argv(RewardRecipe))
+    main(RewardRecipe, run)

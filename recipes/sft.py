@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align.config import Recipe, config_from_argv
+from align.config import Recipe, main
 from align.settings import HubConfig, ModelConfig, SFTConfig, TrainingConfig, TreeDataConfig
 
 
@@ -53,4 +53,4 @@ def run(recipe: SFTRecipe) -> Path:
 
 
 if __name__ == "__main__":
-    run(config_from_argv(SFTRecipe))
+    main(SFTRecipe, run)
