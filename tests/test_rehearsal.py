@@ -1,4 +1,4 @@
-"""The rehearsal's own YAML, whole, on a two-layer model made in the process and a few rows: every stage, both rounds."""
+"""The rehearsal's own YAML on a two-layer model made in the process and a few rows: every stage, both rounds."""
 
 from __future__ import annotations
 

@@ -44,8 +44,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (Message(role="assistant", content=say(n + 2, 1 + n % 11) + " no"),),
             ),
         )
-        for n in range(24)
+        for n in range(23)
     ]
+    # Hundreds of labels on one process while the other has few: they must still gather weights equally often.
+    long = tuple((Message(role="assistant", content=say(rank, 160)),) for rank in range(2))
+    rows.append(PreferenceRow(id="long", source="test", prompt=rows[0].prompt, completions=long))
     write_rows(path, rows)
     return path
 
@@ -54,7 +57,7 @@ def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extr
     config = output.parent / "dpo.yaml"
     config.write_text(
         f"model: {{path: {checkpoint}}}\n"
-        f"data: {{path: {pairs}, token_budget: 256}}\n"
+        f"data: {{path: {pairs}, token_budget: 1536}}\n"
         "training: {output_dir: here, batch_size: 8, epochs: 3, save_steps: 3, learning_rate: 1e-4, precision: fp32}\n"
     )
     return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]

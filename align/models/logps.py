@@ -5,7 +5,7 @@ Dimension letters: T tokens of the packed row, N label positions, E hidden size,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +17,42 @@ CHUNK = 256
 """Label positions whose logits exist at one time: [CHUNK, V] instead of [T, V], forward and backward."""
 
 
-def token_logps(hidden_NE: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
-    """Log-probability of each label.
+class LabelHead(nn.Linear):
+    """An output head that can also give the log-probabilities of labels, without ever holding [N, V].
 
-    Shapes: hidden_NE [N, E], the state that predicts each label; labels [N]; result [N], float32.
-    Units: nats.
-    Gradient: reaches hidden_NE and the head. Each chunk's logits are computed again in the backward pass.
-    Edge: N = 0 gives an empty tensor.
-    The head is called as a module, never through its weight: ZeRO-3 gathers a weight only while its module runs.
+    All chunks run inside one call of the module. ZeRO-3 gathers a weight when its module's forward runs, and all
+    processes must gather equally often: with a call for each chunk, one with more labels would wait for ever.
     """
-    recompute = torch.is_grad_enabled()
-    parts = []
-    for hidden, label in zip(hidden_NE.split(CHUNK), labels.split(CHUNK), strict=True):
-        if recompute:
-            parts.append(checkpoint(_chunk_logps, hidden, head, label, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(_chunk_logps(hidden, head, label))
-    return torch.cat(parts)
 
+    @classmethod
+    def of(cls, model: Any) -> LabelHead:
+        """The model's own output head, made one of these in place: names, tying and hooks of its weight stay."""
+        head: Any = model.get_output_embeddings()
+        assert type(head) in (nn.Linear, cls), f"the output head is a {type(head).__name__}"
+        head.__class__ = cls
+        return cast(LabelHead, head)
 
-def _chunk_logps(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
-    logits = head(hidden).float()
-    return logits.gather(-1, labels[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits [.., V] as ever, or with labels [N] and hidden [N, E] their log-probabilities.
+
+        Shapes: hidden [N, E], the state that predicts each label; labels [N]; result [N], float32.
+        Units: nats.
+        Gradient: reaches hidden and the weight. Each chunk's logits are computed again in the backward pass.
+        Edge: N = 0 gives an empty tensor.
+        """
+        if labels is None:
+            return super().forward(hidden)
+        parts = []
+        for states, chunk in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(self._logps, states, chunk, use_reentrant=False, preserve_rng_state=False))
+            else:
+                parts.append(self._logps(states, chunk))
+        return torch.cat(parts)
+
+    def _logps(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        logits = super().forward(hidden).float()
+        return logits.gather(-1, labels[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
 
 
 class TreeModel(nn.Module):
@@ -72,11 +86,15 @@ class TreeModel(nn.Module):
 class TreePolicy(TreeModel):
     """A causal language model: log-probabilities of a batch's labels."""
 
+    def __init__(self, model: Any, precision: str = "fp32") -> None:
+        super().__init__(model, precision)
+        LabelHead.of(model)
+
     def forward(self, batch: TreeBatch) -> Tensor:
         """Log-probabilities, [N] float32 nats, in the batch's label order."""
         with self.autocast(batch):
             hidden = self.hidden_states(batch)[batch.sources]
-            return token_logps(hidden, self.model.get_output_embeddings(), batch.labels)
+            return self.model.get_output_embeddings()(hidden, batch.labels)
 
 
 class TreeScorer(TreeModel):

@@ -1,8 +1,8 @@
 """The attention of packed prompt trees, registered with transformers under the name `prompt_tree`.
 
 A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen. Exact on CPU and GPU
-through `scaled_dot_product_attention`: a large tree takes a call for each prompt and branch, small ones go many at a time
-under one small mask. No mask over the whole row is ever built.
+through `scaled_dot_product_attention`: a large tree takes a call for each prompt and branch, small ones go many at a
+time under one small mask. No mask over the whole row is ever built.
 
 Dimension letters: H heads, G key/value heads, T tokens of the packed row, D head size, S tokens of a block.
 """
