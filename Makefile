@@ -1,4 +1,4 @@
-# make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 25 minutes on two cores)
+# make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 20 minutes on two cores)
 # make test        what holds the project: style, types, tests
 # make check       style and types only
 # make assets      fetch the model and data that both need

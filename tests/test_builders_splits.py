@@ -45,15 +45,22 @@ def rows(built: Path) -> dict[str, list]:
     return {name: read_rows(built / f"{name}.jsonl", kind) for name, kind in KINDS.items()}
 
 
-def test_every_file_is_there_with_about_the_rows_that_the_rehearsal_can_train_on(rows: dict[str, list]) -> None:
-    sizes = {name: len(part) for name, part in rows.items()}
-    assert sizes["preferences"] in range(430, 461)
-    assert sizes["preferences.heldout"] in range(100, 121)
-    assert sizes["tools"] == 160
-    assert Counter(map(kind_of, rows["tools.heldout"])) == {"call": 45, "no-call": 15}
-    assert sizes["prompts.round-1"] == sizes["prompts.round-2"] == 64
-    for name in ("questions.heldout", "questions.round-1", "questions.round-2"):
-        assert sizes[name] in range(200, 310), name
+def test_every_file_is_filled_to_its_limits_or_nearly(rows: dict[str, list]) -> None:
+    """The packages hold enough for the YAML's limits: a filter that drops too much would show here."""
+    limits = load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml").splits
+    assert limits is not None
+
+    def filled(name: str, limit: int) -> bool:
+        return 0.85 * limit <= len(rows[name]) <= limit
+
+    assert filled("preferences", limits.judged.limit + limits.general.limit)
+    assert filled("preferences.heldout", limits.judged.heldout_limit + limits.general.heldout_limit)
+    for name, wanted in (("tools", limits.tools.limits), ("tools.heldout", limits.tools.heldout_limits)):
+        assert Counter(map(kind_of, rows[name])) == {kind: count for kind, count in wanted.items() if count}
+    for number in (1, 2):
+        assert len(rows[f"prompts.round-{number}"]) == sum(limits.prompts.limits.values())
+        assert filled(f"questions.round-{number}", sum(limits.questions.limits.values()))
+    assert filled("questions.heldout", sum(limits.questions.heldout_limits.values()))
 
 
 def test_no_entity_stands_in_two_files(rows: dict[str, list]) -> None:
