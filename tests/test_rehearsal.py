@@ -89,7 +89,7 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(tmp_path: Path, ti
     assert json.loads(first)["processes"] == 1
     assert json.loads(second)["processes"] == 2, "the last round's DPO ran under ZeRO-3 with two processes"
     probed = json.loads((run / "round-2" / "probe" / "sft.jsonl.manifest.json").read_text())["config"]
-    assert probed["knowledge_probe"]["model"].endswith("round-1/average"), "the second round generates with the first's"
+    assert probed["model"].endswith("round-1/average"), "the second round generates with the first's model"
 
     assert (run / "report.md").read_text().count("|") > 20
     assert "<html" in (run / "report.html").read_text()
