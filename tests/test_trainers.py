@@ -226,6 +226,35 @@ def test_bfloat16_weights_without_a_master_copy_are_refused(tmp_path: Path, tiny
         training_arguments(training(tmp_path), ModelConfig(path=tiny_checkpoint, dtype="bfloat16"))
 
 
+def test_one_process_with_many_gpus_is_told_to_launch(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainingArguments
+
+    from align.trainers.arguments import training_arguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 8)
+    with pytest.raises(ConfigError, match=r"launch: one process sees 8 GPUs.*accelerate launch --config_file"):
+        training_arguments(training(tmp_path), ModelConfig(path=tiny_checkpoint))
+
+
+def test_a_row_that_the_protocol_cannot_write_is_dropped_and_counted(
+    tiny_llama3_checkpoint: Path, tmp_path: Path
+) -> None:
+    from align.models.loading import load_tokenizer
+    from align.tree.encode import encode_sft
+
+    _, protocol = load_tokenizer(tiny_llama3_checkpoint)
+    call = {"name": "find", "arguments": "{}"}
+    two = (Message(role="user", content="both"), Message(role="assistant", tool_calls=(call, call)))
+    rows = [*sft_rows(2), SFTRow(id="two", source="test", messages=two)]
+    found = encode_sft(rows, protocol, TreeDataConfig(path=tmp_path), "final")
+    assert len(found.trees) == 2
+    ((reason, count),) = found.dropped.items()
+    assert count == 1
+    assert reason.startswith("no form in the llama3 protocol: ")
+
+
 def test_the_reward_model_learns_a_three_way_ranking(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from recipes.reward import RewardRecipe, run
 

@@ -200,3 +200,33 @@ def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: 
     assert list(output.glob("checkpoint-*/MANIFEST.json"))
     run(arguments)
     assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+
+
+def test_zero3_with_bfloat16_weights_stays_near_float32(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    """The 8B configs' way: bfloat16 weights, float32 master weights in the engine."""
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "model.dtype=bfloat16", "training.precision=bf16"))
+    rough = metrics(tmp_path / "run")
+    assert rough[0]["absolute_margin"] == 0
+    for a, b in zip(metrics(alone), rough, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=0.02)
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+def test_the_reward_model_trains_under_zero3_and_loads_as_a_classifier(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    arguments = command(
+        tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "training.epochs=12", "training.learning_rate=1e-3"
+    )
+    run(["recipes/reward.py" if part == "recipes/dpo.py" else part for part in arguments])
+    lines = metrics(tmp_path / "run")
+    assert lines[0]["loss"] == pytest.approx(0.693, abs=0.1)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.1
+    model, told = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
+    assert not told["missing_keys"]
+    assert model.score.weight.shape == (1, 64)

@@ -31,7 +31,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         what = "bfloat16 weights would lose small updates: nothing here keeps float32 master weights"
         how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
         raise ConfigError("model.dtype", what, how)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(training.output_dir),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
@@ -63,3 +63,8 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
+    if arguments.n_gpu > 1:
+        what = f"one process sees {arguments.n_gpu} GPUs, and transformers would copy the model to each"
+        how = "Start it with accelerate launch --config_file recipes/launch/zero3.yaml, or set CUDA_VISIBLE_DEVICES=0"
+        raise ConfigError("launch", what, how)
+    return arguments

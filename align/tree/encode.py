@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from align.chat.protocol import ChatProtocol, TokenKind
+from align.chat.protocol import ChatProtocol, Encoded, TokenKind
 from align.errors import RowError
 from align.rows import Messages, PreferenceRow, SFTRow
 from align.settings import PreferenceDataConfig, TreeDataConfig
@@ -65,8 +65,7 @@ def encode_sft(
     found = Encodings()
     for row in rows:
         start = _completion_start(row.messages, train_on)
-        tree = encode_completions(row.id, row.messages[:start], [row.messages[start:]], row.tools, protocol)
-        _keep(tree, data, found)
+        _keep(_tree(row.id, row.messages[:start], [row.messages[start:]], row.tools, protocol, found), data, found)
     return found
 
 
@@ -84,8 +83,8 @@ def encode_preferences(
             found.dropped[f"level is {row.level}"] += 1
             continue
         completions = (row.chosen, row.rejected) if pairs else row.completions
-        tree = encode_completions(row.id, row.prompt, completions, row.tools, protocol)
-        if len({tuple(branch.ids) for branch in tree.branches}) < len(tree.branches):
+        tree = _tree(row.id, row.prompt, completions, row.tools, protocol, found)
+        if tree is not None and len({tuple(branch.ids) for branch in tree.branches}) < len(tree.branches):
             found.dropped["completions are the same"] += 1
             continue
         _keep(tree, data, found)
@@ -100,21 +99,21 @@ def encode_completions(
     The prompt ends with an opened assistant header, exactly as it stands before generation.
     """
     opened = protocol.encode(prompt, tools, open_assistant=True).ids
-    return PromptTree(row_id, opened, tuple(_branch(prompt, done, tools, opened, protocol) for done in completions))
+    dialogs = [(*prompt, *completion) for completion in completions]
+    wholes = protocol.encode_many([(dialog, tools) for dialog in dialogs])
+    branches = (_branch(dialog, whole, opened) for dialog, whole in zip(dialogs, wholes, strict=True))
+    return PromptTree(row_id, opened, tuple(branches))
 
 
-def _branch(prompt: Messages, completion: Messages, tools: str, opened: list[int], protocol: ChatProtocol) -> Segment:
-    messages = (*prompt, *completion)
-    whole = protocol.encode(messages, tools)
+def _branch(dialog: Messages, whole: Encoded, opened: list[int]) -> Segment:
     assert whole.ids[: len(opened)] == opened, "the prompt that was opened is not how the dialog begins"
-    trained = [_role_of(messages, turn) == "assistant" for turn in whole.turns[len(opened) :]]
     kinds = whole.kinds[len(opened) :]
+    ours = [_role_of(dialog, turn) == "assistant" for turn in whole.turns[len(opened) :]]
+    said = [kind in (TokenKind.CONTENT, TokenKind.TERMINATOR) for kind in kinds]
     return Segment(
         ids=whole.ids[len(opened) :],
-        loss_mask=[
-            ok and kind in (TokenKind.CONTENT, TokenKind.TERMINATOR) for ok, kind in zip(trained, kinds, strict=True)
-        ],
-        contrast_mask=[ok and kind == TokenKind.CONTENT for ok, kind in zip(trained, kinds, strict=True)],
+        loss_mask=[mine and spoken for mine, spoken in zip(ours, said, strict=True)],
+        contrast_mask=[mine and kind == TokenKind.CONTENT for mine, kind in zip(ours, kinds, strict=True)],
     )
 
 
@@ -132,7 +131,25 @@ def _completion_start(messages: Messages, train_on: Literal["final", "all"]) -> 
     return roles.index("assistant", last_asked + 1)
 
 
-def _keep(tree: PromptTree, data: TreeDataConfig, found: Encodings) -> None:
+def _tree(
+    row_id: str,
+    prompt: Messages,
+    completions: Sequence[Messages],
+    tools: str,
+    protocol: ChatProtocol,
+    found: Encodings,
+) -> PromptTree | None:
+    """The row's tree; None, and counted, where the protocol has no form for it (Llama 3: two calls in a message)."""
+    try:
+        return encode_completions(row_id, prompt, completions, tools, protocol)
+    except RowError as error:
+        found.dropped[f"no form in the {protocol.name} protocol: {error.what}"] += 1
+        return None
+
+
+def _keep(tree: PromptTree | None, data: TreeDataConfig, found: Encodings) -> None:
+    if tree is None:
+        return
     longest = max(len(branch.ids) for branch in tree.branches)
     if len(tree.prompt) > data.max_prompt_tokens:
         found.dropped["prompt is longer than max_prompt_tokens"] += 1
