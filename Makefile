@@ -25,8 +25,6 @@ endif
 ifdef THREADS
 export OMP_NUM_THREADS := $(THREADS)
 endif
-# Threads that wait asleep: where two processes share two cores, threads that spin make both many times slower.
-export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: rehearsal test check assets clean
