@@ -5,8 +5,8 @@
 # make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
 #
 # PYTHON           which Python makes the environment; by default the first of 3.11 or newer that is found
-# TORCH_INDEX_URL  where torch comes from, when not from where pip looks by default: on a machine without a GPU, give the
-#                  index of torch's CPU builds to spare some gigabytes
+# pip's own settings hold, such as an index of torch's CPU builds for a machine without a GPU: it spares some gigabytes.
+#
 # THREADS          CPU threads of each process (OMP_NUM_THREADS); unset leaves the libraries' choice
 # ARGS             more for the command, such as ARGS="rounds=1" or ARGS="-k ledger"
 
@@ -14,7 +14,6 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
-TORCH_INDEX_URL ?=
 ARGS ?=
 
 ifndef PYTHON
@@ -54,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 		then $(BIN)/pip install -qq --no-deps --require-hashes -r constraints.txt; \
 		else echo "environment   the hashes are for another system: by version alone"; \
 			sed -e '/--hash/d' -e 's/ *\\$$//' constraints.txt > $(VENV)/versions.txt && $(BIN)/pip install -qq --no-deps -r $(VENV)/versions.txt; fi
-	@$(BIN)/pip install -qq $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==$(TORCH_VERSION)
+	@$(BIN)/pip install -qq torch==$(TORCH_VERSION)
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/pip check
 	@touch $@

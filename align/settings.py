@@ -104,10 +104,6 @@ class SFTConfig(Section):
     """final: the messages after the last user message are the target (P table 7); all: every assistant message is."""
 
 
-class RewardConfig(Section):
-    """The reward model. Read by `align/trainers/reward.py`. Pairwise ranking without a margin, as in P 4.1.2."""
-
-
 class DPOConfig(Section):
     """The DPO objective. Read by `align/trainers/dpo.py`."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from align.config import Recipe, main
-from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, RewardConfig, TrainingConfig
+from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
 
 
 class RewardRecipe(Recipe):
@@ -16,7 +16,6 @@ class RewardRecipe(Recipe):
 
     model: ModelConfig
     data: PreferenceDataConfig
-    reward: RewardConfig = RewardConfig()
     training: TrainingConfig
     hub: HubConfig | None = None
 

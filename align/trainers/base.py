@@ -76,6 +76,7 @@ class TreeTrainer(Trainer, ABC):
         self.output = Path(arguments.output_dir)
         self._sums: dict[str, float] = defaultdict(float)
         self._trained_seconds = 0.0
+        self.progress_note = ""
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
         super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
@@ -359,7 +360,7 @@ class _Steering(TrainerCallback):
 
     def on_log(self, args, state, control, **kwargs):
         if self.progress and state.global_step > self.progress.done:
-            self.progress.advance(state.global_step - self.progress.done, getattr(self.trainer, "progress_note", ""))
+            self.progress.advance(state.global_step - self.progress.done, self.trainer.progress_note)
 
     def _ask(self, number: int, frame: Any) -> None:
         self.stop = True
