@@ -5,23 +5,24 @@ Dimension letters: T tokens of the packed row, N label positions, E hidden size,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from align.tree.pack import TreeBatch
 
-CHUNK = 256
-"""Label positions whose logits exist at one time: [CHUNK, V] instead of [T, V], forward and backward."""
+TILE = {"cpu": (512, 2048), "cuda": (2048, 4096)}
+"""Label positions and words whose logits exist at one time, in place of [T, V]. On a CPU a tile stays in its cache."""
 
 
 class LabelHead(nn.Linear):
     """An output head that can also give the log-probabilities of labels, without ever holding [N, V].
 
-    All chunks run inside one call of the module. ZeRO-3 gathers a weight when its module's forward runs, and all
-    processes must gather equally often: with a call for each chunk, one with more labels would wait for ever.
+    All tiles run inside one call of the module. ZeRO-3 gathers a weight when its module's forward runs, and all
+    processes must gather equally often: with a call for each tile, one with more labels would wait for ever.
     """
 
     @classmethod
@@ -29,6 +30,7 @@ class LabelHead(nn.Linear):
         """The model's own output head, made one of these in place: names, tying and hooks of its weight stay."""
         head: Any = model.get_output_embeddings()
         assert type(head) in (nn.Linear, cls), f"the output head is a {type(head).__name__}"
+        assert head.bias is None, "the output head has a bias"
         head.__class__ = cls
         return cast(LabelHead, head)
 
@@ -37,22 +39,89 @@ class LabelHead(nn.Linear):
 
         Shapes: hidden [N, E], the state that predicts each label; labels [N]; result [N], float32.
         Units: nats.
-        Gradient: reaches hidden and the weight. Each chunk's logits are computed again in the backward pass.
+        Gradient: reaches hidden, and the weight where it is trained. Logits are computed again in the backward pass.
         Edge: N = 0 gives an empty tensor.
         """
         if labels is None:
             return super().forward(hidden)
-        parts = []
-        for states, chunk in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
-            if torch.is_grad_enabled():
-                parts.append(checkpoint(self._logps, states, chunk, use_reentrant=False, preserve_rng_state=False))
-            else:
-                parts.append(self._logps(states, chunk))
-        return torch.cat(parts)
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        return cast(Tensor, _LabelLogps.apply(hidden, self.weight, labels, dtype))
 
-    def _logps(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        logits = super().forward(hidden).float()
-        return logits.gather(-1, labels[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+
+class _LabelLogps(torch.autograd.Function):
+    """log softmax(hidden @ weight.T)[labels], tile by tile, forward and backward.
+
+    Matrix products take `dtype`; sums over words and over tiles are float32, since sums of many bfloat16 parts are
+    biased. What is kept for the backward pass is hidden and each position's log-sum-exp.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            states = hidden.to(dtype)
+            lse = torch.full((len(labels), 1), -math.inf, device=hidden.device)
+            for rows, _, _, logits in _tiles(states, weight):
+                highest = torch.maximum(lse[rows], logits.amax(1, keepdim=True))
+                total = logits.sub_(highest).exp_().sum(1, keepdim=True)
+                lse[rows] = total.add_((lse[rows] - highest).exp_()).log_().add_(highest)
+            chosen = (states.float() * weight[labels].to(dtype).float()).sum(1)
+        ctx.save_for_backward(hidden, weight, labels, lse)
+        ctx.dtype = dtype
+        return chosen - lse[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, labels, lse = ctx.saved_tensors
+        gradient = gradients[0][:, None]
+        states = hidden.to(ctx.dtype)
+        d_hidden, d_weight = (
+            torch.zeros(tensor.shape, device=hidden.device) if wanted else None
+            for tensor, wanted in zip((hidden, weight), ctx.needs_input_grad[:2], strict=True)
+        )
+        for rows, words, part, logits in _tiles(states, weight):
+            # The gradient of a label's log-probability by a logit: 1 at the label, less the word's probability.
+            d_logits = logits.sub_(lse[rows]).exp_().mul_(-gradient[rows])
+            place = labels[rows, None] - words.start
+            here = (place >= 0) & (place < len(part))
+            d_logits.scatter_add_(1, place.clamp(0, len(part) - 1), gradient[rows] * here)
+            d_logits = d_logits.to(ctx.dtype)
+            if d_hidden is not None:
+                _add_product(d_hidden[rows], d_logits, part)
+            if d_weight is not None:
+                _add_product(d_weight[words], d_logits.t(), states[rows])
+        return (
+            None if d_hidden is None else d_hidden.to(hidden.dtype),
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None,
+            None,
+        )
+
+
+def _tiles(states: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Rows, words, the words' weights in the type of `states`, and float32 logits that the caller may overwrite."""
+    height, width = TILE.get(states.device.type, TILE["cuda"])
+    reused = torch.empty(min(height, len(states)) * width, device=states.device)
+    for first in range(0, len(weight), width):
+        words = slice(first, first + width)
+        part = weight[words].to(states.dtype)
+        for start in range(0, len(states), height):
+            rows = slice(start, start + height)
+            some = states[rows]
+            logits = reused[: len(some) * len(part)].view(len(some), len(part))
+            if states.dtype == torch.float32:
+                torch.mm(some, part.t(), out=logits)
+            else:
+                logits.copy_(some @ part.t())
+            yield rows, words, part, logits
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, where total is float32."""
+    if left.dtype == torch.float32:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
 
 
 class TreeModel(nn.Module):

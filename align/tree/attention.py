@@ -1,26 +1,33 @@
-"""The attention of packed prompt trees, registered with transformers under the name `prompt_tree`.
+"""The attention of packed prompt trees, registered with transformers under the names `prompt_tree` and `prompt_tree_flex`.
 
-A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen. Exact on CPU and GPU
-through `scaled_dot_product_attention`: a large tree takes a call for each prompt and branch, small ones go many at a
-time under one small mask. No mask over the whole row is ever built.
+A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen.
+
+`prompt_tree` goes segment by segment through PyTorch's own attention, on CPU and GPU: a large tree takes a few calls
+without a mask, small ones go many at a time under one small mask. `prompt_tree_flex` is one FlexAttention call under a
+block mask: the fast form on a GPU; on a CPU it runs forward only. Neither ever builds a mask over the whole row.
 
 Dimension letters: H heads, G key/value heads, T tokens of the packed row, D head size, S tokens of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "prompt_tree"
+FLEX_NAME = "prompt_tree_flex"
 
 BLOCK = 128
 """Small trees that follow each other share a call while they have at most so many tokens together."""
@@ -46,6 +53,7 @@ class TreeLayout:
     """How a packed row is attended to: its blocks, in order."""
 
     blocks: tuple[Block, ...]
+    _flex: dict[torch.device, BlockMask] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, trees: Sequence[Tree]) -> TreeLayout:
@@ -64,6 +72,20 @@ class TreeLayout:
             tuple(Block(b.start, b.end, b.trees, None if b.mask is None else b.mask.to(device)) for b in self.blocks)
         )
 
+    def segments(self) -> Iterator[tuple[Span, Span]]:
+        """(A prompt's or branch's span, its prompt's span) in order; a prompt's own prompt is itself."""
+        for block in self.blocks:
+            for start, end, branches in block.trees:
+                yield (start, end), (start, end)
+                for branch in branches:
+                    yield branch, (start, end)
+
+    def flex_mask(self, device: torch.device) -> BlockMask:
+        """FlexAttention's block mask, made once for all layers."""
+        if device not in self._flex:
+            self._flex[device] = _flex_mask(self, device)
+        return self._flex[device]
+
 
 def tree_attention(
     module: nn.Module,
@@ -76,7 +98,7 @@ def tree_attention(
     tree: TreeLayout | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """Attention of one packed row.
+    """Attention of one packed row, segment by segment.
 
     Shapes: query [1, H, T, D]; key and value [1, G, T, D]; result [1, T, H, D].
     Gradient: reaches query, key and value.
@@ -86,38 +108,169 @@ def tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    _check(query, dropout)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotation leaves them in float32
+    # Split once: slices would each fill a gradient of the whole row.
+    sizes = [block.end - block.start for block in tree.blocks]
+    splits = zip(tree.blocks, *(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    attended = [
+        _one_tree(q, k, v, block, scaling) if block.mask is None else _under_mask(q, k, v, block.mask, scaling)
+        for block, q, k, v in splits
+    ]
+    return torch.cat([part.transpose(1, 2) for part in attended], dim=1), None
+
+
+def flex_tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree: TreeLayout | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """The same in one call of FlexAttention. Source: Dong et al. 2024, arXiv:2412.05496."""
+    if tree is None:
+        return tree_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
+    _check(query, dropout)
+    mask: Any = tree.flex_mask(query.device)
+    return flex_attention_forward(module, query, key, value, mask, scaling=scaling)[0], None
+
+
+def _check(query: Tensor, dropout: float) -> None:
     assert query.shape[0] == 1, "trees are packed into one row"
     assert dropout == 0.0, "a dropped attention weight would differ between branches that share a prompt"
-    grouped = query.shape[1] != key.shape[1]
 
-    def attend(queries: Span, keys: Sequence[Span], mask: Tensor | None = None) -> Tensor:
-        seen = [(key[:, :, a:b], value[:, :, a:b]) for a, b in keys]
+
+def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    # On a CPU the plain products are several times faster than the fused kernel's backward pass at this size.
+    with sdpa_kernel(SDPBackend.MATH) if query.device.type == "cpu" else nullcontext():
         return scaled_dot_product_attention(
-            query[:, :, queries[0] : queries[1]],
-            torch.cat([k for k, _ in seen], dim=2) if len(seen) > 1 else seen[0][0],
-            torch.cat([v for _, v in seen], dim=2) if len(seen) > 1 else seen[0][1],
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=grouped,
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
 
-    parts = []
-    for block in tree.blocks:
-        if block.mask is not None:
-            # On a CPU the plain products are several times faster than the fused kernel's backward pass at this size.
-            with sdpa_kernel(SDPBackend.MATH) if query.device.type == "cpu" else nullcontext():
-                parts.append(attend((block.start, block.end), [(block.start, block.end)], block.mask))
-            continue
-        ((start, end, branches),) = block.trees
-        if len(branches) == 1:
-            parts.append(attend((start, block.end), [(start, block.end)]))  # one branch goes on as a plain causal row
-            continue
-        parts.append(attend((start, end), [(start, end)]))
-        for first, last in branches:
-            mask = _causal_after(end - start, last - first).to(query.device)
-            parts.append(attend((first, last), [(start, end), (first, last)], mask))
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+def _one_tree(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: float | None) -> Tensor:
+    """One large tree. The prompt and its first branch are a plain causal row; the other branches join them."""
+    ((start, end, spans),) = block.trees
+    prompt = end - start
+    branches = [(first - start, last - start) for first, last in spans]
+    if query.device.type == "cpu":
+        return _TreeOnCPU.apply(query, key, value, prompt, branches, scaling)  # type: ignore[no-any-return]
+    grouped = query.shape[1] != key.shape[1]
+    row = branches[0][1]
+    parts = [
+        scaled_dot_product_attention(
+            *(tensor[:, :, :row] for tensor in (query, key, value)), is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    ]
+    for first, last in branches[1:]:
+        k, v = (torch.cat([tensor[:, :, :prompt], tensor[:, :, first:last]], dim=2) for tensor in (key, value))
+        # Aligned to the lower right, causal means all of the prompt: flash kernels need no mask for it.
+        seen: Any = causal_lower_right(last - first, k.shape[2])
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, first:last], k, v, attn_mask=seen, scale=scaling, enable_gqa=grouped
+            )
+        )
+    return torch.cat(parts, dim=2)
+
+
+class _TreeOnCPU(torch.autograd.Function):
+    """One large tree on a CPU.
+
+    The prompt with its first branch is a plain causal row; the other branches attend to the prompt in one unmasked call
+    and to themselves in a causal one each, joined by their log-sum-exp. The backward kernel works weights out from it,
+    so with the joined one each part's gradient is the whole's, and the parts add up (Dao 2023, arXiv:2307.08691,
+    section 3.1). PyTorch has no public call that returns the log-sum-exp on a CPU; its fused CPU kernel does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, prompt: int, branches: list[Span], scaling: Any):
+        q, k, v = _by_group(query, key, value)
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        row = branches[0][1]
+        out, lse = attend(q[:, :, :row], k[:, :, :row], v[:, :, :row], 0.0, True, scale=scaling)
+        if len(branches) > 1:
+            to_prompt, to_prompt_lse = attend(q[:, :, row:], k[:, :, :prompt], v[:, :, :prompt], scale=scaling)
+            outs, lses = [out], [lse]
+            for first, last in branches[1:]:
+                own, own_lse = attend(*(t[:, :, first:last] for t in (q, k, v)), 0.0, True, scale=scaling)
+                theirs, theirs_lse = (t[:, :, first - row : last - row] for t in (to_prompt, to_prompt_lse))
+                joined = torch.logaddexp(theirs_lse, own_lse)
+                share = (theirs_lse - joined).exp_()[..., None]
+                outs.append(torch.lerp(own.float(), theirs.float(), share).to(own.dtype))
+                lses.append(joined)
+            out, lse = torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.prompt, ctx.branches, ctx.scaling = prompt, branches, scaling
+        return out.flatten(0, 1)[None]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        # In float32 the backward kernel is faster than in bfloat16, up to twice for short segments.
+        *saved, out, lse = ctx.saved_tensors
+        q, k, v = _by_group(*(tensor.float() for tensor in saved))
+        gradient, out = gradients[0][0].float().unflatten(0, q.shape[:2]), out.float()
+        prompt, row = ctx.prompt, ctx.branches[0][1]
+        dq, dk, dv = (torch.empty_like(out) for _ in range(3))
+
+        def backward(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+            asked = (t[:, :, queries] for t in (gradient, q))
+            seen = (t[:, :, keys] for t in (k, v))
+            found = (t[:, :, queries] for t in (out, lse))
+            run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+            return run(*asked, *seen, *found, 0.0, causal, scale=ctx.scaling)
+
+        first = slice(0, row)
+        dq[:, :, first], dk[:, :, first], dv[:, :, first] = backward(first, first, True)
+        if len(ctx.branches) > 1:
+            dq[:, :, row:], dk_prompt, dv_prompt = backward(slice(row, None), slice(0, prompt), False)
+            dk[:, :, :prompt] += dk_prompt
+            dv[:, :, :prompt] += dv_prompt
+        for span in ctx.branches[1:]:
+            part = slice(*span)
+            own, dk[:, :, part], dv[:, :, part] = backward(part, part, True)
+            dq[:, :, part] += own
+        found = (dq.flatten(0, 1), dk.sum(1), dv.sum(1))
+        return *(part.to(saved[0].dtype)[None] for part in found), None, None, None
+
+
+def _by_group(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[G, H/G, T, D] each, without copying: a key/value head is shared by its group."""
+    q = query[0].unflatten(0, (key.shape[1], -1))
+    k, v = (tensor[0, :, None].expand(-1, q.shape[1], -1, -1) for tensor in (key, value))
+    return q, k, v
+
+
+def _flex_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
+    """The block mask from the segments' spans: blocks of 128 x 128 that hold something to see, and a rule inside them."""
+    size = 128
+    spans = list(layout.segments())
+    length = spans[-1][0][1]
+    count = -(-length // size)
+    seen = torch.zeros(count, count, dtype=torch.bool)
+    segment = torch.empty(length, dtype=torch.int32)
+    parent = torch.empty(length, dtype=torch.int32)
+    of_prompt: dict[Span, int] = {}
+    for number, ((start, end), prompt) in enumerate(spans):
+        if prompt == (start, end):
+            of_prompt[prompt] = number
+        segment[start:end], parent[start:end] = number, of_prompt[prompt]
+        rows = slice(start // size, (end - 1) // size + 1)
+        seen[rows, rows] = True
+        seen[rows, prompt[0] // size : (prompt[1] - 1) // size + 1] = True
+    seen.tril_()
+    segment, parent = segment.to(device), parent.to(device)
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & ((segment[key] == segment[query]) | (segment[key] == parent[query]))
+
+    numbers = seen.sum(1, dtype=torch.int32)[None, None].to(device)
+    order = seen.int().argsort(dim=1, descending=True, stable=True).int()[None, None].to(device)
+    return BlockMask.from_kv_blocks(numbers, order, BLOCK_SIZE=size, mask_mod=visible, seq_lengths=(length, length))
 
 
 def _end(tree: Tree) -> int:
@@ -132,16 +285,16 @@ def _block(trees: Sequence[Tree]) -> Block:
     mask = torch.zeros(end - start, end - start, dtype=torch.bool)
     for begin, stop, branches in trees:
         length = stop - begin
-        mask[begin - start : stop - start, begin - start : stop - start] = _causal_after(0, length)
+        mask[begin - start : stop - start, begin - start : stop - start] = _causal(length)
         for first, last in branches:
             mask[first - start : last - start, begin - start : stop - start] = True
-            mask[first - start : last - start, first - start : last - start] = _causal_after(0, last - first)
+            mask[first - start : last - start, first - start : last - start] = _causal(last - first)
     return Block(start, end, tuple(trees), mask)
 
 
-def _causal_after(prompt: int, branch: int) -> Tensor:
-    """[branch, prompt + branch], True where a branch token may look: all of the prompt, and itself up to there."""
-    return torch.ones(branch, prompt + branch, dtype=torch.bool).tril_(diagonal=prompt)
+def _causal(length: int) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool).tril_()
 
 
 AttentionInterface.register(NAME, tree_attention)
+AttentionInterface.register(FLEX_NAME, flex_tree_attention)
