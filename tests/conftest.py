@@ -88,6 +88,26 @@ def tiny_llama3_checkpoint(llama3_tokenizer: PreTrainedTokenizerFast, tmp_path_f
     return _saved(llama3_tokenizer, tmp_path_factory.mktemp("tiny-llama3"))
 
 
+@pytest.fixture(scope="session")
+def largest_tensor() -> type:
+    """A context manager whose `elements` is the most that any tensor held which was made inside it."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class LargestTensor(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(tensor, torch.Tensor):
+                    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+                    self.elements = max(self.elements, held)
+            return made
+
+    return LargestTensor
+
+
 def _trained(pre_tokenizer, special_tokens: list[str]):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from align.tree.pack import TreeBatch
 
-TILE = {"cpu": (512, 2048), "cuda": (2048, 4096)}
+TILE = {"cpu": (256, 2048), "cuda": (2048, 4096)}
 """Label positions and words whose logits exist at one time, in place of [T, V]. On a CPU a tile stays in its cache."""
 
 
@@ -62,9 +62,9 @@ class _LabelLogps(torch.autograd.Function):
             states = hidden.to(dtype)
             lse = torch.full((len(labels), 1), -math.inf, device=hidden.device)
             for rows, _, _, logits in _tiles(states, weight):
-                highest = torch.maximum(lse[rows], logits.amax(1, keepdim=True))
-                total = logits.sub_(highest).exp_().sum(1, keepdim=True)
-                lse[rows] = total.add_((lse[rows] - highest).exp_()).log_().add_(highest)
+                # One pass over the tile in the place of four: the log-sum-exp is what log_softmax took away.
+                tile_lse = logits[:, :1] - logits.log_softmax(1)[:, :1]
+                lse[rows] = torch.logaddexp(lse[rows], tile_lse)
             chosen = (states.float() * weight[labels].to(dtype).float()).sum(1)
         ctx.save_for_backward(hidden, weight, labels, lse)
         ctx.dtype = dtype
@@ -75,27 +75,23 @@ class _LabelLogps(torch.autograd.Function):
         hidden, weight, labels, lse = ctx.saved_tensors
         gradient = gradients[0][:, None]
         states = hidden.to(ctx.dtype)
+        scaled = (hidden.float() * gradient).to(ctx.dtype)
         d_hidden, d_weight = (
             torch.zeros(tensor.shape, device=hidden.device) if wanted else None
             for tensor, wanted in zip((hidden, weight), ctx.needs_input_grad[:2], strict=True)
         )
+        # The gradient of a label's log-probability by a logit is 1 at the label, less the word's probability.
         for rows, words, part, logits in _tiles(states, weight):
-            # The gradient of a label's log-probability by a logit: 1 at the label, less the word's probability.
-            d_logits = logits.sub_(lse[rows]).exp_().mul_(-gradient[rows])
-            place = labels[rows, None] - words.start
-            here = (place >= 0) & (place < len(part))
-            d_logits.scatter_add_(1, place.clamp(0, len(part) - 1), gradient[rows] * here)
-            d_logits = d_logits.to(ctx.dtype)
+            probabilities = logits.sub_(lse[rows]).exp_().to(ctx.dtype)
             if d_hidden is not None:
-                _add_product(d_hidden[rows], d_logits, part)
+                _subtract_product(d_hidden[rows], probabilities, part)
             if d_weight is not None:
-                _add_product(d_weight[words], d_logits.t(), states[rows])
-        return (
-            None if d_hidden is None else d_hidden.to(hidden.dtype),
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None,
-            None,
-        )
+                _subtract_product(d_weight[words], probabilities.t(), scaled[rows])
+        if d_hidden is not None:
+            d_hidden = d_hidden.add_(weight[labels].to(ctx.dtype)).mul_(gradient).to(hidden.dtype)
+        if d_weight is not None:
+            d_weight = d_weight.index_add_(0, labels, scaled.float()).to(weight.dtype)
+        return d_hidden, d_weight, None, None
 
 
 def _tiles(states: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
@@ -116,12 +112,12 @@ def _tiles(states: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tenso
             yield rows, words, part, logits
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, where total is float32."""
+def _subtract_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total -= left @ right, where total is float32."""
     if left.dtype == torch.float32:
-        total.addmm_(left, right)
+        total.addmm_(left, right, alpha=-1)
     else:
-        total.add_(left @ right)
+        total.sub_(left @ right)
 
 
 class TreeModel(nn.Module):

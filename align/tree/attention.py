@@ -1,4 +1,4 @@
-"""The attention of packed prompt trees, registered with transformers under the names `prompt_tree` and `prompt_tree_flex`.
+"""The attention of packed prompt trees, known to transformers as `prompt_tree` and `prompt_tree_flex`.
 
 A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen.
 
@@ -146,7 +146,7 @@ def _check(query: Tensor, dropout: float) -> None:
 
 def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
     # On a CPU the plain products are several times faster than the fused kernel's backward pass at this size.
-    with sdpa_kernel(SDPBackend.MATH) if query.device.type == "cpu" else nullcontext():
+    with sdpa_kernel(SDPBackend.MATH) if _on_cpu(query) else nullcontext():
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
@@ -157,13 +157,12 @@ def _one_tree(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: 
     ((start, end, spans),) = block.trees
     prompt = end - start
     branches = [(first - start, last - start) for first, last in spans]
-    if query.device.type == "cpu":
-        return _TreeOnCPU.apply(query, key, value, prompt, branches, scaling)  # type: ignore[no-any-return]
-    grouped = query.shape[1] != key.shape[1]
-    row = branches[0][1]
+    if _on_cpu(query):
+        return _TreeOnCPU.apply(query, key, value, prompt, branches, scaling)
+    row, grouped = branches[0][1], query.shape[1] != key.shape[1]
     parts = [
         scaled_dot_product_attention(
-            *(tensor[:, :, :row] for tensor in (query, key, value)), is_causal=True, scale=scaling, enable_gqa=grouped
+            query[:, :, :row], key[:, :, :row], value[:, :, :row], is_causal=True, scale=scaling, enable_gqa=grouped
         )
     ]
     for first, last in branches[1:]:
@@ -238,6 +237,10 @@ class _TreeOnCPU(torch.autograd.Function):
         return *(part.to(saved[0].dtype)[None] for part in found), None, None, None
 
 
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _by_group(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[G, H/G, T, D] each, without copying: a key/value head is shared by its group."""
     q = query[0].unflatten(0, (key.shape[1], -1))
@@ -246,7 +249,7 @@ def _by_group(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor
 
 
 def _flex_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
-    """The block mask from the segments' spans: blocks of 128 x 128 that hold something to see, and a rule inside them."""
+    """The block mask from the segments' spans: blocks that hold something to see, and the rule inside them."""
     size = 128
     spans = list(layout.segments())
     length = spans[-1][0][1]

@@ -1,0 +1,121 @@
+"""The registered attention functions against one dense mask over the whole row, worked out token by token."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from align.tree.attention import BLOCK, TreeLayout, flex_tree_attention, tree_attention
+
+HEADS = [(4, 4), (4, 2), (6, 2), (9, 3)]
+
+
+class Row(SimpleNamespace):
+    """A packed row: `layout`, `visible` [T, T], and queries, keys, values."""
+
+
+def row(seed: int, heads: int = 4, groups: int = 2, prompts: int = 300, branches: int = 200, trees: int = 4) -> Row:
+    rng = random.Random(seed)
+    spans, owner, prompt_of = [], [], []
+    for _ in range(trees):
+        start = len(owner)
+        end = start + rng.randint(1, prompts)
+        owner += [(start, end)] * (end - start)
+        prompt_of += [(start, end)] * (end - start)
+        ends = []
+        for _ in range(rng.randint(1, 4)):
+            first = len(owner)
+            last = first + rng.randint(1, branches)
+            owner += [(first, last)] * (last - first)
+            prompt_of += [(start, end)] * (last - first)
+            ends.append((first, last))
+        spans.append((start, end, tuple(ends)))
+    length = len(owner)
+    visible = torch.zeros(length, length, dtype=torch.bool)
+    for query in range(length):
+        for start, end in (prompt_of[query], owner[query]):
+            visible[query, start : min(end, query + 1)] = True
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(1, n, length, 32, generator=generator, requires_grad=True) for n in (heads, groups, groups)]
+    return Row(layout=TreeLayout.of(spans), visible=visible, tensors=tensors, grouped=heads != groups)
+
+
+def dense(made: Row) -> torch.Tensor:
+    out = scaled_dot_product_attention(*made.tensors, attn_mask=made.visible, scale=0.2, enable_gqa=made.grouped)
+    return out.transpose(1, 2)
+
+
+@pytest.mark.parametrize("heads, groups", HEADS)
+@pytest.mark.parametrize("sizes", [(300, 200), (20, 15), (40, 400)], ids=["large", "small", "long branches"])
+def test_segments_equal_a_dense_mask_in_values_and_gradients(heads: int, groups: int, sizes: tuple[int, int]) -> None:
+    made = row(heads, heads, groups, *sizes, trees=6)
+    assert len(made.layout.blocks) > 1
+    ours, theirs = tree_attention(None, *made.tensors, None, scaling=0.2, tree=made.layout)[0], dense(made)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(0))
+    for a, b in zip(
+        torch.autograd.grad(ours, made.tensors, upstream),
+        torch.autograd.grad(theirs, made.tensors, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_way_of_other_devices_equals_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes public calls of PyTorch alone; they run on a CPU too."""
+    made = row(5)
+    upstream = torch.randn(made.tensors[0].transpose(1, 2).shape, generator=torch.Generator().manual_seed(0))
+
+    def outcome() -> list[torch.Tensor]:
+        out = tree_attention(None, *made.tensors, None, scaling=0.2, tree=made.layout)[0]
+        return [out, *torch.autograd.grad(out, made.tensors, upstream)]
+
+    ours = outcome()
+    monkeypatch.setattr("align.tree.attention._on_cpu", lambda tensor: False)
+    for a, b in zip(ours, outcome(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed, heads, groups", [(1, 4, 4), (2, 4, 2), (3, 9, 3)])
+def test_flex_attention_equals_a_dense_mask_forward(seed: int, heads: int, groups: int) -> None:
+    """Values only: FlexAttention has no backward pass on a CPU."""
+    made = row(seed, heads, groups)
+    with torch.no_grad():
+        tensors = [tensor.detach() for tensor in made.tensors]
+        ours, _ = flex_tree_attention(SimpleNamespace(training=False), *tensors, None, scaling=0.2, tree=made.layout)
+        torch.testing.assert_close(ours, dense(made), atol=1e-5, rtol=1e-4)
+
+
+def test_the_flex_mask_keeps_few_blocks_and_hides_every_block_without_a_visible_pair() -> None:
+    made = row(7, prompts=600, branches=500, trees=5)
+    mask = made.layout.flex_mask(torch.device("cpu"))
+    kept = mask.to_dense()[0, 0].bool()
+    length, count = len(made.visible), len(kept)
+    padded = torch.zeros(count * 128, count * 128, dtype=torch.bool)
+    padded[:length, :length] = made.visible
+    needed = padded.view(count, 128, count, 128).any(3).any(1)
+    assert not (needed & ~kept).any(), "a block that is needed is hidden"
+    assert kept.sum() <= needed.sum() + 2 * count
+    places = torch.arange(length)
+    rule = mask.mask_mod(None, None, places[:, None], places[None, :])
+    assert torch.equal(rule, made.visible)
+
+
+def test_no_mask_grows_with_the_row(largest_tensor) -> None:
+    """Two prompts of 2,500 tokens with three branches of 400: nothing larger than queries, keys and values is made."""
+    length = 0
+    spans = []
+    for _ in range(2):
+        ends = [(length + 2500 + 400 * n, length + 2900 + 400 * n) for n in range(3)]
+        spans.append((length, length + 2500, tuple(ends)))
+        length = ends[-1][1]
+    tensors = [torch.randn(1, 2, length, 16, requires_grad=True) for _ in range(3)]
+    with largest_tensor() as made:
+        layout = TreeLayout.of(spans)
+        tree_attention(None, *tensors, None, scaling=0.2, tree=layout)[0].sum().backward()
+        layout.flex_mask(torch.device("cpu"))
+    assert BLOCK * BLOCK <= made.elements <= 2 * length * 16
