@@ -204,15 +204,15 @@ class TreeTrainer(Trainer, ABC):
         show_supervision(rows[:2], self.supervised, self.protocol)
         prove_terminators(rows, self.supervised, self.protocol)
         model.eval()
-        own = self.model.precision
-        try:
-            for self.model.precision in dict.fromkeys([own, "fp32"]):  # bfloat16's rounding would hide a small fault
-                with torch.no_grad():
-                    prove_packing(
-                        lambda batch: model(batch.to(self.args.device)), rows, low_precision=self.low_precision
-                    )
-        finally:
-            self.model.precision = own
+        self._prove_packing(model, rows)
+        if self.model.precision == "bf16" and self._hugging_face_model.dtype == torch.float32:
+            self.model.precision = "fp32"  # once more without bfloat16's rounding, which would hide a small fault
+            self._prove_packing(model, rows)
+            self.model.precision = "bf16"
+
+    @torch.no_grad()
+    def _prove_packing(self, model: torch.nn.Module, rows: Sequence[PromptTree]) -> None:
+        prove_packing(lambda batch: model(batch.to(self.args.device)), rows, low_precision=self.low_precision)
 
     # transformers' hooks
 
