@@ -133,12 +133,14 @@ class DPOTrainer(TreeTrainer):
     def prove_first_step(self, totals: dict[str, float]) -> None:
         if self.objective.untrained is None:
             return
+        masks = [branch.loss_mask for row in self.plan[0].rows for branch in self.trees[row].branches]
         prove_untrained(
             margin=totals["absolute_margin_sum"] / totals["rows"],
             loss=totals["dpo_loss_sum"] / totals["rows"],
             wanted_loss=self.objective.untrained(self.dpo),
             beta=self.dpo.beta,
             means=self.objective.means,
+            tokens=sum(int(sum(mask)) for mask in masks) / len(masks),
             same_batches=self.reference.same_batches,
             low_precision=self.low_precision,
         )
