@@ -267,6 +267,62 @@ def test_the_reward_model_learns_a_three_way_ranking(tmp_path: Path, tiny_checkp
     assert right > 18, "it loads and ranks as a plain sequence classifier"
 
 
+def test_a_level_asks_its_margin_of_what_is_held_against_the_rejected_completion(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from align.models.loading import load_tokenizer
+    from align.trainers.reward import comparisons
+    from align.tree.encode import encode_preferences
+    from align.tree.pack import collate
+
+    _, protocol = load_tokenizer(tiny_checkpoint)
+    rows = [*preference_rows(2, completions=3), *preference_rows(3)]
+    levels = ["better", None, "significantly better", "slightly better", None]
+    rows = [
+        row.model_copy(update={"id": f"r{n}", "level": level})
+        for n, (row, level) in enumerate(zip(rows, levels, strict=True))
+    ]
+    kept = ("significantly better", "better", "slightly better")
+    trees = encode_preferences(rows, protocol, PreferenceDataConfig(path=tmp_path, levels=kept)).trees
+    assert [tree.level for tree in trees] == levels
+    found = comparisons(collate(trees), {"significantly better": 1.0, "better": 0.5})
+    asked = list(zip(found.better.tolist(), found.worse.tolist(), found.target_margins.tolist(), strict=True))
+    edited = [(0, 1, 0.0), (0, 2, 0.5), (1, 2, 0.5)]  # edited over chosen was graded by nobody
+    ungraded = [(3, 4, 0.0), (3, 5, 0.0), (4, 5, 0.0)]
+    assert asked == [*edited, *ungraded, (6, 7, 1.0), (8, 9, 0.0), (10, 11, 0.0)]
+    assert not comparisons(collate(trees)).target_margins.any()
+
+
+def test_the_reward_loss_has_its_margins_and_its_centering(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Worked out again from the scores of transformers' own classifier, in plain floats."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from recipes.reward import RewardRecipe, run
+
+    data = tmp_path / "ranked.jsonl"
+    levels = ["better", "significantly better", None]
+    rows = [row.model_copy(update={"level": levels[n % 3]}) for n, row in enumerate(preference_rows(9, completions=3))]
+    write_rows(data, rows)
+    recipe = RewardRecipe(
+        model=ModelConfig(path=tiny_checkpoint),
+        data=PreferenceDataConfig(path=data),
+        reward={"centering": 0.5, "margins": {"better": 0.7, "significantly better": 2.0}},
+        training=training(tmp_path / "reward", batch_size=9, learning_rate=1e-12),
+    )
+    logged = metrics(run(recipe))[0]
+
+    plain = AutoModelForSequenceClassification.from_pretrained(recipe.training.output_dir)
+    protocol = load_protocol(AutoTokenizer.from_pretrained(recipe.training.output_dir))
+    losses = []
+    for row in rows:
+        ids = [protocol.encode((*row.prompt, *completion)).ids for completion in row.completions]
+        edited, chosen, rejected = (plain(torch.tensor([each])).logits.item() for each in ids)
+        target = {"better": 0.7, "significantly better": 2.0, None: 0.0}[row.level]
+        for better, worse, margin in ((edited, chosen, 0.0), (edited, rejected, target), (chosen, rejected, target)):
+            losses.append(math.log1p(math.exp(margin - (better - worse))) + 0.5 * (better + worse) ** 2)
+    assert logged["loss"] == pytest.approx(sum(losses) / 27, abs=1e-5)
+
+
 def test_sft_averages_over_the_tokens_of_the_whole_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
