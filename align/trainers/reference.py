@@ -81,7 +81,7 @@ def weights_fingerprint(path: Path | str) -> str:
 
 
 def rows_fingerprint(trees: Sequence[PromptTree]) -> str:
-    """BLAKE3 of ids, tokens and masks of all trees, in order. About 30 microseconds a tree."""
+    """BLAKE3 of ids, tokens and masks of all trees, in order. About 20 microseconds a short tree."""
     digest = blake3()
     for tree in trees:
         digest.update(f"{tree.id}\0{len(tree.prompt)}".encode())
