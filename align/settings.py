@@ -7,9 +7,9 @@ A value that the Llama 3 paper gives is the default, and says so (P = arXiv:2407
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from align.config import Section
 
@@ -95,6 +95,10 @@ class TrainingConfig(Section):
     """Data order and everything else that is random."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of each process; None leaves torch's choice."""
+    proofs: bool = True
+    """Before the first update prove, in a few forward passes, that completions end with a trained terminator, that
+    packed rows give what each completion gives alone, that scores are finite and that DPO begins at margin 0; stop the
+    run where one does not hold. Results are the same bits with and without."""
 
 
 class SFTConfig(Section):
@@ -104,11 +108,43 @@ class SFTConfig(Section):
     """final: the messages after the last user message are the target (P table 7); all: every assistant message is."""
 
 
-class DPOConfig(Section):
-    """The DPO objective. Read by `align/trainers/dpo.py`."""
+class RewardConfig(Section):
+    """The reward model's objective. Read by `align/trainers/reward.py`. The paper has neither option (P 4.1.2)."""
 
+    centering: float = Field(0.0, ge=0)
+    """Weight of (r_better + r_worse)**2, which draws scores to 0 on the mean; 0 for none. Eisenstein et al. 2023
+    (arXiv:2312.09244); 0.01 is the usual start."""
+    margins: dict[str, float] = Field(default_factory=dict)
+    """Level -> by how many log-odds chosen should beat rejected, such as {significantly better: 1, better: 0.67} (L2
+    eq. 2 and table 27, up to 1 or up to 3). An edited completion is asked to beat the rejected one by it too; how much
+    it beats the chosen one nobody graded. Levels without an entry, and rows without a level, ask for 0."""
+
+    @field_validator("margins")
+    @classmethod
+    def _margins_are_not_negative(cls, margins: dict[str, float]) -> dict[str, float]:
+        for level, margin in margins.items():
+            if not 0 <= margin < float("inf"):
+                raise ValueError(f"the margin of {level!r} must be 0 or above, got {margin}")
+        return margins
+
+
+class DPOConfig(Section):
+    """The objective on pairs: DPO as the paper has it, or one of its kin. Read by `align/trainers/dpo.py`."""
+
+    loss: Literal["sigmoid", "ipo", "length_normalized", "simpo"] = "sigmoid"
+    """sigmoid: DPO (P 4.1.4). ipo: a squared distance to 1 / (2 beta) nats, on summed logps as its paper writes it.
+    length_normalized: DPO on per-token means, of policy and reference (Tulu 3). simpo: on the policy's means, with no
+    reference and no reference pass."""
     beta: float = Field(0.1, gt=0)
-    """Weight of the pull towards the reference, per nat. Larger keeps the policy closer. P 4.1.4: 0.1."""
+    """Weight of the pull towards the reference, per nat. Larger keeps the policy closer. P 4.1.4: 0.1. Other losses
+    have other scales: length_normalized 5 (Tulu 3, arXiv:2411.15124), simpo 2.0 to 2.5 (arXiv:2405.14734), ipo the
+    tau of its paper (arXiv:2310.12036)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the pairs taken to be labelled the wrong way round (Mitchell's conservative DPO). Read by the losses
+    sigmoid and length_normalized."""
+    simpo_gamma: float | None = Field(None, ge=0)
+    """Margin, in log-odds, from which a pair is taken as won. Wanted by simpo, whose paper has 0.3 to 1.6; read by no
+    other loss."""
     nll_coefficient: float = Field(0.2, ge=0)
     """Weight of the negative log-likelihood of the chosen completion. P 4.1.4: 0.2."""
     nll_normalization: Literal["sequence_mean", "token_mean", "sequence_sum"] = "sequence_mean"
@@ -117,6 +153,24 @@ class DPOConfig(Section):
     mask_format_tokens: bool = True
     """Leave header and terminator tokens out of the contrast, in chosen and rejected (P 4.1.4). The NLL keeps the
     terminator either way."""
+    reference_cache: Path | None = None
+    """Folder of the reference's log-probabilities, with a folder for each key (weights, precision, rows, masks); None
+    for `<output_dir>/reference`. Runs that share it, such as a sweep over beta, take the reference pass once."""
+    reference_shard_steps: int = Field(20, gt=0)
+    """Optimizer steps' worth of rows in one file of the cache. A crash in the reference pass loses at most one of them
+    for each process."""
+
+    @model_validator(mode="after")
+    def _every_value_is_read(self) -> Self:
+        if self.label_smoothing and self.loss not in ("sigmoid", "length_normalized"):
+            raise ValueError(f"dpo.label_smoothing is {self.label_smoothing}, which the loss {self.loss} does not read")
+        if self.loss == "simpo" and self.simpo_gamma is None:
+            raise ValueError("the loss simpo wants dpo.simpo_gamma and it is not given; half of beta is a start")
+        if self.loss != "simpo" and self.simpo_gamma is not None:
+            raise ValueError(f"dpo.simpo_gamma is {self.simpo_gamma}, which the loss {self.loss} does not read")
+        if self.loss == "simpo" and self.reference_cache is not None:
+            raise ValueError("dpo.reference_cache is given, and the loss simpo has no reference")
+        return self
 
 
 class SamplingConfig(Section):

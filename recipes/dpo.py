@@ -44,6 +44,7 @@ def run(recipe: DPORecipe) -> Path:
         token_budget=recipe.data.token_budget,
         recipe=recipe,
         dpo=recipe.dpo,
+        start=recipe.model,
     )
     checkpoint = trainer.fit()
     if recipe.hub is not None and trainer.is_world_process_zero():

@@ -6,9 +6,12 @@ accelerate launch --config_file recipes/launch/zero3.yaml recipes/reward.py reci
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from align.config import Recipe, main
-from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
+from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, RewardConfig, TrainingConfig
 
 
 class RewardRecipe(Recipe):
@@ -16,8 +19,17 @@ class RewardRecipe(Recipe):
 
     model: ModelConfig
     data: PreferenceDataConfig
+    reward: RewardConfig = RewardConfig()
     training: TrainingConfig
     hub: HubConfig | None = None
+
+    @model_validator(mode="after")
+    def _margins_are_of_levels_that_are_kept(self) -> Self:
+        unread = sorted(self.reward.margins.keys() - set(self.data.levels))
+        if unread:
+            kept = ", ".join(self.data.levels)
+            raise ValueError(f"reward.margins has {unread[0]!r}, and data.levels keeps these only: {kept}")
+        return self
 
 
 def run(recipe: RewardRecipe) -> Path:
@@ -42,6 +54,7 @@ def run(recipe: RewardRecipe) -> Path:
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,
+        reward=recipe.reward,
     )
     checkpoint = trainer.fit()
     if recipe.hub is not None and trainer.is_world_process_zero():

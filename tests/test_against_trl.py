@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from align.losses import dpo_loss, nll_loss, reward_loss, sum_by_sequence
+from align.losses import (
+    centering_loss,
+    conservative_dpo_loss,
+    dpo_loss,
+    ipo_loss,
+    nll_loss,
+    reward_loss,
+    simpo_loss,
+    sum_by_sequence,
+)
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Message, PreferenceRow
 from align.settings import PreferenceDataConfig
@@ -54,21 +64,21 @@ def models(tiny_checkpoint: Path):
     return policy, reference
 
 
-def trees(checkpoint: Path):
+def trees(checkpoint: Path, rows: int = len(ROWS)):
     from align.models.loading import load_tokenizer
 
     tokenizer, protocol = load_tokenizer(checkpoint)
-    return tokenizer, collate(encode_preferences(ROWS, protocol, PreferenceDataConfig(path=checkpoint)).trees)
+    return tokenizer, collate(encode_preferences(ROWS[:rows], protocol, PreferenceDataConfig(path=checkpoint)).trees)
 
 
-def dataset():
+def dataset(rows: int = len(ROWS)):
     from datasets import Dataset
 
     def plain(messages):
         return [{"role": message.role, "content": message.content} for message in messages]
 
     return Dataset.from_list(
-        [{"prompt": plain(r.prompt), "chosen": plain(r.chosen), "rejected": plain(r.rejected)} for r in ROWS]
+        [{"prompt": plain(r.prompt), "chosen": plain(r.chosen), "rejected": plain(r.rejected)} for r in ROWS[:rows]]
     )
 
 
@@ -120,7 +130,74 @@ def test_dpo_with_nll_gives_trls_loss_and_gradients(tmp_path: Path, tiny_checkpo
     assert_same_gradients(ours, theirs)
 
 
-def test_the_reward_model_gives_trls_loss_and_gradients(tmp_path: Path, tiny_checkpoint: Path) -> None:
+VARIANTS = [
+    # TRL hands IPO means over the tokens; ours reads what it is given, and test_losses.py has it on sums.
+    ({"loss_type": ["ipo"], "beta": 0.3}, partial(ipo_loss, beta=0.3), "mean", len(ROWS)),
+    ({"loss_type": ["sigmoid_norm"], "beta": 5.0}, partial(dpo_loss, beta=5.0), "mean", len(ROWS)),
+    # TRL has no smoothed sigmoid any more, but its optimal transport loss sorts pairs, and one alone is sorted.
+    (
+        {"loss_type": ["aot"], "beta": 0.3, "label_smoothing": 0.2},
+        partial(conservative_dpo_loss, beta=0.3, label_smoothing=0.2),
+        "sum",
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize("settings, loss, reduction, rows", VARIANTS, ids=["ipo", "length normalized", "smoothed"])
+def test_a_variant_of_dpo_gives_trls_loss_and_gradients(
+    settings, loss, reduction: str, rows: int, tmp_path: Path, tiny_checkpoint: Path, models
+) -> None:
+    policy, reference = models
+    tokenizer, batch = trees(tiny_checkpoint, rows)
+    theirs = copy.deepcopy(policy)
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=rows, report_to="none", use_cpu=True, bf16=False,
+        gradient_checkpointing=False, max_length=None, **settings,
+    )  # fmt: skip
+    trainer = trl.DPOTrainer(
+        model=theirs,
+        ref_model=copy.deepcopy(reference),
+        args=arguments,
+        train_dataset=dataset(rows),
+        processing_class=tokenizer,
+    )
+    trainer.model.train()
+    expected = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    expected.backward()
+
+    ours = reads_trees(policy)
+    scale = batch.label_counts if reduction == "mean" else 1
+    sums = (sum_by_sequence(TreePolicy(ours)(batch), batch.label_counts) / scale).view(-1, 2)
+    with torch.no_grad():
+        frozen = (sum_by_sequence(TreePolicy(reads_trees(reference))(batch), batch.label_counts) / scale).view(-1, 2)
+    found = loss(*sums.unbind(1), *frozen.unbind(1)).loss.mean()
+    found.backward()
+
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(ours, theirs)
+
+
+def test_simpo_gives_the_values_of_trls_cpo_trainer() -> None:
+    """TRL's trainer keeps its formula in a method of tensors; the rest of it is experimental and is not run."""
+    cpo = pytest.importorskip("trl.experimental.cpo")
+    trainer = cpo.CPOTrainer.__new__(cpo.CPOTrainer)
+    trainer.alpha, trainer.beta, trainer.simpo_gamma, trainer.label_smoothing = 0.0, 2.0, 1.2, 0.0
+    trainer.loss_type = "simpo"
+    trainer.accelerator = type("OnCPU", (), {"device": torch.device("cpu")})
+    chosen, rejected = torch.tensor([-0.5, -2.0, -1.0]), torch.tensor([-1.5, -0.25, -1.0])
+    expected, chosen_rewards, rejected_rewards = trainer.cpo_loss(chosen, rejected)
+    loss, margin = simpo_loss(chosen, rejected, beta=2.0, gamma=1.2)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(margin, chosen_rewards - rejected_rewards)
+
+
+@pytest.mark.parametrize(
+    "centering, margins", [(None, None), (0.01, None), (None, [1.0, 1 / 3, 0.0])], ids=["plain", "centered", "margins"]
+)
+def test_the_reward_model_gives_trls_loss_and_gradients(
+    centering: float | None, margins: list[float] | None, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(0)
@@ -129,16 +206,19 @@ def test_the_reward_model_gives_trls_loss_and_gradients(tmp_path: Path, tiny_che
     theirs = copy.deepcopy(model)
     arguments = trl.RewardConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=len(ROWS), report_to="none", use_cpu=True, bf16=False,
-        gradient_checkpointing=False, disable_dropout=True,
+        gradient_checkpointing=False, disable_dropout=True, center_rewards_coefficient=centering,
     )  # fmt: skip
-    trainer = trl.RewardTrainer(model=theirs, args=arguments, train_dataset=dataset(), processing_class=tokenizer)
+    rows = dataset() if margins is None else dataset().add_column("margin", margins)
+    trainer = trl.RewardTrainer(model=theirs, args=arguments, train_dataset=rows, processing_class=tokenizer)
     trainer.model.train()
     expected = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     expected.backward()
 
     ours = reads_trees(model)
     scores = TreeScorer(ours)(batch).view(-1, 2)
-    loss = reward_loss(scores[:, 0], scores[:, 1]).loss.mean()
+    better, worse = scores.unbind(1)
+    ranking = reward_loss(better, worse, target_margins=torch.tensor(margins or 0.0)).loss
+    loss = (ranking + (centering or 0) * centering_loss(better, worse)).mean()
     loss.backward()
 
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)

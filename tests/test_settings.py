@@ -17,6 +17,7 @@ from align.settings import (
     ModelConfig,
     OutputPath,
     PreferenceDataConfig,
+    RewardConfig,
     SamplingConfig,
     SFTConfig,
     TrainingConfig,
@@ -29,6 +30,8 @@ def test_the_papers_values_are_the_defaults() -> None:
     dpo = DPOConfig()
     assert (dpo.beta, dpo.nll_coefficient, dpo.mask_format_tokens) == (0.1, 0.2, True)
     assert dpo.nll_normalization == "sequence_mean"
+    assert (dpo.loss, dpo.label_smoothing, dpo.simpo_gamma) == ("sigmoid", 0, None)
+    assert (RewardConfig().centering, RewardConfig().margins) == (0, {})
     assert TrainingConfig(output_dir=Path("x")).learning_rate == 1e-5
     assert PreferenceDataConfig(path=Path("x")).levels == ("significantly better", "better")
     assert SFTConfig().train_on == "final"
@@ -44,12 +47,57 @@ def test_nothing_is_pushed_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", [DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, SamplingConfig, TrainingConfig, TreeDataConfig]
+    "section",
+    [
+        DPOConfig,
+        HubConfig,
+        ModelConfig,
+        PreferenceDataConfig,
+        RewardConfig,
+        SamplingConfig,
+        TrainingConfig,
+        TreeDataConfig,
+    ],
 )
 def test_every_setting_has_a_line_of_meaning(section: type[Section]) -> None:
     silent = [name for name, field in section.model_fields.items() if not field.description]
     assert silent == []
     assert all(name in help_text(section, "x") for name in section.model_fields)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"loss": "ipo", "label_smoothing": 0.1}, r"dpo.label_smoothing is 0.1, which the loss ipo does not read"),
+        ({"loss": "simpo"}, r"the loss simpo wants dpo.simpo_gamma"),
+        ({"simpo_gamma": 1.0}, r"dpo.simpo_gamma is 1.0, which the loss sigmoid does not read"),
+        ({"loss": "simpo", "simpo_gamma": 1, "reference_cache": "x"}, r"the loss simpo has no reference"),
+        ({"label_smoothing": 0.5}, r"less than 0.5"),
+        ({"loss": "hinge"}, r"'sigmoid', 'ipo', 'length_normalized' or 'simpo'"),
+    ],
+)
+def test_a_value_that_the_loss_would_not_read_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DPOConfig(**values)
+
+
+def test_every_loss_has_settings_that_load() -> None:
+    DPOConfig(loss="length_normalized", label_smoothing=0.1, beta=5)
+    DPOConfig(loss="ipo", beta=0.5)
+    assert DPOConfig(**DPOConfig(loss="simpo", simpo_gamma=0, beta=2).model_dump()).simpo_gamma == 0
+
+
+def test_margins_are_not_negative_and_name_levels_that_are_kept() -> None:
+    from recipes.reward import RewardRecipe
+
+    with pytest.raises(ValidationError, match="the margin of 'better' must be 0 or above, got -1"):
+        RewardConfig(margins={"better": -1})
+    values = {"model": {"path": "m"}, "data": {"path": "d"}, "training": {"output_dir": "o"}}
+    RewardRecipe(**values, reward={"margins": {"better": 0.5}})
+    with pytest.raises(
+        ValidationError, match=r"reward.margins has 'slightly better', and data.levels keeps these only"
+    ):
+        RewardRecipe(**values, reward={"margins": {"slightly better": 0.1}})
 
 
 class Inner(Section):

@@ -42,7 +42,7 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
     written = _write_shards(_means(folders, where, shares), output)
     for file in sorted(folders[0].iterdir()):
         if file.is_file() and file.suffix in (".json", ".jinja", ".model") and file.name not in (SEAL, INDEX):
-            if file.name in ("trainer_state.json", "dropped.json", "timing.json", "reference.json"):
+            if file.name in ("trainer_state.json", "dropped.json", "timing.json"):
                 continue
             shutil.copy2(file, output / file.name)
             written.append(output / file.name)

@@ -35,7 +35,8 @@ from align.manifest import is_whole, seal_folder, unseal_folder, verify_folder
 from align.models.logps import TreeModel
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import TrainingConfig
-from align.tree.encode import PromptTree
+from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
+from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate
 
 log = logger(__name__)
@@ -93,6 +94,10 @@ class TreeTrainer(Trainer, ABC):
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         """This batch's share of the step's loss: a sum over its rows, divided by the step's denominators."""
 
+    def supervised(self, branch: Segment) -> Sequence[bool]:
+        """Which of a branch's tokens the loss reads, one entry for each."""
+        return branch.loss_mask
+
     def before_first_step(self, model: torch.nn.Module, resumed: bool) -> None:
         """Once the model stands as it will train (wrapped, sharded). DPO takes its reference log-probabilities here."""
 
@@ -115,7 +120,6 @@ class TreeTrainer(Trainer, ABC):
             self._metrics = MetricsFile(self.output / "metrics.jsonl", keep_to_step=step)
         if checkpoint:
             log.info("resuming from %s", checkpoint)
-        self._log_what_is_trained()
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.state.global_step < len(self.plan):
             raise SystemExit(128 + signal.SIGTERM)  # asked to stop: the checkpoint is written, the run is not over
@@ -151,7 +155,7 @@ class TreeTrainer(Trainer, ABC):
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
             total += loss.detach()
             self._sums["tokens"] += batch.input_ids.shape[1] if members else 0
-        if self.state.global_step == 0:
+        if self.state.global_step == 0 and self.training.proofs:
             self.prove_first_step(self._reduced(dict(self._sums)))
         self._trained_seconds += time.monotonic() - began
         return total
@@ -189,11 +193,26 @@ class TreeTrainer(Trainer, ABC):
         dist.all_reduce(values)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def _log_what_is_trained(self, rows: int = 2) -> None:
-        """The supervised text of the first rows: what is trained stands between the marks."""
-        for tree in self.trees[:rows]:
-            text = "\n".join(f"    {_marked(tree, place, self.protocol)}" for place in range(len(tree.branches)))
-            log.info("row %s, trained text between ⟦ ⟧:\n%s", tree.id, text)
+    @property
+    def low_precision(self) -> bool:
+        """Whether products run in bfloat16."""
+        return self.model.precision == "bf16" or self._hugging_face_model.dtype == torch.bfloat16
+
+    def _prove(self, model: torch.nn.Module) -> None:
+        """The proofs of align/trainers/proofs.py on the first step's rows, by all processes alike."""
+        rows = [self.trees[row] for row in self.plan[0].rows]
+        show_supervision(rows[:2], self.supervised, self.protocol)
+        prove_terminators(rows, self.supervised, self.protocol)
+        model.eval()
+        self._prove_packing(model, rows)
+        if self.model.precision == "bf16" and self._hugging_face_model.dtype == torch.float32:
+            self.model.precision = "fp32"  # once more without bfloat16's rounding, which would hide a small fault
+            self._prove_packing(model, rows)
+            self.model.precision = "bf16"
+
+    @torch.no_grad()
+    def _prove_packing(self, model: torch.nn.Module, rows: Sequence[PromptTree]) -> None:
+        prove_packing(lambda batch: model(batch.to(self.args.device)), rows, low_precision=self.low_precision)
 
     # transformers' hooks
 
@@ -205,6 +224,8 @@ class TreeTrainer(Trainer, ABC):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.training.proofs:
+            self._prove(prepared[0])
         self.before_first_step(prepared[0], resumed=resume_from_checkpoint is not None)
         return prepared
 
@@ -318,7 +339,7 @@ class TreeTrainer(Trainer, ABC):
     @staticmethod
     def _model_files(folder: Path) -> list[Path]:
         kept = (".safetensors", ".json", ".jinja", ".model")
-        extra = {"timing.json", "dropped.json", "reference.json", "MANIFEST.json", "trainer_state.json"}
+        extra = {"timing.json", "dropped.json", "MANIFEST.json", "trainer_state.json"}
         return [f for f in folder.iterdir() if f.is_file() and f.suffix in kept and f.name not in extra]
 
     def _check_saved(self, folder: Path) -> None:
@@ -378,23 +399,10 @@ def _only(items: list[Any]) -> Any:
     return items[0]
 
 
-def _marked(tree: PromptTree, place: int, protocol: ChatProtocol) -> str:
-    """A branch's whole text with the trained runs between marks."""
-    branch = tree.branches[place]
-    parts = [protocol.tokenizer.decode(tree.prompt)]
-    run: list[int] = []
-    for index, token in enumerate(branch.ids):
-        run.append(token)
-        if index + 1 == len(branch.ids) or branch.loss_mask[index + 1] != branch.loss_mask[index]:
-            text = protocol.tokenizer.decode(run)
-            parts.append(f"⟦{text}⟧" if branch.loss_mask[index] else text)
-            run = []
-    return "".join(parts).replace("\n", "\\n")
-
-
 def _refuse_other_config(folder: Path, manifest: dict[str, Any], recipe: dict[str, Any]) -> None:
     before, now = (_flat({k: v for k, v in c.items() if k != "hub"}) for c in (manifest.get("config", {}), recipe))
     harmless = {"training.keep_checkpoints", "training.save_steps", "training.threads", "training.output_dir"}
+    harmless |= {"training.proofs", "dpo.reference_cache", "dpo.reference_shard_steps"}
     changed = sorted(
         key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in harmless
     )

@@ -1,83 +1,161 @@
-"""Direct preference optimization as in Llama 3 (arXiv:2407.21783, 4.1.4): a contrast of contents, and an NLL term."""
+"""Preference optimization on pairs: DPO as in Llama 3 (arXiv:2407.21783, 4.1.4), contrasted contents and an NLL.
+
+The contrast may be one of DPO's kin instead (`dpo.loss`); the NLL term stays the same.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from align.errors import ProofError
-from align.losses import dpo_loss, nll_loss, sum_by_sequence
-from align.settings import DPOConfig
+from align.losses import (
+    PairwiseLoss,
+    conservative_dpo_loss,
+    dpo_loss,
+    ipo_loss,
+    nll_loss,
+    simpo_loss,
+    sum_by_sequence,
+)
+from align.settings import DPOConfig, ModelConfig
 from align.trainers.base import TreeTrainer
-from align.trainers.reference import reference_logps
+from align.trainers.proofs import prove_untrained
+from align.trainers.reference import NO_REFERENCE, Reference, ReferenceCache, reference_key
 from align.tree.encode import PromptTree
 from align.tree.pack import TreeBatch
 
-MARGIN_TOLERANCE = 1e-3
-"""Largest mean absolute margin before any training, log-odds. The reference pass runs the first step's very batches,
-so what is left is the noise of kernels that are not deterministic."""
+
+class Objective(NamedTuple):
+    """A loss on pairs, and what it is given."""
+
+    make: Callable[[DPOConfig], Callable[..., PairwiseLoss]]
+    means: bool
+    """Log-probabilities come as means over the contrasted tokens; otherwise as sums."""
+    untrained: Callable[[DPOConfig], float] | None
+    """What a pair costs while policy and reference are one; None for a loss without a reference."""
+
+
+def _sigmoid(dpo: DPOConfig) -> Callable[..., PairwiseLoss]:
+    if dpo.label_smoothing:
+        return partial(conservative_dpo_loss, beta=dpo.beta, label_smoothing=dpo.label_smoothing)
+    return partial(dpo_loss, beta=dpo.beta)
+
+
+def _ipo(dpo: DPOConfig) -> Callable[..., PairwiseLoss]:
+    return partial(ipo_loss, beta=dpo.beta)
+
+
+def _simpo(dpo: DPOConfig) -> Callable[..., PairwiseLoss]:
+    assert dpo.simpo_gamma is not None, "the config wants it"
+    return partial(simpo_loss, beta=dpo.beta, gamma=dpo.simpo_gamma)
+
+
+OBJECTIVES = {
+    "sigmoid": Objective(_sigmoid, means=False, untrained=lambda dpo: math.log(2)),
+    "length_normalized": Objective(_sigmoid, means=True, untrained=lambda dpo: math.log(2)),
+    "ipo": Objective(_ipo, means=False, untrained=lambda dpo: (1 / (2 * dpo.beta)) ** 2),
+    "simpo": Objective(_simpo, means=True, untrained=None),
+}
 
 
 class DPOTrainer(TreeTrainer):
-    """Mean DPO loss over the step's pairs, and the chosen completions' NLL. A tree's branches: chosen, rejected."""
+    """Mean loss over the step's pairs, and the chosen completions' NLL. A tree's branches: chosen, rejected.
+
+    start: the checkpoint that the policy was loaded from, which is its reference.
+    """
 
     stage = "dpo"
 
-    def __init__(self, *arguments: Any, dpo: DPOConfig, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, dpo: DPOConfig, start: ModelConfig, **settings: Any) -> None:
         self.dpo = dpo
-        self.reference: dict[str, list[float]] = {}
+        self.start = start
+        self.objective = OBJECTIVES[dpo.loss]
+        self.contrast = self.objective.make(dpo)
+        self.reference: Reference = NO_REFERENCE
         super().__init__(*arguments, **settings)
-        assert all(len(tree.branches) == 2 for tree in self.trees), "a pair has two completions"
 
     def before_first_step(self, model: torch.nn.Module, resumed: bool) -> None:
-        model.eval()
-        self.reference = reference_logps(
-            self.output / "reference.json",
+        if self.objective.untrained is None:
+            return
+        summed = "content" if self.dpo.mask_format_tokens else "content and terminators"
+        key = self._agree(lambda: reference_key(self.start, self.training.precision, self.trees, summed))
+        cache = ReferenceCache(
+            self.dpo.reference_cache or self.output / "reference",
+            key,
             self.trees,
             self.plan,
-            lambda batch: self._contrasted(model(batch), batch),
             device=self.args.device,
-            resumed=resumed,
+            shard_steps=self.dpo.reference_shard_steps,
+        )
+        model.eval()
+        self.reference = cache.logps(
+            lambda batch: self._contrasted(model(batch), batch)[0], self._agree, resumed=resumed
         )
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
-        return {"pairs": len(rows), "tokens": sum(sum(tree.branches[0].loss_mask) for tree in rows)}
+        return {"pairs": len(rows), "tokens": sum(int(sum(tree.branches[0].loss_mask)) for tree in rows)}
 
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
+        assert set(batch.branch_counts) == {2}, "a pair has two completions"
         logps = model(batch)
-        chosen, rejected = self._contrasted(logps, batch).view(-1, 2).unbind(1)
-        reference = torch.tensor([self.reference[tree_id] for tree_id in batch.tree_ids], device=logps.device)
-        loss, margin = dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1], beta=self.dpo.beta)
+        sums, lengths = self._contrasted(logps, batch)
+        scale = lengths.clamp(min=1).view(-1, 2) if self.objective.means else 1
+        policy = (sums.view(-1, 2) / scale).unbind(1)
+        # Without a reference a reward is the policy's own log-probability.
+        reference = () if batch.reference is None else (batch.reference.view(-1, 2) / scale).unbind(1)
+        loss, margin = self.contrast(*policy, *reference)
         nll = nll_loss(logps, batch.label_counts, normalization=self.dpo.nll_normalization)[0::2]
         whole = "tokens" if self.dpo.nll_normalization == "token_mean" else "pairs"
         weights = batch.weights
+        chosen_reward, rejected_reward = (
+            self.dpo.beta * (side.detach() - (reference[place] if reference else 0))
+            for place, side in enumerate(policy)
+        )
         self.count(
             rows=weights.sum(),
             dpo_loss_sum=(loss.detach() * weights).sum(),
             margin_sum=(margin * weights).sum(),
             absolute_margin_sum=(margin.abs() * weights).sum(),
             accuracy_sum=(((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
-            chosen_reward_sum=(self.dpo.beta * (chosen.detach() - reference[:, 0]) * weights).sum(),
-            rejected_reward_sum=(self.dpo.beta * (rejected.detach() - reference[:, 1]) * weights).sum(),
+            chosen_reward_sum=(chosen_reward * weights).sum(),
+            rejected_reward_sum=(rejected_reward * weights).sum(),
             nll_loss_sum=(nll.detach() * weights).sum(),
         )
         contrast = (loss * weights).sum() / denominators["pairs"]
         return contrast + self.dpo.nll_coefficient * (nll * weights).sum() / denominators[whole]
 
     def prove_first_step(self, totals: dict[str, float]) -> None:
-        margin = totals["absolute_margin_sum"] / totals["rows"]
-        loss = totals["dpo_loss_sum"] / totals["rows"]
-        if margin > MARGIN_TOLERANCE:
-            wanted = f"wanted 0 and ln 2 = {math.log(2):.4f}"
-            what = f"before training the margin is {margin:.4g} and the loss {loss:.4f}, {wanted}"
-            raise ProofError("step 0", what, "Policy and reference differ: check model.path and model.dtype")
+        if self.objective.untrained is None:
+            return
+        masks = [branch.loss_mask for row in self.plan[0].rows for branch in self.trees[row].branches]
+        prove_untrained(
+            margin=totals["absolute_margin_sum"] / totals["rows"],
+            loss=totals["dpo_loss_sum"] / totals["rows"],
+            wanted_loss=self.objective.untrained(self.dpo),
+            beta=self.dpo.beta,
+            means=self.objective.means,
+            tokens=sum(int(sum(mask)) for mask in masks) / len(masks),
+            same_batches=self.reference.same_batches,
+            low_precision=self.low_precision,
+        )
 
-    def _contrasted(self, logps: Tensor, batch: TreeBatch) -> Tensor:
-        """Sums over each branch's contrasted tokens, [B]."""
-        if self.dpo.mask_format_tokens:
-            logps = torch.where(batch.contrast_mask, logps, 0.0)
-        return sum_by_sequence(logps, batch.label_counts)
+    def _batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
+        batch = super()._batch(members, weight)
+        if self.objective.untrained is not None:
+            logps = self.reference.logps[np.asarray(members)].reshape(-1)
+            batch.reference = torch.from_numpy(logps).to(self.args.device)
+        return batch
+
+    def _contrasted(self, logps: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+        """Sums over each branch's contrasted tokens and how many these are, [B] each."""
+        if not self.dpo.mask_format_tokens:
+            return sum_by_sequence(logps, batch.label_counts), batch.label_counts
+        logps = torch.where(batch.contrast_mask, logps, 0.0)
+        kept = sum_by_sequence(batch.contrast_mask.float(), batch.label_counts)
+        return sum_by_sequence(logps, batch.label_counts), kept

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from align.errors import ProofError
-from align.losses import reward_loss
+from align.losses import centering_loss, reward_loss
+from align.settings import RewardConfig
 from align.trainers.base import TreeTrainer
-from align.tree.encode import PromptTree
+from align.tree.encode import PromptTree, Segment
 from align.tree.pack import TreeBatch
 
 
@@ -25,35 +26,57 @@ class RewardTrainer(TreeTrainer):
 
     stage = "reward"
 
+    def __init__(self, *arguments: Any, reward: RewardConfig, **settings: Any) -> None:
+        self.reward = reward
+        super().__init__(*arguments, **settings)
+
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
         return {"comparisons": sum(math.comb(len(tree.branches), 2) for tree in rows)}
 
+    def supervised(self, branch: Segment) -> Sequence[bool]:
+        return [False] * (len(branch.ids) - 1) + [True]  # the score is read at the last token
+
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         scores = model(batch)
-        better, worse, weights = comparisons(batch)
-        loss, margin = reward_loss(scores[better], scores[worse])
-        weights = weights.to(loss.device)
+        pairs = comparisons(batch, self.reward.margins)
+        better, worse = scores[pairs.better], scores[pairs.worse]
+        weights = pairs.weights.to(scores.device)
+        loss, margin = reward_loss(better, worse, target_margins=pairs.target_margins.to(scores.device))
         self.count(
             rows=weights.sum(),
             accuracy_sum=(((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
             margin_sum=(margin * weights).sum(),
+            score_sum=((better + worse).detach() / 2 * weights).sum(),
         )
+        if self.reward.centering:
+            loss = loss + self.reward.centering * centering_loss(better, worse)
         return (loss * weights).sum() / denominators["comparisons"]
 
-    def prove_first_step(self, totals: dict[str, float]) -> None:
-        if not math.isfinite(totals["margin_sum"]):
-            what = f"scores differ by {totals['margin_sum']} before any training"
-            raise ProofError("step 0", what, "Check the checkpoint's score head")
+
+class Comparisons(NamedTuple):
+    """Every better and worse completion of a prompt, [P] each."""
+
+    better: Tensor  # branch indices
+    worse: Tensor  # branch indices
+    weights: Tensor  # 1; 0 for a tree that only fills an empty place
+    target_margins: Tensor  # log-odds
 
 
-def comparisons(batch: TreeBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Branch indices of every better and worse completion of a prompt, [P] each, and each comparison's weight, [P]."""
-    better, worse, weights = [], [], []
+def comparisons(batch: TreeBatch, margins: dict[str, float] | None = None) -> Comparisons:
+    """The comparisons of a batch.
+
+    margins: level -> target margin. The level grades chosen against rejected, which is the last branch. An edited
+    completion beats the chosen one, so it beats the rejected one by as much at least, and is asked for the same; how
+    much better it is than the chosen one nobody graded, and that comparison is asked for 0.
+    """
+    better, worse, weights, targets = [], [], [], []
     first = 0
-    for count, weight in zip(batch.branch_counts, batch.weights.tolist(), strict=True):
+    for count, weight, level in zip(batch.branch_counts, batch.weights.tolist(), batch.levels, strict=True):
+        rejected = first + count - 1
         for a, b in combinations(range(first, first + count), 2):
             better.append(a)
             worse.append(b)
             weights.append(weight)
+            targets.append((margins or {}).get(level or "", 0.0) if b == rejected else 0.0)
         first += count
-    return torch.tensor(better), torch.tensor(worse), torch.tensor(weights)
+    return Comparisons(torch.tensor(better), torch.tensor(worse), torch.tensor(weights), torch.tensor(targets))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from align.chat.protocol import ChatProtocol, Encoded, TokenKind
@@ -40,6 +40,8 @@ class PromptTree:
     id: str
     prompt: list[int]
     branches: tuple[Segment, ...]
+    level: str | None = None
+    """How much better chosen is than rejected, where somebody graded it."""
 
     @property
     def tokens(self) -> int:
@@ -87,7 +89,7 @@ def encode_preferences(
         if tree is not None and len({tuple(branch.ids) for branch in tree.branches}) < len(tree.branches):
             found.dropped["completions are the same"] += 1
             continue
-        _keep(tree, data, found)
+        _keep(tree and replace(tree, level=row.level), data, found)
     return found
 
 

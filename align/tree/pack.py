@@ -24,7 +24,7 @@ class TreeBatch:
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T], restarting with each tree, and at the prompt's end with each branch
-    layout: TreeLayout
+    layout: TreeLayout | None  # None for a plain causal row
     sources: Tensor  # [N], where the state stands that predicts a label: for a branch's first token, the prompt's last
     labels: Tensor  # [N]
     contrast_mask: Tensor  # [N], bool
@@ -32,7 +32,9 @@ class TreeBatch:
     ends: Tensor  # [B], position of each branch's last token: where the reward model reads its score
     branch_counts: list[int]  # branches of each tree
     tree_ids: list[str]
+    levels: list[str | None]  # each tree's grade
     weights: Tensor  # [trees], 1; 0 for a tree that only fills an empty place
+    reference: Tensor | None = None  # [B], the reference's log-probability of each branch, for methods that have one
 
     def to(self, device: torch.device | str) -> TreeBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -80,6 +82,7 @@ def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None)
         ends=torch.tensor(ends, dtype=torch.long),
         branch_counts=[len(tree.branches) for tree in trees],
         tree_ids=[tree.id for tree in trees],
+        levels=[tree.level for tree in trees],
         weights=torch.ones(len(trees)) if weights is None else torch.tensor(weights),
     )
 
