@@ -6,6 +6,7 @@ transformers saves it as peft does. Adapter weights are float32 over whatever th
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,17 @@ def attached(model: Any, folder: str, *, merge: bool) -> Any:
         what = f"{folder} is an adapter, and cannot be merged into weights that ZeRO-3 has sharded"
         how = "Merge it first with recipes/merge.py, or set model.lora to train the adapter on"
         raise ConfigError("model.path", what, how)
-    adapted = PeftModel.from_pretrained(model, folder)
+    adapted = beside(model, folder)
+    return adapted.merge_and_unload(safe_merge=True).requires_grad_(True) if merge else adapted.get_base_model()
+
+
+def beside(model: Any, folder: str) -> PeftModel:
+    """`model` with the adapter of `folder` beside its weights, frozen, in peft's own wrapper."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
+        adapted = PeftModel.from_pretrained(model, folder)
     prove_it_acts(adapted, folder)
-    if not merge:
-        return adapted.get_base_model()
-    return adapted.merge_and_unload(safe_merge=True).requires_grad_(True)
+    return adapted
 
 
 def is_adapted(model: nn.Module) -> bool:

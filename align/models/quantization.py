@@ -43,13 +43,21 @@ def quantization_config(config: ModelConfig) -> BitsAndBytesConfig | None:
     )
 
 
-def _require_bitsandbytes() -> None:
-    how = "Run `pip install align[qlora]` on a machine whose GPU or CPU it knows, or take model.quantization away"
+def bitsandbytes_is_missing() -> str:
+    """Why bitsandbytes does not run here; empty where it does."""
     if not is_bitsandbytes_available():
-        raise ConfigError(KEY, "wants bitsandbytes, which is not installed here or is too old", how)
+        return "bitsandbytes is not installed here, or is too old"
     from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
 
     try:
         validate_bnb_backend_availability(raise_exception=True)
     except (RuntimeError, ImportError) as error:
-        raise ConfigError(KEY, f"bitsandbytes does not run here ({error})", how) from None
+        return f"bitsandbytes does not run here ({error})"
+    return ""
+
+
+def _require_bitsandbytes() -> None:
+    missing = bitsandbytes_is_missing()
+    if missing:
+        how = "Run `pip install 'bitsandbytes>=0.46.1'` on a machine that it supports, or take model.quantization away"
+        raise ConfigError(KEY, f"4-bit weights want bitsandbytes: {missing}", how)
