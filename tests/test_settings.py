@@ -14,6 +14,7 @@ from align.settings import (
     DPOConfig,
     HubConfig,
     InputPath,
+    LoRAConfig,
     ModelConfig,
     OutputPath,
     PreferenceDataConfig,
@@ -44,7 +45,17 @@ def test_nothing_is_pushed_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", [DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, SamplingConfig, TrainingConfig, TreeDataConfig]
+    "section",
+    [
+        DPOConfig,
+        HubConfig,
+        LoRAConfig,
+        ModelConfig,
+        PreferenceDataConfig,
+        SamplingConfig,
+        TrainingConfig,
+        TreeDataConfig,
+    ],
 )
 def test_every_setting_has_a_line_of_meaning(section: type[Section]) -> None:
     silent = [name for name, field in section.model_fields.items() if not field.description]

@@ -67,9 +67,10 @@ def load_generator(path: str | Path, dtype: str = "bfloat16") -> Any:
 def _loaded(kind: Any, config: ModelConfig, seed: int, **more: Any) -> Any:
     """A whole model, or a base and its adapter, made ready to train or to score as the config says."""
     set_seed(seed)
+    arguments = _arguments(config)
     name = _known(config.path)
     base = base_of(name)
-    model = kind.from_pretrained(base or name, **_arguments(config), **more)
+    model = kind.from_pretrained(base or name, **arguments, **more)
     if config.lora is not None:
         attach(model, config.lora, base or name, name if base else None)
     elif base is not None:
