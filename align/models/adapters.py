@@ -93,7 +93,8 @@ def attach(model: Any, lora: LoRAConfig, base: str, folder: str | None = None) -
     settings.lora_dropout = lora.dropout
     model.add_adapter(settings, _NAME)
     settings.base_model_name_or_path = base
-    settings.target_modules = sorted(settings.target_modules)  # a set's order would differ from file to file
+    if not isinstance(settings.target_modules, str):  # a pattern, in adapters made elsewhere
+        settings.target_modules = sorted(settings.target_modules)  # a set's order would differ from file to file
     if not (is_deepspeed_zero3_enabled() and model.dtype == torch.bfloat16):
         # ZeRO-3 wants one type for what it shards, and keeps float32 master weights itself.
         cast_adapter_dtype(model, _NAME)
