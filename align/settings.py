@@ -23,17 +23,40 @@ OutputPath = Annotated[Path, OUTPUT]
 """A path that a stage makes: rounds leave it out of the stage's key."""
 
 
+class LoRAConfig(Section):
+    """Low-rank adapters, trained in place of the weights (LoRA, arXiv:2106.09685). Read by `align/models/adapters.py`.
+
+    What it leaves behind is an adapter folder as peft writes it; `recipes/merge.py` makes a whole model of it.
+    """
+
+    rank: int = Field(16, gt=0)
+    """Rank of each adapter. A linear layer of m inputs and n outputs trains rank * (m + n) numbers."""
+    alpha: int = Field(32, gt=0)
+    """What the adapter adds is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is dropped while training. DPO that trains an adapter on wants 0: its proof at
+    step 0 holds policy and reference to each other."""
+    targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", min_length=1)
+    """all-linear: every linear layer of the trunk (QLoRA, arXiv:2305.14314, section 4); or the layers' names, such as
+    [q_proj, v_proj]. Never the output head; a reward model's score head is trained whole."""
+
+
 class ModelConfig(Section):
     """A checkpoint folder or Hub name, and how to load it."""
 
     path: InputPath
-    """A Hugging Face folder, or a name on the Hub. Local folders are taken as they stand."""
+    """A Hugging Face folder, or a name on the Hub. Local folders are taken as they stand. A peft adapter folder is
+    loaded over the base that it names: with lora its adapter is trained on, without it is merged in memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the weights are held in. With training.precision bf16 keep float32 here: they are the master weights."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
     """The chat protocol; auto looks at the tokenizer's control tokens."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
+    lora: LoRAConfig | None = None
+    """None trains every weight."""
+    quantization: Literal["nf4"] | None = None
+    """nf4: the frozen weights are held in 4 bits (QLoRA, arXiv:2305.14314); wants lora to train, and bitsandbytes."""
 
 
 class TreeDataConfig(Section):

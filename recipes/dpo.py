@@ -36,7 +36,7 @@ def run(recipe: DPORecipe) -> Path:
     rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
     trees = trees_of(encode_preferences(rows, protocol, recipe.data, pairs=True), recipe.training.output_dir)
     trainer = DPOTrainer(
-        load_policy(recipe.model, recipe.training.precision),
+        load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,
         trees,
         protocol,

@@ -36,7 +36,7 @@ def run(recipe: SFTRecipe) -> Path:
     rows = chosen_rows(read_rows(recipe.data.path, SFTRow), recipe.data, recipe.training.seed)
     trees = trees_of(encode_sft(rows, protocol, recipe.data, recipe.sft.train_on), recipe.training.output_dir)
     trainer = SFTTrainer(
-        load_policy(recipe.model, recipe.training.precision),
+        load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,
         trees,
         protocol,

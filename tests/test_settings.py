@@ -14,6 +14,7 @@ from align.settings import (
     DPOConfig,
     HubConfig,
     InputPath,
+    LoRAConfig,
     ModelConfig,
     OutputPath,
     PreferenceDataConfig,
@@ -51,6 +52,7 @@ def test_nothing_is_pushed_unless_asked() -> None:
     [
         DPOConfig,
         HubConfig,
+        LoRAConfig,
         ModelConfig,
         PreferenceDataConfig,
         RewardConfig,

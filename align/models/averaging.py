@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from align.errors import CheckpointError, ConfigError
 from align.manifest import SEAL, seal_folder, unseal_folder, verify_folder
+from align.models.adapters import CONFIG
 
 SHARD_BYTES = 5 * 10**9
 INDEX = "model.safetensors.index.json"
@@ -62,6 +63,10 @@ def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[fl
 
 def _files_of(folder: Path) -> dict[str, Path]:
     """Tensor name -> the safetensors file that holds it."""
+    if (folder / CONFIG).exists():
+        # The mean of two products is not the product of two means.
+        what = "holds an adapter, and the mean of adapters is not the adapter of the mean"
+        raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and average the whole models")
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise CheckpointError(folder, "holds no model*.safetensors", "Name a finished checkpoint folder")

@@ -174,4 +174,4 @@ class TreeScorer(TreeModel):
             hidden = self.hidden_states(batch)[batch.ends]
         head = self.model.score
         with torch.autocast(hidden.device.type, enabled=False):
-            return head(hidden.to(self.model.dtype)).float().squeeze(-1)
+            return head(hidden.to(head.weight.dtype)).float().squeeze(-1)

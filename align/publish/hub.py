@@ -26,6 +26,7 @@ log = logger(__name__)
 CARD = "README.md"
 ALLOWED_NAMES = frozenset(
     {
+        "adapter_config.json",
         "added_tokens.json",
         "chat_template.jinja",
         "config.json",

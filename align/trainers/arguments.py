@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from align.errors import ConfigError
+from align.models.quantization import require_quantized_training
 from align.settings import ModelConfig, TrainingConfig
 
 _SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
@@ -27,7 +28,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
     # DeepSpeed calls collectives by names that torch is about to rename, and says so at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
-    if model.dtype == "bfloat16" and not sharded:
+    if model.dtype == "bfloat16" and not sharded and model.lora is None:  # adapters are float32 over frozen weights
         what = "bfloat16 weights would lose small updates: nothing here keeps float32 master weights"
         how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
         raise ConfigError("model.dtype", what, how)
@@ -46,7 +47,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         max_grad_norm=training.max_grad_norm,
         adam_beta2=0.95,
         optim="adamw_torch_fused",
-        bf16=model.dtype == "bfloat16",
+        bf16=sharded and model.dtype == "bfloat16",  # else `TreeModel` runs it by training.precision
         use_cpu=not torch.cuda.is_available(),
         seed=training.seed,
         logging_strategy="steps",
@@ -63,6 +64,8 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
+    if model.quantization is not None:
+        require_quantized_training(model)
     if arguments.n_gpu > 1:
         what = f"one process sees {arguments.n_gpu} GPUs, and transformers would copy the model to each"
         how = "Start it with accelerate launch --config_file recipes/launch/zero3.yaml, or set CUDA_VISIBLE_DEVICES=0"

@@ -32,6 +32,7 @@ from align.config import Section, dump
 from align.errors import CheckpointError, ProofError
 from align.files import whole_file
 from align.manifest import is_whole, seal_folder, unseal_folder, verify_folder
+from align.models.adapters import is_adapted, load_weights, trained_shapes
 from align.models.logps import TreeModel
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import TrainingConfig
@@ -230,6 +231,9 @@ class TreeTrainer(Trainer, ABC):
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if is_adapted(self._hugging_face_model):
+            load_weights(self._hugging_face_model, resume_from_checkpoint)
+            return
         state: dict[str, Tensor] = {}
         for file in sorted(Path(resume_from_checkpoint).glob("model*.safetensors")):
             state |= load_file(file)
@@ -275,6 +279,12 @@ class TreeTrainer(Trainer, ABC):
         """Weights that are saved under another name only: a tied output head."""
         model = self._hugging_face_model
         return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+
+    def _whole_shapes(self) -> dict[str, list[int]]:
+        """Name -> shape of each weight that a whole model's files hold."""
+        tied = self._tied_names()
+        named = self._hugging_face_model.named_parameters()
+        return {name: list(getattr(weight, "ds_shape", weight.shape)) for name, weight in named if name not in tied}
 
     def _notes(self) -> dict[str, Any]:
         return {"stage": self.stage, "processes": self.args.world_size, "config": self.recipe, "steps": len(self.plan)}
@@ -343,15 +353,15 @@ class TreeTrainer(Trainer, ABC):
         return [f for f in folder.iterdir() if f.is_file() and f.suffix in kept and f.name not in extra]
 
     def _check_saved(self, folder: Path) -> None:
-        """Every name and shape of the model is in the files: ZeRO-3 is known to save tensors of shape [0]."""
+        """Every name and shape of what was trained is in the files: ZeRO-3 is known to save tensors of shape [0]."""
+        model = self._hugging_face_model
+        adapted = is_adapted(model)
         saved: dict[str, list[int]] = {}
-        for file in folder.glob("model*.safetensors"):
+        for file in folder.glob("adapter_model.safetensors" if adapted else "model*.safetensors"):
             with safe_open(file, "pt") as handle:
                 saved.update({name: handle.get_slice(name).get_shape() for name in handle.keys()})  # noqa: SIM118
-        tied = self._tied_names()
-        for name, parameter in self._hugging_face_model.named_parameters():
-            shape = list(getattr(parameter, "ds_shape", parameter.shape))
-            if name not in tied and saved.get(name) != shape:
+        for name, shape in (trained_shapes(model) if adapted else self._whole_shapes()).items():
+            if saved.get(name) != shape:
                 what = f"tensor {name} was saved as {saved.get(name)}, wanted {shape}"
                 how = "Set stage3_gather_16bit_weights_on_model_save in the DeepSpeed file"
                 raise CheckpointError(folder, what, how)

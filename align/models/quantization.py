@@ -1,0 +1,63 @@
+"""Weights held in 4 bits, through bitsandbytes: an optional library, asked for here and nowhere else."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import is_bitsandbytes_available
+
+from align.errors import ConfigError
+from align.settings import ModelConfig
+
+KEY = "model.quantization"
+
+
+def require_quantized_training(config: ModelConfig) -> None:
+    """Raise ConfigError where 4-bit weights cannot be trained over. Called before any row or model is read.
+
+    peft's documents describe QLoRA under ZeRO-3; it is refused here, since nobody has run it with these trainers.
+    """
+    if config.lora is None:
+        how = "Add model.lora, which trains adapters over them, or take model.quantization away"
+        raise ConfigError(KEY, "4-bit weights cannot be trained themselves", how)
+    if is_deepspeed_zero3_enabled():
+        what = "4-bit weights are not sharded by ZeRO-3: each process holds the whole model"
+        how = "Launch without DeepSpeed (accelerate launch --multi_gpu), or take model.quantization away"
+        raise ConfigError(KEY, what, how)
+    _require_bitsandbytes()
+
+
+def quantization_config(config: ModelConfig) -> BitsAndBytesConfig | None:
+    """What transformers loads by: NF4 with doubly quantized constants (arXiv:2305.14314, section 3), products in
+    `config.dtype`. None where the config asks for no quantization. Raises ConfigError where bitsandbytes does not run.
+    """
+    if config.quantization is None:
+        return None
+    _require_bitsandbytes()
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+    )
+
+
+def bitsandbytes_is_missing() -> str:
+    """Why bitsandbytes does not run here; empty where it does."""
+    if not is_bitsandbytes_available():
+        return "bitsandbytes is not installed here, or is too old"
+    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
+
+    try:
+        validate_bnb_backend_availability(raise_exception=True)
+    except (RuntimeError, ImportError) as error:
+        return f"bitsandbytes does not run here ({error})"
+    return ""
+
+
+def _require_bitsandbytes() -> None:
+    missing = bitsandbytes_is_missing()
+    if missing:
+        how = "Run `pip install 'bitsandbytes>=0.46.1'` on a machine that it supports, or take model.quantization away"
+        raise ConfigError(KEY, f"4-bit weights want bitsandbytes: {missing}", how)
