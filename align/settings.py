@@ -53,6 +53,9 @@ class ModelConfig(Section):
     """The chat protocol; auto looks at the tokenizer's control tokens."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
+    attention: Literal["segments", "flex"] = "segments"
+    """How packed trees attend; the values are the same. segments: PyTorch's attention, prompt by prompt and branch by
+    branch, on CPU and GPU. flex: one FlexAttention call a layer, the fast form on a GPU; wants one."""
     lora: LoRAConfig | None = None
     """None trains every weight."""
     quantization: Literal["nf4"] | None = None

@@ -6,6 +6,9 @@ accelerate launch --config_file recipes/launch/zero3.yaml recipes/dpo.py recipes
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from align.config import Recipe, main
 from align.settings import DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
@@ -19,6 +22,13 @@ class DPORecipe(Recipe):
     dpo: DPOConfig = DPOConfig()
     training: TrainingConfig
     hub: HubConfig | None = None
+
+    @model_validator(mode="after")
+    def _policy_and_reference_are_alike(self) -> Self:
+        dropout = 0 if self.model.lora is None else self.model.lora.dropout
+        if dropout and self.dpo.loss != "simpo":
+            raise ValueError(f"model.lora.dropout is {dropout}, and the reference is taken without: set it to 0")
+        return self
 
 
 def run(recipe: DPORecipe) -> Path:

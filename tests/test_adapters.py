@@ -297,6 +297,14 @@ def test_a_weight_that_was_not_saved_stops_the_run_by_name(
 # Going on from an adapter
 
 
+def test_dropout_is_refused_where_the_reference_has_none(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from recipes.dpo import DPORecipe
+
+    model = {"path": tiny_checkpoint, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
+    with pytest.raises(ValueError, match=r"model\.lora\.dropout is 0\.1, and the reference is taken without: set it"):
+        DPORecipe(model=model, data={"path": tmp_path}, training={"output_dir": tmp_path})
+
+
 def test_dpo_trains_an_sft_adapter_on_against_base_and_sft_adapter(
     tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
 ) -> None:

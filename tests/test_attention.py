@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from align.errors import ConfigError
+from align.models.loading import load_policy
+from align.settings import ModelConfig
 from align.tree.attention import BLOCK, TreeLayout, flex_tree_attention, tree_attention
 
 HEADS = [(4, 4), (4, 2), (6, 2), (9, 3)]
@@ -119,3 +123,8 @@ def test_no_mask_grows_with_the_row(largest_tensor) -> None:
         tree_attention(None, *tensors, None, scaling=0.2, tree=layout)[0].sum().backward()
         layout.flex_mask(torch.device("cpu"))
     assert BLOCK * BLOCK <= made.elements <= 2 * length * 16
+
+
+def test_flex_is_refused_where_it_cannot_train(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.attention: flex wants a GPU.*Set model\.attention: segments"):
+        load_policy(ModelConfig(path=tiny_checkpoint, attention="flex"))

@@ -84,11 +84,20 @@ def _loaded(kind: Any, config: ModelConfig, seed: int, **more: Any) -> Any:
 def _arguments(config: ModelConfig) -> dict[str, Any]:
     return {
         "dtype": getattr(torch, config.dtype),
-        "attn_implementation": align.tree.attention.NAME,
+        "attn_implementation": _attention(config),
         "use_safetensors": True,
         "trust_remote_code": False,
         **({} if config.quantization is None else {"quantization_config": quantization_config(config)}),
     }
+
+
+def _attention(config: ModelConfig) -> str:
+    if config.attention == "segments":
+        return align.tree.attention.NAME
+    if not torch.cuda.is_available():
+        what = "flex wants a GPU: FlexAttention has no backward pass on a CPU"
+        raise ConfigError("model.attention", what, "Set model.attention: segments")
+    return align.tree.attention.FLEX_NAME
 
 
 def _known(path: str | Path) -> str:
