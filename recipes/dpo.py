@@ -23,18 +23,14 @@ class DPORecipe(Recipe):
 
 def run(recipe: DPORecipe) -> Path:
     """Train, and return the folder of the finished model."""
-    from align.jsonl import read_rows
     from align.models.loading import load_policy, load_tokenizer
-    from align.rows import PreferenceRow
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.data import preference_trees
     from align.trainers.dpo import DPOTrainer
-    from align.tree.encode import encode_preferences
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
-    rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
-    trees = trees_of(encode_preferences(rows, protocol, recipe.data, pairs=True), recipe.training.output_dir)
+    trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
     trainer = DPOTrainer(
         load_policy(recipe.model, recipe.training.precision),
         arguments,

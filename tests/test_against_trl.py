@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def trees(checkpoint: Path):
     from align.models.loading import load_tokenizer
 
     tokenizer, protocol = load_tokenizer(checkpoint)
-    return tokenizer, collate(encode_preferences(ROWS, protocol, PreferenceDataConfig(path=checkpoint)).trees)
+    found = encode_preferences(ROWS, protocol, PreferenceDataConfig(path=checkpoint), dropped=Counter())
+    return tokenizer, collate(list(found))
 
 
 def dataset():

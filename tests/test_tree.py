@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
@@ -40,14 +41,15 @@ def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
 
 
 def random_tree(rng: random.Random, name: str = "t", branches: int | None = None) -> PromptTree:
-    def ids(length: int) -> list[int]:
-        return [rng.randrange(1, VOCABULARY) for _ in range(length)]
+    def ids(length: int) -> np.ndarray:
+        return np.array([rng.randrange(1, VOCABULARY) for _ in range(length)], np.int32)
 
     def branch() -> Segment:
         length = rng.randint(1, 12)
         trained = [rng.random() < 0.8 for _ in range(length)]
         trained[rng.randrange(length)] = True
-        return Segment(ids(length), trained, [ok and rng.random() < 0.9 for ok in trained])
+        contrasted = [ok and rng.random() < 0.9 for ok in trained]
+        return Segment(ids(length), np.array(trained), np.array(contrasted))
 
     count = branches or rng.randint(1, 5)
     return PromptTree(name, ids(rng.randint(1, 15)), tuple(branch() for _ in range(count)))
@@ -55,7 +57,7 @@ def random_tree(rng: random.Random, name: str = "t", branches: int | None = None
 
 def alone(model: LlamaForCausalLM, tree: PromptTree, branch: Segment) -> torch.Tensor:
     """Log-probabilities of a branch's trained tokens from its own row: full logits and a plain log-softmax."""
-    row = torch.tensor([tree.prompt + branch.ids])
+    row = torch.tensor([[*tree.prompt, *branch.ids]])
     logps = model(input_ids=row).logits[0].log_softmax(-1)
     start = len(tree.prompt)
     return torch.stack([logps[start + i - 1, t] for i, t in enumerate(branch.ids) if branch.loss_mask[i]])
@@ -125,7 +127,7 @@ def test_scores_equal_transformers_sequence_classification() -> None:
     trees = [random_tree(rng, branches=k) for k in (2, 3, 16)]
     with torch.no_grad():
         scores = TreeScorer(model)(collate(trees))
-        rows = [model(input_ids=torch.tensor([t.prompt + b.ids])).logits[0, 0] for t in trees for b in t.branches]
+        rows = [model(input_ids=torch.tensor([[*t.prompt, *b.ids]])).logits[0, 0] for t in trees for b in t.branches]
     torch.testing.assert_close(scores, torch.stack(rows), atol=1e-5, rtol=1e-5)
 
 

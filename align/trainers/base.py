@@ -32,11 +32,12 @@ from align.config import Section, dump
 from align.errors import CheckpointError, ProofError
 from align.files import whole_file
 from align.manifest import is_whole, seal_folder, unseal_folder, verify_folder
-from align.models.logps import TreeModel
+from align.models.logps import TreeModel, TreePolicy
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import TrainingConfig
 from align.tree.encode import PromptTree
-from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate
+from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
+from align.tree.store import TreeStore
 
 log = logger(__name__)
 
@@ -64,7 +65,8 @@ class TreeTrainer(Trainer, ABC):
         self.training = training
         self.recipe = dump(recipe)
         self.plan = RunPlan(
-            [tree.tokens for tree in trees],
+            tree_numbers(trees, "tokens"),
+            costs=tree_costs(trees, model.config, head=isinstance(model, TreePolicy)),
             batch_size=training.batch_size,
             token_budget=token_budget,
             epochs=training.epochs,
@@ -108,6 +110,7 @@ class TreeTrainer(Trainer, ABC):
         """
         if self._finished_already():
             log.info("%s is finished already; nothing to train", self.output)
+            self._remove_trees()
             return self.output
         checkpoint = self._agree(self._newest_checkpoint)
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
@@ -116,6 +119,8 @@ class TreeTrainer(Trainer, ABC):
         if checkpoint:
             log.info("resuming from %s", checkpoint)
         self._log_what_is_trained()
+        share, passes = self.plan.filled_share(), len(self.plan[0].bins)
+        log.info("%d steps, the first of %d packed rows a process, %.0f%% filled", len(self.plan), passes, 100 * share)
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.state.global_step < len(self.plan):
             raise SystemExit(128 + signal.SIGTERM)  # asked to stop: the checkpoint is written, the run is not over
@@ -150,7 +155,9 @@ class TreeTrainer(Trainer, ABC):
                     )
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
             total += loss.detach()
-            self._sums["tokens"] += batch.input_ids.shape[1] if members else 0
+            tokens = batch.input_ids.shape[1] if members else 0
+            self._sums["tokens"] += tokens
+            self._sums["token_places"] += max(tokens, self.plan.token_budget)
         if self.state.global_step == 0:
             self.prove_first_step(self._reduced(dict(self._sums)))
         self._trained_seconds += time.monotonic() - began
@@ -167,6 +174,8 @@ class TreeTrainer(Trainer, ABC):
             totals = self._reduced(dict(self._sums))
             self._sums.clear()
             rows = max(totals.pop("rows", 0.0), 1.0)
+            if "token_places" in totals:
+                logs["filled_share"] = totals["tokens"] / totals.pop("token_places")
             logs |= {k.removesuffix("_sum"): v / rows if k.endswith("_sum") else v for k, v in totals.items()}
             self.progress_note = f"loss {logs['loss']:.3f}" + (
                 f"  margin {logs['margin']:.2f}" if "margin" in logs else ""
@@ -312,8 +321,14 @@ class TreeTrainer(Trainer, ABC):
             with whole_file(self.output / "timing.json") as handle:
                 json.dump(seconds | {"steps": self.state.global_step}, handle)
             seal_folder(self.output, self._model_files(self.output), self._notes())
+        self._remove_trees()
         self.accelerator.wait_for_everyone()
         return self.output
+
+    def _remove_trees(self) -> None:
+        """A finished folder holds the model, and not what it was trained on. Mapped trees stay readable."""
+        if self.is_world_process_zero() and isinstance(self.trees, TreeStore):
+            self.trees.path.unlink(missing_ok=True)
 
     @staticmethod
     def _model_files(folder: Path) -> list[Path]:
@@ -381,9 +396,9 @@ def _only(items: list[Any]) -> Any:
 def _marked(tree: PromptTree, place: int, protocol: ChatProtocol) -> str:
     """A branch's whole text with the trained runs between marks."""
     branch = tree.branches[place]
-    parts = [protocol.tokenizer.decode(tree.prompt)]
+    parts = [protocol.tokenizer.decode(tree.prompt.tolist())]
     run: list[int] = []
-    for index, token in enumerate(branch.ids):
+    for index, token in enumerate(branch.ids.tolist()):
         run.append(token)
         if index + 1 == len(branch.ids) or branch.loss_mask[index + 1] != branch.loss_mask[index]:
             text = protocol.tokenizer.decode(run)
