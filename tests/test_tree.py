@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 import align.tree.attention
 from align.models.logps import TreePolicy, TreeScorer
 from align.tree.encode import PromptTree, Segment
-from align.tree.pack import RunPlan, bins_under_budget, collate
+from align.tree.pack import collate
 
 VOCABULARY = 97
 
@@ -138,52 +138,3 @@ def test_bfloat16_stays_near_float32() -> None:
         exact, rough = TreePolicy(model)(collate(trees)), TreePolicy(model, "bf16")(collate(trees))
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
-
-
-# The plan
-
-
-def plan_of(sizes: list[int], **changed) -> RunPlan:
-    settings = {"batch_size": 8, "token_budget": 100, "epochs": 2, "max_steps": None, "seed": 3}
-    return RunPlan(sizes, **(settings | changed))
-
-
-def test_each_epoch_trains_on_every_tree_once_over_all_processes() -> None:
-    sizes = random.Random(5).choices(range(5, 60 + 1), k=29)
-    for processes in (1, 2, 3):
-        plans = [plan_of(sizes, processes=processes, process=rank) for rank in range(processes)]
-        seen = [
-            row for step in range(len(plans[0])) for plan in plans for members in plan[step].bins for row in members
-        ]
-        assert sorted(seen) == sorted([*range(29)] * 2)
-
-
-def test_the_rows_of_a_step_do_not_depend_on_the_number_of_processes() -> None:
-    sizes = random.Random(6).choices(range(5, 60 + 1), k=40)
-    one, three = plan_of(sizes), plan_of(sizes, processes=3, process=1)
-    assert [one[step].rows for step in range(len(one))] == [three[step].rows for step in range(len(three))]
-
-
-def test_processes_make_equally_many_passes_within_the_budget() -> None:
-    sizes = random.Random(7).choices(range(5, 99 + 1), k=50)
-    plans = [plan_of(sizes, processes=2, process=rank) for rank in range(2)]
-    for step in range(len(plans[0])):
-        first, second = plans[0][step], plans[1][step]
-        assert len(first.bins) == len(second.bins)
-        assert all(sum(sizes[i] for i in members) <= 100 for members in first.bins + second.bins)
-
-
-def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
-    sizes = list(range(5, 45))
-    forwards, backwards = plan_of(sizes), plan_of(sizes)
-    assert [forwards[n] for n in range(10)] == [backwards[n] for n in reversed(range(10))][::-1]
-    assert forwards[0] != plan_of(sizes, seed=4)[0]
-    assert forwards[0].rows != forwards[5].rows, "the second epoch has an order of its own"
-
-
-def test_bins_hold_everything_once_and_keep_to_the_budget() -> None:
-    sizes = random.Random(8).choices(range(1, 50 + 1), k=200)
-    bins = bins_under_budget(sizes, 64)
-    assert sorted(i for members in bins for i in members) == list(range(200))
-    assert all(sum(sizes[i] for i in members) <= 64 for members in bins)
-    assert sum(sizes) / (64 * len(bins)) > 0.95

@@ -244,7 +244,7 @@ class RunPlan(Dataset):
         return [members for number, round_ in enumerate(dealt) for members in (round_[::-1] if number % 2 else round_)]
 
 
-_TRIES = 8
+_TRIES = 64
 """Bins, cheapest first, that are looked into for room."""
 
 
