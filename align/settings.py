@@ -69,6 +69,9 @@ class TreeDataConfig(Section):
     """JSONL of rows: one file, or a list of files."""
     token_budget: int = Field(4096, gt=0)
     """Tokens in one packed row, per process. Memory grows with it; results do not change."""
+    over_budget: Literal["drop", "alone", "error"] = "drop"
+    """A row whose prompt and completions together are larger than token_budget is dropped and counted, makes a packed
+    row of its own that is larger than the budget, or ends the run with its name. It is never cut."""
     max_prompt_tokens: int = Field(4096, gt=0)
     """A row with a longer prompt is dropped, and counted."""
     max_completion_tokens: int = Field(2048, gt=0)

@@ -6,9 +6,6 @@ accelerate launch --config_file recipes/launch/zero3.yaml recipes/dpo.py recipes
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
-
-from pydantic import model_validator
 
 from align.config import Recipe, main
 from align.settings import DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
@@ -23,28 +20,17 @@ class DPORecipe(Recipe):
     training: TrainingConfig
     hub: HubConfig | None = None
 
-    @model_validator(mode="after")
-    def _policy_and_reference_are_alike(self) -> Self:
-        dropout = 0 if self.model.lora is None else self.model.lora.dropout
-        if dropout and self.dpo.loss != "simpo":
-            raise ValueError(f"model.lora.dropout is {dropout}, and the reference is taken without: set it to 0")
-        return self
-
 
 def run(recipe: DPORecipe) -> Path:
     """Train, and return the folder of the finished model."""
-    from align.jsonl import read_rows
     from align.models.loading import load_policy, load_tokenizer
-    from align.rows import PreferenceRow
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.data import preference_trees
     from align.trainers.dpo import DPOTrainer
-    from align.tree.encode import encode_preferences
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
-    rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
-    trees = trees_of(encode_preferences(rows, protocol, recipe.data, pairs=True), recipe.training.output_dir)
+    trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
     trainer = DPOTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,

@@ -34,18 +34,14 @@ class RewardRecipe(Recipe):
 
 def run(recipe: RewardRecipe) -> Path:
     """Train, and return the folder of the finished model."""
-    from align.jsonl import read_rows
     from align.models.loading import load_reward_model, load_tokenizer
-    from align.rows import PreferenceRow
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.data import preference_trees
     from align.trainers.reward import RewardTrainer
-    from align.tree.encode import encode_preferences
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
-    rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
-    trees = trees_of(encode_preferences(rows, protocol, recipe.data), recipe.training.output_dir)
+    trees = preference_trees(recipe.data, recipe.training, protocol)
     trainer = RewardTrainer(
         load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,

@@ -23,18 +23,14 @@ class SFTRecipe(Recipe):
 
 def run(recipe: SFTRecipe) -> Path:
     """Train, and return the folder of the finished model."""
-    from align.jsonl import read_rows
     from align.models.loading import load_policy, load_tokenizer
-    from align.rows import SFTRow
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import chosen_rows, trees_of
+    from align.trainers.data import sft_trees
     from align.trainers.sft import SFTTrainer
-    from align.tree.encode import encode_sft
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
-    rows = chosen_rows(read_rows(recipe.data.path, SFTRow), recipe.data, recipe.training.seed)
-    trees = trees_of(encode_sft(rows, protocol, recipe.data, recipe.sft.train_on), recipe.training.output_dir)
+    trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
     trainer = SFTTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,

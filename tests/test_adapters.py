@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -105,12 +106,12 @@ def trees_of(checkpoint: Path, rows: list[PreferenceRow]):
     from align.tree.encode import encode_preferences
 
     _, protocol = load_tokenizer(checkpoint)
-    return encode_preferences(rows, protocol, PreferenceDataConfig(path=checkpoint)).trees
+    return list(encode_preferences(rows, protocol, PreferenceDataConfig(path=checkpoint), dropped=Counter()))
 
 
 def row_logps(model, tree, branch) -> torch.Tensor:
     """Log-probabilities of a branch's trained tokens from its own row: full logits and a plain log-softmax."""
-    logps = model(input_ids=torch.tensor([tree.prompt + branch.ids])).logits[0].log_softmax(-1)
+    logps = model(input_ids=torch.tensor([[*tree.prompt, *branch.ids]])).logits[0].log_softmax(-1)
     start = len(tree.prompt)
     return torch.stack([logps[start + i - 1, t] for i, t in enumerate(branch.ids) if branch.loss_mask[i]])
 
@@ -248,7 +249,7 @@ def test_a_reward_adapter_holds_its_score_head_and_loads_as_a_classifier(
     plain = AutoModelForSequenceClassification.from_pretrained(reward_adapter, num_labels=1)
     trees = trees_of(tiny_checkpoint, preference_rows(3, completions=3))
     with torch.no_grad():
-        rows = [plain(torch.tensor([t.prompt + b.ids])).logits.item() for t in trees for b in t.branches]
+        rows = [plain(torch.tensor([[*t.prompt, *b.ids]])).logits.item() for t in trees for b in t.branches]
         for lora in (None, LORA):  # merged in memory, and beside the weights
             scores = load_reward_model(ModelConfig(path=reward_adapter, lora=lora)).eval()(collate(trees))
             torch.testing.assert_close(scores, torch.tensor(rows), atol=1e-5, rtol=1e-5)
@@ -266,7 +267,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     whole = train(kind, tmp_path / "whole", tiny_checkpoint, **settings)
     resumed = train(kind, tmp_path / "resumed", tiny_checkpoint, **settings)
     for file in resumed.glob("*"):
-        if file.is_file() and file.name != "reference.json":
+        if file.is_file():
             file.unlink()
     assert is_whole(resumed / "checkpoint-10")
     held = torch.load(resumed / "checkpoint-10" / "optimizer.pt")["state"]
@@ -295,14 +296,6 @@ def test_a_weight_that_was_not_saved_stops_the_run_by_name(
 
 
 # Going on from an adapter
-
-
-def test_dropout_is_refused_where_the_reference_has_none(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    from recipes.dpo import DPORecipe
-
-    model = {"path": tiny_checkpoint, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
-    with pytest.raises(ValueError, match=r"model\.lora\.dropout is 0\.1, and the reference is taken without: set it"):
-        DPORecipe(model=model, data={"path": tmp_path}, training={"output_dir": tmp_path})
 
 
 def test_dpo_trains_an_sft_adapter_on_against_base_and_sft_adapter(

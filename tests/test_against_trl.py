@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def trees(checkpoint: Path, rows: int = len(ROWS)):
     from align.models.loading import load_tokenizer
 
     tokenizer, protocol = load_tokenizer(checkpoint)
-    return tokenizer, collate(encode_preferences(ROWS[:rows], protocol, PreferenceDataConfig(path=checkpoint)).trees)
+    found = encode_preferences(ROWS[:rows], protocol, PreferenceDataConfig(path=checkpoint), dropped=Counter())
+    return tokenizer, collate(list(found))
 
 
 def dataset(rows: int = len(ROWS)):

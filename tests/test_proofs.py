@@ -133,7 +133,7 @@ def test_a_terminator_outside_the_loss_stops_the_run_and_shows_the_tail(
 def test_a_message_that_goes_on_after_a_tool_call_ends_with_a_terminator_too(tiny_llama3_checkpoint: Path) -> None:
     from align.models.loading import load_tokenizer
     from align.trainers.proofs import prove_terminators
-    from align.tree.encode import encode_completions
+    from align.tree.encode import Ask, encode_completions
 
     _, protocol = load_tokenizer(tiny_llama3_checkpoint)
     system = Message(
@@ -141,7 +141,7 @@ def test_a_message_that_goes_on_after_a_tool_call_ends_with_a_terminator_too(tin
     )
     call = {"name": "brave_search", "arguments": {"query": "Rome"}}
     calls = Message(role="assistant", tool_calls=(call,))
-    tree = encode_completions("call", (system, Message(role="user", content="Rome?")), [(calls,)], "", protocol)
+    (tree,) = encode_completions([Ask("call", (system, Message(role="user", content="Rome?")), [(calls,)])], protocol)
     assert protocol.tokenizer.decode(tree.branches[0].ids[-1:]) == "<|eom_id|>"
     prove_terminators([tree], lambda branch: branch.loss_mask, protocol)
 
@@ -180,12 +180,12 @@ def test_the_log_shows_what_the_loss_reads_and_what_it_leaves_out(
 ) -> None:
     from align.models.loading import load_tokenizer
     from align.trainers.proofs import show_supervision
-    from align.tree.encode import encode_completions
+    from align.tree.encode import Ask, encode_completions
 
     _, protocol = load_tokenizer(tiny_checkpoint)
     call = Message(role="assistant", content="I look.", tool_calls=({"name": "find", "arguments": "{}"},))
     completion = (call, Message(role="tool", content="SECRET", name="find"), Message(role="assistant", content="late"))
-    tree = encode_completions("r", (Message(role="user", content="ask"),), [completion], "", protocol)
+    (tree,) = encode_completions([Ask("r", (Message(role="user", content="ask"),), [completion])], protocol)
     show_supervision([tree], lambda branch: branch.loss_mask, protocol)
     text = said.records[-1].getMessage()
     assert "⟦I look." in text

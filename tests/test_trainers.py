@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -140,8 +141,8 @@ def test_the_contrast_leaves_the_terminator_out_and_the_nll_keeps_it(
 
     _, protocol = load_tokenizer(tiny_checkpoint)
     policy = load_policy(ModelConfig(path=tiny_checkpoint))
-    trees = encode_preferences(preference_rows(3), protocol, PreferenceDataConfig(path=tmp_path)).trees
-    batch = collate(trees)
+    data = PreferenceDataConfig(path=tmp_path)
+    batch = collate(list(encode_preferences(preference_rows(3), protocol, data, dropped=Counter())))
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer.dpo = DPOConfig(mask_format_tokens=masked)
     with torch.no_grad():
@@ -233,10 +234,11 @@ def test_a_row_that_the_protocol_cannot_write_is_dropped_and_counted(
     _, protocol = load_tokenizer(tiny_llama3_checkpoint)
     call = {"name": "find", "arguments": "{}"}
     two = (Message(role="user", content="both"), Message(role="assistant", tool_calls=(call, call)))
-    rows = [*sft_rows(2), SFTRow(id="two", source="test", messages=two)]
-    found = encode_sft(rows, protocol, TreeDataConfig(path=tmp_path), "final")
-    assert len(found.trees) == 2
-    ((reason, count),) = found.dropped.items()
+    rows = [sft_rows(2)[0], SFTRow(id="two", source="test", messages=two), sft_rows(2)[1]]
+    dropped: Counter[str] = Counter()
+    trees = list(encode_sft(rows, protocol, TreeDataConfig(path=tmp_path), "final", dropped))
+    assert [tree.id for tree in trees] == ["p0", "p1"]
+    ((reason, count),) = dropped.items()
     assert count == 1
     assert reason.startswith("no form in the llama3 protocol: ")
 
@@ -283,7 +285,8 @@ def test_a_level_asks_its_margin_of_what_is_held_against_the_rejected_completion
         for n, (row, level) in enumerate(zip(rows, levels, strict=True))
     ]
     kept = ("significantly better", "better", "slightly better")
-    trees = encode_preferences(rows, protocol, PreferenceDataConfig(path=tmp_path, levels=kept)).trees
+    data = PreferenceDataConfig(path=tmp_path, levels=kept)
+    trees = list(encode_preferences(rows, protocol, data, dropped=Counter()))
     assert [tree.level for tree in trees] == levels
     found = comparisons(collate(trees), {"significantly better": 1.0, "better": 0.5})
     asked = list(zip(found.better.tolist(), found.worse.tolist(), found.target_margins.tolist(), strict=True))
@@ -370,7 +373,7 @@ def test_tool_outputs_and_headers_are_never_trained_on(tiny_checkpoint: Path, tm
     )
     row = SFTRow(id="r", source="test", messages=dialog)
     for train_on, texts in ((SFTConfig().train_on, ["I look.", "late"]), ("all", ["early", "I look.", "late"])):
-        tree = encode_sft([row], protocol, TreeDataConfig(path=tmp_path), train_on).trees[0]
+        (tree,) = encode_sft([row], protocol, TreeDataConfig(path=tmp_path), train_on, Counter())
         branch = tree.branches[0]
         pairs = zip(branch.ids, branch.loss_mask, strict=True)
         trained = protocol.tokenizer.decode([token for token, mask in pairs if mask])
@@ -383,20 +386,48 @@ def test_tool_outputs_and_headers_are_never_trained_on(tiny_checkpoint: Path, tm
 
 def test_rows_beyond_the_limits_are_dropped_counted_and_never_cut(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from align.models.loading import load_tokenizer
-    from align.tree.encode import encode_preferences, require_trees
+    from align.trainers.data import preference_trees
+    from align.tree.encode import encode_preferences
 
     _, protocol = load_tokenizer(tiny_checkpoint)
     rows = preference_rows(10)
     rows.append(rows[0].model_copy(update={"id": "graded", "level": "slightly better"}))
     rows.append(rows[0].model_copy(update={"id": "same", "completions": (rows[0].chosen, rows[0].chosen)}))
-    found = encode_preferences(rows, protocol, PreferenceDataConfig(path=tmp_path, max_completion_tokens=12))
-    assert len(found.trees) + found.dropped.total() == 12
-    assert found.dropped["level is slightly better"] == 1
-    assert found.dropped["completions are the same"] == 1
-    assert found.dropped["completion is longer than max_completion_tokens"] > 0
+    dropped: Counter[str] = Counter()
+    data = PreferenceDataConfig(path=tmp_path, max_completion_tokens=12)
+    trees = list(encode_preferences(rows, protocol, data, dropped=dropped))
+    assert len(trees) + dropped.total() == 12
+    assert dropped["level is slightly better"] == 1
+    assert dropped["completions are the same"] == 1
+    assert dropped["completion is longer than max_completion_tokens"] > 0
+    write_rows(tmp_path / "pairs.jsonl", rows[:3])
+    data = PreferenceDataConfig(path=tmp_path / "pairs.jsonl", max_prompt_tokens=2)
     with pytest.raises(
         RowError, match=r"no row is left to train on \(.*longer than max_prompt_tokens.*Raise the limits"
     ):
-        require_trees(
-            encode_preferences(rows[:3], protocol, PreferenceDataConfig(path=tmp_path, max_prompt_tokens=2)), tmp_path
-        )
+        preference_trees(data, training(tmp_path / "run"), protocol)
+
+
+@pytest.mark.parametrize("over_budget", ["drop", "alone", "error"])
+def test_a_row_over_the_budget_is_dropped_or_stands_alone_or_ends_the_run(
+    over_budget: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from align.models.loading import load_tokenizer
+    from align.tree.encode import encode_preferences
+
+    _, protocol = load_tokenizer(tiny_checkpoint)
+    rows = preference_rows(10)
+    largest = max(
+        tree.tokens
+        for tree in encode_preferences(rows, protocol, PreferenceDataConfig(path=tmp_path), dropped=Counter())
+    )
+    dropped: Counter[str] = Counter()
+    data = PreferenceDataConfig(path=tmp_path, token_budget=largest - 1, over_budget=over_budget)
+    found = encode_preferences(rows, protocol, data, dropped=dropped)
+    if over_budget == "error":
+        with pytest.raises(RowError, match=rf"row p\d: has {largest} tokens, and .* is {largest - 1}\. Raise data"):
+            list(found)
+    else:
+        kept = sum(tree.tokens == largest for tree in found)
+        assert (kept > 0) == (over_budget == "alone")
+        assert (dropped["tree is larger than token_budget"] > 0) == (over_budget == "drop")

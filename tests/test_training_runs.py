@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -152,9 +153,8 @@ def test_a_zero3_checkpoint_reloads_with_every_name_shape_and_the_same_loss(
     losses = []
     for folder in (alone, sharded):
         _, protocol = load_tokenizer(folder)
-        batch = collate(
-            encode_preferences(read_rows(pairs, PreferenceRow), protocol, PreferenceDataConfig(path=pairs)).trees
-        )
+        rows, data = read_rows(pairs, PreferenceRow), PreferenceDataConfig(path=pairs)
+        batch = collate(list(encode_preferences(rows, protocol, data, dropped=Counter())))
         with torch.no_grad():
             losses.append(load_policy(ModelConfig(path=folder))(batch).mean().item())
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

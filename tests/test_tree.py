@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
@@ -11,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 import align.tree.attention
 from align.models.logps import TreePolicy, TreeScorer
 from align.tree.encode import PromptTree, Segment
-from align.tree.pack import RunPlan, bins_under_budget, collate
+from align.tree.pack import collate
 
 VOCABULARY = 97
 
@@ -40,14 +41,15 @@ def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
 
 
 def random_tree(rng: random.Random, name: str = "t", branches: int | None = None) -> PromptTree:
-    def ids(length: int) -> list[int]:
-        return [rng.randrange(1, VOCABULARY) for _ in range(length)]
+    def ids(length: int) -> np.ndarray:
+        return np.array([rng.randrange(1, VOCABULARY) for _ in range(length)], np.int32)
 
     def branch() -> Segment:
         length = rng.randint(1, 12)
         trained = [rng.random() < 0.8 for _ in range(length)]
         trained[rng.randrange(length)] = True
-        return Segment(ids(length), trained, [ok and rng.random() < 0.9 for ok in trained])
+        contrasted = [ok and rng.random() < 0.9 for ok in trained]
+        return Segment(ids(length), np.array(trained), np.array(contrasted))
 
     count = branches or rng.randint(1, 5)
     return PromptTree(name, ids(rng.randint(1, 15)), tuple(branch() for _ in range(count)))
@@ -55,7 +57,7 @@ def random_tree(rng: random.Random, name: str = "t", branches: int | None = None
 
 def alone(model: LlamaForCausalLM, tree: PromptTree, branch: Segment) -> torch.Tensor:
     """Log-probabilities of a branch's trained tokens from its own row: full logits and a plain log-softmax."""
-    row = torch.tensor([tree.prompt + branch.ids])
+    row = torch.tensor([[*tree.prompt, *branch.ids]])
     logps = model(input_ids=row).logits[0].log_softmax(-1)
     start = len(tree.prompt)
     return torch.stack([logps[start + i - 1, t] for i, t in enumerate(branch.ids) if branch.loss_mask[i]])
@@ -125,7 +127,7 @@ def test_scores_equal_transformers_sequence_classification() -> None:
     trees = [random_tree(rng, branches=k) for k in (2, 3, 16)]
     with torch.no_grad():
         scores = TreeScorer(model)(collate(trees))
-        rows = [model(input_ids=torch.tensor([t.prompt + b.ids])).logits[0, 0] for t in trees for b in t.branches]
+        rows = [model(input_ids=torch.tensor([[*t.prompt, *b.ids]])).logits[0, 0] for t in trees for b in t.branches]
     torch.testing.assert_close(scores, torch.stack(rows), atol=1e-5, rtol=1e-5)
 
 
@@ -136,52 +138,3 @@ def test_bfloat16_stays_near_float32() -> None:
         exact, rough = TreePolicy(model)(collate(trees)), TreePolicy(model, "bf16")(collate(trees))
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
-
-
-# The plan
-
-
-def plan_of(sizes: list[int], **changed) -> RunPlan:
-    settings = {"batch_size": 8, "token_budget": 100, "epochs": 2, "max_steps": None, "seed": 3}
-    return RunPlan(sizes, **(settings | changed))
-
-
-def test_each_epoch_trains_on_every_tree_once_over_all_processes() -> None:
-    sizes = random.Random(5).choices(range(5, 60 + 1), k=29)
-    for processes in (1, 2, 3):
-        plans = [plan_of(sizes, processes=processes, process=rank) for rank in range(processes)]
-        seen = [
-            row for step in range(len(plans[0])) for plan in plans for members in plan[step].bins for row in members
-        ]
-        assert sorted(seen) == sorted([*range(29)] * 2)
-
-
-def test_the_rows_of_a_step_do_not_depend_on_the_number_of_processes() -> None:
-    sizes = random.Random(6).choices(range(5, 60 + 1), k=40)
-    one, three = plan_of(sizes), plan_of(sizes, processes=3, process=1)
-    assert [one[step].rows for step in range(len(one))] == [three[step].rows for step in range(len(three))]
-
-
-def test_processes_make_equally_many_passes_within_the_budget() -> None:
-    sizes = random.Random(7).choices(range(5, 99 + 1), k=50)
-    plans = [plan_of(sizes, processes=2, process=rank) for rank in range(2)]
-    for step in range(len(plans[0])):
-        first, second = plans[0][step], plans[1][step]
-        assert len(first.bins) == len(second.bins)
-        assert all(sum(sizes[i] for i in members) <= 100 for members in first.bins + second.bins)
-
-
-def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
-    sizes = list(range(5, 45))
-    forwards, backwards = plan_of(sizes), plan_of(sizes)
-    assert [forwards[n] for n in range(10)] == [backwards[n] for n in reversed(range(10))][::-1]
-    assert forwards[0] != plan_of(sizes, seed=4)[0]
-    assert forwards[0].rows != forwards[5].rows, "the second epoch has an order of its own"
-
-
-def test_bins_hold_everything_once_and_keep_to_the_budget() -> None:
-    sizes = random.Random(8).choices(range(1, 50 + 1), k=200)
-    bins = bins_under_budget(sizes, 64)
-    assert sorted(i for members in bins for i in members) == list(range(200))
-    assert all(sum(sizes[i] for i in members) <= 64 for members in bins)
-    assert sum(sizes) / (64 * len(bins)) > 0.95

@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from align.chat.calls import ParsedCalls
-from align.errors import ConfigError
+from align.errors import ConfigError, RowError
 from align.rows import Message
 
 if TYPE_CHECKING:
@@ -50,8 +52,29 @@ class Encoded:
     """Index of each token's message; -1 for BEGIN and a message that we made; len(messages) for an opened header."""
 
 
+class Dialog(NamedTuple):
+    """What a protocol encodes."""
+
+    messages: Sequence[Message]
+    tools: str = ""
+    """The functions offered, as in `Row.tools`."""
+    open_assistant: bool = False
+    """It ends with the header of an assistant message that is to be written."""
+
+
 @dataclass(frozen=True, slots=True)
-class Piece:
+class EncodedDialogs:
+    """Many dialogs as arrays, one after the other. T tokens of all, D dialogs."""
+
+    ids: np.ndarray  # [T] int32
+    kinds: np.ndarray  # [T] int8, `TokenKind`
+    turns: np.ndarray  # [T] int32, as in `Encoded`
+    starts: np.ndarray  # [D + 1] int64; dialog d holds the tokens from starts[d] up to starts[d + 1]
+    refused: dict[int, RowError]
+    """Why the protocol cannot write a dialog, by its place; such a dialog has no tokens."""
+
+
+class Piece(NamedTuple):
     """A stretch of one kind and one turn: ids that we place, or a text to encode on its own."""
 
     kind: TokenKind
@@ -98,10 +121,45 @@ class ChatProtocol(ABC):
         self, dialogs: Iterable[tuple[Sequence[Message], str]], *, open_assistant: bool = False
     ) -> list[Encoded]:
         """`encode` for many (messages, tools) at once, with one call of the tokenizer; each text is encoded once."""
-        dialog_pieces = [list(self._pieces(messages, tools, open_assistant)) for messages, tools in dialogs]
-        texts = list(dict.fromkeys(piece.text for pieces in dialog_pieces for piece in pieces if piece.text))
-        ids_of = dict(zip(texts, self._text_ids(texts), strict=True))
-        return [_joined(pieces, ids_of) for pieces in dialog_pieces]
+        found = self.encode_dialogs([Dialog(messages, tools, open_assistant) for messages, tools in dialogs])
+        for error in found.refused.values():
+            raise error
+        ids, kinds, turns = found.ids.tolist(), found.kinds.tolist(), found.turns.tolist()
+        spans = pairwise(found.starts.tolist())
+        return [Encoded(ids[start:end], kinds[start:end], turns[start:end]) for start, end in spans]
+
+    def encode_dialogs(self, dialogs: Sequence[Dialog]) -> EncodedDialogs:
+        """Many dialogs as arrays, with one call of the tokenizer; each text is encoded once.
+
+        A dialog that the protocol cannot express does not spoil the others: see `EncodedDialogs.refused`.
+        """
+        pieces: list[Piece] = []
+        counts: list[int] = []
+        refused: dict[int, RowError] = {}
+        for place, dialog in enumerate(dialogs):
+            before = len(pieces)
+            try:
+                pieces.extend(self._pieces(*dialog))
+            except RowError as error:
+                del pieces[before:]  # those before the one that cannot be written
+                refused[place] = error
+            counts.append(len(pieces) - before)
+        texts = list(dict.fromkeys(piece.text for piece in pieces if piece.text))
+        arrays: dict[str | tuple[int, ...], np.ndarray] = {
+            text: np.fromiter(ids, np.int32, len(ids)) for text, ids in zip(texts, self._text_ids(texts), strict=True)
+        }
+        for placed in {piece.ids for piece in pieces if not piece.text}:
+            arrays[placed] = np.array(placed, np.int32)
+        parts = [arrays[piece.text or piece.ids] for piece in pieces]
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+        tokens_before = np.concatenate([[0], np.cumsum(lengths)])
+        return EncodedDialogs(
+            ids=np.concatenate(parts) if parts else np.empty(0, np.int32),
+            kinds=np.repeat(np.fromiter((piece.kind for piece in pieces), np.int8, len(parts)), lengths),
+            turns=np.repeat(np.fromiter((piece.turn for piece in pieces), np.int32, len(parts)), lengths),
+            starts=tokens_before[np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])],
+            refused=refused,
+        )
 
     def parse(self, ids: Sequence[int]) -> Message:
         """The assistant message that a model generated; what looks like a call and is none stays text."""
@@ -176,15 +234,3 @@ def _forget(added: set[str], model: dict) -> None:
         needed |= {left, right, left + right}
     for token in added - needed:
         vocabulary.pop(token, None)
-
-
-def _joined(pieces: Sequence[Piece], ids_of: dict[str, list[int]]) -> Encoded:
-    ids: list[int] = []
-    kinds: list[int] = []
-    turns: list[int] = []
-    for piece in pieces:
-        found = ids_of[piece.text] if piece.text else piece.ids
-        ids.extend(found)
-        kinds.extend([int(piece.kind)] * len(found))
-        turns.extend([piece.turn] * len(found))
-    return Encoded(ids, kinds, turns)

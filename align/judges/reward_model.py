@@ -15,7 +15,7 @@ from align.generation.local import weights_fingerprint
 from align.judges.judge import ScoreRequest
 from align.models.logps import TreeScorer
 from align.rows import Messages
-from align.tree.encode import PromptTree, encode_completions
+from align.tree.encode import Ask, PromptTree, encode_completions
 from align.tree.pack import bins_under_budget, collate
 
 
@@ -48,12 +48,11 @@ class RewardModelJudge:
         """See `Judge.score_many`."""
         trees: list[PromptTree] = []
         owners: list[int] = []
-        for number, (prompt, completions, tools) in enumerate(requests):
-            if not completions:
-                continue
-            for tree in self._split(encode_completions(str(number), prompt, completions, tools, self.protocol)):
+        asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
+        for whole in encode_completions(asks, self.protocol):
+            for tree in self._split(whole):
                 trees.append(tree)
-                owners.append(number)
+                owners.append(int(whole.id))
         scores: list[list[float]] = [[] for _ in trees]
         device = next(self.model.parameters()).device
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedType, broadcast_object_list
@@ -33,12 +34,13 @@ from align.errors import CheckpointError, ProofError
 from align.files import whole_file
 from align.manifest import is_whole, seal_folder, unseal_folder, verify_folder
 from align.models.adapters import is_adapted, load_weights, trained_shapes
-from align.models.logps import TreeModel
+from align.models.logps import TreeModel, TreePolicy
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import TrainingConfig
 from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
 from align.tree.encode import PromptTree, Segment
-from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate
+from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
+from align.tree.store import TreeStore
 
 log = logger(__name__)
 
@@ -66,7 +68,8 @@ class TreeTrainer(Trainer, ABC):
         self.training = training
         self.recipe = dump(recipe)
         self.plan = RunPlan(
-            [tree.tokens for tree in trees],
+            tree_numbers(trees, "tokens"),
+            costs=tree_costs(trees, model.config, head=isinstance(model, TreePolicy)),
             batch_size=training.batch_size,
             token_budget=token_budget,
             epochs=training.epochs,
@@ -95,7 +98,7 @@ class TreeTrainer(Trainer, ABC):
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         """This batch's share of the step's loss: a sum over its rows, divided by the step's denominators."""
 
-    def supervised(self, branch: Segment) -> Sequence[bool]:
+    def supervised(self, branch: Segment) -> Sequence[bool] | np.ndarray:
         """Which of a branch's tokens the loss reads, one entry for each."""
         return branch.loss_mask
 
@@ -114,6 +117,7 @@ class TreeTrainer(Trainer, ABC):
         """
         if self._finished_already():
             log.info("%s is finished already; nothing to train", self.output)
+            self._remove_trees()
             return self.output
         checkpoint = self._agree(self._newest_checkpoint)
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
@@ -121,6 +125,8 @@ class TreeTrainer(Trainer, ABC):
             self._metrics = MetricsFile(self.output / "metrics.jsonl", keep_to_step=step)
         if checkpoint:
             log.info("resuming from %s", checkpoint)
+        share, passes = self.plan.filled_share(), len(self.plan[0].bins)
+        log.info("%d steps, the first of %d packed rows a process, %.0f%% filled", len(self.plan), passes, 100 * share)
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.state.global_step < len(self.plan):
             raise SystemExit(128 + signal.SIGTERM)  # asked to stop: the checkpoint is written, the run is not over
@@ -155,7 +161,9 @@ class TreeTrainer(Trainer, ABC):
                     )
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
             total += loss.detach()
-            self._sums["tokens"] += batch.input_ids.shape[1] if members else 0
+            tokens = batch.input_ids.shape[1] if members else 0
+            self._sums["tokens"] += tokens
+            self._sums["token_places"] += max(tokens, self.plan.token_budget)
         if self.state.global_step == 0 and self.training.proofs:
             self.prove_first_step(self._reduced(dict(self._sums)))
         self._trained_seconds += time.monotonic() - began
@@ -172,6 +180,8 @@ class TreeTrainer(Trainer, ABC):
             totals = self._reduced(dict(self._sums))
             self._sums.clear()
             rows = max(totals.pop("rows", 0.0), 1.0)
+            if "token_places" in totals:
+                logs["filled_share"] = totals["tokens"] / totals.pop("token_places")
             logs |= {k.removesuffix("_sum"): v / rows if k.endswith("_sum") else v for k, v in totals.items()}
             self.progress_note = f"loss {logs['loss']:.3f}" + (
                 f"  margin {logs['margin']:.2f}" if "margin" in logs else ""
@@ -343,8 +353,14 @@ class TreeTrainer(Trainer, ABC):
             with whole_file(self.output / "timing.json") as handle:
                 json.dump(seconds | {"steps": self.state.global_step}, handle)
             seal_folder(self.output, self._model_files(self.output), self._notes())
+        self._remove_trees()
         self.accelerator.wait_for_everyone()
         return self.output
+
+    def _remove_trees(self) -> None:
+        """A finished folder holds the model, and not what it was trained on. Mapped trees stay readable."""
+        if self.is_world_process_zero() and isinstance(self.trees, TreeStore):
+            self.trees.path.unlink(missing_ok=True)
 
     @staticmethod
     def _model_files(folder: Path) -> list[Path]:

@@ -1,37 +1,146 @@
-"""From rows to the trees a trainer gets: a seeded choice of rows, and a record of what was dropped."""
+"""From rows on disk to the trees a trainer gets: encoded once by one process, kept beside the run, read by all.
+
+Rows, tokens and trees stream through; what stays in memory is some bytes a row.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from align.files import whole_file
-from align.reporting import logger
-from align.settings import TreeDataConfig
-from align.tree.encode import Encodings, PromptTree, require_trees
+import align
+from align.chat.protocol import ChatProtocol
+from align.files import fingerprint, fingerprint_of, whole_file
+from align.jsonl import count_rows, stream_rows
+from align.reporting import Progress, duration, logger
+from align.rows import PreferenceRow, Row, SFTRow
+from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
+from align.tree.encode import PromptTree, encode_preferences, encode_sft, require_trees
+from align.tree.store import FORMAT, TreeStore, stored_key, write_trees
 
 log = logger(__name__)
 
-R = TypeVar("R")
+TREES = "trees.arrow"
+"""Stands in a run's folder until the run is finished."""
+
+POLL_SECONDS = 0.2
+SAY_SECONDS = 60.0
+"""How often a process that waits for another's file says so."""
+
+R = TypeVar("R", bound=Row)
 
 
-def chosen_rows(rows: Sequence[R], data: TreeDataConfig, seed: int) -> Sequence[R]:
-    """`data.limit` rows by a seeded choice, in their order; all of them without a limit."""
-    if data.limit is None or data.limit >= len(rows):
-        return rows
-    return [rows[place] for place in sorted(random.Random(seed).sample(range(len(rows)), data.limit))]
+def sft_trees(
+    data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, sft: SFTConfig | None = None
+) -> TreeStore:
+    """The trees of an SFT run. See `_prepared`."""
+    train_on = (sft or SFTConfig()).train_on
+    encode = partial(encode_sft, protocol=protocol, data=data, train_on=train_on)
+    return _prepared(SFTRow, encode, data, training, protocol, f"sft {train_on}")
 
 
-def trees_of(found: Encodings, output_dir: Path) -> list[PromptTree]:
-    """The trees, with what was dropped and why in `<output_dir>/dropped.json` and the log."""
-    trees = require_trees(found, output_dir)
-    tokens = sum(tree.tokens for tree in trees)
-    log.info("%d rows to train on, %d tokens; dropped: %s", len(trees), tokens, dict(found.dropped) or "none")
-    if int(os.environ.get("RANK", "0")) == 0:
-        with whole_file(output_dir / "dropped.json") as handle:
-            json.dump({"rows": len(trees), "tokens": tokens, "dropped": dict(found.dropped)}, handle)
+def preference_trees(
+    data: PreferenceDataConfig, training: TrainingConfig, protocol: ChatProtocol, *, pairs: bool = False
+) -> TreeStore:
+    """The trees of a DPO run (pairs: the best and the worst completion only) or a reward model's. See `_prepared`."""
+    encode = partial(encode_preferences, protocol=protocol, data=data, pairs=pairs)
+    return _prepared(PreferenceRow, encode, data, training, protocol, f"preferences {pairs}")
+
+
+def _prepared(
+    kind: type[R],
+    encode: Callable[..., Iterator[PromptTree]],
+    data: TreeDataConfig,
+    training: TrainingConfig,
+    protocol: ChatProtocol,
+    what: str,
+) -> TreeStore:
+    """The run's trees, from `<output_dir>/trees.arrow` where they were made of the same rows in the same way.
+
+    Otherwise rank zero encodes `data.limit` rows of a seeded choice (all without a limit) and writes the file, with
+    what was dropped and why in `<output_dir>/dropped.json` and the log; the other processes wait for it.
+    Raises RowError where no row is left.
+    """
+    paths = data.path if isinstance(data.path, tuple) else (data.path,)
+    path = training.output_dir / TREES
+    key = _key(paths, data, training, protocol, what)
+    if int(os.environ.get("RANK", "0")) != 0:
+        _wait_for(path, key)
+    elif stored_key(path) == key:
+        log.info("%s was made of the same rows in the same way: nothing is encoded again", path)
+    else:
+        dropped: Counter[str] = Counter()
+        count = count_rows(paths)
+        places = _chosen_places(count, data.limit, training.seed)
+        progress = Progress("encode", count if places is None else len(places))
+        rows = _watched(stream_rows(paths, kind, places), progress)
+        write_trees(path, _recorded(encode(rows, dropped=dropped), dropped, training.output_dir), key)
+    trees = TreeStore(path)
+    alone = int((trees.tokens > data.token_budget).sum())
+    if alone:
+        largest = int(trees.tokens.max())
+        log.info("%d rows over token_budget make a packed row each, the largest of %d tokens", alone, largest)
     return trees
+
+
+def _key(
+    paths: Sequence[Path], data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, what: str
+) -> str:
+    """Everything that the trees depend on."""
+    settings = data.model_dump_json(exclude={"path"})
+    tokenizer = protocol.tokenizer.backend_tokenizer.to_str()
+    seed = training.seed if data.limit else None
+    return fingerprint_of(
+        FORMAT, align.__version__, what, settings, seed, protocol.name, tokenizer, *map(fingerprint, paths)
+    )
+
+
+def _chosen_places(count: int, limit: int | None, seed: int) -> list[int] | None:
+    """Which rows are trained on: `limit` of them by a seeded choice, in their order; None for all."""
+    if limit is None or limit >= count:
+        return None
+    return sorted(random.Random(seed).sample(range(count), limit))
+
+
+def _watched(rows: Iterable[R], progress: Progress) -> Iterator[R]:
+    for row in rows:
+        yield row
+        progress.advance()
+
+
+def _recorded(trees: Iterable[PromptTree], dropped: Counter[str], folder: Path) -> Iterator[PromptTree]:
+    """The trees as they come; after the last one, a record of what was dropped, or an error where nothing is left."""
+    count = tokens = 0
+    for tree in trees:
+        count += 1
+        tokens += tree.tokens
+        yield tree
+    require_trees(count, dropped, folder)
+    log.info("%d rows to train on, %d tokens; dropped: %s", count, tokens, dict(dropped) or "none")
+    with whole_file(folder / "dropped.json") as handle:
+        json.dump({"rows": count, "tokens": tokens, "dropped": dict(dropped)}, handle)
+
+
+def _wait_for(path: Path, key: str) -> None:
+    """Until rank zero has written the trees. Not a collective, so that no time-out of one can strike."""
+    began = said = time.monotonic()
+    while stored_key(path) != key:
+        time.sleep(POLL_SECONDS)
+        now = time.monotonic()
+        if now - said > SAY_SECONDS:
+            said = now
+            waited = duration(now - began)
+            log.warning(
+                "rank %s has waited %s for rank 0 to encode the rows into %s. Every process must see that folder, and "
+                "the same rows and tokenizer",
+                os.environ["RANK"],
+                waited,
+                path,
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from align.tree.pack import TreeBatch, collate
 
 log = logger(__name__)
 
-Supervised = Callable[[Segment], Sequence[bool]]
+Supervised = Callable[[Segment], Sequence[bool] | np.ndarray]
 """Which of a branch's tokens the loss reads."""
 
 LONGEST = 256
@@ -121,7 +122,10 @@ def prove_untrained(
     if not margin <= tolerance:
         wanted = f"wanted 0 (at most {tolerance:.2g}) and {wanted_loss:.4f}"
         what = f"before training the margin is {margin:.4g} and the loss {loss:.4f}, {wanted}"
-        how = "Policy and reference differ: check model.path and model.dtype, or take the reference's cache away"
+        how = (
+            "Policy and reference differ: check model.path and model.dtype, take the reference's cache away, or set "
+            "model.lora.dropout to 0 where an adapter is trained on"
+        )
         raise ProofError("step 0", what, how)
     made = "the same batches" if same_batches else "other batches"
     log.info(
@@ -137,14 +141,14 @@ def _gap(values: Tensor, wanted: Tensor) -> float:
     return (values - wanted).square().mean().sqrt().item()
 
 
-def _marked(tree: PromptTree, branch: Segment, mask: Sequence[bool], protocol: ChatProtocol) -> str:
+def _marked(tree: PromptTree, branch: Segment, mask: Sequence[bool] | np.ndarray, protocol: ChatProtocol) -> str:
     """A branch's whole text with the runs that the loss reads between marks."""
     runs = (f"⟦{text}⟧" if read else text for text, read in _runs(branch, mask, protocol))
     prompt = protocol.tokenizer.decode([int(token) for token in tree.prompt])
     return "".join([prompt, *runs]).replace("\n", "\\n")
 
 
-def _runs(branch: Segment, mask: Sequence[bool], protocol: ChatProtocol) -> list[tuple[str, bool]]:
+def _runs(branch: Segment, mask: Sequence[bool] | np.ndarray, protocol: ChatProtocol) -> list[tuple[str, bool]]:
     """The branch's text in runs of one kind: in the loss or not."""
     found: list[tuple[str, bool]] = []
     run: list[int] = []

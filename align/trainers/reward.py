@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class RewardTrainer(TreeTrainer):
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
         return {"comparisons": sum(math.comb(len(tree.branches), 2) for tree in rows)}
 
-    def supervised(self, branch: Segment) -> Sequence[bool]:
+    def supervised(self, branch: Segment) -> Sequence[bool] | np.ndarray:
         return [False] * (len(branch.ids) - 1) + [True]  # the score is read at the last token
 
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:

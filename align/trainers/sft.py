@@ -19,7 +19,7 @@ class SFTTrainer(TreeTrainer):
     stage = "sft"
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
-        return {"tokens": sum(sum(branch.loss_mask) for tree in rows for branch in tree.branches)}
+        return {"tokens": sum(tree.labels for tree in rows)}
 
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         sums = nll_loss(model(batch), batch.label_counts, normalization="token_mean")

@@ -6,31 +6,39 @@ Every mask of the project is made here, from the kind and turn that the chat pro
     contrast_mask  content of the assistant's messages: what DPO contrasts (Llama 3, section 4.1.4)
 
 Headers and tool outputs are in neither.
+
+Rows stream through in chunks, each with one call of the tokenizer, so memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple, TypeVar
 
-from align.chat.protocol import ChatProtocol, Encoded, TokenKind
+import numpy as np
+
+from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind
 from align.errors import RowError
 from align.rows import Messages, PreferenceRow, SFTRow
 from align.settings import PreferenceDataConfig, TreeDataConfig
 
+CHUNK_ROWS = 512
+"""Rows that are encoded with one call of the tokenizer."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A run of tokens. The three lists have one length."""
+    """A run of S tokens."""
 
-    ids: list[int]
-    loss_mask: list[bool]
-    contrast_mask: list[bool]
+    ids: np.ndarray  # [S] int32
+    loss_mask: np.ndarray  # [S] bool
+    contrast_mask: np.ndarray  # [S] bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PromptTree:
     """A prompt, and completions that each see the prompt and themselves only.
 
@@ -38,7 +46,7 @@ class PromptTree:
     """
 
     id: str
-    prompt: list[int]
+    prompt: np.ndarray  # [P] int32
     branches: tuple[Segment, ...]
     level: str | None = None
     """How much better chosen is than rejected, where somebody graded it."""
@@ -47,81 +55,149 @@ class PromptTree:
     def tokens(self) -> int:
         return len(self.prompt) + sum(len(branch.ids) for branch in self.branches)
 
+    @property
+    def labels(self) -> int:
+        """Tokens under the loss mask."""
+        return sum(int(np.count_nonzero(branch.loss_mask)) for branch in self.branches)
 
-@dataclass(slots=True)
-class Encodings:
-    """Trees, and how many rows were dropped for which reason."""
+    @property
+    def attended(self) -> int:
+        """Pairs of a token and a token that it looks at, itself among them."""
+        prompt = len(self.prompt)
+        lengths = [len(branch.ids) for branch in self.branches]
+        return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
 
-    trees: list[PromptTree] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
+
+class Ask(NamedTuple):
+    """A prompt with the completions that are to become a tree."""
+
+    id: str
+    prompt: Messages
+    completions: Sequence[Messages]
+    tools: str = ""
+    level: str | None = None
 
 
 def encode_sft(
-    rows: Sequence[SFTRow], protocol: ChatProtocol, data: TreeDataConfig, train_on: Literal["final", "all"]
-) -> Encodings:
-    """One tree with one branch for each row.
+    rows: Iterable[SFTRow],
+    protocol: ChatProtocol,
+    data: TreeDataConfig,
+    train_on: Literal["final", "all"],
+    dropped: Counter[str],
+) -> Iterator[PromptTree]:
+    """One tree with one branch for each row; what is left out is counted in `dropped` by its reason.
 
     train_on: "final" makes the messages after the last user (or system) message the completion; "all" puts every
     assistant message in the branch, with the messages between them masked.
     """
-    found = Encodings()
-    for row in rows:
+
+    def ask(row: SFTRow) -> Ask:
         start = _completion_start(row.messages, train_on)
-        _keep(_tree(row.id, row.messages[:start], [row.messages[start:]], row.tools, protocol, found), data, found)
-    return found
+        return Ask(row.id, row.messages[:start], [row.messages[start:]], row.tools)
+
+    return _kept(map(ask, rows), protocol, data, dropped)
 
 
 def encode_preferences(
-    rows: Sequence[PreferenceRow], protocol: ChatProtocol, data: PreferenceDataConfig, *, pairs: bool = False
-) -> Encodings:
+    rows: Iterable[PreferenceRow],
+    protocol: ChatProtocol,
+    data: PreferenceDataConfig,
+    *,
+    pairs: bool = False,
+    dropped: Counter[str],
+) -> Iterator[PromptTree]:
     """One tree for each row, with its two or three completions as branches, best first.
 
-    pairs: keep the best and the worst only, which is what DPO contrasts. Rows graded below `data.levels` and rows whose
-    completions are the same tokens are dropped and counted.
+    pairs: keep the best and the worst only, which is what DPO contrasts. Rows graded below `data.levels`, rows whose
+    completions are the same tokens and all else that is left out are counted in `dropped`.
     """
-    found = Encodings()
-    for row in rows:
-        if row.level is not None and row.level not in data.levels:
-            found.dropped[f"level is {row.level}"] += 1
-            continue
-        completions = (row.chosen, row.rejected) if pairs else row.completions
-        tree = _tree(row.id, row.prompt, completions, row.tools, protocol, found)
-        if tree is not None and len({tuple(branch.ids) for branch in tree.branches}) < len(tree.branches):
-            found.dropped["completions are the same"] += 1
-            continue
-        _keep(tree and replace(tree, level=row.level), data, found)
-    return found
+
+    def asks() -> Iterator[Ask]:
+        for row in rows:
+            if row.level is not None and row.level not in data.levels:
+                dropped[f"level is {row.level}"] += 1
+            else:
+                completions = (row.chosen, row.rejected) if pairs else row.completions
+                yield Ask(row.id, row.prompt, completions, row.tools, row.level)
+
+    return _kept(asks(), protocol, data, dropped)
 
 
-def encode_completions(
-    row_id: str, prompt: Messages, completions: Sequence[Messages], tools: str, protocol: ChatProtocol
-) -> PromptTree:
-    """K completions of one prompt as a tree.
+def encode_completions(asks: Sequence[Ask], protocol: ChatProtocol) -> list[PromptTree]:
+    """A tree for each prompt with its completions, with one call of the tokenizer.
 
     The prompt ends with an opened assistant header, exactly as it stands before generation.
+    Raises RowError for a dialog that the protocol cannot express.
     """
-    opened = protocol.encode(prompt, tools, open_assistant=True).ids
-    dialogs = [(*prompt, *completion) for completion in completions]
-    wholes = protocol.encode_many([(dialog, tools) for dialog in dialogs])
-    branches = (_branch(dialog, whole, opened) for dialog, whole in zip(dialogs, wholes, strict=True))
-    return PromptTree(row_id, opened, tuple(branches))
+    found = list(_trees(asks, protocol))
+    for tree in found:
+        if isinstance(tree, RowError):
+            raise tree
+    return [tree for tree in found if isinstance(tree, PromptTree)]
 
 
-def _branch(dialog: Messages, whole: Encoded, opened: list[int]) -> Segment:
-    assert whole.ids[: len(opened)] == opened, "the prompt that was opened is not how the dialog begins"
-    kinds = whole.kinds[len(opened) :]
-    ours = [_role_of(dialog, turn) == "assistant" for turn in whole.turns[len(opened) :]]
-    said = [kind in (TokenKind.CONTENT, TokenKind.TERMINATOR) for kind in kinds]
-    return Segment(
-        ids=whole.ids[len(opened) :],
-        loss_mask=[mine and spoken for mine, spoken in zip(ours, said, strict=True)],
-        contrast_mask=[mine and kind == TokenKind.CONTENT for mine, kind in zip(ours, kinds, strict=True)],
-    )
+def require_trees(trees: int, dropped: Counter[str], where: object) -> None:
+    """An error that says where all rows went, where none is left."""
+    if not trees:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no rows"
+        raise RowError(
+            where, f"no row is left to train on ({reasons})", "Raise the limits under data, or mend the rows"
+        )
 
 
-def _role_of(messages: Sequence, turn: int) -> str:
-    """The role of a token's message; what the protocol itself put in belongs to the system."""
-    return messages[turn].role if 0 <= turn < len(messages) else "system"
+def _kept(
+    asks: Iterable[Ask], protocol: ChatProtocol, data: TreeDataConfig, dropped: Counter[str]
+) -> Iterator[PromptTree]:
+    for chunk in _chunks(asks, CHUNK_ROWS):
+        for tree in _trees(chunk, protocol):
+            reason = _reason_to_drop(tree, protocol, data)
+            if reason is None:
+                assert isinstance(tree, PromptTree)
+                yield tree
+            else:
+                dropped[reason] += 1
+
+
+def _trees(asks: Sequence[Ask], protocol: ChatProtocol) -> Iterator[PromptTree | RowError]:
+    """Each ask's tree, or why the protocol has no form for it (Llama 3: two calls in a message)."""
+    dialogs: list[Dialog] = []
+    for _, prompt, completions, tools, _ in asks:
+        dialogs.append(Dialog(prompt, tools, open_assistant=True))
+        dialogs.extend(Dialog((*prompt, *completion), tools) for completion in completions)
+    encoded = protocol.encode_dialogs(dialogs)
+    loss_mask, contrast_mask = _masks(dialogs, encoded)
+    starts = encoded.starts.tolist()
+    place = 0
+    for ask in asks:
+        dialog, place = place, place + 1 + len(ask.completions)
+        refused = [encoded.refused[d] for d in range(dialog, place) if d in encoded.refused]
+        if refused:
+            yield refused[0]
+            continue
+        prompt_ids = encoded.ids[starts[dialog] : starts[dialog + 1]]
+        branches = []
+        for whole in range(dialog + 1, place):
+            start, end = starts[whole] + len(prompt_ids), starts[whole + 1]
+            begins = encoded.ids[starts[whole] : start]
+            assert np.array_equal(begins, prompt_ids), "the prompt that was opened is not how the dialog begins"
+            branches.append(Segment(encoded.ids[start:end], loss_mask[start:end], contrast_mask[start:end]))
+        yield PromptTree(ask.id, prompt_ids, tuple(branches), ask.level)
+
+
+def _masks(dialogs: Sequence[Dialog], encoded: EncodedDialogs) -> tuple[np.ndarray, np.ndarray]:
+    """The loss mask and the contrast mask of every token.
+
+    What the protocol itself put in (turn -1) and an opened header (turn len(messages)) are nobody's.
+    """
+    said: list[bool] = []
+    firsts: list[int] = []
+    for dialog in dialogs:
+        firsts.append(len(said) + 1)
+        said += [False, *(message.role == "assistant" for message in dialog.messages), False]
+    message = np.repeat(np.array(firsts, np.int64), np.diff(encoded.starts)) + encoded.turns
+    ours = np.array(said, bool)[message] if len(message) else np.empty(0, bool)
+    contrast_mask = ours & (encoded.kinds == TokenKind.CONTENT)
+    return contrast_mask | (ours & (encoded.kinds == TokenKind.TERMINATOR)), contrast_mask
 
 
 def _completion_start(messages: Messages, train_on: Literal["final", "all"]) -> int:
@@ -133,43 +209,32 @@ def _completion_start(messages: Messages, train_on: Literal["final", "all"]) -> 
     return roles.index("assistant", last_asked + 1)
 
 
-def _tree(
-    row_id: str,
-    prompt: Messages,
-    completions: Sequence[Messages],
-    tools: str,
-    protocol: ChatProtocol,
-    found: Encodings,
-) -> PromptTree | None:
-    """The row's tree; None, and counted, where the protocol has no form for it (Llama 3: two calls in a message)."""
-    try:
-        return encode_completions(row_id, prompt, completions, tools, protocol)
-    except RowError as error:
-        found.dropped[f"no form in the {protocol.name} protocol: {error.what}"] += 1
-        return None
-
-
-def _keep(tree: PromptTree | None, data: TreeDataConfig, found: Encodings) -> None:
-    if tree is None:
-        return
-    longest = max(len(branch.ids) for branch in tree.branches)
+def _reason_to_drop(tree: PromptTree | RowError, protocol: ChatProtocol, data: TreeDataConfig) -> str | None:
+    """Why a tree is not trained on; None where it is."""
+    if isinstance(tree, RowError):
+        return f"no form in the {protocol.name} protocol: {tree.what}"
+    ids = [branch.ids.tobytes() for branch in tree.branches]
+    if len(set(ids)) < len(ids):
+        return "completions are the same"
     if len(tree.prompt) > data.max_prompt_tokens:
-        found.dropped["prompt is longer than max_prompt_tokens"] += 1
-    elif longest > data.max_completion_tokens:
-        found.dropped["completion is longer than max_completion_tokens"] += 1
-    elif tree.tokens > data.token_budget:
-        found.dropped["tree is larger than token_budget"] += 1
-    elif not all(any(branch.loss_mask) for branch in tree.branches):
-        found.dropped["nothing to train on"] += 1
-    else:
-        found.trees.append(tree)
+        return "prompt is longer than max_prompt_tokens"
+    if max(len(branch.ids) for branch in tree.branches) > data.max_completion_tokens:
+        return "completion is longer than max_completion_tokens"
+    if not all(branch.loss_mask.any() for branch in tree.branches):
+        return "nothing to train on"
+    if tree.tokens <= data.token_budget or data.over_budget == "alone":
+        return None
+    if data.over_budget == "error":
+        what = f"has {tree.tokens} tokens, and data.token_budget is {data.token_budget}"
+        how = "Raise data.token_budget, or set data.over_budget to drop or alone"
+        raise RowError(f"row {tree.id}", what, how)
+    return "tree is larger than token_budget"
 
 
-def require_trees(found: Encodings, where: object) -> list[PromptTree]:
-    """The trees, or an error that says where they went."""
-    if not found.trees:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in found.dropped.most_common()) or "no rows"
-        raise RowError(
-            where, f"no row is left to train on ({reasons})", "Raise the limits under data, or mend the rows"
-        )
-    return found.trees
+T = TypeVar("T")
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

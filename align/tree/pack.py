@@ -5,8 +5,10 @@ Dimension letters: T tokens of a bin, B branches in it, N label positions (token
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from align.tree.attention import TreeLayout
+from align.tree.attention import Tree, TreeLayout
 from align.tree.encode import PromptTree
+from align.tree.store import TreeStore
 
 
 @dataclass(slots=True)
@@ -44,62 +47,118 @@ class TreeBatch:
 
 def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None) -> TreeBatch:
     """Trees to one padding-free batch."""
-    ids: list[int] = []
-    positions: list[int] = []
-    sources: list[int] = []
-    labels: list[int] = []
-    contrast: list[bool] = []
-    label_counts: list[int] = []
-    ends: list[int] = []
-    spans = []
+    segments: list[np.ndarray] = []  # each tree's prompt, then its branches
+    masks: list[np.ndarray] = []
+    contrasts: list[np.ndarray] = []
+    is_branch: list[bool] = []
+    prompt_lengths: list[int] = []  # of each segment's tree
     for tree in trees:
-        start, length = len(ids), len(tree.prompt)
+        length = len(tree.prompt)
         assert length, f"tree {tree.id} has an empty prompt: nothing would predict a branch's first token"
-        ids += tree.prompt
-        positions += range(length)
-        branches = []
-        for branch in tree.branches:
-            first = len(ids)
-            ids += branch.ids
-            positions += range(length, length + len(branch.ids))
-            branches.append((first, len(ids)))
-            ends.append(len(ids) - 1)
-            label_counts.append(sum(branch.loss_mask))
-            for place, trained in enumerate(branch.loss_mask):
-                if trained:
-                    sources.append(first + place - 1 if place else start + length - 1)
-                    labels.append(branch.ids[place])
-                    contrast.append(branch.contrast_mask[place])
-        spans.append((start, start + length, tuple(branches)))
+        nothing = np.zeros(length, bool)
+        segments += [tree.prompt, *(branch.ids for branch in tree.branches)]
+        masks += [nothing, *(branch.loss_mask for branch in tree.branches)]
+        contrasts += [nothing, *(branch.contrast_mask for branch in tree.branches)]
+        is_branch += [False, *(True for _ in tree.branches)]
+        prompt_lengths += [length] * (1 + len(tree.branches))
+    ids = np.concatenate(segments).astype(np.int64)
+    mask, contrast = np.concatenate(masks), np.concatenate(contrasts)
+    branch = np.array(is_branch)
+    lengths = np.fromiter(map(len, segments), np.int64, len(segments))
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    tokens = np.arange(len(ids))
+    positions = tokens - np.repeat(starts - np.where(branch, prompt_lengths, 0), lengths)
+    # The state before a token predicts it; before a branch's first token stands the prompt's last.
+    before = tokens - 1
+    prompt_ends = ends[~branch]
+    branch_counts = [len(tree.branches) for tree in trees]
+    full = branch & (lengths > 0)
+    before[starts[full]] = np.repeat(prompt_ends, branch_counts)[lengths[branch] > 0] - 1
+    labels = np.flatnonzero(mask)
+    labels_before = np.concatenate([[0], np.cumsum(mask)])
     return TreeBatch(
-        input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([positions]),
-        layout=TreeLayout.of(spans),
-        sources=torch.tensor(sources, dtype=torch.long),
-        labels=torch.tensor(labels, dtype=torch.long),
-        contrast_mask=torch.tensor(contrast, dtype=torch.bool),
-        label_counts=torch.tensor(label_counts, dtype=torch.long),
-        ends=torch.tensor(ends, dtype=torch.long),
-        branch_counts=[len(tree.branches) for tree in trees],
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(positions)[None],
+        layout=TreeLayout.of(_spans(branch_counts, starts.tolist(), ends.tolist())),
+        sources=torch.from_numpy(before[labels]),
+        labels=torch.from_numpy(ids[labels]),
+        contrast_mask=torch.from_numpy(contrast[labels]),
+        label_counts=torch.from_numpy((labels_before[ends] - labels_before[starts])[branch]),
+        ends=torch.from_numpy(ends[branch] - 1),
+        branch_counts=branch_counts,
         tree_ids=[tree.id for tree in trees],
         levels=[tree.level for tree in trees],
         weights=torch.ones(len(trees)) if weights is None else torch.tensor(weights),
     )
 
 
+def _spans(branch_counts: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> list[Tree]:
+    """Where each tree's prompt and branches stand, from where each segment does."""
+    spans: list[Tree] = []
+    place = 0
+    for count in branch_counts:
+        first, place = place, place + 1 + count
+        branches = tuple(zip(starts[first + 1 : place], ends[first + 1 : place], strict=True))
+        spans.append((starts[first], ends[first], branches))
+    return spans
+
+
 def bins_under_budget(sizes: Sequence[int], token_budget: int) -> list[list[int]]:
-    """First-fit decreasing: indices grouped so that no group's sizes exceed the budget, unless one alone does."""
+    """Best-fit decreasing: indices grouped so that no group's sizes exceed the budget, unless one alone does.
+
+    Each goes where the least room is left after it. Found by bisection of the rooms that are there, so time grows with
+    the number of sizes and not with the number of bins.
+    """
     bins: list[list[int]] = []
-    room: list[int] = []
-    for place in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        fitting = next((number for number, left in enumerate(room) if left >= sizes[place]), None)
-        if fitting is None:
-            bins.append([place])
-            room.append(token_budget - sizes[place])
+    rooms: list[int] = []  # each room that some bin has, once, ascending
+    bins_with: dict[int, list[int]] = {}  # numbers of the bins that have it
+    for place in _descending(sizes):
+        size = sizes[place]
+        at = bisect_left(rooms, size)
+        if at == len(rooms):
+            number, room = len(bins), max(token_budget, size)
+            bins.append([])
         else:
-            bins[fitting].append(place)
-            room[fitting] -= sizes[place]
+            room = rooms[at]
+            number = bins_with[room].pop()
+            if not bins_with[room]:
+                del bins_with[room], rooms[at]
+        bins[number].append(place)
+        left = room - size
+        if left not in bins_with:
+            insort(rooms, left)
+            bins_with[left] = []
+        bins_with[left].append(number)
     return bins
+
+
+def tree_costs(trees: Sequence[PromptTree], config: Any, *, head: bool) -> np.ndarray:
+    """What each tree costs to train on, [trees] float64, in units of one token's way through the trunk.
+
+        tokens + attended * 12 L H D / 6 N + labels * 6 E V / 6 N
+
+    with L layers, H heads of size D, hidden size E, vocabulary V, and N weights in the layers. These are the floating
+    point operations of a forward and a backward pass (2 and 4 for each weight and token; for each attended pair two
+    products of size D in each head).
+
+    config: the Hugging Face model's. head: whether labels pass an output head; a reward model's do not.
+    """
+    hidden, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or hidden // heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    between = getattr(config, "intermediate_size", None) or 4 * hidden
+    weights = layers * (2 * hidden * head_size * (heads + groups) + 3 * hidden * between)
+    tokens, pairs, labels = (tree_numbers(trees, name) for name in ("tokens", "attended", "labels"))
+    costs = tokens + pairs * (2 * layers * heads * head_size / weights)
+    return costs + labels * (hidden * config.vocab_size / weights) if head else costs
+
+
+def tree_numbers(trees: Sequence[PromptTree], name: str) -> np.ndarray:
+    """`tokens`, `labels` or `attended` of each tree, [trees] int64. A `TreeStore` knows them without reading trees."""
+    if isinstance(trees, TreeStore):
+        return getattr(trees, name)
+    return np.array([getattr(tree, name) for tree in trees], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +174,27 @@ class RunPlan(Dataset):
 
     Each epoch is a seeded permutation, cut into steps of `batch_size` trees (the last may be smaller). A step's trees
     are packed into bins under the token budget, the same number of bins for each process (ZeRO-3 gathers weights in
-    every forward pass, so all must make as many), balanced by tokens.
+    every forward pass, so all must make as many), balanced by cost: in each round of bins, since processes wait for
+    each other there, and over the step.
+
+    sizes: tokens of each tree. costs: what each costs in time; None takes the sizes.
     """
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sequence[int] | np.ndarray,
         *,
         batch_size: int,
         token_budget: int,
         epochs: float,
         max_steps: int | None,
         seed: int,
+        costs: Sequence[float] | np.ndarray | None = None,
         processes: int = 1,
         process: int = 0,
     ) -> None:
-        self.sizes = sizes
+        self.sizes = np.asarray(sizes, np.int64)
+        self.costs = np.asarray(sizes if costs is None else costs, np.float64)
         self.batch_size = batch_size
         self.token_budget = token_budget
         self.seed = seed
@@ -145,30 +209,71 @@ class RunPlan(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> StepPlan:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size].tolist()
-        sizes = [self.sizes[row] for row in rows]
-        bins = bins_under_budget(sizes, self.token_budget)
-        rounds = -(-len(bins) // self.processes)
-        if len(bins) < rounds * self.processes:
-            bins = _spread(sizes, rounds * self.processes, self.token_budget) or bins
-        bins += [[] for _ in range(rounds * self.processes - len(bins))]
-        bins.sort(key=lambda members: -sum(sizes[i] for i in members))
-        mine = bins[self.process :: self.processes]
-        return StepPlan(tuple(rows), tuple(tuple(rows[i] for i in sorted(members)) for members in mine))
+        rows = self._rows(step)
+        mine = self._bins(rows)[self.process :: self.processes]
+        numbers = rows.tolist()
+        return StepPlan(tuple(numbers), tuple(tuple(numbers[i] for i in sorted(members)) for members in mine))
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def filled_share(self, steps: int = 100) -> float:
+        """Share of the token places of all processes' bins that hold a token, over the first `steps` of an epoch."""
+        tokens = places = 0
+        for step in range(min(steps, self.steps_per_epoch)):
+            rows = self._rows(step)
+            sizes = self.sizes[rows]
+            filled = [int(sizes[members].sum()) for members in self._bins(rows)]
+            tokens += sum(filled)
+            places += sum(max(each, self.token_budget) for each in filled)
+        return tokens / places
+
+    def _rows(self, step: int) -> np.ndarray:
+        epoch, place = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes)))
-        return self._epoch[1]
+        return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _bins(self, rows: np.ndarray) -> list[list[int]]:
+        """Places in `rows`, in rounds: bin n is process n % processes's, and all of a round cost about the same."""
+        sizes, costs = self.sizes[rows].tolist(), self.costs[rows].tolist()
+        bins = bins_under_budget(sizes, self.token_budget)
+        rounds = -(-len(bins) // self.processes)
+        if self.processes > 1:
+            bins = _spread(sizes, costs, rounds * self.processes, self.token_budget) or bins
+        bins += [[] for _ in range(rounds * self.processes - len(bins))]
+        bins.sort(key=lambda members: -sum(costs[i] for i in members))
+        # Every other round backwards, so that no process has the dearest bin of each.
+        dealt = [bins[first : first + self.processes] for first in range(0, len(bins), self.processes)]
+        return [members for number, round_ in enumerate(dealt) for members in (round_[::-1] if number % 2 else round_)]
 
 
-def _spread(sizes: Sequence[int], count: int, token_budget: int) -> list[list[int]] | None:
-    """Exactly `count` bins of about equal size, or None where that would break the budget."""
+_TRIES = 64
+"""Bins, cheapest first, that are looked into for room."""
+
+
+def _spread(sizes: Sequence[int], costs: Sequence[float], count: int, token_budget: int) -> list[list[int]] | None:
+    """Exactly `count` bins of about equal cost, or None where that would break the budget.
+
+    The dearest first, each into the cheapest bin that has room for it.
+    """
     bins: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
-    for place in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        emptiest = min(range(count), key=lambda number: (filled[number], number))
-        bins[emptiest].append(place)
-        filled[emptiest] += sizes[place]
-    return bins if max(filled) <= token_budget else None
+    room = [token_budget] * count
+    cheapest = [(0.0, number) for number in range(count)]
+    for place in _descending(costs):
+        passed: list[tuple[float, int]] = []
+        while cheapest and len(passed) < _TRIES:
+            cost, number = heappop(cheapest)
+            if room[number] >= sizes[place] or not bins[number]:
+                break
+            passed.append((cost, number))
+        else:
+            return None
+        bins[number].append(place)
+        room[number] -= sizes[place]
+        heappush(cheapest, (cost + costs[place], number))
+        for each in passed:
+            heappush(cheapest, each)
+    return bins
+
+
+def _descending(values: Sequence[float]) -> list[int]:
+    """Places, largest value first, equal ones in their order."""
+    return np.argsort(-np.asarray(values), kind="stable").tolist()

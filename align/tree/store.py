@@ -1,0 +1,196 @@
+"""Prompt trees on disk: written as they come out of the encoder, read at random from a mapped file.
+
+The file is Arrow IPC, which pyarrow, pandas and `datasets` open. A column for each thing that a tree holds, and three
+for what the plan of a run asks of every tree, so that it reads no tree at all. Neither writing nor reading keeps more
+in memory than one record batch and some bytes a tree, however many trees there are.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import pyarrow as pa
+
+from align.files import whole_file
+from align.tree.encode import PromptTree, Segment
+
+FORMAT = "align prompt trees 1"
+"""Written into each file and into its key: a file of another form is made anew."""
+
+BATCH_TREES = 1024
+"""Trees in a record batch."""
+
+_FORGET_TREES = 16384
+"""After so many trees the process lets go of the pages it has read; they stay in the system's cache."""
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("level", pa.string()),
+        ("tokens", pa.int32()),
+        ("labels", pa.int32()),  # tokens under the loss mask
+        ("attended", pa.int64()),  # pairs of a token and a token that it looks at
+        ("lengths", pa.list_(pa.int32())),  # tokens of each branch
+        ("prompt", pa.list_(pa.int32())),
+        ("branches", pa.list_(pa.int32())),  # ids of all branches, one after the other, as are the masks
+        ("loss_mask", pa.list_(pa.uint8())),
+        ("contrast_mask", pa.list_(pa.uint8())),
+    ]
+)
+
+
+def write_trees(path: Path, trees: Iterable[PromptTree], key: str) -> None:
+    """Write trees to `path`, whole or not at all.
+
+    key: what they were made from; `stored_key` gives it back.
+    """
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed while it wrote
+        left.unlink()
+    schema = _SCHEMA.with_metadata({"format": FORMAT, "key": key})
+    iterator = iter(trees)
+    with whole_file(path, "wb") as handle, pa.ipc.new_file(handle, schema) as writer:
+        while batch := list(islice(iterator, BATCH_TREES)):
+            writer.write_batch(_record_batch(batch, schema))
+
+
+def stored_key(path: Path) -> str | None:
+    """The key of the trees at `path`; None where no such file stands."""
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            metadata = reader.schema.metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return metadata.get(b"key", b"").decode() if metadata.get(b"format") == FORMAT.encode() else None
+
+
+class TreeStore(Sequence[PromptTree]):
+    """The trees of a file that `write_trees` made.
+
+    A tree's arrays are views of the mapped file: nothing is copied, and they cannot be written to. The file may be
+    removed while they are in use.
+    """
+
+    tokens: np.ndarray  # [trees] int64
+    labels: np.ndarray  # [trees] int64, tokens under the loss mask
+    attended: np.ndarray  # [trees] int64, pairs of a token and a token that it looks at
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.key = stored_key(path)
+        with path.open("rb") as handle:
+            self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map.madvise(mmap.MADV_RANDOM)  # or the system would read far beyond a tree
+        reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._first = np.cumsum([0, *(batch.num_rows for batch in self._batches)])  # tree that begins each batch
+        self.tokens, self.labels, self.attended = (self._numbers(name) for name in ("tokens", "labels", "attended"))
+        self._views: dict[int, _Views] = {}
+        self._read = 0
+        self._forget()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> PromptTree: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[PromptTree]: ...
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        self._read += 1
+        if self._read % _FORGET_TREES == 0:
+            self._forget()
+        place %= len(self)
+        number = int(np.searchsorted(self._first, place, side="right")) - 1
+        if number not in self._views:
+            self._views[number] = _Views.of(self._batches[number])
+        return self._views[number].tree(place - int(self._first[number]))
+
+    def __iter__(self) -> Iterator[PromptTree]:
+        return (self[place] for place in range(len(self)))
+
+    def _numbers(self, name: str) -> np.ndarray:
+        parts = [batch.column(name).to_numpy() for batch in self._batches]
+        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+
+    def _forget(self) -> None:
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class _List(NamedTuple):
+    """A list column: `values[starts[row] : starts[row + 1]]` is the row's."""
+
+    starts: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, column: pa.ListArray) -> _List:
+        return cls(column.offsets.to_numpy(), column.values.to_numpy())
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+
+class _Views(NamedTuple):
+    """The columns of one record batch."""
+
+    ids: pa.StringArray
+    levels: pa.StringArray
+    lengths: _List
+    prompts: _List
+    branches: _List
+    loss_masks: _List
+    contrast_masks: _List
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> _Views:
+        names = ("lengths", "prompt", "branches", "loss_mask", "contrast_mask")
+        lists = [_List.of(batch.column(name)) for name in names]
+        return cls(batch.column("id"), batch.column("level"), *lists)
+
+    def tree(self, row: int) -> PromptTree:
+        ids, loss_mask, contrast_mask = self.branches[row], self.loss_masks[row], self.contrast_masks[row]
+        loss_mask, contrast_mask = loss_mask.view(bool), contrast_mask.view(bool)
+        branches: list[Segment] = []
+        start = 0
+        for length in self.lengths[row].tolist():
+            end = start + length
+            branches.append(Segment(ids[start:end], loss_mask[start:end], contrast_mask[start:end]))
+            start = end
+        return PromptTree(self.ids[row].as_py(), self.prompts[row], tuple(branches), self.levels[row].as_py())
+
+
+def _record_batch(trees: Sequence[PromptTree], schema: pa.Schema) -> pa.RecordBatch:
+    branches = [tree.branches for tree in trees]
+
+    def lists(rows: Sequence[Sequence[np.ndarray]], dtype: type) -> pa.ListArray:
+        """A list for each row, of the arrays that stand in it."""
+        parts: list[np.ndarray] = [part.view(dtype) for row in rows for part in row]
+        lengths = [sum(map(len, row)) for row in rows]
+        starts = np.cumsum([0, *lengths], dtype=np.int32)
+        values = np.concatenate(parts) if parts else np.empty(0, dtype)
+        return pa.ListArray.from_arrays(pa.array(starts), pa.array(values))
+
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([tree.id for tree in trees], pa.string()),
+            pa.array([tree.level for tree in trees], pa.string()),
+            pa.array([tree.tokens for tree in trees], pa.int32()),
+            pa.array([tree.labels for tree in trees], pa.int32()),
+            pa.array([tree.attended for tree in trees], pa.int64()),
+            pa.array([[len(branch.ids) for branch in row] for row in branches], pa.list_(pa.int32())),
+            lists([[tree.prompt] for tree in trees], np.int32),
+            lists([[branch.ids for branch in row] for row in branches], np.int32),
+            lists([[branch.loss_mask for branch in row] for row in branches], np.uint8),
+            lists([[branch.contrast_mask for branch in row] for row in branches], np.uint8),
+        ],
+        schema=schema,
+    )

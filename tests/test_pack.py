@@ -1,0 +1,186 @@
+"""The plan of a run, and a bin as tensors, against plain loops."""
+
+from __future__ import annotations
+
+import random
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from align.tree.encode import PromptTree, Segment
+from align.tree.pack import RunPlan, bins_under_budget, collate, tree_costs
+
+CONFIG = LlamaConfig(
+    vocab_size=89,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    pad_token_id=0,
+)
+
+
+def random_tree(rng: np.random.Generator, name: str) -> PromptTree:
+    def branch() -> Segment:
+        length = int(rng.integers(1, 9))
+        loss_mask = rng.random(length) < 0.7
+        return Segment(rng.integers(0, 99, length, np.int32), loss_mask, loss_mask & (rng.random(length) < 0.7))
+
+    prompt = rng.integers(0, 99, rng.integers(1, 9), np.int32)
+    return PromptTree(name, prompt, tuple(branch() for _ in range(rng.integers(1, 4))), rng.choice(["better", None]))
+
+
+def test_a_batch_is_what_going_through_it_token_by_token_gives() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        trees = [random_tree(rng, f"t{n}") for n in range(rng.integers(1, 6))]
+        ids, positions, sources, labels, contrast, label_counts, ends = ([] for _ in range(7))
+        for tree in trees:
+            prompt_end = len(ids) + len(tree.prompt)
+            ids += tree.prompt.tolist()
+            positions += range(len(tree.prompt))
+            for branch in tree.branches:
+                for place, token in enumerate(branch.ids.tolist()):
+                    if branch.loss_mask[place]:
+                        sources.append(len(ids) - 1 if place else prompt_end - 1)
+                        labels.append(token)
+                        contrast.append(bool(branch.contrast_mask[place]))
+                    ids.append(token)
+                    positions.append(len(tree.prompt) + place)
+                ends.append(len(ids) - 1)
+                label_counts.append(sum(branch.loss_mask.tolist()))
+        batch = collate(trees)
+        assert batch.input_ids.tolist() == [ids]
+        assert batch.position_ids.tolist() == [positions]
+        assert batch.sources.tolist() == sources
+        assert batch.labels.tolist() == labels
+        assert batch.contrast_mask.tolist() == contrast
+        assert batch.label_counts.tolist() == label_counts
+        assert batch.ends.tolist() == ends
+        assert batch.levels == [tree.level for tree in trees]
+        assert {batch.input_ids.dtype, batch.sources.dtype, batch.labels.dtype, batch.ends.dtype} == {torch.int64}
+
+
+def plan_of(sizes: list[int], **changed) -> RunPlan:
+    settings = {"batch_size": 8, "token_budget": 100, "epochs": 2, "max_steps": None, "seed": 3}
+    return RunPlan(sizes, **(settings | changed))
+
+
+def test_each_epoch_trains_on_every_tree_once_over_all_processes() -> None:
+    sizes = random.Random(5).choices(range(5, 60 + 1), k=29)
+    for processes in (1, 2, 3):
+        plans = [plan_of(sizes, processes=processes, process=rank) for rank in range(processes)]
+        seen = [
+            row for step in range(len(plans[0])) for plan in plans for members in plan[step].bins for row in members
+        ]
+        assert sorted(seen) == sorted([*range(29)] * 2)
+
+
+def test_the_rows_of_a_step_do_not_depend_on_the_number_of_processes() -> None:
+    sizes = random.Random(6).choices(range(5, 60 + 1), k=40)
+    one, three = plan_of(sizes), plan_of(sizes, processes=3, process=1)
+    assert [one[step].rows for step in range(len(one))] == [three[step].rows for step in range(len(three))]
+
+
+def test_processes_make_equally_many_passes_within_the_budget() -> None:
+    sizes = random.Random(7).choices(range(5, 99 + 1), k=50)
+    plans = [plan_of(sizes, processes=2, process=rank) for rank in range(2)]
+    for step in range(len(plans[0])):
+        first, second = plans[0][step], plans[1][step]
+        assert len(first.bins) == len(second.bins)
+        assert all(sum(sizes[i] for i in members) <= 100 for members in first.bins + second.bins)
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
+    sizes = list(range(5, 45))
+    forwards, backwards = plan_of(sizes), plan_of(sizes)
+    assert [forwards[n] for n in range(10)] == [backwards[n] for n in reversed(range(10))][::-1]
+    assert forwards[0] != plan_of(sizes, seed=4)[0]
+    assert forwards[0].rows != forwards[5].rows, "the second epoch has an order of its own"
+
+
+def test_bins_hold_everything_once_and_keep_to_the_budget() -> None:
+    sizes = random.Random(8).choices(range(1, 50 + 1), k=200)
+    bins = bins_under_budget(sizes, 64)
+    assert sorted(i for members in bins for i in members) == list(range(200))
+    assert all(sum(sizes[i] for i in members) <= 64 for members in bins)
+    assert sum(sizes) / (64 * len(bins)) > 0.95
+
+
+def test_bins_are_no_more_than_first_fit_makes() -> None:
+    rng = random.Random(9)
+    for _ in range(100):
+        sizes = [rng.randint(1, 100) for _ in range(60)]
+        rooms: list[int] = []
+        for size in sorted(sizes, reverse=True):
+            fitting = next((number for number, room in enumerate(rooms) if room >= size), None)
+            if fitting is None:
+                rooms.append(100 - size)
+            else:
+                rooms[fitting] -= size
+        assert len(bins_under_budget(sizes, 100)) <= len(rooms)
+
+
+def test_a_tree_over_the_budget_has_a_bin_of_its_own() -> None:
+    sizes = [30, 250, 40, 110, 20]
+    assert sorted(map(sorted, bins_under_budget(sizes, 100))) == [[0, 2, 4], [1], [3]]
+    for processes in (1, 2, 3):
+        plans = [plan_of(sizes, epochs=1, processes=processes, process=rank) for rank in range(processes)]
+        bins = [members for plan in plans for members in plan[0].bins]
+        assert (1,) in bins
+        assert (3,) in bins
+        assert sorted(row for members in bins for row in members) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_processes_cost_the_same_in_each_round_and_over_the_step(processes: int) -> None:
+    """Lengths as uneven as real rows are; a long tree costs more than its tokens."""
+    rng = np.random.default_rng(10)
+    sizes = np.minimum(rng.lognormal(6.5, 0.6, 3000).astype(int) + 1, 4096)
+    costs = sizes + 1.5e-4 * sizes**2
+    settings = {"batch_size": 128, "token_budget": 8192, "epochs": 1, "costs": costs, "processes": processes}
+    plans = [plan_of(sizes, process=rank, **settings) for rank in range(processes)]
+    waiting, uneven = [], []
+    for step in range(len(plans[0]) - 1):
+        spent = np.array([[costs[list(members)].sum() for members in plan[step].bins] for plan in plans])
+        waiting.append(1 - spent.sum() / (processes * spent.max(axis=0).sum()))
+        uneven.append(spent.sum(axis=1).max() / spent.sum(axis=1).mean() - 1)
+    assert np.mean(waiting) < 0.02, "share of the time in which a process waits for the slowest of its round"
+    assert np.mean(uneven) < 0.02
+
+
+def test_costs_are_the_operations_that_torch_counts() -> None:
+    """One row through a plain model, whose attention is counted for every pair of tokens."""
+    model = LlamaForCausalLM._from_config(CONFIG, attn_implementation="eager")
+    for tokens in (1, 17, 64):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.ones(1, tokens, dtype=torch.long))
+        row = SimpleNamespace(tokens=tokens, attended=tokens**2, labels=tokens)
+        a_token = 2 * sum(weight.numel() for weight in model.model.layers.parameters() if weight.dim() == 2)
+        assert tree_costs([row], CONFIG, head=True)[0] * a_token == pytest.approx(counter.get_total_flops())
+        headless = (counter.get_total_flops() - 2 * 32 * 89 * tokens) / a_token
+        assert tree_costs([row], CONFIG, head=False)[0] == pytest.approx(headless)
+
+
+def test_the_filled_share_is_that_of_the_bins() -> None:
+    plan = plan_of([50, 50, 30, 60], batch_size=4, epochs=1)
+    assert plan.filled_share() == pytest.approx(190 / 200)
+    assert plan_of([50], batch_size=4, epochs=1, processes=2).filled_share() == pytest.approx(50 / 200)
+
+
+def test_a_long_run_is_planned_in_seconds() -> None:
+    """100,000 trees; a plan that looked through all bins for each tree would take many minutes for the large steps."""
+    sizes = np.random.default_rng(11).integers(1, 3000, 100_000)
+    began = time.process_time()
+    plan = plan_of(sizes, batch_size=64, token_budget=4096, epochs=1, processes=2)
+    assert sum(len(plan[step].rows) for step in range(len(plan))) == 100_000
+    large = plan_of(sizes, batch_size=100_000, token_budget=4096, epochs=1, processes=8)
+    assert len(large[0].bins) == pytest.approx(sizes.sum() / 4096 / 8, rel=0.02)
+    assert time.process_time() - began < 30
