@@ -7,6 +7,7 @@ millionth of the largest tensor's is measured against that instead, since it hol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Bounds(NamedTuple):
 FP32 = Bounds(loss=1e-4, gradient=1e-3)
 """Between any two arms in float32."""
 
-BF16 = Bounds(loss=2e-2, gradient=1e-1)
+BF16 = Bounds(loss=1e-2, gradient=1e-1)
 """Between an arm in bfloat16 and the float32 result: eight bits of mantissa through every layer, both ways."""
 
 
@@ -51,13 +52,13 @@ def difference(
     if not gradients:
         raise GateError("there are no gradients to compare")
     floor = FLOOR * max(gradient.norm().item() for gradient in wanted_gradients.values())
-    worst, where = -1.0, ""
+    apart = {}
     for name, wanted in wanted_gradients.items():
         scale = max(gradients[name].norm().item(), wanted.norm().item(), floor)
-        apart = (gradients[name].float() - wanted.float()).norm().item() / scale if scale else 0.0
-        if not apart <= worst:  # NaN counts as worst
-            worst, where = apart, name
-    return Difference(loss_difference(loss, wanted_loss), worst, where)
+        distance = (gradients[name].float() - wanted.float()).norm().item() / scale if scale else 0.0
+        apart[name] = math.inf if math.isnan(distance) else distance
+    where = max(apart, key=apart.__getitem__)
+    return Difference(loss_difference(loss, wanted_loss), apart[where], where)
 
 
 def loss_difference(loss: float, wanted: float) -> float:

@@ -19,13 +19,15 @@ def packed_row(folder: Path, *, model: str, tokens: list[int], tree: list[int], 
     prompt, completion = tree
     size = prompt + 2 * completion
     assert all(count % size == 0 for count in tokens), f"rows are whole trees of {size} tokens"
-    rows = {count: [ours.made_tree(number, prompt, completion) for number in range(count // size)] for count in tokens}
+    rows = {
+        count: [ours.made_tree(number, prompt, [completion] * 2) for number in range(count // size)] for count in tokens
+    }
     return _grow(folder, model, rows, steps)
 
 
 def one_tree(folder: Path, *, model: str, tokens: list[int], steps: int) -> dict[str, Any]:
     """The same for rows of one tree, half of it prompt: attention grows with the square here."""
-    rows = {count: [ours.made_tree(0, count // 2, count // 4)] for count in tokens}
+    rows = {count: [ours.made_tree(0, count // 2, [count // 4] * 2)] for count in tokens}
     return _grow(folder, model, rows, steps)
 
 

@@ -78,16 +78,16 @@ def shape_of(tree: PromptTree) -> TreeShape:
     return TreeShape(len(tree.prompt), lengths, sum(sum(branch.loss_mask) for branch in tree.branches))
 
 
-def made_tree(number: int, prompt: int, completion: int, completions: int = 2) -> PromptTree:
-    """A tree of any ids, every completion token a label: for cases where only the size counts."""
+def made_tree(number: int, prompt: int, completions: Sequence[int]) -> PromptTree:
+    """A tree of so many prompt and completion tokens, of any ids, every completion token a label."""
 
     def ids(length: int, start: int) -> list[int]:
         return [100 + (7 * number + start + place * 31) % 40_000 for place in range(length)]
 
-    def branch(start: int) -> Segment:
-        return Segment(ids(completion, start), [True] * completion, [True] * completion)
-
-    return PromptTree(f"tree-{number}", ids(prompt, 1), tuple(branch(2 + place) for place in range(completions)))
+    branches = (
+        Segment(ids(length, 2 + place), [True] * length, [True] * length) for place, length in enumerate(completions)
+    )
+    return PromptTree(f"tree-{number}", ids(prompt, 1), tuple(branches))
 
 
 def policy(folder: Path, precision: str) -> TreePolicy:

@@ -99,10 +99,10 @@ def _in_a_process(case: Case, work: Path, quick: bool) -> dict[str, Any]:
                 command, stdout=handle, stderr=handle, check=False, timeout=case.limit_seconds, env=environment
             )
         except subprocess.TimeoutExpired:
-            return {"failed": f"not done after {case.limit_seconds} s"}
+            return _record(case, {"failed": f"not done after {case.limit_seconds} s"})
     found = _measured_before(case, work)
     if done.returncode or found is None:
-        return {"failed": f"exit code {done.returncode}; see {log.relative_to(ROOT)}"}
+        return _record(case, {"failed": f"exit code {done.returncode}; see {log.relative_to(ROOT)}"})
     log.unlink()
     return found
 
@@ -122,9 +122,12 @@ def _file_name(case: Case) -> str:
 
 
 def _write(case: Case, work: Path, found: dict[str, Any]) -> None:
-    record = {"group": case.group, "settings": case.settings, **found, "measured_at": time.strftime("%Y-%m-%d")}
     with whole_file(_partial(case, work)) as handle:
-        json.dump({"key": _key(case), "result": record}, handle, indent=1)
+        json.dump({"key": _key(case), "result": _record(case, found)}, handle, indent=1)
+
+
+def _record(case: Case, found: dict[str, Any]) -> dict[str, Any]:
+    return {"group": case.group, "settings": case.settings, **found, "measured_on": time.strftime("%Y-%m-%d")}
 
 
 def _measured_before(case: Case, work: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ def compare(folder: Path, *, model: str, prompt: int, completion: int, completio
     """Ours against plain transformers, in float32. The rows' batch size is the fastest on the first prompt."""
     start = shapes.checkpoint(model, folder, "reward")
     theirs, scorer = peers.reward_model(start).eval(), ours.scorer(start, "fp32").eval()
-    rows = shapes.rows(steps + 1, prompt, completion, branches=completions)
-    trees = list(ours.preference_trees(map(ours.preference_row, rows), ours.protocol_of(start), pairs=False))
+    rng = random.Random(0)
+    trees = []
+    for number in range(steps + 1):
+        lengths = [round(rng.uniform(0.5, 1.5) * mean) for mean in (prompt, *[completion] * completions)]
+        trees.append(ours.made_tree(number, lengths[0], lengths[1:]))
     whole = [[[*tree.prompt, *branch.ids] for branch in tree.branches] for tree in trees]
 
     sizes = [size for size in BATCH_SIZES if size <= completions]

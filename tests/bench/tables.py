@@ -53,8 +53,11 @@ def _training(groups: Sequence[str], ratios: Sequence[tuple[str, str]]) -> Calla
         lines = []
         for name, case in _of(results, *groups):
             aims = AIMED.get(groups[0], AIMED.get(f"{groups[0]} {_shape(case)}", {}))
-            cells = [_ratio(case, ratio, aims.get(ratio)) for ratio, _ in ratios]
-            lines.append([name, *([_reason(case), *["-"] * (len(cells) - 1)] if _reason(case) else cells)])
+            if _reason(case):
+                cells = [_reason(case), *["-"] * (len(ratios) - 1)]
+            else:
+                cells = [_ratio(case, ratio, aims.get(ratio)) for ratio, _ in ratios]
+            lines.append([name, *cells])
         return table(["", *(heading for _, heading in ratios)], lines)
 
     return made
