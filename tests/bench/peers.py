@@ -7,6 +7,7 @@ would cut rows and change the loss. What "as it comes" and "best" mean stands wi
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -200,7 +201,7 @@ def dpo_preparer(model: Any, tokenizer: Any, out: Path) -> Any:
     """A function from a JSONL file to how many rows TRL's DPO trainer has prepared of it, by its own method."""
     arguments = trl.DPOConfig(**_common(out, 1, False))
     one = preference_dataset([Row("a", [_said("user")], [[_said("assistant", "yes")], [_said("assistant", "no")]])])
-    trainer = trl.DPOTrainer(model, model, arguments, train_dataset=one, processing_class=tokenizer)
+    trainer = trl.DPOTrainer(model, copy.deepcopy(model), arguments, train_dataset=one, processing_class=tokenizer)
 
     def prepare(path: Path) -> int:
         data = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(out / "cache"))
