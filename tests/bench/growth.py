@@ -46,8 +46,10 @@ def _grow(folder: Path, model: str, rows: dict[int, list[Any]], steps: int) -> d
     arms = {str(count): lambda batch, c=count: ours.dpo_step(policy, rows[c], frozen[c]) for count in rows}
     times = measure.alternate(arms, steps, before=lambda: policy.zero_grad(set_to_none=True))
     seconds = {count: measure.summary([taken.wall for taken in times[str(count)]]) for count in rows}
+    medians = {count: float(found["median"]) for count, found in seconds.items()}
+    larger = sorted(medians)[len(medians) // 3 :]
     return {
         "seconds": seconds,
-        "slope": slope({count: float(found["median"]) for count, found in seconds.items()}),
-        "slope_from_1024": slope({count: float(found["median"]) for count, found in seconds.items() if count >= 1024}),
+        "slope": slope(medians),
+        "larger": {"from_tokens": larger[0], "slope": slope({count: medians[count] for count in larger})},
     }
