@@ -1,5 +1,6 @@
 # make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 20 minutes on two cores)
 # make test        what holds the project: style, types, tests
+# make bench       time and memory against TRL on this machine, into docs/ (about 40 minutes on two quiet cores)
 # make check       style and types only
 # make assets      fetch the model and data that both need
 # make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
@@ -26,7 +27,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test check assets clean
+.PHONY: rehearsal test bench check assets clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -34,6 +35,9 @@ rehearsal: assets
 
 test: check assets
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: assets
+	$(BIN)/python tests/bench/run.py $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,78 @@
+"""Whether two arms compute the same thing. No ratio is made of arms that do not.
+
+The loss is compared by its absolute difference over max(1, |loss|). Gradients are compared tensor by tensor: the norm
+of the difference over the larger of the two norms, and the worst tensor counts. A tensor whose norm is below a
+millionth of the largest tensor's is measured against that instead, since it holds rounding only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+FLOOR = 1e-6
+
+
+class Bounds(NamedTuple):
+    """What may differ."""
+
+    loss: float
+    gradient: float
+
+
+FP32 = Bounds(loss=1e-4, gradient=1e-3)
+"""Between any two arms in float32."""
+
+BF16 = Bounds(loss=1e-2, gradient=1e-1)
+"""Between an arm in bfloat16 and the float32 result: eight bits of mantissa through every layer, both ways."""
+
+
+class Difference(NamedTuple):
+    """How far an arm is from the one it is held to."""
+
+    loss: float
+    gradient: float
+    worst_tensor: str
+
+
+class GateError(Exception):
+    """Two arms do not compute the same, so comparing their speed would mean nothing."""
+
+
+def difference(
+    loss: float, gradients: Mapping[str, Tensor], wanted_loss: float, wanted_gradients: Mapping[str, Tensor]
+) -> Difference:
+    """Both mappings must have the same names; a gradient that is missing is an error, not a zero."""
+    if gradients.keys() != wanted_gradients.keys():
+        odd = sorted(gradients.keys() ^ wanted_gradients.keys())
+        raise GateError(f"only one side has a gradient for {', '.join(odd[:4])}")
+    if not gradients:
+        raise GateError("there are no gradients to compare")
+    floor = FLOOR * max(gradient.norm().item() for gradient in wanted_gradients.values())
+    apart = {}
+    for name, wanted in wanted_gradients.items():
+        scale = max(gradients[name].norm().item(), wanted.norm().item(), floor)
+        distance = (gradients[name].float() - wanted.float()).norm().item() / scale if scale else 0.0
+        apart[name] = math.inf if math.isnan(distance) else distance
+    where = max(apart, key=apart.__getitem__)
+    return Difference(loss_difference(loss, wanted_loss), apart[where], where)
+
+
+def loss_difference(loss: float, wanted: float) -> float:
+    return abs(loss - wanted) / max(1.0, abs(wanted))
+
+
+def require_same(found: Mapping[str, Difference], bounds: Bounds) -> None:
+    """Raise GateError, naming every arm that is out of bounds."""
+    out = []
+    for arm, apart in found.items():
+        if not apart.loss <= bounds.loss:
+            out.append(f"{arm}: losses differ by {apart.loss:.2g}, wanted at most {bounds.loss:g}")
+        if not apart.gradient <= bounds.gradient:
+            where = f"gradients differ by {apart.gradient:.2g} at {apart.worst_tensor}"
+            out.append(f"{arm}: {where}, wanted at most {bounds.gradient:g}")
+    if out:
+        raise GateError("; ".join(out))
