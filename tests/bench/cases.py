@@ -48,8 +48,8 @@ def _dpo() -> list[Case]:
     plan = [  # model, dtype, shape, steps, limit
         ("50M", "fp32", LLAMA3, 4, 1500),
         ("50M", "fp32", LONG_ANSWERS, 4, 900),
-        ("50M", "bf16", LLAMA3, 4, 1200),
-        ("50M", "bf16", LONG_ANSWERS, 4, 900),
+        ("50M", "bf16", LLAMA3, 2, 1200),
+        ("50M", "bf16", LONG_ANSWERS, 2, 900),
         ("15M", "fp32", LLAMA3, 4, 600),
         ("15M", "fp32", LONG_ANSWERS, 4, 600),
         ("135M", "bf16", LLAMA3, 2, 1500),
@@ -67,14 +67,14 @@ def _dpo() -> list[Case]:
         for model, dtype, shape, steps, limit in plan
     ]
     for share, (prompt, completion) in SWEEP.items():
-        settings = {"model": "15M", "dtype": "fp32", "prompt": prompt, "completion": completion, "pairs": 2, "steps": 4}
+        settings = {"model": "15M", "dtype": "fp32", "prompt": prompt, "completion": completion, "pairs": 2, "steps": 2}
         quick = {"model": "3M", "prompt": prompt // 8, "completion": max(20, completion // 8), "steps": 2}
         cases.append(Case(f"sweep {share:g}", "sweep", "training.dpo", settings, 600, quick))
     return cases
 
 
 def _sft() -> list[Case]:
-    settings = {"model": "50M", **LLAMA3, "pairs": 6, "steps": 4}
+    settings = {"model": "50M", **LLAMA3, "pairs": 6, "steps": 2}
     return [
         Case(f"sft 50M {dtype}", "sft", "training.sft", {**settings, "dtype": dtype}, 1200, SMALL)
         for dtype in ("fp32", "bf16")
@@ -115,7 +115,7 @@ def _preparation() -> list[Case]:
 
 
 def _startup() -> list[Case]:
-    return [Case("startup", "startup", "startup.compare", {"rounds": 4}, 600, {"rounds": 1})]
+    return [Case("startup", "startup", "startup.compare", {"rounds": 2}, 600, {"rounds": 1})]
 
 
 def _memory() -> list[Case]:
