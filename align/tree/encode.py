@@ -213,14 +213,13 @@ def _reason_to_drop(tree: PromptTree | RowError, protocol: ChatProtocol, data: T
     """Why a tree is not trained on; None where it is."""
     if isinstance(tree, RowError):
         return f"no form in the {protocol.name} protocol: {tree.what}"
-    ids = [branch.ids.tobytes() for branch in tree.branches]
-    if len(set(ids)) < len(ids):
+    if len({branch.ids.tobytes() for branch in tree.branches}) < len(tree.branches):
         return "completions are the same"
     if len(tree.prompt) > data.max_prompt_tokens:
         return "prompt is longer than max_prompt_tokens"
     if max(len(branch.ids) for branch in tree.branches) > data.max_completion_tokens:
         return "completion is longer than max_completion_tokens"
-    if not all(branch.loss_mask.any() for branch in tree.branches):
+    if not all(np.count_nonzero(branch.loss_mask) for branch in tree.branches):
         return "nothing to train on"
     if tree.tokens <= data.token_budget or data.over_budget == "alone":
         return None

@@ -25,8 +25,9 @@ FORMAT = "align prompt trees 1"
 BATCH_TREES = 1024
 """Trees in a record batch."""
 
-_FORGET_TREES = 16384
-"""After so many trees the process lets go of the pages it has read; they stay in the system's cache."""
+_FORGET_READS = 64
+"""After so many reads the process lets go of the pages that it has seen; they stay in the system's cache. A read may
+bring in some hundred kilobytes, since the system maps a page's neighbors with it."""
 
 _SCHEMA = pa.schema(
     [
@@ -86,15 +87,23 @@ class TreeStore(Sequence[PromptTree]):
             self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)  # or the system would read far beyond a tree
         reader = pa.ipc.open_file(pa.py_buffer(self._map))
-        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._first = np.cumsum([0, *(batch.num_rows for batch in self._batches)])  # tree that begins each batch
-        self.tokens, self.labels, self.attended = (self._numbers(name) for name in ("tokens", "labels", "attended"))
-        self._views: dict[int, _Views] = {}
         self._read = 0
-        self._forget()
+        self._batches: list[pa.RecordBatch] = []
+        numbers: dict[str, list[np.ndarray]] = {"tokens": [], "labels": [], "attended": []}
+        for place in range(reader.num_record_batches):
+            batch = reader.get_batch(place)
+            self._batches.append(batch)
+            for name, parts in numbers.items():
+                parts.append(batch.column(name).to_numpy().astype(np.int64))
+            self._forget_now_and_then()
+        rows = [batch.num_rows for batch in self._batches]
+        assert set(rows[:-1]) <= {BATCH_TREES}, "all batches but the last are full"
+        self._count = sum(rows)
+        self.tokens, self.labels, self.attended = map(np.concatenate, numbers.values())
+        self._views: dict[int, _Views] = {}
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._count
 
     @overload
     def __getitem__(self, place: int) -> PromptTree: ...
@@ -103,26 +112,21 @@ class TreeStore(Sequence[PromptTree]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
+        if not -self._count <= place < self._count:
             raise IndexError(place)
-        self._read += 1
-        if self._read % _FORGET_TREES == 0:
-            self._forget()
-        place %= len(self)
-        number = int(np.searchsorted(self._first, place, side="right")) - 1
+        self._forget_now_and_then()
+        number, row = divmod(place % self._count, BATCH_TREES)
         if number not in self._views:
             self._views[number] = _Views.of(self._batches[number])
-        return self._views[number].tree(place - int(self._first[number]))
+        return self._views[number].tree(row)
 
     def __iter__(self) -> Iterator[PromptTree]:
         return (self[place] for place in range(len(self)))
 
-    def _numbers(self, name: str) -> np.ndarray:
-        parts = [batch.column(name).to_numpy() for batch in self._batches]
-        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
-
-    def _forget(self) -> None:
-        self._map.madvise(mmap.MADV_DONTNEED)
+    def _forget_now_and_then(self) -> None:
+        self._read += 1
+        if self._read % _FORGET_READS == 0:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class _List(NamedTuple):
