@@ -357,6 +357,29 @@ def test_sft_averages_over_the_tokens_of_the_whole_step(tmp_path: Path, tiny_che
     assert lines[-1]["loss"] < lines[0]["loss"] - 1
 
 
+def test_packed_sft_of_n_rows_equals_n_single_rows(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from recipes.sft import SFTRecipe, run
+
+    data = tmp_path / "dialogs.jsonl"
+    write_rows(data, sft_rows(24))
+
+    def trained(name: str, budget: int, over_budget: str) -> Path:
+        return run(
+            SFTRecipe(
+                model=ModelConfig(path=tiny_checkpoint),
+                data=TreeDataConfig(path=data, token_budget=budget, over_budget=over_budget),
+                training=training(tmp_path / name, learning_rate=1e-4),
+            )
+        )
+
+    packed, single = trained("packed", 4096, "drop"), trained("single", 1, "alone")
+    for a, b in zip(metrics(packed), metrics(single), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+        assert a["tokens"] == b["tokens"]
+    assert_same_weights(packed, single, 2e-5)
+
+
 def test_tool_outputs_and_headers_are_never_trained_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from align.models.loading import load_tokenizer
     from align.tree.encode import encode_sft

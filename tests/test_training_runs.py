@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,18 @@ def test_two_processes_equal_one(tmp_path: Path, tiny_checkpoint: Path, pairs: P
 def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -> None:
     assert_same_training(alone, sharded)
     assert metrics(sharded)[0]["absolute_margin"] == 0
+
+
+def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None:
+    done = subprocess.run(
+        [*ZERO3, "tests/zero3_shapes.py"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = re.findall(r"rank \d: values (\S+) gradients (\S+)", done.stdout)
+    assert len(told) == 2, done.stdout
+    for values, gradients in told:
+        assert float(values) < 1e-4
+        assert float(gradients) < 1e-3
 
 
 def test_zero3_with_activation_checkpointing_equals_one_process(

@@ -98,17 +98,23 @@ def test_packed_trees_equal_a_row_for_each_completion_in_values_and_gradients(gr
         )
 
 
-def test_500_random_shapes_equal_a_row_for_each_completion() -> None:
-    model = tiny_llama(LlamaForCausalLM).eval()
+def test_500_random_shapes_equal_a_row_for_each_completion_in_values_and_gradients() -> None:
+    model = tiny_llama(LlamaForCausalLM)
     policy = TreePolicy(model)
     rng = random.Random(1)
     compared = 0
-    with torch.no_grad():
-        while compared < 500:
-            trees = [random_tree(rng) for _ in range(rng.randint(1, 8))]
-            rows = torch.cat([alone(model, tree, branch) for tree in trees for branch in tree.branches])
-            torch.testing.assert_close(policy(collate(trees)), rows, atol=1e-4, rtol=0)
-            compared += len(trees)
+    while compared < 500:
+        trees = [random_tree(rng) for _ in range(rng.randint(1, 8))]
+        packed = policy(collate(trees))
+        rows = torch.cat([alone(model, tree, branch) for tree in trees for branch in tree.branches])
+        torch.testing.assert_close(packed, rows, atol=1e-4, rtol=0)
+        weights = torch.linspace(0.5, 1.5, len(rows))
+        parameters = dict(model.named_parameters())
+        ours = torch.autograd.grad((packed * weights).sum(), list(parameters.values()))
+        theirs = torch.autograd.grad((rows * weights).sum(), list(parameters.values()))
+        for name, a, b in zip(parameters, ours, theirs, strict=True):
+            assert (a - b).norm() <= 1e-3 * b.norm().clamp(min=1e-6), name
+        compared += len(trees)
 
 
 def test_a_branch_does_not_see_its_siblings() -> None:

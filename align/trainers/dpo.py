@@ -99,7 +99,7 @@ class DPOTrainer(TreeTrainer):
         )
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
-        return {"pairs": len(rows), "tokens": sum(int(sum(tree.branches[0].loss_mask)) for tree in rows)}
+        return {"pairs": len(rows), "tokens": sum(int(np.count_nonzero(tree.branches[0].loss_mask)) for tree in rows)}
 
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         assert set(batch.branch_counts) == {2}, "a pair has two completions"
@@ -140,7 +140,7 @@ class DPOTrainer(TreeTrainer):
             wanted_loss=self.objective.untrained(self.dpo),
             beta=self.dpo.beta,
             means=self.objective.means,
-            tokens=sum(int(sum(mask)) for mask in masks) / len(masks),
+            tokens=sum(int(np.count_nonzero(mask)) for mask in masks) / len(masks),
             same_batches=self.reference.same_batches,
             low_precision=self.low_precision,
         )
