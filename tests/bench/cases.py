@@ -46,12 +46,12 @@ SMALL = {"model": "3M", "prompt": 60, "completion": 40, "pairs": 2, "steps": 2}
 
 def _dpo() -> list[Case]:
     plan = [  # model, dtype, shape, steps, limit
-        ("50M", "fp32", LLAMA3, 4, 1500),
-        ("50M", "fp32", LONG_ANSWERS, 4, 900),
+        ("50M", "fp32", LLAMA3, 2, 1500),
+        ("50M", "fp32", LONG_ANSWERS, 2, 900),
         ("50M", "bf16", LLAMA3, 2, 1200),
         ("50M", "bf16", LONG_ANSWERS, 2, 900),
-        ("15M", "fp32", LLAMA3, 4, 600),
-        ("15M", "fp32", LONG_ANSWERS, 4, 600),
+        ("15M", "fp32", LLAMA3, 2, 600),
+        ("15M", "fp32", LONG_ANSWERS, 2, 600),
         ("135M", "bf16", LLAMA3, 2, 1500),
         ("128k words", "fp32", LONG_ANSWERS, 2, 1200),
     ]
@@ -82,7 +82,7 @@ def _sft() -> list[Case]:
 
 
 def _reward() -> list[Case]:
-    settings = {"model": "50M", "dtype": "fp32", **LLAMA3, "pairs": 2, "steps": 4}
+    settings = {"model": "50M", "dtype": "fp32", **LLAMA3, "pairs": 2, "steps": 2}
     return [
         Case(
             f"reward 50M, {count} completions", "reward", "training.reward", {**settings, "branches": count}, 900, SMALL
