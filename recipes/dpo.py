@@ -32,7 +32,7 @@ def run(recipe: DPORecipe) -> Path:
     from align.tree.encode import encode_preferences
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
     rows = chosen_rows(read_rows(recipe.data.path, PreferenceRow), recipe.data, recipe.training.seed)
     trees = trees_of(encode_preferences(rows, protocol, recipe.data, pairs=True), recipe.training.output_dir)
     trainer = DPOTrainer(

@@ -32,7 +32,7 @@ def run(recipe: SFTRecipe) -> Path:
     from align.tree.encode import encode_sft
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
     rows = chosen_rows(read_rows(recipe.data.path, SFTRow), recipe.data, recipe.training.seed)
     trees = trees_of(encode_sft(rows, protocol, recipe.data, recipe.sft.train_on), recipe.training.output_dir)
     trainer = SFTTrainer(

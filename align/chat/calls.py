@@ -35,7 +35,8 @@ TAG_OPEN = "<function="
 TAG_CLOSE = "</function>"
 
 _LINE_WITH_OBJECT = re.compile(r'^[ \t]*(?=\{\s*")', re.MULTILINE)
-_LINE_WITH_LIST = re.compile(r"^[ \t]*(?=\[\s*[^\W\d][\w.]*\()", re.MULTILINE)
+_LINE_WITH_LIST = re.compile(r"^[ \t]*(?=\[\s*[^\W\d][\w.]* *\()", re.MULTILINE)
+_OBJECT_BEGUN = re.compile(r'\{\s*("name"\s*:|"type"\s*:\s*"function")')
 _NAME_KEY = re.compile(r"""["']name["']\s*:""")
 _ARGUMENTS_KEY = re.compile(r"""["'](parameters|arguments)["']\s*:""")
 _TAG_NAME = re.compile(r"[^<>{}\s]+")
@@ -152,13 +153,15 @@ def _render_json(calls: Sequence[ToolCall]) -> str:
 
 def _parse_json(text: str) -> ParsedCalls:
     match = _LINE_WITH_OBJECT.search(text)
-    attempt = _NAME_KEY.search(text) and _ARGUMENTS_KEY.search(text)
+    attempt = bool(_NAME_KEY.search(text) and _ARGUMENTS_KEY.search(text))
     if match is None:
         return ParsedCalls((), text, "the call is no JSON object on a line of its own" if attempt else None)
     before, body = text[: match.start()], text[match.end() :]
     try:
         found = _DECODER.decode(body)
     except (ValueError, RecursionError) as error:
+        # An object of data may stand before more text; one that is broken off after a name was to be a call.
+        attempt = attempt or ("Extra data" not in str(error) and bool(_OBJECT_BEGUN.match(body)))
         return ParsedCalls((), text, f"the call is not one JSON object up to the end: {error}" if attempt else None)
     if not (found.get("type") == "function" or "parameters" in found or "arguments" in found or set(found) == {"name"}):
         return ParsedCalls((), text)

@@ -39,7 +39,7 @@ def _words(jinja: str, **words: str) -> str:
     """Put texts of ours in the places of capital names."""
     for name, text in words.items():
         jinja = jinja.replace(name, _quoted(text))
-    return jinja
+    return jinja.replace("<TOOL>", _TOOL)
 
 
 _TOOL = r"""
@@ -102,13 +102,10 @@ _PYTHON_OFFER = r"""
 """
 
 _OFFERS: dict[CallSyntax, str] = {
-    syntax: _words(jinja, BEFORE=before, AFTER=after).replace("<TOOL>", _TOOL)
-    for syntax, jinja, before, after in (
-        ("hermes", _HERMES_OFFER, offers.HERMES_BEFORE, offers.HERMES_AFTER),
-        ("json", _JSON_OFFER, offers.JSON_BEFORE, ""),
-        ("function_tag", _TAG_OFFER, offers.TAG_BEFORE, offers.TAG_AFTER),
-        ("python_list", _PYTHON_OFFER, offers.PYTHON_BEFORE, ""),
-    )
+    "hermes": _words(_HERMES_OFFER, BEFORE=offers.HERMES_BEFORE, AFTER=offers.HERMES_AFTER),
+    "json": _words(_JSON_OFFER, BEFORE=offers.JSON_BEFORE),
+    "function_tag": _words(_TAG_OFFER, BEFORE=offers.TAG_BEFORE, AFTER=offers.TAG_AFTER),
+    "python_list": _words(_PYTHON_OFFER, BEFORE=offers.PYTHON_BEFORE),
 }
 
 _JSON_CALLS = r"""
