@@ -75,9 +75,12 @@ class Llama3(ChatProtocol):
         ids = self._until_stop(ids)
         if self._python in ids:
             position = ids.index(self._python)
-            before, body = self.text(ids[:position]), self.text(ids[position + 1 :])
-            if self._python in ids[position + 1 :]:
-                return ParsedCalls((), before + body, f"{PYTHON_TAG} stands there more than once")
+            said = ids[position + 1 :]
+            while said[:1] == [self._python]:  # a tag said twice is one
+                said = said[1:]
+            before, body = self.text(ids[:position]), self.text(said)
+            if self._python in said:
+                return ParsedCalls((), before + body, f"{PYTHON_TAG} stands in two places")
             return _tagged(before, body, self.syntax)
         text = self.text(ids)
         return _search(text) or parse_calls(text, self.syntax)

@@ -12,8 +12,17 @@ from __future__ import annotations
 from keyword import kwlist
 from string import ascii_letters, digits
 
-from align.chat import offers
 from align.chat.calls import SYNTAXES, CallSyntax
+from align.chat.offers import (
+    HERMES_AFTER,
+    HERMES_BEFORE,
+    JSON_BEFORE,
+    OFFERS,
+    PYTHON_BEFORE,
+    TAG_AFTER,
+    TAG_BEFORE,
+    TAG_TYPES,
+)
 
 
 def template(protocol: str, syntax: CallSyntax) -> str:
@@ -25,7 +34,7 @@ def template(protocol: str, syntax: CallSyntax) -> str:
             *([_LITERAL] if syntax == "python_list" else []),
             f"{{%- macro offer() -%}}\n{_OFFERS[syntax].strip()}\n{{%- endmacro -%}}",
             f"{{%- macro write(calls) -%}}\n{limit}{_CALLS[syntax].strip()}\n{{%- endmacro -%}}",
-            f"{{%- set place = {_quoted(offers.OFFERS[syntax].place)} -%}}",
+            f"{{%- set place = {_quoted(OFFERS[syntax].place)} -%}}",
             _BODIES[protocol].strip(),
         ]
     )
@@ -89,7 +98,7 @@ _TAG_OFFER = r"""
     {{- {'name': tool.name, 'description': tool.description, 'parameters': found.all} | tojson + '\n\n' -}}
 {%- endfor -%}
 {{- AFTER -}}
-""".replace("TYPES", str(offers.TAG_TYPES))
+""".replace("TYPES", str(TAG_TYPES))
 
 _PYTHON_OFFER = r"""
 {{- BEFORE -}}
@@ -102,10 +111,10 @@ _PYTHON_OFFER = r"""
 """
 
 _OFFERS: dict[CallSyntax, str] = {
-    "hermes": _words(_HERMES_OFFER, BEFORE=offers.HERMES_BEFORE, AFTER=offers.HERMES_AFTER),
-    "json": _words(_JSON_OFFER, BEFORE=offers.JSON_BEFORE),
-    "function_tag": _words(_TAG_OFFER, BEFORE=offers.TAG_BEFORE, AFTER=offers.TAG_AFTER),
-    "python_list": _words(_PYTHON_OFFER, BEFORE=offers.PYTHON_BEFORE),
+    "hermes": _words(_HERMES_OFFER, BEFORE=HERMES_BEFORE, AFTER=HERMES_AFTER),
+    "json": _words(_JSON_OFFER, BEFORE=JSON_BEFORE),
+    "function_tag": _words(_TAG_OFFER, BEFORE=TAG_BEFORE, AFTER=TAG_AFTER),
+    "python_list": _words(_PYTHON_OFFER, BEFORE=PYTHON_BEFORE),
 }
 
 _JSON_CALLS = r"""
