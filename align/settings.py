@@ -51,6 +51,8 @@ class ModelConfig(Section):
     """What the weights are held in. With training.precision bf16 keep float32 here: they are the master weights."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
     """The chat protocol; auto looks at the tokenizer's control tokens."""
+    call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
+    """How tool calls are written. The protocol's own way where none is named: chatml hermes, llama3 json."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
     attention: Literal["segments", "flex"] = "segments"
@@ -60,6 +62,29 @@ class ModelConfig(Section):
     """None trains every weight."""
     quantization: Literal["nf4"] | None = None
     """nf4: the frozen weights are held in 4 bits (QLoRA, arXiv:2305.14314); wants lora to train, and bitsandbytes."""
+
+
+class EnvironmentConfig(Section):
+    """The system lines and results of a dialog with tools. Read by `align/chat/environment.py`."""
+
+    ipython: bool = True
+    """Write `Environment: ipython`: the code interpreter and the built-in tools are on (Llama 3)."""
+    built_in: tuple[Literal["brave_search", "wolfram_alpha"], ...] = ()
+    """The built-in tools that the `Tools:` line names; the code interpreter is never listed."""
+    knowledge_cutoff: str | None = Field(None, pattern=r"^[^\r\n]+$")
+    """Such as `December 2023`; no line where none is given."""
+    today: str | None = Field(None, pattern=r"^[^\r\n]+$")
+    """Such as `21 September 2024`; no line where none is given. Never the clock's date."""
+    instructions: str = ""
+    """What follows the lines."""
+    max_result_characters: int = Field(8000, ge=100)
+    """A longer tool result is cut in its middle, with a mark that says by how much."""
+
+    @model_validator(mode="after")
+    def _tools_need_the_environment(self) -> Self:
+        if self.built_in and not self.ipython:
+            raise ValueError("built_in tools are named, and ipython, which turns them on, is false")
+        return self
 
 
 class TreeDataConfig(Section):

@@ -62,7 +62,7 @@ class Generator:
             from align.generation.local import LocalBackend
             from align.models.loading import load_generator, load_tokenizer
 
-            _, protocol = load_tokenizer(self.config.path, self.config.chat)
+            _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
             model = load_generator(self.config.path, self.sampling.dtype)
             self._parts = LocalBackend(model, protocol, self.sampling), protocol
         backend, protocol = self._parts
@@ -86,7 +86,7 @@ class Scorer:
             from align.judges.reward_model import RewardModelJudge
             from align.models.loading import load_reward_model, load_tokenizer
 
-            _, protocol = load_tokenizer(self.config.path, self.config.chat)
+            _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
             self._judge = RewardModelJudge(load_reward_model(self.config), protocol, self.token_budget)
         return self._judge.score_many(requests)
 

@@ -40,7 +40,7 @@ def run(recipe: RewardRecipe) -> Path:
     from align.trainers.reward import RewardTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
     trees = preference_trees(recipe.data, recipe.training, protocol)
     trainer = RewardTrainer(
         load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from align.chat.calls import CallSyntax
 from align.chat.chatml import ChatML
 from align.chat.llama3 import Llama3
 from align.chat.protocol import ChatProtocol, Encoded, TokenKind
@@ -17,20 +18,24 @@ __all__ = ["PROTOCOLS", "ChatML", "ChatProtocol", "Encoded", "Llama3", "TokenKin
 PROTOCOLS: dict[str, type[ChatProtocol]] = {protocol.name: protocol for protocol in (Llama3, ChatML)}
 
 
-def load_protocol(tokenizer: PreTrainedTokenizerFast, name: str = "auto") -> ChatProtocol:
+def load_protocol(
+    tokenizer: PreTrainedTokenizerFast, name: str = "auto", syntax: CallSyntax | None = None
+) -> ChatProtocol:
     """The protocol of that name over a tokenizer; `auto` takes the one whose control tokens the tokenizer knows.
 
-    Raises ConfigError for a name that is none, or a tokenizer without the protocol's control tokens.
+    syntax: how it writes calls; None for the protocol's own way.
+    Raises ConfigError for a name that is none, a syntax that the protocol has not, or a tokenizer without the
+    protocol's control tokens.
     """
     if name != "auto":
         if name not in PROTOCOLS:
             known = ", ".join(["auto", *sorted(PROTOCOLS)])
             raise ConfigError("model.chat", f"wanted one of {known}, found {name!r}", "Name one of these")
-        return PROTOCOLS[name](tokenizer)
+        return PROTOCOLS[name](tokenizer, syntax)
     vocabulary = tokenizer.get_vocab()
     for protocol in PROTOCOLS.values():
         if all(mark in vocabulary for mark in protocol.marks):
-            return protocol(tokenizer)
+            return protocol(tokenizer, syntax)
     wanted = "; ".join(f"{protocol.name}: {', '.join(protocol.marks)}" for protocol in PROTOCOLS.values())
     raise ConfigError(
         "model.chat",

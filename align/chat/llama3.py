@@ -10,6 +10,10 @@ Where Meta's documents and code differ we keep to the documents: `<|python_tag|>
 code interpreter's alone. Contents are written as they are, and nothing is put into the system message: the environment,
 tools and dates that it names are the row's.
 
+A built-in call ends in `<|eom_id|>`, because its output follows in the same turn. A custom call ends in `<|eot_id|>` in
+every syntax, as the shipped template and the 3.2 document have it, though one JSON example of the 3.1 document shows
+`<|python_tag|>{...}<|eom_id|>`: that form is read, and not written.
+
 Source: meta-llama/llama-models, models/llama3_1/prompt_format.md and models/llama3/chat_format.py; for custom
 functions, the chat template shipped with Llama 3.1 Instruct.
 """
@@ -20,11 +24,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from align.chat.calls import ParsedCalls, json_text, parse_calls, render_call
+from align.chat.calls import SYNTAXES, TAG_OPEN, CallSyntax, ParsedCalls, json_text, parse_calls
+from align.chat.offers import with_offer
 from align.chat.protocol import ChatProtocol, Piece, TokenKind
-from align.chat.templates import LLAMA3
 from align.errors import RowError
-from align.rows import Message, ToolCall, ToolSpec, tools_of
+from align.rows import Message, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,27 +47,22 @@ SEARCHES = ("brave_search", "wolfram_alpha")
 CODE_INTERPRETER = "code_interpreter"
 """The built-in tool that takes `code`."""
 
-TOOLS_BEFORE = (
-    "Given the following functions, please respond with a JSON for a function call with its proper arguments that best "
-    'answers the given prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of argument '
-    "name and its value}.Do not use variables.\n\n"
-)
-
 _SEARCH_CALL = re.compile(r'\s*(?P<name>brave_search|wolfram_alpha)\.call\(query="(?P<query>.*)"\)\s*', re.DOTALL)
+_SEARCH_BEGUN = re.compile(r"\s*(brave_search|wolfram_alpha)\.call\(")
 
 
 class Llama3(ChatProtocol):
     """Role names stand between header tokens; `<|eot_id|>` hands over, `<|eom_id|>` waits for a built-in tool's output.
 
-    A message holds at most one call. Custom functions are offered in the first user message.
+    A call of a built-in tool is the only one of its message. A custom call hands over in every syntax.
     """
 
     name = "llama3"
-    chat_template = LLAMA3
+    syntaxes = ("json", "function_tag", "python_list")
     marks = (BEGIN, START_HEADER, END_HEADER, END_OF_TURN, END_OF_MESSAGE, PYTHON_TAG)
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        super().__init__(tokenizer)
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, syntax: CallSyntax | None = None) -> None:
+        super().__init__(tokenizer, syntax)
         self._begin, self._start, self._end, self._eot, self._eom, self._python = map(self._control_id, self.marks)
         end_of_text = self._optional_control_id("<|end_of_text|>")
         self.stop_ids = (self._eot, self._eom) if end_of_text is None else (self._eot, self._eom, end_of_text)
@@ -72,53 +71,50 @@ class Llama3(ChatProtocol):
         self._separator = self._text_ids(["\n\n"])[0]
 
     def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:
-        """After `<|python_tag|>` stands a built-in or JSON call, else code; without the tag a JSON call or search."""
+        """After `<|python_tag|>` stands a built-in or JSON call, else code; without the tag a custom call or search."""
         ids = self._until_stop(ids)
         if self._python in ids:
             position = ids.index(self._python)
-            return _tagged(self.text(ids[:position]), self.text(ids[position + 1 :]))
+            said = ids[position + 1 :]
+            while said[:1] == [self._python]:  # a tag said twice is one
+                said = said[1:]
+            before, body = self.text(ids[:position]), self.text(said)
+            if self._python in said:
+                return ParsedCalls((), before + body, f"{PYTHON_TAG} stands in two places")
+            return _tagged(before, body, self.syntax)
         text = self.text(ids)
-        search = _SEARCH_CALL.fullmatch(text)
-        return ParsedCalls((_search(search),), "") if search else parse_calls(text, "json")
+        return _search(text) or parse_calls(text, self.syntax)
 
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
-        offer = offer_text(tools_of(tools))
-        if offer and not any(message.role == "user" for message in messages):
-            raise RowError(
-                "messages",
-                "hold no user message, and Llama 3 offers functions in the first one",
-                "Add a user message, or leave `tools` empty",
-            )
         built_in = has_environment(messages)
         yield Piece(TokenKind.BEGIN, -1, ids=(self._begin,))
-        for turn, message in enumerate(messages):
+        for turn, message in with_offer(messages, tools, self.syntax):
             yield Piece(TokenKind.HEADER, turn, ids=self._header(message.role))
-            if message.tool_calls:
-                yield from self._call(message, turn, built_in)
+            if built_in and any(built_in_text(call) is not None for call in message.tool_calls):
+                yield from self._built_in_call(message, turn)
                 continue
-            content = message.content
-            if offer and message.role == "user":
-                content, offer = offer + content, ""
-            yield Piece(TokenKind.TOOL_OUTPUT if message.role == "tool" else TokenKind.CONTENT, turn, text=content)
+            kind = TokenKind.TOOL_OUTPUT if message.role == "tool" else TokenKind.CONTENT
+            yield Piece(kind, turn, text=self._said(message, turn))
             yield Piece(TokenKind.TERMINATOR, turn, ids=(self._eot,))
         if open_assistant:
             yield Piece(TokenKind.HEADER, len(messages), ids=self._header("assistant"))
 
-    def _call(self, message: Message, turn: int, built_in: bool) -> Iterator[Piece]:
+    def _built_in_call(self, message: Message, turn: int) -> Iterator[Piece]:
         if len(message.tool_calls) > 1:
             raise RowError(
                 f"messages[{turn}].tool_calls",
-                f"Llama 3.1 makes one call a message, found {len(message.tool_calls)}",
+                f"a built-in call stands alone in its message, found {len(message.tool_calls)} calls",
                 "Give each call a message of its own, followed by its tool output",
             )
-        call = message.tool_calls[0]
-        body = built_in_text(call) if built_in else None
-        if body is None:
-            custom = render_call(call, "json")
-            text = f"{message.content}\n{custom}" if message.content else custom
-            yield Piece(TokenKind.CONTENT, turn, text=text)
-            yield Piece(TokenKind.TERMINATOR, turn, ids=(self._eot,))
-            return
+        (call,) = message.tool_calls
+        body = built_in_text(call)
+        assert body is not None
+        if _tagged("", body, self.syntax).calls != (ToolCall(name=call.name, arguments=json_text(call.parsed())),):
+            raise RowError(
+                f"messages[{turn}].tool_calls",
+                f"what {call.name} is given would be read back as something else: {body[:80]!r}",
+                "Drop the call, or write its text in another way",
+            )
         yield Piece(TokenKind.CONTENT, turn, text=message.content)
         yield Piece(TokenKind.CONTENT, turn, ids=(self._python,))
         yield Piece(TokenKind.CONTENT, turn, text=body)
@@ -147,29 +143,28 @@ def built_in_text(call: ToolCall) -> str | None:
     return arguments["code"] if wanted == "code" else f'{call.name}.call(query="{arguments["query"]}")'
 
 
-def offer_text(tools: Sequence[ToolSpec]) -> str:
-    """What is put before the first user message to offer functions. Empty for none."""
-    if not tools:
-        return ""
-    schemas = ({"type": "function", "function": tool.model_dump()} for tool in tools)
-    return TOOLS_BEFORE + "".join(json_text(schema, indent=4) + "\n\n" for schema in schemas)
-
-
-def _tagged(before: str, body: str) -> ParsedCalls:
-    """What a message with `<|python_tag|>` says, in the order of Meta's parser: JSON, search, code."""
-    if body.lstrip().startswith("{"):
-        custom = parse_calls(body.lstrip(), "json")
-        if custom.calls:
-            return ParsedCalls(custom.calls, before)
-        if custom.malformed:
-            return ParsedCalls((), before + body, custom.malformed)
-    search = _SEARCH_CALL.fullmatch(body)
+def _tagged(before: str, body: str, syntax: CallSyntax) -> ParsedCalls:
+    """What a message with `<|python_tag|>` says, in the order of Meta's parser: custom call, search, code."""
+    begins: dict[CallSyntax, str] = {"json": "{", "function_tag": TAG_OPEN, "python_list": "["}
+    for custom, mark in begins.items():
+        # A list is as good Python as any, unless lists are how calls are written.
+        if body.lstrip().startswith(mark) and (custom != "python_list" or syntax == custom):
+            found = SYNTAXES[custom].parse(body.lstrip())
+            if found.calls or found.malformed:
+                return ParsedCalls(found.calls, before if found.calls else before + body, found.malformed)
+    search = _search(body)
     if search:
-        return ParsedCalls((_search(search),), before)
+        return ParsedCalls(search.calls, before + search.text, search.malformed)
     if not body:
         return ParsedCalls((), before, f"nothing follows {PYTHON_TAG}")
     return ParsedCalls((ToolCall(name=CODE_INTERPRETER, arguments=json_text({"code": body})),), before)
 
 
-def _search(match: re.Match[str]) -> ToolCall:
-    return ToolCall(name=match["name"], arguments=json_text({"query": match["query"]}))
+def _search(text: str) -> ParsedCalls | None:
+    """The search that a text is; None where it does not begin like one."""
+    match = _SEARCH_CALL.fullmatch(text)
+    if match:
+        return ParsedCalls((ToolCall(name=match["name"], arguments=json_text({"query": match["query"]})),), "")
+    if _SEARCH_BEGUN.match(text):
+        return ParsedCalls((), text, 'a search is written NAME.call(query="..."), and nothing follows it')
+    return None

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from align.chat.calls import ParsedCalls
+from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, render_calls
+from align.chat.templates import template
 from align.errors import ConfigError, RowError
 from align.rows import Message
 
@@ -94,7 +95,11 @@ class ChatProtocol(ABC):
     name: ClassVar[str]
     marks: ClassVar[tuple[str, ...]]
     """Control tokens that a tokenizer must know for this protocol; `load_protocol` tells protocols apart by them."""
-    chat_template: ClassVar[str]
+    syntaxes: ClassVar[tuple[CallSyntax, ...]]
+    """How calls may be written in this protocol; the first is its default."""
+    syntax: CallSyntax
+    """How calls are written, and functions offered."""
+    chat_template: str
     """Jinja that writes the same dialogs, saved with checkpoints for servers.
 
     Its text always equals ours. Its ids do too, unless a content holds a typed control token (a server may take it for
@@ -104,8 +109,15 @@ class ChatProtocol(ABC):
     """Tokens at which generation ends."""
     pad_id: int
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, syntax: CallSyntax | None = None) -> None:
         self.tokenizer = tokenizer
+        self.syntax = syntax or self.syntaxes[0]
+        if self.syntax not in self.syntaxes:
+            known = ", ".join(self.syntaxes)
+            raise ConfigError(
+                "model.call_syntax", f"{self.name} writes calls as {known}, found {syntax!r}", "Name one of these"
+            )
+        self.chat_template = template(self.name, self.syntax)
         self._segments = segment_tokenizer(tokenizer)
         self._header_cache: dict[str, tuple[int, ...]] = {}
 
@@ -180,6 +192,23 @@ class ChatProtocol(ABC):
     @abstractmethod
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         """The dialog in pieces, in order."""
+
+    def _said(self, message: Message, turn: int) -> str:
+        """The text of a message, with its calls.
+
+        Raises RowError where the syntax cannot hold them.
+        """
+        if len(message.tool_calls) > 1 and not SYNTAXES[self.syntax].parallel:
+            raise RowError(
+                f"messages[{turn}].tool_calls",
+                f"the {self.syntax} syntax makes one call a message, found {len(message.tool_calls)}",
+                "Give each call a message of its own, followed by its tool output",
+            )
+        try:
+            return render_calls(message.tool_calls, self.syntax, message.content)
+        except ValueError as error:
+            how = "Drop the row, rename what the syntax cannot hold, or name another model.call_syntax"
+            raise RowError(f"messages[{turn}].tool_calls", str(error), how) from None
 
     def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._segments.encode_batch_fast(list(texts), add_special_tokens=False)]

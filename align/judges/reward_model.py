@@ -36,7 +36,10 @@ class RewardModelJudge:
     def identity(self) -> dict[str, str]:
         """token_budget is left out: it changes the speed and nothing else."""
         if not self._identity:
-            self._identity = {"reward_model": weights_fingerprint(self.model), "protocol": self.protocol.name}
+            self._identity = {
+                "reward_model": weights_fingerprint(self.model),
+                "protocol": f"{self.protocol.name} {self.protocol.syntax}",
+            }
         return self._identity
 
     def score(self, prompt: Messages, completions: Sequence[Messages], tools: str = "") -> list[float]:

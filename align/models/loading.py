@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import align.tree.attention
 from align.chat import load_protocol
+from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
 from align.errors import ConfigError
 from align.models.adapters import CONFIG, attach, attached, base_of
@@ -23,14 +24,16 @@ from align.models.quantization import quantization_config
 from align.settings import ModelConfig
 
 
-def load_tokenizer(path: str | Path, chat: str = "auto") -> tuple[Any, ChatProtocol]:
+def load_tokenizer(
+    path: str | Path, chat: str = "auto", call_syntax: CallSyntax | None = None
+) -> tuple[Any, ChatProtocol]:
     """The tokenizer, and the chat protocol over it; the protocol's template becomes the tokenizer's own."""
     name = _known(path)
     base = base_of(name)
     if base is not None and Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").exists():
         name = base  # adapters made elsewhere often come without
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    protocol = load_protocol(tokenizer, chat)
+    protocol = load_protocol(tokenizer, chat, call_syntax)
     tokenizer.chat_template = protocol.chat_template
     return tokenizer, protocol
 

@@ -70,7 +70,8 @@ def merge_adapter(
     manifest = verify_folder(adapter) if (adapter / SEAL).exists() else {}
     scorer = PeftConfig.from_pretrained(adapter).task_type == TaskType.SEQ_CLS
     dtype = dtype or str(AutoConfig.from_pretrained(base).dtype or torch.float32).removeprefix("torch.")
-    _, protocol = load_tokenizer(adapter, chat)
+    call_syntax = manifest.get("config", {}).get("model", {}).get("call_syntax")
+    _, protocol = load_tokenizer(adapter, chat, call_syntax)
     ids = [protocol.encode((Message(role="user", content=text),), open_assistant=True).ids for text in prompts]
     with _folder_beside(output) as rough:
         adapted = beside(_read(base, scorer), str(adapter)).eval()

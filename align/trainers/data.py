@@ -98,7 +98,15 @@ def _key(
     tokenizer = protocol.tokenizer.backend_tokenizer.to_str()
     seed = training.seed if data.limit else None
     return fingerprint_of(
-        FORMAT, align.__version__, what, settings, seed, protocol.name, tokenizer, *map(fingerprint, paths)
+        FORMAT,
+        align.__version__,
+        what,
+        settings,
+        seed,
+        protocol.name,
+        protocol.syntax,
+        tokenizer,
+        *map(fingerprint, paths),
     )
 
 

@@ -1,0 +1,61 @@
+"""What stands around calls in a dialog: the system lines that turn tools on, and results as messages.
+
+A result is data. It is capped here, encoded without control tokens like every text, and no template reads it again.
+
+Source: meta-llama/llama-models, models/llama3_1/prompt_format.md, for the system lines and their order.
+"""
+
+from __future__ import annotations
+
+import re
+
+from align.chat.llama3 import ENVIRONMENT
+from align.rows import Message
+from align.settings import EnvironmentConfig
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+def system_text(config: EnvironmentConfig) -> str:
+    """The system message's text: environment, tools and dates, a blank line, and the instructions.
+
+    Edge: nothing is written that is not set, least of all today's date. Without a `Tools:` line a blank line stands
+        before the dates, as in the document.
+    """
+    lines = []
+    if config.ipython:
+        lines.append(ENVIRONMENT)
+        if config.built_in:
+            lines.append(f"Tools: {', '.join(config.built_in)}")
+        elif config.knowledge_cutoff or config.today:
+            lines.append("")
+    if config.knowledge_cutoff:
+        lines.append(f"Cutting Knowledge Date: {config.knowledge_cutoff}")
+    if config.today:
+        lines.append(f"Today Date: {config.today}")
+    return "\n\n".join(part for part in ("\n".join(lines), config.instructions) if part)
+
+
+def tool_message(result: str, name: str | None = None, *, max_characters: int) -> Message:
+    """What a tool gave back, as the message that the model reads.
+
+    max_characters: `EnvironmentConfig.max_result_characters`; a longer result loses its middle, see `capped`.
+    """
+    return Message(role="tool", content=capped(_HALF_CHARACTER.sub("\ufffd", result), max_characters), name=name)
+
+
+def capped(text: str, max_characters: int) -> str:
+    """The text, or its beginning and end with a mark between them that says how much was cut.
+
+    Units: characters, the mark's own included, so the result is never longer than `max_characters`.
+    """
+    if len(text) <= max_characters:
+        return text
+    # The mark of the longest cut, so that the length of its number changes nothing.
+    room = max(0, max_characters - len(_mark(len(text))))
+    head, tail = room - room // 2, room // 2
+    return (text[:head] + _mark(len(text) - room) + text[len(text) - tail :])[:max_characters]
+
+
+def _mark(characters: int) -> str:
+    return f"\n[... {characters} characters cut ...]\n"

@@ -1,0 +1,148 @@
+"""How functions are offered to a model: the published words of each call syntax, and the message they stand in.
+
+Source: hermes, NousResearch/Hermes-Function-Calling, in our words; json, the chat template shipped with Llama 3.1
+Instruct; function_tag, meta-llama/llama-models, models/llama3_1/prompt_format.md; python_list, the same,
+models/llama3_2/text_prompt_format.md. Meta gives the first two a user message of their own; the template that it ships
+puts them at the head of the first one, and so do we.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from align.chat.calls import CallSyntax, json_text
+from align.errors import RowError
+from align.rows import Message, ToolSpec, tools_of
+
+HERMES_BEFORE = "You may call functions. Their signatures are within <tools></tools>:\n<tools>\n"
+HERMES_AFTER = (
+    "\n</tools>\nTo call one, write a JSON object with its name and arguments within <tool_call></tool_call>:\n"
+    '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
+
+JSON_BEFORE = (
+    "Given the following functions, please respond with a JSON for a function call with its proper arguments that best "
+    'answers the given prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of argument '
+    "name and its value}.Do not use variables.\n\n"
+)
+
+TAG_BEFORE = "You have access to the following functions:\n\n"
+TAG_AFTER = (
+    "Think very carefully before calling functions.\n"
+    "If you choose to call a function ONLY reply in the following format with no prefix or suffix:\n\n"
+    '<function=example_function_name>{"example_name": "example_value"}</function>\n\n'
+    "Reminder:\n"
+    "- If looking for real time information use relevant functions before falling back to brave_search\n"
+    "- Function calls MUST follow the specified format, start with <function= and end with </function>\n"
+    "- Required parameters MUST be specified\n"
+    "- Only call one function at a time\n"
+    "- Put the entire function call reply on one line\n\n"
+)
+TAG_TYPES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "list",
+    "object": "dict",
+}
+
+TAG_KEYS = ("description", "type", "param_type", "required")
+"""What the function tag's document says itself; `required` of an object inside has no place there."""
+
+PYTHON_BEFORE = (
+    "You are an expert in composing functions. You are given a question and a set of possible functions.\n"
+    "Based on the question, you will need to make one or more function/tool calls to achieve the purpose.\n"
+    "If none of the function can be used, point it out. If the given question lacks the parameters required by the "
+    "function,\nalso point it out. You should only return the function call in tools call sections.\n\n"
+    "If you decide to invoke any of the function(s), you MUST put it in the format of "
+    "[func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)]\n"
+    "You SHOULD NOT include any other text in the response.\n\n"
+    "Here is a list of functions in JSON format that you can invoke.\n\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How a call syntax offers functions."""
+
+    text: Callable[[Sequence[ToolSpec]], str]
+    place: Literal["system", "user"]
+    """system: at the end of the system message, which is made where there is none. user: before the first question."""
+
+
+def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> list[tuple[int, Message]]:
+    """The messages with their turns, and the functions offered in them. A system message that was made is turn -1.
+
+    Raises RowError where functions are offered in the first user message and there is none.
+    """
+    turns = list(enumerate(messages))
+    specs = tools_of(tools)
+    if not specs:
+        return turns
+    offer = OFFERS[syntax]
+    text = offer.text(specs)
+    if offer.place == "system":
+        if not messages or messages[0].role != "system":
+            return [(-1, Message(role="system", content=text)), *turns]
+        said = messages[0].content
+        turns[0] = (0, messages[0].model_copy(update={"content": f"{said}\n\n{text}" if said else text}))
+        return turns
+    for turn, message in turns:
+        if message.role == "user":
+            turns[turn] = (turn, message.model_copy(update={"content": text + message.content}))
+            return turns
+    raise RowError(
+        "messages",
+        f"hold no user message, and the {syntax} syntax offers functions in the first one",
+        "Add a user message, or leave `tools` empty",
+    )
+
+
+def _hermes(tools: Sequence[ToolSpec]) -> str:
+    return HERMES_BEFORE + "\n".join(json_text(tool.model_dump()) for tool in tools) + HERMES_AFTER
+
+
+def _json(tools: Sequence[ToolSpec]) -> str:
+    schemas = ({"type": "function", "function": tool.model_dump()} for tool in tools)
+    return JSON_BEFORE + "".join(json_text(schema, indent=4) + "\n\n" for schema in schemas)
+
+
+def _function_tag(tools: Sequence[ToolSpec]) -> str:
+    offers = (
+        f"Use the function '{tool.name}' to '{tool.description}':\n"
+        + json_text({"name": tool.name, "description": tool.description, "parameters": _tag_parameters(tool)})
+        + "\n\n"
+        for tool in tools
+    )
+    return TAG_BEFORE + "".join(offers) + TAG_AFTER
+
+
+def _tag_parameters(tool: ToolSpec) -> dict[str, Any]:
+    """Parameters as the function tag's document lists them; what a schema says besides follows behind."""
+    required = tool.parameters.get("required") or []
+    found = {}
+    for name, schema in (tool.parameters.get("properties") or {}).items():
+        schema = schema if isinstance(schema, dict) else {}
+        kind = schema.get("type", "string")
+        found[name] = {
+            "description": schema.get("description", ""),
+            "param_type": TAG_TYPES.get(kind, kind) if isinstance(kind, str) else kind,
+            "required": name in required,
+            **{key: value for key, value in schema.items() if key not in TAG_KEYS},
+        }
+    return found
+
+
+def _python_list(tools: Sequence[ToolSpec]) -> str:
+    return PYTHON_BEFORE + json_text([tool.model_dump() for tool in tools], indent=4)
+
+
+OFFERS: dict[CallSyntax, Offer] = {
+    "hermes": Offer(_hermes, "system"),
+    "json": Offer(_json, "user"),
+    "function_tag": Offer(_function_tag, "user"),
+    "python_list": Offer(_python_list, "system"),
+}
