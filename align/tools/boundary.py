@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -101,6 +103,23 @@ def start(scratch: str, packages: Path | None, answers: int) -> subprocess.Popen
         os.close(filter_file)
 
 
+def end(process: subprocess.Popen[bytes], seconds: float = 5.0) -> None:
+    """Kill all that `start` started; returns when the kernel has buried it.
+
+    The init inside goes first: its namespace dies with it, and bubblewrap, its parent, buries it. If bubblewrap went
+    first, that would be left to the machine's init, which in a container may be a program that buries nobody.
+    """
+    for child in descendants(process.pid)[:1] or [process.pid]:
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def missing_walls(worker: int) -> list[str]:
     """What the kernel says, from outside, that a process inside the boundary lacks of it; empty where all stands."""
     lines = Path(f"/proc/{worker}/status").read_text().splitlines()
@@ -151,7 +170,7 @@ def _outer(scratch: str, packages: Path | None) -> list[str]:
 def _inner(packages: Path | None, filter_file: int) -> list[str]:
     command = ["bwrap", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
     command += [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup")]
-    command += ["--hostname", "sandbox", "--new-session", "--die-with-parent", "--clearenv"]
+    command += ["--cap-drop", "ALL", "--hostname", "sandbox", "--new-session", "--die-with-parent", "--clearenv"]
     environment = {
         "HOME": SCRATCH,
         "TMPDIR": SCRATCH,

@@ -143,12 +143,10 @@ class Session:
             return self._exchange(request, identity, self.limits.seconds)
 
     def close(self) -> None:
-        """End the process and all it holds; returns when it is gone. Does nothing the second time."""
+        """End the process and all it holds; returns when all of it is gone. Does nothing the second time."""
         if self.alive:
             self.alive = False
-            self._process.kill()  # the process-id namespace dies with bubblewrap
-            self._wait_for_the_end()
-            self._process.wait()
+            boundary.end(self._process)
             for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
                 assert stream
                 stream.close()
@@ -208,15 +206,6 @@ class Session:
             return "the process gave up its answers and was ended"
         names = {128 + number: number.name for number in signal.Signals}
         return f"the process ended with {names.get(code, code)}"
-
-    def _wait_for_the_end(self) -> None:
-        """Until nothing inside holds the answers' pipe: the worker is gone, not just told to go."""
-        deadline = time.monotonic() + 5
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._answers, selectors.EVENT_READ)
-            while (left := deadline - time.monotonic()) > 0:
-                if selector.select(left) and _read_some(self._answers) == b"":
-                    return
 
 
 class Sandbox:
