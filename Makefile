@@ -27,13 +27,13 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test bench check assets clean
+.PHONY: rehearsal test bench check assets bubblewrap clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
 	$(BIN)/python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
 
-test: check assets
+test: check assets bubblewrap
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: assets
@@ -43,6 +43,14 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The sandbox for model-written code. Installed where that needs no question; its tests are skipped without it.
+bubblewrap:
+	@command -v bwrap >/dev/null || { echo "bubblewrap    installing it, for the sandbox"; \
+		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
+		$$as_root apt-get install -qq -y bubblewrap >/dev/null 2>&1 \
+			|| { $$as_root apt-get update -qq && $$as_root apt-get install -qq -y bubblewrap; } >/dev/null 2>&1 \
+			|| echo "bubblewrap    could not be installed: the sandbox's tests are skipped. Mend: apt-get install bubblewrap"; }
 
 assets: $(STAMP)
 	$(BIN)/python -m align.assets

@@ -51,3 +51,7 @@ class StageError(AlignError):
 
 class PublishError(AlignError):
     """A checkpoint that could not, or must not, go to the Hub."""
+
+
+class SandboxError(AlignError):
+    """No boundary can be had on this machine, or a sandbox that cannot be used: nothing runs unprotected instead."""

@@ -1,0 +1,1 @@
+"""What a model may call: tools, and the sandbox that runs its code."""
