@@ -200,7 +200,8 @@ class Execution:
     stdout: str = ""
     stderr: str = ""
     value: str | None = None
-    error: str | None = None
+    outcome: str = "ok"
+    message: str = ""
 
 
 class Session:
@@ -208,7 +209,7 @@ class Session:
 
     def run(self, code: str) -> Execution:
         if code == "1/0":
-            return Execution(stderr="ZeroDivisionError: division by zero\n", error="exception")
+            return Execution(stderr="hm\n", outcome="error", message="ZeroDivisionError: division by zero\n")
         return Execution(stdout=f"ran {code}\n", value="4")
 
 
@@ -218,8 +219,8 @@ def test_the_interpreter_shows_streams_as_llama_does() -> None:
         tools.call(call("code_interpreter", code="2+2")).text == "completed\n[stdout]ran 2+2[/stdout]\n[value]4[/value]"
     )
     failed = tools.call(call("code_interpreter", code="1/0"))
-    assert failed.error == "exception"
-    assert failed.text == "failed\n[stderr]ZeroDivisionError: division by zero[/stderr]"
+    assert failed.error == "code-error"
+    assert failed.text == "failed\n[stderr]hm\nZeroDivisionError: division by zero[/stderr]"
 
 
 def recorded() -> Recorder:

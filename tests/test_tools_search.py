@@ -103,6 +103,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
         status, headers, body, seconds = self.server.answers.pop(0)  # type: ignore[attr-defined]
         time.sleep(seconds)
+        if seconds:  # the client has left
+            return
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -18,7 +18,9 @@ class Execution(Protocol):
     @property
     def value(self) -> Any: ...
     @property
-    def error(self) -> str | None: ...
+    def outcome(self) -> str: ...
+    @property
+    def message(self) -> str: ...
 
 
 class Session(Protocol):
@@ -38,8 +40,8 @@ def interpreter_tool(session: Session, identity: str = "code_interpreter@sandbox
         """
         execution: Execution = session.run(code)
         text = execution_text(execution)
-        if execution.error is not None:
-            raise ToolFailure(execution.error, text, prefix="")
+        if execution.outcome != "ok":
+            raise ToolFailure(f"code-{execution.outcome}", text, prefix="")
         return text
 
     return tool_of(code_interpreter, identity=identity)
@@ -48,11 +50,17 @@ def interpreter_tool(session: Session, identity: str = "code_interpreter@sandbox
 def execution_text(execution: Execution) -> str:
     """As Llama 3.1's agent shows a run: `completed` or `failed`, then each stream that holds something, in brackets.
 
+    The traceback, or why the run was ended, stands at the end of stderr, where Python would have put it.
+
     Source: the published tool outputs of Llama 3.1's documentation and agent.
     """
     value = "" if execution.value is None else str(execution.value)
-    parts = ["completed" if execution.error is None else "failed"]
-    for name, text in (("stdout", execution.stdout), ("value", value), ("stderr", execution.stderr)):
+    parts = ["completed" if execution.outcome == "ok" else "failed"]
+    for name, text in (
+        ("stdout", execution.stdout),
+        ("value", value),
+        ("stderr", execution.stderr + execution.message),
+    ):
         if text.strip():
             parts.append(f"[{name}]{text.rstrip()}[/{name}]")
     return "\n".join(parts)

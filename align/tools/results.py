@@ -29,7 +29,7 @@ class ToolResult:
     """What the model sees: the tool's output, or what went wrong, in at most the registry's number of characters."""
     ok: bool
     error: str | None = None
-    """None when ok; else an `ErrorKind`, or the interpreter's own kind."""
+    """None when ok; else an `ErrorKind`, or `code-` and the interpreter's outcome, such as `code-timeout`."""
     seconds: float = 0.0
     """Wall clock. Kept out of records, so that they are the same from run to run."""
 
