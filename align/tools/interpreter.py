@@ -1,0 +1,66 @@
+"""The tool `code_interpreter`: the sandbox's session as a function that a model may call."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from align.tools.registry import Tool, tool_of
+from align.tools.results import ToolFailure
+
+
+class Execution(Protocol):
+    """What one run of code gave; `align/tools/sandbox.py` has it."""
+
+    @property
+    def stdout(self) -> str: ...
+    @property
+    def stderr(self) -> str: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
+class Session(Protocol):
+    """One dialog's interpreter: variables live on between calls."""
+
+    def run(self, code: str) -> Any: ...
+
+
+def interpreter_tool(session: Session, identity: str = "code_interpreter@sandbox") -> Tool:
+    """The tool `code_interpreter` over one session; each dialog has its own: `registry.extended(...)`."""
+
+    def code_interpreter(code: str) -> str:
+        """Run Python code and return what it prints and the value of its last expression.
+
+        Args:
+            code: Python. Variables live on between calls of one conversation.
+        """
+        execution: Execution = session.run(code)
+        text = execution_text(execution)
+        if execution.outcome != "ok":
+            raise ToolFailure(f"code-{execution.outcome}", text, prefix="")
+        return text
+
+    return tool_of(code_interpreter, identity=identity)
+
+
+def execution_text(execution: Execution) -> str:
+    """As Llama 3.1's agent shows a run: `completed` or `failed`, then each stream that holds something, in brackets.
+
+    The traceback, or why the run was ended, stands at the end of stderr, where Python would have put it.
+
+    Source: the published tool outputs of Llama 3.1's documentation and agent.
+    """
+    value = "" if execution.value is None else str(execution.value)
+    parts = ["completed" if execution.outcome == "ok" else "failed"]
+    for name, text in (
+        ("stdout", execution.stdout),
+        ("value", value),
+        ("stderr", execution.stderr + execution.message),
+    ):
+        if text.strip():
+            parts.append(f"[{name}]{text.rstrip()}[/{name}]")
+    return "\n".join(parts)
