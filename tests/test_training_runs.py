@@ -135,7 +135,7 @@ def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -
 
 def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None:
     done = subprocess.run(
-        [*ZERO3, "tests/zero3_shapes.py"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+        [*TORCHRUN, "tests/zero3_shapes.py"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr[-4000:]
     told = re.findall(r"rank \d: values (\S+) gradients (\S+)", done.stdout)

@@ -51,7 +51,7 @@ def dpo_step(
 def head(folder: Path, *, arm: str, words: int, width: int, labels: int) -> dict[str, Any]:
     """Peak memory of the output head, forward and backward, above its inputs and the gradients that it leaves.
 
-    arm: "logits" (all of them, cross-entropy), "trl" (its chunked head) or "ours". The gradients are there beforehand.
+    arm: "logits" (all of them, cross-entropy), "trl" (its chunked head) or "ours".
     """
     torch.manual_seed(0)
     states = torch.randn(labels, width, requires_grad=True)
@@ -64,19 +64,21 @@ def head(folder: Path, *, arm: str, words: int, width: int, labels: int) -> dict
         loss_of = peers.head_nll(arm, words, width)
     parameters = [states, loss_of.args[0].weight]
     torch.nn.init.normal_(parameters[1], std=width**-0.5)
+    loss_of(states[:2], wanted[:2]).backward()  # warm
     for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    loss_of(states[:2], wanted[:2]).backward()
+        parameter.grad = None
     before = measure.resident_bytes()
     measure.forget_peak()
     loss = loss_of(states, wanted)
     loss.backward()
+    left = sum(parameter.grad.nbytes for parameter in parameters)
     peak = measure.peak_bytes()
     return {
         "arm": arm,
         "loss": loss.item(),
         "gradient_norm": parameters[1].grad.norm().item(),
         "weight_bytes": parameters[1].numel() * 4,
+        "gradient_bytes": left,
         "logits_bytes": labels * words * 4,
-        "above_bytes": peak - before,
+        "above_bytes": peak - before - left,
     }
