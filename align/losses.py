@@ -154,5 +154,9 @@ def nll_loss(logps: Tensor, lengths: Tensor, *, normalization: NLLNormalization)
 
 
 def sum_by_sequence(values: Tensor, lengths: Tensor) -> Tensor:
-    """Sums over runs of `values`. Shapes: values [N], lengths [S] adding up to N, result [S]."""
-    return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True, initial=0)
+    """Sums over runs of `values`. Shapes: values [N], lengths [S] adding up to N, result [S].
+
+    Summed in float64: one after the other in float32, some hundred log-probabilities would be off by a thousandth nat.
+    """
+    sums = torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True, initial=0)
+    return sums.to(values.dtype)

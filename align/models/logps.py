@@ -5,7 +5,6 @@ Dimension letters: T tokens of the packed row, N label positions, E hidden size,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -60,11 +59,14 @@ class _LabelLogps(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             states = hidden.to(dtype)
-            lse = torch.full((len(labels), 1), -math.inf, device=hidden.device)
-            for rows, _, _, logits in _tiles(states, weight):
-                # One pass over the tile in the place of four: the log-sum-exp is what log_softmax took away.
-                tile_lse = logits[:, :1] - logits.log_softmax(1)[:, :1]
-                lse[rows] = torch.logaddexp(lse[rows], tile_lse)
+            # One pass over a tile: its log-sum-exp is what log_softmax took away. Tiles are joined at the end, once,
+            # since a running sum of logarithms would round at every tile.
+            tiles = -(-len(weight) // _tile(states)[1])
+            of_tiles = torch.empty(len(labels), tiles, device=hidden.device)
+            for rows, words, _, logits in _tiles(states, weight):
+                tile_lse = logits[:, 0] - logits.log_softmax(1)[:, 0]
+                of_tiles[rows, words.start // _tile(states)[1]] = tile_lse
+            lse = of_tiles.logsumexp(1, keepdim=True)
             chosen = (states.float() * weight[labels].to(dtype).float()).sum(1)
         ctx.save_for_backward(hidden, weight, labels, lse)
         ctx.dtype = dtype
@@ -96,7 +98,7 @@ class _LabelLogps(torch.autograd.Function):
 
 def _tiles(states: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
     """Rows, words, the words' weights in the type of `states`, and float32 logits that the caller may overwrite."""
-    height, width = TILE.get(states.device.type, TILE["cuda"])
+    height, width = _tile(states)
     reused = torch.empty(min(height, len(states)) * width, device=states.device)
     for first in range(0, len(weight), width):
         words = slice(first, first + width)
@@ -110,6 +112,10 @@ def _tiles(states: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tenso
             else:
                 logits.copy_(some @ part.t())
             yield rows, words, part, logits
+
+
+def _tile(states: Tensor) -> tuple[int, int]:
+    return TILE.get(states.device.type, TILE["cuda"])
 
 
 def _subtract_product(total: Tensor, left: Tensor, right: Tensor) -> None:
