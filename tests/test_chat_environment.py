@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from align.chat import ChatProtocol, TokenKind, load_protocol
-from align.chat.environment import capped, system_text, tool_message
+from align.chat.environment import system_text, tool_message
 from align.rows import Message, ToolCall
 from align.settings import EnvironmentConfig
+from align.tools.results import capped
 
 FUZZ = 100_000
 

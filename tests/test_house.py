@@ -40,6 +40,7 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/jsonl.py", "formats"),
     ("align/settings.py", "config"),
     ("align/overlap.py", "files"),
+    ("align/chat/environment.py", "tools"),
 }
 HEAVY = {"torch", "transformers", "deepspeed", "accelerate", "datasets", "vllm", "peft", "numpy", "huggingface_hub"}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))

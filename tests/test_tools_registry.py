@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ import pytest
 from align.errors import ConfigError
 from align.rows import ToolCall, tools_of, tools_text
 from align.tools.catalog import ToolsConfig, make_registry
-from align.tools.interpreter import interpreter_tool
 from align.tools.registry import Registry, load_functions, tool_of
 from align.tools.replay import CallRecord, Recorder, Replay, ReplayError, differences
 from align.tools.results import ToolError
@@ -128,8 +126,10 @@ def test_results_are_capped_and_fit_for_utf8() -> None:
         """Echo."""
         return text + "\ud800"
 
-    result = Registry([tool_of(echo)], max_result_characters=10).call(call("echo", text="x" * 30))
-    assert result.text == "x" * 10 + "\n[26 more characters left out]"  # the half character becomes \ud800, six long
+    result = Registry([tool_of(echo)], max_result_characters=60).call(call("echo", text="x" * 90))
+    assert len(result.text) <= 60
+    assert "characters cut" in result.text
+    assert result.text.endswith("\ufffd"), "the half character that it ends with was replaced"
 
 
 def test_a_function_that_no_schema_can_say_is_refused() -> None:
@@ -193,34 +193,6 @@ def test_functions_of_a_file_become_tools(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(ToolError, match="no public function"):
         load_functions(tmp_path / "empty.py")
-
-
-@dataclass
-class Execution:
-    stdout: str = ""
-    stderr: str = ""
-    value: str | None = None
-    outcome: str = "ok"
-    message: str = ""
-
-
-class Session:
-    """Stands for the sandbox's: says what it was given."""
-
-    def run(self, code: str) -> Execution:
-        if code == "1/0":
-            return Execution(stderr="hm\n", outcome="error", message="ZeroDivisionError: division by zero\n")
-        return Execution(stdout=f"ran {code}\n", value="4")
-
-
-def test_the_interpreter_shows_streams_as_llama_does() -> None:
-    tools = Registry([]).extended(interpreter_tool(Session()))
-    assert (
-        tools.call(call("code_interpreter", code="2+2")).text == "completed\n[stdout]ran 2+2[/stdout]\n[value]4[/value]"
-    )
-    failed = tools.call(call("code_interpreter", code="1/0"))
-    assert failed.error == "code-error"
-    assert failed.text == "failed\n[stderr]hm\nZeroDivisionError: division by zero[/stderr]"
 
 
 def recorded() -> Recorder:

@@ -7,13 +7,10 @@ Source: meta-llama/llama-models, models/llama3_1/prompt_format.md, for the syste
 
 from __future__ import annotations
 
-import re
-
 from align.chat.llama3 import ENVIRONMENT
 from align.rows import Message
 from align.settings import EnvironmentConfig
-
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+from align.tools.results import result_text
 
 
 def system_text(config: EnvironmentConfig) -> str:
@@ -41,21 +38,4 @@ def tool_message(result: str, name: str | None = None, *, max_characters: int) -
 
     max_characters: `EnvironmentConfig.max_result_characters`; a longer result loses its middle, see `capped`.
     """
-    return Message(role="tool", content=capped(_HALF_CHARACTER.sub("\ufffd", result), max_characters), name=name)
-
-
-def capped(text: str, max_characters: int) -> str:
-    """The text, or its beginning and end with a mark between them that says how much was cut.
-
-    Units: characters, the mark's own included, so the result is never longer than `max_characters`.
-    """
-    if len(text) <= max_characters:
-        return text
-    # The mark of the longest cut, so that the length of its number changes nothing.
-    room = max(0, max_characters - len(_mark(len(text))))
-    head, tail = room - room // 2, room // 2
-    return (text[:head] + _mark(len(text) - room) + text[len(text) - tail :])[:max_characters]
-
-
-def _mark(characters: int) -> str:
-    return f"\n[... {characters} characters cut ...]\n"
+    return Message(role="tool", content=result_text(result, max_characters), name=name)

@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolFailure
-
-
-class Execution(Protocol):
-    """What one run of code gave; `align/tools/sandbox.py` has it."""
-
-    @property
-    def stdout(self) -> str: ...
-    @property
-    def stderr(self) -> str: ...
-    @property
-    def value(self) -> Any: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def message(self) -> str: ...
-
-
-class Session(Protocol):
-    """One dialog's interpreter: variables live on between calls."""
-
-    def run(self, code: str) -> Any: ...
+from align.tools.sandbox import Execution, Session
 
 
 def interpreter_tool(session: Session, identity: str = "code_interpreter@sandbox") -> Tool:
@@ -38,7 +16,7 @@ def interpreter_tool(session: Session, identity: str = "code_interpreter@sandbox
         Args:
             code: Python. Variables live on between calls of one conversation.
         """
-        execution: Execution = session.run(code)
+        execution = session.run(code)
         text = execution_text(execution)
         if execution.outcome != "ok":
             raise ToolFailure(f"code-{execution.outcome}", text, prefix="")
@@ -54,11 +32,10 @@ def execution_text(execution: Execution) -> str:
 
     Source: the published tool outputs of Llama 3.1's documentation and agent.
     """
-    value = "" if execution.value is None else str(execution.value)
     parts = ["completed" if execution.outcome == "ok" else "failed"]
     for name, text in (
         ("stdout", execution.stdout),
-        ("value", value),
+        ("value", execution.value or ""),
         ("stderr", execution.stderr + execution.message),
     ):
         if text.strip():

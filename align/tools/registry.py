@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from align.errors import AlignError
 from align.files import fingerprint_of
 from align.rows import ToolCall, ToolSpec
-from align.tools.results import ToolError, ToolFailure, ToolResult, library
+from align.tools.results import ToolError, ToolFailure, ToolResult, library, result_text
 
 MAX_RESULT_CHARACTERS = 8000
 
@@ -83,7 +83,7 @@ class Registry:
             text, error = failure.text, failure.kind
         except (Exception, SystemExit) as raised:
             text, error = f"Error: {type(raised).__name__}: {raised}", "exception"
-        return ToolResult(capped(text, self.max_result_characters), error is None, error, time.monotonic() - began)
+        return ToolResult(result_text(text, self.max_result_characters), error is None, error, time.monotonic() - began)
 
     def _answer(self, call: ToolCall) -> str:
         if call.name not in self.tools:
@@ -157,14 +157,6 @@ def load_functions(path: str | Path) -> list[Tool]:
     if not functions:
         raise ToolError(path, "there is no public function in it", "Define one, typed and with a docstring")
     return [tool_of(function) for function in functions]
-
-
-def capped(text: str, max_characters: int) -> str:
-    """Text in at most so many characters, saying how many were left out, and fit for UTF-8."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    if len(text) <= max_characters:
-        return text
-    return f"{text[:max_characters]}\n[{len(text) - max_characters} more characters left out]"
 
 
 def _amiss(error: ValidationError) -> str:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from align.errors import AlignError, ConfigError
 
-ErrorKind = Literal[
-    "unknown-tool",  # no tool bears the name
-    "arguments",  # the arguments do not match the schema
-    "refused",  # the tool understood and will not, or cannot: a file of another kind, a query it cannot read
-    "exception",  # the tool's code raised
-    "time-out",
-    "memory",
-    "size",  # more than the tool takes in, or unpacks
-    "network",
-    "rate-limit",
-]
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +20,9 @@ class ToolResult:
     """What the model sees: the tool's output, or what went wrong, in at most the registry's number of characters."""
     ok: bool
     error: str | None = None
-    """None when ok; else an `ErrorKind`, or `code-` and the interpreter's outcome, such as `code-timeout`."""
+    """None when ok; else one of unknown-tool, arguments (they do not match the schema), refused (the tool cannot read
+    it, or will not), exception, time-out, memory, size, network, rate-limit; or `code-` and the interpreter's
+    outcome."""
     seconds: float = 0.0
     """Wall clock. Kept out of records, so that they are the same from run to run."""
 
@@ -63,3 +56,25 @@ def library(module: str) -> Any:
             f"wanted the library {module}, which is not installed",
             "Install the extra: pip install 'align[tools]'",
         ) from None
+
+
+def result_text(result: str, max_characters: int) -> str:
+    """What a tool gave back, fit for UTF-8 and capped."""
+    return capped(_HALF_CHARACTER.sub("\ufffd", result), max_characters)
+
+
+def capped(text: str, max_characters: int) -> str:
+    """The text, or its beginning and end with a mark between them that says how much was cut.
+
+    Units: characters, the mark's own included, so the result is never longer than `max_characters`.
+    """
+    if len(text) <= max_characters:
+        return text
+    # The mark of the longest cut, so that the length of its number changes nothing.
+    room = max(0, max_characters - len(_mark(len(text))))
+    head, tail = room - room // 2, room // 2
+    return (text[:head] + _mark(len(text) - room) + text[len(text) - tail :])[:max_characters]
+
+
+def _mark(characters: int) -> str:
+    return f"\n[... {characters} characters cut ...]\n"
