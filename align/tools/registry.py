@@ -28,6 +28,9 @@ from align.tools.results import ToolError, ToolFailure, ToolResult, library, res
 
 MAX_RESULT_CHARACTERS = 8000
 
+_FIRST = ("type", "description", "properties", "required")
+"""What a schema begins with, where it has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -174,13 +177,15 @@ def _amiss(error: ValidationError) -> str:
 
 
 def _plain(schema: Any) -> Any:
-    """A schema as people write it: no titles, and no `additionalProperties` (unknown arguments are refused anyway)."""
+    """A schema as people write it: type and description first, no titles, and no `additionalProperties: false` (unknown
+    arguments are refused anyway)."""
     if isinstance(schema, list):
         return [_plain(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {}
-    for key, value in schema.items():
+    for key in sorted(schema, key=lambda key: (*_FIRST, key).index(key)):
+        value = schema[key]
         if key in ("properties", "$defs"):  # names that the user chose, which may be `title`
             kept[key] = {name: _plain(inner) for name, inner in value.items()}
         elif key in ("default", "enum", "const", "examples"):  # values, not schemas
