@@ -27,7 +27,7 @@ ROLES = {
 }
 """Every name of a role that is read, and ours."""
 
-_MESSAGE_KEYS = {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name"}
+_MESSAGE_KEYS = {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "weight"}
 _IGNORED_MESSAGE_KEYS = {"id", "refusal", "annotations", "audio"}
 """What an OpenAI answer carries beside its text; nothing of it is trained on."""
 
@@ -71,7 +71,7 @@ def _is_ours(record: Json, kind: type[Row]) -> bool:
 def _is_foreign(message: Any) -> bool:
     if not isinstance(message, dict):
         return False
-    if "from" in message or "tool_call_id" in message or not isinstance(message.get("content", ""), str):
+    if {"from", "tool_call_id", "weight"} & message.keys() or not isinstance(message.get("content", ""), str):
         return True
     return message.get("role") == "developer" or any(
         isinstance(call, dict) and "function" in call for call in _listed(message.get("tool_calls"))
@@ -259,10 +259,12 @@ def _message(message: Any, where: str, calls: dict[str, str]) -> Json:
             f"{where}.{role_key}", f"wanted a role, found {_shown(named)}", f"Known here: {', '.join(ROLES)}"
         )
     content = message.get("content", message.get("value"))
+    weighed = _weight(message.get("weight"), role, f"{where}.weight")
     if named == "function_call":
-        return {"role": role, "tool_calls": _written_calls(content, f"{where}.value")}
+        return {"role": role, "tool_calls": _written_calls(content, f"{where}.value"), **weighed}
     found: Json = {
         "role": role,
+        **weighed,
         "content": _content(content, f"{where}.{'content' if 'content' in message else 'value'}"),
     }
     made = list(_listed(message.get("tool_calls")))
@@ -275,6 +277,15 @@ def _message(message: Any, where: str, calls: dict[str, str]) -> Json:
         if name is not None:
             found["name"] = name
     return found
+
+
+def _weight(value: Any, role: str, where: str) -> Json:
+    """OpenAI's weight of an assistant message: 0 makes it context only."""
+    if value is None or (value == 1 and role == "assistant"):
+        return {}
+    if value == 0 and role == "assistant":
+        return {"trained": False}
+    raise RowError(where, f"wanted 0 or 1 on an assistant message, found {_shown(value)} on a {role} one", "Mend it")
 
 
 def _content(value: Any, where: str) -> str:

@@ -61,11 +61,15 @@ class Message(Frozen):
     """Calls, made after `content`. Assistant only."""
     name: str | None = None
     """Which function a `tool` message answers for, where that is known."""
+    trained: bool = True
+    """False for an assistant message that is context only and never a target, such as a call that failed."""
 
     @model_validator(mode="after")
     def _calls_come_from_the_assistant(self) -> Self:
         if self.tool_calls and self.role != "assistant":
             raise ValueError(f"tool_calls stand on a {self.role} message; only an assistant makes calls")
+        if not self.trained and self.role != "assistant":
+            raise ValueError(f"trained stands on a {self.role} message; only an assistant's messages are trained on")
         return self
 
 

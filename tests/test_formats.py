@@ -95,6 +95,17 @@ def test_sft_records(record: dict) -> None:
     assert row.id == to_row({"messages": plain(SYSTEM, ASK, ROME)}, SFTRow, "elsewhere.jsonl:1").id
 
 
+def test_a_message_of_weight_0_is_context_only() -> None:
+    asked, failed = {"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "Lyon.", "weight": 0}
+    messages = [asked, failed, {**asked, "content": "Sure?"}, {"role": "assistant", "content": "Paris.", "weight": 1}]
+    row = to_row({"id": "1", "source": "s", "messages": messages}, SFTRow, HERE)
+    assert [message.trained for message in row.messages] == [True, False, True, True]
+    assert to_row(json.loads(row.model_dump_json(exclude_defaults=True)), SFTRow, HERE) == row
+    for message in ({**failed, "weight": 0.5}, {**asked, "weight": 0}):
+        with pytest.raises(RowError, match=r"messages\[1\].weight: wanted 0 or 1 on an assistant message"):
+            to_row({"messages": [asked, message]}, SFTRow, HERE)
+
+
 def test_a_plain_prompt_and_completion_become_a_user_and_an_assistant_message() -> None:
     row = to_row({"prompt": "Capital of Italy?", "completion": "Rome."}, SFTRow, HERE)
     assert row.messages == (ASK, ROME)

@@ -394,14 +394,19 @@ def test_tool_outputs_and_headers_are_never_trained_on(tiny_checkpoint: Path, tm
         Message(role="tool", content="SECRET OUTPUT", name="find"),
         Message(role="assistant", content="late"),
     )
-    row = SFTRow(id="r", source="test", messages=dialog)
-    for train_on, texts in ((SFTConfig().train_on, ["I look.", "late"]), ("all", ["early", "I look.", "late"])):
+    failed = (*dialog[:3], call.model_copy(update={"trained": False}), *dialog[4:])
+    for train_on, messages, texts in (
+        (SFTConfig().train_on, dialog, ["I look.", "late"]),
+        ("all", dialog, ["early", "I look.", "late"]),
+        ("all", failed, ["early", "late"]),
+    ):
+        row = SFTRow(id="r", source="test", messages=messages)
         (tree,) = encode_sft([row], protocol, TreeDataConfig(path=tmp_path), train_on, Counter())
         branch = tree.branches[0]
         pairs = zip(branch.ids, branch.loss_mask, strict=True)
         trained = protocol.tokenizer.decode([token for token, mask in pairs if mask])
         assert trained.count("<|im_end|>") == len(texts)
-        assert all(text in trained for text in texts)
+        assert all((text in trained) == (text in texts) for text in ("early", "I look.", "late"))
         assert "SECRET" not in trained
         assert "im_start" not in trained
         assert "second" not in trained

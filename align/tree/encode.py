@@ -5,7 +5,7 @@ Every mask of the project is made here, from the kind and turn that the chat pro
     loss_mask      content and terminators of the assistant's messages: what SFT and the NLL term train on
     contrast_mask  content of the assistant's messages: what DPO contrasts (Llama 3, section 4.1.4)
 
-Headers and tool outputs are in neither.
+Headers and tool outputs are in neither, nor is a message that says `trained: false`.
 
 Rows stream through in chunks, each with one call of the tokenizer, so memory does not grow with their number.
 """
@@ -193,7 +193,7 @@ def _masks(dialogs: Sequence[Dialog], encoded: EncodedDialogs) -> tuple[np.ndarr
     firsts: list[int] = []
     for dialog in dialogs:
         firsts.append(len(said) + 1)
-        said += [False, *(message.role == "assistant" for message in dialog.messages), False]
+        said += [False, *(message.role == "assistant" and message.trained for message in dialog.messages), False]
     message = np.repeat(np.array(firsts, np.int64), np.diff(encoded.starts)) + encoded.turns
     ours = np.array(said, bool)[message] if len(message) else np.empty(0, bool)
     contrast_mask = ours & (encoded.kinds == TokenKind.CONTENT)
