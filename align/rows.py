@@ -110,6 +110,15 @@ class QuestionRow(PromptRow):
     """Every accepted answer."""
 
 
+class ToolQuestionRow(PromptRow):
+    """A prompt that is answered by calling functions, with calls that lead to the answer and what it must hold."""
+
+    calls: tuple[ToolCall, ...] = ()
+    """One way to get there, in order; empty where no function helps, and none must be called."""
+    answers: tuple[str, ...] = ()
+    """What the final message must hold, any one of them; empty where its words are not judged."""
+
+
 class SFTRow(Row):
     """A dialog whose last message is the target."""
 

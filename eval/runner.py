@@ -27,7 +27,9 @@ from eval.intervals import Share
 if TYPE_CHECKING:  # these bring torch, and the configs of evaluations are read without it
     from align.chat.protocol import ChatProtocol
     from align.generation.backend import Backend
+    from align.generation.tool_loop import Trajectory
     from align.judges.judge import Judge, ScoreRequest
+    from align.tools.replay import Tools
 
 UNIT_SIZE = 64
 """Prompts answered between two saves."""
@@ -58,6 +60,28 @@ class Generator:
         """One answer to each row, in their order. Units in `folder` survive a crash."""
         from align.rounds.candidates import sample_candidates
 
+        backend, protocol = self._loaded()
+        return sample_candidates(rows, backend, protocol, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+
+    def dialogs(
+        self, rows: Sequence[PromptRow], tools: Sequence[Tools], *, max_calls: int, max_result_characters: int
+    ) -> list[Trajectory]:
+        """The dialog of each row with its tools, run live, in their order. Nothing is kept for a crash."""
+        from align.generation.tool_loop import run_dialogs
+        from align.rounds.candidates import candidate_seed
+
+        backend, protocol = self._loaded()
+        return run_dialogs(
+            rows,
+            backend,
+            protocol,
+            tools,
+            seeds=[candidate_seed(0, row.id, 0) for row in rows],
+            max_calls=max_calls,
+            max_result_characters=max_result_characters,
+        )
+
+    def _loaded(self) -> tuple[Backend, ChatProtocol]:
         if self._parts is None:
             from align.generation.local import LocalBackend
             from align.models.loading import load_generator, load_tokenizer
@@ -65,8 +89,7 @@ class Generator:
             _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
             model = load_generator(self.config.path, self.sampling.dtype)
             self._parts = LocalBackend(model, protocol, self.sampling), protocol
-        backend, protocol = self._parts
-        return sample_candidates(rows, backend, protocol, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+        return self._parts
 
     def release(self) -> None:
         self._parts = None

@@ -67,6 +67,17 @@ class Registry:
         """This registry with more tools, such as one dialog's interpreter; this one stays as it is."""
         return Registry([*self.tools.values(), *tools], max_result_characters=self.max_result_characters)
 
+    def only(self, names: Iterable[str]) -> Registry:
+        """The tools of these names, in their order. Raises ToolError for a name that no tool bears."""
+        names = list(names)
+        for name in names:
+            if name not in self.tools:
+                known = ", ".join(self.tools) or "none"
+                raise ToolError(
+                    name, f"a row offers this function, and the tools are {known}", "Add its file to tools.functions"
+                )
+        return Registry([self.tools[name] for name in names], max_result_characters=self.max_result_characters)
+
     def identity(self, name: str) -> str:
         """Which engine answers for a name; empty for a name that no tool bears."""
         return self.tools[name].identity if name in self.tools else ""

@@ -1,0 +1,150 @@
+"""Dialogs with tools, run live: the model calls, its calls are executed, and it goes on until it answers.
+
+All dialogs that are open take a step together, so the backend sees one large batch a step. What the model reads next
+is encoded from messages, as training encodes them, and not from the ids that it wrote: a call that it spaced in a way
+of its own stands in its context as a row would hold it. A tool's result is data: nothing in it is parsed or templated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from align.chat.environment import tool_message
+from align.chat.protocol import ChatProtocol, Dialog
+from align.files import fingerprint_of
+from align.generation.backend import Backend, Completion
+from align.rows import Message, Messages, PromptRow
+from align.tools.replay import Tools
+
+Ending = Literal["answered", "malformed call", "not finished", "too many calls", "no room", "no form"]
+"""answered: a message without calls. malformed call: what looks like one and cannot be read. not finished: a message
+that ran into the length limit. too many calls: the last message that was allowed still calls. no room: the dialog has
+grown longer than the backend's prompts. no form: the protocol cannot write down what stands in it.
+
+Calls that a message makes are executed save where the dialog ends with it: not finished, or too many calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A prompt, and what was said and called from there on."""
+
+    row: PromptRow
+    seed: int
+    messages: Messages
+    """What was appended to the prompt: the model's messages, and a tool message for each call that was executed."""
+    ended: Ending
+    reason: str = ""
+    """What is wrong with a malformed call, or why there is no form; empty for the other endings."""
+
+
+def run_dialogs(
+    rows: Sequence[PromptRow],
+    backend: Backend,
+    protocol: ChatProtocol,
+    tools: Sequence[Tools],
+    *,
+    seeds: Sequence[int],
+    max_calls: int = 10,
+    max_result_characters: int,
+) -> list[Trajectory]:
+    """The dialog of each row, in their order. The same row may stand there several times, with other seeds.
+
+    tools: what answers the calls of each row, mostly a `Recorder` of its own. Its calls are made in the order in which
+        the model wrote them. An error is a result like any other: the model reads it and goes on.
+    seeds: one for each row; every step of its dialog draws from a seed of its own, so that a trajectory does not depend
+        on which others run beside it.
+    max_calls: how often the model is called in one dialog. 10 is the limit of Llama's reference loop (llama-stack's
+        `max_infer_iters`).
+    max_result_characters: as in `EnvironmentConfig`.
+
+    Edge: a prompt that leaves no room, or that the protocol cannot express, ends at once with no message.
+    """
+    assert max_calls >= 1
+    dialogs = [_OpenDialog(row, answering, seed, []) for row, answering, seed in zip(rows, tools, seeds, strict=True)]
+    for step in range(max_calls):
+        open_dialogs = [dialog for dialog in dialogs if dialog.ended is None]
+        for dialog, completion in _completed(_encoded(open_dialogs, backend, protocol), backend, step):
+            dialog.take(completion, protocol, last=step + 1 == max_calls)
+        for dialog in open_dialogs:
+            dialog.execute(max_result_characters)
+    return [dialog.trajectory() for dialog in dialogs]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step of a dialog: 48 bits, as a candidate's."""
+    return int(fingerprint_of("step", seed, step)[:12], 16)
+
+
+@dataclass(slots=True)
+class _OpenDialog:
+    """A dialog that is being run."""
+
+    row: PromptRow
+    tools: Tools
+    seed: int
+    messages: list[Message]
+    ended: Ending | None = None
+    reason: str = ""
+
+    def end(self, ended: Ending, reason: str = "") -> None:
+        self.ended, self.reason = ended, reason
+
+    def take(self, completion: Completion, protocol: ChatProtocol, last: bool) -> None:
+        """Append what the model wrote, and say whether the dialog ends with it."""
+        found = protocol.parse_calls(completion.ids)
+        self.messages.append(Message(role="assistant", content=found.text, tool_calls=found.calls))
+        if not completion.finished:
+            self.end("not finished")
+        elif found.malformed:
+            self.end("malformed call", found.malformed)
+        elif not found.calls:
+            self.end("answered")
+        elif last:
+            self.end("too many calls")
+
+    def execute(self, max_result_characters: int) -> None:
+        """Append the results of the last message's calls. A dialog that has ended calls nothing."""
+        if self.ended is None:
+            for call in self.messages[-1].tool_calls:
+                result = self.tools.call(call)
+                self.messages.append(tool_message(result.text, call.name, max_characters=max_result_characters))
+
+    def trajectory(self) -> Trajectory:
+        assert self.ended is not None
+        return Trajectory(self.row, self.seed, tuple(self.messages), self.ended, self.reason)
+
+
+def _encoded(
+    dialogs: Sequence[_OpenDialog], backend: Backend, protocol: ChatProtocol
+) -> dict[tuple[int, ...], list[_OpenDialog]]:
+    """Prompt -> the dialogs that stand there, so that samples of one prompt share its prefill. Others are ended."""
+    encoded = protocol.encode_dialogs(
+        [Dialog((*dialog.row.prompt, *dialog.messages), dialog.row.tools, open_assistant=True) for dialog in dialogs]
+    )
+    asked: dict[tuple[int, ...], list[_OpenDialog]] = {}
+    for place, dialog in enumerate(dialogs):
+        start, end = encoded.starts[place : place + 2].tolist()
+        if place in encoded.refused:
+            dialog.end("no form", str(encoded.refused[place]))
+        elif end - start > backend.max_prompt_tokens:
+            dialog.end("no room")
+        else:
+            asked.setdefault(tuple(encoded.ids[start:end].tolist()), []).append(dialog)
+    return asked
+
+
+def _completed(
+    asked: dict[tuple[int, ...], list[_OpenDialog]], backend: Backend, step: int
+) -> list[tuple[_OpenDialog, Completion]]:
+    """Each dialog with its next completion."""
+    if not asked:
+        return []
+    seeds = [[step_seed(dialog.seed, step) for dialog in sharing] for sharing in asked.values()]
+    completions = backend.complete(list(asked), seeds)
+    return [
+        (dialog, completion)
+        for sharing, group in zip(asked.values(), completions, strict=True)
+        for dialog, completion in zip(sharing, group, strict=True)
+    ]

@@ -1,0 +1,142 @@
+"""Tool dialogs, run live: does the model make the right calls, and say what came out of them.
+
+Each row's dialog runs to its end with real functions, so an early mistake and what the model makes of an error count as
+they would in use. How single calls are judged against a written dialog is `eval/tool_use.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from align.config import Section
+from align.jsonl import read_rows
+from align.rows import ToolCall, ToolQuestionRow, tools_of
+from align.settings import InputPath
+from align.tools.catalog import ToolsConfig, make_registry
+from align.tools.registry import Registry
+from align.tools.replay import Recorder
+from eval.intervals import share
+from eval.runner import Generator, Result, completion_text, limited, prompt_text
+from eval.tool_use import same_value
+
+
+class ToolDialogsEvalConfig(Section):
+    """Questions that want tools, and the tools. A row may call the functions that its `tools` text names, no other."""
+
+    rows: InputPath
+    """JSONL of tool questions: calls that lead to the answer, and what it must hold."""
+    tools: ToolsConfig
+    """What answers the calls; every function that a row offers must be among them."""
+    max_calls: int = Field(6, ge=1)
+    """The model is called at most so often in one dialog; one that still wants a call then is not finished."""
+
+
+def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, limit: int | None) -> Result:
+    """right_calls: the wanted calls were all made, in their order, with equal values. Other calls may stand between
+    them (a look at something else, a call that failed and was mended); where none is wanted, none may be made.
+
+    executed: of the rows that tried a call, those in which every one ran without an error.
+    right_answer: of the rows with answers, those that ended in a message that holds one of them.
+    finished: the dialog ended by itself in a message without calls.
+    """
+    questions = limited(read_rows(config.rows, ToolQuestionRow), limit)
+    registry = make_registry(config.tools)
+    recorders = [Recorder(registry.only(tool.name for tool in tools_of(row.tools))) for row in questions]
+    dialogs = generator.dialogs(
+        questions,
+        recorders,
+        max_calls=config.max_calls,
+        max_result_characters=config.tools.max_result_characters,
+    )
+    rows: list[dict[str, Any]] = []
+    for question, dialog, recorder in zip(questions, dialogs, recorders, strict=True):
+        finished = dialog.ended == "answered"
+        ran = [record.ok for record in recorder.records] + [False] * (dialog.ended == "malformed call")
+        executed = all(ran) if ran else None
+        made = [record.call for record in recorder.records]
+        final = completion_text(dialog.messages[-1:]) if finished else ""
+        right_calls = made_in_order(question.calls, made, registry)
+        right_answer = finished and holds(final, question.answers) if question.answers else None
+        wrong = [name for name, right in (("calls", right_calls), ("answer", right_answer)) if right is False]
+        rows.append(
+            {
+                "id": question.id,
+                "prompt": prompt_text(question.prompt),
+                "answer": final,
+                "verdict": (f"wrong {' and '.join(wrong)}" if wrong else "right") if finished else dialog.ended,
+                "expected": list(question.answers),
+                "expected_calls": [f"{call.name}({call.arguments})" for call in question.calls],
+                "dialog": prompt_text((*question.prompt, *dialog.messages)),
+                "reason": dialog.reason,
+                "right_calls": right_calls,
+                "executed": executed,
+                "right_answer": right_answer,
+                "finished": finished,
+            }
+        )
+    metrics = ("right_calls", "executed", "right_answer", "finished")
+    judged = {name: [row[name] for row in rows if row[name] is not None] for name in metrics}
+    scores = {name: share(sum(verdicts), len(verdicts)) for name, verdicts in judged.items()}
+    counts = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
+    errors = Counter(record.error for recorder in recorders for record in recorder.records if record.error)
+    return Result(scores, counts | {"errors": dict(errors)}, rows)
+
+
+def made_in_order(wanted: Sequence[ToolCall], made: Sequence[ToolCall], registry: Registry) -> bool:
+    """Whether the wanted calls stand among those made, in order. A default that is spelled out is the same call."""
+    if not wanted:
+        return not made
+    remaining = iter(made)  # `any` leaves it behind the call that it found
+    return all(any(_same_call(call, other, registry) for other in remaining) for call in wanted)
+
+
+def holds(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text holds one of the answers.
+
+    A number is compared as one: "1,234.50" holds 1234.5, and 26 is neither in "126" nor in "-26" or "26.9". Any other
+    answer stands there as whole words, case and spacing aside.
+    """
+    return any(_holds_one(text, answer) for answer in answers)
+
+
+# A sign is one where no word or number stands before it: "10-5" is no minus five. Not in a name (v2) or a version.
+_NUMBER = re.compile(r"(?<![\w.])(?P<sign>[-\u2212]?)(?P<digits>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?!\.?\d)")
+_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+
+
+def _holds_one(text: str, answer: str) -> bool:
+    wanted = _NUMBER.fullmatch(answer.strip())
+    if wanted is not None and len(numbers := _numbers(answer)) == 1:
+        return numbers[0] in _numbers(text)
+    words = re.escape(_plain(answer))
+    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", _plain(text)) is not None
+
+
+def _numbers(text: str) -> list[Decimal]:
+    found = []
+    for match in _NUMBER.finditer(text):
+        grouped = _GROUPED.fullmatch(match["digits"]) is not None
+        # Commas that group no thousands divide a list: "1,2,3".
+        digits = [match["digits"].replace(",", "")] if grouped else match["digits"].split(",")
+        sign = "-" if match["sign"] else ""
+        found += [Decimal(sign + digits[0]), *map(Decimal, digits[1:])]
+    return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _same_call(wanted: ToolCall, made: ToolCall, registry: Registry) -> bool:
+    if wanted.name != made.name:
+        return False
+    schema = registry.tools[made.name].spec.parameters if made.name in registry.tools else {}
+    defaults = {key: value["default"] for key, value in schema.get("properties", {}).items() if "default" in value}
+    return same_value(defaults | wanted.parsed(), defaults | made.parsed())
