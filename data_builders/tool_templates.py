@@ -187,7 +187,7 @@ def _suite(stage: Stage, config: ToolTemplatesConfig) -> tuple[Counted[SFTRow], 
             dialogs.keep(
                 ToolQuestionRow(
                     id=row.id, source=row.source, tools=row.tools, prompt=prompt, calls=calls,
-                    answers=(played.final,) if calls else (),
+                    answers=(played.final,) if calls and not played.final.startswith(("{", "[")) else (),
                 )  # fmt: skip
             )
     for part in (single, dialogs):
