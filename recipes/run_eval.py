@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from align.config import Recipe, main
 from align.settings import ModelConfig, OutputPath, SamplingConfig
+from eval.bfcl import BFCLConfig
 from eval.factuality import FactualityConfig
 from eval.reward_accuracy import RewardAccuracyConfig
 from eval.tool_use import ToolUseConfig
@@ -31,6 +32,7 @@ class RunEvalRecipe(Recipe):
     reward_model: ModelConfig | None = None
     factuality: FactualityConfig | None = None
     tool_use: ToolUseConfig | None = None
+    bfcl: BFCLConfig | None = None
     reward_accuracy: RewardAccuracyConfig | None = None
     sampling: EvalSamplingConfig = EvalSamplingConfig()
     token_budget: int = Field(4096, gt=0)
@@ -43,18 +45,19 @@ class RunEvalRecipe(Recipe):
     @model_validator(mode="after")
     def _has_what_it_evaluates(self) -> Self:
         if not self.sections:
-            raise ValueError("wanted an evaluation (factuality, tool_use or reward_accuracy), found none")
-        if self.model is None and (self.factuality or self.tool_use):
-            raise ValueError("wanted a model for factuality and tool_use, found none")
+            raise ValueError("wanted an evaluation (factuality, tool_use, bfcl or reward_accuracy), found none")
+        if self.model is None and (self.factuality or self.tool_use or self.bfcl):
+            raise ValueError("wanted a model for factuality, tool_use and bfcl, found none")
         if self.reward_model is None and self.reward_accuracy:
             raise ValueError("wanted a reward_model for reward_accuracy, found none")
         return self
 
     @property
-    def sections(self) -> dict[str, FactualityConfig | ToolUseConfig | RewardAccuracyConfig]:
+    def sections(self) -> dict[str, FactualityConfig | ToolUseConfig | BFCLConfig | RewardAccuracyConfig]:
         named = {
             "factuality": self.factuality,
             "tool_use": self.tool_use,
+            "bfcl": self.bfcl,
             "reward_accuracy": self.reward_accuracy,
         }
         return {name: section for name, section in named.items() if section is not None}
