@@ -52,7 +52,7 @@ def read_records(path: Path) -> list[Json]:
 
 
 def function_names(folder: Path) -> set[str]:
-    """Every function that BFCL offers in any section: single-turn, live, multi-turn, memory and web search."""
+    """Every function that BFCL offers in any section (single-turn, live, multi-turn, memory, search), as written there."""
     functions = [function for record in _questions(folder) for function in record.get("function", ())]
     for path in _files(folder, "multi_turn_func_doc/*.json"):
         functions += read_records(path)

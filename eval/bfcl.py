@@ -106,7 +106,7 @@ def evaluate(config: BFCLConfig, generator: Generator, units: Path, limit: int |
                 "finished": answer.finished,
             }
         )
-    counts = {
+    counts: dict[str, Counter[str]] = {
         section: Counter(row["verdict"] for row in rows if row["section"] == section) for section in config.sections
     }
     scores = {
@@ -219,7 +219,7 @@ def _loaded() -> list[str]:
     return [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]
 
 
-def _scores(section: BFCLSection, counts: Counter[str]) -> dict[str, Share | None]:
+def _scores(section: str, counts: Counter[str]) -> dict[str, Share | None]:
     """A section's scores from its verdicts."""
     rows = counts.total()
     if section == "irrelevance":
