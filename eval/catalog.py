@@ -12,13 +12,14 @@ from typing import Any
 
 from align.config import Section
 from align.settings import ModelConfig, SamplingConfig
-from eval import factuality, reward_accuracy, tool_dialogs, tool_use
+from eval import bfcl, factuality, reward_accuracy, tool_dialogs, tool_use
 from eval.runner import Generator, Result, Scorer, evaluated
 
 GENERATING: dict[str, Callable[..., Result]] = {
     "factuality": factuality.evaluate,
     "tool_use": tool_use.evaluate,
     "tool_dialogs": tool_dialogs.evaluate,
+    "bfcl": bfcl.evaluate,
 }
 SCORING: dict[str, Callable[..., Result]] = {"reward_accuracy": reward_accuracy.evaluate}
 

@@ -12,10 +12,15 @@ from pydantic import Field, model_validator
 
 from align.config import Recipe, Section, main
 from align.settings import ModelConfig, OutputPath, SamplingConfig
+from eval.bfcl import BFCLConfig
 from eval.factuality import FactualityConfig
 from eval.reward_accuracy import RewardAccuracyConfig
 from eval.tool_dialogs import ToolDialogsEvalConfig
 from eval.tool_use import ToolUseConfig
+
+
+NAMED = ("factuality", "tool_use", "tool_dialogs", "bfcl", "reward_accuracy")
+"""The evaluations, in the order in which they run."""
 
 
 class EvalSamplingConfig(SamplingConfig):
@@ -33,6 +38,7 @@ class RunEvalRecipe(Recipe):
     factuality: FactualityConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_dialogs: ToolDialogsEvalConfig | None = None
+    bfcl: BFCLConfig | None = None
     reward_accuracy: RewardAccuracyConfig | None = None
     sampling: EvalSamplingConfig = EvalSamplingConfig()
     token_budget: int = Field(4096, gt=0)
@@ -45,21 +51,17 @@ class RunEvalRecipe(Recipe):
     @model_validator(mode="after")
     def _has_what_it_evaluates(self) -> Self:
         if not self.sections:
-            raise ValueError("wanted an evaluation (factuality, tool_use, tool_dialogs or reward_accuracy), found none")
-        if self.model is None and (self.factuality or self.tool_use or self.tool_dialogs):
-            raise ValueError("wanted a model for factuality, tool_use and tool_dialogs, found none")
+            raise ValueError(f"wanted an evaluation ({', '.join(NAMED)}), found none")
+        asked = [name for name in self.sections if name != "reward_accuracy"]
+        if self.model is None and asked:
+            raise ValueError(f"wanted a model for {' and '.join(asked)}, found none")
         if self.reward_model is None and self.reward_accuracy:
             raise ValueError("wanted a reward_model for reward_accuracy, found none")
         return self
 
     @property
     def sections(self) -> dict[str, Section]:
-        named = {
-            "factuality": self.factuality,
-            "tool_use": self.tool_use,
-            "tool_dialogs": self.tool_dialogs,
-            "reward_accuracy": self.reward_accuracy,
-        }
+        named: dict[str, Section | None] = {name: getattr(self, name) for name in NAMED}
         return {name: section for name, section in named.items() if section is not None}
 
 

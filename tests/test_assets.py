@@ -235,7 +235,7 @@ def test_a_star_does_not_cross_folders() -> None:
 
 
 def test_every_pin_is_complete() -> None:
-    assert len(assets.ASSETS) == 6
+    assert len(assets.ASSETS) == 7
     for name, asset in assets.ASSETS.items():
         assert name == asset.name
         assert len(bytes.fromhex(asset.sha256)) == 32
@@ -267,7 +267,7 @@ def test_a_second_run_of_the_module_is_fast_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert time.monotonic() - began < 2
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" ready") == 7
+    assert done.stdout.count(" ready") == 8
     assert "nothing had to be fetched" in done.stdout
 
 

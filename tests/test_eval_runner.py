@@ -135,7 +135,7 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     "text, message",
     [
         ("", "wanted an evaluation .*found none"),
-        ("factuality: {questions: q.jsonl}", "wanted a model for factuality, tool_use and tool_dialogs, found none"),
+        ("factuality: {questions: q.jsonl}", "wanted a model for factuality, found none"),
         ("reward_accuracy: {pairs: p.jsonl}", "wanted a reward_model for reward_accuracy, found none"),
     ],
 )

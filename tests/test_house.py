@@ -28,7 +28,7 @@ WINGS = {
 FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
     {"errors", "files", "reporting", "overlap", "losses"},
     {"rows", "config", "settings", "manifest"},
-    {"formats", "jsonl", "chat", "tools", "publish", "assets"},
+    {"formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets"},
     {"tree"},
     {"models"},
     {"trainers", "generation"},
@@ -38,6 +38,8 @@ FLOORS = [  # of align/, from the ground up; a room may use the rooms below it a
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that stands beside it
     ("align/jsonl.py", "formats"),
+    ("align/formats.py", "tool_formats"),
+    ("align/formats.py", "bfcl"),
     ("align/settings.py", "config"),
     ("align/overlap.py", "files"),
     ("align/chat/environment.py", "tools"),
