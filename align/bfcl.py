@@ -52,7 +52,7 @@ def read_records(path: Path) -> list[Json]:
 
 
 def function_names(folder: Path) -> set[str]:
-    """Every function that BFCL offers in any section (single-turn, live, multi-turn, memory, search), as written there."""
+    """Every function that BFCL offers, as written there: single-turn, live, multi-turn, memory and search sections."""
     functions = [function for record in _questions(folder) for function in record.get("function", ())]
     for path in _files(folder, "multi_turn_func_doc/*.json"):
         functions += read_records(path)
@@ -162,7 +162,11 @@ def _schema(schema: Any) -> Any:
 
 
 def _offered(function: Json) -> Json:
-    schema = {"type": "object", "properties": {}, **_schema(function.get("parameters") or {})}
+    """A function with a JSON schema. Raises ValueError where its parameters are no object."""
+    parameters = function.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise ValueError(f"wanted parameters as an object, found {parameters!r:.80}")
+    schema = {"type": "object", "properties": {}, **_schema(parameters)}
     return function | {"parameters": schema | {"type": "object"}}
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from align.assets import path_of
 from align.bfcl import first_answer
 from align.errors import RowError
 from align.formats import to_row
 from align.jsonl import read_rows
 from align.rows import Message, PromptRow, Row, SFTRow, ToolCall, tools_of
+from data_builders.sources import tool_dialogs
 
 HERE = "data/dialogs.jsonl:7"
 
@@ -170,6 +172,17 @@ def test_sharegpts_observations_bear_the_names_of_their_calls_where_each_has_one
     assert joined[2] == returned("[1, 2]")
 
 
+@pytest.mark.asset("llamafactory")
+def test_real_sharegpt_dialogs_are_read_as_the_builders_own_reader_reads_them() -> None:
+    records = json.loads((path_of("llamafactory") / "data/glaive_toolcall_en_demo.json").read_text(encoding="utf-8"))
+    dialogs = tool_dialogs()
+    assert len(records) == len(dialogs) == 300
+    for number, (record, dialog) in enumerate(zip(records, dialogs, strict=True)):
+        row = to_row(record, SFTRow, f"glaive.json:{number}")
+        assert row.messages == dialog.messages
+        assert tools_of(row.tools) == dialog.tools
+
+
 # BFCL
 
 BFCL: dict[str, Any] = {
@@ -280,6 +293,7 @@ ERRORS: list[tuple[type[Row], dict[str, Any], str]] = [
     (SFTRow, {**BFCL, "question": "Where?"}, "question: wanted [[messages]] of one turn, found 'Where?'"),
     (PromptRow, {**BFCL, "question": [[{"role": "bot"}]]}, "question[0].role: wanted a role, found 'bot'"),
     (PromptRow, {**BFCL, "function": "route.find"}, "function: wanted a list of functions, found 'route.find'"),
+    (PromptRow, {**BFCL, "function": [{"name": "f", "parameters": "x"}]}, "function: wanted parameters as an object"),
     (PromptRow, {**BFCL, "function": [{"description": "x"}]}, "function: tools: wanted function schemas with a name"),
     (
         SFTRow,
