@@ -128,7 +128,10 @@ def _made_up(arguments: dict[str, Any], offered: Offered, rng: random.Random) ->
     if free:
         name, sampler = rng.choice(free)
         return {**arguments, name: sampler(rng).value}
-    return {**arguments, rng.choice(("unit", "format", "language", "options", "verbose")): rng.choice(("default", True))}
+    return {
+        **arguments,
+        rng.choice(("unit", "format", "language", "options", "verbose")): rng.choice(("default", True)),
+    }
 
 
 def _misnamed(arguments: dict[str, Any], offered: Offered, rng: random.Random) -> dict[str, Any] | None:

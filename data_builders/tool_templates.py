@@ -160,7 +160,9 @@ def _pairs(stage: Stage, config: ToolTemplatesConfig, names: set[str], counted: 
 def _check(part: Counted, evaluation: set[str], config: ToolTemplatesConfig) -> None:
     part.drop_duplicates()
     part.drop_where(
-        lambda row: characters(row.messages if isinstance(row, SFTRow) else row.prompt, row.tools) > config.max_characters,
+        lambda row: (
+            characters(row.messages if isinstance(row, SFTRow) else row.prompt, row.tools) > config.max_characters
+        ),
         "over max_characters",
     )
     part.drop_matches(evaluation)
@@ -186,7 +188,11 @@ def _suite(stage: Stage, config: ToolTemplatesConfig) -> tuple[Counted[SFTRow], 
             prompt = played.messages[:asked]
             dialogs.keep(
                 ToolQuestionRow(
-                    id=row.id, source=row.source, tools=row.tools, prompt=prompt, calls=calls,
+                    id=row.id,
+                    source=row.source,
+                    tools=row.tools,
+                    prompt=prompt,
+                    calls=calls,
                     answers=(played.final,) if calls and not played.final.startswith(("{", "[")) else (),
                 )  # fmt: skip
             )

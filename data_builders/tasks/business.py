@@ -7,7 +7,7 @@ from datetime import date as Date
 from datetime import timedelta
 from typing import Literal
 
-from data_builders.tasks.draw import LAST_NAMES, clock, date, decimal, one_of, percent, person, whole
+from data_builders.tasks.draw import LAST_NAMES, date, decimal, one_of, percent, person, whole
 from data_builders.tasks.task import Chain, Query, Task
 
 
@@ -130,7 +130,7 @@ def working_days(from_day: str, until_day: str, saturdays_count: bool = False) -
     return sum((start + timedelta(days=n)).weekday() < last for n in range((end - start).days + 1))
 
 
-def reserve_room(room: str, on_day: str, begins: str, duration_minutes: int = 60) -> str:
+def confirm_room_booking(room: str, on_day: str, begins: str, duration_minutes: int = 60) -> str:
     """Enters a meeting room's reservation and confirms it in one line.
 
     Args:
@@ -144,7 +144,7 @@ def reserve_room(room: str, on_day: str, begins: str, duration_minutes: int = 60
 
 _CURRENCIES = ("EUR", "USD", "GBP", "JPY", "CHF", "SEK")
 _PAYEES = tuple(f"{name}{kind}" for name in LAST_NAMES for kind in (" Taxi", " Printing", "'s Bakery", " Hotel"))
-_ROOMS = ("Blue Room", "Atlas", "Room 204", "Garden Studio", "Room B12", "Aquarium", "Loft", "Kepler Hall", "Room 7")
+_ROOMS = ("Blue Room", "Atlas", "Room 204", "Garden Studio", "Room B12", "Aquarium", "Loft 3", "Kepler Hall", "Room 7")
 
 
 def _day(text: str) -> Date:
@@ -160,7 +160,7 @@ TASKS = (
         arguments={
             "purchase_cost": whole(2000, 90000),
             "useful_life": whole(6, 15),
-            "years_used": whole(1, 5),
+            "years_used": whole(2, 5),
             "salvage_value": whole(100, 1500),
         },
         queries=(
@@ -225,7 +225,7 @@ TASKS = (
             "How many tickets at {price_each} cover {fixed_costs} of hall rent if every guest costs us {cost_each}?",
         ),
         answers=("You must sell {result}.", "The break-even point is at {result} units."),
-        names=("break_even_quantity", "minimum_sales_volume"),
+        names=("break_even_quantity", "minimum_sales_volume", "break_even_units"),
         parameters={"fixed_costs": ("overhead",), "price_each": ("unit_price",), "cost_each": ("variable_cost",)},
     ),
     Task(
@@ -245,7 +245,7 @@ TASKS = (
             "days being free?",
         ),
         answers=("The late fee is {result}.", "That makes {result} of interest."),
-        names=("overdue_interest", "late_payment_charge"),
+        names=("overdue_interest", "late_payment_charge", "fee_for_late_invoice"),
         parameters={
             "amount_due": ("invoice_amount",),
             "days_late": ("overdue_days",),
@@ -337,11 +337,11 @@ TASKS = (
         parameters={"from_day": ("start", "first"), "until_day": ("end", "last"), "saturdays_count": ("six_day_week",)},
     ),
     Task(
-        reserve_room,
+        confirm_room_booking,
         arguments={
             "room": one_of(*_ROOMS),
             "on_day": date(),
-            "begins": clock(),
+            "begins": one_of(*(f"{h:02d}:{m}" for h in range(8, 18) for m in ("00", "15", "30"))),
             "duration_minutes": one_of(15, 30, 45, 90, 120),
         },
         queries=(
@@ -351,7 +351,7 @@ TASKS = (
             "The team wants to meet in {room} on {on_day}, beginning at {begins}. Please make the reservation.",
         ),
         answers=("Reserved: {result}.", "Done: {result}."),
-        names=("book_meeting_room", "room_reservation", "hold_room"),
+        names=("block_room", "room_reservation", "hold_room"),
         parameters={
             "room": ("room_name", "place"),
             "on_day": ("date",),
@@ -406,5 +406,32 @@ CHAINS = (
         ),
         between=("The fee is {given}. I enter it.", "That is {given} of interest."),
         answers=("Entered: {result}.", "The fee of {given} is in the books: {result}"),
+    ),
+    Chain(
+        payment_due_date,
+        confirm_room_booking,
+        feeds="on_day",
+        queries=(
+            "Invoice of {issued_on}, {terms_days} days to pay. Reserve {room} at {begins} on the due date for a talk "
+            "about it.",
+            "We go through the payments in {room} on the day the bill of {issued_on} (net {terms_days}) is due. Book "
+            "it for {begins}.",
+            "due date of {issued_on} + {terms_days} days, then {room} that day from {begins}, {duration_minutes} min",
+        ),
+        between=("It is due on {given}.", "The due date is {given}; now the room."),
+        answers=("Reserved: {result}.", "The room is yours: {result}."),
+    ),
+    Chain(
+        net_from_gross_price,
+        record_expense,
+        feeds="amount",
+        takes="net",
+        queries=(
+            "We paid {payee} {gross_price} with {vat_percent} VAT in it. Enter only the net amount, in {currency}.",
+            "Take {vat_percent} VAT out of {gross_price} and book the net as paid to {payee}, {currency}.",
+            "{payee}, gross {gross_price} {currency}, VAT {vat_percent}: record it net, please",
+        ),
+        between=("Net it is {given}.", "Without tax that is {given}. I enter it."),
+        answers=("Entered: {result}.", "The net amount of {given} is booked: {result}."),
     ),
 )

@@ -232,8 +232,7 @@ TASKS = (
         queries=(
             "How do I make {final_ml} ml of {wanted_percent}% solution from a {stock_percent}% stock?",
             "stock {stock_percent}%, wanted {wanted_percent}%, final volume {final_ml} ml",
-            "The cleaner comes at {stock_percent} percent and I want {final_ml} ml at {wanted_percent} percent. How much "
-            "cleaner and how much water?",
+            "The cleaner has {stock_percent} percent. How do I get {final_ml} ml at {wanted_percent} percent?",
             "Dilute from {stock_percent} % to {wanted_percent} %, giving {final_ml} milliliters in the end.",
         ),
         answers=(
@@ -346,9 +345,8 @@ TASKS = (
         queries=(
             "We tagged {tagged} carp. Later we caught {caught_later}, {tagged_among_them} with tags. How many carp?",
             "tagged {tagged}, caught later {caught_later}, marked among these {tagged_among_them}: population?",
-            "Estimate the beetles in a wood: {tagged} were marked, then {caught_later} trapped, and {tagged_among_them} "
-            "of these had a mark.",
-            "Of {caught_later} voles caught today, {tagged_among_them} wore one of our {tagged} tags. Their population?",
+            "Beetles: {tagged} marked, then {caught_later} trapped, {tagged_among_them} of them marked. Estimate?",
+            "Of {caught_later} voles caught today, {tagged_among_them} wore one of our {tagged} tags. Population?",
         ),
         answers=("About {result} animals live there.", "The estimate is {result} animals."),
         names=("mark_and_recapture", "estimate_population", "tag_estimate"),
@@ -428,8 +426,8 @@ CHAINS = (
         animals_per_hectare,
         feeds="animals",
         queries=(
-            "{tagged} newts tagged, {caught_later} caught later, {tagged_among_them} with tags. Per ha, on {hectares} ha?",
-            "{tagged} mice marked, then {caught_later} caught; {tagged_among_them} had marks. Density on {hectares} ha?",
+            "{tagged} newts tagged, {caught_later} caught later, {tagged_among_them} with tags. Per ha of {hectares}?",
+            "{tagged} mice marked, then {caught_later} caught, {tagged_among_them} marked. Density on {hectares} ha?",
             "Density on {hectares} hectares, from tagging: {tagged} at first, {caught_later} caught later, of which "
             "{tagged_among_them} tagged",
         ),

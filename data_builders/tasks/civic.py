@@ -353,7 +353,7 @@ TASKS = (
     Task(
         hold_book,
         arguments={"call_number": one_of(*(f"{a}{n}" for a in "ABCDEFGHKM" for n in range(14, 999, 67))),
-                   "card_number": whole(100000, 999999), "pickup_branch": branch},
+                   "card_number": one_of(*range(100013, 999999, 7919)), "pickup_branch": branch},
         queries=(
             "Hold the book {call_number} for me, my card is {card_number}.",
             "Please put {call_number} aside at the {pickup_branch} branch; library card {card_number}.",

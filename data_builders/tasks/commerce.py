@@ -1,4 +1,4 @@
-"""Shops, parcels, funds, homes and insurance: apart from plain sums, stand-ins for services whose answers are made up."""
+"""Shops, parcels, funds, homes and insurance: apart from plain sums, stand-ins for services with made-up answers."""
 
 from __future__ import annotations
 
@@ -271,8 +271,7 @@ TASKS = (
         arguments={"unit_value": decimal(8, 190, 2), "budget": whole(500, 25000), "order_fee": decimal(2, 30, 2)},
         queries=(
             "How many units at {unit_value} each can I buy for {budget} dollars?",
-            "I inherited {budget} dollars. The fund costs {unit_value} a unit and the bank takes {order_fee} per order. "
-            "How many units do I get?",
+            "I inherited {budget} dollars. A unit is {unit_value} and the bank takes {order_fee}. How many can I get?",
             "budget {budget}, fee {order_fee}, unit {unit_value}: whole units?",
             "With {budget} to invest and a price of {unit_value}, what's the most units I can get?",
         ),
@@ -286,7 +285,7 @@ TASKS = (
         queries=(
             "What might a {square_meters} square meter flat at {street_address} in {town} be worth?",
             Query("Value of {street_address}, {town}: {square_meters} m2, with balcony", {"balcony": True}),
-            "We're selling our house in {town}, {street_address}. It has {square_meters} square meters. An estimate?",
+            "We're selling our house in {town}, {street_address}. It has {square_meters} square meters. Its value?",
             "Please appraise {street_address}, {town}, living area {square_meters} square meters.",
         ),
         answers=("It may be worth {result} dollars.", "The estimate is ${result}."),
@@ -381,7 +380,7 @@ CHAINS = (
         gross_rental_yield,
         feeds="purchase_price",
         queries=(
-            "What is {street_address} in {town} worth ({square_meters} m2), and what yield is a rent of {monthly_rent}?",
+            "What is {street_address} in {town} worth ({square_meters} m2), and its yield at a rent of {monthly_rent}?",
             "Appraise {square_meters} square meters at {street_address}, {town}. Yield at {monthly_rent} a month?",
             "{town}, {street_address}, {square_meters} sqm, rented for {monthly_rent}: yield at market value?",
         ),

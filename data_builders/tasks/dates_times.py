@@ -7,7 +7,7 @@ from datetime import date as Date
 from datetime import datetime, timedelta
 from typing import Literal
 
-from data_builders.tasks.draw import clock, date, one_of, several, whole
+from data_builders.tasks.draw import Sampler, clock, date, one_of, several, whole
 from data_builders.tasks.task import Chain, Query, Task
 
 
@@ -72,6 +72,8 @@ def meeting_overlap(first_start: str, first_end: str, second_start: str, second_
         second_start: HH:MM
         second_end: HH:MM
     """
+    if _minutes(first_end) < _minutes(first_start) or _minutes(second_end) < _minutes(second_start):
+        raise ValueError("an appointment must not end before it starts")
     starts, ends = max(_minutes(first_start), _minutes(second_start)), min(_minutes(first_end), _minutes(second_end))
     return max(0, ends - starts)
 
@@ -176,7 +178,7 @@ _MONTHS = tuple((number, name) for number, name in enumerate(calendar.month_name
 _NTH = ((1, "first"), (2, "second"), (3, "third"), (4, "fourth"))
 _OFFSETS = tuple((n, f"UTC{n:+g}") for n in (-8, -5, -3, 0, 1, 2, 3, 4, 5.5, 7, 8, 9, 10))
 _TITLES = ("dentist appointment", "car inspection", "parents' evening", "tax return", "choir concert", "vet visit",
-           "library books", "passport renewal", "Nora's birthday", "flu shot", "piano exam")  # fmt: skip
+           "book return", "passport renewal", "Nora's birthday", "flu shot", "piano exam")  # fmt: skip
 _MEDICINES = (
     "ibuprofen",
     "the antibiotic",
@@ -187,6 +189,11 @@ _MEDICINES = (
     "Lumadin",
     "iron tablets",
 )
+
+
+def _time_in(first_hour: int, last_hour: int) -> Sampler:
+    return one_of(*(f"{hour:02d}:{m:02d}" for hour in range(first_hour, last_hour + 1) for m in (0, 15, 20, 30, 45)))
+
 
 TASKS = (
     Task(
@@ -256,7 +263,12 @@ TASKS = (
     ),
     Task(
         meeting_overlap,
-        arguments={name: clock() for name in ("first_start", "first_end", "second_start", "second_end")},
+        arguments={
+            "first_start": _time_in(8, 9),
+            "first_end": _time_in(11, 13),
+            "second_start": _time_in(10, 12),
+            "second_end": _time_in(13, 16),
+        },
         queries=(
             "One call runs from {first_start} to {first_end}, another from {second_start} to {second_end}. How many "
             "minutes do they overlap?",
@@ -287,12 +299,7 @@ TASKS = (
         ),
         answers=("That is {result}.", "The date is {result}."),
         names=("add_to_date", "move_date", "date_offset"),
-        parameters={
-            "base_date": ("start_date", "day"),
-            "amount": ("count", "number"),
-            "unit": ("period",),
-            "backwards": ("subtract",),
-        },
+        parameters={"base_date": ("day",), "amount": ("count",), "unit": ("period",), "backwards": ("subtract",)},
         slips={"unit": (("d", "days"), ("wks", "weeks"), ("mo", "months"), ("yrs", "years"))},
     ),
     Task(
@@ -366,12 +373,7 @@ TASKS = (
         ),
         answers=("Take {medicine} at {times}.", "The times are {times}."),
         names=("medication_schedule", "plan_doses", "pill_times"),
-        parameters={
-            "medicine": ("drug", "name"),
-            "first_dose": ("start_time",),
-            "hours_apart": ("interval_hours",),
-            "doses": ("count",),
-        },
+        parameters={"medicine": ("drug",), "first_dose": ("start_time",), "hours_apart": ("gap",), "doses": ("count",)},
     ),
 )
 

@@ -35,7 +35,7 @@ def dish_from_leftovers(ingredients: list[str], max_minutes: int = 45, vegan: bo
     return f"{'vegan ' if vegan else ''}{ingredients[0]} {made_up_choice(kinds, *ingredients)}"
 
 
-def scale_ingredient(quantity: float, recipe_serves: int, guests: int) -> float:
+def quantity_for_guests(quantity: float, recipe_serves: int, guests: int) -> float:
     """Adapt the quantity of an ingredient to another number of people.
 
     Args:
@@ -195,7 +195,7 @@ TASKS = (
         parameters={"ingredients": ("items", "available"), "max_minutes": ("time_limit",), "vegan": ("vegan_only",)},
     ),
     Task(
-        scale_ingredient,
+        quantity_for_guests,
         arguments={"quantity": decimal(20, 900), "recipe_serves": one_of(2, 3, 4, 6), "guests": whole(5, 24)},
         queries=(
             "The recipe takes {quantity} grams of flour for {recipe_serves} people. How much for {guests}?",

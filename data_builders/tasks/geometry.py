@@ -33,7 +33,7 @@ def wall_surface(walls: list[float], ceiling_height: float, openings: float = 0)
     return round(max(sum(walls) * ceiling_height - openings, 0), 2)
 
 
-def paint_tins(surface: float, tin_liters: float, coats: int = 1) -> int:
+def tins_for_surface(surface: float, tin_liters: float, coats: int = 1) -> int:
     """Number of paint tins for a surface; a liter covers ten square meters.
 
     Args:
@@ -201,13 +201,13 @@ TASKS = (
         },
     ),
     Task(
-        paint_tins,
+        tins_for_surface,
         arguments={"surface": whole(15, 240), "tin_liters": one_of(0.75, 1, 2.5, 5, 10), "coats": one_of(2, 3, 4)},
         queries=(
             "How many {tin_liters} liter tins of paint do I have to buy for {surface} square meters?",
             "We're giving {surface} m² of wall {coats} coats. The paint comes in {tin_liters} l tins. How many tins?",
             "{surface} m², {coats} coats, {tin_liters}-liter tins -> number of tins?",
-            "Could you tell me how many tins holding {tin_liters} liters each are enough to paint {surface} m² ?",
+            "Could you tell me how many tins holding {tin_liters} liters each are enough to paint {surface} m²?",
         ),
         answers=("You need {result} tins.", "Tins of paint to buy: {result}."),
         names=("paint_tins_needed", "count_paint_cans", "paint_requirement"),
@@ -377,7 +377,7 @@ TASKS = (
 CHAINS = (
     Chain(
         wall_surface,
-        paint_tins,
+        tins_for_surface,
         feeds="surface",
         queries=(
             "My room has walls of {walls} m and is {ceiling_height} m high. How many {tin_liters} liter tins of paint?",

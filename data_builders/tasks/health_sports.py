@@ -6,7 +6,7 @@ import math
 import random
 from typing import Literal
 
-from data_builders.tasks.draw import FIRST_NAMES, Sampler, Value, decimal, one_of, person, several, whole
+from data_builders.tasks.draw import FIRST_NAMES, Sampler, Value, decimal, one_of, percent, person, several, whole
 from data_builders.tasks.task import Chain, Query, Task, made_up
 
 
@@ -150,7 +150,7 @@ def top_of_scoreboard(scores: dict[str, float], lowest_wins: bool = False) -> st
     """
     if not scores:
         raise ValueError("scores must hold at least one name")
-    return (min if lowest_wins else max)(scores, key=lambda name: scores[name])
+    return sorted(scores, key=lambda name: scores[name])[0 if lowest_wins else -1]
 
 
 def season_summary(athlete: str, points: list[int]) -> dict:
@@ -166,8 +166,8 @@ def season_summary(athlete: str, points: list[int]) -> dict:
 
 
 _RACES = {"5k": 5.0, "10k": 10.0, "half": 21.0975, "marathon": 42.195}
-_DISHES = ("lentil soup", "cheese toast", "fried rice", "apple crumble", "mushroom risotto", "falafel wrap", 
-           "pancakes", "vegetable curry", "granola", "ramen", "carrot cake", "fish pie", "chili", "pea stew")  # fmt: skip
+_DISHES = ("lentil soup", "cheese toast", "fried rice", "apple crumble", "mushroom risotto", "falafel",
+           "pancakes", "vegetable curry", "granola", "ramen", "carrot cake", "chili", "pea stew")  # fmt: skip
 
 
 def _scores() -> Sampler:
@@ -182,11 +182,7 @@ def _scores() -> Sampler:
 TASKS = (
     Task(
         target_pulse,
-        arguments={
-            "age": whole(16, 80),
-            "intensity": one_of(*((n, f"{n}%") for n in (50, 60, 65, 70, 75, 80, 85))),
-            "resting_pulse": whole(45, 78),
-        },
+        arguments={"age": whole(16, 80), "intensity": percent(50, 85, 0), "resting_pulse": whole(45, 78)},
         queries=(
             "I'm {age}. At what pulse should I train for {intensity} intensity?",
             "Karvonen: age {age}, resting pulse {resting_pulse}, intensity {intensity}",
@@ -200,7 +196,7 @@ TASKS = (
     ),
     Task(
         pace_per_km,
-        arguments={"distance_km": decimal(3, 30), "minutes": decimal(15, 200)},
+        arguments={"distance_km": decimal(6, 12), "minutes": decimal(36, 75)},
         queries=(
             "I ran {distance_km} km in {minutes} minutes. What was my pace?",
             "pace: {distance_km} km / {minutes} min",
@@ -209,7 +205,7 @@ TASKS = (
             "Please give me the average pace of a run of {distance_km} kilometers that lasted {minutes} minutes.",
         ),
         answers=("Your pace was {result} minutes per kilometer.", "That is {result} min/km."),
-        names=("running_pace", "average_pace"),
+        names=("running_pace", "average_pace", "minutes_per_km"),
         parameters={"distance_km": ("distance", "kilometers"), "minutes": ("duration", "time_min")},
     ),
     Task(
@@ -238,8 +234,8 @@ TASKS = (
             "My plan says {protein_percent}% protein, {fat_percent}% fat, {daily_kcal} kcal. What do I weigh out?",
         ),
         answers=(
-            "{protein_g} g protein, {fat_g} g fat and {carbs_g} g carbohydrate.",
-            "Eat {protein_g} g of protein, {fat_g} g of fat, {carbs_g} g of carbs.",
+            "Protein {protein_g} g, fat {fat_g} g, carbs {carbs_g} g.",
+            "{protein_g} g, {fat_g} g and {carbs_g} g.",
         ),
         names=("split_macros", "nutrient_grams", "macro_plan"),
         parameters={"daily_kcal": ("calories", "energy"), "protein_percent": ("protein",), "fat_percent": ("fat",)},
@@ -313,11 +309,7 @@ TASKS = (
     ),
     Task(
         working_weight,
-        arguments={
-            "single_max_kg": decimal(40, 220),
-            "percent_of_max": whole(50, 95),
-            "plate_step": one_of(1, 1.25, 5),
-        },
+        arguments={"single_max_kg": decimal(40, 220), "percent_of_max": whole(50, 95), "plate_step": one_of(1, 2, 5)},
         queries=(
             "My maximum is {single_max_kg} kg. What do I load for {percent_of_max} percent?",
             "max {single_max_kg} kg, {percent_of_max}%, plates in steps of {plate_step} kg",
@@ -347,12 +339,7 @@ TASKS = (
         ),
         answers=("The new rating is {result}.", "It becomes {result}."),
         names=("update_elo", "new_rating", "elo_after_match"),
-        parameters={
-            "rating": ("own_rating",),
-            "opponent_rating": ("rival_rating",),
-            "outcome": ("game_result",),
-            "factor": ("k",),
-        },
+        parameters={"rating": ("own_rating",), "opponent_rating": ("rival",), "outcome": ("ended",), "factor": ("k",)},
     ),
     Task(
         top_of_scoreboard,

@@ -176,8 +176,8 @@ TASKS = (
                    "openings": decimal(1.5, 8)},
         queries=(
             "My room is {room_length} m by {room_width} m and {ceiling_height} m high. How much wall is that?",
-            "Wall surface: length {room_length} m, width {room_width} m, height {ceiling_height} m, minus {openings} m2 "
-            "of doors and windows",
+            "Wall surface: length {room_length} m, width {room_width} m, height {ceiling_height} m, minus {openings} "
+            "m2 of doors and windows",
             "The nursery measures {room_length} x {room_width} meters with a ceiling at {ceiling_height}. "
             "Leaving out {openings} square meters of windows, how large are its walls?",
             "How many square meters of wall does a {room_length} by {room_width} m room with {ceiling_height} m "
@@ -285,7 +285,7 @@ TASKS = (
         arguments={"watts": several(whole(20, 2200), 2, 5), "hours_per_day": decimal(0.5, 12), "days": whole(5, 90)},
         queries=(
             "How many kWh do appliances of {watts} watts use in {days} days at {hours_per_day} hours a day?",
-            "These run {hours_per_day} hours daily: {watts} W. How much electricity is that over the default month?",
+            "These run {hours_per_day} hours daily: {watts} W. How much electricity is that in a month?",
             "energy use; powers {watts} W; {hours_per_day} h per day; {days} days",
             "My devices have {watts} watts and are on for {hours_per_day} hours every day. Kilowatt-hours in {days} "
             "days?",
@@ -316,8 +316,8 @@ TASKS = (
         queries=(
             "How many liters of soil fill a raised bed {bed_length_cm} cm long, {bed_width_cm} cm wide, filled "
             "{fill_depth_cm} cm deep?",
-            "I built {beds} beds of {bed_length_cm} by {bed_width_cm} cm. The soil shall be {fill_depth_cm} cm deep; how "
-            "many liters in all?",
+            "I built {beds} beds of {bed_length_cm} by {bed_width_cm} cm. The soil shall be {fill_depth_cm} cm deep; "
+            "how many liters in all?",
             "soil for a bed: {bed_length_cm} x {bed_width_cm} cm, depth {fill_depth_cm} cm",
             "{beds} garden beds, each {bed_length_cm} cm x {bed_width_cm} cm, {fill_depth_cm} cm of soil. Liters, "
             "please.",
@@ -398,8 +398,8 @@ CHAINS = (
         feeds="surface",
         queries=(
             "How much paint does a room of {room_length} by {room_width} m with {ceiling_height} m high walls take?",
-            "Walls: {room_length} m x {room_width} m, {ceiling_height} m high, {openings} m2 of windows. Liters of paint "
-            "for {coats} coats?",
+            "Walls: {room_length} m x {room_width} m, {ceiling_height} m high, {openings} m2 of windows. Liters of "
+            "paint for {coats} coats?",
             "I paint all four walls, which are {ground}. The room is {room_length} m long, {room_width} m wide and "
             "{ceiling_height} m high. How many liters do I need?",
         ),
@@ -441,8 +441,8 @@ CHAINS = (
         queries=(
             "{people} of us share {liters_needed} liters of paint, in {can_liters} liter cans at {can_price}. Each "
             "pays?",
-            "We need {liters_needed} l of paint. A can ({can_liters} l) costs {can_price}, we get {discount_percent} off, "
-            "and {people} people split the sum. How much is it for each?",
+            "We need {liters_needed} l of paint. A can ({can_liters} l) costs {can_price}, we get {discount_percent} "
+            "off, and {people} people split the sum. How much is it for each?",
             "paint {liters_needed} l; can {can_liters} l = {can_price}; split by {people}",
         ),
         between=("The cans cost {given}.", "All cans together cost {given}."),
@@ -455,8 +455,8 @@ CHAINS = (
         queries=(
             "Square tiles of {tile_side_cm} cm come in boxes of {tiles_per_box} for {box_price}. What do I pay for "
             "{tiled_surface} square meters?",
-            "{tiled_surface} m2 floor, tile side {tile_side_cm} cm, {waste_percent} waste, {tiles_per_box} tiles in a box "
-            "at {box_price}: cost?",
+            "{tiled_surface} m2 floor, tile side {tile_side_cm} cm, {waste_percent} waste, {tiles_per_box} tiles in a "
+            "box at {box_price}: cost?",
             "How much do the tiles for {tiled_surface} square meters cost? They are {tile_side_cm} cm squares, "
             "{tiles_per_box} to the box, and a box is {box_price}.",
         ),
@@ -484,10 +484,10 @@ CHAINS = (
         queries=(
             "What do appliances of {watts} watts cost in {days} days, {hours_per_day} hours a day, at {cents_per_kwh} "
             "cents per kWh?",
-            "{watts} W, on for {hours_per_day} h daily, {days} days, {cents_per_kwh} ct/kWh and a base fee of {base_fee}: "
-            "the bill?",
-            "My devices ({watts} watts) run {hours_per_day} hours a day. A kilowatt-hour is {cents_per_kwh} cents. What "
-            "will I pay for {days} days?",
+            "{watts} W, on for {hours_per_day} h daily, {days} days, {cents_per_kwh} ct/kWh and a base fee of "
+            "{base_fee}: the bill?",
+            "My devices ({watts} watts) run {hours_per_day} hours a day. A kilowatt-hour is {cents_per_kwh} cents. "
+            "What will I pay for {days} days?",
         ),
         between=("They use {given} kWh.", "That is {given} kilowatt-hours."),
         answers=("The {given} kWh cost {result}.", "You will pay {result}."),
@@ -509,12 +509,12 @@ CHAINS = (
         soil_bags,
         feeds="soil_liters",
         queries=(
-            "How many bags of {bag_liters} liters fill a bed of {bed_length_cm} by {bed_width_cm} cm, {fill_depth_cm} cm "
-            "deep?",
-            "{beds} beds, each {bed_length_cm} x {bed_width_cm} cm, soil {fill_depth_cm} cm deep, bags of {bag_liters} l, "
-            "{reserve_percent} reserve. How many bags?",
-            "I fill my raised bed ({bed_length_cm} cm long, {bed_width_cm} cm wide) with {fill_depth_cm} cm of soil. The "
-            "shop sells {bag_liters} liter bags; how many do I buy?",
+            "How many bags of {bag_liters} liters fill a bed of {bed_length_cm} by {bed_width_cm} cm, {fill_depth_cm} "
+            "cm deep?",
+            "{beds} beds, each {bed_length_cm} x {bed_width_cm} cm, soil {fill_depth_cm} cm deep, bags of {bag_liters} "
+            "l, {reserve_percent} reserve. How many bags?",
+            "I fill my raised bed ({bed_length_cm} cm long, {bed_width_cm} cm wide) with {fill_depth_cm} cm of soil. "
+            "The shop sells {bag_liters} liter bags; how many do I buy?",
         ),
         between=("The soil makes {given} liters.", "That is {given} liters of soil."),
         answers=("You need {result} bags for {given} liters.", "Buy {result} bags."),
@@ -527,8 +527,8 @@ CHAINS = (
             "My recipe takes {recipe_grams} g of {ingredient} for {recipe_servings}. How many cups for "
             "{wanted_servings}?",
             "{recipe_grams} grams of {ingredient} serve {recipe_servings}; cups of it for {wanted_servings} servings?",
-            "Scale the {ingredient} from {recipe_servings} to {wanted_servings} servings ({recipe_grams} g in the recipe) "
-            "and tell me the amount in cups.",
+            "Scale the {ingredient} from {recipe_servings} to {wanted_servings} servings ({recipe_grams} g in the "
+            "recipe) and tell me the amount in cups.",
         ),
         between=("You need {given} grams.", "That is {given} g."),
         answers=("The {given} g are {result} cups.", "Take {result} cups."),

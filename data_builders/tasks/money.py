@@ -62,7 +62,7 @@ def budget_left(monthly_income: float, expenses: dict[str, float]) -> dict:
     return {"left": left, "largest_expense": max(expenses, key=lambda name: expenses[name])}
 
 
-def share_of_bill(bill_total: float, people: int, tip_percent: float = 0, round_up: bool = False) -> float:
+def bill_share_each(bill_total: float, people: int, tip_percent: float = 0, round_up: bool = False) -> float:
     """What everyone pays when a bill is split evenly.
 
     Args:
@@ -136,8 +136,8 @@ def price_after_inflation(todays_price: float, inflation: float, years_ahead: in
     return round(todays_price * (1 + inflation / 100) ** years_ahead, 2)
 
 
-_ARTICLES = ("racing bike", "oak table", "acoustic guitar", "sewing machine", "leather sofa", "espresso machine",
-             "film camera", "kayak", "upright piano", "telescope", "drum kit", "pottery wheel")  # fmt: skip
+_ARTICLES = ("racing bike", "pine table", "bass guitar", "sewing machine", "leather sofa", "coffee machine",
+             "film camera", "kayak", "grand piano", "telescope", "drum kit", "pottery wheel")  # fmt: skip
 _BANKS = tuple(f"{name} {kind}" for name in LAST_NAMES[:24] for kind in ("Bank", "Savings", "& Sons Bank"))
 
 
@@ -228,11 +228,11 @@ TASKS = (
             "You have {left} left; the largest expense is {largest_expense}.",
             "{left} remains. Most goes into {largest_expense}.",
         ),
-        names=("monthly_budget", "remaining_income"),
+        names=("monthly_budget", "remaining_income", "what_is_left"),
         parameters={"monthly_income": ("income", "salary"), "expenses": ("costs", "spending")},
     ),
     Task(
-        share_of_bill,
+        bill_share_each,
         arguments={"bill_total": decimal(30, 400, 2), "people": whole(2, 12), "tip_percent": percent(5, 20, 0)},
         queries=(
             "We are {people} and the bill is {bill_total}. What does each of us pay?",
@@ -284,7 +284,7 @@ TASKS = (
             "Look up the {term} deposit rate of {bank}.",
         ),
         answers=("{bank} pays {rate_percent} percent.", "The rate is {rate_percent}%."),
-        names=("deposit_rate", "bank_interest_quote"),
+        names=("deposit_rate", "bank_interest_quote", "term_deposit_offer"),
         parameters={"bank": ("institution", "bank_name"), "term": ("duration", "period")},
     ),
     Task(
@@ -362,7 +362,7 @@ CHAINS = (
     ),
     Chain(
         price_after_inflation,
-        share_of_bill,
+        bill_share_each,
         feeds="bill_total",
         queries=(
             "A feast costs {todays_price} today. After {years_ahead} years of {inflation} inflation, what does each "
@@ -407,7 +407,7 @@ CHAINS = (
     ),
     Chain(
         stacked_discount,
-        share_of_bill,
+        bill_share_each,
         feeds="bill_total",
         queries=(
             "{people} of us buy a present for {list_price}, less {discounts} in turn. What does each pay?",

@@ -130,7 +130,7 @@ def grant_access(document: str, people: list[str], right: Literal["view", "comme
     return {"shared_with": len(people), "right": right, "link": f"doc.example/{made_up(1000, 9999, document)}"}
 
 
-def reserve_room(office: str, seats: int, projector: bool = False) -> str:
+def hold_meeting_room(office: str, seats: int, projector: bool = False) -> str:
     """Reserve the smallest free meeting room of an office that is large enough.
 
     Args:
@@ -334,7 +334,7 @@ TASKS = (
         parameters={"document": ("doc", "shared_file"), "people": ("users", "names"), "right": ("permission", "role")},
     ),
     Task(
-        reserve_room,
+        hold_meeting_room,
         arguments={"office": city(), "seats": whole(3, 40)},
         queries=(
             "I need a meeting room for {seats} people in our {office} office.",
@@ -403,7 +403,7 @@ CHAINS = (
         answers=("It is on your list as number {number}, due {given}.", "Noted for {given}, a {weekday}."),
     ),
     Chain(
-        reserve_room,
+        hold_meeting_room,
         plan_meeting,
         feeds="place",
         queries=(

@@ -244,9 +244,9 @@ TASKS = (
         link_between,
         arguments={"first_series": FIVE, "second_series": FIVE, "method": one_of("pearson", "spearman")},
         queries=(
-            "How strongly are {first_series} and {second_series} correlated?",
+            "How strongly are these two series correlated: {first_series}; {second_series}?",
             "Hours of sun: {first_series}. Ice creams sold: {second_series}. What's the correlation?",
-            "{method} correlation between {first_series} and {second_series}, please",
+            "{method} correlation, please. First series: {first_series}. Second series: {second_series}.",
             Query(
                 "Compute the rank correlation (Spearman) of {first_series} with {second_series}.",
                 {"method": "spearman"},
@@ -350,7 +350,7 @@ TASKS = (
     ),
     Task(
         archive_column_mean,
-        arguments={"dataset": DATASETS, "column": one_of("weight", "duration", "count", "age", "delay", "score")},
+        arguments={"dataset": DATASETS, "column": one_of("weight", "duration", "count", "length", "delay", "score")},
         queries=(
             'Get the mean of the column {column} in the data set "{dataset}".',
             "What is the average {column} in {dataset}?",
@@ -384,7 +384,7 @@ CHAINS = (
         explained_percent,
         feeds="coefficient",
         queries=(
-            "How much of the variance is explained by the correlation between {first_series} and {second_series}?",
+            "Correlate these: how much variance is explained? First: {first_series}. Second: {second_series}.",
             "Correlate {first_series} with {second_series} and give me the explained variance in percent.",
             "Rain: {first_series}. Umbrellas: {second_series}. Explained variance ({method})?",
         ),

@@ -12,7 +12,7 @@ from data_builders.tasks.task import Chain, Query, Task
 
 
 def count_phrase(passage: str, phrase: str, match_case: bool = False) -> int:
-    """Counts how often a word or phrase occurs in a passage.
+    """Counts how often a whole word or phrase occurs in a passage.
 
     Args:
         passage: Text to look through.
@@ -21,7 +21,7 @@ def count_phrase(passage: str, phrase: str, match_case: bool = False) -> int:
     """
     if not phrase:
         raise ValueError("phrase must not be empty")
-    return passage.count(phrase) if match_case else passage.lower().count(phrase.lower())
+    return len(re.findall(rf"(?<!\w){re.escape(phrase)}(?!\w)", passage, 0 if match_case else re.IGNORECASE))
 
 
 def shift_cipher(message: str, shift: int, direction: Literal["encode", "decode"] = "encode") -> str:
@@ -59,11 +59,11 @@ def mask_digits(number: str, visible: int = 4) -> str:
         number: Digits as a string; spaces stay where they are.
         visible: How many digits remain readable. Default is 4.
     """
-    hidden, shown = sum(sign.isdigit() for sign in number) - visible, []
+    hidden, shown = sum(sign.isdigit() for sign in number) - visible, ""
     for sign in number:
-        shown.append("*" if sign.isdigit() and hidden > 0 else sign)
+        shown += "*" if sign.isdigit() and hidden > 0 else sign
         hidden -= sign.isdigit()
-    return "".join(shown)
+    return shown
 
 
 def initials_of(full_name: str, with_dots: bool = False) -> str:
@@ -86,8 +86,8 @@ def arrange_words(
         order_by: What decides about the order.
         descending: Whether to begin with the last or longest.
     """
-    arranged = sorted(words, key=(lambda word: (len(word), word)) if order_by == "length" else str.lower)
-    return ", ".join(reversed(arranged) if descending else arranged)
+    arranged = sorted(words, key=lambda word: (len(word) if order_by == "length" else 0, word.lower()))
+    return ", ".join(arranged[::-1] if descending else arranged)
 
 
 def longest_word(candidates: list[str]) -> str:
@@ -207,7 +207,7 @@ TASKS = (
         count_phrase,
         arguments={
             "passage": _passage(),
-            "phrase": one_of("the", "dog", "moon", "a red boat", "then", "the bird", "an"),
+            "phrase": one_of("the", "dog", "moon", "a red boat", "then", "the bird", "the queen"),
         },
         queries=(
             'How often does "{phrase}" occur in "{passage}"?',
@@ -293,7 +293,7 @@ TASKS = (
             "My spelling list has the words {words}. What is the order in a dictionary?",
         ),
         answers=("In order: {result}.", "Here they are: {result}."),
-        names=("order_words", "sort_word_list"),
+        names=("order_words", "sort_word_list", "words_in_order"),
         parameters={"words": ("items", "terms"), "order_by": ("criterion",), "descending": ("backwards", "reverse")},
     ),
     Task(
@@ -306,7 +306,7 @@ TASKS = (
             "Please pick the word with the most letters from this list: {candidates}.",
         ),
         answers=('It is "{result}".', 'The longest one is "{result}".'),
-        names=("find_longest", "word_with_most_letters"),
+        names=("find_longest", "word_with_most_letters", "pick_longest_word"),
         parameters={"candidates": ("word_list", "options")},
     ),
     Task(

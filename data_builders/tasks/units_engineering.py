@@ -81,7 +81,7 @@ def paint_tins(wall_area: float, coats: int = 2, tin_liters: float = 5) -> int:
     return math.ceil(round(wall_area * coats / 10 / tin_liters, 6))
 
 
-def room_wall_area(room_length: float, room_width: float, ceiling_height: float, openings: float = 0) -> float:
+def four_walls_area(room_length: float, room_width: float, ceiling_height: float, openings: float = 0) -> float:
     """Area of the four walls of a room in square meters.
 
     Args:
@@ -168,7 +168,7 @@ def stair_layout(rise_cm: float, highest_riser_cm: float = 18.5) -> dict:
 
 _PASCALS = {"psi": 6894.757, "bar": 100000.0, "kPa": 1000.0, "atm": 101325.0, "mmHg": 133.322}
 _DENSITIES = {"concrete": 2400, "gravel": 1680, "sand": 1600, "steel": 7850, "oak": 720, "brick": 1900}
-_APPLIANCES = ("freezer", "dishwasher", "space heater", "aquarium pump", "kiln", "dehumidifier", "3D printer", "sauna")
+_APPLIANCES = ("freezer", "dishwasher", "space heater", "pond pump", "kiln", "dehumidifier", "3D printer", "sauna")
 
 TASKS = (
     Task(
@@ -199,7 +199,7 @@ TASKS = (
             "The ad says {miles_per_gallon} miles per gallon; how much does the car use per 100 kilometers?",
         ),
         answers=("It uses {result} liters per 100 km.", "{result} l/100 km."),
-        names=("mpg_to_metric", "liters_per_100_km"),
+        names=("mpg_to_metric", "liters_per_100_km", "fuel_per_100_km"),
         parameters={"miles_per_gallon": ("mpg", "mileage"), "imperial": ("uk_gallon", "british")},
     ),
     Task(
@@ -229,12 +229,12 @@ TASKS = (
             "Volume of concrete, please. Length {slab_length} m, width {slab_width} m, thickness {thickness_cm} cm.",
         ),
         answers=("You need {result} cubic meters.", "The slab takes {result} cubic meters."),
-        names=("concrete_for_slab", "slab_cubic_meters"),
+        names=("concrete_for_slab", "slab_cubic_meters", "volume_of_slab"),
         parameters={"slab_length": ("length",), "slab_width": ("width",), "thickness_cm": ("thickness", "depth_cm")},
     ),
     Task(
         material_weight,
-        arguments={"material": one_of(*_DENSITIES), "cubic_meters": decimal(0.5, 30, 2)},
+        arguments={"material": one_of(*_DENSITIES), "cubic_meters": decimal(0.5, 9, 2)},
         queries=(
             "What do {cubic_meters} cubic meters of {material} weigh?",
             "weight: {material}, {cubic_meters} m3",
@@ -248,7 +248,7 @@ TASKS = (
     ),
     Task(
         paint_tins,
-        arguments={"wall_area": decimal(12, 200), "coats": one_of(1, 3, 4), "tin_liters": one_of(1, 2.5, 3, 10)},
+        arguments={"wall_area": decimal(12, 200), "coats": one_of(3, 4), "tin_liters": one_of(1, 2.5, 3, 10)},
         queries=(
             "How many tins of paint for {wall_area} square meters of wall?",
             "Paint for {wall_area} m2, {coats} coats, tins of {tin_liters} liters. How many do I buy?",
@@ -256,11 +256,11 @@ TASKS = (
             "I want {coats} coats on {wall_area} square meters; tell me the number of tins.",
         ),
         answers=("Buy {result} tins.", "You need {result} tins of paint."),
-        names=("paint_needed", "tins_of_paint", "count_paint_cans"),
+        names=("paint_needed", "tins_of_paint", "paint_tin_count"),
         parameters={"wall_area": ("area", "square_meters"), "coats": ("layers",), "tin_liters": ("can_size",)},
     ),
     Task(
-        room_wall_area,
+        four_walls_area,
         arguments={
             "room_length": decimal(2, 9),
             "room_width": decimal(2, 7),
@@ -276,7 +276,7 @@ TASKS = (
             "I hang wallpaper in a {room_length} m by {room_width} m room of {ceiling_height} m height. Area?",
         ),
         answers=("The walls have {result} square meters.", "It is {result} square meters."),
-        names=("wall_surface", "wallpaper_area"),
+        names=("walls_to_cover", "wallpaper_area", "area_of_room_walls"),
         parameters={"room_length": ("length",), "room_width": ("width",), "ceiling_height": ("height",)},
     ),
     Task(
@@ -295,7 +295,7 @@ TASKS = (
             "Tell me the energy use of my {watts} W {appliance}, please. It is on {hours_per_day} hours per day.",
         ),
         answers=("The {appliance} uses {kilowatt_hours} kWh.", "That is {kilowatt_hours} kilowatt hours."),
-        names=("power_usage", "electricity_used", "appliance_consumption"),
+        names=("power_usage", "electricity_used", "appliance_kwh"),
         parameters={"appliance": ("device",), "watts": ("power",), "hours_per_day": ("daily_hours",)},
     ),
     Task(
@@ -314,7 +314,7 @@ TASKS = (
             "Monthly use {energy_kwh} kWh, sun {sun_hours} h/day. Number of {panel_watts} W panels?",
         ),
         answers=("You need {result} panels.", "{result} panels will do."),
-        names=("panel_count", "size_solar_array"),
+        names=("panel_count", "size_solar_array", "panels_required"),
         parameters={"energy_kwh": ("energy",), "panel_watts": ("panel_power",), "sun_hours": ("daily_sun",)},
     ),
     Task(
@@ -330,7 +330,7 @@ TASKS = (
             "Please work out the total of {resistors} ohms wired in {wiring}.",
         ),
         answers=("It is {result} ohms.", "The total is {result} ohms."),
-        names=("total_resistance", "resistor_network", "equivalent_ohms"),
+        names=("network_resistance", "resistor_network", "ohms_of_network"),
         parameters={"resistors": ("ohms", "values"), "wiring": ("connection", "layout")},
     ),
     Task(
@@ -343,7 +343,7 @@ TASKS = (
             "Work out the amperes, please: supply {voltage} V, load {total_ohms} ohms.",
         ),
         answers=("It draws {result} amperes.", "The current is {result} A."),
-        names=("amperes_through", "load_current"),
+        names=("amperes_through", "load_current", "amps_drawn"),
         parameters={"voltage": ("volts",), "total_ohms": ("resistance", "ohms")},
     ),
     Task(
@@ -356,7 +356,7 @@ TASKS = (
             "Please put {centimeters} centimeters into feet and inches for me.",
         ),
         answers=("That is {result}.", "It measures {result}."),
-        names=("cm_to_feet", "imperial_length"),
+        names=("cm_to_feet", "imperial_length", "say_in_feet"),
         parameters={"centimeters": ("cm", "length_cm")},
     ),
     Task(
@@ -369,7 +369,7 @@ TASKS = (
             "Plan the stairs for {rise_cm} cm from floor to floor.",
         ),
         answers=("Build {steps} steps of {riser_cm} cm.", "{steps} steps, each {riser_cm} cm high."),
-        names=("plan_stairs", "step_count"),
+        names=("plan_stairs", "step_count", "design_staircase"),
         parameters={"rise_cm": ("total_rise", "height_cm"), "highest_riser_cm": ("riser_limit",)},
     ),
 )
@@ -380,7 +380,7 @@ CHAINS = (
         material_weight,
         feeds="cubic_meters",
         queries=(
-            "How heavy is a {material} slab of {slab_length} by {slab_width} m that is {thickness_cm} cm thick?",
+            "How heavy is a layer of {material}, {slab_length} by {slab_width} m and {thickness_cm} cm thick?",
             "slab {slab_length} x {slab_width} m, {thickness_cm} cm, of {material}: weight?",
             "I spread {material} {thickness_cm} cm deep over {slab_length} m by {slab_width} m. How many kilograms is "
             "it?",
@@ -389,7 +389,7 @@ CHAINS = (
         answers=("It weighs {result} kg.", "{given} cubic meters weigh {result} kg."),
     ),
     Chain(
-        room_wall_area,
+        four_walls_area,
         paint_tins,
         feeds="wall_area",
         queries=(
