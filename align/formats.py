@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from align.errors import RowError
-from align.rows import PreferenceRow, PromptRow, Row, SFTRow, row_id, tools_of, tools_text
+from align.rows import PreferenceRow, PromptRow, Row, SFTRow, ToolQuestionRow, row_id, tools_of, tools_text
 
 R = TypeVar("R", bound=Row)
 
@@ -113,6 +113,10 @@ def _prompt(record: Json, where: str) -> Json:
             "Leave the last answer out",
         )
     return {"prompt": prompt}
+
+
+def _tool_question(record: Json, where: str) -> Json:
+    return _prompt(record, where) | {key: record[key] for key in ("calls", "answers") if key in record}
 
 
 def _preference(record: Json, where: str) -> Json:
@@ -385,4 +389,5 @@ _READERS: Mapping[type[Row], Callable[[Json, str], Json]] = {
     SFTRow: _sft,
     PreferenceRow: _preference,
     PromptRow: _prompt,
+    ToolQuestionRow: _tool_question,
 }
