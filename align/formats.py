@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from align.bfcl import first_answer, prompt_fields
 from align.errors import RowError
-from align.rows import PreferenceRow, PromptRow, Row, SFTRow, row_id
+from align.rows import PreferenceRow, PromptRow, Row, SFTRow, ToolQuestionRow, row_id
 from align.tool_formats import (
     call_fields,
     called_name,
@@ -132,6 +132,10 @@ def _prompt(record: Json, where: str) -> Json:
             "Leave the last answer out",
         )
     return {"prompt": prompt}
+
+
+def _tool_question(record: Json, where: str) -> Json:
+    return _prompt(record, where) | {key: record[key] for key in ("calls", "answers") if key in record}
 
 
 def _preference(record: Json, where: str) -> Json:
@@ -351,4 +355,5 @@ _READERS: Mapping[type[Row], Callable[[Json, str], Json]] = {
     SFTRow: _sft,
     PreferenceRow: _preference,
     PromptRow: _prompt,
+    ToolQuestionRow: _tool_question,
 }

@@ -111,12 +111,12 @@ class QuestionRow(PromptRow):
 
 
 class ToolQuestionRow(PromptRow):
-    """A prompt that is answered by calling functions, with calls that lead to the answer and what it must hold."""
+    """A prompt that functions are on offer for, with what is known of the right calls and the right answer."""
 
-    calls: tuple[ToolCall, ...] = ()
-    """One way to get there, in order; empty where no function helps, and none must be called."""
+    calls: tuple[ToolCall, ...] | None = None
+    """Calls that lead to the answer, in order; empty where none must be made, None where nobody said."""
     answers: tuple[str, ...] = ()
-    """What the final message must hold, any one of them; empty where its words are not judged."""
+    """What the final message must hold, any one of them; empty where nobody said."""
 
 
 class SFTRow(Row):

@@ -46,6 +46,8 @@ class ToolTemplatesConfig(Section):
     """Dialogs held out, by kind."""
     most_offered: int = Field(3, gt=0)
     """Functions offered in one dialog, at most."""
+    alone_share: float = Field(0.3, ge=0, le=1)
+    """Share of the dialogs that offer nothing beside the functions they are about."""
     renamed_share: float = Field(0.8, ge=0, le=1)
     """Share of the functions that appear under another name, with other names of parameters; the rest as they are."""
     pairs: int = Field(0, ge=0)
@@ -73,9 +75,9 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     names, evaluation = _left_out(config)
     held = domains(config.heldout_domains)
     there = domains(name for name in DOMAINS if name not in config.heldout_domains)
-    suite = _suite(Stage(held, config.most_offered, 0.0), config)
+    suite = _suite(Stage(held, config.most_offered, 0.0, config.alone_share), config)
     evaluation = evaluation.union(*(prompt_keys(row) for part in suite for row in part.rows))
-    stage = Stage(there, config.most_offered, config.renamed_share)
+    stage = Stage(there, config.most_offered, config.renamed_share, config.alone_share)
 
     train: Counted[SFTRow] = Counted()
     records: dict[str, Played] = {}

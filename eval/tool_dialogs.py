@@ -6,10 +6,8 @@ they would in use. How single calls are judged against a written dialog is `eval
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from pydantic import Field
 
 from align.config import Section
 from align.jsonl import read_rows
+from align.judges.values import holds
 from align.rows import ToolCall, ToolQuestionRow, tools_of
 from align.settings import InputPath
 from align.tools.catalog import ToolsConfig, make_registry
@@ -39,8 +38,9 @@ class ToolDialogsEvalConfig(Section):
 
 
 def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, limit: int | None) -> Result:
-    """right_calls: the wanted calls were all made, in their order, with equal values. Other calls may stand between
-    them (a look at something else, a call that failed and was mended); where none is wanted, none may be made.
+    """right_calls: of the rows that say which calls are wanted, those in which all were made, in their order and with
+    equal values. Other calls may stand between them (a look at something else, a call that failed and was mended);
+    where none is wanted, none may be made.
 
     executed: of the rows that tried a call, those in which every one ran without an error.
     right_answer: of the rows with answers, those that ended in a message that holds one of them.
@@ -62,7 +62,7 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
         executed = all(ran) if ran else None
         made = [record.call for record in recorder.records]
         final = completion_text(dialog.messages[-1:]) if finished else ""
-        right_calls = made_in_order(question.calls, made, registry)
+        right_calls = None if question.calls is None else made_in_order(question.calls, made, registry)
         right_answer = finished and holds(final, question.answers) if question.answers else None
         wrong = [name for name, right in (("calls", right_calls), ("answer", right_answer)) if right is False]
         rows.append(
@@ -72,7 +72,7 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
                 "answer": final,
                 "verdict": (f"wrong {' and '.join(wrong)}" if wrong else "right") if finished else dialog.ended,
                 "expected": list(question.answers),
-                "expected_calls": [f"{call.name}({call.arguments})" for call in question.calls],
+                "expected_calls": [f"{call.name}({call.arguments})" for call in question.calls or ()],
                 "dialog": prompt_text((*question.prompt, *dialog.messages)),
                 "reason": dialog.reason,
                 "right_calls": right_calls,
@@ -95,43 +95,6 @@ def made_in_order(wanted: Sequence[ToolCall], made: Sequence[ToolCall], registry
         return not made
     remaining = iter(made)  # `any` leaves it behind the call that it found
     return all(any(_same_call(call, other, registry) for other in remaining) for call in wanted)
-
-
-def holds(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text holds one of the answers.
-
-    A number is compared as one: "1,234.50" holds 1234.5, and 26 is neither in "126" nor in "-26" or "26.9". Any other
-    answer stands there as whole words, case and spacing aside.
-    """
-    return any(_holds_one(text, answer) for answer in answers)
-
-
-# A sign is one where no word or number stands before it: "10-5" is no minus five. Not in a name (v2) or a version.
-_NUMBER = re.compile(r"(?<![\w.])(?P<sign>[-\u2212]?)(?P<digits>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?!\.?\d)")
-_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-
-
-def _holds_one(text: str, answer: str) -> bool:
-    wanted = _NUMBER.fullmatch(answer.strip())
-    if wanted is not None and len(numbers := _numbers(answer)) == 1:
-        return numbers[0] in _numbers(text)
-    words = re.escape(_plain(answer))
-    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", _plain(text)) is not None
-
-
-def _numbers(text: str) -> list[Decimal]:
-    found = []
-    for match in _NUMBER.finditer(text):
-        grouped = _GROUPED.fullmatch(match["digits"]) is not None
-        # Commas that group no thousands divide a list: "1,2,3".
-        digits = [match["digits"].replace(",", "")] if grouped else match["digits"].split(",")
-        sign = "-" if match["sign"] else ""
-        found += [Decimal(sign + digits[0]), *map(Decimal, digits[1:])]
-    return found
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _same_call(wanted: ToolCall, made: ToolCall, registry: Registry) -> bool:

@@ -14,12 +14,21 @@ from pydantic import model_validator
 
 from align.config import Recipe, main
 from align.settings import OutputPath
-from data_builders import knowledge_probe, preference, sft_mix, splits, tool_templates, tool_use
+from data_builders import (
+    knowledge_probe,
+    preference,
+    sft_mix,
+    splits,
+    tool_templates,
+    tool_trajectories,
+    tool_use,
+)
 from data_builders.knowledge_probe import KnowledgeProbeConfig
 from data_builders.preference import PreferencesConfig
 from data_builders.sft_mix import SFTMixConfig
 from data_builders.splits import SplitsConfig
 from data_builders.tool_templates import ToolTemplatesConfig
+from data_builders.tool_trajectories import TrajectoriesConfig
 from data_builders.tool_use import ToolUseConfig
 
 BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
@@ -27,6 +36,7 @@ BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "preferences": preference.build,
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
+    "tool_trajectories": tool_trajectories.build,
     "knowledge_probe": knowledge_probe.build,
     "sft_mix": sft_mix.build,
 }
@@ -39,6 +49,7 @@ class BuildDataRecipe(Recipe):
     preferences: PreferencesConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None
+    tool_trajectories: TrajectoriesConfig | None = None
     knowledge_probe: KnowledgeProbeConfig | None = None
     sft_mix: SFTMixConfig | None = None
     output: OutputPath

@@ -18,7 +18,6 @@ from eval.reward_accuracy import RewardAccuracyConfig
 from eval.tool_dialogs import ToolDialogsEvalConfig
 from eval.tool_use import ToolUseConfig
 
-
 NAMED = ("factuality", "tool_use", "tool_dialogs", "bfcl", "reward_accuracy")
 """The evaluations, in the order in which they run."""
 

@@ -20,7 +20,7 @@ from eval import tool_dialogs
 from eval.catalog import run_evaluations
 from eval.intervals import share
 from eval.runner import Generator
-from eval.tool_dialogs import ToolDialogsEvalConfig, holds, made_in_order
+from eval.tool_dialogs import ToolDialogsEvalConfig, made_in_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,7 +63,7 @@ def hermes(*calls: ToolCall) -> str:
 STOCK = call("stock", item="chairs")
 TOTAL = call("total", price=2.5, count=1206)
 
-SCRIPTS: dict[str, tuple[tuple[ToolCall, ...], tuple[str, ...], list[str]]] = {
+SCRIPTS: dict[str, tuple[tuple[ToolCall, ...] | None, tuple[str, ...], list[str]]] = {
     # question -> calls wanted, answers, what the model says
     "right": ((STOCK, TOTAL), ("3015",), [hermes(STOCK), hermes(TOTAL), "Together 3,015.00 euros."]),
     "default": ((STOCK,), ("1206",), [hermes(call("stock", item="chairs", warehouse="north")), "1206 of them."]),
@@ -74,6 +74,7 @@ SCRIPTS: dict[str, tuple[tuple[ToolCall, ...], tuple[str, ...], list[str]]] = {
     "broken": ((STOCK,), ("1206",), ['<tool_call>\n{"name": "stock", 1206}\n</tool_call>']),
     "endless": ((STOCK,), ("1206",), [hermes(STOCK)] * 9),
     "silent": ((), ("Bonjour",), ["bonjour!"]),
+    "unsaid": (None, ("1206",), [hermes(STOCK), "1206"]),
     "needless": ((), (), [hermes(STOCK), "Well."]),
 }
 
@@ -134,15 +135,16 @@ def test_each_dialog_is_run_and_judged(config: ToolDialogsEvalConfig, generator:
         "broken": (False, False, False, False, "malformed call"),
         "endless": (True, True, False, False, "too many calls"),
         "silent": (True, None, True, True, "right"),
+        "unsaid": (None, True, True, True, "right"),
         "needless": (False, True, None, True, "wrong calls"),
     }
     assert found.scores == {
         "right_calls": share(6, 10),
-        "executed": share(6, 9),
-        "right_answer": share(6, 9),
-        "finished": share(8, 10),
+        "executed": share(7, 10),
+        "right_answer": share(7, 10),
+        "finished": share(9, 11),
     }
-    assert found.counts["rows"] == 10
+    assert found.counts["rows"] == 11
     assert found.counts["errors"] == {"arguments": 1, "unknown-tool": 1}
 
 
@@ -204,47 +206,3 @@ def test_wanted_calls_are_found_in_order(
     config: ToolDialogsEvalConfig, wanted: list[ToolCall], made: list[ToolCall], right: bool
 ) -> None:
     assert made_in_order(wanted, made, make_registry(config.tools)) == right
-
-
-@pytest.mark.parametrize(
-    "text, answer",
-    [
-        ("It is 1,234.50 euros.", "1234.5"),
-        ("1234.5", "1,234.50"),
-        ("So 26.", "26"),
-        ("26km", "26"),
-        ("$26, or 30%", "30"),
-        ("It is -3.0 degrees", "-3"),
-        ("It is \u22123", "-3"),
-        ("from 10-26", "26"),
-        ("[1,2,3]", "2"),
-        ("It is .5", "0.5"),
-        ("The  Red\nHouse!", "red house"),
-        ("No, never", "no"),
-        ("ends on 2024-05-01.", "2024-05-01"),
-        ("Größe XL", "GRÖSSE xl"),
-    ],
-)
-def test_texts_that_hold_an_answer(text: str, answer: str) -> None:
-    assert holds(text, ("nothing of the kind", answer))
-
-
-@pytest.mark.parametrize(
-    "text, answer",
-    [
-        ("126", "26"),
-        ("26.9", "26"),
-        ("0.26", "26"),
-        ("-26", "26"),
-        ("26", "-26"),
-        ("1,026", "26"),
-        ("1,234", "1"),
-        ("version 1.26.3", "26"),
-        ("v26", "26"),
-        ("redder houses", "red"),
-        ("", "26"),
-        ("anything", ""),
-    ],
-)
-def test_texts_that_do_not(text: str, answer: str) -> None:
-    assert not holds(text, (answer,))

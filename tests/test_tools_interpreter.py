@@ -9,9 +9,9 @@ import pytest
 
 from align.errors import SandboxError
 from align.rows import ToolCall
-from align.tools.interpreter import interpreter_tool
+from align.tools.interpreter import DialogSession, interpreter_tool
 from align.tools.registry import Registry
-from align.tools.sandbox import Sandbox, SandboxLimits
+from align.tools.sandbox import Sandbox, SandboxLimits, Session
 
 
 @pytest.fixture
@@ -41,3 +41,28 @@ def test_an_error_is_a_result_that_ends_with_its_traceback(tools: Registry) -> N
     assert failed.error == "code-error"
     assert failed.text.startswith("failed\n[stderr]hm\n")
     assert failed.text.endswith("ZeroDivisionError: division by zero[/stderr]")
+
+
+def test_a_dialogs_session_starts_with_its_first_code_and_anew_after_a_call_that_was_ended() -> None:
+    started: list[Session] = []
+
+    class Counting(Sandbox):
+        def session(self) -> Session:
+            started.append(super().session())
+            return started[-1]
+
+    try:
+        sandbox = Counting(SandboxLimits(seconds=1))
+    except SandboxError as error:
+        pytest.skip(str(error))
+    with DialogSession(sandbox) as session:
+        tools = Registry([interpreter_tool(session)])
+        assert not started
+        assert [tools.call(code(text)).text for text in ("x = 1", "x + 1")] == [
+            "completed",
+            "completed\n[value]2[/value]",
+        ]
+        assert tools.call(code("while True: pass")).error == "code-timeout"
+        assert tools.call(code("x")).text.endswith("NameError: name 'x' is not defined[/stderr]")
+        assert len(started) == 2
+    assert not any(each.alive for each in started)

@@ -1,27 +1,21 @@
 """Candidates: K completions of each prompt, sampled and scored in units that survive a crash.
 
-A unit is a fixed slice of the prompts. It appears on disk whole or not at all, a finished one is read and never run
-again, and `units.json` beside them says what they were made from, so that no folder mixes two runs. Which candidates
-are kept is `selection.py`.
+A unit is a fixed slice of the prompts; how units are kept is `units.py`, which candidates are kept is `selection.py`.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from align.chat.protocol import ChatProtocol
-from align.errors import RowError, StageError
-from align.files import fingerprint_of, whole_file
+from align.errors import RowError
+from align.files import fingerprint_of
 from align.generation.backend import Backend
-from align.jsonl import read_rows, write_rows
 from align.judges.judge import Judge, ScoreRequest
-from align.reporting import Progress
+from align.rounds.units import in_units
 from align.rows import Candidate, PromptRow, row_id
 
 
@@ -45,7 +39,7 @@ def sample_candidates(
 
     Raises StageError where the folder holds units of other rows, k, seed, weights or sampling.
     """
-    _check_ids(rows)
+    check_ids(rows)
     key = {
         "rows": fingerprint_of(*(row.model_dump_json() for row in rows)),
         "k": k,
@@ -76,7 +70,7 @@ def sample_candidates(
         return made, sum(len(completion.ids) for group in completions for completion in group)
 
     units = [rows[first : first + unit_size] for first in range(0, len(rows), unit_size)]
-    return _in_units(units, sample, folder, key, label, "tokens")
+    return in_units(units, sample, Candidate, folder=folder, key=key, label=label, things="tokens")
 
 
 def score_candidates(
@@ -110,7 +104,7 @@ def score_candidates(
         return [candidate for unit in units for candidate in score(unit)[0]]
     sampled = fingerprint_of(*(candidate.model_dump_json(exclude={"score"}) for candidate in candidates))
     key = {"candidates": sampled, "unit_size": unit_size, **judge.identity}
-    return _in_units(units, score, folder, key, label, "candidates")
+    return in_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates")
 
 
 def fitting_prompts(
@@ -137,50 +131,8 @@ def candidate_seed(seed: int, prompt_id: str, index: int) -> int:
     return int(fingerprint_of(seed, prompt_id, index)[:12], 16)
 
 
-def _in_units(
-    units: Sequence[Any],
-    make: Callable[[Any], tuple[list[Candidate], int]],
-    folder: Path,
-    key: dict[str, Any],
-    label: str,
-    things: str,
-) -> list[Candidate]:
-    """The candidates of all units, making those that do not stand in `folder` yet."""
-    _claim(folder, key)
-    paths = [folder / f"unit-{number:05}.jsonl" for number in range(len(units))]
-    done = sum(path.exists() for path in paths)
-    progress = Progress(label, total=len(units), done=done)
-    candidates = []
-    for path, unit in zip(paths, units, strict=True):
-        if not path.exists():
-            began = time.monotonic()
-            made, count = make(unit)
-            write_rows(path, made)
-            progress.advance(1, note=f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s")
-        # Read back also when just made: a resumed run and an uninterrupted one then hold the very same rows.
-        candidates.extend(read_rows(path, Candidate))
-    return candidates
-
-
-def _claim(folder: Path, key: dict[str, Any]) -> None:
-    """Make the folder this run's, or see that it is."""
-    claim = folder / "units.json"
-    if not claim.exists():
-        if any(folder.glob("unit-*.jsonl")):
-            raise StageError(folder, "holds units and no units.json to say from what", "Name a folder that is empty")
-        with whole_file(claim) as handle:
-            json.dump(key, handle, indent=1)
-    found = json.loads(claim.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(key))
-    differs = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if differs:
-        what = "; ".join(f"{name} was {found.get(name)} there, is {wanted.get(name)} now" for name in differs)
-        raise StageError(claim, what, "Name another folder, or delete this one to sample anew")
-    for leftover in folder.glob(".unit-*.part"):  # of a run that was killed while it wrote
-        leftover.unlink(missing_ok=True)
-
-
-def _check_ids(rows: Sequence[PromptRow]) -> None:
+def check_ids(rows: Sequence[PromptRow]) -> None:
+    """Raises RowError for an id that stands twice: what is sampled meets its prompt by it."""
     for name, count in Counter(row.id for row in rows).items():
         if count > 1:
             raise RowError(f"prompt {name}", f"stands {count} times among the prompts", "Give each row its own id")

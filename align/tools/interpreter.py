@@ -4,10 +4,41 @@ from __future__ import annotations
 
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolFailure
-from align.tools.sandbox import Execution, Session
+from align.tools.sandbox import Execution, Sandbox, Session
 
 
-def interpreter_tool(session: Session, identity: str = "code_interpreter@sandbox") -> Tool:
+class DialogSession:
+    """A dialog's session: started when its code first runs, and anew where a call ended the one before.
+
+    A dialog that runs no code costs no process. Variables and files are gone after a call that was ended (a time-out,
+    say), as its result tells the model. Close it, or use it in a `with`.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._session: Session | None = None
+
+    def run(self, code: str) -> Execution:
+        """See `Session.run`."""
+        if self._session is not None and not self._session.alive:
+            self.close()
+        if self._session is None:
+            self._session = self._sandbox.session()
+        return self._session.run(code)
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def __enter__(self) -> DialogSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def interpreter_tool(session: Session | DialogSession, identity: str = "code_interpreter@sandbox") -> Tool:
     """The tool `code_interpreter` over one session; each dialog has its own: `registry.extended(...)`."""
 
     def code_interpreter(code: str) -> str:

@@ -53,6 +53,8 @@ class Stage:
     """At most so many functions in a dialog."""
     renamed_share: float
     """Share of the functions that appear under another name."""
+    alone_share: float = 0.0
+    """Share of the dialogs that offer no function beside those that they are about."""
 
     def domain(self, rng: random.Random) -> Domain:
         return rng.choice(self.domains)
@@ -62,6 +64,8 @@ class Stage:
 
     def others(self, taken: Sequence[Offered], domain: Domain, rng: random.Random, least: int = 0) -> list[Offered]:
         """Further functions to offer, of the same domain as often as of others, none of which is among the taken."""
+        if not least and rng.random() < self.alone_share:
+            return []
         room = self.most_offered - len(taken)
         wanted = min(room, rng.choices(range(least, least + 4), weights=(5, 3, 2, 1))[0])
         found: list[Offered] = []
