@@ -194,6 +194,18 @@ def test_the_gate_refuses_arms_that_compute_other_things(
         )
 
 
+def test_in_bfloat16_an_arm_may_be_as_far_as_half_again_the_nearest_peer_and_no_farther(bench: SimpleNamespace) -> None:
+    gates = bench.gates
+    near, far = gates.Difference(0.02, 0.3, "w"), gates.Difference(0.05, 0.5, "w")
+    bounds = gates.widened(gates.BF16, {"trl": far, "trl best": near})
+    assert bounds == pytest.approx((0.03, 0.45))
+    gates.require_same({"ours": gates.Difference(0.029, 0.44, "w")}, bounds)
+    with pytest.raises(gates.GateError, match="losses differ by"):
+        gates.require_same({"ours": gates.Difference(0.031, 0.44, "w")}, bounds)
+    tiny = gates.Difference(1e-6, 1e-6, "w")
+    assert gates.widened(gates.BF16, {"trl": tiny}) == gates.BF16, "peers that agree better tighten nothing"
+
+
 def gate_inputs(found: dict[str, tuple[Any, Callable[[], Any]]]) -> dict[str, tuple[float, dict[str, Any]]]:
     losses = {name: step().item() for name, (_, step) in found.items()}
     return {

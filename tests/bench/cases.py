@@ -27,6 +27,7 @@ class Case:
     settings: dict[str, Any]
     limit_seconds: int = 600
     quick: dict[str, Any] = field(default_factory=dict)  # what --quick puts in the place of settings
+    on_demand: bool = False  # too long for a run of everything: measured where --only names its group
 
     def measure(self, folder: Path) -> dict[str, Any]:
         module, function = self.function.split(".")
@@ -111,6 +112,8 @@ def _preparation() -> list[Case]:
     for rows in (1_000, 10_000, 100_000):
         quick = {"rows": rows // 100}
         cases.append(Case(f"rows {rows}", "rows", "preparation.memory", {"rows": rows}, 600, quick))
+    million = {"rows": 1_000_000}
+    cases.append(Case("rows 1000000", "million", "preparation.memory", million, 7200, {"rows": 10_000}, on_demand=True))
     return cases
 
 

@@ -29,6 +29,10 @@ FP32 = Bounds(loss=1e-4, gradient=1e-3)
 BF16 = Bounds(loss=1e-2, gradient=1e-1)
 """Between an arm in bfloat16 and the float32 result: eight bits of mantissa through every layer, both ways."""
 
+OF_THE_PEERS = 1.5
+"""How much farther than the nearest peer an arm may be from the float32 result in bfloat16: thirty layers leave every
+arm, TRL's own among them, beyond `BF16`, and then it is they that say how far bfloat16 itself goes."""
+
 
 class Difference(NamedTuple):
     """How far an arm is from the one it is held to."""
@@ -63,6 +67,14 @@ def difference(
 
 def loss_difference(loss: float, wanted: float) -> float:
     return abs(loss - wanted) / max(1.0, abs(wanted))
+
+
+def widened(bounds: Bounds, peers: Mapping[str, Difference]) -> Bounds:
+    """The bounds, or what the nearest peer allows where that is more."""
+    return Bounds(
+        max(bounds.loss, OF_THE_PEERS * min(apart.loss for apart in peers.values())),
+        max(bounds.gradient, OF_THE_PEERS * min(apart.gradient for apart in peers.values())),
+    )
 
 
 def require_same(found: Mapping[str, Difference], bounds: Bounds) -> None:

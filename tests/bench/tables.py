@@ -132,7 +132,7 @@ def _preparation(results: Json) -> str:
 def _rows(results: Json) -> str:
     lines = [
         [f"{case['rows']:,}", _megabytes(case["file_bytes"]), _megabytes(case["above_bytes"])]
-        for _, case in _of(results, "rows")
+        for _, case in [*_of(results, "rows"), *_of(results, "million")]
         if not _reason(case)
     ]
     return table(["rows prepared (ours)", "file", "peak above what stood before (aimed at: flat)"], lines)
