@@ -130,6 +130,16 @@ def test_a_bad_call_counts_on_the_side_of_its_dialog() -> None:
     assert len(heldout.rows) == 2
 
 
+def test_a_bad_call_of_a_held_out_function_leaves_the_turns_before_it_in_training() -> None:
+    dialogs = [dialog(f"f{number}") for number in range(20)]
+    held = held_out_functions(dialogs, 0.25, seed=0)
+    bad = ToolCall(name=sorted(held)[0], arguments="{}")
+    train, heldout = tool_rows([*dialogs, harbor_dialog(bad)], ToolUseConfig(heldout_share=0.25), seed=0)
+    assert train.dropped == {"function not offered": 3}
+    assert sum("get_tides" in names(row) for row in train.rows) == 2
+    assert not heldout.dropped
+
+
 def test_a_bad_call_that_is_context_only_drops_nothing() -> None:
     """Rows that teach what to do after a call that failed."""
     failed = harbor_dialog(ToolCall(name="get_waves"), trained=False)
