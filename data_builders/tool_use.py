@@ -2,6 +2,9 @@
 
 Three kinds of turn: `call` (the turn calls a function), `answer` (it answers from a function's output) and `no-call`
 (functions are offered, and the right thing is to speak). The kind is the end of the row's source.
+
+Nobody ran the calls of an imported dialog, so each is held against the functions offered. A row that holds a bad one is
+dropped; the turns before it stay.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from align.files import fingerprint_of
 from align.jsonl import iterate_rows
 from align.rows import Messages, SFTRow, row_id, tools_of, tools_text
 from align.settings import InputPath
+from align.tools.schema import call_problem
 from data_builders.counted import Counted, characters, evaluation_keys, prompt_keys
 from data_builders.sources import GLAIVE, ToolDialog, provenance, tool_dialogs
 
@@ -40,7 +44,8 @@ class ToolUseConfig(ToolDialogsConfig):
     """Tool dialogs alone: `tools.jsonl` and `tools.heldout.jsonl`."""
 
     path: InputPath | None = None
-    """JSONL of dialogs with their functions (SFT rows, or ShareGPT with tools); None for the packaged dialogs."""
+    """JSONL of dialogs with their functions (SFT rows, OpenAI, ShareGPT, Glaive, or BFCL with possible answers); None
+    for the packaged dialogs."""
     evaluation: tuple[InputPath, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
     seed: int = 0
@@ -69,22 +74,27 @@ def tool_rows(
 ) -> tuple[Counted[SFTRow], Counted[SFTRow]]:
     """(rows to train on, rows held out). A dialog that mixes functions of both sides is dropped, and counted.
 
+    So are the turns of a dialog from its first bad call on, by the reason that `call_problem` gives.
+
     The rows to train on are not limited yet: those that match an evaluation prompt go first.
     """
     held = held_out_functions(dialogs, config.heldout_share, seed)
     train: Counted[SFTRow] = Counted()
     heldout: Counted[SFTRow] = Counted()
     for dialog in dialogs:
-        names = function_names(dialog.messages, dialog.tools)
         turns = _turns(dialog, source)
         if not dialog.tools:
             train.drop("no function offered", len(turns))
-        elif names <= held:
-            heldout.rows.extend(turns)
-        elif names & held:
-            train.drop("functions on both sides", len(turns))
+            continue
+        place, reason = _first_bad_call(dialog)
+        sound = [row for row in turns if len(row.messages) <= place]
+        names = function_names(dialog.messages[:place], dialog.tools)
+        part = heldout if names <= held else train
+        part.drop(reason, len(turns) - len(sound))
+        if part is train and names & held:
+            part.drop("functions on both sides", len(sound))
         else:
-            train.rows.extend(turns)
+            part.rows.extend(sound)
     for part in (train, heldout):
         part.drop_duplicates()
         part.drop_where(lambda row: characters(row.messages, row.tools) > config.max_characters, "over max_characters")
@@ -113,6 +123,18 @@ def kind_of(row: SFTRow) -> Kind:
     if row.messages[-1].tool_calls:
         return "call"
     return "answer" if row.messages[-2].role == "tool" else "no-call"
+
+
+def _first_bad_call(dialog: ToolDialog) -> tuple[int, str]:
+    """Messages before the first bad call, and what is wrong with it; all messages where there is none.
+
+    A call that is context only may be bad: the turns after it teach what to do then.
+    """
+    for place, message in enumerate(dialog.messages):
+        for call in message.tool_calls if message.trained else ():
+            if problem := call_problem(dialog.tools, call):
+                return place, problem.reason
+    return len(dialog.messages), ""
 
 
 def _turns(dialog: ToolDialog, source: str) -> list[SFTRow]:

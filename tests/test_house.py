@@ -43,6 +43,7 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/settings.py", "config"),
     ("align/overlap.py", "files"),
     ("align/chat/environment.py", "tools"),
+    ("align/tools/schema.py", "bfcl"),
 }
 HEAVY = {"torch", "transformers", "deepspeed", "accelerate", "datasets", "vllm", "peft", "numpy", "huggingface_hub"}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
