@@ -1,8 +1,9 @@
 """Executed tool dialogs out of tasks, where no strong model is at hand: rows, records, pairs and a suite to evaluate.
 
-Writes `tools.jsonl` (SFT rows), `tools.records.jsonl` (every call with its result, by row), `tools.preferences.jsonl`
-(right message against wrong one), and from domains that are never trained on `tools.heldout.jsonl` (single messages, for
-`eval/tool_use.py`) and `tools.dialogs.jsonl` (dialogs to run live, for `eval/tool_dialogs.py`).
+Writes `tools.jsonl` (SFT rows), `tools.records.jsonl` (every call with its result, by row), `files/<row id>/` (what the
+row's calls read, so that they can be made again), `tools.preferences.jsonl` (right message against wrong one), and from
+domains that are never trained on `tools.heldout.jsonl` (single messages, for `eval/tool_use.py`) and
+`tools.dialogs.jsonl` (dialogs to run live, for `eval/tool_dialogs.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from data_builders.tool_pairs import pairs_of
 
 ROWS: dict[TemplateKind, int] = {
     "single": 400, "parallel": 80, "multi-step": 120, "mended": 40, "dialog": 80, "none-right": 160, "restraint": 30,
-    "tools-off": 20,
+    "tools-off": 20, "file": 20,
 }  # fmt: skip
 TRIES = 20
 """Draws for one dialog before the builder says that there is no more to be had."""
@@ -67,11 +68,13 @@ class ToolTemplatesConfig(Section):
             raise ValueError(f"heldout_domains: wanted some of {', '.join(DOMAINS)}, found {', '.join(strangers)}")
         if set(DOMAINS) <= set(self.heldout_domains):
             raise ValueError("heldout_domains holds every domain, so nothing is left to train on")
+        if "file" in self.heldout_rows:
+            raise ValueError("heldout_rows names file, which no domain has: its dialogs are to train on only")
         return self
 
 
 def build(config: ToolTemplatesConfig, output: Path) -> Path:
-    """Write the five files into the folder `output`, and return it."""
+    """Write all that the head of this module names into the folder `output`, and return it."""
     names, evaluation = _left_out(config)
     held = domains(config.heldout_domains)
     there = domains(name for name in DOMAINS if name not in config.heldout_domains)
@@ -96,6 +99,10 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     pairs.limit(config.pairs, config.seed)
     pairs.shuffle(config.seed)
 
+    for row in train.rows:
+        for name, data in records[row.id].files.items():
+            with whole_file(output / "files" / row.id / name, "wb") as handle:
+                handle.write(data)
     heldout, dialogs = suite
     files: dict[str, Counted] = {
         "tools": train, "tools.preferences": pairs, "tools.heldout": heldout, "tools.dialogs": dialogs,
