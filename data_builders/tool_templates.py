@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from align.config import Section, dump
+from align.errors import SandboxError
 from align.files import fingerprint_of, whole_file
 from align.reporting import logger
 from align.rows import PreferenceRow, SFTRow, ToolQuestionRow, row_id, tools_text
@@ -28,7 +29,7 @@ from data_builders.tool_pairs import pairs_of
 
 ROWS: dict[TemplateKind, int] = {
     "single": 400, "parallel": 80, "multi-step": 120, "mended": 40, "dialog": 80, "none-right": 160, "restraint": 30,
-    "tools-off": 20, "file": 20,
+    "tools-off": 20, "file": 20, "code": 20,
 }  # fmt: skip
 TRIES = 20
 """Draws for one dialog before the builder says that there is no more to be had."""
@@ -68,8 +69,9 @@ class ToolTemplatesConfig(Section):
             raise ValueError(f"heldout_domains: wanted some of {', '.join(DOMAINS)}, found {', '.join(strangers)}")
         if set(DOMAINS) <= set(self.heldout_domains):
             raise ValueError("heldout_domains holds every domain, so nothing is left to train on")
-        if "file" in self.heldout_rows:
-            raise ValueError("heldout_rows names file, which no domain has: its dialogs are to train on only")
+        if homeless := self.heldout_rows.keys() & {"file", "code"}:
+            names = ", ".join(sorted(homeless))
+            raise ValueError(f"heldout_rows names {names}, whose functions belong to no domain: they are to train on")
         return self
 
 
@@ -147,6 +149,10 @@ def _played(
             except CallFailed as failure:
                 counted.drop(f"{kind}: call failed ({failure})")
                 continue
+            except SandboxError as error:
+                counted.drop(f"{kind}: no sandbox", count - number)
+                logger("data_builders").warning("no dialogs of the kind %s: %s", kind, error)
+                return
             if played is None:
                 continue  # nothing was made: this draw had no dialog of the kind
             offered = {name_key(name) for each in played.offered for name in (each.tool.spec.name, each.task.name)}

@@ -15,17 +15,18 @@ from typing import Any, Literal
 from align.rows import Message, Messages, ToolCall, ToolSpec
 from align.tools.registry import Registry
 from align.tools.replay import CallRecord, Recorder
-from data_builders.tasks import files, words
+from data_builders.tasks import code, files, words
 from data_builders.tasks.catalog import Domain
 from data_builders.tasks.draw import Value
 from data_builders.tasks.surface import Offered, plain, renamed
 from data_builders.tasks.task import Chain, Query, Task, as_query
 
 TemplateKind = Literal[
-    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file"
+    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file", "code"
 ]
 KINDS: tuple[TemplateKind, ...] = (
     "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file",
+    "code",
 )  # fmt: skip
 
 
@@ -358,6 +359,20 @@ def _file(stage: Stage, rng: random.Random) -> Played:
     return scene.played("file", {drawn.path: drawn.data})
 
 
+def _code(stage: Stage, rng: random.Random) -> Played:
+    """A question that a few lines of Python answer, run in the sandbox. Raises SandboxError where there is none."""
+    program = rng.choice(code.PROGRAMS)
+    drawn = program.drawn(rng)
+    said = {name: value.said for name, value in drawn.items()}
+    with code.interpreter() as runs:
+        scene = _Scene([runs, *stage.others([runs], stage.domain(rng), rng)], rng)
+        scene.user(rng.choice(program.queries).format(**said))
+        scene.calls(runs.call({"code": program.lines(drawn)}), content=rng.choice(code.RUNNING))
+        scene.final = code.result_of(scene.final)
+        scene.says(rng.choice(program.answers).format(**said, result=scene.final))
+        return scene.played("code")
+
+
 def _talk(scene: _Scene, rng: random.Random) -> None:
     question, said = rng.choice(words.EASY)
     scene.user(question)
@@ -374,4 +389,5 @@ _PLAYS: dict[TemplateKind, Callable[[Stage, random.Random], Played | None]] = {
     "restraint": _restraint,
     "tools-off": _tools_off,
     "file": _file,
+    "code": _code,
 }
