@@ -1,8 +1,9 @@
 """Executed tool dialogs out of tasks, where no strong model is at hand: rows, records, pairs and a suite to evaluate.
 
-Writes `tools.jsonl` (SFT rows), `tools.records.jsonl` (every call with its result, by row), `tools.preferences.jsonl`
-(right message against wrong one), and from domains that are never trained on `tools.heldout.jsonl` (single messages, for
-`eval/tool_use.py`) and `tools.dialogs.jsonl` (dialogs to run live, for `eval/tool_dialogs.py`).
+Writes `tools.jsonl` (SFT rows), `tools.records.jsonl` (every call with its result, by row), `files/<row id>/` (what the
+row's calls read, so that they can be made again), `tools.preferences.jsonl` (right message against wrong one), and from
+domains that are never trained on `tools.heldout.jsonl` (single messages, for `eval/tool_use.py`) and
+`tools.dialogs.jsonl` (dialogs to run live, for `eval/tool_dialogs.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from align.config import Section, dump
+from align.errors import SandboxError
 from align.files import fingerprint_of, whole_file
 from align.reporting import logger
 from align.rows import PreferenceRow, SFTRow, ToolQuestionRow, row_id, tools_text
@@ -27,7 +29,7 @@ from data_builders.tool_pairs import pairs_of
 
 ROWS: dict[TemplateKind, int] = {
     "single": 400, "parallel": 80, "multi-step": 120, "mended": 40, "dialog": 80, "none-right": 160, "restraint": 30,
-    "tools-off": 20,
+    "tools-off": 20, "file": 20, "code": 20,
 }  # fmt: skip
 TRIES = 20
 """Draws for one dialog before the builder says that there is no more to be had."""
@@ -67,11 +69,14 @@ class ToolTemplatesConfig(Section):
             raise ValueError(f"heldout_domains: wanted some of {', '.join(DOMAINS)}, found {', '.join(strangers)}")
         if set(DOMAINS) <= set(self.heldout_domains):
             raise ValueError("heldout_domains holds every domain, so nothing is left to train on")
+        if homeless := self.heldout_rows.keys() & {"file", "code"}:
+            names = ", ".join(sorted(homeless))
+            raise ValueError(f"heldout_rows names {names}, whose functions belong to no domain: they are to train on")
         return self
 
 
 def build(config: ToolTemplatesConfig, output: Path) -> Path:
-    """Write the five files into the folder `output`, and return it."""
+    """Write all that the head of this module names into the folder `output`, and return it."""
     names, evaluation = _left_out(config)
     held = domains(config.heldout_domains)
     there = domains(name for name in DOMAINS if name not in config.heldout_domains)
@@ -96,6 +101,10 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     pairs.limit(config.pairs, config.seed)
     pairs.shuffle(config.seed)
 
+    for row in train.rows:
+        for name, data in records[row.id].files.items():
+            with whole_file(output / "files" / row.id / name, "wb") as handle:
+                handle.write(data)
     heldout, dialogs = suite
     files: dict[str, Counted] = {
         "tools": train, "tools.preferences": pairs, "tools.heldout": heldout, "tools.dialogs": dialogs,
@@ -140,6 +149,10 @@ def _played(
             except CallFailed as failure:
                 counted.drop(f"{kind}: call failed ({failure})")
                 continue
+            except SandboxError as error:
+                counted.drop(f"{kind}: no sandbox", count - number)
+                logger("data_builders").warning("no dialogs of the kind %s: %s", kind, error)
+                return
             if played is None:
                 continue  # nothing was made: this draw had no dialog of the kind
             offered = {name_key(name) for each in played.offered for name in (each.tool.spec.name, each.task.name)}

@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 
 from data_builders.tasks.task import Chain, Task
 
-OWN = {"task", "draw", "words", "catalog", "surface", "scenes"}
+OWN = {"task", "draw", "words", "catalog", "surface", "scenes", "files", "file_forms", "code"}
 """Modules of this room that are no domain."""
 
 DOMAINS = tuple(sorted(found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name not in OWN))

@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from align.rows import Message, Messages, ToolCall, ToolSpec
 from align.tools.registry import Registry
 from align.tools.replay import CallRecord, Recorder
-from data_builders.tasks import words
+from data_builders.tasks import code, files, words
 from data_builders.tasks.catalog import Domain
 from data_builders.tasks.draw import Value
 from data_builders.tasks.surface import Offered, plain, renamed
 from data_builders.tasks.task import Chain, Query, Task, as_query
 
-TemplateKind = Literal["single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off"]
+TemplateKind = Literal[
+    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file", "code"
+]
 KINDS: tuple[TemplateKind, ...] = (
-    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off",
+    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file",
+    "code",
 )  # fmt: skip
 
 
@@ -38,6 +41,8 @@ class Played:
     offered: tuple[Offered, ...]
     final: str = ""
     """What the last call gave, where the dialog's end depends on it."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that calls read, by their paths in the folder that is read."""
 
 
 class CallFailed(Exception):
@@ -148,9 +153,10 @@ class _Scene:
             self.final = result.text
         return found
 
-    def played(self, kind: TemplateKind) -> Played:
+    def played(self, kind: TemplateKind, files: Mapping[str, bytes] | None = None) -> Played:
         specs = tuple(each.tool.spec for each in self.offered)
-        return Played(kind, tuple(self.messages), specs, tuple(self.recorder.records), self.offered, self.final)
+        records = tuple(self.recorder.records)
+        return Played(kind, tuple(self.messages), specs, records, self.offered, self.final, files or {})
 
 
 def _value(text: str) -> Any:
@@ -338,6 +344,35 @@ def _tools_off(stage: Stage, rng: random.Random) -> Played:
     return scene.played("tools-off")
 
 
+def _file(stage: Stage, rng: random.Random) -> Played:
+    """A file that is told of, read, and asked about; what is asked next needs no second call."""
+    drawn = files.drawn_file(rng)
+    reader = files.reader_over(drawn)
+    scene = _Scene([reader, *stage.others([reader], stage.domain(rng), rng)], rng)
+    scene.messages.append(Message(role="tool", content=drawn.notice))
+    for turn, asked in enumerate(files.questions_of(drawn, rng.choice((1, 1, 1, 2)), rng)):
+        scene.user(asked.text)
+        if not turn:
+            scene.calls(reader.call({"path": drawn.path}), content=rng.choice(files.READING).format(path=drawn.path))
+        scene.says(asked.answer)
+        scene.final = asked.result
+    return scene.played("file", {drawn.path: drawn.data})
+
+
+def _code(stage: Stage, rng: random.Random) -> Played:
+    """A question that a few lines of Python answer, run in the sandbox. Raises SandboxError where there is none."""
+    program = rng.choice(code.PROGRAMS)
+    drawn = program.drawn(rng)
+    said = {name: value.said for name, value in drawn.items()}
+    with code.interpreter() as runs:
+        scene = _Scene([runs, *stage.others([runs], stage.domain(rng), rng)], rng)
+        scene.user(rng.choice(program.queries).format(**said))
+        scene.calls(runs.call({"code": program.lines(drawn)}), content=rng.choice(code.RUNNING))
+        scene.final = code.result_of(scene.final)
+        scene.says(rng.choice(program.answers).format(**said, result=scene.final))
+        return scene.played("code")
+
+
 def _talk(scene: _Scene, rng: random.Random) -> None:
     question, said = rng.choice(words.EASY)
     scene.user(question)
@@ -353,4 +388,6 @@ _PLAYS: dict[TemplateKind, Callable[[Stage, random.Random], Played | None]] = {
     "none-right": _none_right,
     "restraint": _restraint,
     "tools-off": _tools_off,
+    "file": _file,
+    "code": _code,
 }
