@@ -1,8 +1,8 @@
 """Executed tool dialogs out of tasks, where no strong model is at hand: rows, records, pairs and a suite to evaluate.
 
 Writes `tools.jsonl` (SFT rows), `tools.records.jsonl` (every call with its result, by row), `tools.preferences.jsonl`
-(right message against wrong one), and from domains that are never trained on `tools.heldout.jsonl` (single messages, for
-`eval/tool_use.py`) and `tools.dialogs.jsonl` (dialogs to run live, for `eval/tool_dialogs.py`).
+(right message against wrong one), and from domains that are never trained on `tools.heldout.jsonl` (single messages,
+for `eval/tool_use.py`) and `tools.dialogs.jsonl` (dialogs to run live, for `eval/tool_dialogs.py`).
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     train.shuffle(config.seed)
 
     pairs: Counted[PreferenceRow] = Counted()
-    for row in _pairs(stage, config, names, pairs):
-        pairs.keep(row)
+    for pair in _pairs(stage, config, names, pairs):
+        pairs.keep(pair)
     _check(pairs, evaluation, config)
     pairs.limit(config.pairs, config.seed)
     pairs.shuffle(config.seed)
@@ -196,7 +196,7 @@ def _suite(stage: Stage, config: ToolTemplatesConfig) -> tuple[Counted[SFTRow], 
                     prompt=prompt,
                     calls=calls,
                     answers=(played.final,) if calls and not played.final.startswith(("{", "[")) else (),
-                )  # fmt: skip
+                )
             )
     for part in (single, dialogs):
         part.drop_duplicates()
