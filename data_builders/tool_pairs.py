@@ -60,7 +60,7 @@ def _wrong(message: Message, played: Played, rng: random.Random) -> tuple[str, M
     for what in rng.sample(names, len(names)):
         arguments = _SPOILERS[what](call.parsed(), offered, rng)
         if arguments is not None and arguments != call.parsed():
-            return what, _with(message, at, ToolCall(name=call.name, arguments=arguments))  # type: ignore[arg-type]
+            return what, _with(message, at, ToolCall(name=call.name, arguments=arguments))
     return None
 
 

@@ -95,8 +95,8 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     train.shuffle(config.seed)
 
     pairs: Counted[PreferenceRow] = Counted()
-    for row in _pairs(stage, config, names, pairs):
-        pairs.keep(row)
+    for pair in _pairs(stage, config, names, pairs):
+        pairs.keep(pair)
     _check(pairs, evaluation, config)
     pairs.limit(config.pairs, config.seed)
     pairs.shuffle(config.seed)
@@ -209,7 +209,7 @@ def _suite(stage: Stage, config: ToolTemplatesConfig) -> tuple[Counted[SFTRow], 
                     prompt=prompt,
                     calls=calls,
                     answers=(played.final,) if calls and not played.final.startswith(("{", "[")) else (),
-                )  # fmt: skip
+                )
             )
     for part in (single, dialogs):
         part.drop_duplicates()

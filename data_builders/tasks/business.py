@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from datetime import date as Date
 from datetime import timedelta
 from typing import Literal
 
 from data_builders.tasks.draw import LAST_NAMES, date, decimal, one_of, percent, person, whole
-from data_builders.tasks.task import Chain, Query, Task
+from data_builders.tasks.task import Chain, Query, Task, day_of
 
 
 def asset_book_value(purchase_cost: float, useful_life: int, years_used: int, salvage_value: float = 0) -> float:
@@ -109,7 +108,7 @@ def payment_due_date(issued_on: str, terms_days: int, skip_weekends: bool = Fals
         terms_days: Days allowed for payment.
         skip_weekends: Whether a Saturday or Sunday moves on to Monday.
     """
-    due = _day(issued_on) + timedelta(days=terms_days)
+    due = day_of(issued_on) + timedelta(days=terms_days)
     if skip_weekends and due.weekday() >= 5:
         due += timedelta(days=7 - due.weekday())
     return due.isoformat()
@@ -123,7 +122,7 @@ def working_days(from_day: str, until_day: str, saturdays_count: bool = False) -
         until_day: Last day (YYYY-MM-DD); not before the first.
         saturdays_count: Whether Saturdays are working days too.
     """
-    start, end = _day(from_day), _day(until_day)
+    start, end = day_of(from_day), day_of(until_day)
     if end < start:
         raise ValueError("until_day must not be before from_day")
     last = 6 if saturdays_count else 5
@@ -139,19 +138,12 @@ def confirm_room_booking(room: str, on_day: str, begins: str, duration_minutes: 
         begins: Start as HH:MM.
         duration_minutes: Length in minutes, 60 unless told.
     """
-    return f"{room}, {_day(on_day).isoformat()}, {begins}, {duration_minutes} minutes"
+    return f"{room}, {day_of(on_day).isoformat()}, {begins}, {duration_minutes} minutes"
 
 
 _CURRENCIES = ("EUR", "USD", "GBP", "JPY", "CHF", "SEK")
 _PAYEES = tuple(f"{name}{kind}" for name in LAST_NAMES for kind in (" Taxi", " Printing", "'s Bakery", " Hotel"))
 _ROOMS = ("Blue Room", "Atlas", "Room 204", "Garden Studio", "Room B12", "Aquarium", "Loft 3", "Kepler Hall", "Room 7")
-
-
-def _day(text: str) -> Date:
-    try:
-        return Date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no date; use YYYY-MM-DD, such as 2024-03-09") from None
 
 
 TASKS = (

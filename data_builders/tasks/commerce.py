@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import Literal
 
-from data_builders.tasks.draw import Sampler, Value, city, date, decimal, one_of, person, several, whole
+from data_builders.tasks.draw import city, code, date, decimal, one_of, person, several, whole
 from data_builders.tasks.task import Chain, Query, Task, made_up, made_up_choice
 
 # fmt: off
@@ -15,17 +14,6 @@ GOODS = ("desk lamp", "rain jacket", "espresso machine", "yoga mat", "running sh
 BRANCHES = ("Northgate", "Union Square", "Harborside", "Westfield Road", "Station Arcade")
 FUNDS = tuple(f"{a} {b}" for a in ("Alder", "Summit", "Blue Ridge", "Meridian") for b in ("Growth", "Income", "Green"))
 STREETS = tuple(f"{n} {s}" for n in range(3, 180, 13) for s in ("Elm Street", "Canal Road", "Mill Lane", "Oak Avenue"))
-
-
-def code(pattern: str) -> Sampler:
-    """A letter for each A of the pattern, a digit for each 9."""
-    signs = {"A": "BCDFGHKLMNPQRSTVWXZ", "9": "0123456789"}
-
-    def sample(rng: random.Random) -> Value:
-        text = "".join(rng.choice(signs.get(sign, sign)) for sign in pattern)
-        return Value(text, text)
-
-    return sample
 
 
 def parcel_position(tracking_number: str, courier: str) -> str:

@@ -7,8 +7,8 @@ from datetime import date as Date
 from datetime import datetime, timedelta
 from typing import Literal
 
-from data_builders.tasks.draw import Sampler, clock, date, one_of, several, whole
-from data_builders.tasks.task import Chain, Query, Task
+from data_builders.tasks.draw import MONTHS, Sampler, clock, date, one_of, several, weekday, whole
+from data_builders.tasks.task import Chain, Query, Task, day_of
 
 
 def weekday_name(calendar_day: str) -> str:
@@ -17,7 +17,7 @@ def weekday_name(calendar_day: str) -> str:
     Args:
         calendar_day: Date as YYYY-MM-DD.
     """
-    return f"{_day(calendar_day):%A}"
+    return f"{day_of(calendar_day):%A}"
 
 
 def shift_hours(clock_in: str, clock_out: str, break_minutes: int = 0) -> float:
@@ -89,7 +89,7 @@ def shift_date(base_date: str, amount: int, unit: str, backwards: bool = False) 
     """
     if unit not in ("days", "weeks", "months", "years"):
         raise ValueError(f"unit {unit!r} is not known; use one of days, weeks, months, years")
-    day, step = _day(base_date), -amount if backwards else amount
+    day, step = day_of(base_date), -amount if backwards else amount
     if unit in ("days", "weeks"):
         return (day + timedelta(days=step * (7 if unit == "weeks" else 1))).isoformat()
     months = day.year * 12 + day.month - 1 + step * (12 if unit == "years" else 1)
@@ -105,7 +105,7 @@ def plan_reminder(title: str, event_date: str, days_before: int = 1) -> dict:
         event_date: Day of the event (YYYY-MM-DD).
         days_before: Days between the reminder and the event. Default is 1.
     """
-    return {"title": title, "reminder_on": (_day(event_date) - timedelta(days=days_before)).isoformat()}
+    return {"title": title, "reminder_on": (day_of(event_date) - timedelta(days=days_before)).isoformat()}
 
 
 def recurring_dates(starting: str, every_days: int, times: int) -> list[str]:
@@ -118,7 +118,7 @@ def recurring_dates(starting: str, every_days: int, times: int) -> list[str]:
     """
     if not 1 <= times <= 30:
         raise ValueError("times must be 1 to 30")
-    return [(_day(starting) + timedelta(days=every_days * index)).isoformat() for index in range(times)]
+    return [(day_of(starting) + timedelta(days=every_days * index)).isoformat() for index in range(times)]
 
 
 def total_time(parts: list[int], as_unit: Literal["minutes", "hours"] = "minutes") -> float:
@@ -155,13 +155,6 @@ def dose_times(medicine: str, first_dose: str, hours_apart: int, doses: int = 3)
     return {"medicine": medicine, "times": ", ".join(times)}
 
 
-def _day(text: str) -> Date:
-    try:
-        return Date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no date; use YYYY-MM-DD, such as 2024-03-09") from None
-
-
 def _minutes(text: str) -> int:
     try:
         read = datetime.strptime(text, "%H:%M")
@@ -174,7 +167,6 @@ def _clock(minutes: int) -> str:
     return f"{minutes // 60 % 24:02d}:{minutes % 60:02d}"
 
 
-_MONTHS = tuple((number, name) for number, name in enumerate(calendar.month_name) if name)
 _NTH = ((1, "first"), (2, "second"), (3, "third"), (4, "fourth"))
 _OFFSETS = tuple((n, f"UTC{n:+g}") for n in (-8, -5, -3, 0, 1, 2, 3, 4, 5.5, 7, 8, 9, 10))
 _TITLES = ("dentist appointment", "car inspection", "parents' evening", "tax return", "choir concert", "vet visit",
@@ -247,8 +239,8 @@ TASKS = (
         nth_weekday_of_month,
         arguments={
             "year": whole(2019, 2032),
-            "month": one_of(*_MONTHS),
-            "weekday": one_of(*calendar.day_name),
+            "month": one_of(*enumerate(MONTHS, start=1)),
+            "weekday": weekday(),
             "nth": one_of(*_NTH),
         },
         queries=(

@@ -100,6 +100,28 @@ def clock() -> Sampler:
     return sample
 
 
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+
+
+def weekday() -> Sampler:
+    return one_of(*WEEKDAYS)
+
+
+def code(pattern: str) -> Sampler:
+    """A letter for each A of the pattern, a digit for each 9."""
+    signs = {"A": "BCDFGHKLMNPQRSTVWXZ", "9": "0123456789"}
+
+    def sample(rng: random.Random) -> Value:
+        text = "".join(rng.choice(signs.get(sign, sign)) for sign in pattern)
+        return Value(text, text)
+
+    return sample
+
+
 _CITIES = """
 Amsterdam, Ankara, Athens, Auckland, Austin, Bangkok, Barcelona, Beirut, Berlin, Bogota, Boston, Brussels,
 Bucharest, Budapest, Cairo, Chicago, Copenhagen, Dakar, Dallas, Delhi, Denver, Dubai, Dublin, Edinburgh, Frankfurt,

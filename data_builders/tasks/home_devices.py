@@ -6,7 +6,7 @@ import math
 from datetime import date as Date
 from typing import Literal
 
-from data_builders.tasks.draw import clock, date, decimal, first_name, one_of, several, whole
+from data_builders.tasks.draw import clock, date, decimal, first_name, one_of, several, weekday, whole
 from data_builders.tasks.task import Chain, Query, Task, made_up, made_up_choice
 
 ROOMS = (
@@ -174,7 +174,6 @@ room = one_of(*ROOMS)
 plate = one_of(
     *(f"{a} {n} {b}" for a in ("KL", "BX", "TR", "MO", "ZE") for n in range(113, 990, 61) for b in ("X", "QF", "DA"))
 )
-weekday = one_of("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 TASKS = (
     Task(
@@ -240,7 +239,7 @@ TASKS = (
     ),
     Task(
         wake_me,
-        arguments={"wake_time": clock(), "weekdays": several(weekday, 1, 4),
+        arguments={"wake_time": clock(), "weekdays": several(weekday(), 1, 4),
                    "sound": one_of("rooster", "harp", "waves", "radio", "drums", "birdsong")},
         queries=(
             "Wake me at {wake_time} on {weekdays}.",

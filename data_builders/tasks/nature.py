@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from data_builders.tasks.draw import city, clock, date, decimal, one_of, several, whole
+from data_builders.tasks.draw import MONTHS, city, clock, date, decimal, one_of, several, whole
 from data_builders.tasks.task import Chain, Query, Task, made_up, made_up_choice
 
 # fmt: off
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-          "December")
 SPECIES = ("red fox", "otter", "badger", "lynx", "roe deer", "pine marten", "wild boar", "beaver", "gray wolf", "hare")
 PLANTS = ("monstera", "peace lily", "snake plant", "basil", "orchid", "jade plant", "boston fern", "rubber tree")
 HARBORS = ("Port Ellery", "Saltwick", "Grayhaven", "Puerto Claro", "Cape Morrow", "Lunnasund", "Sandy Hook Bay")

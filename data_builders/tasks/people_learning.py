@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from data_builders.tasks.draw import LAST_NAMES, city, clock, date, decimal, one_of, person, several, whole
+from data_builders.tasks.draw import LAST_NAMES, city, clock, date, decimal, one_of, person, several, weekday, whole
 from data_builders.tasks.task import Chain, Query, Task, made_up, made_up_choice
 
 
@@ -186,7 +186,6 @@ POSTS = (
     "Our doors are open on Sunday!", "New season, new shoes.", "Who wants to bake with us?",
     "Two tickets left for tonight.", "The plants are here.", "Meet our new trainer.", "Soup of the day: pumpkin.",
     "We found a kitten in the yard.")  # fmt: skip
-weekday = one_of("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 company = one_of(
     *(f"{name} {tail}" for name in LAST_NAMES[::2] for tail in ("Foods", "Motors", "Insurance", "Textiles"))
 )
@@ -296,7 +295,7 @@ TASKS = (
     ),
     Task(
         best_posting_time,
-        arguments={"audience": one_of(*AUDIENCES), "weekday": weekday,
+        arguments={"audience": one_of(*AUDIENCES), "weekday": weekday(),
                    "network": one_of("Pixly", "Chatterbox", "Loopr")},
         queries=(
             "When on {weekday} should I post for {audience}?",

@@ -41,7 +41,7 @@ class Offered:
     def call(self, arguments: Mapping[str, Any]) -> ToolCall:
         """A call with the real function's arguments, under the names of this dialog and in the schema's order."""
         renamed = {other: arguments[name] for name, other in self.names.items() if name in arguments}
-        return ToolCall(name=self.tool.spec.name, arguments=renamed)  # type: ignore[arg-type]
+        return ToolCall(name=self.tool.spec.name, arguments=renamed)
 
 
 def plain(task: Task) -> Offered:

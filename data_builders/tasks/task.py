@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date as Date
 from typing import Any
 
 from align.files import fingerprint_of
@@ -54,7 +55,7 @@ class Task:
     different: tuple[str, ...] = ()
     """Parameters that must not get the same value, such as where a journey starts and ends."""
     slips: Mapping[str, tuple[tuple[Any, Any], ...]] = field(default_factory=dict)
-    """Parameter -> (what a user says and the function refuses with an error that tells what it takes, what it takes)."""
+    """Parameter -> (what a user says and the function refuses, what it takes); its error tells what it takes."""
 
     @property
     def name(self) -> str:
@@ -79,6 +80,16 @@ class Chain:
     """Which key of the first function's result is passed on; empty for a result that is no object."""
 
 
+# What functions of several domains share
+
+
+def day_of(text: str) -> Date:
+    try:
+        return Date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no date; use YYYY-MM-DD, such as 2024-03-09") from None
+
+
 # What a function that stands for a service returns: made up, and the same for the same arguments
 
 
@@ -89,6 +100,3 @@ def made_up(low: int, high: int, *parts: object) -> int:
 
 def made_up_choice(options: Sequence[str], *parts: object) -> str:
     return options[made_up(0, len(options) - 1, *parts)]
-
-
-from data_builders.tasks.draw import *  # noqa  TEMPORARY

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from itertools import pairwise
 from typing import Literal
 
-from data_builders.tasks.draw import LAST_NAMES, Sampler, Value, city, clock, date, decimal, one_of, several, whole
+from data_builders.tasks.draw import LAST_NAMES, city, clock, code, date, decimal, one_of, several, whole
 from data_builders.tasks.task import Chain, Query, Task, made_up, made_up_choice
 
 # fmt: off
@@ -17,17 +16,6 @@ COUNTRIES = ("Cuba", "Kenya", "Vietnam", "Chile", "Norway", "Jordan", "Peru", "G
              "Fiji", "Oman", "Iceland", "Laos", "Malta", "Senegal", "Uruguay", "New Zealand", "South Korea")
 # fmt: on
 HOTELS = tuple(f"{a} {b}" for a in ("Hotel", "Pension", "Villa", "Casa") for b in ("Aurora", "Linde", "Miramar", "Sol"))
-
-
-def code(pattern: str) -> Sampler:
-    """A letter for each A of the pattern, a digit for each 9."""
-    signs = {"A": "BCDFGHKLMNPQRSTVWXZ", "9": "0123456789"}
-
-    def sample(rng: random.Random) -> Value:
-        text = "".join(rng.choice(signs.get(sign, sign)) for sign in pattern)
-        return Value(text, text)
-
-    return sample
 
 
 def next_train(origin: str, destination: str, day: str, not_before: str = "05:00") -> dict:
