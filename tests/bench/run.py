@@ -2,7 +2,7 @@
 
     make bench                          # all of it
     make bench ARGS="--only dpo sft"    # these groups; what stands in docs/bench/results.json for the others is kept
-    make bench ARGS="--only million"    # memory of preparing a million rows: half an hour, so only where it is asked for
+    make bench ARGS="--only million"    # memory of preparing a million rows: half an hour more
     make bench ARGS="--quick"           # tiny models and few steps into runs/bench/quick/: does it run, not how fast
 
 Each case runs in a fresh process, one after the other, under a time limit, and leaves one JSON file that appears whole
