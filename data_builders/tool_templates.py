@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -22,9 +23,10 @@ from align.reporting import logger
 from align.rows import PreferenceRow, SFTRow, ToolQuestionRow, row_id, tools_text
 from align.settings import InputPath
 from data_builders.counted import Counted, characters, evaluation_keys, prompt_keys
-from data_builders.tasks.catalog import DOMAINS, domains
+from data_builders.tasks.catalog import DOMAINS, Domain, domains
 from data_builders.tasks.scenes import CallFailed, Played, Stage, TemplateKind, play
 from data_builders.tasks.surface import name_key
+from data_builders.tasks.task import Task
 from data_builders.tool_pairs import pairs_of
 
 ROWS: dict[TemplateKind, int] = {
@@ -78,8 +80,8 @@ class ToolTemplatesConfig(Section):
 def build(config: ToolTemplatesConfig, output: Path) -> Path:
     """Write all that the head of this module names into the folder `output`, and return it."""
     names, evaluation = _left_out(config)
-    held = domains(config.heldout_domains)
     there = domains(name for name in DOMAINS if name not in config.heldout_domains)
+    held = [unlike(domain, there) for domain in domains(config.heldout_domains)]
     suite = _suite(Stage(held, config.most_offered, 0.0, config.alone_share), config)
     evaluation = evaluation.union(*(prompt_keys(row) for part in suite for row in part.rows))
     stage = Stage(there, config.most_offered, config.renamed_share, config.alone_share)
@@ -117,6 +119,23 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
             calls = [record.model_dump(exclude_defaults=True) for record in records[row.id].records]
             handle.write(json.dumps({"id": row.id, "records": calls}, ensure_ascii=False) + "\n")
     return output
+
+
+def unlike(held: Domain, trained: Sequence[Domain]) -> Domain:
+    """A held-out domain without the tasks that a trained one comes near: a name of theirs is the same, or most of the
+    parameters are. Chains with them go too."""
+    tasks = [task for domain in trained for task in domain.tasks]
+    keys = {name_key(name) for task in tasks for name in (task.name, *task.names)}
+    parameters = [set(signature(task.function).parameters) for task in tasks]
+
+    def near(task: Task) -> bool:
+        own = set(signature(task.function).parameters)
+        alike = any(len(own & others) > 1 and 4 * len(own & others) >= 3 * len(own) for others in parameters)
+        return alike or not keys.isdisjoint(name_key(name) for name in (task.name, *task.names))
+
+    kept = tuple(task for task in held.tasks if not near(task))
+    there = {task.function for task in kept}
+    return Domain(held.name, kept, tuple(chain for chain in held.chains if {chain.first, chain.second} <= there))
 
 
 def _left_out(config: ToolTemplatesConfig) -> tuple[set[str], set[str]]:
