@@ -15,6 +15,17 @@ from align.files import fingerprint_of
 # 5*3 is not 5/3 and 1.5 is not 1 5, but a full stop or a hyphen between words tells nothing apart.
 _ARITHMETIC = re.compile(r"(?<=\d)[.,](?=\d)|(?<=\d)\s?[-*/%]|[-*/%](?=\s?\d)")
 
+
+class _Kept(dict[int, int]):
+    """For `str.translate`: letters, marks, digits and symbols stay, anything else is a space; learnt as it is met."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMNS" else ord(" ")
+        return self[code]
+
+
+_KEPT = _Kept()
+
 # Thai, Lao, kana and ideographs: written without spaces, so each character counts as a word.
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
@@ -25,12 +36,12 @@ def normalize(text: str) -> str:
     Letters, accents, marks, digits and symbols of every script are kept, and the signs of arithmetic beside a digit.
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    arithmetic = {place for match in _ARITHMETIC.finditer(folded) for place in range(*match.span())}
-    kept = (
-        character if place in arithmetic or unicodedata.category(character)[0] in "LMNS" else " "
-        for place, character in enumerate(folded)
-    )
-    return " ".join("".join(kept).split())
+    pieces, end = [], 0
+    for match in _ARITHMETIC.finditer(folded):
+        pieces += [folded[end : match.start()].translate(_KEPT), match.group()]
+        end = match.end()
+    pieces.append(folded[end:].translate(_KEPT))
+    return " ".join("".join(pieces).split())
 
 
 def exact_key(*texts: str) -> str:

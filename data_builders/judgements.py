@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from align.overlap import exact_key
+from align.files import fingerprint_of
 from align.rows import Level, Messages, PreferenceRow, row_id
 from data_builders.counted import message_texts
 
@@ -72,8 +72,8 @@ class Compared:
 
     @property
     def key(self) -> str:
-        """The same for two comparisons of the same responses to the same prompt."""
-        return exact_key(self.tools, *message_texts(self.prompt), *(_key(response) for response in self.responses))
+        """The same for two comparisons of the same responses to the same prompt, character by character."""
+        return fingerprint_of(self.tools, *message_texts(self.prompt), *(_key(response) for response in self.responses))
 
     def ordered(self) -> Compared:
         """With the responses in an order that depends on what they say alone, not on who was shown first or won."""
@@ -169,7 +169,7 @@ def settled(compared: Compared, majority: float) -> PreferenceRow | str:
         completions=completions,
         level=LEVELS[statistics.median_low(grades)] if grades else None,
         models=models if any(models) else (),
-        raters=tuple(dict.fromkeys(name for judgement in compared.judgements for name in judgement.raters)),
+        raters=tuple(sorted({name for judgement in compared.judgements for name in judgement.raters})),
         round=compared.round,
         batch=compared.batch,
     )
@@ -195,4 +195,4 @@ def judgement_of_scores(first: float, second: float, gaps: Mapping[Level, float]
 
 
 def _key(response: Messages) -> str:
-    return exact_key(*message_texts(response))
+    return fingerprint_of(*message_texts(response))

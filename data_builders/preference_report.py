@@ -17,8 +17,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from align.errors import AlignError
+from align.files import fingerprint_of
 from align.jsonl import read_rows
-from align.overlap import exact_key
 from align.rows import Message, Messages, PreferenceRow
 from data_builders.agreement import batch_name
 from data_builders.counted import characters, message_texts
@@ -130,13 +130,17 @@ def _line(name: str, rows: Sequence[PreferenceRow], total: int, units: Mapping[s
 
 def _turns_of_dialogs(rows: Sequence[PreferenceRow]) -> list[int]:
     """User messages of each dialog: prompts that are no beginning of another row's prompt."""
-    whole: dict[str, int] = {}
+    turns: dict[str, int] = {}
     begun: set[str] = set()
     for row in rows:
-        places = [place for place, message in enumerate(row.prompt) if message.role == "user"]
-        whole[exact_key(*message_texts(row.prompt))] = len(places)
-        begun.update(exact_key(*message_texts(row.prompt[: place + 1])) for place in places[:-1])
-    return [turns for key, turns in whole.items() if key not in begun]
+        key, asked = "", []
+        for message in row.prompt:
+            key = fingerprint_of(key, *message_texts([message]))
+            if message.role == "user":
+                asked.append(key)
+        begun.update(one for one in asked if one != key)
+        turns[key] = len(asked)
+    return [count for key, count in turns.items() if key not in begun]
 
 
 def _asked_last(prompt: Messages) -> Messages:
