@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from align.config import Section
 from align.errors import RowError
@@ -26,6 +26,9 @@ Answers = dict[str, dict[str, Any]]
 _LABEL_STUDIO_VALUES = ("selected", "choices", "rating", "number", "text")
 
 
+Grade = Annotated[int, Field(ge=-4, le=4)]
+
+
 class ExportFields(Section):
     """Names in a project of Argilla or Label Studio."""
 
@@ -35,9 +38,10 @@ class ExportFields(Section):
     """The fields of the responses. The defaults are those of Label Studio's template for human preferences."""
     question: str = "comparison"
     """The question that compares them: a label, a ranking of the responses' names, or Label Studio's Pairwise."""
-    choices: dict[str, int | Literal["first", "second", "tie"]] = Field(default_factory=dict)
+    choices: dict[str, Grade | Literal["first", "second", "tie"]] = Field(default_factory=dict)
     """What the question's other answers mean: first, second or tie, or a grade from 4 (the first is significantly
-    better) over 0 (a tie) to -4. Read without being named: the responses' own names, left, right and tie."""
+    better) over 0 (a tie) to -4; stars stand in quotes, {"5": 4}. Read without being named: the responses' own names,
+    left, right and tie."""
     scores: tuple[str, ...] = ()
     """In place of question: the rating questions, one for each response in their order."""
     level: str | None = None
@@ -52,6 +56,13 @@ class ExportFields(Section):
     """The field or metadata with the batch; it may be absent."""
     round: str = "round"
     """The field or metadata with the round; it may be absent."""
+
+    @model_validator(mode="after")
+    def _one_for_each_response(self) -> Self:
+        for name, given in (("scores", self.scores), ("models", self.models)):
+            if given and len(given) != len(self.responses):
+                raise ValueError(f"{name} names {len(given)} for {len(self.responses)} responses; name one for each")
+        return self
 
 
 def is_export(record: Json, fields: ExportFields) -> bool:

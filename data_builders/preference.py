@@ -153,6 +153,7 @@ def build(config: PreferencesConfig, output: Path) -> Path:
         if part.rows or name == "preferences":
             part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"records": records})
         log.info("%-20s %s", name, part.summary())
+    (output / "preferences.bad.jsonl").unlink(missing_ok=True)
     if bad:
         with whole_file(output / "preferences.bad.jsonl") as handle:
             handle.writelines(json.dumps(_told(error), ensure_ascii=False) + "\n" for error in bad)

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,7 @@ _MODELS = ("models", "generation_models", "model_names")
 class ScoresConfig(Section):
     """What the scores of responses mean."""
 
-    levels: dict[Level, float] = Field(default_factory=dict)
+    levels: dict[Level, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Level -> from which difference of two scores on it is given, such as {significantly better: 3, better: 2} on a
     scale of 1 to 5. A difference without a level leaves the pair ungraded."""
     pairs: Literal["best_worst", "all"] = "best_worst"

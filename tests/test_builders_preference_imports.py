@@ -415,6 +415,15 @@ def test_a_task_that_nobody_judged_is_no_error(tmp_path: Path) -> None:
     assert settled(compared, 0.5) == "nobody judged it"
 
 
+def test_an_export_config_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="models names 1 for 2 responses; name one for each"):
+        ExportFields(models=("m",))
+    with pytest.raises(ValueError, match="less than or equal to 4"):
+        ExportFields(choices={"best": 5})
+    with pytest.raises(ValueError, match="greater than 0"):
+        ScoresConfig(levels={"better": 0})
+
+
 RATED = {"prompt": "Hi", "responses": ["Hello.", "Hey."]}
 
 BAD: list[tuple[Any, str]] = [
