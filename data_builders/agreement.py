@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from align.errors import ConfigError
@@ -35,11 +36,11 @@ def alpha(units: Iterable[Sequence[int]]) -> float | None:
 
 def ordinal_distance(counts: Counter[int]) -> Callable[[int, int], float]:
     """The square of how many of the pairable values lie from one value to another, the two ends counting half."""
-    ordered = sorted(counts)
 
+    @cache
     def distance(one: int, other: int) -> float:
         low, high = min(one, other), max(one, other)
-        between = sum(counts[value] for value in ordered if low <= value <= high)
+        between = sum(count for value, count in counts.items() if low <= value <= high)
         return (between - (counts[low] + counts[high]) / 2) ** 2
 
     return distance
@@ -49,8 +50,8 @@ def agreement(found: Sequence[Compared]) -> dict[str, Any]:
     """For a report: alpha over all, by rater and by batch, and every tie and contradiction.
 
     `sides` is alpha over first, tie and second; `grades` over -4 to 4, of the judgements that were graded or ties.
-    A rater's `with_majority` is the share of his judgements that agree with most of the others' on the same comparison,
-    and `without` is alpha over all the others.
+    A rater has alpha over the comparisons that he judged, and `with_majority`: the share of his judgements that agree
+    with most of the others' on the same comparison.
     """
     batches: dict[str, list[Compared]] = defaultdict(list)
     raters: dict[str, list[Compared]] = defaultdict(list)
@@ -61,7 +62,7 @@ def agreement(found: Sequence[Compared]) -> dict[str, Any]:
     return {
         **_alphas([compared.judgements for compared in found]),
         "batches": {name: _alphas([one.judgements for one in part]) for name, part in sorted(batches.items())},
-        "raters": {rater: _rater(rater, part, found) for rater, part in sorted(raters.items())},
+        "raters": {rater: _rater(rater, part) for rater, part in sorted(raters.items())},
         "ties": [compared.told() for compared in found if compared.has_a_tie],
         "contradictions": [compared.told() for compared in found if compared.is_contradicted],
     }
@@ -83,7 +84,7 @@ def _alphas(judged: Sequence[Sequence[Judgement]]) -> dict[str, Any]:
     }
 
 
-def _rater(rater: str, own: Sequence[Compared], found: Sequence[Compared]) -> dict[str, Any]:
+def _rater(rater: str, own: Sequence[Compared]) -> dict[str, Any]:
     agreed: list[bool] = []
     sides: Counter[int] = Counter()
     for compared in own:
@@ -92,11 +93,9 @@ def _rater(rater: str, own: Sequence[Compared], found: Sequence[Compared]) -> di
         sides.update(mine)
         if others and (most := others.most_common(1)[0])[1] * 2 > others.total():
             agreed += [side == most[0] for side in mine]
-    without = [[judgement for judgement in one.judgements if judgement.rater != rater] for one in found]
     return {
         **_alphas([compared.judgements for compared in own]),
         "judgements": sides.total(),
         "ties": sides[0],
         "with_majority": sum(agreed) / len(agreed) if agreed else None,
-        "without": alpha([judgement.side for judgement in one] for one in without),
     }

@@ -113,33 +113,30 @@ def _read(record: Json, where: str, fields: ExportFields) -> tuple[Json, Answers
         rater = _person(record.get("annotator")) or "unnamed"
         return record, {rater: {key: _plain(value) for key, value in record.items()}}
     if isinstance(record.get("fields"), dict):
-        known = record["fields"] | (record.get("metadata") or {})
+        known = record["fields"] | _metadata(record.get("metadata"))
         responses = record["responses"] or []
-        return known, _by_question(responses) if isinstance(responses, dict) else _by_user(responses, where)
-    return record | _metadata(record.get("metadata")), _columns(record)
+        return known, _by_question(responses, where) if isinstance(responses, dict) else _by_user(responses, where)
+    return record | _metadata(record.get("metadata")), _columns(record, where)
 
 
 def _label_studio(annotations: list[Any], where: str) -> Answers:
     answers: Answers = {}
-    for place, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("result", []), list):
-            found = shown(annotation)
-            raise RowError(f"{where}: annotations[{place}]", f"wanted an annotation, found {found}", "Export it again")
+    for place, annotation in enumerate(_objects(annotations, where, "annotations")):
         if annotation.get("was_cancelled"):
             continue
         rater = _person(annotation.get("completed_by")) or f"annotation {annotation.get('id', place)}"
         said = answers.setdefault(rater, {})
-        for result in annotation.get("result", []):
-            if isinstance(result, dict) and isinstance(result.get("from_name"), str):
+        for result in _objects(annotation.get("result") or [], where, f"annotations[{place}].result"):
+            if isinstance(result.get("from_name"), str):
                 said[result["from_name"]] = _plain(result.get("value"))
     return answers
 
 
-def _by_question(responses: Json) -> Answers:
+def _by_question(responses: Json, where: str) -> Answers:
     """Argilla 2.x: question -> [{"value", "user_id"}]."""
     answers: Answers = defaultdict(dict)
     for question, given in responses.items():
-        for number, answer in enumerate(given or []):
+        for number, answer in enumerate(_objects(given or [], where, f"responses.{question}")):
             if answer.get("status", "submitted") in ("submitted", None):
                 answers[str(answer.get("user_id") or f"response {number}")][question] = answer.get("value")
     return answers
@@ -148,12 +145,10 @@ def _by_question(responses: Json) -> Answers:
 def _by_user(responses: list[Any], where: str) -> Answers:
     """Argilla 1.x: [{"user_id", "status", "values": {question: {"value"}}}]."""
     answers: Answers = {}
-    for number, response in enumerate(responses):
-        if not isinstance(response, dict) or not isinstance(response.get("values") or {}, dict):
-            found = shown(response)
-            raise RowError(
-                f"{where}: responses[{number}]", f"wanted values of a user, found {found}", "Export it again"
-            )
+    for number, response in enumerate(_objects(responses, where, "responses")):
+        if not isinstance(response.get("values") or {}, dict):
+            found = shown(response["values"])
+            raise RowError(f"{where}: responses[{number}].values", f"wanted answers, found {found}", "Export it again")
         if response.get("status", "submitted") in ("submitted", None):
             values = response.get("values") or {}
             said = {name: value.get("value") if isinstance(value, dict) else value for name, value in values.items()}
@@ -161,7 +156,7 @@ def _by_user(responses: list[Any], where: str) -> Answers:
     return answers
 
 
-def _columns(record: Json) -> Answers:
+def _columns(record: Json, where: str) -> Answers:
     """Argilla 1.x's column of answers for each question, and 2.x's flattened `question.responses` with its users."""
     answers: Answers = defaultdict(dict)
     for name, column in record.items():
@@ -176,7 +171,7 @@ def _columns(record: Json) -> Answers:
             question, given = name, _rows_of(column)
         else:
             continue
-        for rater, said in _by_question({question: given}).items():
+        for rater, said in _by_question({question: given}, where).items():
             answers[rater] |= said
     return answers
 
@@ -190,7 +185,8 @@ def _is_column(value: Any) -> bool:
 def _rows_of(column: Any) -> list[Json]:
     if isinstance(column, list):
         return column
-    return [{key: _at(values or [], place) for key, values in column.items()} for place in range(len(column["value"]))]
+    count = len(column["value"]) if isinstance(column["value"], list) else 0
+    return [{key: _at(values, place) for key, values in column.items()} for place in range(count)]
 
 
 def _entry(said: Json, where: str, fields: ExportFields) -> Json | None:
@@ -230,13 +226,13 @@ def _choice(value: Any, where: str, fields: ExportFields) -> Json:
 def _ranks(value: Any, where: str, fields: ExportFields) -> list[int] | None:
     """The rank of each response, 1 the best, from a ranking: options in order, or options with ranks."""
     if isinstance(value, dict) and {"rank", "value"} <= value.keys():
-        value = [{"rank": rank, "value": option} for rank, option in zip(value["rank"], value["value"], strict=False)]
+        value = _rows_of(value)
     if not isinstance(value, list):
         return None
     found = {}
     for place, option in enumerate(value, start=1):
         name, rank = (option.get("value"), option.get("rank")) if isinstance(option, dict) else (option, place)
-        found[name] = rank
+        found[str(name)] = rank
     ranks = [rank for name in fields.responses if isinstance(rank := found.get(name), int)]
     if len(ranks) < len(fields.responses):
         how = "The ranking's options must bear the names of the response fields"
@@ -269,6 +265,12 @@ def _metadata(value: Any) -> Json:
         except ValueError:
             return {}
     return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any, where: str, field: str) -> list[Json]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise RowError(f"{where}: {field}", f"wanted a list of objects, found {shown(value)}", "Export it again")
+    return value
 
 
 def _at(values: Any, place: int) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +268,12 @@ LABEL_STUDIO_TASK = {
             "completed_by": 5,
             "result": [{"from_name": "comparison", "type": "pairwise", "value": {"selected": "right"}}],
         },
-        {"id": 33, "completed_by": 6, "was_cancelled": True, "result": []},
+        {
+            "id": 33,
+            "completed_by": 6,
+            "was_cancelled": True,
+            "result": [{"from_name": "comparison", "type": "pairwise", "value": {"selected": "left"}}],
+        },
     ],
     "predictions": [{"result": [{"from_name": "comparison", "value": {"selected": "right"}}]}],
 }
@@ -466,6 +473,61 @@ BAD: list[tuple[Any, str]] = [
 def test_a_bad_record_names_file_line_field_and_reason(tmp_path: Path, record: Any, message: str) -> None:
     with pytest.raises(RowError, match=r"mine\.jsonl" + message):
         read(tmp_path, [PAIRS["TRL"], record])
+
+
+SOUND: list[tuple[dict[str, Any], ExportFields]] = [
+    *((record, ExportFields()) for record in [*PAIRS.values(), ULTRAFEEDBACK, DISTILABEL, DIALOG, LABEL_STUDIO_TASK]),
+    *((record, ARGILLA_FIELDS) for record in ARGILLA.values()),
+    (
+        RATED | {"ratings": [{"rater": "a", "ranks": [1, 2]}, {"rater": "b", "chosen": 0, "edited": "Hi!"}]},
+        ExportFields(),
+    ),
+]
+JUNK = [
+    None,
+    True,
+    7,
+    -1.5,
+    "",
+    "odd",
+    [],
+    ["odd"],
+    [None],
+    {},
+    {"odd": 1},
+    {"value": 3, "user_id": "u"},
+    {"role": "x"},
+]
+
+
+def spoiled(value: Any, draw: random.Random, chance: float) -> Any:
+    """A copy in which any part may be junk or may be missing."""
+    if draw.random() < chance:
+        return copy.deepcopy(draw.choice(JUNK))
+    if isinstance(value, dict):
+        return {key: spoiled(one, draw, chance) for key, one in value.items() if draw.random() > chance / 2}
+    if isinstance(value, list):
+        return [spoiled(one, draw, chance) for one in value if draw.random() > chance / 2]
+    return value
+
+
+def test_a_spoiled_record_of_any_form_is_read_or_named_and_never_breaks_the_build(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    read_well, named = 0, 0
+    for record, fields in SOUND:
+        lines = [spoiled(record, draw, 0.06) for _ in range(300)]
+        path = tmp_path / "mine.jsonl"
+        path.write_text("\n".join(json.dumps(line if isinstance(line, dict) else record) for line in lines))
+        for number, found in enumerate(comparisons_in(path, ImportConfig(export=fields)), start=1):
+            if isinstance(found, RowError):
+                named += 1
+                assert found.where.startswith(f"{path}:{number}"), found
+            else:
+                read_well += 1
+                for compared in merged(found)[0]:
+                    settled(compared, 0.5)
+    assert read_well + named == 300 * len(SOUND)
+    assert min(read_well, named) > 500
 
 
 def test_a_line_that_is_not_json_is_named_and_the_others_are_read(tmp_path: Path) -> None:
