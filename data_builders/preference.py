@@ -129,6 +129,7 @@ def build(config: PreferencesConfig, output: Path) -> Path:
     if config.levels is not None:
         kept = frozenset(config.levels)
         train.drop_where(lambda row: row.level is not None and row.level not in kept, "level not wanted")
+    train.drop_where(lambda row: any(map(_is_empty, row.completions)), "empty response")
     drop_unusable(train, config.max_characters)
     thinned = drop_near_equal(train, config.near_equal)
     heldout = cut_by_prompt(train, config.heldout_share, config.seed)
@@ -273,6 +274,10 @@ def _says(completion: Messages) -> list[tuple[str, str]]:
         (normalize(message.content), " ".join(f"{call.name}{call.arguments}" for call in message.tool_calls))
         for message in completion
     ]
+
+
+def _is_empty(completion: Messages) -> bool:
+    return not any(message.content.strip() or message.tool_calls for message in completion)
 
 
 def _length(row: PreferenceRow) -> int:

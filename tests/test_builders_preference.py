@@ -253,6 +253,14 @@ def test_near_equal_responses_are_dropped_before_the_cut(tmp_path: Path) -> None
     assert counts_of(tmp_path)["dropped"] == {"near-equal n-grams": 1}
 
 
+def test_a_response_that_says_nothing_is_dropped_and_a_call_says_something(tmp_path: Path) -> None:
+    call = [{"role": "assistant", "tool_calls": [{"name": "clock", "arguments": {}}]}]
+    records = [pair(1, rejected=" \n"), pair(2, chosen=""), pair(3, chosen=call)]
+    train, _, _ = build_rows(tmp_path, records, heldout_share=0)
+    assert [row.chosen[0].tool_calls[0].name for row in train] == ["clock"]
+    assert counts_of(tmp_path)["dropped"] == {"empty response": 2}
+
+
 def test_two_builds_of_the_same_data_are_the_same_bytes(tmp_path: Path) -> None:
     records = [pair(number, batch=f"b-{number % 3}") for number in range(50)]
     build_rows(tmp_path, records)
