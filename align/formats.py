@@ -42,6 +42,9 @@ _MESSAGE_KEYS = {"role", "from", "content", "value", "tool_calls", "function_cal
 _IGNORED_MESSAGE_KEYS = {"id", "refusal", "annotations", "audio"}
 """What an OpenAI answer carries beside its text; nothing of it is trained on."""
 
+_JUDGED_KEYS = ("level", "models", "raters", "round", "batch")
+"""What is known of a comparison beside its prompt and completions: see PreferenceRow."""
+
 _FORMS = {
     SFTRow: "messages; prompt and completion; conversations; instruction and output; system and chat; "
     "question, function and ground_truth",
@@ -146,8 +149,8 @@ def _preference(record: Json, where: str) -> Json:
             _dialog(completion, f"{where}: completions[{rank}]", dict(calls), "assistant")
             for rank, completion in enumerate(_listed(record["completions"]))
         ]
-        level = {"level": record["level"]} if record.get("level") is not None else {}
-        return {"prompt": prompt, "completions": ranked, **level}
+        known = {key: record[key] for key in _JUDGED_KEYS if record.get(key) is not None}
+        return {"prompt": prompt, "completions": ranked, **known}
     if not ("chosen" in record and "rejected" in record):
         raise _unknown_form(record, PreferenceRow, where)
     calls = {}

@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -128,6 +128,11 @@ def _row(line: bytes, kind: type[R], where: str) -> R:
         raise RowError(where, f"is not JSON ({error})", "Write one JSON object a line") from None
     if not isinstance(record, dict):
         raise RowError(where, f"wanted a JSON object, found {type(record).__name__}", "Write one JSON object a line")
+    return row_of(record, kind, where)
+
+
+def row_of(record: dict[str, Any], kind: type[R], where: str) -> R:
+    """One record, ours or another toolkit's, as a row. Raises RowError naming `where` and the field."""
     try:
         return to_row(record, kind, where)
     except ValidationError as error:

@@ -141,12 +141,24 @@ class PreferenceRow(Row):
     completions: tuple[Messages, ...] = Field(min_length=2, max_length=3)
     level: Level | None = None
     """How much better chosen is than rejected; None where nobody said."""
+    models: tuple[str, ...] = ()
+    """Who made each completion, in their order, "" where unknown; empty where nobody said."""
+    raters: tuple[str, ...] = ()
+    """Whose judgement this is: all who judged the comparison, those who were outvoted too; empty where nobody said."""
+    round: int | None = Field(None, ge=0)
+    """The round of post-training that the comparison was collected in; None where nobody said."""
+    batch: str = ""
+    """The batch of collection that it came with, such as a week or a capability."""
 
     @model_validator(mode="after")
     def _completions_are_the_assistants(self) -> Self:
         for rank, completion in enumerate(self.completions):
             if not completion or completion[0].role != "assistant" or completion[-1].role != "assistant":
                 raise ValueError(f"completions[{rank}] must begin and end with an assistant message")
+        if self.models and len(self.models) != len(self.completions):
+            raise ValueError(
+                f"models names {len(self.models)} for {len(self.completions)} completions; name each or none"
+            )
         return self
 
     @property

@@ -130,13 +130,13 @@ def content_key(row: Row) -> str:
     """A key that two rows share when they say the same, whatever their ids and sources."""
     parts = [row.tools]
     if isinstance(row, SFTRow):
-        parts += _texts(row.messages)
+        parts += message_texts(row.messages)
     elif isinstance(row, PreferenceRow):
-        parts += _texts(row.prompt)
+        parts += message_texts(row.prompt)
         for completion in row.completions:
-            parts += ["completion", *_texts(completion)]
+            parts += ["completion", *message_texts(completion)]
     elif isinstance(row, PromptRow):
-        parts += _texts(row.prompt)
+        parts += message_texts(row.prompt)
     else:
         raise TypeError(f"no content key for {type(row).__name__}")
     return exact_key(*parts)
@@ -154,7 +154,7 @@ def prompt_keys(row: Row) -> set[str]:
 def keys_of(prompt: Messages) -> set[str]:
     users = [message.content for message in prompt if message.role == "user"]
     telling = {exact_key(text) for text in users if len(normalize(text).split()) >= MIN_TELLING_WORDS}
-    return telling | {exact_key(*_texts(prompt))}
+    return telling | {exact_key(*message_texts(prompt))}
 
 
 def evaluation_keys(paths: Iterable[Path]) -> set[str]:
@@ -179,7 +179,8 @@ def characters(messages: Iterable[Message], tools: str = "") -> int:
     )
 
 
-def _texts(messages: Iterable[Message]) -> list[str]:
+def message_texts(messages: Iterable[Message]) -> list[str]:
+    """What a dialog says, roles and calls included, as texts for a key."""
     texts = []
     for message in messages:
         calls = [f"{call.name} {json.dumps(call.parsed(), sort_keys=True)}" for call in message.tool_calls]

@@ -1,28 +1,49 @@
-"""Preference rows: system answers that people judged, general pairs, and pairs that a user brings.
+"""Preference rows: system answers that people judged, general pairs, and comparisons that a user brings.
 
-A row keeps how much better chosen is. The trainers drop the weak levels themselves, so nothing is lost here.
+A user's comparisons are read by `preference_imports.py`, settled by `judgements.py`, and reported on by `agreement.py`
+and `preference_report.py`; here stands what is done to them in which order.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
 from align.config import Section, dump
-from align.jsonl import iterate_rows
+from align.errors import RowError
+from align.files import fingerprint_of, whole_file
 from align.overlap import normalize
-from align.rows import Level, Message, Messages, PreferenceRow, row_id
+from align.reporting import logger
+from align.rows import STRONG_LEVELS, Level, Message, Messages, PreferenceRow, row_id
 from align.settings import InputPath
+from data_builders.agreement import agreement, batch_name
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
+from data_builders.judgements import Compared, merged, settled
+from data_builders.near_equal import NearEqualConfig, drop_near_equal
+from data_builders.preference_imports import ImportConfig, comparisons_in
+from data_builders.preference_report import (
+    GroupBy,
+    bias_text,
+    composition,
+    length_bias,
+    level_shares,
+    measures,
+    table_text,
+)
 from data_builders.sources import GENERAL, NQ_OPEN, Comparison, JudgedQuestion
 
 DEFINITELY: Level = "significantly better"
 """A definitely correct answer over a definitely incorrect one."""
 POSSIBLY: Level = "slightly better"
 """A possibly correct answer over a definitely incorrect one."""
+
+_TOLD_BAD_ROWS = 20
 
 
 class JudgedConfig(Section):
@@ -50,40 +71,117 @@ class GeneralConfig(Section):
 
 
 class PreferencesConfig(Section):
-    """A user's own pairs: checked, deduplicated, and cut into rows to train on and rows held out."""
+    """A user's own comparisons: read, settled, checked, and cut into rows to train on and rows held out."""
 
     path: InputPath | tuple[InputPath, ...]
-    """JSONL of pairs: ours, or the prompt/chosen/rejected form that other toolkits write."""
+    """JSONL or JSON arrays: pairs of ours or of other toolkits, ratings by several raters, scores, dialogs, exports of
+    Argilla and Label Studio. `data_builders/preference_imports.py` lists the forms."""
+    imports: ImportConfig = ImportConfig()
+    """How records become comparisons."""
+    bad_rows: Literal["stop", "drop"] = "stop"
+    """A record that cannot be read ends the run, with file, line, field and reason of each; or it is dropped, counted,
+    and listed in `preferences.bad.jsonl`."""
+    majority: float = Field(0.5, ge=0.5, le=1)
+    """Share of a comparison's judgements, ties included, that must agree on the better response. More than half always;
+    1 wants all."""
+    levels: tuple[Level, ...] | None = STRONG_LEVELS
+    """Graded rows are kept at these levels (P 4.2.1), None for all; rows that nobody graded are kept."""
+    near_equal: NearEqualConfig = NearEqualConfig()
+    """Which responses are too similar to learn from."""
     heldout_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the prompts held out. A prompt is on one side only, with all its pairs."""
+    """Share of the prompts held out. A prompt is on one side only, with all its pairs and all turns of its dialog. Of
+    every named batch at least one prompt is held out, where it has two."""
     max_characters: int | None = Field(None, gt=0)
     """A row with more in its prompt and completions together is dropped, and counted; None for no limit."""
     limit: int | None = Field(None, gt=0)
     """Rows to train on, taken by a seeded shuffle."""
     evaluation: tuple[InputPath, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
+    table_by: GroupBy = "source"
+    """What a line of the printed table stands for."""
+    tokenizer: InputPath | None = None
+    """A tokenizer's folder, to print the table in tokens; None prints characters and words."""
     seed: int = 0
     """The cut and the shuffle."""
 
 
 def build(config: PreferencesConfig, output: Path) -> Path:
-    """Write `preferences.jsonl` and `preferences.heldout.jsonl` into the folder `output`."""
+    """Write `preferences.jsonl`, `preferences.heldout.jsonl` and `preferences.report.json` into the folder `output`.
+
+    Each row file has its manifest. What is dropped before the cut is counted with the rows to train on.
+    """
+    log = logger("data_builders")
     paths = [config.path] if isinstance(config.path, Path) else list(config.path)
+    records, compared, bad = _read(paths, config.imports)
+    if bad and config.bad_rows == "stop":
+        raise _stopped(bad)
+    comparisons, repeats = merged(compared)
     train: Counted[PreferenceRow] = Counted()
-    heldout: Counted[PreferenceRow] = Counted()
-    for path in paths:
-        for row in iterate_rows(path, PreferenceRow):
-            side = part_of(prompt_identity(row.prompt), (config.heldout_share,), config.seed)
-            (train if side else heldout).keep(row)
-    for part in (train, heldout):
-        drop_unusable(part, config.max_characters)
-    evaluation = evaluation_keys(config.evaluation).union(*map(prompt_keys, heldout.rows))
-    train.drop_matches(evaluation)
+    train.drop("bad row", len(bad))
+    train.drop("duplicate", repeats)
+    for one in comparisons:
+        row = settled(one, config.majority)
+        if isinstance(row, str):
+            train.drop(row)
+        else:
+            train.keep(row)
+    shares = level_shares(train.rows)
+    if config.levels is not None:
+        kept = frozenset(config.levels)
+        train.drop_where(lambda row: row.level is not None and row.level not in kept, "level not wanted")
+    train.drop_where(lambda row: any(map(_is_empty, row.completions)), "empty response")
+    drop_unusable(train, config.max_characters)
+    thinned = drop_near_equal(train, config.near_equal)
+    heldout = cut_by_prompt(train, config.heldout_share, config.seed)
+    train.drop_matches(evaluation_keys(config.evaluation).union(*map(prompt_keys, heldout.rows)))
     train.limit(config.limit, config.seed)
-    for name, part in (("preferences", train), ("preferences.heldout", heldout)):
+
+    rows = train.rows + heldout.rows
+    units = measures(config.tokenizer)
+    parts = {"preferences": train, "preferences.heldout": heldout}
+    report: dict[str, Any] = {
+        "records": records,
+        "bad_rows": len(bad),
+        "middle_responses_left_out": thinned,
+        "levels": shares,
+        "length_bias": length_bias(rows),
+        "table": composition(rows, config.table_by, units),
+        "parts": {name: composition(part.rows, "batch", units) for name, part in parts.items()},
+        "agreement": agreement(comparisons),
+    }
+    inputs = [*paths, *config.evaluation]
+    for name, part in parts.items():
         if part.rows or name == "preferences":
-            part.write(output / f"{name}.jsonl", config=dump(config), inputs=[*paths, *config.evaluation])
+            part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"records": records})
+        log.info("%-20s %s", name, part.summary())
+    (output / "preferences.bad.jsonl").unlink(missing_ok=True)
+    if bad:
+        with whole_file(output / "preferences.bad.jsonl") as handle:
+            handle.writelines(json.dumps(_told(error), ensure_ascii=False) + "\n" for error in bad)
+    with whole_file(output / "preferences.report.json") as handle:
+        json.dump(report, handle, indent=1, ensure_ascii=False)
+    log.info("\n%s\n\n%s\n\n%s", table_text(report["table"]), bias_text(report["length_bias"]), _agreed(report))
     return output
+
+
+def cut_by_prompt(found: Counted[PreferenceRow], share: float, seed: int) -> Counted[PreferenceRow]:
+    """Take the held-out rows out of `found`, and return them: all rows of some prompts, from every batch.
+
+    A prompt goes by its hash, so it stays where it is as data grows. Where that gives none of a named batch with two
+    prompts or more, its prompt with the smallest hash goes too, from all batches.
+    """
+    prompts = {row.id: prompt_identity(row.prompt) for row in found.rows}
+    chosen = {prompt for prompt in prompts.values() if part_of(prompt, (share,), seed) == 0}
+    batches: dict[str, set[str]] = {}
+    for row in found.rows:
+        if row.batch or row.round is not None:
+            batches.setdefault(batch_name(row.round, row.batch), set()).add(prompts[row.id])
+    for _, batch in sorted(batches.items()):
+        if share and len(batch) > 1 and chosen.isdisjoint(batch):
+            chosen.add(min(batch, key=lambda prompt: fingerprint_of(seed, prompt)))
+    heldout = Counted(row for row in found.rows if prompts[row.id] in chosen)
+    found.rows = [row for row in found.rows if prompts[row.id] not in chosen]
+    return heldout
 
 
 def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed: int) -> Counted[PreferenceRow]:
@@ -178,5 +276,49 @@ def _says(completion: Messages) -> list[tuple[str, str]]:
     ]
 
 
+def _is_empty(completion: Messages) -> bool:
+    return not any(message.content.strip() or message.tool_calls for message in completion)
+
+
 def _length(row: PreferenceRow) -> int:
     return characters(row.prompt, row.tools) + sum(map(characters, row.completions))
+
+
+def _read(paths: Sequence[Path], config: ImportConfig) -> tuple[int, list[Compared], list[RowError]]:
+    """(records read, their comparisons, what is wrong with the bad ones)."""
+    records, compared, bad = 0, [], []
+    for path in paths:
+        for found in comparisons_in(path, config):
+            records += 1
+            if isinstance(found, RowError):
+                bad.append(found)
+            else:
+                compared += found
+    return records, compared, bad
+
+
+def _stopped(bad: Sequence[RowError]) -> RowError:
+    """All bad rows in one error, the first in full."""
+    first, *others = bad
+    how = f"{first.how} Or set preferences.bad_rows to drop, to go on without such rows"
+    more = [f"{error.where}: {error.what}" for error in others[:_TOLD_BAD_ROWS]]
+    if len(others) > _TOLD_BAD_ROWS:
+        more.append(f"and {len(others) - _TOLD_BAD_ROWS} more")
+    return RowError(first.where, first.what, "\n".join([f"{how}.", *more]) if more else how)
+
+
+def _told(error: RowError) -> dict[str, Any]:
+    file, line, field = re.fullmatch(r"(.*?):(\d+)(?:: (.*))?", error.where, re.DOTALL).groups()  # type: ignore[union-attr]
+    return {"file": file, "line": int(line), "field": field, "reason": error.what}
+
+
+def _agreed(report: dict[str, Any]) -> str:
+    """The agreement of raters for a person, in a line or two."""
+    found = report["agreement"]
+    if not found["judged_by_several"]:
+        return "agreement: no comparison was judged by more than one rater"
+    sides, grades = ("undefined" if found[key] is None else f"{found[key]:.3f}" for key in ("sides", "grades"))
+    return (
+        f"agreement: Krippendorff's alpha {sides} of sides, {grades} of grades, over {found['judged_by_several']} "
+        f"comparisons judged by several; {len(found['ties'])} with a tie, {len(found['contradictions'])} contradicted"
+    )

@@ -333,3 +333,9 @@ def test_errors_name_place_and_field(kind: type[Row], record: dict, said: str | 
         assert isinstance(caught.value, ValidationError)  # align/jsonl.py words it, with the same file and line
     else:
         assert str(caught.value).startswith(HERE + said)
+
+
+def test_what_is_known_of_ranked_completions_comes_along() -> None:
+    known = {"level": "better", "models": ["a", "b"], "raters": ["ann"], "round": 1, "batch": "week-7"}
+    row = to_row({"prompt": plain(ASK), "completions": [plain(ROME), plain(MILAN)]} | known, PreferenceRow, HERE)
+    assert (row.level, row.models, row.raters, row.round, row.batch) == ("better", ("a", "b"), ("ann",), 1, "week-7")

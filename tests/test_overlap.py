@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
+import unicodedata
+
 import pytest
 
 from align.overlap import exact_key, normalize
@@ -35,3 +39,23 @@ def test_normalizing_twice_changes_nothing() -> None:
 
 def test_texts_do_not_run_together() -> None:
     assert exact_key("ab", "c") != exact_key("a", "bc")
+
+
+def normalized_by_character(text: str) -> str:
+    """The definition, character by character: letters, marks, digits and symbols, and arithmetic beside a digit."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    arithmetic = re.compile(r"(?<=\d)[.,](?=\d)|(?<=\d)\s?[-*/%]|[-*/%](?=\s?\d)")
+    places = {place for match in arithmetic.finditer(folded) for place in range(*match.span())}
+    kept = (
+        character if place in places or unicodedata.category(character)[0] in "LMNS" else " "
+        for place, character in enumerate(folded)
+    )
+    return " ".join("".join(kept).split())
+
+
+def test_normalize_is_its_definition_on_random_text() -> None:
+    draw = random.Random(0)
+    alphabet = "aB1 2.5-*/%,\n\t!?$€+=<>éßªﬁ日हि\u0301\u00a0\u200b😀"
+    for _ in range(5000):
+        text = "".join(draw.choices(alphabet, k=draw.randint(0, 30)))
+        assert normalize(text) == normalized_by_character(text)

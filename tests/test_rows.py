@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -87,3 +89,13 @@ def test_an_id_is_the_same_for_the_same_parts_and_for_no_others() -> None:
 def test_rows_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         ASK.content = "x"
+
+
+def test_a_preference_names_a_model_for_each_completion_or_for_none() -> None:
+    said = tuple((Message(role="assistant", content=text),) for text in ("Rome.", "Milan."))
+    known = {"id": "1", "source": "s", "prompt": (Message(role="user", content="?"),), "completions": said}
+    assert PreferenceRow(**known, models=("a", "")).models == ("a", "")
+    with pytest.raises(ValidationError, match="models names 1 for 2 completions; name each or none"):
+        PreferenceRow(**known, models=("a",))
+    bare = PreferenceRow(**known).model_dump_json(exclude_defaults=True)
+    assert not {"models", "raters", "round", "batch"} & json.loads(bare).keys(), "files stay small"
