@@ -1,7 +1,7 @@
 # make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 20 minutes on two cores)
 # make test        what holds the project: style, types, tests
 # make bench       time and memory against TRL on this machine, into docs/ (under an hour on two quiet cores)
-# make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (about 40 minutes)
+# make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
 # make check       style and types only
 # make assets      fetch the model and data that both need
 # make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
