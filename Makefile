@@ -1,6 +1,6 @@
 # make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 20 minutes on two cores)
 # make test        what holds the project: style, types, tests
-# make bench       time and memory against TRL on this machine, into docs/ (under an hour on two quiet cores)
+# make bench       time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
 # make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
 # make check       style and types only
 # make assets      fetch the model and data that both need
