@@ -93,8 +93,8 @@ def _in_a_process(case: Case, work: Path, quick: bool) -> dict[str, Any]:
     command = [sys.executable, __file__, "--case", case.name, *(["--quick"] if quick else [])]
     work.mkdir(parents=True, exist_ok=True)
     log = work / f"{_file_name(case)}.log"
-    # For the head alone, the allocator gives every large block back at once, so that the peak is what was really held.
-    exact = {"MALLOC_MMAP_THRESHOLD_": "65536"} if case.group == "head" else {}
+    # Where memory is the question, the allocator gives every block back at once: the peak is what was really held.
+    exact = {"MALLOC_MMAP_THRESHOLD_": "65536"} if case.group in ("head", "memory") else {}
     environment = {**os.environ, **exact, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with log.open("w", encoding="utf-8") as handle:
         try:
