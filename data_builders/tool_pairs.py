@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from align.rows import Message, PreferenceRow, ToolCall, row_id, tools_text
+from align.tools.registry import Registry
 from data_builders.tasks.scenes import Played, request
 from data_builders.tasks.surface import Offered
 
@@ -57,10 +58,15 @@ def _wrong(message: Message, played: Played, rng: random.Random) -> tuple[str, M
     if others and rng.random() < 0.3:
         return "wrong function", _with(message, at, ToolCall(name=rng.choice(others), arguments=call.arguments))
     names = list(_SPOILERS)
+    registry = Registry([offered.tool])
+    right = registry.call(call).text
     for what in rng.sample(names, len(names)):
         arguments = _SPOILERS[what](call.parsed(), offered, rng)
-        if arguments is not None and arguments != call.parsed():
-            return what, _with(message, at, ToolCall(name=call.name, arguments=arguments))
+        if arguments is None or arguments == call.parsed():
+            continue
+        wrong = ToolCall(name=call.name, arguments=arguments)
+        if registry.call(wrong).text != right:  # another way to the same result (a default spelled out) is not wrong
+            return what, _with(message, at, wrong)
     return None
 
 

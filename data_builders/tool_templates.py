@@ -42,7 +42,7 @@ class ToolTemplatesConfig(Section):
 
     rows: dict[TemplateKind, int] = Field(default_factory=lambda: dict(ROWS))
     """Dialogs to train on, by kind."""
-    heldout_domains: tuple[str, ...] = ("household",)
+    heldout_domains: tuple[str, ...] = ("household", "school")
     """Domains that no row to train on offers a function of: the suite to evaluate is made from them."""
     heldout_rows: dict[TemplateKind, int] = Field(
         default_factory=lambda: {"single": 60, "multi-step": 60, "none-right": 40}  # type: ignore[arg-type]
@@ -208,6 +208,13 @@ def _row(played: Played) -> SFTRow:
     return SFTRow(id=identity, source=f"tasks/{played.kind}", messages=played.messages, tools=tools)
 
 
+def _home(played: Played, stage: Stage) -> str:
+    """The domain of the function that is called first, or, where none is called, of the one that is offered first."""
+    name = played.records[0].call.name if played.records else played.offered[0].tool.spec.name
+    task = next(each.task for each in played.offered if each.tool.spec.name == name)
+    return next(domain.name for domain in stage.domains if task in domain.tasks)
+
+
 def _suite(stage: Stage, config: ToolTemplatesConfig) -> tuple[Counted[SFTRow], Counted[ToolQuestionRow]]:
     """(single messages, dialogs to run live), over functions as they are, so that a registry can answer for them."""
     single: Counted[SFTRow] = Counted()
@@ -223,7 +230,7 @@ def _suite(stage: Stage, config: ToolTemplatesConfig) -> tuple[Counted[SFTRow], 
             dialogs.keep(
                 ToolQuestionRow(
                     id=row.id,
-                    source=row.source,
+                    source=f"{row.source}/{_home(played, stage)}",
                     tools=row.tools,
                     prompt=prompt,
                     calls=calls,

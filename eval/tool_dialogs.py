@@ -68,6 +68,7 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
         rows.append(
             {
                 "id": question.id,
+                "source": question.source,
                 "prompt": prompt_text(question.prompt),
                 "answer": final,
                 "verdict": (f"wrong {' and '.join(wrong)}" if wrong else "right") if finished else dialog.ended,
@@ -86,7 +87,17 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
     scores = {name: share(sum(verdicts), len(verdicts)) for name, verdicts in judged.items()}
     counts = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
     errors = Counter(record.error for recorder in recorders for record in recorder.records if record.error)
-    return Result(scores, counts | {"errors": dict(errors)}, rows)
+    return Result(scores, counts | {"errors": dict(errors), "by_source": by_source(rows, metrics)}, rows)
+
+
+def by_source(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Source -> metric -> "7 of 30", over the rows that it is judged on."""
+    found: dict[str, dict[str, str]] = {}
+    for source in sorted({row["source"] for row in rows}):
+        own = [row for row in rows if row["source"] == source]
+        judged = {name: [row[name] for row in own if row[name] is not None] for name in metrics}
+        found[source] = {name: f"{sum(values)} of {len(values)}" for name, values in judged.items() if values}
+    return found
 
 
 def made_in_order(wanted: Sequence[ToolCall], made: Sequence[ToolCall], registry: Registry) -> bool:

@@ -31,7 +31,8 @@ from data_builders.tasks.surface import name_key
 from data_builders.tasks.task import Chain, Task
 from data_builders.tool_templates import ToolTemplatesConfig, build, unlike
 
-HOUSEHOLD = Path(__file__).parents[1] / "data_builders" / "tasks" / "household.py"
+TASKS = Path(__file__).parents[1] / "data_builders" / "tasks"
+HELD = (TASKS / "household.py", TASKS / "school.py")
 ROWS = {kind: 8 for kind in KINDS if kind not in ("file", "code")} | {"mended": 12}  # those two have tests of their own
 SMALL: dict[str, Any] = {
     "rows": ROWS,
@@ -102,8 +103,8 @@ def _kept(played: Played | None, into: list[Played]) -> Played | None:
     return played
 
 
-def household_tools() -> Registry:
-    return make_registry(ToolsConfig(functions=(HOUSEHOLD,)))
+def held_out_tools() -> Registry:
+    return make_registry(ToolsConfig(functions=HELD))
 
 
 def calls_of(row: SFTRow) -> list[tuple[int, int]]:
@@ -131,7 +132,7 @@ def test_two_builds_of_a_seed_are_the_same_bytes_in_another_process_and_with_oth
         "from data_builders.tool_templates import ToolTemplatesConfig, build; "
         "build(ToolTemplatesConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
-    paths = os.pathsep.join([str(HOUSEHOLD.parents[2]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(TASKS.parents[1]), os.environ.get("PYTHONPATH", "")])
     again = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", code, json.dumps(SMALL), str(tmp_path)], env=again, check=True, timeout=120)
     for name in FILES:
@@ -266,7 +267,7 @@ def test_rows_that_match_an_evaluation_are_dropped_and_counted(built: Built, tmp
 
 
 def test_no_function_of_a_held_out_domain_is_offered_or_called_in_training(built: Built) -> None:
-    held = load_functions(HOUSEHOLD)
+    held = [tool for path in HELD for tool in load_functions(path)]
     identities = {tool.identity for tool in held}
     rows = [*built.train, *built.pairs]
     offered = {each.tool.identity for row in rows for each in built.stage_of(row).offered}
@@ -278,9 +279,10 @@ def test_no_function_of_a_held_out_domain_is_offered_or_called_in_training(built
 
 
 def test_the_suite_offers_functions_of_the_held_out_domain_alone_and_as_they_are(built: Built) -> None:
-    real = {tool.spec.name: tool.spec for tool in load_functions(HOUSEHOLD)}
+    real = {tool.spec.name: tool.spec for path in HELD for tool in load_functions(path)}
     rows = [*built.heldout, *built.dialogs]
-    assert {row.source.removeprefix("tasks/") for row in rows} == {"single", "multi-step", "none-right"}
+    assert {row.source.split("/")[1] for row in rows} == {"single", "multi-step", "none-right"}
+    assert {row.source.split("/")[2] for row in built.dialogs} == {"household", "school"}
     for row in rows:
         assert all(tool == real[tool.name] for tool in tools_of(row.tools))
 
@@ -405,21 +407,36 @@ def test_a_misnamed_argument_and_a_number_as_text_are_refused_when_they_run(buil
             assert "arguments" in errors, row.completions[1]
 
 
+def test_a_rejected_call_never_gives_what_the_chosen_one_gives(built: Built) -> None:
+    compared = 0
+    for row in built.pairs:
+        stage = built.stage_of(row)
+        (chosen,), (rejected,) = row.completions
+        if row.source == "tasks/wrong function" or not (chosen.tool_calls and rejected.tool_calls):
+            continue
+        tools = Registry(each.tool for each in stage.offered)
+        results = [tuple(tools.call(call).text for call in said.tool_calls) for said in (chosen, rejected)]
+        assert results[0] != results[1], row
+        compared += 1
+    assert compared > 50
+
+
 # The suite
 
 
 def test_the_calls_of_the_suites_dialogs_give_their_answers_over_the_functions_of_the_file(built: Built) -> None:
-    tools = household_tools()
+    tools = held_out_tools()
     answered = 0
     for row in built.dialogs:
         results = [tools.call(call) for call in row.calls or ()]
         assert all(result.ok for result in results)
         assert [message.role for message in row.prompt if message.role != "system"] == ["user"]
-        if row.source == "tasks/none-right":
+        kind = row.source.split("/")[1]
+        if kind == "none-right":
             assert row.calls == ()
             assert row.answers == ()
         else:
-            assert len(results) == (2 if row.source == "tasks/multi-step" else 1)
+            assert len(results) == (2 if kind == "multi-step" else 1)
             shown_as_object = results[-1].text.startswith(("{", "["))
             assert row.answers == (() if shown_as_object else (results[-1].text,))
             answered += not shown_as_object
@@ -458,3 +475,16 @@ def test_a_held_out_task_that_a_trained_domain_comes_near_is_left_out_with_its_c
     assert [each.function for each in left.tasks] == [other]
     assert [chain.first for chain in left.chains] == [other]
     assert unlike(held, []) == held
+
+
+def test_a_text_of_digits_is_passed_on_as_a_text() -> None:
+    from data_builders.tasks.catalog import domains
+    from data_builders.tasks.scenes import Stage, play
+
+    (texts,) = domains(["text_tools"])
+    padding = tuple(chain for chain in texts.chains if chain.feeds == "code")
+    stage = Stage([Domain("text_tools", texts.tasks, padding)], most_offered=3, renamed_share=0.0)
+    played = [play("multi-step", stage, random.Random(seed)) for seed in range(40)]  # a number would be refused
+    fed = [found.records[-1].call.parsed()["code"] for found in played if found is not None]
+    assert all(isinstance(code, str) for code in fed)
+    assert any(code.isdigit() for code in fed)

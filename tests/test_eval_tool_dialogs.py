@@ -146,6 +146,7 @@ def test_each_dialog_is_run_and_judged(config: ToolDialogsEvalConfig, generator:
     }
     assert found.counts["rows"] == 11
     assert found.counts["errors"] == {"arguments": 1, "unknown-tool": 1}
+    assert found.counts["by_source"]["t"]["finished"].endswith(" of 11")
 
 
 def test_a_row_shows_its_whole_dialog(config: ToolDialogsEvalConfig, generator: Generator, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from align.rows import Message, Messages, ToolCall, ToolSpec
 from align.tools.registry import Registry
@@ -149,9 +149,13 @@ class _Scene:
             if result.ok is fails:
                 raise CallFailed(result.error or "no error where one was due")
             self.messages.append(Message(role="tool", content=result.text, name=call.name))
-            found.append(_value(result.text))
+            found.append(_value(result.text, self._returns_text(call.name)))
             self.final = result.text
         return found
+
+    def _returns_text(self, name: str) -> bool:
+        function = next(each.task.function for each in self.offered if each.tool.spec.name == name)
+        return get_type_hints(function).get("return") is str
 
     def played(self, kind: TemplateKind, files: Mapping[str, bytes] | None = None) -> Played:
         specs = tuple(each.tool.spec for each in self.offered)
@@ -159,7 +163,10 @@ class _Scene:
         return Played(kind, tuple(self.messages), specs, records, self.offered, self.final, files or {})
 
 
-def _value(text: str) -> Any:
+def _value(text: str, is_text: bool) -> Any:
+    """What a call gave. A text of digits stays a text where the function returns one ("0042" of `pad_code`)."""
+    if is_text:
+        return text
     try:
         return json.loads(text)
     except ValueError:
