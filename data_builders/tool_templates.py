@@ -183,9 +183,9 @@ def _played(
 
 
 def _pairs(stage: Stage, config: ToolTemplatesConfig, names: set[str], counted: Counted) -> Iterator[PreferenceRow]:
-    """Pairs from dialogs of their own; a third of them where the right thing is to call nothing."""
+    """Pairs from dialogs of their own; a fifth of them where the right thing is to call nothing."""
     other = config.model_copy(update={"seed": int(fingerprint_of("pairs", config.seed)[:8], 16)})
-    shares: dict[TemplateKind, float] = {"single": 0.45, "multi-step": 0.1, "parallel": 0.1, "none-right": 0.35}
+    shares: dict[TemplateKind, float] = {"single": 0.5, "multi-step": 0.2, "parallel": 0.1, "none-right": 0.2}
     for kind, share in shares.items():
         for number, played in enumerate(_played(stage, kind, round(config.pairs * share) + 1, other, names, counted)):
             yield from pairs_of(played, "tasks", random.Random(fingerprint_of(other.seed, "pair", kind, number)))
