@@ -41,9 +41,9 @@ bench: assets
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 tools: assets
+	$(BIN)/python recipes/build_data.py recipes/configs/data/tools.yaml
 	$(BIN)/python recipes/run_eval.py recipes/configs/run_eval/tools.yaml model.path=.assets/SmolLM2-135M-Instruct \
 		output_dir=runs/tools/eval-start limit=100
-	$(BIN)/python recipes/build_data.py recipes/configs/data/tools.yaml
 	$(BIN)/python recipes/sft.py recipes/configs/sft/tools.yaml
 	$(BIN)/python recipes/dpo.py recipes/configs/dpo/tools.yaml
 	$(BIN)/python recipes/run_eval.py recipes/configs/run_eval/tools.yaml $(ARGS)
