@@ -49,7 +49,7 @@ class _Request:
 class Answers:
     """A queue of requests and the thread that works it off.
 
-    models: name -> (backend, protocol). What they answer goes into the store. One model alone refines, and answers none.
+    models: name -> (backend, protocol). What they answer goes into the store. One model alone only refines.
     """
 
     def __init__(self, models: Mapping[str, Model], store: Store, config: RatingConfig) -> None:

@@ -1,8 +1,8 @@
 """The SQLite file of a rating: its tables, how it is opened, and how messages and moments are written in it.
 
 A task goes to raters as an *assignment*; a *turn* is one comparison as one rater sees it; a *judgement* is what was
-said of a turn. Grades are those of `Judgement.grade`: 4, the first response is significantly better, to -4. Which response
-stands left is the turn's own matter.
+said of a turn. Grades are those of `Judgement.grade`: 4, the first response is significantly better, to -4. Which
+response stands left is the turn's own matter.
 """
 
 from __future__ import annotations
