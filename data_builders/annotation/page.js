@@ -149,6 +149,13 @@ function choose(grade) {
   else if (!$("improve").hidden) $("edited").value = state.last_text[choice.side];
 }
 
+// The rater's own choice, after which "Saved." would be said of the wrong pair.
+function chosen(grade) {
+  choose(grade);
+  keepDraft();
+  say("");
+}
+
 function improve(focus = true) {
   if ($("edit").disabled) return;
   $("improve").hidden = false;
@@ -227,8 +234,7 @@ function pressed(event) {
     return;
   } else if (/^[1-9]$/.test(event.key) && state.kind === "rate") {
     const [grade, side] = SCALE[Number(event.key) - 1];
-    choose(side === "right" ? -grade : grade);
-    keepDraft();
+    chosen(side === "right" ? -grade : grade);
   } else if (event.key === "Enter" && !target.matches("button, input")) {
     if (state.kind === "rate") submit();
   } else {
@@ -251,7 +257,7 @@ function makeScale() {
     radio.name = "grade";
     radio.value = side === "right" ? -grade : grade;
     radio.setAttribute("aria-label", side === "tie" ? "tie" : `${side} is ${level}`);
-    radio.addEventListener("change", () => { choose(Number(radio.value)); keepDraft(); });
+    radio.addEventListener("change", () => chosen(Number(radio.value)));
     key.textContent = place + 1;
     box.append(key, level);
     label.append(radio, box);
@@ -270,7 +276,7 @@ function begin() {
   $("rater").value = rater ?? localStorage.getItem("rater") ?? "";
   if (!rater) {
     $("name").hidden = false;
-    $("rater").focus();
+    $("rater").select();
     return;
   }
   document.addEventListener("keydown", pressed);
