@@ -273,8 +273,9 @@ def test_what_cannot_be_kept_is_refused_with_its_reason(page: Page, change: dict
 
 
 def test_names_are_written_one_way_and_may_be_limited(tmp_path: Path) -> None:
-    page = Page(tmp_path, pairs(1), raters=["Ann Lee", "bob"])
+    page = Page(tmp_path, pairs(1), raters=["Ann Lee", "Ren\u00e9"])
     assert page.post("/api/state", rater="  Ann \t Lee ").json()["rater"] == "Ann Lee"
+    assert page.post("/api/state", rater="Rene\u0301").json()["rater"] == "Ren\u00e9", "however it was typed"
     found = page.post("/api/state", rater="eve")
     assert found.status == 409
     assert found.json()["error"] == "name: eve is not among the raters. Type it as the operator wrote it."

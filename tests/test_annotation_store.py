@@ -261,9 +261,11 @@ def test_undo_takes_the_following_turn_back_too(tmp_path: Path) -> None:
     store.undo("ann", "judgement-1")
     with pytest.raises(RowError, match="was taken back in another tab"):
         store.turn("ann", dropped.id)
-    store.answer(Asked(turn.task, "ann", 2, dropped.prompt, ""), (said("late"), said("later")), ("a", "b"))
+    late = (Asked(turn.task, "ann", 2, dropped.prompt, ""), (said("late"), said("later")), ("a", "b"))
+    store.answer(*late)
     store.judge("ann", turn.id, "judgement-2", -4, None)
     store.go_on("ann", turn.id, "And now?")
+    store.answer(*late)
     following = store.current("ann")
     assert following is not None
     assert following.id != dropped.id

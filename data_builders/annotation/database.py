@@ -33,11 +33,13 @@ CREATE TABLE turn (
     id TEXT PRIMARY KEY, task TEXT NOT NULL REFERENCES task (id), rater TEXT NOT NULL, number INTEGER NOT NULL,
     first_is_left INTEGER NOT NULL, prompt TEXT NOT NULL, responses TEXT, models TEXT NOT NULL, withdrawn TEXT
 ) STRICT;
+CREATE INDEX turn_by_task ON turn (task, rater);
 CREATE UNIQUE INDEX one_turn ON turn (task, rater, number) WHERE withdrawn IS NULL;
 CREATE TABLE judgement (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, turn TEXT NOT NULL REFERENCES turn (id),
     grade INTEGER NOT NULL CHECK (grade BETWEEN -4 AND 4), edited TEXT, said TEXT NOT NULL, withdrawn TEXT
 ) STRICT;
+CREATE INDEX judgement_by_turn ON judgement (turn);
 CREATE UNIQUE INDEX one_judgement ON judgement (turn) WHERE withdrawn IS NULL;
 """
 MESSAGES = TypeAdapter(Messages)

@@ -21,17 +21,18 @@ function say(text, alarm = false) {
 }
 
 async function post(path, body = {}) {
-  for (;;) {
+  for (let lost = false; ; lost = true) {
     let response;
     try {
       response = await fetch(path, {
         method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({rater, ...body}),
       });
     } catch {
-      say("Not saved yet: the server does not answer. Trying again.", true);
+      say(`${path === "/api/judge" ? "Not saved yet: the" : "The"} server does not answer. Trying again.`, true);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       continue;
     }
+    if (lost) say("");
     if (response.ok) return response.json();
     const text = await response.text();
     let error = text;

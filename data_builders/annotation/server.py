@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+import unicodedata
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,7 +37,7 @@ _MOST_CHARACTERS = 200_000
 
 
 def _one_line(name: str) -> str:
-    name = " ".join(name.split())
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
     if not name or not name.isprintable():
         raise ValueError("a name is 1 to 60 printable characters")
     return name

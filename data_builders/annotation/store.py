@@ -197,7 +197,7 @@ class Store:
 
     def answer(self, asked: Asked, responses: tuple[Messages, Messages], models: tuple[str, str]) -> None:
         """Keep what two models answered, where nothing stands yet."""
-        said, names = text_of(responses), json.dumps(models)
+        said, names, prompt = text_of(responses), json.dumps(models), text_of(asked.prompt)
         with self._transaction() as db:
             if asked.number == 1:
                 where = "WHERE id = ? AND responses IS NULL"
@@ -206,8 +206,8 @@ class Store:
             mine, values = ("AND rater = ?", (asked.rater,)) if asked.rater else ("", ())
             db.execute(
                 "UPDATE turn SET responses = ?, models = ? WHERE task = ? AND number = ? AND responses IS NULL "
-                f"AND withdrawn IS NULL {mine}",
-                (said, names, asked.task, asked.number, *values),
+                f"AND withdrawn IS NULL AND prompt = ? {mine}",  # one that was undone and begun anew has another
+                (said, names, asked.task, asked.number, prompt, *values),
             )
 
     def unanswered(self, most: int) -> list[Asked]:
