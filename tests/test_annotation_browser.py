@@ -149,6 +149,10 @@ def test_the_keyboard_alone_is_enough(tmp_path: Path, context: BrowserContext, r
     expect(page.locator("#done")).to_be_visible()
     expect(page.locator("#progress")).to_have_text("9 judged · all raters: 9 of 9")
     assert running.said() == [("ann", f"q{number}", 4 - number) for number in range(9)]
+    exported = tmp_path / "ratings.jsonl"
+    command = [sys.executable, "recipes/annotate.py", str(running.config), f"export={exported}"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # the page is running
+    assert len(exported.read_text().splitlines()) == 9
 
 
 def test_tab_walks_the_page_from_top_to_bottom(
@@ -376,10 +380,10 @@ PICTURED = {
 def test_a_picture_of_the_page_shows_all_of_it(
     tmp_path: Path, browser: Browser, rating: Callable[..., Rating], scheme: Any
 ) -> None:
-    running = rating(pairs(tmp_path, *plain(17), PICTURED), rating={"seed": 3})
+    running = rating(pairs(tmp_path, *plain(6), PICTURED), rating={"seed": 3})
     with browser.new_context(viewport={"width": 1180, "height": 880}, color_scheme=scheme) as context:
         page = enter(context, running, "Ann")
-        for _ in range(17):
+        for _ in range(6):
             judge(page, "5")
         side = "left" if "vapor" in page.inner_text("#left") else "right"
         page.keyboard.press("2" if side == "left" else "8")

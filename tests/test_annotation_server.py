@@ -6,6 +6,8 @@ import http.client
 import json
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +178,27 @@ def test_a_loopback_page_asks_for_no_token(open_page: Callable[..., Page]) -> No
     page = open_page()
     assert page.server.token is None
     assert page.server.address == f"http://127.0.0.1:{page.server.port}/"
+
+
+def test_without_the_extra_the_recipe_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "responses": ["a", "b"]}')
+    config = {"tasks": {"pairs": [str(tmp_path / "pairs.jsonl")]}, "database": str(tmp_path / "r.sqlite")}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    code = (
+        "import runpy, sys; sys.modules['fastapi'] = None; sys.argv = ['annotate.py', sys.argv[1]]; "
+        "runpy.run_path('recipes/annotate.py', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "c.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 1
+    told = 'fastapi: is wanted for the raters\' page, and not here. pip install -e ".[annotate]".'
+    assert done.stderr.splitlines()[-1] == told
+    assert "Traceback" not in done.stderr
+
+
+def test_a_host_that_is_empty_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"server\.host is empty: name 127\.0\.0\.1, or 0\.0\.0\.0 for all addresses"):
+        ServerConfig(host=" ")
 
 
 def test_what_counts_as_loopback() -> None:

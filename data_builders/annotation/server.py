@@ -16,17 +16,23 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from align.errors import AlignError, ConfigError
-from data_builders.annotation.guard import Guard
 from data_builders.annotation.settings import ServerConfig
 from data_builders.annotation.store import Store
 from data_builders.annotation.view import place_of, shown, turned, with_last_text
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import FileResponse, JSONResponse
+
+    from data_builders.annotation.guard import Guard
+except ImportError as error:
+    how = 'pip install -e ".[annotate]"'
+    raise ConfigError(error.name or "fastapi", "is wanted for the raters' page, and not here", how) from None
 
 if TYPE_CHECKING:
     from data_builders.annotation.answers import Answers
