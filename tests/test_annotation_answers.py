@@ -36,7 +36,7 @@ class Speaker:
 
     def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         self.entered.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         if self.fails:
             raise MemoryError("no room")
         said = []
@@ -71,8 +71,9 @@ def studio(tmp_path: Path, chatml_tokenizer: Any) -> Studio:
 
 
 def until(found: Callable[[], Any]) -> Any:
-    """What `found` gives as soon as it is something."""
-    for _ in range(2000):
+    """What `found` gives as soon as it is something, within a minute."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         if (value := found()) is not None:
             return value
         time.sleep(0.005)
@@ -186,7 +187,7 @@ def test_refining_asks_the_answers_own_model_with_its_text_and_the_feedback(stud
     turn = answered(store, answers, "ann")
     for place in (0, 1):
         name = turn.models[place]
-        rewritten = answers.refine(turn, place, "As it now reads.", "shorter, please").result(20)
+        rewritten = answers.refine(turn, place, "As it now reads.", "shorter, please").result(60)
         assert rewritten[0].content == f"{name} 2"
         read = speakers[name].prompts[-1]
         assert (
@@ -203,7 +204,7 @@ def test_one_model_alone_refines_ready_answers_of_models_that_are_not_here(studi
     store.add([Task(name="ready", source="test", prompt=prompt, responses=responses, models=("x", "y"))])
     turn = store.current("ann")
     assert turn is not None
-    assert answers.refine(turn, 1, "no", "why?").result(20)[0].content == "helper 1"
+    assert answers.refine(turn, 1, "no", "why?").result(60)[0].content == "helper 1"
     store.judge("ann", turn.id, "judgement-1", 1, None)
     assert store.current("ann") is None, "one model has nobody to be compared with, so the dialog does not go on"
     assert len(speakers["helper"].prompts) == 1

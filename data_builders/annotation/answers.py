@@ -30,7 +30,8 @@ REWRITE = (
 
 Model = tuple[Backend, ChatProtocol]
 
-_AT_ONCE = 16  # requests that enter one call of a backend: later ones wait until all of them are done
+_AT_ONCE = 16  # requests that enter one call of a backend: later ones wait until all of them are done,
+_AHEAD_AT_ONCE = 4  # so what nobody waits for goes in small calls
 
 
 @dataclass(order=True)
@@ -119,8 +120,9 @@ class Answers:
     def _work(self) -> None:
         while True:
             taken = [self._waiting.get()]
+            most = _AHEAD_AT_ONCE if taken[0].ahead else _AT_ONCE
             # This thread alone takes, so what stands first stays first until it is taken.
-            while len(taken) < _AT_ONCE and self._waiting.queue and self._waiting.queue[0].ahead == taken[0].ahead:
+            while len(taken) < most and self._waiting.queue and self._waiting.queue[0].ahead == taken[0].ahead:
                 taken.append(self._waiting.get())
             by_model: dict[str, list[_Request]] = defaultdict(list)
             for request in taken:
