@@ -121,14 +121,23 @@ class Answers:
         while True:
             taken = [self._waiting.get()]
             most = _AHEAD_AT_ONCE if taken[0].ahead else _AT_ONCE
-            # This thread alone takes, so what stands first stays first until it is taken.
+            # What is put between this look and the taking slips in, which does no harm.
             while len(taken) < most and self._waiting.queue and self._waiting.queue[0].ahead == taken[0].ahead:
                 taken.append(self._waiting.get())
             by_model: dict[str, list[_Request]] = defaultdict(list)
             for request in taken:
                 by_model[request.model].append(request)
             for name, requests in by_model.items():
-                self._complete(*self._models[name], requests)
+                try:
+                    self._complete(*self._models[name], requests)
+                except Exception as error:  # whatever an engine raises, such as for memory: the thread must live on
+                    logger("data_builders").exception("%s could not answer", name)
+                    reason = RowError(
+                        "the model", f"could not answer ({type(error).__name__})", "See the operator's log"
+                    )
+                    for request in requests:
+                        if not request.done.done():
+                            request.done.set_exception(reason)
 
     def _complete(self, backend: Backend, protocol: ChatProtocol, requests: list[_Request]) -> None:
         fitting: list[tuple[_Request, list[int]]] = []
@@ -141,15 +150,9 @@ class Answers:
                 fitting.append((request, ids))
             except AlignError as error:
                 request.done.set_exception(error)
-        try:
-            seeds = [[request.seed] for request, _ in fitting]
-            completions = backend.complete([ids for _, ids in fitting], seeds) if fitting else []
-        except Exception as error:  # whatever an engine raises, such as for memory: the thread must live on
-            logger("data_builders").exception("a model could not answer")
-            reason = RowError("the model", f"could not answer ({type(error).__name__})", "See the operator's log")
-            for request, _ in fitting:
-                request.done.set_exception(reason)
+        if not fitting:
             return
+        completions = backend.complete([ids for _, ids in fitting], [[request.seed] for request, _ in fitting])
         for (request, _), completion in zip(fitting, completions, strict=True):
             request.done.set_result((protocol.parse(completion[0].ids),))
 
