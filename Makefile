@@ -28,13 +28,13 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test bench tools check assets bubblewrap clean
+.PHONY: rehearsal test bench tools check assets bubblewrap chromium clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
 	$(BIN)/python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
 
-test: check assets bubblewrap
+test: check assets bubblewrap chromium
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: assets
@@ -53,13 +53,22 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The sandbox for model-written code. Installed where that needs no question; its tests are skipped without it.
+# Programs that tests want besides Python: the sandbox for model-written code, a browser for the raters' page. Installed
+# where that needs no question; their tests are skipped without them.
 bubblewrap:
-	@command -v bwrap >/dev/null || { echo "bubblewrap    installing it, for the sandbox"; \
-		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
-		$$as_root apt-get install -qq -y bubblewrap >/dev/null 2>&1 \
-			|| { $$as_root apt-get update -qq && $$as_root apt-get install -qq -y bubblewrap; } >/dev/null 2>&1 \
-			|| echo "bubblewrap    could not be installed: the sandbox's tests are skipped. Mend: apt-get install bubblewrap"; }
+	@command -v bwrap >/dev/null || $(call from_apt,bubblewrap,the sandbox)
+
+chromium:
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+		|| $(call from_apt,chromium-headless-shell,the raters' page)
+
+define from_apt
+{ echo "$(1)    installing it, for $(2)"; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
+	$$as_root apt-get install -qq -y --no-install-recommends $(1) >/dev/null 2>&1 \
+		|| { $$as_root apt-get update -qq && $$as_root apt-get install -qq -y --no-install-recommends $(1); } >/dev/null 2>&1 \
+		|| echo "$(1)    could not be installed: the tests of $(2) are skipped. Mend: apt-get install $(1)"; }
+endef
 
 assets: $(STAMP)
 	$(BIN)/python -m align.assets

@@ -18,7 +18,7 @@ from pydantic import Field
 from align.config import Section
 from align.errors import RowError
 from align.rows import Level, Messages, PromptRow, row_id
-from align.tool_formats import shown
+from align.tool_formats import shown, tools_field
 from data_builders.counted import message_texts
 from data_builders.judgements import Compared, Judgement, judgement_of_grade, judgement_of_scores
 from data_builders.records import (
@@ -134,7 +134,12 @@ def asked_of(record: Json, where: str, before: Messages = ()) -> Asked:
     key = first_given(record, _PROMPTS)
     if key is None:
         raise RowError(f"{where}: prompt", "wanted a prompt, found nothing", f"Name it one of {', '.join(_PROMPTS)}")
-    fields = {"id": "-", "source": "-", "prompt": record[key], "tools": record.get("tools")}
+    fields = {
+        "id": "-",
+        "source": "-",
+        "prompt": record[key],
+        "tools": tools_field(record.get("tools"), f"{where}: tools"),
+    }
     prompt = converted(fields, PromptRow, where, key)
     name = first_given(record, RESPONSES)
     listed = record.get(name) if name else None

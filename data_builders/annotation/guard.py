@@ -1,0 +1,85 @@
+"""Who may talk to the page: on a loopback address this machine's own pages, elsewhere who has the token.
+
+A page of another site can make a browser send requests here. Its requests carry its own Origin, and, where its name was
+rebound to this address, its own Host; both are refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 2**20
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """Stands before an ASGI app and lets through what may pass.
+
+    token: wanted in a cookie, which a visit with `?token=` sets; None for a page on a loopback address.
+    port: names the cookie, since a browser shares cookies between the ports of a host.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, port: int) -> None:
+        self._app, self._token, self._cookie = app, token, f"annotate-{port}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_SECURITY_HEADERS)
+            await send(message)
+
+        assert scope["type"] == "http", "the server has no lifespan and no web sockets"
+        await (self._refusal(scope, Headers(scope=scope)) or self._app)(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        """What is answered in the app's place; None for a request that may pass."""
+        host = headers.get("host", "")
+        if self._token is None and _name(host) not in LOOPBACK_NAMES:
+            return PlainTextResponse("This page is served to this machine alone, as http://localhost.", 421)
+        origin = headers.get("origin")
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+            return PlainTextResponse("Another site's page may not send anything here.", 403)
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers or not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            return PlainTextResponse(f"A request may hold {MAX_BODY_BYTES} bytes.", 413)
+        return None if self._token is None else self._without_token(scope, headers)
+
+    def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if scope["method"] == "GET" and any(key == "token" and self._is_token(value) for key, value in query):
+            kept = urlencode([(key, value) for key, value in query if key != "token"])
+            response = RedirectResponse(f"/?{kept}" if kept else "/", 303)
+            # Lax, not strict: with strict a link in a mail would come without its cookie. Origin guards the rest.
+            response.set_cookie(self._cookie, self._token or "", httponly=True, samesite="lax", max_age=30 * 86400)
+            return response
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+        except CookieError:
+            cookie = None
+        if cookie is not None and self._is_token(cookie.value):
+            return None
+        return PlainTextResponse("Open the link with ?token=... that the operator has sent you.", 401)
+
+    def _is_token(self, found: str) -> bool:
+        return secrets.compare_digest(found.encode(), (self._token or "").encode())
+
+
+def _name(host: str) -> str | None:
+    """The host's name without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

@@ -1,0 +1,294 @@
+"use strict";
+// The raters' page. The server holds the state; this draws what it says and sends what the rater does. Every request may
+// be sent again without doing anything twice. What models and users wrote goes in through textContent alone.
+
+const LEVELS = ["significantly better", "better", "slightly better", "marginally better"];
+const SCALE = [...LEVELS.map((level, place) => [4 - place, "left", level]), [0, "tie", "tie"],
+               ...LEVELS.map((level, place) => [4 - place, "right", level]).reverse()];
+const WAITING_MS = 700, DONE_MS = 15000, RETRY_MS = 1000;
+
+const $ = (id) => document.getElementById(id);
+const rater = new URLSearchParams(location.search).get("rater");
+let state = null;      // what the server said last
+let choice = null;     // {side, grade}: grade 4 is left significantly better, -4 right
+let edits = {};        // side -> text of its rewritten answer
+let busy = false;
+let timer = null;
+
+function say(text, alarm = false) {
+  $("message").textContent = text;
+  $("message").classList.toggle("alarm", alarm);
+}
+
+async function post(path, body = {}) {
+  for (let lost = false; ; lost = true) {
+    let response;
+    try {
+      response = await fetch(path, {
+        method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({rater, ...body}),
+      });
+    } catch {
+      say(`${path === "/api/judge" ? "Not saved yet: the" : "The"} server does not answer. Trying again.`, true);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      continue;
+    }
+    if (lost) say("");
+    if (response.ok) return response.json();
+    const text = await response.text();
+    let error = text;
+    try { error = JSON.parse(text).error ?? text; } catch { /* plain text, as it is */ }
+    throw new Error(error || `The server answered ${response.status}.`);
+  }
+}
+
+// Send, draw what comes back, and only then say that it is done. What the server refuses is told over a fresh state.
+async function act(path, body, told = "") {
+  if (busy) return;
+  busy = true;
+  clearTimeout(timer);
+  try {
+    draw(await post(path, body));
+    say(told);
+  } catch (error) {
+    try { draw(await post("/api/state")); } catch { /* the first refusal says why */ }
+    $("name").hidden = state !== null;
+    say(error.message, true);
+  } finally {
+    busy = false;
+  }
+}
+
+async function look() {
+  if (busy) return;
+  const before = state;
+  try {
+    const found = await post("/api/state");
+    if (!busy && state === before) draw(found);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+function draw(found) {
+  const same = state && state.turn === found.turn && state.kind === found.kind;
+  state = found;
+  const {mine, all, wanted, further_turns: further} = state.progress;
+  $("progress").textContent =
+    `${mine} judged · all raters: ${all} of ${wanted}${further ? ` · ${further} further turns` : ""}`;
+  $("who").textContent = state.rater;
+  $("undo").disabled = state.undo === null;
+  clearTimeout(timer);
+  if (state.kind === "waiting") timer = setTimeout(look, WAITING_MS);
+  if (state.kind === "done") timer = setTimeout(look, DONE_MS);
+  if (same && state.kind !== "rate") return;
+
+  document.activeElement?.blur();
+  $("dialog").hidden = state.kind === "done";
+  $("waiting").hidden = state.kind !== "waiting";
+  $("done").hidden = state.kind !== "done";
+  $("rating").hidden = state.kind !== "rate";
+  $("go-on").hidden = !["go_on", "failed"].includes(state.kind);
+  for (const id of ["send", "next"]) $(id).hidden = state.kind === "failed";
+  document.querySelector("label[for=next]").hidden = state.kind === "failed";
+  $("dialog").replaceChildren(...toolsOf(state.tools ?? []), ...(state.dialog ?? []).map((message) => messageOf(message)));
+  $("failed").hidden = state.kind !== "failed";
+  $("failed").textContent = `The models could not answer. ${state.failure}`;
+  if (state.kind === "rate") drawRating();
+  if (state.kind === "go_on") $("next").value = "";
+  if (!same) scrollTo(0, 0);
+}
+
+function drawRating() {
+  const kept = JSON.parse(localStorage.getItem(`draft ${state.turn}`) ?? "null");
+  const before = state.before && {grade: state.before.grade, edits: editsOf(state.before)};
+  const begin = kept ?? before ?? {grade: null, edits: {}};
+  edits = begin.edits;
+  for (const side of ["left", "right"]) {
+    $(side).querySelector(".said").replaceChildren(...state[side].map((message) => messageOf(message, state[side].length > 1)));
+  }
+  $("improve").hidden = true;
+  $("feedback").value = "";
+  $("refine").hidden = !state.refines;
+  choose(begin.grade);
+  if (choice && edits[choice.side] !== undefined) improve(false);
+}
+
+function editsOf(before) {
+  return before.edited === null ? {} : {[before.grade > 0 ? "left" : "right"]: before.edited};
+}
+
+function messageOf(message, named = true) {
+  const box = document.createElement("div");
+  box.className = `turn ${message.role}`;
+  if (named) {
+    const role = document.createElement("span");
+    role.className = "role";
+    role.textContent = {user: "User", assistant: "Assistant", system: "System", tool: "Tool"}[message.role];
+    box.append(role);
+  }
+  const text = document.createElement("div");
+  text.className = "text";
+  text.textContent = message.text;
+  box.append(text);
+  return box;
+}
+
+function toolsOf(tools) {
+  return tools.map((tool) => messageOf({role: "tool", text: `may be called: ${tool.name}: ${tool.description}`}));
+}
+
+// grade: 4 to -4, or null for none yet.
+function choose(grade) {
+  choice = grade === null ? null : {grade, side: grade > 0 ? "left" : grade < 0 ? "right" : "tie"};
+  for (const radio of document.querySelectorAll("#scale input")) radio.checked = Number(radio.value) === grade;
+  for (const side of ["left", "right"]) $(side).classList.toggle("better", choice?.side === side);
+  const sided = choice !== null && choice.side !== "tie";
+  $("edit").disabled = !sided;
+  $("submit").disabled = choice === null;
+  if (!sided) $("improve").hidden = true;
+  else if (edits[choice.side] !== undefined) improve(false);
+  else if (!$("improve").hidden) $("edited").value = state.last_text[choice.side];
+}
+
+// The rater's own choice, after which "Saved." would be said of the wrong pair.
+function chosen(grade) {
+  choose(grade);
+  keepDraft();
+  say("");
+}
+
+function improve(focus = true) {
+  if ($("edit").disabled) return;
+  $("improve").hidden = false;
+  $("edited").value = edits[choice.side] ?? state.last_text[choice.side];
+  $("edited").rows = Math.min(24, Math.max(6, $("edited").value.split("\n").length + 1));
+  if (focus) $("edited").focus();
+}
+
+function keepDraft() {
+  localStorage.setItem(`draft ${state.turn}`, JSON.stringify({grade: choice?.grade ?? null, edits}));
+}
+
+async function submit() {
+  if (busy || choice === null || state.kind !== "rate") return;
+  const edited = edits[choice.side];
+  if (edited !== undefined && !edited.trim()) {
+    say("The edited answer is empty. Write it, or choose the answer as it is by undoing your change.", true);
+    return;
+  }
+  const {turn} = state, grade = choice.grade;
+  await act("/api/judge", {turn, judgement: madeId(), grade, edited: edited ?? null}, "Saved.");
+  if (state.turn !== turn || state.kind !== "rate") localStorage.removeItem(`draft ${turn}`);
+}
+
+function madeId() {  // crypto.randomUUID is not there on plain http
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function ask() {
+  const {turn} = state, side = choice.side;
+  $("ask").disabled = true;
+  say("The model is rewriting the answer.");
+  try {
+    const body = {turn, side, text: $("edited").value, feedback: $("feedback").value};
+    const {text} = await post("/api/refine", body);
+    if (state.turn !== turn) return;
+    edits[side] = text;
+    keepDraft();
+    if (choice?.side === side) improve();
+    say("Rewritten. Change it further, or submit.");
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    $("ask").disabled = false;
+  }
+}
+
+function undo() {
+  if (!$("undo").disabled) act("/api/undo", {judgement: state.undo}, "Taken back. Change it and submit again.");
+}
+
+function leave() {
+  if (!$("go-on").hidden) act("/api/leave", {turn: state.turn});
+}
+
+function goOn() {
+  const message = $("next").value;
+  if (state.kind !== "go_on") return;
+  if (!message.trim()) say("Write a message first, or go to the next prompt.", true);
+  else act("/api/go_on", {turn: state.turn, message});
+}
+
+function pressed(event) {
+  const target = event.target;
+  const writing = target.matches("textarea, input:not([type=radio])");
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    target.closest("form")?.requestSubmit();
+  } else if (writing) {
+    if (event.key === "Escape") target.blur();
+    if (event.key === "Enter" && target.id === "feedback") {
+      event.preventDefault();
+      ask();
+    }
+  } else if (!state || event.repeat || event.ctrlKey || event.metaKey || event.altKey) {
+    return;
+  } else if (/^[1-9]$/.test(event.key) && state.kind === "rate") {
+    const [grade, side] = SCALE[Number(event.key) - 1];
+    chosen(side === "right" ? -grade : grade);
+  } else if (event.key === "Enter" && !target.matches("button, input")) {
+    if (state.kind === "rate") submit();
+  } else {
+    const doing = {e: () => !$("rating").hidden && improve(), u: undo, n: leave, m: () => $("next").focus()};
+    const found = doing[event.key.toLowerCase()];
+    if (found) {
+      event.preventDefault();
+      found();
+    }
+  }
+}
+
+function makeScale() {
+  SCALE.forEach(([grade, side, level], place) => {
+    const label = document.createElement("label");
+    const radio = document.createElement("input");
+    const box = document.createElement("div");
+    const key = document.createElement("kbd");
+    radio.type = "radio";
+    radio.name = "grade";
+    radio.value = side === "right" ? -grade : grade;
+    radio.setAttribute("aria-label", side === "tie" ? "tie" : `${side} is ${level}`);
+    radio.addEventListener("change", () => chosen(Number(radio.value)));
+    key.textContent = place + 1;
+    box.append(key, level);
+    label.append(radio, box);
+    document.querySelector(`.side[data-side=${side}]`).append(label);
+  });
+}
+
+function begin() {
+  makeScale();
+  $("name").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const name = $("rater").value.trim().replace(/\s+/g, " ");
+    localStorage.setItem("rater", name);
+    location.search = new URLSearchParams({rater: name});
+  });
+  $("rater").value = rater ?? localStorage.getItem("rater") ?? "";
+  if (!rater) {
+    $("name").hidden = false;
+    $("rater").select();
+    return;
+  }
+  document.addEventListener("keydown", pressed);
+  $("rating").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
+  $("go-on").addEventListener("submit", (event) => { event.preventDefault(); goOn(); });
+  $("edited").addEventListener("input", () => { edits[choice.side] = $("edited").value; keepDraft(); });
+  $("edit").addEventListener("click", () => improve());
+  $("ask").addEventListener("click", ask);
+  $("undo").addEventListener("click", undo);
+  $("leave").addEventListener("click", leave);
+  act("/api/state");
+}
+
+begin();

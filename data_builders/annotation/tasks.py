@@ -1,0 +1,154 @@
+"""What raters compare, out of files: ready pairs, candidates of several models, prompts that models answer live."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from align.errors import RowError
+from align.files import fingerprint_of
+from align.jsonl import read_rows, row_of
+from align.reporting import logger
+from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
+from data_builders.annotation.settings import TasksConfig
+from data_builders.counted import message_texts
+from data_builders.rated_responses import RESPONSES, asked_of
+from data_builders.records import first_given, records_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt, and two responses to it where they are ready."""
+
+    name: str
+    """The id that it has in its file."""
+    source: str
+    prompt: Messages
+    tools: str = ""
+    responses: tuple[Messages, Messages] | None = None
+    """None: two models answer when a rater comes."""
+    models: tuple[str, str] = ("", "")
+    round: int | None = None
+    batch: str = ""
+
+    @property
+    def id(self) -> str:
+        """The same whenever prompt and responses are, so that a file read again adds nothing."""
+        said = [fingerprint_of(*message_texts(response)) for response in self.responses or ()]
+        return fingerprint_of(self.tools, *message_texts(self.prompt), *said)[:16]
+
+
+def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
+    """All that the files hold, in their order; what has nothing to compare is counted in the log.
+
+    Raises RowError naming file, line and field of what cannot be read, or where nothing is left.
+    """
+    dropped: Counter[str] = Counter()
+    found = [
+        *(task for path in config.pairs for task in _pairs(path, seed)),
+        *_of_candidates(config.candidates, seed, dropped),
+        *(_opening(row) for path in config.prompts for row in read_rows(path, PromptRow)),
+    ]
+    tasks: dict[str, Task] = {}
+    for task in found:
+        if task.responses is not None and _says(task.responses[0]) == _says(task.responses[1]):
+            dropped["both responses the same"] += 1
+        elif task.id in tasks:
+            dropped["duplicate"] += 1
+        else:
+            round_ = config.round if task.round is None else task.round
+            tasks[task.id] = replace(task, batch=task.batch or config.batch, round=round_)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+    told = f" (dropped: {reasons})" if reasons else ""
+    if not tasks:
+        raise RowError("tasks", f"hold nothing to compare{told}", "Bring prompts, or two different responses to one")
+    logger("data_builders").info("%-20s %d%s", "to compare", len(tasks), told)
+    return list(tasks.values())
+
+
+def _pairs(path: Path, seed: int) -> Iterator[Task]:
+    for where, record in records_of(path):
+        if isinstance(record, RowError):
+            raise record
+        if first_given(record, RESPONSES) and not _is_ours(record):
+            asked = asked_of(record, where)
+            first, second = drawn(asked.models, seed, asked.id)
+            yield Task(
+                name=asked.id,
+                source=asked.source,
+                prompt=asked.prompt,
+                tools=asked.tools,
+                responses=(asked.responses[first], asked.responses[second]),
+                models=(asked.models[first], asked.models[second]),
+                round=asked.round,
+                batch=asked.batch,
+            )
+        else:
+            row = row_of(record, PreferenceRow, where)
+            chosen, rejected = row.completions[-2:]  # of three the first is an edited one
+            yield Task(
+                name=row.id,
+                source=row.source,
+                prompt=row.prompt,
+                tools=row.tools,
+                responses=(chosen, rejected),
+                models=(row.models[-2], row.models[-1]) if row.models else ("", ""),
+                round=row.round,
+                batch=row.batch,
+            )
+
+
+def _is_ours(record: dict[str, object]) -> bool:
+    """A preference row has `completions` too, best first, and says no more about them than their order."""
+    return {"id", "source", "completions"} <= record.keys() <= PreferenceRow.model_fields.keys()
+
+
+def _of_candidates(paths: dict[str, Path], seed: int, dropped: Counter[str]) -> Iterator[Task]:
+    finished: dict[str, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
+    first: dict[str, Candidate] = {}
+    for model, path in paths.items():
+        for candidate in read_rows(path, Candidate):
+            known = first.setdefault(candidate.prompt_id, candidate)
+            if (known.prompt, known.tools) != (candidate.prompt, candidate.tools):
+                what = f"{candidate.prompt_id!r} is another prompt than in the candidates of another model"
+                raise RowError(f"{path}: prompt_id", what, "Sample both models on one file of prompts")
+            if candidate.finished:
+                finished[candidate.prompt_id][model].append(candidate)
+    for prompt_id, known in first.items():
+        by_model = finished[prompt_id]
+        if len(by_model) < 2:
+            dropped["prompt that fewer than two models finished"] += 1
+            continue
+        draw = random.Random(row_id(seed, prompt_id))
+        names = draw.sample(sorted(by_model), 2)
+        one, other = (draw.choice(sorted(by_model[name], key=lambda candidate: candidate.id)) for name in names)
+        yield Task(
+            name=prompt_id,
+            source=known.source,
+            prompt=known.prompt,
+            tools=known.tools,
+            responses=(one.completion, other.completion),
+            models=(names[0], names[1]),
+        )
+
+
+def _opening(row: PromptRow) -> Task:
+    return Task(name=row.id, source=row.source, prompt=row.prompt, tools=row.tools)
+
+
+def drawn(models: Sequence[str], seed: int, name: str) -> tuple[int, int]:
+    """Two places, of different models where there are such, in their order."""
+    if len(models) == 2:
+        return 0, 1
+    order = list(range(len(models)))
+    random.Random(row_id(seed, name)).shuffle(order)
+    first, *others = order
+    second = next((place for place in others if models[place] != models[first]), others[0])
+    return min(first, second), max(first, second)
+
+
+def _says(response: Iterable[object]) -> list[str]:
+    return [text.strip() for text in message_texts(response)]  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""Have people compare two completions on a local web page, as Llama 3's annotators did (section 4.2.1).
+
+python recipes/annotate.py recipes/configs/annotate/default.yaml
+python recipes/annotate.py recipes/configs/annotate/default.yaml export=runs/my/ratings.jsonl
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from align.config import Recipe, main
+from align.settings import ModelConfig, OutputPath, SamplingConfig
+from data_builders.annotation.settings import RatingConfig, ServerConfig, TasksConfig
+
+
+class AnnotateRecipe(Recipe):
+    """The raters' page. Killed anywhere, the same command goes on with all that was judged."""
+
+    tasks: TasksConfig
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    """Name -> model that works while raters do, all held in memory at once, in sampling.dtype. None: ready comparisons
+    alone; one: it refines answers; two or more: two of them, drawn each time, answer prompts and go on with dialogs
+    (P 4.2.1: two responses from two different models)."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the models answer."""
+    rating: RatingConfig = RatingConfig()
+    server: ServerConfig = ServerConfig()
+    database: OutputPath
+    """The SQLite file that every judgement is in before the page says so."""
+    export: OutputPath | None = None
+    """Write the judgements to this JSONL, which the builder `preferences` reads, and end. The page may be running."""
+
+    @model_validator(mode="after")
+    def _prompts_have_two_models(self) -> Self:
+        if self.tasks.prompts and len(self.models) < 2:
+            raise ValueError(f"tasks.prompts wants two models to answer, models has {len(self.models)}")
+        return self
+
+
+def run(recipe: AnnotateRecipe) -> Path:
+    """Serve the page until it is interrupted, or export; return the database or the exported file."""
+    from data_builders.annotation.store import Store
+
+    if recipe.export is not None:
+        from data_builders.annotation.export import export
+
+        return export(recipe.database, recipe.export, recipe)
+    from data_builders.annotation.server import Server
+    from data_builders.annotation.tasks import tasks_of
+
+    tasks = tasks_of(recipe.tasks, recipe.rating.seed)
+    server = Server(recipe.server)  # before any model: a port that is taken is told at once
+    store = Store(recipe.database, recipe.rating, goes_on=len(recipe.models) > 1)
+    store.add(tasks)
+    answers = None
+    if recipe.models:
+        from data_builders.annotation.answers import Answers, load_models
+
+        answers = Answers(load_models(recipe.models, recipe.sampling), store, recipe.rating)
+    server.run(store, answers)
+    return recipe.database
+
+
+if __name__ == "__main__":
+    main(AnnotateRecipe, run)

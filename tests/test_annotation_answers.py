@@ -1,0 +1,210 @@
+"""Models that answer while raters work: which, how often, what they are told, and what waits for what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.chat import load_protocol
+from align.generation.backend import Completion
+from align.rows import Message
+from data_builders.annotation.answers import REWRITE, Answers
+from data_builders.annotation.settings import RatingConfig
+from data_builders.annotation.store import Store, Turn
+from data_builders.annotation.tasks import Task
+
+
+class Speaker:
+    """A backend that says its name and a running number; `gate` holds it back, `fails` breaks it."""
+
+    def __init__(self, name: str, protocol: Any) -> None:
+        self.name, self.protocol = name, protocol
+        self.prompts: list[str] = []
+        self.seeds: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fails = False
+        self.max_prompt_tokens = 400
+
+    identity: dict[str, str] = {}  # noqa: RUF012
+
+    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        self.entered.set()
+        assert self.gate.wait(60)
+        if self.fails:
+            raise MemoryError("no room")
+        said = []
+        for prompt, (seed,) in zip(prompts, seeds, strict=True):
+            self.prompts.append(self.protocol.text(prompt))
+            self.seeds.append(seed)
+            message = Message(role="assistant", content=f"{self.name} {len(self.prompts)}")
+            opened = self.protocol.encode([Message(role="user", content="x")], open_assistant=True).ids
+            ids = self.protocol.encode([Message(role="user", content="x"), message]).ids[len(opened) :]
+            said.append([Completion(tuple(ids), True)])
+        return said
+
+
+Studio = Callable[..., tuple[Store, Answers, dict[str, Speaker]]]
+
+
+@pytest.fixture
+def studio(tmp_path: Path, chatml_tokenizer: Any) -> Studio:
+    """A store with open prompts, and models that answer them."""
+
+    def make(
+        prompts: Sequence[str], names: Sequence[str] = ("a", "b"), **rating: object
+    ) -> tuple[Store, Answers, dict[str, Speaker]]:
+        config = RatingConfig.model_validate({"ahead": 0} | rating)
+        store = Store(tmp_path / "r.sqlite", config, goes_on=len(names) > 1)
+        store.add([Task(name=text, source="test", prompt=(Message(role="user", content=text),)) for text in prompts])
+        protocol = load_protocol(chatml_tokenizer)
+        speakers = {name: Speaker(name, protocol) for name in names}
+        return store, Answers({name: (one, protocol) for name, one in speakers.items()}, store, config), speakers
+
+    return make
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What `found` gives as soon as it is something, within a minute."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if (value := found()) is not None:
+            return value
+        time.sleep(0.005)
+    raise AssertionError("it never came")
+
+
+def answered(store: Store, answers: Answers, rater: str) -> Turn:
+    def look() -> Turn | None:
+        turn = store.current(rater)
+        assert turn is not None
+        if turn.responses is not None:
+            return turn
+        assert answers.want(turn) is None
+        return None
+
+    return until(look)
+
+
+def test_each_turn_is_answered_once_by_two_different_models(studio: Studio) -> None:
+    store, answers, speakers = studio([f"Prompt {number}" for number in range(12)], names=("a", "b", "c"))
+    seen = []
+    for number in range(12):
+        turn = answered(store, answers, "ann")
+        assert turn.responses is not None
+        assert tuple(response[0].content.split()[0] for response in turn.responses) == turn.models
+        seen.append(turn.models)
+        store.judge("ann", turn.id, f"judgement-{number}", 1, None)
+        store.leave("ann", turn.id)
+    assert all(one != other for one, other in seen)
+    assert {name for pair in seen for name in pair} == {"a", "b", "c"}
+    assert sum(len(speaker.prompts) for speaker in speakers.values()) == 24, "asking again answers nothing again"
+    seeds = [seed for speaker in speakers.values() for seed in speaker.seeds]
+    assert len(set(seeds)) == 24
+
+
+def test_the_next_turn_reads_the_dialog_as_it_went_on(studio: Studio) -> None:
+    store, answers, speakers = studio(["Well?"])
+    turn = answered(store, answers, "ann")
+    store.judge("ann", turn.id, "judgement-1", 2, (Message(role="assistant", content="Mended."),))
+    store.go_on("ann", turn.id, "And more?")
+    answered(store, answers, "ann")
+    for speaker in speakers.values():
+        read = speaker.prompts[-1]
+        assert [read.index(text) for text in ("Well?", "Mended.", "And more?")] == sorted(
+            read.index(text) for text in ("Well?", "Mended.", "And more?")
+        )
+        assert f"{turn.models[0]} 1" not in read, "the answer was replaced by its edited form"
+
+
+def test_a_slow_model_holds_up_nobody_who_waits_for_nothing(studio: Studio) -> None:
+    store, answers, speakers = studio(["Slow?"], raters_per_pair=2)
+    ready = Task(
+        name="ready",
+        source="test",
+        prompt=(Message(role="user", content="Ready?"),),
+        responses=((Message(role="assistant", content="yes"),), (Message(role="assistant", content="no"),)),
+        models=("a", "b"),
+    )
+    store.add([ready])
+    for speaker in speakers.values():
+        speaker.gate.clear()
+    waiting = store.current("ann")
+    assert waiting is not None
+    answers.want(waiting)
+    until(lambda: any(speaker.entered.is_set() for speaker in speakers.values()) or None)
+    store.current("bob")  # the slow one, to be left for the ready one
+    began = time.monotonic()
+    with store._transaction() as db:
+        db.execute("UPDATE assignment SET closed = 'x' WHERE rater = 'bob'")
+    turn = store.current("bob")
+    assert turn is not None
+    store.judge("bob", turn.id, "judgement-1", 1, None)
+    assert answers.want(waiting) is None
+    assert time.monotonic() - began < 5
+    assert store.progress("bob")["mine"] == 1
+    for speaker in speakers.values():
+        speaker.gate.set()
+    assert answered(store, answers, "ann").responses is not None
+
+
+def test_prompts_are_answered_before_anybody_opens_them(studio: Studio) -> None:
+    store, _, speakers = studio([f"Prompt {number}" for number in range(5)], ahead=3)
+    until(lambda: True if len(store.unanswered(9)) == 2 else None)
+    assert sum(len(speaker.prompts) for speaker in speakers.values()) == 6
+    turn = store.current("ann")
+    assert turn is not None
+    assert turn.responses is not None, "nobody waits"
+
+
+def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio) -> None:
+    store, answers, speakers = studio(["Much too long " * 300, "Short?"])
+    turn = store.current("ann")
+    assert turn is not None
+    reason = until(lambda: answers.want(turn))
+    assert "tokens where 400 leave room for an answer. End it here." in reason
+    store.leave("ann", turn.id)
+    assert answered(store, answers, "ann").prompt[0].content == "Short?"
+    speakers["a"].fails = True
+    store.add([Task(name="more", source="test", prompt=(Message(role="user", content="More?"),))])
+    for wanted in ("Much too long", "More?"):
+        broken = store.current("bob")
+        assert broken is not None
+        assert broken.prompt[0].content.startswith(wanted)
+        reason = until(lambda turn=broken: answers.want(turn))
+        store.leave("bob", broken.id)
+    assert reason == "the model: could not answer (MemoryError). See the operator's log."
+
+
+def test_refining_asks_the_answers_own_model_with_its_text_and_the_feedback(studio: Studio) -> None:
+    store, answers, speakers = studio(["Well?"])
+    turn = answered(store, answers, "ann")
+    for place in (0, 1):
+        name = turn.models[place]
+        rewritten = answers.refine(turn, place, "As it now reads.", "shorter, please").result(60)
+        assert rewritten[0].content == f"{name} 2"
+        read = speakers[name].prompts[-1]
+        assert (
+            read.index("Well?")
+            < read.index("As it now reads.")
+            < read.index(REWRITE.format(feedback="shorter, please"))
+        )
+
+
+def test_one_model_alone_refines_ready_answers_of_models_that_are_not_here(studio: Studio) -> None:
+    store, answers, speakers = studio([], names=("helper",))
+    responses = ((Message(role="assistant", content="yes"),), (Message(role="assistant", content="no"),))
+    prompt = (Message(role="user", content="Ready?"),)
+    store.add([Task(name="ready", source="test", prompt=prompt, responses=responses, models=("x", "y"))])
+    turn = store.current("ann")
+    assert turn is not None
+    assert answers.refine(turn, 1, "no", "why?").result(60)[0].content == "helper 1"
+    store.judge("ann", turn.id, "judgement-1", 1, None)
+    assert store.current("ann") is None, "one model has nobody to be compared with, so the dialog does not go on"
+    assert len(speakers["helper"].prompts) == 1
