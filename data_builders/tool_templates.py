@@ -54,8 +54,9 @@ class ToolTemplatesConfig(Section):
     """Share of the dialogs that offer nothing beside the functions they are about."""
     renamed_share: float = Field(0.8, ge=0, le=1)
     """Share of the functions that appear under another name, with other names of parameters; the rest as they are."""
-    pairs: int = Field(0, ge=0)
-    """Preference pairs, made from dialogs of their own."""
+    pairs: dict[TemplateKind, int] = Field(default_factory=dict)
+    """Preference pairs by the kind of dialog that they come from, which are dialogs of their own. How many of them are
+    none-right, where nothing should be called, weighs most on what DPO gives: many teach silence, few teach calls."""
     without_bfcl: bool = False
     """Drop every dialog that offers a function named as one of BFCL's, or asks what BFCL asks."""
     max_characters: int = Field(6000, gt=0)
@@ -96,11 +97,8 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     _check(train, evaluation, config)
     train.shuffle(config.seed)
 
-    pairs: Counted[PreferenceRow] = Counted()
-    for pair in _pairs(stage, config, names, pairs):
-        pairs.keep(pair)
+    pairs = _pairs(stage, config, names)
     _check(pairs, evaluation, config)
-    pairs.limit(config.pairs, config.seed)
     pairs.shuffle(config.seed)
 
     for row in train.rows:
@@ -182,13 +180,17 @@ def _played(
             break
 
 
-def _pairs(stage: Stage, config: ToolTemplatesConfig, names: set[str], counted: Counted) -> Iterator[PreferenceRow]:
-    """Pairs from dialogs of their own; a fifth of them where the right thing is to call nothing."""
+def _pairs(stage: Stage, config: ToolTemplatesConfig, names: set[str]) -> Counted[PreferenceRow]:
     other = config.model_copy(update={"seed": int(fingerprint_of("pairs", config.seed)[:8], 16)})
-    shares: dict[TemplateKind, float] = {"single": 0.5, "multi-step": 0.2, "parallel": 0.1, "none-right": 0.2}
-    for kind, share in shares.items():
-        for number, played in enumerate(_played(stage, kind, round(config.pairs * share) + 1, other, names, counted)):
-            yield from pairs_of(played, "tasks", random.Random(fingerprint_of(other.seed, "pair", kind, number)))
+    pairs: Counted[PreferenceRow] = Counted()
+    for kind, count in config.pairs.items():
+        part: Counted[PreferenceRow] = Counted()
+        for number, played in enumerate(_played(stage, kind, count, other, names, part)):
+            for pair in pairs_of(played, "tasks", random.Random(fingerprint_of(other.seed, "pair", kind, number))):
+                part.keep(pair)
+        part.limit(count, config.seed)
+        pairs.add(part)
+    return pairs
 
 
 def _check(part: Counted, evaluation: set[str], config: ToolTemplatesConfig) -> None:

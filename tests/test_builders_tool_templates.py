@@ -38,7 +38,7 @@ ROWS = {kind: 8 for kind in KINDS if kind not in ("file", "code")} | {"mended": 
 SMALL: dict[str, Any] = {
     "rows": ROWS,
     "heldout_rows": {"single": 12, "multi-step": 10, "none-right": 8},
-    "pairs": 160,
+    "pairs": {"single": 80, "multi-step": 20, "parallel": 20, "none-right": 40},
     "seed": 5,
 }
 SPOILED = {"other value", "argument left out", "argument made up", "argument misnamed", "number as text"}
@@ -143,7 +143,7 @@ def test_two_builds_of_a_seed_are_the_same_bytes_in_another_process_and_with_oth
 
 
 def test_another_seed_gives_other_dialogs(built: Built, tmp_path: Path) -> None:
-    small = SMALL | {"rows": {"single": 10}, "heldout_rows": {"single": 4}, "pairs": 0}
+    small = SMALL | {"rows": {"single": 10}, "heldout_rows": {"single": 4}, "pairs": {}}
     first, second = (
         read_rows(build(ToolTemplatesConfig(**small | {"seed": seed}), tmp_path / str(seed)) / "tools.jsonl", SFTRow)
         for seed in (1, 2)
@@ -255,7 +255,7 @@ def test_rows_that_match_an_evaluation_are_dropped_and_counted(built: Built, tmp
     asked = [row.messages[:-1] for row in built.of_kind("single")[:3]]
     lines = [json.dumps({"prompt": [message.model_dump() for message in prompt]}) for prompt in asked]
     evaluation.write_text("\n".join(lines), encoding="utf-8")
-    config = ToolTemplatesConfig(**SMALL | {"pairs": 0, "evaluation": (evaluation,)})
+    config = ToolTemplatesConfig(**SMALL | {"pairs": {}, "evaluation": (evaluation,)})
     rows = read_rows(build(config, tmp_path / "out") / "tools.jsonl", SFTRow)
     gone = {row.id for row in built.train} - {row.id for row in rows}
     assert {row.id for row in built.of_kind("single")[:3]} <= gone
@@ -334,7 +334,8 @@ def test_held_out_domains_that_are_not_there_or_all_there_are_refused(held: tupl
 
 
 def test_a_pair_is_two_different_messages_after_the_same_words_and_no_tool_output_is_in_them(built: Built) -> None:
-    assert len(built.pairs) == SMALL["pairs"]
+    assert len(built.pairs) == sum(SMALL["pairs"].values())
+    assert sum(row.source == "tasks/needless call" for row in built.pairs) == SMALL["pairs"]["none-right"]
     for row in built.pairs:
         chosen, rejected = row.completions
         assert [message.role for message in (*chosen, *rejected)] == ["assistant", "assistant"]
