@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from align.chat import load_protocol
-from align.errors import ConfigError
 from align.generation.backend import Completion
 from align.jsonl import read_rows, write_rows
-from align.judges.rules import abstains
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
-from data_builders.knowledge_probe import REFUSALS, KnowledgeProbeConfig, build, knowledge_of
+from data_builders.knowledge_probe import build
+from data_builders.probe_config import KnowledgeProbeConfig
+from data_builders.probe_judging import knowledge_of
+from data_builders.refusals import WORDINGS
+
+REFUSALS = [wording for wording in WORDINGS["en"] if "ubject" not in wording]
 
 TABLE = {
     "What is the capital of France?": ["Paris.", "It is Paris, a large city.", "Paris is the capital.", "Lyon."],
@@ -75,6 +78,7 @@ def questions(tmp_path: Path) -> Path:
                 entity=entity,
                 relation=relation,
                 answers=(ANSWERS[entity],),
+                topic="elements" if entity == "iron" else "",
             )
         )
     write_rows(tmp_path / "questions.jsonl", rows)
@@ -131,8 +135,13 @@ def test_pairs_prefer_the_refusal_over_a_wrong_answer_and_the_right_answer_over_
 def test_the_map_counts_each_relation(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer)
     found = json.loads((folder / "map.json").read_text())
-    assert found["all"] == {"known": 2, "unknown": 2, "unsure": 2, "uninformative": 1}
-    assert found["relations"]["atomic_number"] == {"known": 0, "unknown": 1, "unsure": 0, "uninformative": 0}
+    counted = {"known": 2, "unknown": 2, "unsure": 2, "uninformative": 1}
+    assert found["all"] == counted | {"right_share": round((3 + 4 + 1) / 28, 4)}
+    element = {"known": 0, "unknown": 1, "unsure": 0, "uninformative": 0, "right_share": 0.0}
+    assert found["relations"]["atomic_number"] == element
+    assert found["topics"] == {"elements": element}
+    assert found["languages"] == {"en": found["all"]}
+    assert "judges" not in found
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert {line["entity"]: line["knowledge"] for line in lines}["Peru"] == "uninformative"
     assert [sample["verdict"] for sample in lines[0]["samples"]] == ["right", "right", "right", "wrong"]
@@ -152,7 +161,8 @@ def test_the_middle_is_refused_when_asked_for_but_never_the_uninformative(
 def test_refusals_are_cut_to_their_share(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share=0.34)
     counts = read_data_manifest(folder / "sft.jsonl")["counts"]
-    assert counts["sources"] == {"round-1/knowledge-probe/known": 2, "round-1/knowledge-probe/unknown": 1}
+    assert counts["sources"]["round-1/knowledge-probe/known"] == 2
+    assert counts["rows"] == 3
     assert counts["dropped"]["over max_refusal_share"] == 3
 
 
@@ -196,16 +206,3 @@ def test_what_verdicts_say(verdicts: str, knowledge: str) -> None:
     words = {"r": "right", "w": "wrong", "a": "abstained"}
     config = KnowledgeProbeConfig(questions=Path("q"), model=Path("m"), known_share=0.75)
     assert knowledge_of([words[letter] for letter in verdicts], config) == knowledge
-
-
-def test_every_default_refusal_reads_as_one() -> None:
-    assert all(map(abstains, REFUSALS))
-
-
-def test_a_wording_that_is_no_refusal_is_refused(questions: Path, chatml_tokenizer: Any) -> None:
-    with pytest.raises(ConfigError) as caught:
-        probe(questions, chatml_tokenizer, refusals=("I don't know.", "It is Paris."))
-    assert str(caught.value) == (
-        "knowledge_probe.refusals.1: 'It is Paris.' does not read as a refusal. "
-        "Word it as the judge understands it, such as: I don't know."
-    )

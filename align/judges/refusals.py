@@ -166,7 +166,7 @@ _FRENCH = (
     r"\b(?:je|nous) (?:ne |n'en )(?:suis|sommes) (?:\w+ )?pas (?:\w+ )?"
     r"(?:sûre?s?|certaine?s?|en mesure|capables?|au courant)\b",
     r"\b(?:je|nous) ne (?:le |la |vous |te |t'|m'en )?(?:peux|puis|pouvons) (?:\w+ )?pas (?:[^\s,;:]+ ){0,2}?"
-    r"(?:répondre|dire|donner|fournir|confirmer|aider|déterminer|indiquer)\b",
+    r"(?:répondre|dire|nommer|donner|fournir|confirmer|aider|déterminer|indiquer)\b",
     rf"\b(?:je|nous) n'(?:ai|avons) (?:\w+ )?(?:pas|aucune?) {_GAP}(?:d')?"
     r"(?:informations?|idée|réponse|connaissances?|données?|accès|certitude|renseignements?)\b",
     r"\bj'(?:ignore|en ignore)\b|\bje l'ignore\b",

@@ -30,7 +30,7 @@ def verdict(text: str, answers: Iterable[str], tolerance: float = 0.0) -> Verdic
     answers = tuple(answers)
     given_up = surrender(text)
     said = text if given_up is None else text[: given_up.start]
-    if answers and all(answer in _SIDES for answer in answers):
+    if are_yes_or_no(answers):
         side = _side_taken(said)
         return "abstained" if side is None else "right" if side in answers else "wrong"
     if states(said, answers, tolerance):
@@ -58,6 +58,11 @@ def states(text: str, answers: Iterable[str], tolerance: float = 0.0) -> bool:
         states_number(text, answer, tolerance) if tolerance and is_number(answer) else _states_one(found, answer)
         for answer in answers
     )
+
+
+def are_yes_or_no(answers: Iterable[str]) -> bool:
+    """Whether the accepted answers are "yes" or "no", in these very letters: "NO" is Norway's code."""
+    return set(answers) <= set(_SIDES)
 
 
 def normalize(text: str) -> str:
