@@ -201,6 +201,8 @@ def _cut_to_share(known: Counted[R], refused: Counted[R], config: KnowledgeProbe
     """Refusals down to max_refusal_share, then what is known until they are min_refusal_share, to within a row."""
     most, least = config.max_refusal_share, config.min_refusal_share
     if most < 1:
-        refused.limit(int(len(known.rows) * most / (1 - most)), config.seed, "over max_refusal_share")
+        room = round(len(known.rows) * most / (1 - most), 9)  # 6 * 0.4 / 0.6 is a little above 4
+        refused.limit(math.floor(room), config.seed, "over max_refusal_share")
     if least > 0:
-        known.limit(math.ceil(len(refused.rows) * (1 - least) / least), config.seed, "under min_refusal_share")
+        room = round(len(refused.rows) * (1 - least) / least, 9)
+        known.limit(math.ceil(room), config.seed, "under min_refusal_share")
