@@ -58,9 +58,8 @@ def build(
     answers = _answers(questions.rows, asked, config, output / "units")
     del asked, backend  # what judges may be another model, and one is in memory at a time
 
-    model_judge = _judge(config, engines, judge) if config.judge != "rules" else None
-    probed = judge_answers(questions.rows, answers, config, model_judge, output / "judge-units")
-    refusals, told = _refusals(probed, config, engines, writer, model_judge, output / "refusal-units")
+    probed = judge_answers(questions.rows, answers, config, _judge(config, engines, judge), output / "judge-units")
+    refusals, told = _refusals(probed, config, engines, judge, writer, output / "refusal-units")
 
     inputs = list(paths_of(config, INPUT).values())
     found = knowledge_map(probed) | {"refusals": told}
@@ -71,6 +70,9 @@ def build(
     ):
         rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"refusals": told})
         logger("data_builders").info("%-20s %s", f"probe {name}", rows.summary())
+    if "agree" in (judges := found.get("judges", {})):
+        told_by = "rules and model agree on %.0f%% of %d answers, alpha %s"
+        logger("data_builders").info(told_by, 100 * judges["agree"], judges["answers"], judges["alpha"])
     with whole_file(output / "map.json") as handle:
         json.dump(found, handle, indent=1, ensure_ascii=False)
     return output
@@ -101,9 +103,12 @@ def _answers(
     )
 
 
-def _judge(config: KnowledgeProbeConfig, engines: Engines, given: Engine | None) -> ModelJudge:
+def _judge(config: KnowledgeProbeConfig, engines: Engines, given: Engine | None) -> ModelJudge | None:
+    """The model that judges, where the config wants one."""
     from align.judges.model_judge import MAX_TOKENS, ModelJudge
 
+    if config.judge == "rules":
+        return None
     if given is None:
         greedy = config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
         path, chat = _or_probed(config, config.judge_model, config.judge_chat)
@@ -115,8 +120,8 @@ def _refusals(
     probed: Sequence[Probed],
     config: KnowledgeProbeConfig,
     engines: Engines,
+    judge: Engine | None,
     writer: Engine | None,
-    judge: ModelJudge | None,
     folder: Path,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Question id -> its refusal, and for the map: by whom they are, and what was not taken, by reason."""
@@ -128,8 +133,10 @@ def _refusals(
         path, chat = _or_probed(config, config.refusals.model, config.refusals.chat)
         writer = engines.engine(path, chat, config.refusals.sampling)
     written, faults = written_refusals(probed, config, writer, folder)
-    if judge is not None:
-        written, more = judged_refusals(written, probed, judge)
+    del writer
+    model_judge = _judge(config, engines, judge)
+    if model_judge is not None:
+        written, more = judged_refusals(written, probed, model_judge)
         faults.update(more)
     refusals = worded | written
     told = {"by templates": len(refusals) - len(written), "by a model": len(written), "not taken": dict(faults)}

@@ -86,7 +86,7 @@ def written_refusals(
 def judged_refusals(
     texts: Mapping[str, str], probed: Sequence[Probed], judge: ModelJudge
 ) -> tuple[dict[str, str], Counter[str]]:
-    """The refusals that the model too calls uninformative, and how many it does not."""
+    """The refusals that the model too calls uninformative, and how many it does not, or says nothing of."""
     from align.judges.model_judge import AnswerRequest
 
     questions = [each.question for each in probed if each.question.id in texts]
@@ -97,7 +97,7 @@ def judged_refusals(
         if verdict == "abstained"
     }
     lost = len(texts) - len(kept)
-    return kept, Counter({"the judge calls it informative": lost} if lost else {})
+    return kept, Counter({"not judged uninformative": lost} if lost else {})
 
 
 def sft_rows(probed: Sequence[Probed], refusals: Mapping[str, str], config: KnowledgeProbeConfig) -> Counted[SFTRow]:

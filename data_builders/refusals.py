@@ -160,13 +160,12 @@ def refusal_for(
     draw.shuffle(wordings)
     named = bool(question.subject) and draw.random() < config.named_share
     # A subject may hold what breaks a sentence, as in "Washington, D.C.": then the next wording is tried.
-    usable = (
-        text
+    filled = (
+        _filled(wording, question.subject)
         for wording in sorted(wordings, key=lambda wording: _slots(wording) != named)
         if question.subject or not _slots(wording)
-        if fault_of(text := _filled(wording, question.subject), question, allow_apology=True) is None
     )
-    text = next(usable, None)
+    text = next((one for one in filled if fault_of(one, question, allow_apology=True) is None), None)
     others = [one for one in known if one.subject and one.subject != question.subject]
     if text is None or not others or draw.random() >= config.offer_share:
         return text

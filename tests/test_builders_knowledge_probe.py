@@ -372,7 +372,7 @@ def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
         writer=(scripted(protocol, writer), protocol),
     )
     told = json.loads((folder / "map.json").read_text())["refusals"]
-    assert told["not taken"]["the judge calls it informative"] == 1
+    assert told["not taken"]["not judged uninformative"] == 1
 
 
 def asked_in(language: str, name: str, text: str, **more: Any) -> QuestionRow:
