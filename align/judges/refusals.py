@@ -143,19 +143,19 @@ _ENGLISH = (
 # The others: a few words may stand between the parts of a phrase, a clause's border may not.
 _GAP = r"(?:[^\s,;:]+ ){0,6}?"
 _GERMAN = (
-    r"\b(?:ich|wir) (?:weiss|wissen|wusste|kenne|kennen)\b[^,;:]*?\b(?:nicht|nichts)\b(?! nur)",
-    r"\b(?:weiss|wissen|kenne|kennen) (?:ich|wir)\b[^,;:]*?\b(?:nicht|nichts)\b(?! nur)",
-    r"\bmir\b[^,;:]*?\b(?:nicht (?:bekannt|geläufig)|unbekannt)\b",
-    r"\b(?:ich bin|bin ich|wir sind|sind wir)\b[^,;:]*?"
+    r"\b(?:ich|wir) (?:weiss|wissen|wusste|kenne|kennen)\b[^,;:]{0,100}?\b(?:nicht|nichts)\b(?! nur)",
+    r"\b(?:weiss|wissen|kenne|kennen) (?:ich|wir)\b[^,;:]{0,100}?\b(?:nicht|nichts)\b(?! nur)",
+    r"\bmir\b[^,;:]{0,100}?\b(?:nicht (?:bekannt|geläufig)|unbekannt)\b",
+    r"\b(?:ich bin|bin ich|wir sind|sind wir)\b[^,;:]{0,100}?"
     r"\b(?:nicht (?:ganz |völlig |wirklich )?(?:sicher|in der lage)|unsicher)\b",
     rf"\b(?:ich|wir) (?:habe|haben|hatte|besitze) {_GAP}kein\w* {_GAP}"
     r"(?:information\w*|angabe\w*|daten|ahnung|kenntnis\w*|wissen|antwort|zugriff|idee)\b",
     rf"\b(?:habe|haben) (?:ich|wir) {_GAP}kein\w* {_GAP}"
     r"(?:information\w*|angabe\w*|daten|ahnung|kenntnis\w*|wissen|antwort|zugriff|idee)\b",
-    r"\b(?:kann|können|konnte)\b[^;:]*?\bnicht (?:mit \w+ )?(?:beantwort\w+|sagen|angeben|nennen|bestimmen|helfen|"
+    r"\b(?:kann|können|konnte)\b[^;:]{0,100}?\bnicht (?:mit \w+ )?(?:beantwort\w+|sagen|angeben|nennen|bestimmen|helfen|"
     r"erinnern|geben)\b",
-    r"\b(?:möchte|will|werde)\b[^,;:]*?\bnicht raten\b",
-    r"\b(?:übersteigt|ausserhalb)\b[^,;:]*?\bmein\w* (?:wissen\w*|kenntniss\w*)\b",
+    r"\b(?:möchte|will|werde)\b[^,;:]{0,100}?\bnicht raten\b",
+    r"\b(?:übersteigt|ausserhalb)\b[^,;:]{0,100}?\bmein\w* (?:wissen\w*|kenntniss\w*)\b",
     r"\bentzieht sich meiner kenntnis\b",
     r"(?:^|, )(?:keine ahnung|unbekannt|nicht sicher|weiss (?:ich )?nicht|(?:das )?weiss ich nicht)\b",
 )
