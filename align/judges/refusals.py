@@ -152,8 +152,8 @@ _GERMAN = (
     r"(?:information\w*|angabe\w*|daten|ahnung|kenntnis\w*|wissen|antwort|zugriff|idee)\b",
     rf"\b(?:habe|haben) (?:ich|wir) {_GAP}kein\w* {_GAP}"
     r"(?:information\w*|angabe\w*|daten|ahnung|kenntnis\w*|wissen|antwort|zugriff|idee)\b",
-    r"\b(?:kann|können|konnte)\b[^;:]{0,100}?\bnicht (?:mit \w+ )?(?:beantwort\w+|sagen|angeben|nennen|bestimmen|helfen|"
-    r"erinnern|geben)\b",
+    r"\b(?:kann|können|konnte)\b[^;:]{0,100}?\bnicht (?:mit \w+ )?"
+    r"(?:beantwort\w+|sagen|angeben|nennen|bestimmen|helfen|erinnern|geben)\b",
     r"\b(?:möchte|will|werde)\b[^,;:]{0,100}?\bnicht raten\b",
     r"\b(?:übersteigt|ausserhalb)\b[^,;:]{0,100}?\bmein\w* (?:wissen\w*|kenntniss\w*)\b",
     r"\bentzieht sich meiner kenntnis\b",
