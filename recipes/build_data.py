@@ -15,6 +15,7 @@ from pydantic import model_validator
 from align.config import Recipe, main
 from align.settings import OutputPath
 from data_builders import (
+    document_questions,
     knowledge_probe,
     preference,
     sft_mix,
@@ -23,8 +24,9 @@ from data_builders import (
     tool_trajectories,
     tool_use,
 )
-from data_builders.knowledge_probe import KnowledgeProbeConfig
+from data_builders.document_questions import DocumentQuestionsConfig
 from data_builders.preference import PreferencesConfig
+from data_builders.probe_config import KnowledgeProbeConfig
 from data_builders.sft_mix import SFTMixConfig
 from data_builders.splits import SplitsConfig
 from data_builders.tool_templates import ToolTemplatesConfig
@@ -37,6 +39,7 @@ BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
     "tool_trajectories": tool_trajectories.build,
+    "document_questions": document_questions.build,
     "knowledge_probe": knowledge_probe.build,
     "sft_mix": sft_mix.build,
 }
@@ -50,6 +53,7 @@ class BuildDataRecipe(Recipe):
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None
     tool_trajectories: TrajectoriesConfig | None = None
+    document_questions: DocumentQuestionsConfig | None = None
     knowledge_probe: KnowledgeProbeConfig | None = None
     sft_mix: SFTMixConfig | None = None
     output: OutputPath
