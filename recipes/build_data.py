@@ -17,6 +17,7 @@ from align.settings import OutputPath
 from data_builders import (
     knowledge_probe,
     preference,
+    question_splits,
     sft_mix,
     splits,
     tool_templates,
@@ -25,6 +26,7 @@ from data_builders import (
 )
 from data_builders.knowledge_probe import KnowledgeProbeConfig
 from data_builders.preference import PreferencesConfig
+from data_builders.question_splits import QuestionSplitsConfig
 from data_builders.sft_mix import SFTMixConfig
 from data_builders.splits import SplitsConfig
 from data_builders.tool_templates import ToolTemplatesConfig
@@ -33,6 +35,7 @@ from data_builders.tool_use import ToolUseConfig
 
 BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "splits": splits.build,
+    "question_splits": question_splits.build,
     "preferences": preference.build,
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
@@ -46,6 +49,7 @@ class BuildDataRecipe(Recipe):
     """Exactly one builder section, and the folder that it fills."""
 
     splits: SplitsConfig | None = None
+    question_splits: QuestionSplitsConfig | None = None
     preferences: PreferencesConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None

@@ -93,8 +93,8 @@ def _chosen(
             reason = "country left out"
         elif city.timezone in _DISPUTED_TIMEZONES:
             reason = "disputed"
-        elif not is_latin(city.name):
-            reason = "name in another script"
+        elif not is_latin(city.name) or any(sign.isdigit() for sign in city.name):
+            reason = "name in another script, or with a number"
         elif any(city.population < TIMES_LARGER * other.population for other in rivals):
             reason = "name of cities in two countries"
         elif name in seen:
