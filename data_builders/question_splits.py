@@ -106,11 +106,11 @@ def question_parts(config: QuestionsConfig, rounds: int, seed: int) -> QuestionP
     _keep_per_fact(found, config.per_fact, seed)
     parts[0].dropped.update(found.dropped)
     for row in found.rows:
-        part = part_of(normalize(row.entity), shares, seed)
-        if part != 0 and row.relation in config.heldout_relations:
-            parts[part].drop("relation is held out")
+        place = part_of(normalize(row.entity), shares, seed)
+        if place != 0 and row.relation in config.heldout_relations:
+            parts[place].drop("relation is held out")
         else:
-            parts[part].keep(row)
+            parts[place].keep(row)
     for part, limits, limit in (
         (parts[0], config.heldout_limits, config.heldout_limit),
         (parts[1], config.dev_limits, config.dev_limit),

@@ -78,11 +78,10 @@ def _chosen(
     for city in cities:
         for name in names_of[city.id]:
             bearers.setdefault(name, []).append(city)
-    entries = [*countries.values(), *registered.values()]
     capitals: dict[str, set[str]] = {}
-    for entry in entries:
-        if entry.capital:
-            capitals.setdefault(entry.alpha2, set()).add(plain(entry.capital))
+    for code, capital in [(code, entry.capital) for some in (countries, registered) for code, entry in some.items()]:
+        if capital:
+            capitals.setdefault(code, set()).add(plain(capital))
     taken: Counter[str] = Counter()
     seen: set[str] = set()
     for city in sorted(cities, key=lambda city: (-city.population, city.id)):

@@ -34,7 +34,7 @@ class Asking:
     """Which questions are made of the facts."""
 
     relations: Collection[Relation] = FIRST_RELATIONS
-    languages: Collection[Language] = ("en",)
+    languages: tuple[Language, ...] = ("en",)
     wordings: int = 1
     """The first so many wordings of each kind of fact, in each language."""
 
