@@ -230,7 +230,10 @@ def elements() -> list[Element]:
     try:
         columns = "atomic_number, symbol, name, period, group_id, atomic_weight, is_radioactive"
         found = connection.execute(f"SELECT {columns} FROM elements ORDER BY atomic_number")
-        return [Element(*line[:6], bool(line[6])) for line in found]
+        return [
+            Element(number, symbol, name, period, group, weight, bool(radioactive))
+            for number, symbol, name, period, group, weight, radioactive in found
+        ]
     finally:
         connection.close()
 
