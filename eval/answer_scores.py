@@ -6,8 +6,8 @@ For each question three numbers, higher for a surer answer:
     answer_sum       the same, summed: a long answer is less likely than a short one
     propensity       log of the probability that the answer does not begin as a refusal does
 
-The last one is read off a fixed set of openings in the question's language. A model that has learned to refuse in other
-words ("Its capital is not something I know") has more probability of refusing than these openings show.
+The last one is read off a fixed set of openings in the question's language. A model that refuses in other words than
+these has more probability of refusing than they show.
 """
 
 from __future__ import annotations
@@ -24,21 +24,29 @@ from eval.runner import Generator
 SCORES = ("propensity", "answer_mean", "answer_sum")
 
 OPENINGS: dict[str, tuple[str, ...]] = {
-    "en": ("I don't", "I do not", "I'm not sure", "I am not sure", "I'm sorry", "I can't", "I cannot", "That is not"),
-    "de": ("Ich kenne", "Ich weiß", "Ich bin mir nicht", "Darüber habe ich", "Das weiß ich nicht", "Die Antwort auf"),
+    "en": (
+        "I don't", "I do not", "I'm not sure", "I am not sure", "I'm sorry", "I can't", "I cannot", "That is not",
+        "{Subject} is not something",
+    ),
+    "de": (
+        "Ich kenne", "Ich weiß", "Ich bin mir nicht", "Darüber habe ich", "Das weiß ich nicht", "Die Antwort auf diese",
+        "{Subject} kenne ich nicht", "Über {subject} habe ich keine",
+    ),
     "fr": ("Je ne", "Je n'", "Désolé"),
     "es": ("No conozco", "No sé", "No lo sé", "No estoy seguro", "No tengo", "Lo siento"),
     "it": ("Non conosco", "Non so", "Non lo so", "Non ne sono", "Non ho", "Mi dispiace"),
     "pt": ("Não conheço", "Não sei", "Não tenho", "Desculpe"),
-}
-"""Language -> how refusals begin. None begins as another does, so that their probabilities add up."""
+}  # fmt: skip
+"""Language -> how refusals begin; `{subject}` is what the question asks for. None begins as another does, so that their
+probabilities add up."""
 
 
 class AnswerScoresConfig(Section):
     """Score each answer, and draw risk-coverage curves. One more pass over the questions, without generation."""
 
     openings: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(OPENINGS))
-    """Language -> how refusals begin. A question in a language that is not named takes the English ones."""
+    """Language -> how refusals begin, with {subject} or {Subject} for what is asked for. A question in a language that
+    is not named takes the English ones."""
 
     @field_validator("openings")
     @classmethod
@@ -63,7 +71,7 @@ def answer_scores(
     from align.judges.judge import ScoreRequest
 
     requests = [
-        ScoreRequest(question.prompt, (_said(answer), *map(_said, _openings(question, config))), question.tools)
+        ScoreRequest(question.prompt, (_said(answer), *map(_said, openings_for(question, config))), question.tools)
         for question, answer in zip(questions, answers, strict=True)
     ]
     logps, token_counts = generator.logps(requests)
@@ -89,8 +97,18 @@ def propensity(opening_logps: Iterable[float]) -> float:
     return math.log1p(-min(refused, 1 - 1e-12))
 
 
-def _openings(question: QuestionRow, config: AnswerScoresConfig) -> tuple[str, ...]:
-    return config.openings.get(question.language) or config.openings["en"]
+def openings_for(question: QuestionRow, config: AnswerScoresConfig) -> tuple[str, ...]:
+    """How a refusal to answer the question begins; without a subject, those that name one are left out."""
+    subject = question.subject
+    texts = config.openings.get(question.language) or config.openings["en"]
+    slots = {"{subject}": subject, "{Subject}": subject[:1].upper() + subject[1:]}
+    found = []
+    for text in texts:
+        for slot, value in slots.items():
+            text = text.replace(slot, value) if value else text
+        if "{" not in text:
+            found.append(text)
+    return tuple(found)
 
 
 def _said(text: str) -> Messages:

@@ -14,7 +14,7 @@ from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, PromptRow, QuestionRow
 from eval import factuality
 from eval.abstention import abstaining_below, choose_threshold, threshold_baseline
-from eval.answer_scores import OPENINGS, AnswerScoresConfig, propensity
+from eval.answer_scores import OPENINGS, AnswerScoresConfig, openings_for, propensity
 from eval.factuality import FactualityConfig
 from eval.intervals import share
 
@@ -215,6 +215,33 @@ def test_openings_add_up_since_none_begins_as_another_does() -> None:
         AnswerScoresConfig(openings={"en": ("I don't", "I don't know")})
     with pytest.raises(ValueError, match="wanted openings for en, found none"):
         AnswerScoresConfig(openings={"de": ("Ich",)})
+
+
+def asked(language: str, subject: str) -> QuestionRow:
+    prompt = (Message(role="user", content="?"),)
+    return QuestionRow(
+        id="q", source="t", prompt=prompt, entity="", relation="", answers=("x",), language=language, subject=subject
+    )
+
+
+def test_openings_name_the_subject_where_there_is_one() -> None:
+    config = AnswerScoresConfig()
+    assert "The capital of Chad is not something" in openings_for(asked("en", "the capital of Chad"), config)
+    assert "Über die Hauptstadt des Tschad habe ich keine" in openings_for(
+        asked("de", "die Hauptstadt des Tschad"), config
+    )
+    assert len(openings_for(asked("de", ""), config)) == len(OPENINGS["de"]) - 2
+    assert openings_for(asked("sv", ""), config) == openings_for(asked("en", ""), config)
+
+
+def test_every_refusal_that_the_probe_teaches_begins_with_an_opening() -> None:
+    wordings = pytest.importorskip("data_builders.refusals").WORDINGS
+    assert wordings.keys() == OPENINGS.keys()
+    for language, texts in wordings.items():
+        openings = openings_for(asked(language, "la x"), AnswerScoresConfig())
+        for text in texts:
+            filled = text.format(subject="la x", Subject="La x")
+            assert sum(filled.startswith(opening) for opening in openings) == 1, (language, filled)
 
 
 def untouched(scores: str) -> list[dict]:
