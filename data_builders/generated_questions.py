@@ -182,11 +182,12 @@ def _fault(question: str, answer: str, snippet: SnippetRow, language: str, max_a
     if _LEANS.search(question):
         return "points at the passage"
     pronoun = _PRONOUNS[language].search(question)
-    if pronoun is not None and not _names_something(question[: pronoun.start()], snippet.title):
+    if pronoun is not None and not _names_something(question[: pronoun.start()], snippet.title, language):
         return "its pronoun stands for nothing"
     return None
 
 
-def _names_something(words: str, title: str) -> bool:
-    """Whether the words before a pronoun hold a name, or the title of the document."""
-    return bool(re.search(r"(?<=\s)[A-Z\d]", words)) or states(words, [title])
+def _names_something(words: str, title: str, language: str) -> bool:
+    """Whether the words before a pronoun hold the title of the document, or another name. German writes every noun with
+    a capital, so there only the title counts."""
+    return states(words, [title]) or (language != "de" and re.search(r"(?<=\s)[A-Z\d]", words) is not None)

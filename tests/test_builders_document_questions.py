@@ -79,6 +79,26 @@ def test_a_pronoun_for_what_was_named_and_innocent_words_are_fine(question: str)
     assert isinstance(parsed(written(question, "1,605,000"), SNIPPET, "en", 6), QuestionRow)
 
 
+@pytest.mark.parametrize(
+    "language, text, fault",
+    [
+        ("de", written("Über welchen Fluss schreibt der Text?", "Chari"), "points at the passage"),
+        ("de", written("An welchem Fluss liegt sie?", "Chari"), "its pronoun stands for nothing"),
+        ("fr", written("Quel fleuve nomme ce texte ?", "Chari"), "points at the passage"),
+        ("es", written("¿Qué río menciona el artículo?", "Chari"), "points at the passage"),
+        ("it", written("Qual è il suo fiume?", "Chari"), "its pronoun stands for nothing"),
+        ("pt", written("Que rio cita o texto?", "Chari"), "points at the passage"),
+        ("de", written("An welchem Fluss liegt die Stadt N'Djamena?", "Chari", "den Fluss von N'Djamena"), None),
+        ("en", written("Who is the son of Chari?", "N'Djamena"), None),
+    ],
+)
+def test_each_language_has_its_own_words_for_the_passage_and_its_pronouns(
+    language: str, text: str, fault: str | None
+) -> None:
+    made = parsed(text, SNIPPET, language, 6)
+    assert made == fault if fault else isinstance(made, QuestionRow) and made.language == language
+
+
 def test_snippets_are_whole_paragraphs_and_sentences_where_those_are_too_long() -> None:
     short, long = "One two three.", "A first sentence here. A second sentence here. A third one."
     assert snippets_of(f"{short}\n{short}\n\n{long}", 46) == [
@@ -189,6 +209,10 @@ def test_snippets_are_limited_by_document_and_in_all_and_counted() -> None:
     assert all(row.title in row.prompt[0].content and row.snippet in row.prompt[0].content for row in found.rows)
     shorter = snippet_rows([Document("D", "Short.\n" + "y" * 30, "d")], per_document=None, limit=None, **settings)
     assert shorter.counts["rows"] == 1  # the two together are one snippet of 37 characters
+    german = snippet_rows(
+        [Document("D", "y" * 30, "d")], per_document=None, limit=None, **settings | {"language": "de"}
+    )
+    assert "one question in German" in german.rows[0].prompt[0].content
     none = snippet_rows([Document("D", "Short.", "d")], per_document=None, limit=None, **settings)
     assert none.counts["dropped"] == {"snippet too short": 1}
 
