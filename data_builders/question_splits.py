@@ -14,12 +14,13 @@ from typing import NamedTuple
 from pydantic import Field, model_validator
 
 from align.config import Section, dump
+from align.files import fingerprint_of
 from align.overlap import normalize
 from align.reporting import logger
 from align.rows import QuestionRow
 from align.settings import InputPath
 from data_builders import sources
-from data_builders.counted import Counted, evaluation_keys, part_of, prompt_keys, shuffled
+from data_builders.counted import Counted, evaluation_keys, part_of, prompt_keys
 from data_builders.facts.catalog import all_questions
 from data_builders.facts.fact import FIRST_RELATIONS, Asking
 from data_builders.facts.wordings import Language, Relation
@@ -128,11 +129,12 @@ def finish_training_part(part: Counted[QuestionRow], config: QuestionsConfig, ev
 
 
 def _keep_per_fact(found: Counted[QuestionRow], most: int | None, seed: int) -> None:
+    """By a hash of each question, so that what is kept of one fact does not depend on the others."""
     if most is None:
         return
     taken: Counter[tuple[str, str, str]] = Counter()
     surplus = set()
-    for row in shuffled(found.rows, seed):
+    for row in sorted(found.rows, key=lambda row: fingerprint_of(seed, row.id)):
         fact = (row.source, row.entity, row.relation)
         taken[fact] += 1
         if taken[fact] > most:

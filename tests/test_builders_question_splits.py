@@ -81,7 +81,8 @@ def test_no_held_out_fact_is_trained_on_in_either_direction(rows: dict) -> None:
     for one, other in ((held, trained), (held, dev), (dev, trained)):
         assert not one & other
         assert not {(answer, named) for named, answer in one} & other
-    assert ("chad", "ndjamena") in held | trained | dev or ("ndjamena", "chad") in held | trained | dev
+    both_ways = {(answer, named) for named, answer in trained} & trained
+    assert len(both_ways) > 50, "what is looked for is found where it may stand: within one part"
 
 
 def test_a_held_out_entity_is_named_in_no_question_that_is_trained_on(rows: dict) -> None:
