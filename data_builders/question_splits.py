@@ -7,19 +7,21 @@ entity, in whatever wording and language, stands on one side; `heldout_relations
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.config import Section, dump
+from align.files import fingerprint_of
 from align.overlap import normalize
 from align.reporting import logger
 from align.rows import QuestionRow
 from align.settings import InputPath
 from data_builders import sources
-from data_builders.counted import Counted, evaluation_keys, part_of, prompt_keys, shuffled
+from data_builders.counted import Counted, evaluation_keys, part_of, prompt_keys
 from data_builders.facts.catalog import all_questions
 from data_builders.facts.fact import FIRST_RELATIONS, Asking
 from data_builders.facts.wordings import Language, Relation
@@ -34,6 +36,8 @@ class QuestionsConfig(Section):
     """Asked of held-out entities only: kinds of fact that nothing is ever trained on."""
     languages: tuple[Language, ...] = Field(("en",), min_length=1)
     """Capitals and continents of states are asked in each of them, the rest in English."""
+    language_weights: dict[Language, float] = Field(default_factory=dict)
+    """How much likelier than the others' a language's questions are drawn by `per_fact`; 1 where it is not named."""
     wordings: int = Field(1, ge=1, le=3)
     """Wordings of each kind of fact in each language: the first so many."""
     per_fact: int | None = Field(None, gt=0)
@@ -54,6 +58,14 @@ class QuestionsConfig(Section):
     """Questions of the dev entities."""
     heldout_limit: int | None = Field(None, gt=0)
     """Questions held out."""
+
+    @field_validator("language_weights")
+    @classmethod
+    def _weights_are_above_0(cls, weights: dict[Language, float]) -> dict[Language, float]:
+        for language, weight in weights.items():
+            if weight <= 0:
+                raise ValueError(f"wanted a weight above 0 for {language}, found {weight}; leave it out of languages")
+        return weights
 
     @model_validator(mode="after")
     def _shares_leave_something_to_train_on(self) -> QuestionsConfig:
@@ -103,7 +115,7 @@ def question_parts(config: QuestionsConfig, rounds: int, seed: int) -> QuestionP
     parts: list[Counted[QuestionRow]] = [Counted() for _ in range(rounds + 2)]
     asking = Asking({*config.relations, *config.heldout_relations}, config.languages, config.wordings)
     found = all_questions(asking)
-    _keep_per_fact(found, config.per_fact, seed)
+    _keep_per_fact(found, config, seed)
     parts[0].dropped.update(found.dropped)
     for row in found.rows:
         place = part_of(normalize(row.entity), shares, seed)
@@ -127,14 +139,23 @@ def finish_training_part(part: Counted[QuestionRow], config: QuestionsConfig, ev
     part.limit(config.limit, seed)
 
 
-def _keep_per_fact(found: Counted[QuestionRow], most: int | None, seed: int) -> None:
-    if most is None:
+def _keep_per_fact(found: Counted[QuestionRow], config: QuestionsConfig, seed: int) -> None:
+    """A weighted draw by a hash of each question, so that what is kept of one fact does not depend on the others.
+
+    Source: Efraimidis and Spirakis 2006, Information Processing Letters 97: weighted random sampling by keys.
+    """
+    if config.per_fact is None:
         return
+
+    def draw(row: QuestionRow) -> float:
+        uniform = (int(fingerprint_of(seed, row.id)[:12], 16) + 1) / 16**12
+        return -math.log(uniform) / config.language_weights.get(row.language, 1.0)
+
     taken: Counter[tuple[str, str, str]] = Counter()
     surplus = set()
-    for row in shuffled(found.rows, seed):
+    for row in sorted(found.rows, key=draw):
         fact = (row.source, row.entity, row.relation)
         taken[fact] += 1
-        if taken[fact] > most:
+        if taken[fact] > config.per_fact:
             surplus.add(row.id)
     found.drop_where(lambda row: row.id in surplus, "over per_fact")

@@ -6,13 +6,15 @@ For each question three numbers, higher for a surer answer:
     answer_sum       the same, summed: a long answer is less likely than a short one
     propensity       log of the probability that the answer does not begin as a refusal does
 
-The last one is read off a fixed set of openings in the question's language. A model that refuses in other words than
-these has more probability of refusing than they show.
+An answer counts up to the end of its first sentence: what a model goes on with says little of how sure it is. The last
+score is read off a fixed set of openings in the question's language. A model that refuses in other words than these has
+more probability of refusing than they show.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field, field_validator
@@ -71,7 +73,11 @@ def answer_scores(
     from align.judges.judge import ScoreRequest
 
     requests = [
-        ScoreRequest(question.prompt, (_said(answer), *map(_said, openings_for(question, config))), question.tools)
+        ScoreRequest(
+            question.prompt,
+            (_said(first_sentence(answer)), *map(_said, openings_for(question, config))),
+            question.tools,
+        )
         for question, answer in zip(questions, answers, strict=True)
     ]
     logps, token_counts = generator.logps(requests)
@@ -86,6 +92,12 @@ def answer_scores(
             }
         )
     return found
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first end of a sentence or line that is not in its first word: "St. George's" goes on."""
+    found = re.match(r"\s*\S+.*?(?:[.!?](?=\s|$)|$)", text, re.MULTILINE)
+    return found.group() if found else text
 
 
 def propensity(opening_logps: Iterable[float]) -> float:

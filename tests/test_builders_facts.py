@@ -157,7 +157,7 @@ def test_what_needs_two_sources_is_asked_only_where_they_agree() -> None:
     asking = Asking(("currency", "language", "border", "area"))
     agreed = by_relation(country_questions([chad, niger], asking, {"TD": registered(borders=("LBY", "NER"))}).rows)
     assert agreed == {
-        "currency": ("What is the currency of Chad?", ("Franc",)),
+        "currency": ("What is the currency of Chad?", ("Franc", "Francs")),
         "language": ("What is the official language of Chad?", ("French",)),
         "border": ("Which country shares a land border with Chad?", ("Niger",)),
         "area": ("What is the area of Chad in square kilometers?", ("1284000",)),

@@ -81,7 +81,8 @@ def test_no_held_out_fact_is_trained_on_in_either_direction(rows: dict) -> None:
     for one, other in ((held, trained), (held, dev), (dev, trained)):
         assert not one & other
         assert not {(answer, named) for named, answer in one} & other
-    assert ("chad", "ndjamena") in held | trained | dev or ("ndjamena", "chad") in held | trained | dev
+    both_ways = {(answer, named) for named, answer in trained} & trained
+    assert len(both_ways) > 50, "what is looked for is found where it may stand: within one part"
 
 
 def test_a_held_out_entity_is_named_in_no_question_that_is_trained_on(rows: dict) -> None:
@@ -121,7 +122,8 @@ def test_each_fact_is_asked_once_in_a_wording_and_language_drawn_for_it(rows: di
     assert set(once.values()) == {1}
     capitals = Counter(row.language for row in rows["train"] if row.relation == "capital")
     assert capitals.keys() == {"en", "de", "fr", "es"}
-    assert min(capitals.values()) > 15
+    assert 0.55 < capitals["en"] / capitals.total() < 0.85, "seven of ten by weight"
+    assert min(capitals.values()) >= 5
     assert len({content_key(row) for row in every}) == len(every)
 
 
@@ -150,6 +152,13 @@ def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(
         file = f"questions.{name}.jsonl"
         assert fingerprint(first / file) == fingerprint(again / file)
         assert fingerprint(first / file) != fingerprint(other / file)
+
+
+def test_a_weight_of_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("output: x\nquestion_splits: {language_weights: {de: 0}}\n")
+    with pytest.raises(ConfigError, match=r"wanted a weight above 0 for de, found 0\.0; leave it out of languages"):
+        load_config(BuildDataRecipe, path)
 
 
 def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, PromptRow, QuestionRow
 from eval import factuality
 from eval.abstention import abstaining_below, choose_threshold, threshold_baseline
-from eval.answer_scores import OPENINGS, AnswerScoresConfig, openings_for, propensity
+from eval.answer_scores import OPENINGS, AnswerScoresConfig, first_sentence, openings_for, propensity
 from eval.factuality import FactualityConfig
 from eval.intervals import share
 
@@ -201,6 +201,20 @@ def test_questions_that_neither_answers_are_in_no_curve(questions: Path) -> None
     found = factuality.evaluate(config, Answering(AFTER, REFUSING), questions.parent, None)  # type: ignore[arg-type]
     assert found.counts["risk_coverage"]["no_answer"] == 2
     assert len(found.counts["risk_coverage"]["answer_sum"]["points"]) == 4
+
+
+@pytest.mark.parametrize(
+    "text, first",
+    [
+        ("The capital is Paris. It has 2 million people.", "The capital is Paris."),
+        ("Paris\nIt is large.", "Paris"),
+        ("St. George's is it. It is small.", "St. George's is it."),
+        ("About 1.5 million", "About 1.5 million"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_scored_up_to_the_end_of_its_first_sentence(text: str, first: str) -> None:
+    assert first_sentence(text) == first
 
 
 def test_propensity_is_the_log_of_what_refusing_leaves() -> None:

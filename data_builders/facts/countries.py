@@ -64,8 +64,16 @@ _MORE_COUNTRY_NAMES = {
     "AE": ("UAE",),
     "US": ("America", "USA"),
 }
-# What a currency is called where GeoNames has a plural, or two words that each stand for it.
-_CURRENCIES = {"Riels": ("Riel",), "Yuan Renminbi": ("Yuan", "Renminbi"), "Bolivar Soberano": ("Bolivar",)}
+# What a currency is called where GeoNames has a plural, or where several words each stand for it.
+_CURRENCIES = {
+    "Bolivar Soberano": ("Bolivar",),
+    "Colon": ("Colon", "Colones"),
+    "Koruna": ("Koruna", "Crown"),
+    "Lilangeni": ("Lilangeni", "Emalangeni"),
+    "Marka": ("Marka", "Mark"),
+    "Riels": ("Riel",),
+    "Yuan Renminbi": ("Yuan", "Renminbi"),
+}
 _LANGUAGES = {
     "am": ("Amharic",), "ar": ("Arabic",), "bg": ("Bulgarian",), "bn": ("Bengali", "Bangla"), "da": ("Danish",),
     "de": ("German",), "dv": ("Dhivehi", "Divehi", "Maldivian"), "dz": ("Dzongkha",), "el": ("Greek",),
@@ -78,11 +86,14 @@ _LANGUAGES = {
     "sq": ("Albanian",), "sv": ("Swedish",), "th": ("Thai",), "tr": ("Turkish",), "uk": ("Ukrainian",),
     "vi": ("Vietnamese",), "zh": ("Chinese", "Mandarin"),
 }  # fmt: skip
+# French has lost this status there, or is losing it.
+_UNSETTLED_LANGUAGES = {"BF", "ML", "NE"}
 _UNSETTLED: dict[Relation, set[str]] = {
     "capital": _UNSETTLED_CAPITALS,
     "country_of_capital": _UNSETTLED_CAPITALS,
     "currency_code": _REPLACED_CURRENCIES,
     "currency": _REPLACED_CURRENCIES,
+    "language": _UNSETTLED_LANGUAGES,
     "continent": BETWEEN_CONTINENTS,
     "calling_code": _UNSETTLED_CALLING_CODES,
 }
@@ -234,7 +245,8 @@ def _fact(
 
 def _currency_names(registered: RegisteredCountry) -> tuple[str, ...]:
     name = registered.currency_name
-    return _CURRENCIES.get(name, (name,)) if name else ()
+    names = _CURRENCIES.get(name, (name,)) if name else ()
+    return (*names, *(f"{one}s" for one in names))
 
 
 def _calling_codes(code: str) -> tuple[str, ...]:

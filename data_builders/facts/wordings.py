@@ -34,7 +34,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
             (
                 "What is the capital of {name}?",
                 "Which city is the capital of {name}?",
-                "Name the capital city of {name}.",
+                "What is the capital city of {name}?",
             ),
         ),
         "de": Asked(
@@ -102,7 +102,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
             (
                 "On which continent is {name}?",
                 "Which continent is {name} part of?",
-                "Name the continent of {name}.",
+                "What continent is {name} in?",
             ),
         ),
         "de": Asked(
@@ -245,7 +245,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
             "the element with the atomic number {number}",
             (
                 "Which chemical element has the atomic number {number}?",
-                "Which element has {number} protons in each atom?",
+                "Which element has {number} as its atomic number?",
                 "Name the chemical element with atomic number {number}.",
             ),
         )
@@ -285,8 +285,8 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
             "the country that the city of {name} is in",
             (
                 "In which country is the city of {name}?",
-                "{name} is a city in which country?",
-                "Name the country where the city of {name} lies.",
+                "What country is the city of {name} in?",
+                "In what country can you find the city of {name}?",
             ),
         )
     },
@@ -296,7 +296,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
             (
                 "On which continent is the city of {name}?",
                 "{name} is a city on which continent?",
-                "Name the continent where the city of {name} lies.",
+                "What continent is the city of {name} on?",
             ),
         )
     },
