@@ -146,7 +146,7 @@ def _keep_per_fact(found: Counted[QuestionRow], config: QuestionsConfig, seed: i
     """
     if config.per_fact is None:
         return
-    weights: dict[str, float] = {**config.language_weights}
+    weights = {str(language): weight for language, weight in config.language_weights.items()}
 
     def draw(row: QuestionRow) -> float:
         uniform = (int(fingerprint_of(seed, row.id)[:12], 16) + 1) / 16**12
