@@ -146,10 +146,11 @@ def _keep_per_fact(found: Counted[QuestionRow], config: QuestionsConfig, seed: i
     """
     if config.per_fact is None:
         return
+    weights = {str(language): weight for language, weight in config.language_weights.items()}
 
     def draw(row: QuestionRow) -> float:
         uniform = (int(fingerprint_of(seed, row.id)[:12], 16) + 1) / 16**12
-        return -math.log(uniform) / config.language_weights.get(row.language, 1.0)
+        return -math.log(uniform) / weights.get(row.language, 1.0)
 
     taken: Counter[tuple[str, str, str]] = Counter()
     surplus = set()

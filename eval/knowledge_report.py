@@ -121,9 +121,9 @@ def _curves_table(scored: Mapping[str, Evaluation]) -> str:
                 scores = [found["scores"].get(f"{kind}_{score}") for kind in ("auroc", "aurc")]
                 kept = [told["at_known_kept"].get(wanted) for wanted in ("85%", "90%")]
                 areas = [_told(Share(**entry)) if entry else "-" for entry in scores]
-                wrong = [f"{point['wrong']:.0%} of {point['coverage']:.0%}" if point else "-" for point in kept]
+                wrong = [f"{point['wrong']:.0%} / {point['coverage']:.0%}" if point else "-" for point in kept]
                 lines.append([name, words(score), *areas, *wrong])
-    head = ["", "score", "AUROC", "AURC", "wrong of answered, 85% of the known kept", "90% of the known kept"]
+    head = ["", "score", "AUROC", "AURC", "wrong / answered, 85% of the known kept", "90% of the known kept"]
     return _table(head, lines)
 
 

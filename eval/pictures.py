@@ -28,6 +28,7 @@ LINES = 6
 """Lines of one chart that have a color of their own."""
 STYLE = (
     "svg text { fill: var(--faint); font: 11px system-ui, sans-serif; } svg .rule { stroke: var(--rule); }\n"
+    "svg text.head { fill: var(--ink); font-weight: 600; }\n"
     "svg polyline { fill: none; stroke-width: 1.6; }\n"
     + "".join(
         f"svg .line-{n} {{ stroke: var(--line-{n}); }} .key-{n} {{ color: var(--line-{n}); }}\n" for n in range(LINES)
@@ -121,7 +122,7 @@ def stacked_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], legend
     down = 16
     for name, bars in groups:
         down += 18
-        marks.append(f"<text x='0' y='{down}' font-weight='bold'>{escape(name)}</text>")
+        marks.append(f"<text class='head' x='0' y='{down}'>{escape(name)}</text>")
         down += 6
         for bar in bars:
             marks.append(f"<text x='{_LABELS - 6}' y='{down + _BAR - 4}' text-anchor='end'>{escape(bar.label)}</text>")

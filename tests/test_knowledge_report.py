@@ -62,7 +62,7 @@ def test_each_model_is_followed_against_the_first_and_against_a_threshold_on_it(
     assert "Threshold: answer mean of at least -1, chosen to keep 66% of the known on dev entities." in found.markdown
     transfer = found.markdown.partition("nothing was trained on")[2]
     assert "| trained | 50% " in transfer
-    assert "| untouched | answer mean | 80% (49-94) | - | 10% of 50% | - |" in found.markdown
+    assert "| untouched | answer mean | 80% (49-94) | - | 10% / 50% | - |" in found.markdown
 
 
 def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact() -> None:
