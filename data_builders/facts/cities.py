@@ -19,7 +19,7 @@ from data_builders.sources import CITIES, City, Country, RegisteredCountry
 
 TIMES_LARGER = 10
 """By how much the largest bearer of a name must exceed the next one in another country."""
-CITIES_OF_ONE_COUNTRY = 20
+CITIES_OF_ONE_COUNTRY = 6
 """The largest of each, so that no country is the answer to most questions."""
 
 # Claimed by two states, in the source's own words or by the status of the place.
