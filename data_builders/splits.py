@@ -15,30 +15,15 @@ from pydantic import Field
 from align.config import Section, dump
 from align.overlap import normalize
 from align.reporting import logger
-from align.rows import Message, Messages, PreferenceRow, PromptRow, QuestionRow, row_id
+from align.rows import Message, Messages, PreferenceRow, PromptRow, row_id
 from align.settings import InputPath
 from data_builders import sources
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
-from data_builders.facts import Relation, country_questions, element_questions
 from data_builders.preference import GeneralConfig, JudgedConfig, general_pairs, judged_pairs, prompt_identity
+from data_builders.question_splits import QuestionsConfig, finish_training_part, question_parts
 from data_builders.tool_use import ToolDialogsConfig, kind_of, tool_rows
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]
-
-
-class QuestionsConfig(Section):
-    """Questions about countries and elements, to probe with and to hold out."""
-
-    heldout_share: float = Field(0.25, ge=0, lt=1)
-    """Share of the entities held out: nothing that is asked of them is ever trained on."""
-    limits: dict[Relation, int] = Field(default_factory=dict)
-    """Questions in each round, by what is asked; a relation that is not named has no limit, 0 leaves it out."""
-    heldout_limits: dict[Relation, int] = Field(default_factory=dict)
-    """Questions held out, by what is asked."""
-    limit: int | None = Field(None, gt=0)
-    """Questions in each round."""
-    heldout_limit: int | None = Field(None, gt=0)
-    """Questions held out."""
 
 
 class PromptsConfig(Section):
@@ -72,9 +57,9 @@ def build(config: SplitsConfig, output: Path) -> Path:
     """Write all the files into the folder `output`, and return it."""
     heldout_preferences, preferences = _preferences(config)
     tools, heldout_tools = tool_rows(sources.tool_dialogs(), config.tools, config.seed)
-    heldout_questions, *questions = _questions(config)
+    heldout_questions, dev_questions, questions = question_parts(config.questions, config.rounds, config.seed)
     evaluation = evaluation_keys(config.evaluation)
-    for heldout in (heldout_preferences.rows, heldout_tools.rows, heldout_questions.rows):
+    for heldout in (heldout_preferences.rows, heldout_tools.rows, heldout_questions.rows, dev_questions.rows):
         evaluation.update(*map(prompt_keys, heldout))
 
     preferences.drop_matches(evaluation)
@@ -88,10 +73,10 @@ def build(config: SplitsConfig, output: Path) -> Path:
         "tools.heldout": heldout_tools,
         "questions.heldout": heldout_questions,
     }
+    if config.questions.dev_share:
+        files["questions.dev"] = dev_questions
     for number, part in enumerate(questions, start=1):
-        part.drop_matches(evaluation)
-        part.limit_each(lambda row: row.relation, config.questions.limits, config.seed)
-        part.limit(config.questions.limit, config.seed)
+        finish_training_part(part, config.questions, evaluation, config.seed)
         files[f"questions.round-{number}"] = part
     for number, prompts in enumerate(_prompts(config, evaluation), start=1):
         files[f"prompts.round-{number}"] = prompts
@@ -119,21 +104,6 @@ def _preferences(config: SplitsConfig) -> tuple[Counted[PreferenceRow], Counted[
 
 def _limit_preferences(part: Counted[PreferenceRow], judged: int | None, general: int | None, seed: int) -> None:
     part.limit_each(lambda row: row.source, {sources.NQ_OPEN: judged, sources.GENERAL: general}, seed)
-
-
-def _questions(config: SplitsConfig) -> list[Counted[QuestionRow]]:
-    """Held out first, then one part a round, cut by entity. What the sources could not give counts with held-out."""
-    held = config.questions.heldout_share
-    shares = (held, *[(1 - held) / config.rounds] * (config.rounds - 1))
-    parts: list[Counted[QuestionRow]] = [Counted() for _ in range(config.rounds + 1)]
-    found = country_questions(sources.countries())
-    found.add(element_questions(sources.elements()))
-    parts[0].dropped.update(found.dropped)
-    for row in found.rows:
-        parts[part_of(normalize(row.entity), shares, config.seed)].keep(row)
-    parts[0].limit_each(lambda row: row.relation, config.questions.heldout_limits, config.seed)
-    parts[0].limit(config.questions.heldout_limit, config.seed)
-    return parts
 
 
 def _prompts(config: SplitsConfig, evaluation: set[str]) -> list[Counted[PromptRow]]:

@@ -39,7 +39,7 @@ def run_evaluations(
     model: needed by those that generate. reward_model: by those that score.
     """
     results = []
-    generator = None if model is None else Generator(model, sampling)
+    generator = None if model is None else Generator(model, sampling, token_budget)
     scorer = None if reward_model is None else Scorer(reward_model, token_budget)
     for evaluations, subject in ((GENERATING, generator), (SCORING, scorer)):
         for name, evaluate in evaluations.items():

@@ -2,12 +2,14 @@
 
 Llama 3 (section 4.3.6) wants a model to know what it knows: answer that, and refuse the rest. So abstaining is counted
 apart from being wrong, and, against a baseline, apart again where the answer was known before. Answers are judged by
-the string rules of `align/judges/rules.py`.
+the string rules of `align/judges/rules.py`. How surely each is given is `eval/answer_scores.py`, and the curves of it
+`eval/risk_coverage.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,14 @@ from align.jsonl import read_rows
 from align.judges.rules import verdict
 from align.rows import QuestionRow
 from align.settings import InputPath
-from eval.intervals import share
+from eval.answer_scores import SCORES, AnswerScoresConfig, answer_scores
+from eval.intervals import Share, bootstrapped, share
+from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
 from eval.runner import Generator, Result, completion_text, limited, prompt_text, read_result
+
+VERDICTS = ("right", "wrong", "abstained")
+KNOWN_KEPT = (0.85, 0.9)
+"""Shares of the known that are kept where the wrong ones are read off a curve."""
 
 
 class FactualityConfig(Section):
@@ -28,6 +36,10 @@ class FactualityConfig(Section):
     """JSONL of questions that no stage trained on."""
     baseline: InputPath | None = None
     """factuality.json of the starting model on the same questions; with it, what was known before is followed."""
+    transfer_relations: tuple[str, ...] = ()
+    """Kinds of fact that no stage trained on at all: scored apart, as `transfer_...`, and left in all other shares."""
+    scores: AnswerScoresConfig | None = None
+    """With it (`scores: {}`), how surely each question is answered, and risk-coverage curves."""
 
 
 def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit: int | None) -> Result:
@@ -36,9 +48,14 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
     known_kept: of the questions that were right before, those right now.
     false_refusals: of the same, those abstained from now.
     unknown_refused: of the questions that were wrong before, those abstained from now.
+
+    All of them once more over the transfer relations. With scores, for each of the three: auroc_..., the chance that a
+    known question has the higher score, and aurc_..., the mean risk over all coverages (lower is better). The curves
+    are in the counts, as `risk_coverage`. Where the model abstains, its answer on the curve is the baseline's: what it
+    would have said. Questions that neither answers are in no curve, and counted as `no_answer`.
     """
     questions = limited(read_rows(config.questions, QuestionRow), limit)
-    before = _verdicts_before(config.baseline, questions) if config.baseline is not None else {}
+    before = _rows_before(config.baseline, questions) if config.baseline is not None else {}
     answers = generator.answers(questions, units, "factuality")
     rows: list[dict[str, Any]] = []
     for question, answer in zip(questions, answers, strict=True):
@@ -48,17 +65,34 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
                 "id": question.id,
                 "prompt": prompt_text(question.prompt),
                 "answer": text,
-                "verdict": verdict(text, question.answers),
-                "before": before.get(question.id),
+                "verdict": verdict(text, question.answers, question.tolerance),
+                "before": before[question.id]["verdict"] if before else None,
                 "expected": list(question.answers),
                 "entity": question.entity,
                 "relation": question.relation,
+                "topic": question.topic,
+                "language": question.language,
                 "finished": answer.finished,
             }
         )
+    scores = shares_of(rows, has_baseline=bool(before))
+    transfer = [row for row in rows if row["relation"] in config.transfer_relations]
+    if transfer:
+        scores |= {f"transfer_{name}": value for name, value in shares_of(transfer, has_baseline=bool(before)).items()}
+    counts: dict[str, Any] = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
+    counts |= {f"by_{key}": _by(key, rows) for key in ("relation", "topic", "language")}
+    if config.scores is not None:
+        _add_scores(rows, questions, before, generator, config.scores)
+        more, counts["risk_coverage"] = _risk_coverage(rows, bool(before))
+        scores |= more
+    return Result(scores, counts, rows)
+
+
+def shares_of(rows: Sequence[Mapping[str, Any]], *, has_baseline: bool) -> dict[str, Share | None]:
+    """The shares of `evaluate` over some rows. has_baseline: what was known before stands in each row's `before`."""
     counts = Counter(row["verdict"] for row in rows)
-    scores = {name: share(counts[name], len(rows)) for name in ("right", "wrong", "abstained")}
-    if before:
+    scores = {name: share(counts[name], len(rows)) for name in VERDICTS}
+    if has_baseline:
         known = [row["verdict"] for row in rows if row["before"] == "right"]
         unknown = [row["verdict"] for row in rows if row["before"] == "wrong"]
         scores |= {
@@ -66,12 +100,12 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
             "false_refusals": share(known.count("abstained"), len(known)),
             "unknown_refused": share(unknown.count("abstained"), len(unknown)),
         }
-    return Result(scores, {"rows": len(rows), **counts, "by_relation": _by_relation(rows)}, rows)
+    return scores
 
 
-def _verdicts_before(baseline: Path, questions: list[QuestionRow]) -> dict[str, str]:
-    """Question id -> the baseline's verdict. Raises RowError where it lacks a question."""
-    found = {row["id"]: row["verdict"] for row in read_result(baseline).get("rows", ())}
+def _rows_before(baseline: Path, questions: Sequence[QuestionRow]) -> dict[str, Mapping[str, Any]]:
+    """Question id -> the baseline's row. Raises RowError where it lacks a question."""
+    found = {row["id"]: row for row in read_result(baseline).get("rows", ())}
     missing = [question.id for question in questions if question.id not in found]
     if missing:
         what = f"holds no verdict on {len(missing)} of {len(questions)} questions, {missing[0]} the first"
@@ -79,9 +113,65 @@ def _verdicts_before(baseline: Path, questions: list[QuestionRow]) -> dict[str, 
     return found
 
 
-def _by_relation(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _by(key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Verdicts by relation, topic or language; rows that name none are left out."""
     counts: dict[str, dict[str, int]] = {}
     for row in rows:
-        of_relation = counts.setdefault(row["relation"], {"right": 0, "wrong": 0, "abstained": 0})
-        of_relation[row["verdict"]] += 1
+        if row[key]:
+            counts.setdefault(row[key], dict.fromkeys(VERDICTS, 0))[row["verdict"]] += 1
     return counts
+
+
+def _add_scores(
+    rows: Sequence[dict[str, Any]],
+    questions: Sequence[QuestionRow],
+    before: Mapping[str, Mapping[str, Any]],
+    generator: Generator,
+    config: AnswerScoresConfig,
+) -> None:
+    """To each row: its scores, and the verdict on the answer that would be given if there had to be one."""
+    texts = []
+    for row in rows:
+        instead = before.get(row["id"]) if row["verdict"] == "abstained" else None
+        given = instead or row
+        row["forced_verdict"] = None if given["verdict"] == "abstained" else given["verdict"]
+        texts.append("" if row["forced_verdict"] is None else given["answer"])
+    for row, found in zip(rows, answer_scores(questions, texts, generator, config), strict=True):
+        row["scores"] = found
+
+
+def _risk_coverage(
+    rows: Sequence[Mapping[str, Any]], has_baseline: bool
+) -> tuple[dict[str, Share | None], dict[str, Any]]:
+    """(aurc and auroc of each score, the curves as data)."""
+    scores: dict[str, Share | None] = {}
+    curves: dict[str, Any] = {}
+    for name in SCORES:
+        cases = cases_of(rows, name, has_baseline)
+        if not cases:
+            continue
+        points = curve(cases)
+        scores |= {f"auroc_{name}": bootstrapped(auroc, cases), f"aurc_{name}": bootstrapped(aurc, cases)}
+        kept = {f"{wanted:.0%}": at_known_kept(points, wanted) for wanted in KNOWN_KEPT}
+        curves[name] = {
+            "points": [[round(point.coverage, 6), round(point.risk, 6), point.threshold] for point in points],
+            "at_known_kept": {wanted: None if point is None else point._asdict() for wanted, point in kept.items()},
+        }
+    curves["no_answer"] = sum(row["forced_verdict"] is None for row in rows)
+    return scores, curves
+
+
+def cases_of(rows: Sequence[Mapping[str, Any]], score: str, has_baseline: bool = False) -> list[Answered]:
+    """The rows of a factuality.json with scores, ready for a curve; rows without an answer are left out.
+
+    has_baseline: known is what the baseline answered right; otherwise what the model itself does.
+    """
+    return [
+        Answered(
+            score=row["scores"][score],
+            is_wrong=row["forced_verdict"] == "wrong",
+            is_known=(row["before"] if has_baseline else row["verdict"]) == "right",
+        )
+        for row in rows
+        if row["forced_verdict"] is not None and row["scores"][score] is not None
+    ]

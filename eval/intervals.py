@@ -1,4 +1,4 @@
-"""95% intervals of shares.
+"""95% intervals of shares, and of statistics that are no shares.
 
 The paper's formula (P 5.1.1) is symmetric and collapses to nothing at 0 and 1; we report Wilson's, which does not.
 """
@@ -6,7 +6,11 @@ The paper's formula (P 5.1.1) is symmetric and collapses to nothing at 0 and 1; 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 Z_95 = 1.96
 """Standard deviations on either side that hold 95% of a normal distribution, rounded as the paper rounds it."""
@@ -36,6 +40,27 @@ def share(hits: float, n: int, z: float = Z_95) -> Share | None:
     centre = (hits + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(n * value * (1 - value) + z * z / 4)
     return Share(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)), n)
+
+
+def bootstrapped(
+    statistic: Callable[[Sequence[T]], float | None], cases: Sequence[T], resamples: int = 1000, seed: int = 0
+) -> Share | None:
+    """A statistic from 0 to 1 of all cases, with its percentile bootstrap interval: cases are drawn with replacement.
+
+    statistic: None where it has no value; such resamples are left out. Resamples in which it is always the same give an
+        interval of no width, so for a plain share take `share`.
+    Edge: None where the cases themselves give no value.
+    Source: Efron 1979; Efron and Tibshirani 1993, chapter 13.
+    """
+    value = statistic(cases) if cases else None
+    if value is None:
+        return None
+    draw = random.Random(seed)
+    found = sorted(
+        again for again in (statistic(draw.choices(cases, k=len(cases))) for _ in range(resamples)) if again is not None
+    )
+    low, high = found[int(0.025 * len(found))], found[min(len(found) - 1, int(0.975 * len(found)))]
+    return Share(value, min(low, value), max(high, value), len(cases))
 
 
 def paper_half_width(value: float, n: int) -> float:

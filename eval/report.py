@@ -18,6 +18,16 @@ from align.publish.model_card import cell
 from align.reporting import duration
 from align.rounds.ledger import Ledger, RunRecord, StageRecord
 from align.rounds.results import counts_of, dropped_of, evaluations_of, metrics_of, words
+from eval.knowledge_map import (
+    NOTHING_ASKED,
+    Evaluated,
+    KnowledgeMap,
+    Probed,
+    evaluated_of,
+    knowledge_map,
+    map_table,
+    probed_of,
+)
 
 BEFORE = "before"
 LEDGER = "ledger.sqlite"
@@ -25,6 +35,10 @@ TIMING = "timing.json"
 CURVES = ("loss", "margin", "accuracy")
 
 Score = Mapping[str, Any]
+MAP_NOTE = (
+    "Before a round, the probe asks what is trained on, several times over; answers are held-out questions, asked once."
+)
+MAP = "map.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,8 @@ class Curve:
     stage: str
     metric: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
-    """Line -> (step, value)."""
+    """Line -> (step, value), or (share, share) over another axis."""
+    axis: str = "step"
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class Report:
     times: tuple[StageTime, ...]
     runs: tuple[RunRecord, ...]
     unfinished: tuple[str, ...] = field(default=())
+    knowledge: KnowledgeMap = NOTHING_ASKED
 
     @property
     def seconds(self) -> float:
@@ -118,11 +134,12 @@ def read_report(run_dir: Path, samples: int) -> Report:
         columns=tuple(evaluations),
         scores=dict(sorted(scores.items(), key=lambda item: item[0][0])),
         samples=_samples(evaluations, samples),
-        curves=_curves(records),
+        curves=(*_curves(records), *_risk_coverage(evaluations)),
         dropped=tuple(_dropped(records)),
         times=tuple(_time(record) for record in records),
         runs=runs,
         unfinished=tuple(label for label, record in latest.items() if record.status in ("failed", "stopped")),
+        knowledge=_knowledge(records, evaluations),
     )
 
 
@@ -139,7 +156,16 @@ def text_table(report: Report) -> str:
     for name, *told in rows:
         cells = [text.rjust(width) for text, width in zip(told, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join([*lines, "", summary(report)])
+    return "\n".join([*lines, *_map_lines(report.knowledge), "", summary(report)])
+
+
+def _map_lines(found: KnowledgeMap) -> list[str]:
+    """The knowledge map for the terminal, in percent."""
+    if not found.entries:
+        return []
+    head, rows = map_table(found)
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))]
 
 
 def markdown(report: Report) -> str:
@@ -150,8 +176,10 @@ def markdown(report: Report) -> str:
         "## Before and after",
         "Held-out data. In brackets: 95% interval.",
         _markdown_table(*score_table(report)),
-        "## Answers to the same questions",
     ]
+    if report.knowledge.entries:
+        parts += ["## Knowledge map", f"{MAP_NOTE} In percent.", _markdown_table(*map_table(report.knowledge))]
+    parts.append("## Answers to the same questions")
     for sample in report.samples:
         lines = [f"- **{cell(words(sample.evaluation))}:** {cell(sample.prompt)}"]
         lines.append(f"  - expected: {cell(sample.expected)}")
@@ -284,6 +312,49 @@ def _curves(records: Sequence[StageRecord]) -> tuple[Curve, ...]:
             if len(points) > 1:
                 found.setdefault((record.name, metric), {})[_column(record)] = points
     return tuple(Curve(stage, metric, by_round) for (stage, metric), by_round in found.items())
+
+
+def _risk_coverage(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Curve]:
+    """The risk-coverage curves of factuality, one chart for each score with a line for each column."""
+    by_score: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for column, by_name in evaluations.items():
+        found = by_name.get("factuality", {}).get("counts", {}).get("risk_coverage", {})
+        for score, told in found.items():
+            if isinstance(told, dict):
+                by_score.setdefault(score, {})[column] = [(point[0], point[1]) for point in told["points"]]
+    for score, lines in by_score.items():
+        yield Curve("factuality", f"wrong among answered, by {words(score)}", lines, axis="answered")
+
+
+def _knowledge(
+    records: Sequence[StageRecord], evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> KnowledgeMap:
+    """In the order of the run: the start's answers, then for each round what was probed before and answered after."""
+    probed: dict[str, Probed] = {}
+    for record in records:
+        for made in _made(record):
+            found = _json_of(made / MAP) if made.is_dir() else {}
+            if "relations" in found:
+                probed[_column(record)] = probed_of(_column(record), found)
+    columns: list[Probed | Evaluated] = []
+    for column in sorted({*probed, *evaluations}, key=_place):
+        rows = evaluations.get(column, {}).get("factuality", {}).get("rows", [])
+        columns += [probed[column]] if column in probed else []
+        columns += [evaluated_of(column, rows)] if rows else []
+    return knowledge_map(columns)
+
+
+def _place(column: str) -> int:
+    """Where a column stands: before, then the rounds by number."""
+    return 0 if column == BEFORE else int(column.removeprefix("round "))
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _dropped(records: Sequence[StageRecord]) -> Iterator[tuple[str, str, int | None, Mapping[str, int]]]:

@@ -5,20 +5,28 @@ No script, no link, no font from elsewhere, and a policy in the page that forbid
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 
 from align.rounds.results import words
-from eval.report import Curve, Report, Sample, Table, dropped_table, score_table, summary, time_table, versions_line
+from eval.knowledge_map import map_picture, map_table
+from eval.pictures import LINES, STYLE, color_style, line_chart
+from eval.report import (
+    MAP_NOTE,
+    Curve,
+    Report,
+    Sample,
+    Table,
+    dropped_table,
+    score_table,
+    summary,
+    time_table,
+    versions_line,
+)
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a1d21; --paper: #ffffff; --faint: #6a7280; --rule: #d9dde3; --tint: #f3f5f8;
-  --line-0: #0b62c4; --line-1: #c2500a; --line-2: #16794c; --line-3: #8a3fb5; --line-4: #a1860a; --line-5: #b3254f; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8eb; --paper: #14171a; --faint: #9aa3af; --rule: #343a42; --tint: #1d2126;
-    --line-0: #6cb0ff; --line-1: #ff9d5c; --line-2: #5fd39b; --line-3: #cf9bf0; --line-4: #e0c655;
-    --line-5: #ff8fae; } }
+_STYLE = (
+    color_style()
+    + """
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
@@ -31,13 +39,10 @@ code, pre { font: .85rem/1.4 ui-monospace, monospace; }
 pre { padding: .8rem; background: var(--tint); overflow-x: auto; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; }
-svg text { fill: var(--faint); font-size: 11px; } svg .rule { stroke: var(--rule); }
-svg polyline { fill: none; stroke-width: 1.6; }
-""" + "".join(
-    f"svg .line-{n} {{ stroke: var(--line-{n}); }} .key-{n} {{ color: var(--line-{n}); }}\n" for n in range(6)
+"""
+    + STYLE
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 320, 150, 46, 20, 8
 
 
 def page(report: Report) -> str:
@@ -47,6 +52,7 @@ def page(report: Report) -> str:
         f"<p>{escape(summary(report))}</p>",
         "<h2>Before and after</h2><p class='faint'>Held-out data. In brackets: 95% interval, in percent.</p>",
         _table(score_table(report)),
+        *_knowledge(report),
         "<h2>Curves</h2>",
         *_curves(report.curves),
         "<h2>Answers to the same questions</h2>",
@@ -113,35 +119,21 @@ def _curves(curves: Sequence[Curve]) -> list[str]:
 
 
 def _figure(curve: Curve) -> str:
-    """One chart: steps to the right, the metric upwards, a line a round. Values that are not finite are left out."""
-    lines = {name: [p for p in points if math.isfinite(p[1])] for name, points in curve.lines.items()}
-    every = [point for points in lines.values() for point in points]
     title = f"{curve.stage}: {words(curve.metric)}"
-    if not every:
+    drawn = line_chart(title, curve.lines, curve.axis)
+    if not drawn:
         return f"<figure><figcaption>{escape(title)}: no finite value</figcaption></figure>"
-    steps, values = [step for step, _ in every], [value for _, value in every]
-    right, low, high = max(steps), min(values), max(values)
-    left = min(steps)
-    if high == low:
-        low, high = low - 0.5, high + 0.5
+    keys = " ".join(f"<span class='key-{n % LINES}'>{escape(name)}</span>" for n, name in enumerate(curve.lines))
+    return f"<figure><figcaption>{escape(title)} {keys}</figcaption>{drawn}</figure>"
 
-    def place(step: float, value: float) -> str:
-        across = _LEFT + (step - left) / ((right - left) or 1) * (_WIDTH - _LEFT - 8)
-        up = _TOP + (high - value) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-        return f"{across:.1f},{up:.1f}"
 
-    floor = _HEIGHT - _BOTTOM
-    marks = [
-        f"<line class='rule' x1='{_LEFT}' y1='{floor}' x2='{_WIDTH - 8}' y2='{floor}'/>",
-        f"<text x='{_LEFT - 4}' y='{_TOP + 8}' text-anchor='end'>{high:.3g}</text>",
-        f"<text x='{_LEFT - 4}' y='{floor}' text-anchor='end'>{low:.3g}</text>",
-        f"<text x='{_LEFT}' y='{_HEIGHT - 5}'>step {left:.0f}</text>",
-        f"<text x='{_WIDTH - 8}' y='{_HEIGHT - 5}' text-anchor='end'>{right:.0f}</text>",
+def _knowledge(report: Report) -> list[str]:
+    """The knowledge map as a picture and a table; nothing where no question about facts was asked."""
+    if not report.knowledge.entries:
+        return []
+    return [
+        "<h2>Knowledge map</h2>",
+        f"<p class='faint'>{escape(MAP_NOTE)} In percent; n questions.</p>",
+        f"<figure class='wide'>{map_picture(report.knowledge)}</figure>",
+        _table(map_table(report.knowledge)),
     ]
-    for number, points in enumerate(lines.values()):
-        drawn = " ".join(place(step, value) for step, value in points)
-        marks.append(f"<polyline class='line-{number % 6}' points='{drawn}'/>")
-    keys = " ".join(f"<span class='key-{number % 6}'>{escape(name)}</span>" for number, name in enumerate(lines))
-    size = f"width='{_WIDTH}' height='{_HEIGHT}' viewBox='0 0 {_WIDTH} {_HEIGHT}'"
-    box = f"<svg role='img' aria-label='{escape(title)}' {size}>"
-    return f"<figure><figcaption>{escape(title)} {keys}</figcaption>{box}{''.join(marks)}</svg></figure>"

@@ -54,6 +54,8 @@ class Generator:
 
     config: ModelConfig
     sampling: SamplingConfig
+    token_budget: int = 4096
+    """Tokens of one forward pass that scores completions."""
     _parts: tuple[Backend, ChatProtocol] | None = field(default=None, repr=False)
 
     def answers(self, rows: Sequence[PromptRow], folder: Path, label: str) -> list[Candidate]:
@@ -80,6 +82,20 @@ class Generator:
             max_calls=max_calls,
             max_result_characters=max_result_characters,
         )
+
+    def logps(self, requests: Sequence[ScoreRequest]) -> tuple[list[list[float]], list[list[int]]]:
+        """Log-probabilities of each completion's content in nats, and of how many tokens they are the sum.
+
+        The generator is let go first: the model is loaded anew in the form that reads a prompt with all its
+        completions at once.
+        """
+        from align.judges.likelihood import LikelihoodJudge
+        from align.models.loading import load_policy, load_tokenizer
+
+        self.release()
+        _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
+        judge = LikelihoodJudge(load_policy(self.config), protocol, self.token_budget)
+        return judge.score_many(requests), judge.token_counts(requests)
 
     def _loaded(self) -> tuple[Backend, ChatProtocol]:
         if self._parts is None:

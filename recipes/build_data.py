@@ -15,16 +15,20 @@ from pydantic import model_validator
 from align.config import Recipe, main
 from align.settings import OutputPath
 from data_builders import (
+    document_questions,
     knowledge_probe,
     preference,
+    question_splits,
     sft_mix,
     splits,
     tool_templates,
     tool_trajectories,
     tool_use,
 )
-from data_builders.knowledge_probe import KnowledgeProbeConfig
+from data_builders.document_questions import DocumentQuestionsConfig
 from data_builders.preference import PreferencesConfig
+from data_builders.probe_config import KnowledgeProbeConfig
+from data_builders.question_splits import QuestionSplitsConfig
 from data_builders.sft_mix import SFTMixConfig
 from data_builders.splits import SplitsConfig
 from data_builders.tool_templates import ToolTemplatesConfig
@@ -33,10 +37,12 @@ from data_builders.tool_use import ToolUseConfig
 
 BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "splits": splits.build,
+    "question_splits": question_splits.build,
     "preferences": preference.build,
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
     "tool_trajectories": tool_trajectories.build,
+    "document_questions": document_questions.build,
     "knowledge_probe": knowledge_probe.build,
     "sft_mix": sft_mix.build,
 }
@@ -46,10 +52,12 @@ class BuildDataRecipe(Recipe):
     """Exactly one builder section, and the folder that it fills."""
 
     splits: SplitsConfig | None = None
+    question_splits: QuestionSplitsConfig | None = None
     preferences: PreferencesConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None
     tool_trajectories: TrajectoriesConfig | None = None
+    document_questions: DocumentQuestionsConfig | None = None
     knowledge_probe: KnowledgeProbeConfig | None = None
     sft_mix: SFTMixConfig | None = None
     output: OutputPath

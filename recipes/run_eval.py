@@ -41,7 +41,7 @@ class RunEvalRecipe(Recipe):
     reward_accuracy: RewardAccuracyConfig | None = None
     sampling: EvalSamplingConfig = EvalSamplingConfig()
     token_budget: int = Field(4096, gt=0)
-    """Tokens that the reward model scores at one time."""
+    """Tokens that the reward model, or the model whose answers are scored, reads at one time."""
     limit: int | None = Field(None, gt=0)
     """At most so many rows in each evaluation, the same ones every time; None for all."""
     output_dir: OutputPath

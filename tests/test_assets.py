@@ -235,7 +235,7 @@ def test_a_star_does_not_cross_folders() -> None:
 
 
 def test_every_pin_is_complete() -> None:
-    assert len(assets.ASSETS) == 7
+    assert len(assets.ASSETS) == 8
     for name, asset in assets.ASSETS.items():
         assert name == asset.name
         assert len(bytes.fromhex(asset.sha256)) == 32

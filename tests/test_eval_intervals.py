@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from eval.intervals import paper_half_width, share
+from eval.intervals import bootstrapped, paper_half_width, share
 
 
 def wilson_by_search(hits: float, n: int, z: float) -> tuple[float, float]:
@@ -65,3 +65,25 @@ def test_the_papers_half_width(value: float, n: int, half: float) -> None:
     found = share(value * n, n)
     assert found is not None
     assert (found.high - found.low) / 2 == pytest.approx(paper_half_width(value, n), rel=0.01)
+
+
+def test_a_bootstrapped_mean_has_about_the_interval_of_the_normal_approximation() -> None:
+    cases = [1.0] * 120 + [0.0] * 280
+    found = bootstrapped(lambda some: sum(some) / len(some), cases)
+    assert found is not None
+    assert found.value == 0.3
+    assert found.n == 400
+    half = paper_half_width(0.3, 400)
+    assert (found.low, found.high) == (pytest.approx(0.3 - half, abs=0.01), pytest.approx(0.3 + half, abs=0.01))
+    assert bootstrapped(lambda some: sum(some) / len(some), cases) == found, "seeded"
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    def least(some):
+        return min(some) if max(some) > 0.5 else None
+
+    found = bootstrapped(least, [0.2, 0.9])
+    assert found is not None
+    assert (found.value, found.low, found.high) == (0.2, 0.2, 0.9)
+    assert bootstrapped(least, [0.2]) is None
+    assert bootstrapped(least, []) is None

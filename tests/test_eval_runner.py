@@ -15,6 +15,7 @@ from align.config import load_config
 from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
 from align.settings import ModelConfig, SamplingConfig
+from eval.answer_scores import AnswerScoresConfig
 from eval.catalog import run_evaluations
 from eval.factuality import FactualityConfig
 from eval.intervals import share
@@ -111,7 +112,7 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     def run() -> list[dict]:
         return run_evaluations(
             {
-                "factuality": FactualityConfig(questions=data / "questions.jsonl"),
+                "factuality": FactualityConfig(questions=data / "questions.jsonl", scores=AnswerScoresConfig()),
                 "tool_use": ToolUseConfig(rows=data / "tools.jsonl"),
                 "reward_accuracy": RewardAccuracyConfig(pairs=data / "pairs.jsonl"),
             },
@@ -126,7 +127,9 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     results = run()
     assert [result["name"] for result in results] == ["factuality", "tool_use", "reward_accuracy"]
     assert [result["counts"]["rows"] for result in results] == [5, 1, 1]
+    assert all(row["scores"]["propensity"] <= 0 for row in results[0]["rows"])
     monkeypatch.setattr(loading, "load_generator", None)
+    monkeypatch.setattr(loading, "load_policy", None)
     monkeypatch.setattr(loading, "load_reward_model", None)
     assert run() == results, "results that stand are read without loading a model"
 

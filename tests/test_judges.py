@@ -133,6 +133,72 @@ def test_the_verdict(text: str, expected: str) -> None:
     assert verdict(text, ("Paris",)) == expected
 
 
+@pytest.mark.parametrize(
+    "text, answer, tolerance",
+    [
+        ("It has about 1,234 km2 of land.", "1240", 0.01),
+        ("Some 1.2 million people", "1234567", 0.05),
+        ("1.234.567 Einwohner", "1234567", 0.001),
+        ("1 234 567 habitants", "1234567", 0.001),
+        ("rund 1,2 Millionen", "1234567", 0.05),
+        ("Es sind 1.234.", "1234", 0.001),
+        ("It boils at -195.8 degrees", "-196", 0.01),
+        ("−195.8", "-196", 0.01),
+        ("3.14159", "3.1416", 0.001),
+        ("8 billion", "8,000,000,000", 0.1),
+        ("exactly 5", "5", 0.1),
+        ("zwei Milliarden oder 2 Mrd", "2000000000", 0.01),
+    ],
+)
+def test_a_number_within_the_tolerance_is_right(text: str, answer: str, tolerance: float) -> None:
+    assert verdict(text, (answer,), tolerance) == "right"
+
+
+@pytest.mark.parametrize(
+    "text, answer, tolerance",
+    [
+        ("About 1,300 km2", "1240", 0.01),
+        ("1.2 thousand people", "1234567", 0.05),
+        ("196 degrees", "-196", 0.01),
+        ("It is 1,2 or so", "12", 0.05),
+        ("1.23", "123", 0.05),
+        ("version v5", "5", 0.1),
+        ("about Rome", "Paris", 0.5),
+        ("1,240", "1250", 0.0),
+    ],
+)
+def test_a_number_outside_the_tolerance_is_wrong(text: str, answer: str, tolerance: float) -> None:
+    assert verdict(text, (answer,), tolerance) == "wrong"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Yes, there is no doubt about it.", "right"),
+        ("True.", "right"),
+        ("The answer is yes.", "right"),
+        ("Ja, das stimmt.", "right"),
+        ("Sí.", "right"),
+        ("No, it does not.", "wrong"),
+        ("No. Yes would be wrong.", "wrong"),
+        ("False", "wrong"),
+        ("Não, nunca.", "wrong"),
+        ("There is no such country.", "abstained"),
+        ("It takes more energy.", "abstained"),
+        ("I don't know.", "abstained"),
+    ],
+)
+def test_of_yes_and_no_what_is_said_first_counts(text: str, expected: str) -> None:
+    assert verdict(text, ("yes",)) == expected
+    opposite = {"right": "wrong", "wrong": "right"}
+    assert verdict(text, ("no",)) == opposite.get(expected, expected)
+
+
+def test_the_code_of_norway_is_no_side() -> None:
+    assert verdict("Its code is NO, I believe", ("NO",)) == "right"
+    assert verdict("No, its code is SE", ("NO",)) == "wrong"
+
+
 def test_normalizing_keeps_an_article_that_is_all_there_is() -> None:
     assert normalize("The  Côte d'Ivoire!") == "cote divoire"
     assert normalize("A") == "a"

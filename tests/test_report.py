@@ -26,9 +26,12 @@ def score(value: float, low: float, high: float, n: int = 50) -> dict[str, Any]:
 def evaluation(name: str, scores: dict[str, Any], answers: dict[str, tuple[str, str]]) -> str:
     rows = [
         {"id": key, "prompt": f"What is {key}? {EVIL}", "answer": answer, "verdict": verdict, "expected": ["Rome"]}
+        | {"topic": "countries", "relation": "capital"}
         for key, (answer, verdict) in answers.items()
     ]
-    return json.dumps({"name": name, "model": "m", "scores": scores, "counts": {}, "seconds": 1.0, "rows": rows})
+    points = [[0.5, 0.1, 2.0], [1.0, 0.4, 1.0]]
+    counts = {"risk_coverage": {"propensity": {"points": points}, "no_answer": 0}} if name == "factuality" else {}
+    return json.dumps({"name": name, "model": "m", "scores": scores, "counts": counts, "seconds": 1.0, "rows": rows})
 
 
 @pytest.fixture
@@ -65,6 +68,11 @@ def run_dir(tmp_path: Path) -> Path:
     stage("eval-start", None, before)
     for round_number, wrong in ((1, 0.31), (2, 0.19)):
         folder = run / f"round-{round_number}"
+        probe = folder / "probe"
+        probe.mkdir(parents=True)
+        probed = {"known": 3 - round_number, "unknown": 5, "unsure": 1, "uninformative": round_number}
+        (probe / "map.json").write_text(json.dumps({"all": probed, "relations": {"capital": probed, EVIL: probed}}))
+        stage("probe", round_number, probe)
         sft = folder / "sft"
         sft.mkdir(parents=True)
         lines = [{"step": step, "loss": 3 / step, "accuracy": float("nan")} for step in range(1, 9)]
@@ -99,7 +107,7 @@ def test_the_terminal_table_has_a_column_for_before_and_for_each_round(report: R
     assert ["reward", "accuracy", "-", "67%", "67%", "(61-73)"] in lines
     told = text_table(report).splitlines()[-1].split(" · ")
     assert told[0] == "effective training time 75% of the training stages"
-    assert told[1:] == ["6 min 0 s in all stages", "not finished: publish"]
+    assert told[1:] == ["8 min 0 s in all stages", "not finished: publish"]
 
 
 def test_names_of_metrics_are_for_people() -> None:
@@ -160,9 +168,9 @@ def test_the_page_tells_scores_curves_drops_times_command_and_versions(report: R
     parsed.feed(page(report))
     for told in ("19% (14-25)", "sft: loss", "512", "19 duplicate", "1 min 0 s", "python recipes/rounds.py", "torch"):
         assert told in parsed.text, told
-    assert parsed.tags.count("svg") == 1, "a metric without finite values is told in words"
+    assert parsed.tags.count("svg") == 3, "map, risk and loss; a metric without finite values is told in words"
     assert "sft: accuracy: no finite value" in parsed.text
-    assert parsed.tags.count("polyline") == 2
+    assert parsed.tags.count("polyline") == 2 + 3
     assert "prefers-color-scheme: dark" in parsed.text
     assert "overflow-x: auto" in parsed.text
 
@@ -176,6 +184,29 @@ def test_a_curve_spans_its_box_from_the_first_step_to_the_last(report: Report) -
     assert len(points) == 8
     assert points[0] == (46.0, 8.0), "the highest loss is at the top left"
     assert points[-1] == (312.0, 130.0), "and the lowest at the bottom right"
+
+
+def test_the_knowledge_map_shows_what_was_known_before_and_what_is_answered_after_by_round(report: Report) -> None:
+    told = markdown(report)
+    assert (
+        "| countries | all | 0 / 100 / 0 (n 20) | 22 / 56 / 22 (n 9) | 0 / 95 / 5 (n 20) | 11 / 56 / 33 (n 9) |" in told
+    )
+    parsed = Page()
+    parsed.feed(page(report))
+    bars = [value for name, value in parsed.attributes if name == "class" and value and value.startswith("part-")]
+    assert bars.count("part-abstained") == 2 * 2, "one question in round 1 and 2, in the topic and in its kind of fact"
+    assert "22 / 56 / 22 (n 9)" in parsed.text
+    lines = text_table(report).splitlines()
+    assert any(line.startswith("countries  capital") and "0 / 100 / 0 (n 20)" in line for line in lines)
+
+
+def test_risk_coverage_curves_are_lines_over_the_share_answered(report: Report) -> None:
+    chart = next(curve for curve in report.curves if curve.axis == "answered")
+    assert chart.lines["round 2"] == [(0.5, 0.1), (1.0, 0.4)]
+    parsed = Page()
+    parsed.feed(page(report))
+    assert "factuality: wrong among answered, by propensity" in parsed.text
+    assert "answered 0%" in parsed.text
 
 
 def test_markdown_tables_keep_their_columns_whatever_a_text_holds(report: Report) -> None:

@@ -1,6 +1,7 @@
 """What a judge is: anything that scores completions of a prompt. Higher is better; the units are the judge's own.
 
-`reward_model.py` scores with a trained reward model; `rules.py` holds the plain string rules for facts.
+`reward_model.py` scores with a trained reward model. Facts have verdicts in the place of scores: by the plain string
+rules of `rules.py`, or by a model that reads a reference, `model_judge.py`.
 """
 
 from __future__ import annotations

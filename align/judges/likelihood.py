@@ -1,0 +1,57 @@
+"""How likely a model holds completions: a policy as a judge of what it, or somebody else, answered.
+
+Dimension letters: N label positions, B branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from align.chat.protocol import ChatProtocol
+from align.judges.judge import ScoreRequest
+from align.judges.reward_model import RewardModelJudge
+from align.models.logps import TreePolicy
+from align.tree.encode import Ask, encode_completions
+from align.tree.pack import TreeBatch
+
+
+class BranchLogps(TreePolicy):
+    """A causal language model whose forward gives one number for each branch, as a reward model's does.
+
+    What is summed is the content of the assistant's messages, without the token that ends them: so the opening of an
+    answer ("I don't know") has the probability that an answer begins with it.
+    """
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """Summed log-probabilities, [B] float32 nats, in branch order. A branch without content has 0."""
+        logps = super().forward(batch)
+        branch_of = torch.repeat_interleave(batch.label_counts.to(logps.device))
+        sums = torch.zeros(len(batch.label_counts), dtype=logps.dtype, device=logps.device)
+        return sums.index_add_(0, branch_of, torch.where(batch.contrast_mask, logps, 0.0))
+
+
+class LikelihoodJudge(RewardModelJudge):
+    """Scores are nats: the log-probability of a completion's content given its prompt.
+
+    A completion's text is encoded anew, so its tokens may be others than those that a model once sampled.
+    """
+
+    def __init__(self, policy: TreePolicy, protocol: ChatProtocol, token_budget: int) -> None:
+        super().__init__(BranchLogps(policy.model, policy.precision), protocol, token_budget)  # type: ignore[arg-type]
+
+    def token_counts(self, requests: Sequence[ScoreRequest]) -> list[list[int]]:
+        """Tokens that each completion's score is the sum of."""
+        asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
+        counts: list[list[int]] = [[] for _ in requests]
+        for tree in encode_completions(asks, self.protocol):
+            counts[int(tree.id)] = [int(branch.contrast_mask.sum()) for branch in tree.branches]
+        return counts
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """token_budget is left out: it changes the speed and nothing else."""
+        found = super().identity
+        return {"policy": found["reward_model"], "protocol": found["protocol"]}

@@ -1,0 +1,119 @@
+"""A model that judges answers to questions of fact: is the answer informative, and does it agree with a reference?
+
+Llama 3 (section 4.3.6) asks both of Llama 3 itself, with the text that the question came from as the reference. Here a
+judge is any backend that completes prompts, best a greedy one with room for a few tokens. It is asked for one word, and
+where it says another there is no verdict. An answer that is not informative abstains; only of the others is it asked
+whether they are correct.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from align.chat.protocol import ChatProtocol
+from align.files import fingerprint_of
+from align.generation.backend import Backend
+from align.judges.rules import Verdict
+from align.rows import Message, Messages, QuestionRow
+
+MAX_TOKENS = 8
+"""Room for the one word, in any tokenizer."""
+
+INFORMATIVENESS = """\
+Question: {question}
+Answer: {answer}
+
+An answer is informative if it commits to something that could be checked, be it right or wrong. An answer that says \
+that it does not know, or says nothing to the question, is not. Is this answer informative? Reply with one word: \
+informative or uninformative."""
+
+CORRECTNESS = """\
+Reference: {reference}
+
+Question: {question}
+Answer: {answer}
+
+Does the answer say about the question what the reference says? Reply with one word: correct or incorrect."""
+
+
+class AnswerRequest(NamedTuple):
+    """An answer that is to be judged."""
+
+    question: QuestionRow
+    answer: str
+
+
+class ModelJudge:
+    """Verdicts of the model behind a backend. A verdict depends on question and answer only.
+
+    backend: should be greedy; `MAX_TOKENS` of completion are enough. protocol: the backend's own.
+    """
+
+    def __init__(self, backend: Backend, protocol: ChatProtocol) -> None:
+        self.backend, self.protocol = backend, protocol
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Fingerprints of all that verdicts depend on besides the request."""
+        asked = fingerprint_of(INFORMATIVENESS, CORRECTNESS)
+        return {"judge asks": asked, **{f"judge {name}": value for name, value in self.backend.identity.items()}}
+
+    def verdicts(self, requests: Sequence[AnswerRequest]) -> list[Verdict | None]:
+        """One for each request, in their order. None where the model said neither word, or the reference is longer
+        than it can read."""
+        informative = self._replies(
+            [_filled(INFORMATIVENESS, request) for request in requests], "informative", "uninformative"
+        )
+        open_ = [number for number, said in enumerate(informative) if said]
+        correct = self._replies([_filled(CORRECTNESS, requests[number]) for number in open_], "correct", "incorrect")
+        found: list[Verdict | None] = [None if said is None else "abstained" for said in informative]
+        for number, said in zip(open_, correct, strict=True):
+            found[number] = None if said is None else "right" if said else "wrong"
+        return found
+
+    def _replies(self, texts: Sequence[str], yes: str, no: str) -> list[bool | None]:
+        """What is said to each text. Each text is asked once, however often it stands there."""
+        prompts = {}
+        for text in texts:
+            ids = self.protocol.encode((Message(role="user", content=text),), open_assistant=True).ids
+            if len(ids) <= self.backend.max_prompt_tokens:
+                prompts[text] = ids
+        completions = self.backend.complete(list(prompts.values()), [[0]] * len(prompts)) if prompts else []
+        said = {
+            text: read_word(self.protocol.parse(completion.ids).content, yes, no)
+            for text, (completion,) in zip(prompts, completions, strict=True)
+        }
+        return [said.get(text) for text in texts]
+
+
+def read_word(text: str, yes: str, no: str) -> bool | None:
+    """True or False for a reply that begins with one of the words and does not hold the other; else None."""
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    if not words or words[0] not in (yes, no) or {yes, no} <= set(words):
+        return None
+    return words[0] == yes
+
+
+def reference_of(question: QuestionRow) -> str:
+    """What an answer is held against: the text that the question came from, and the accepted answers."""
+    accepted = "Accepted answers: " + "; ".join(question.answers) + "."
+    if question.tolerance:
+        accepted += f" A number that is within {question.tolerance:.0%} is correct."
+    return f"{question.reference}\n\n{accepted}" if question.reference else accepted
+
+
+def question_text(prompt: Messages) -> str:
+    """A prompt as one text: its only message, or the whole dialog with its roles."""
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+
+
+def _filled(template: str, request: AnswerRequest) -> str:
+    return template.format(
+        question=question_text(request.question.prompt),
+        answer=request.answer,
+        reference=reference_of(request.question),
+    )

@@ -1,0 +1,109 @@
+"""Questions that come with their answers: BoolQ's, with the passages that hold them, and open ones without."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from align.errors import RowError
+from align.judges.rules import normalize, states
+from align.rows import Message, Messages, QuestionRow, row_id
+from data_builders.counted import Counted
+from data_builders.records import Json, records_of
+
+BOOLQ = "boolq"
+NQ_OPEN = "nq-open"
+
+_SIDES = {"true": "yes", "false": "no", "yes": "yes", "no": "no"}
+
+
+def boolq_questions(paths: Sequence[Path]) -> Counted[QuestionRow]:
+    """Yes-or-no questions with the passage that answers them: records of `question`, `passage`, `answer`, `title`.
+
+    The prompt asks for yes or no, since the rules read nothing else. Raises RowError for a record of another form.
+    """
+    found: Counted[QuestionRow] = Counted()
+    for where, record in _records(paths):
+        answer = record.get("answer")
+        side = _SIDES.get(str(answer).strip().casefold())
+        if side is None:
+            raise RowError(f"{where}: answer", f"wanted true or false, found {answer!r}", "See BoolQ's own files")
+        question, passage = _text(record, "question", where), _text(record, "passage", where)
+        found.keep(
+            QuestionRow(
+                id=row_id(BOOLQ, question, passage),
+                source=BOOLQ,
+                prompt=_user(f"{as_question(question)} Answer yes or no."),
+                entity=str(record.get("title") or question),
+                relation="yes-or-no",
+                answers=(side,),
+                reference=passage,
+                topic=BOOLQ,
+            )
+        )
+    return found
+
+
+def open_questions(paths: Sequence[Path]) -> Counted[QuestionRow]:
+    """Questions with their accepted answers, without a passage: records of `question` and `answer`, a text or a list.
+
+    Where people marked further answers as definitely correct (EfficientQA), these are accepted too.
+    """
+    found: Counted[QuestionRow] = Counted()
+    for where, record in _records(paths):
+        question = _text(record, "question", where)
+        given = record.get("answer")
+        texts = [given] if isinstance(given, str) else [*(given or ()), *(record.get("def_correct_predictions") or ())]
+        answers = tuple(dict.fromkeys(text for text in map(unescaped, map(str, texts)) if normalize(text)))
+        if not answers:
+            found.drop("no accepted answer")
+        elif any(states(question, [answer]) for answer in answers):
+            found.drop("answer stands in the question")
+        else:
+            found.keep(
+                QuestionRow(
+                    id=row_id(NQ_OPEN, question),
+                    source=NQ_OPEN,
+                    prompt=_user(as_question(question)),
+                    entity=question,
+                    relation="open",
+                    answers=answers,
+                    topic=NQ_OPEN,
+                )
+            )
+    return found
+
+
+def as_question(text: str) -> str:
+    """A question as people write it, out of one as they type it into a search: a capital, and a question mark."""
+    text = text.strip()
+    return text[:1].upper() + text[1:].rstrip(" ?.!") + "?"
+
+
+def unescaped(text: str) -> str:
+    r"""An answer without the escapes that were left in a file (`\\u00f4`, `\"`)."""
+    text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match.group(1), 16)), text)
+    return re.sub(r"\\+\"", '"', text).strip()
+
+
+def _user(text: str) -> Messages:
+    return (Message(role="user", content=text),)
+
+
+def _records(paths: Sequence[Path]) -> list[tuple[str, Json]]:
+    found = []
+    for path in paths:
+        for where, record in records_of(path):
+            if isinstance(record, RowError):
+                raise record
+            found.append((where, record))
+    return found
+
+
+def _text(record: dict[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(f"{where}: {key}", f"wanted a text, found {value!r}", f"Give each record its {key}")
+    return value.strip()

@@ -1,0 +1,100 @@
+"""Models side by side, from results that are written here by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from align.config import load_config
+from align.errors import RowError
+from eval.intervals import share
+from eval.knowledge_report import compare, read_json
+from recipes.compare_knowledge import CompareKnowledgeRecipe, run
+
+NAMES = {"r": "right", "w": "wrong", "a": "abstained"}
+
+
+def evaluation(verdicts: str, relation: str = "capital") -> dict[str, Any]:
+    """A factuality.json: question n has a surer answer than question n + 1."""
+    rows = [
+        {
+            "id": str(place),
+            "topic": "countries",
+            "relation": "border" if place >= 4 else relation,
+            "verdict": NAMES[letter],
+            "forced_verdict": "wrong" if letter == "a" else NAMES[letter],
+            "before": None,
+            "scores": {"answer_mean": -float(place), "propensity": -float(place)},
+        }
+        for place, letter in enumerate(verdicts)
+    ]
+    points = [[0.5, 0.0, -1.0], [1.0, 0.5, -9.0]]
+    at = {"threshold": -1.0, "coverage": 0.5, "risk": 0.2, "wrong": 0.1, "known_kept": 0.9}
+    curve = {"points": points, "at_known_kept": {"85%": at, "90%": None}}
+    scores = {"auroc_answer_mean": share(8, 10)._asdict()}  # type: ignore[union-attr]
+    return {
+        "name": "factuality",
+        "scores": scores,
+        "counts": {"risk_coverage": {"answer_mean": curve, "propensity": curve, "no_answer": 0}},
+        "rows": rows,
+    }
+
+
+UNTOUCHED, TRAINED = evaluation("rrwwrw"), evaluation("rawarw")
+
+
+def test_each_model_is_followed_against_the_first_and_against_a_threshold_on_it() -> None:
+    dev = evaluation("rrrwww")
+    found = compare(
+        {"untouched": UNTOUCHED, "trained": TRAINED}, dev=dev, known_kept=0.66, transfer_relations=("border",)
+    )
+    lines = found.markdown.splitlines()
+    told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines[:8] if "|" in line}
+    values = {name: [cell.split(" ")[0] for cell in cells[:6]] for name, cells in told.items()}
+    # Before, questions 0, 1 and 4 were right. The threshold keeps two of dev's three: scores of at least -1.
+    assert values["untouched"] == ["50%", "50%", "0%", "100%", "0%", "0%"]
+    assert values["trained"] == ["33%", "33%", "33%", "67%", "33%", "33%"]
+    assert values["untouched, threshold on answer mean"] == ["33%", "0%", "67%", "67%", "33%", "100%"]
+    assert "Threshold: answer mean of at least -1, chosen to keep 66% of the known on dev entities." in found.markdown
+    transfer = found.markdown.partition("nothing was trained on")[2]
+    assert "| trained | 50% " in transfer
+    assert "| untouched | answer mean | 80% (49-94) | - | 10% / 50% | - |" in found.markdown
+
+
+def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact() -> None:
+    probed = {"relations": {"capital": {"known": 1, "unknown": 1, "unsure": 0}}}
+    found = compare({"untouched": UNTOUCHED, "trained": TRAINED}, probed=probed)
+    assert found.pictures.keys() == {"risk_coverage.svg", "knowledge_map.svg"}
+    risk = "".join(ElementTree.fromstring(found.pictures["risk_coverage.svg"]).itertext())
+    assert "untouched, by answer mean" in risk
+    assert "trained, by propensity" in risk
+    bars = "".join(ElementTree.fromstring(found.pictures["knowledge_map.svg"]).itertext())
+    assert "untouched, before" in bars
+    assert "known, right" in bars
+
+
+def test_models_that_answered_other_questions_are_refused() -> None:
+    with pytest.raises(RowError, match=r"trained: answers 3 questions, of 6 lacks 3\. Evaluate every model"):
+        compare({"untouched": UNTOUCHED, "trained": evaluation("rrw")})
+
+
+def test_the_recipe_writes_markdown_and_pictures(tmp_path: Path) -> None:
+    for name, found in (("one", UNTOUCHED), ("two", TRAINED)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        f"evaluations: {{untouched: {tmp_path}/one.json, trained: {tmp_path}/two.json}}\n"
+        f"dev: {tmp_path}/one.json\noutput: {tmp_path}/out\n"
+    )
+    run(load_config(CompareKnowledgeRecipe, config))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "knowledge.md",
+        "risk_coverage.svg",
+        "knowledge_map.svg",
+    }
+    with pytest.raises(RowError, match=r"three\.json: is no JSON that can be read"):
+        read_json(tmp_path / "three.json")
