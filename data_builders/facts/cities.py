@@ -19,8 +19,6 @@ from data_builders.sources import CITIES, City, Country, RegisteredCountry
 
 TIMES_LARGER = 10
 """By how much the largest bearer of a name must exceed the next one in another country."""
-CITIES_OF_ONE_COUNTRY = 6
-"""The largest of each, so that no country is the answer to most questions."""
 
 # Claimed by two states, in the source's own words or by the status of the place.
 _DISPUTED_COUNTRIES = {"IL", "PS", "EH", "XK", "TW"}
@@ -41,7 +39,7 @@ def city_questions(
     found: Counted[QuestionRow] = Counted()
     asked = sum(relation.startswith("city_") for relation in asking.relations) * asking.wordings
     by_code = {country.alpha2: country for country in countries_alone(countries, Counted())}
-    for city, reason in _chosen(cities, by_code, registered):
+    for city, reason in _chosen(cities, by_code, registered, asking.cities_of_one_country):
         if reason:
             found.drop(reason, asked)
             continue
@@ -70,7 +68,10 @@ def city_facts(city: City, country: Country) -> Iterator[Fact]:
 
 
 def _chosen(
-    cities: Sequence[City], countries: Mapping[str, Country], registered: Mapping[str, RegisteredCountry]
+    cities: Sequence[City],
+    countries: Mapping[str, Country],
+    registered: Mapping[str, RegisteredCountry],
+    of_one_country: int,
 ) -> Iterator[tuple[City, str | None]]:
     """Each city, largest first, and why it is not asked about."""
     names_of = {city.id: {plain(name) for name in (city.name, *city.other_names) if is_latin(name)} for city in cities}
@@ -100,7 +101,7 @@ def _chosen(
             reason = "name of a larger city"
         elif _is_capital(name, names_of[city.id], capitals.get(city.country, set())):
             reason = "a capital, or a part of one: asked as one"
-        elif taken[city.country] == CITIES_OF_ONE_COUNTRY:
+        elif taken[city.country] == of_one_country:
             reason = "over the largest of its country"
         seen.add(name)
         taken[city.country] += reason is None

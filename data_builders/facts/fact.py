@@ -37,6 +37,8 @@ class Asking:
     languages: tuple[Language, ...] = ("en",)
     wordings: int = 1
     """The first so many wordings of each kind of fact, in each language."""
+    cities_of_one_country: int = 20
+    """The largest of each, so that no country is the answer to most questions."""
 
 
 ASKING = Asking()
