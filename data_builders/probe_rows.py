@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from align.rows import Message, Messages, PreferenceRow, QuestionRow, Row, SFTRow, row_id
 from data_builders.counted import Counted
 from data_builders.engines import Engine
+from data_builders.own_openings import own_refusal
 from data_builders.probe_config import KnowledgeProbeConfig
 from data_builders.probe_judging import Probed, text_of
 from data_builders.refusals import fault_of, refusal_for, writer_prompt
@@ -40,14 +42,21 @@ def worded_refusals(probed: Sequence[Probed], config: KnowledgeProbeConfig) -> d
     for each in probed:
         if each.knowledge == "known":
             known[each.question.entity, each.question.language].append(each.question)
-    texts = {
-        each.question.id: refusal_for(
-            each.question, config.refusals, config.seed, known[each.question.entity, each.question.language]
-        )
-        for each in probed
-        if gets_rows(each, config)
-    }
-    return {name: text for name, text in texts.items() if text is not None}
+    texts = {}
+    for each in probed:
+        if gets_rows(each, config):
+            others = known[each.question.entity, each.question.language]
+            text = _own(each, config) or refusal_for(each.question, config.refusals, config.seed, others)
+            if text is not None:
+                texts[each.question.id] = text
+    return texts
+
+
+def _own(each: Probed, config: KnowledgeProbeConfig) -> str | None:
+    draw = random.Random(row_id("own opening", config.seed, each.question.id))
+    if draw.random() >= config.refusals.own_opening_share:
+        return None
+    return own_refusal(each.question, [text_of(answer.completion) for answer in each.answers])
 
 
 def written_refusals(
