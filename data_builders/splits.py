@@ -20,7 +20,8 @@ from align.settings import InputPath
 from data_builders import sources
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
 from data_builders.facts import Relation, country_questions, element_questions
-from data_builders.preference import GeneralConfig, JudgedConfig, general_pairs, judged_pairs, prompt_identity
+from data_builders.judged_answers import JudgedConfig, judged_pairs
+from data_builders.preference import GeneralConfig, general_pairs, prompt_identity
 from data_builders.tool_use import ToolDialogsConfig, kind_of, tool_rows
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]

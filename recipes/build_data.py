@@ -15,6 +15,7 @@ from pydantic import model_validator
 from align.config import Recipe, main
 from align.settings import OutputPath
 from data_builders import (
+    judged_answers,
     knowledge_probe,
     preference,
     sft_mix,
@@ -23,6 +24,7 @@ from data_builders import (
     tool_trajectories,
     tool_use,
 )
+from data_builders.judged_answers import JudgedAnswersConfig
 from data_builders.knowledge_probe import KnowledgeProbeConfig
 from data_builders.preference import PreferencesConfig
 from data_builders.sft_mix import SFTMixConfig
@@ -34,6 +36,7 @@ from data_builders.tool_use import ToolUseConfig
 BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "splits": splits.build,
     "preferences": preference.build,
+    "judged_answers": judged_answers.build,
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
     "tool_trajectories": tool_trajectories.build,
@@ -47,6 +50,7 @@ class BuildDataRecipe(Recipe):
 
     splits: SplitsConfig | None = None
     preferences: PreferencesConfig | None = None
+    judged_answers: JudgedAnswersConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None
     tool_trajectories: TrajectoriesConfig | None = None
