@@ -37,8 +37,7 @@ def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: i
     for first in range(0, len(preferences), UNIT_SIZE):
         unit = preferences[first : first + UNIT_SIZE]
         prompts = read[first : first + UNIT_SIZE]
-        requests = [ScoreRequest(prompt, row.completions, row.tools) for prompt, row in zip(prompts, unit, strict=True)]
-        for row, scores in zip(unit, scorer.scores(requests), strict=True):
+        for row, scores in zip(unit, _scores(unit, prompts, scorer), strict=True):
             rows.append(
                 {
                     "id": row.id,
@@ -68,6 +67,23 @@ def exchanged(prompts: Sequence[Messages]) -> list[Messages]:
     different = list(dict.fromkeys(prompts))
     moved = dict(zip(different, different[len(different) // 2 :] + different[: len(different) // 2], strict=True))
     return [moved[prompt] for prompt in prompts]
+
+
+def _scores(rows: Sequence[PreferenceRow], prompts: Sequence[Messages], scorer: Scorer) -> list[list[float]]:
+    """A score for each completion of each row. Rows that share their prompt share its tree, and equal completions."""
+    asked: dict[tuple[Messages, str], dict[Messages, int]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        places = asked.setdefault((prompt, row.tools), {})
+        for completion in row.completions:
+            places.setdefault(completion, len(places))
+    scores = scorer.scores([ScoreRequest(prompt, list(places), tools) for (prompt, tools), places in asked.items()])
+    found = {
+        ask: dict(zip(places, scored, strict=True)) for (ask, places), scored in zip(asked.items(), scores, strict=True)
+    }
+    return [
+        [found[prompt, row.tools][completion] for completion in row.completions]
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
 
 
 def _verdict(points: Sequence[float]) -> str:

@@ -50,7 +50,7 @@ class Recording(Reading):
         self.asked: list[tuple[str, str]] = []
 
     def scores(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        self.asked += [(request.prompt[0].content, request.completions[0][0].content) for request in requests]
+        self.asked += [(ask.prompt[0].content, done[0].content) for ask in requests for done in ask.completions]
         return super().scores(requests)
 
 
@@ -67,11 +67,12 @@ def test_other_prompts_are_another_rows_and_rows_still_bear_their_own(tmp_path: 
     write_rows(tmp_path / "pairs.jsonl", rows)
     config, scorer = RewardAccuracyConfig(pairs=tmp_path / "pairs.jsonl", other_prompts=True), Recording()
     found = reward_accuracy.evaluate(config, scorer, tmp_path, None)  # type: ignore[arg-type]
-    own = {answer: f"Question {int(answer) // 2}" for _, answer in scorer.asked}
+    shown = {answer: prompt for prompt, answer in scorer.asked if answer != "-1"}
+    own = {answer: f"Question {int(answer) // 2}" for answer in shown}
     assert len(own) == 140
-    assert not [answer for prompt, answer in scorer.asked if prompt == own[answer]]
-    shown = {own[answer]: prompt for prompt, answer in scorer.asked}
-    assert all(shown[own[answer]] == prompt for prompt, answer in scorer.asked), "rows of a prompt get the same one"
+    assert not [answer for answer, prompt in shown.items() if prompt == own[answer]]
+    assert len(set(zip(own.values(), shown.values(), strict=True))) == 70, "rows of a prompt get the same one"
+    assert len(scorer.asked) == 70 * 3, "what two rows of a prompt share is scored once"
     assert {row["prompt"] for row in found.rows} == set(own.values())
 
 
