@@ -1,4 +1,4 @@
-"""Preference rows: system answers that people judged, general pairs, and comparisons that a user brings.
+"""Preference rows: comparisons that a user brings, and general pairs. Answers that people marked: `judged_answers.py`.
 
 A user's comparisons are read by `preference_imports.py`, settled by `judgements.py`, and reported on by `agreement.py`
 and `preference_report.py`; here stands what is done to them in which order.
@@ -7,7 +7,6 @@ and `preference_report.py`; here stands what is done to them in which order.
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,27 +35,9 @@ from data_builders.preference_report import (
     measures,
     table_text,
 )
-from data_builders.sources import GENERAL, NQ_OPEN, Comparison, JudgedQuestion
-
-DEFINITELY: Level = "significantly better"
-"""A definitely correct answer over a definitely incorrect one."""
-POSSIBLY: Level = "slightly better"
-"""A possibly correct answer over a definitely incorrect one."""
+from data_builders.sources import GENERAL, Comparison
 
 _TOLD_BAD_ROWS = 20
-
-
-class JudgedConfig(Section):
-    """Pairs from the NQ-open answers that people judged."""
-
-    pairs_per_question: int = Field(2, ge=1)
-    """At most so many rows from one question, with different wrong answers."""
-    levels: tuple[Level, ...] = (DEFINITELY, POSSIBLY)
-    """Which rows are made: definitely correct over incorrect, possibly correct over incorrect."""
-    limit: int | None = Field(None, gt=0)
-    """Rows to train on."""
-    heldout_limit: int | None = Field(None, gt=0)
-    """Rows held out."""
 
 
 class GeneralConfig(Section):
@@ -184,29 +165,6 @@ def cut_by_prompt(found: Counted[PreferenceRow], share: float, seed: int) -> Cou
     return heldout
 
 
-def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed: int) -> Counted[PreferenceRow]:
-    """Rows that rank definitely correct over possibly correct over definitely incorrect answers to one question.
-
-    Three completions where the question has all three kinds, else two. A wrong answer that says the same as a right
-    one, or holds it, is no rejected answer. A question without both sides counts as one row dropped.
-    """
-    found: Counted[PreferenceRow] = Counted()
-    for question in questions:
-        level = DEFINITELY if question.definitely_correct else POSSIBLY
-        right = question.definitely_correct + question.possibly_correct
-        wrong = [answer for answer in question.definitely_incorrect if not any(_similar(answer, one) for one in right)]
-        if not right or not question.definitely_incorrect:
-            found.drop("no right and wrong answer")
-        elif not wrong:
-            found.drop("similar answers")
-        elif level not in config.levels:
-            found.drop("level not wanted")
-        else:
-            found.rows.extend(_ranked(question, wrong, level, config.pairs_per_question, seed))
-    found.drop_duplicates()
-    return found
-
-
 def general_pairs(comparisons: Sequence[Comparison], max_characters: int) -> Counted[PreferenceRow]:
     found: Counted[PreferenceRow] = Counted()
     for pair in comparisons:
@@ -229,40 +187,6 @@ def prompt_identity(prompt: Messages) -> str:
     """What cuts apart by prompt: the first user message, so that the turns of one dialog stay together."""
     users = [message.content for message in prompt if message.role == "user"]
     return normalize(users[0] if users else prompt[0].content)
-
-
-def _ranked(question: JudgedQuestion, wrong: list[str], level: Level, most: int, seed: int) -> list[PreferenceRow]:
-    draw = random.Random(row_id(seed, question.question))
-    best = list(question.definitely_correct or question.possibly_correct)
-    middle = list(question.possibly_correct) if question.definitely_correct else []
-    for answers in (best, middle, wrong):
-        draw.shuffle(answers)
-    middle = [answer for answer in middle if not any(_similar(answer, one) for one in best)]
-    rows = []
-    for number, rejected in enumerate(wrong[:most]):
-        ranked = [best[number % len(best)], *middle[number : number + 1], rejected]
-        rows.append(
-            PreferenceRow(
-                id=row_id(NQ_OPEN, question.question, *ranked),
-                source=NQ_OPEN,
-                prompt=(Message(role="user", content=question.question),),
-                completions=tuple(_said(_as_sentence(answer)) for answer in ranked),
-                level=level,
-            )
-        )
-    return rows
-
-
-def _as_sentence(answer: str) -> str:
-    """Systems differ in capitals and full stops; answers of one shape leave only what they say to tell them apart."""
-    answer = answer.strip().rstrip(".")
-    return f"{answer[:1].upper()}{answer[1:]}."
-
-
-def _similar(one: str, other: str) -> bool:
-    """Whether two answers say the same, or one holds all the words of the other."""
-    words, others = set(normalize(one).split()), set(normalize(other).split())
-    return not words or not others or words <= others or others <= words
 
 
 def _said(text: str) -> Messages:

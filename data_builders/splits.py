@@ -19,7 +19,8 @@ from align.rows import Message, Messages, PreferenceRow, PromptRow, row_id
 from align.settings import InputPath
 from data_builders import sources
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
-from data_builders.preference import GeneralConfig, JudgedConfig, general_pairs, judged_pairs, prompt_identity
+from data_builders.judged_answers import JudgedConfig, judged_pairs
+from data_builders.preference import GeneralConfig, general_pairs, prompt_identity
 from data_builders.question_splits import QuestionsConfig, finish_training_part, question_parts
 from data_builders.tool_use import ToolDialogsConfig, kind_of, tool_rows
 

@@ -1,9 +1,8 @@
-"""Reward accuracy: the share of held-out pairs that a reward model ranks as people did."""
+"""Reward accuracy: the share of held-out pairs that a reward model ranks as people did, and its liking of length."""
 
 from __future__ import annotations
 
-import math
-from itertools import combinations
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from align.config import Section
 from align.jsonl import read_rows
 from align.judges.judge import ScoreRequest
 from align.reporting import Progress
-from align.rows import PreferenceRow
+from align.rows import Messages, PreferenceRow
 from align.settings import InputPath
-from eval.intervals import share
+from eval.reward_pairs import accuracies, length_correlation, pairs_of
 from eval.runner import UNIT_SIZE, Result, Scorer, completion_text, limited, prompt_text
 
 
@@ -22,38 +21,70 @@ class RewardAccuracyConfig(Section):
 
     pairs: InputPath
     """JSONL of preference rows that no stage trained on."""
+    other_prompts: bool = False
+    """Score each completion after the prompt of another row. What is right then, the completions tell by themselves: a
+    model that reads the prompt is better without."""
 
 
 def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: int | None) -> Result:
-    """accuracy: of all pairs (three in a row of three completions) those whose better one scores higher; ties half."""
+    """The shares of `eval/reward_pairs.py`, over all pairs (three in a row of three completions)."""
     preferences = limited(read_rows(config.pairs, PreferenceRow), limit)
+    read = [row.prompt for row in preferences]
+    if config.other_prompts:
+        read = exchanged(read)
     progress = Progress("rewards", total=len(preferences))
     rows: list[dict[str, Any]] = []
-    hits, pairs = 0.0, 0
     for first in range(0, len(preferences), UNIT_SIZE):
         unit = preferences[first : first + UNIT_SIZE]
-        requests = [ScoreRequest(row.prompt, row.completions, row.tools) for row in unit]
-        for row, scores in zip(unit, scorer.scores(requests), strict=True):
-            points = [_point(better, worse) for better, worse in combinations(scores, 2)]
-            hits += sum(points)
-            pairs += len(points)
+        prompts = read[first : first + UNIT_SIZE]
+        for row, scores in zip(unit, _scores(unit, prompts, scorer), strict=True):
             rows.append(
                 {
                     "id": row.id,
                     "prompt": prompt_text(row.prompt),
                     "answer": completion_text(row.chosen),
                     "rejected": completion_text(row.rejected),
-                    "verdict": {1.0: "right", 0.0: "wrong"}.get(sum(points) / len(points), "partly right"),
+                    "level": row.level,
                     "scores": scores,
+                    "characters": [len(completion_text(completion)) for completion in row.completions],
                     "source": row.source,
                 }
             )
+            rows[-1]["verdict"] = _verdict([pair.point for pair in pairs_of(rows[-1])])
         progress.advance(len(unit))
-    return Result({"accuracy": share(hits, pairs)}, {"rows": len(rows), "pairs": pairs}, rows)
+    pairs = [pair for row in rows for pair in pairs_of(row)]
+    counts = {
+        "rows": len(rows),
+        "pairs": len(pairs),
+        "prompts": len({pair.prompt for pair in pairs}),
+        "length_correlation": length_correlation(pairs),
+    }
+    return Result(accuracies(pairs), counts, rows)
 
 
-def _point(better: float, worse: float) -> float:
-    """1 for the right order, one half for a tie; NaN earns nothing."""
-    if math.isnan(better) or math.isnan(worse):
-        return 0.0
-    return 0.5 if better == worse else float(better > worse)
+def exchanged(prompts: Sequence[Messages]) -> list[Messages]:
+    """For each prompt another one, the same one wherever it stands: the prompts that differ, moved by half of them."""
+    different = list(dict.fromkeys(prompts))
+    moved = dict(zip(different, different[len(different) // 2 :] + different[: len(different) // 2], strict=True))
+    return [moved[prompt] for prompt in prompts]
+
+
+def _scores(rows: Sequence[PreferenceRow], prompts: Sequence[Messages], scorer: Scorer) -> list[list[float]]:
+    """A score for each completion of each row. Rows that share their prompt share its tree, and equal completions."""
+    asked: dict[tuple[Messages, str], dict[Messages, int]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        places = asked.setdefault((prompt, row.tools), {})
+        for completion in row.completions:
+            places.setdefault(completion, len(places))
+    scores = scorer.scores([ScoreRequest(prompt, list(places), tools) for (prompt, tools), places in asked.items()])
+    found = {
+        ask: dict(zip(places, scored, strict=True)) for (ask, places), scored in zip(asked.items(), scores, strict=True)
+    }
+    return [
+        [found[prompt, row.tools][completion] for completion in row.completions]
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+
+
+def _verdict(points: Sequence[float]) -> str:
+    return {1.0: "right", 0.0: "wrong"}.get(sum(points) / len(points), "partly right")

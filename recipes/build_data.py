@@ -16,6 +16,7 @@ from align.config import Recipe, main
 from align.settings import OutputPath
 from data_builders import (
     document_questions,
+    judged_answers,
     knowledge_probe,
     preference,
     question_splits,
@@ -26,6 +27,7 @@ from data_builders import (
     tool_use,
 )
 from data_builders.document_questions import DocumentQuestionsConfig
+from data_builders.judged_answers import JudgedAnswersConfig
 from data_builders.preference import PreferencesConfig
 from data_builders.probe_config import KnowledgeProbeConfig
 from data_builders.question_splits import QuestionSplitsConfig
@@ -39,6 +41,7 @@ BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
     "splits": splits.build,
     "question_splits": question_splits.build,
     "preferences": preference.build,
+    "judged_answers": judged_answers.build,
     "tool_use": tool_use.build,
     "tool_templates": tool_templates.build,
     "tool_trajectories": tool_trajectories.build,
@@ -54,6 +57,7 @@ class BuildDataRecipe(Recipe):
     splits: SplitsConfig | None = None
     question_splits: QuestionSplitsConfig | None = None
     preferences: PreferencesConfig | None = None
+    judged_answers: JudgedAnswersConfig | None = None
     tool_use: ToolUseConfig | None = None
     tool_templates: ToolTemplatesConfig | None = None
     tool_trajectories: TrajectoriesConfig | None = None

