@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -288,3 +288,21 @@ def scripted() -> type:
             return Completion(tuple(whole[len(opened) :]), finished=not text.endswith("..."))
 
     return Scripted
+
+
+@pytest.fixture
+def closed_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every store of ratings that a test opens is closed behind it: the suite is one process."""
+    from data_builders.annotation.store import Store
+
+    made: list[Store] = []
+    make = Store.__init__
+
+    def noted(self: Store, *arguments: object, **settings: object) -> None:
+        make(self, *arguments, **settings)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(Store, "__init__", noted)
+    yield
+    for store in made:
+        store.close()

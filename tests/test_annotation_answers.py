@@ -18,6 +18,8 @@ from data_builders.annotation.settings import RatingConfig
 from data_builders.annotation.store import Store, Turn
 from data_builders.annotation.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("closed_stores")
+
 
 class Speaker:
     """A backend that says its name and a running number; `gate` holds it back, `fails` breaks it."""

@@ -21,6 +21,8 @@ from data_builders.annotation.settings import RatingConfig, TasksConfig
 from data_builders.annotation.store import Asked, Store
 from data_builders.annotation.tasks import Task, drawn, tasks_of
 
+pytestmark = pytest.mark.usefixtures("closed_stores")
+
 ROOT = Path(__file__).parents[1]
 USER = (Message(role="user", content="Name a river."),)
 

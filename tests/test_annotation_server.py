@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,14 @@ class Page:
         self.server = Server(ServerConfig(host=host, port=0))
         store = Store(self.database, RatingConfig.model_validate(rating))
         store.add(tasks)
-        threading.Thread(target=self.server.run, args=(store,), daemon=True).start()
+        self.thread = threading.Thread(target=self.server.run, args=(store,), daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.ask("GET", "/")  # it serves by now, so that it can be told to end
+        self.server.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive(), "the server did not end"
 
     def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
         """Headers by name, `_` for `-`; an empty one is not sent."""
@@ -93,14 +100,24 @@ def pairs(count: int) -> list[Task]:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Page:
-    return Page(tmp_path, pairs(4))
+def page(tmp_path: Path) -> Iterator[Page]:
+    found = Page(tmp_path, pairs(4))
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def open_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Page]:
+def open_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Page]]:
     monkeypatch.delenv("ANNOTATE_TOKEN", raising=False)
-    return lambda **config: Page(tmp_path, pairs(1), **config)
+    pages: list[Page] = []
+
+    def make(**config: object) -> Page:
+        pages.append(Page(tmp_path, pairs(1), **config))  # type: ignore[arg-type]
+        return pages[-1]
+
+    yield make
+    for page in pages:
+        page.close()
 
 
 @pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}", "localhost", "LOCALHOST:1"])
@@ -295,8 +312,8 @@ def test_what_cannot_be_kept_is_refused_with_its_reason(page: Page, change: dict
         assert page.rows("SELECT count(*) FROM judgement") == [(0,)]
 
 
-def test_names_are_written_one_way_and_may_be_limited(tmp_path: Path) -> None:
-    page = Page(tmp_path, pairs(1), raters=["Ann Lee", "Ren\u00e9"])
+def test_names_are_written_one_way_and_may_be_limited(open_page: Callable[..., Page]) -> None:
+    page = open_page(raters=["Ann Lee", "Ren\u00e9"])
     assert page.post("/api/state", rater="  Ann \t Lee ").json()["rater"] == "Ann Lee"
     assert page.post("/api/state", rater="Rene\u0301").json()["rater"] == "Ren\u00e9", "however it was typed"
     found = page.post("/api/state", rater="eve")

@@ -18,6 +18,8 @@ from data_builders.annotation.settings import RatingConfig
 from data_builders.annotation.store import Asked, Store
 from data_builders.annotation.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("closed_stores")
+
 
 def said(text: str) -> Messages:
     return (Message(role="assistant", content=text),)

@@ -174,7 +174,7 @@ def _sender(file: Path) -> Any:
 
 
 class Server:
-    """An address that is taken as soon as this is made, and served by `run`."""
+    """An address that is taken as soon as this is made, served by `run` until it is interrupted or `stop` is called."""
 
     def __init__(self, config: ServerConfig) -> None:
         try:
@@ -187,6 +187,7 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         self._host = config.host
         self.token = None if config.is_loopback else _token()
+        self._serving: uvicorn.Server | None = None
 
     @property
     def address(self) -> str:
@@ -209,8 +210,14 @@ class Server:
             timeout_graceful_shutdown=2,
         )
         print(f"rate here     {self.address}\nto end        Ctrl-C; the same command goes on", flush=True)
+        self._serving = uvicorn.Server(settings)
         with closing(store), suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[self._socket])
+            self._serving.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End `run` in another thread, after the requests that are being answered."""
+        if self._serving is not None:
+            self._serving.should_exit = True
 
 
 def _token() -> str:
