@@ -7,6 +7,7 @@ nothing, and a part of the questions held out.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +33,7 @@ BOTH_RIGHT: Level = "slightly better"
 
 
 Length = tuple[int, int]
-"""Longer (1), shorter (-1) or neither (0): in characters, in words."""
+"""How much longer, in characters and in words, each in steps of a doubling."""
 
 
 class JudgedConfig(Section):
@@ -55,8 +56,10 @@ class JudgedAnswersConfig(Section):
     """The questions are cut into so many parts of about one size."""
     heldout_part: int = Field(0, ge=0)
     """Which of them is held out, counted from 0. Runs that hold out each in turn measure every question once."""
-    pairs_per_question: int = Field(4, ge=1)
-    """At most so many rows of a level from one question; no two have the same answer on the side that has more."""
+    pairs_per_question: int = Field(12, ge=1)
+    """At most so many rows to train on from one question, drawn from all pairs of a right and a wrong answer."""
+    heldout_pairs_per_question: int = Field(4, ge=1)
+    """At most so many rows of a level held out from one question."""
     seed: int = 0
     """The cut into parts, which answers meet, and which rows go where one length is too frequent."""
 
@@ -79,8 +82,9 @@ def build(config: JudgedAnswersConfig, output: Path) -> Path:
         parts[part_of(normalize(question.question), shares, config.seed)].append(question)
     asked = parts.pop(config.heldout_part)
 
-    heldout = _rows_of(asked, heldout_rows, config)
-    train = _rows_of([question for part in parts for question in part], training_rows, config)
+    others = [question for part in parts for question in part]
+    heldout = _rows_of(asked, heldout_rows, config.heldout_pairs_per_question, config.seed)
+    train = _rows_of(others, training_rows, config.pairs_per_question, config.seed)
     known = {text for row in heldout.rows for text in _normalized(row)}
     train.drop_where(lambda row: not known.isdisjoint(_normalized(row)), "holds a held-out answer")
     for part in (heldout, train):
@@ -104,24 +108,25 @@ def training_rows(question: JudgedQuestion, most: int, seed: int) -> list[Prefer
     """
     answers = _drawn(question, seed)
     if answers.possible:
-        return _pairs(question, answers.possible, answers.wrong, POSSIBLY, most, edits=answers.definite)
-    return _pairs(question, answers.definite, answers.wrong, DEFINITELY, most)
+        return _pairs(question, answers.possible, answers.wrong, POSSIBLY, most, seed, answers.definite)
+    return _pairs(question, answers.definite, answers.wrong, DEFINITELY, most, seed)
 
 
 def heldout_rows(question: JudgedQuestion, most: int, seed: int) -> list[PreferenceRow]:
     """Pairs of all levels: every two kinds of answers that the question has."""
     definite, possible, wrong = _drawn(question, seed)
     return [
-        *_pairs(question, definite, wrong, DEFINITELY, most),
-        *_pairs(question, possible, wrong, POSSIBLY, most),
-        *_pairs(question, definite, possible, BOTH_RIGHT, most),
+        *_pairs(question, definite, wrong, DEFINITELY, most, seed),
+        *_pairs(question, possible, wrong, POSSIBLY, most, seed),
+        *_pairs(question, definite, possible, BOTH_RIGHT, most, seed),
     ]
 
 
 def balance_lengths(found: Counted[PreferenceRow], seed: int) -> None:
-    """Drop rows, level by level, until chosen is the longer answer as often as the shorter, in characters and in words.
+    """Drop rows, level by level, until chosen is longer as often as shorter and by as much, in characters and in words.
 
-    So "the longer wins" ranks half of the pairs, and so does "the shorter wins". An edit is not looked at.
+    So a rule that looks at lengths alone ranks about half of the pairs. How often is not enough: where chosen is longer
+    by more than it is shorter elsewhere, a score that grows with length is paid. An edit is not looked at.
     """
     alike: dict[tuple[str, Length], list[PreferenceRow]] = defaultdict(list)
     for row in found.rows:
@@ -189,11 +194,12 @@ def _drawn(question: JudgedQuestion, seed: int) -> _Answers:
 def _rows_of(
     questions: Iterable[JudgedQuestion],
     rows_of: Callable[[JudgedQuestion, int, int], list[PreferenceRow]],
-    config: JudgedAnswersConfig,
+    most: int,
+    seed: int,
 ) -> Counted[PreferenceRow]:
     found: Counted[PreferenceRow] = Counted()
     for question in questions:
-        rows = rows_of(question, config.pairs_per_question, config.seed)
+        rows = rows_of(question, most, seed)
         found.rows.extend(rows)
         if not rows:
             found.drop("question without answers of two marks")
@@ -206,16 +212,15 @@ def _pairs(
     worse: Sequence[str],
     level: Level,
     most: int,
+    seed: int,
     edits: Sequence[str] = (),
 ) -> list[PreferenceRow]:
-    if not better or not worse:
-        return []
+    pairs = list(itertools.product(better, worse))
+    random.Random(row_id(seed, question.question, level)).shuffle(pairs)
     rows = []
-    for number in range(min(most, max(len(better), len(worse)))):
-        ranked = [better[number % len(better)], worse[number % len(worse)]]
-        if edits:
-            ranked.insert(0, edits[number % len(edits)])
-        rows.append(_row(question, ranked, level))
+    for number, ranked in enumerate(pairs[:most]):
+        edit = edits[number % len(edits) :][:1] if edits else []
+        rows.append(_row(question, [*edit, *ranked], level))
     return rows
 
 
@@ -264,8 +269,14 @@ def _normalized(row: PreferenceRow) -> set[str]:
 
 
 def _longer(row: PreferenceRow) -> Length:
-    """Whether chosen is longer than rejected (1), shorter (-1) or neither (0), in characters and in words."""
+    """By how much chosen is longer than rejected, or shorter (below 0), in characters and in words."""
     (chosen,), (rejected,) = row.completions[-2:]
     measured = [(len(text.content), len(text.content.split())) for text in (chosen, rejected)]
-    characters, words = ((one > other) - (one < other) for one, other in zip(*measured, strict=True))
+    characters, words = (_doublings(one - other) for one, other in zip(*measured, strict=True))
     return characters, words
+
+
+def _doublings(difference: int) -> int:
+    """0 for no difference, 1 for one or two, 2 for three to six, 3 for seven to fourteen, with its sign."""
+    size = (abs(difference) + 1).bit_length() - 1
+    return size if difference > 0 else -size

