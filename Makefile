@@ -2,7 +2,7 @@
 # make test        what holds the project: style, types, tests
 # make bench       time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
 # make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
-# make preferences a reward model on pairs that people marked, held-out parts in turn, with and without edits (under 40 minutes)
+# make preferences a reward model on pairs that people marked, held-out parts in turn, with and without edits
 # make check       style and types only
 # make assets      fetch the model and data that both need
 # make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
