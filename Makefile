@@ -2,6 +2,7 @@
 # make test        what holds the project: style, types, tests
 # make bench       time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
 # make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
+# make knowledge   what a model does not know, found and taught: probe, SFT, DPO, three seeds, held-out facts before and after
 # make preferences a reward model on pairs that people marked, held-out parts in turn, with and without edits
 # make check       style and types only
 # make assets      fetch the model and data that both need
@@ -29,7 +30,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test bench tools preferences check assets bubblewrap chromium clean
+.PHONY: rehearsal test bench tools knowledge preferences check assets bubblewrap chromium clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -48,6 +49,29 @@ tools: assets
 	$(BIN)/python recipes/sft.py recipes/configs/sft/tools.yaml
 	$(BIN)/python recipes/dpo.py recipes/configs/dpo/tools.yaml
 	$(BIN)/python recipes/run_eval.py recipes/configs/run_eval/tools.yaml $(ARGS)
+
+# What was asked once serves the rows of the comparison with refusals alone too.
+knowledge: assets
+	$(BIN)/python recipes/build_data.py recipes/configs/data/probe_questions.yaml
+	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml
+	@set -e; \
+	evaluate="$(BIN)/python recipes/run_eval.py recipes/configs/run_eval/knowledge.yaml"; \
+	train="$(BIN)/python recipes/sft.py recipes/configs/sft/knowledge.yaml"; \
+	align="$(BIN)/python recipes/dpo.py recipes/configs/dpo/knowledge.yaml"; \
+	here=runs/knowledge; \
+	$$evaluate factuality.baseline=null output_dir=$$here/eval-start; \
+	$$evaluate factuality.baseline=null factuality.questions=$$here/questions/questions.dev.jsonl output_dir=$$here/eval-start-dev; \
+	for seed in 0 1 2; do \
+		$$train training.seed=$$seed training.output_dir=$$here/sft-$$seed; \
+		$$align training.seed=$$seed model.path=$$here/sft-$$seed training.output_dir=$$here/dpo-$$seed; \
+		$$evaluate model.path=$$here/dpo-$$seed output_dir=$$here/eval-$$seed; \
+	done; \
+	mkdir -p $$here/refusals; cp -r $$here/probe/units $$here/refusals/; \
+	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$$here/refusals \
+		knowledge_probe.max_refusal_share=1.0 knowledge_probe.min_refusal_share=0.999; \
+	$$train data.path=$$here/refusals/sft.jsonl training.output_dir=$$here/sft-refusals; \
+	$$evaluate model.path=$$here/sft-refusals output_dir=$$here/eval-refusals
+	$(BIN)/python recipes/compare_knowledge.py recipes/configs/compare_knowledge/default.yaml $(ARGS)
 
 # Each third of the questions is held out once, by a run with a seed of its own.
 preferences: assets

@@ -20,7 +20,7 @@ from align.judges.rules import verdict
 from align.rows import QuestionRow
 from align.settings import InputPath
 from eval.answer_scores import SCORES, AnswerScoresConfig, answer_scores
-from eval.intervals import Share, bootstrapped, share
+from eval.intervals import Share, bootstrapped, clustered_share, share
 from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
 from eval.runner import Generator, Result, completion_text, limited, prompt_text, read_result
 
@@ -89,18 +89,27 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
 
 
 def shares_of(rows: Sequence[Mapping[str, Any]], *, has_baseline: bool) -> dict[str, Share | None]:
-    """The shares of `evaluate` over some rows. has_baseline: what was known before stands in each row's `before`."""
-    counts = Counter(row["verdict"] for row in rows)
-    scores = {name: share(counts[name], len(rows)) for name in VERDICTS}
+    """The shares of `evaluate` over some rows. has_baseline: what was known before stands in each row's `before`.
+
+    rows: of one model, or of several one after the other: then a question comes with all its rows, and the intervals
+    are over questions.
+    """
+    scores = {name: _share_of(rows, name) for name in VERDICTS}
     if has_baseline:
-        known = [row["verdict"] for row in rows if row["before"] == "right"]
-        unknown = [row["verdict"] for row in rows if row["before"] == "wrong"]
+        known = [row for row in rows if row["before"] == "right"]
+        unknown = [row for row in rows if row["before"] == "wrong"]
         scores |= {
-            "known_kept": share(known.count("right"), len(known)),
-            "false_refusals": share(known.count("abstained"), len(known)),
-            "unknown_refused": share(unknown.count("abstained"), len(unknown)),
+            "known_kept": _share_of(known, "right"),
+            "false_refusals": _share_of(known, "abstained"),
+            "unknown_refused": _share_of(unknown, "abstained"),
         }
     return scores
+
+
+def _share_of(rows: Sequence[Mapping[str, Any]], verdict: str) -> Share | None:
+    ids = [row["id"] for row in rows]
+    hits = [row["verdict"] == verdict for row in rows]
+    return share(sum(hits), len(hits)) if len(set(ids)) == len(ids) else clustered_share(hits, ids)
 
 
 def _rows_before(baseline: Path, questions: Sequence[QuestionRow]) -> dict[str, Mapping[str, Any]]:

@@ -1,12 +1,15 @@
 """Models side by side on the same held-out facts: what each answers, what it lost, how wrong it is at what coverage.
 
 The first one is the untouched model. It is compared with once more as it would be with a threshold on a score of its
-own, chosen with the dev entities: what abstaining costs without any training.
+own, chosen with the dev entities: what abstaining costs without any training. Several runs of one training, with a seed
+each, are one model here: their rows are pooled, with intervals over questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +19,18 @@ from align.publish.model_card import cell
 from align.rounds.results import words
 from eval.abstention import abstaining_below, choose_threshold
 from eval.answer_scores import SCORES
-from eval.factuality import shares_of
-from eval.intervals import Share
+from eval.factuality import KNOWN_KEPT, cases_of, shares_of
+from eval.intervals import Share, bootstrapped
 from eval.knowledge_map import Evaluated, Probed, evaluated_of, knowledge_map, map_picture, map_table, probed_of
 from eval.pictures import line_chart, standalone
+from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
 from eval.runner import read_result
 
 Evaluation = Mapping[str, Any]
 """A factuality.json."""
 
+RESAMPLES = 200
+"""Draws for the interval of an area, of which each sorts every case anew."""
 SHARES = ("right", "wrong", "abstained", "known_kept", "false_refusals", "unknown_refused")
 
 
@@ -37,7 +43,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Sequence[Evaluation]],
     *,
     dev: Evaluation | None = None,
     probed: Mapping[str, Any] | None = None,
@@ -47,14 +53,18 @@ def compare(
 ) -> Comparison:
     """Tables as Markdown, and pictures.
 
-    evaluations: name -> factuality.json, the untouched model first. All answered the same questions.
+    evaluations: name -> factuality.json of each of its runs, the untouched model first. All answered the same
+        questions.
     dev: the untouched model's on the dev entities, with scores: the threshold on `score` that keeps `known_kept` of
         what it knew there is applied to the held-out questions. None leaves this comparison out.
     probed: map.json of the probe.
     Raises RowError where an evaluation lacks questions of the first one.
     """
-    start = next(iter(evaluations))
-    rows = {name: _same_questions(name, found, evaluations[start]) for name, found in evaluations.items()}
+    start, (untouched, *_) = next(iter(evaluations.items()))
+    rows = {
+        name: [row for found in runs for row in _same_questions(name, found, untouched)]
+        for name, runs in evaluations.items()
+    }
     if dev is not None:
         threshold = choose_threshold(dev["rows"], score, known_kept)
         rows[f"{start}, threshold on {words(score)}"] = abstaining_below(rows[start], score, threshold)
@@ -65,11 +75,13 @@ def compare(
     if dev is not None:
         kept = f"chosen to keep {known_kept:.0%} of the known on dev entities"
         parts.append(f"Threshold: {words(score)} of at least {threshold:.4g}, {kept}.")
-    scored = {name: found for name, found in evaluations.items() if "risk_coverage" in found["counts"]}
+    if any(len(runs) > 1 for runs in evaluations.values()):
+        parts += ["## Each run", _runs_table(evaluations, untouched)]
+    scored = {name: rows[name] for name, runs in evaluations.items() if all(map(_has_scores, runs))}
     pictures = {}
     if scored:
         parts += ["## How wrong at how much answered", _curves_table(scored)]
-        pictures["risk_coverage.svg"] = standalone(_risk_picture(scored, start, score))
+        pictures["risk_coverage.svg"] = standalone(_risk_picture(scored, score))
     columns: list[Probed | Evaluated] = [] if probed is None else [probed_of(start, probed)]
     columns += [evaluated_of(name, own) for name, own in rows.items()]
     found = knowledge_map(columns)
@@ -112,30 +124,51 @@ def _shares_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return _table(["", *map(words, SHARES), "n"], lines)
 
 
-def _curves_table(scored: Mapping[str, Evaluation]) -> str:
+def _runs_table(evaluations: Mapping[str, Sequence[Evaluation]], untouched: Evaluation) -> str:
+    """The shares of every run by itself, for models that have several."""
     lines = []
-    for name, found in scored.items():
+    for name, runs in evaluations.items():
+        for place, found in enumerate(runs if len(runs) > 1 else ()):
+            shares = shares_of(_same_questions(name, found, untouched), has_baseline=True)
+            values = ["-" if one is None else f"{one.value:.0%}" for one in (shares[share] for share in SHARES)]
+            lines.append([f"{name}, {place + 1}", *values])
+    return _table(["", *map(words, SHARES)], lines)
+
+
+def _has_scores(found: Evaluation) -> bool:
+    return "risk_coverage" in found["counts"]
+
+
+def _curves_table(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    lines = []
+    for name, rows in scored.items():
         for score in SCORES:
-            told = found["counts"]["risk_coverage"].get(score)
-            if told is not None:
-                scores = [found["scores"].get(f"{kind}_{score}") for kind in ("auroc", "aurc")]
-                kept = [told["at_known_kept"].get(wanted) for wanted in ("85%", "90%")]
-                areas = [_told(Share(**entry)) if entry else "-" for entry in scores]
-                wrong = [f"{point['wrong']:.0%} / {point['coverage']:.0%}" if point else "-" for point in kept]
+            cases = cases_of(rows, score, has_baseline=True)
+            if cases:
+                areas = [_told(_over_questions(area, rows, score)) for area in (auroc, aurc)]
+                kept = [at_known_kept(curve(cases), wanted) for wanted in KNOWN_KEPT]
+                wrong = [f"{point.wrong:.0%} / {point.coverage:.0%}" if point else "-" for point in kept]
                 lines.append([name, words(score), *areas, *wrong])
-    head = ["", "score", "AUROC", "AURC", "wrong / answered, 85% of the known kept", "90% of the known kept"]
-    return _table(head, lines)
+    first, *others = (f"{wanted:.0%} of the known kept" for wanted in KNOWN_KEPT)
+    return _table(["", "score", "AUROC", "AURC", f"wrong / answered, {first}", *others], lines)
 
 
-def _risk_picture(scored: Mapping[str, Evaluation], start: str, score: str) -> str:
-    """The untouched model by the score of the threshold, the others by their propensity to answer."""
-    lines = {}
-    for name, found in scored.items():
-        curves = found["counts"]["risk_coverage"]
-        by = score if name == start else "propensity"
-        if by in curves:
-            lines[f"{name}, by {words(by)}"] = [(point[0], point[1]) for point in curves[by]["points"]]
-    return line_chart("wrong among answered", lines, "answered", legend=True)
+def _over_questions(
+    area: Callable[[Sequence[Answered]], float | None], rows: Sequence[Mapping[str, Any]], score: str
+) -> Share | None:
+    """An area over all rows, its interval over questions: those of several runs are drawn together."""
+    of_question: dict[str, list[Answered]] = defaultdict(list)
+    for row in rows:
+        of_question[row["id"]] += cases_of([row], score, has_baseline=True)
+    groups = [group for group in of_question.values() if group]
+    return bootstrapped(lambda drawn: area(list(chain.from_iterable(drawn))), groups, resamples=RESAMPLES)
+
+
+def _risk_picture(scored: Mapping[str, Sequence[Mapping[str, Any]]], score: str) -> str:
+    """Every model by the score of the threshold."""
+    curves = {name: curve(cases_of(rows, score, has_baseline=True)) for name, rows in scored.items()}
+    lines = {name: [(point.coverage, point.risk) for point in points] for name, points in curves.items() if points}
+    return line_chart(f"wrong among answered, by {words(score)}", lines, "answered", legend=True)
 
 
 def _told(found: Share | None) -> str:

@@ -17,8 +17,8 @@ from align.settings import InputPath, OutputPath
 class CompareKnowledgeRecipe(Recipe):
     """Evaluations of `recipes/run_eval.py` on one file of questions, with `factuality.scores`."""
 
-    evaluations: dict[str, InputPath] = Field(min_length=1)
-    """Name -> factuality.json, the untouched model first."""
+    evaluations: dict[str, InputPath | tuple[InputPath, ...]] = Field(min_length=1)
+    """Name -> factuality.json, or those of several runs with a seed each; the untouched model first."""
     dev: InputPath | None = None
     """The untouched model's factuality.json on the dev entities: with it, a threshold on its score is compared too."""
     probed: InputPath | None = None
@@ -38,7 +38,10 @@ def run(recipe: CompareKnowledgeRecipe) -> Path:
     from eval.knowledge_report import compare, read_json, write
 
     comparison = compare(
-        {name: read_json(path) for name, path in recipe.evaluations.items()},
+        {
+            name: [read_json(path) for path in (paths if isinstance(paths, tuple) else (paths,))]
+            for name, paths in recipe.evaluations.items()
+        },
         dev=None if recipe.dev is None else read_json(recipe.dev),
         probed=None if recipe.probed is None else read_json(recipe.probed),
         score=recipe.score,
