@@ -78,6 +78,23 @@ class Counted(Generic[R]):
             self.rows = [row for row in self.rows if row.id in kept or kind_of(row) != kind]
             self.dropped.update(of_kind.dropped)
 
+    def weigh(self, weight: float, seed: int) -> None:
+        """Repeat every row whole times, and a seeded part of them once more for the rest; below 1 drop all but a part.
+
+        Copies get ids of their own: `.1`, `.2` and so on behind the row's.
+        """
+        whole = int(weight)
+        order = shuffled(self.rows, seed)
+        extra = order[: round((weight - whole) * len(order))]
+        if whole == 0:
+            self.drop("down-weighted", len(order) - len(extra))
+            self.rows = extra
+            return
+        copies = [_copy(row, number) for number in range(1, whole) for row in order]
+        copies += [_copy(row, whole) for row in extra]
+        self.rows = order + copies
+        self.copies += len(copies)
+
     def shuffle(self, seed: int) -> None:
         self.rows = shuffled(self.rows, seed)
 
@@ -111,6 +128,10 @@ def shuffled(rows: Iterable[R], seed: int) -> list[R]:
     ordered = sorted(rows, key=lambda row: row.id)
     random.Random(seed).shuffle(ordered)
     return ordered
+
+
+def _copy(row: R, number: int) -> R:
+    return row.model_copy(update={"id": f"{row.id}.{number}"})
 
 
 def part_of(key: str, shares: Sequence[float], seed: int) -> int:

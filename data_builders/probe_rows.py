@@ -188,7 +188,7 @@ def _pair(each: Probed, chosen: Messages, rejected: Messages, config: KnowledgeP
 def _shared(
     known: Counted[R], refused: Counted[R], probed: Sequence[Probed], config: KnowledgeProbeConfig
 ) -> Counted[R]:
-    """Both together, with each side cut to its share and the whole to its limit, in a seeded order."""
+    """Both together, with each side brought to its share and the whole cut to its limit, in a seeded order."""
     relation_of = {
         row_id(_source(each, config), each.question.id): each.question.relation if config.balance == "relation" else ""
         for each in probed
@@ -198,7 +198,7 @@ def _shared(
         both.dropped.update(side.dropped)
     for relation in sorted(set(relation_of.values())):
         some, none = (Counted(row for row in side.rows if relation_of[row.id] == relation) for side in (known, refused))
-        _cut_to_share(some, none, config)
+        _bring_to_shares(some, none, config)
         both.add(some)
         both.add(none)
     both.limit(config.limit, config.seed)
@@ -206,12 +206,19 @@ def _shared(
     return both
 
 
-def _cut_to_share(known: Counted[R], refused: Counted[R], config: KnowledgeProbeConfig) -> None:
-    """Refusals down to max_refusal_share, then what is known until they are min_refusal_share, to within a row."""
+def _bring_to_shares(known: Counted[R], refused: Counted[R], config: KnowledgeProbeConfig) -> None:
+    """Refusals down to max_refusal_share, then up to min_refusal_share, to within a row: by dropping or repeating."""
+    repeats = config.shares_by == "repeating"
     most, least = config.max_refusal_share, config.min_refusal_share
     if most < 1:
         room = round(len(known.rows) * most / (1 - most), 9)  # 6 * 0.4 / 0.6 is a little above 4
-        refused.limit(math.floor(room), config.seed, "over max_refusal_share")
+        if not repeats:
+            refused.limit(math.floor(room), config.seed, "over max_refusal_share")
+        elif known.rows and len(refused.rows) > room:
+            known.weigh(len(refused.rows) / room, config.seed)
     if least > 0:
         room = round(len(refused.rows) * (1 - least) / least, 9)
-        known.limit(math.ceil(room), config.seed, "under min_refusal_share")
+        if not repeats:
+            known.limit(math.ceil(room), config.seed, "under min_refusal_share")
+        elif refused.rows and len(known.rows) > room:
+            refused.weigh(len(known.rows) / room, config.seed)

@@ -11,7 +11,7 @@ from align.jsonl import iterate_rows
 from align.reporting import logger
 from align.rows import SFTRow, row_id
 from align.settings import InputPath
-from data_builders.counted import Counted, evaluation_keys, shuffled
+from data_builders.counted import Counted, evaluation_keys
 
 
 class MixSource(Section):
@@ -57,29 +57,10 @@ def build(config: SFTMixConfig, output: Path) -> Path:
     for name, part in by_source.items():
         source = config.sources[name]
         part.limit(source.limit, config.seed)
-        _weigh(part, source.weight, config.seed)
+        part.weigh(source.weight, config.seed)
         mixed.add(part)
     mixed.shuffle(config.seed)
     mix = {name: len(part.rows) for name, part in by_source.items()}
     mixed.write(output / "sft.jsonl", config=dump(config), inputs=[*paths, *config.evaluation], notes={"mix": mix})
     logger("data_builders").info("%-20s %s: %s", "sft mix", mixed.summary(), mix)
     return output
-
-
-def _weigh(part: Counted[SFTRow], weight: float, seed: int) -> None:
-    """Repeat rows whole times, and a seeded part of them once more for the rest."""
-    whole = int(weight)
-    order = shuffled(part.rows, seed)
-    extra = order[: round((weight - whole) * len(order))]
-    if whole == 0:
-        part.drop("down-weighted", len(order) - len(extra))
-        part.rows = extra
-        return
-    copies = [_copy(row, number) for number in range(1, whole) for row in order]
-    copies += [_copy(row, whole) for row in extra]
-    part.rows = order + copies
-    part.copies = len(copies)
-
-
-def _copy(row: SFTRow, number: int) -> SFTRow:
-    return row.model_copy(update={"id": f"{row.id}.{number}"})
