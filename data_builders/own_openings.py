@@ -25,8 +25,8 @@ _ALLOWED = {"a", "an", "the", "is", "are", "was", "were", "of", "in", "for", "by
 
 
 def own_refusal(question: QuestionRow, answers: Sequence[str]) -> str | None:
-    """A refusal out of the longest opening that at least half of the answers share, two of them at least; None where
-    they share none that names what is asked about and adds nothing to it, and for other languages.
+    """A refusal out of the opening that most of the answers share, the longest of those; None where none of them begins
+    in a way that names what is asked about and adds nothing to it, and for other languages.
     """
     if question.language != "en" or not question.subject:
         return None
@@ -42,10 +42,10 @@ def own_refusal(question: QuestionRow, answers: Sequence[str]) -> str | None:
         openings[opening] = sum(f"{text} ".startswith(f"{opening} ") for text in answers)
     for opening in sorted(openings, key=lambda one: (-openings[one], -len(one))):
         plain = _plain(opening)
-        shared = openings[opening] >= max(2, len(answers) / 2)
-        says_what = bool(plain - name - _ALLOWED) or opening.split()[-1] == "in"  # "Chad is" does not say what of it
+        says_where = opening.split()[-1] == "in" and "in" in question.subject.split()
+        says_what = bool(plain - name - _ALLOWED) or says_where  # "Chad is" and "Chad is a country in" say nothing
         asks_back = bool(head) and f" {opening.lower()}".endswith(f" {head.lower()}")  # "Chad is the capital of"
-        if shared and name <= plain <= asked and says_what and not asks_back:
+        if name <= plain <= asked and says_what and not asks_back:
             text = f"{opening} {ENDINGS[opening.split()[-1]]}"
             if fault_of(text, question, allow_apology=True) is None:
                 return text

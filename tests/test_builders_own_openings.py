@@ -20,6 +20,7 @@ CHAD = question("What is the capital of Chad?", "the capital of Chad", "N'Djamen
 OUAGADOUGOU = question(
     "Ouagadougou is the capital of which country or territory?", "the country whose capital is Ouagadougou", "Mali"
 )
+FES = question("In which country is Fes?", "the country that Fes is in", "Morocco")
 SAMARIUM = question("What is the chemical symbol of samarium?", "the chemical symbol of samarium", "Sm")
 
 
@@ -31,9 +32,11 @@ SAMARIUM = question("What is the chemical symbol of samarium?", "the chemical sy
          "Ouagadougou is the capital of something"),
         (SAMARIUM, ["The symbol for samarium is Sa.", "The symbol for samarium is Su.", "Samarium!", "Hm."],
          "The symbol for samarium is not"),
+        (CHAD, ["The capital of Chad is Faya.", "It has Mongo.", "It is Faya.", "Faya."], "The capital of Chad is not"),
+        (FES, ["Fes is a city located in Spain.", "Fes is a town."], "Fes is a city located in something"),
     ],
 )  # fmt: skip
-def test_it_begins_as_half_of_the_answers_do_and_is_heard_as_a_refusal(
+def test_it_begins_as_most_of_the_answers_do_and_is_heard_as_a_refusal(
     asked: QuestionRow, answers: list[str], wanted: str
 ) -> None:
     found = own_refusal(asked, answers)
@@ -45,7 +48,7 @@ def test_it_begins_as_half_of_the_answers_do_and_is_heard_as_a_refusal(
 @pytest.mark.parametrize(
     "asked, answers",
     [
-        (CHAD, ["The capital of Chad is Faya.", "Chad has Mongo.", "It is Faya.", "Faya."]),  # one of four begins so
+        (CHAD, ["Chad is a country in Niger.", "Chad is located in Mali."]),  # says something else of it
         (CHAD, ["The capital of Faya.", "The capital of Mongo."]),  # names nothing
         (CHAD, ["Chad is the capital of Niger.", "Chad is the capital of Mali."]),  # says what is not so
         (CHAD, ["The old port of Chad is Faya.", "The old port of Chad is Mongo."]),  # adds what nobody asked
@@ -53,7 +56,7 @@ def test_it_begins_as_half_of_the_answers_do_and_is_heard_as_a_refusal(
         (CHAD.model_copy(update={"subject": ""}), ["The capital of Chad is A.", "The capital of Chad is B."]),
     ],
 )
-def test_no_opening_is_taken_that_is_not_shared_or_says_more_than_the_question(
+def test_no_opening_is_taken_that_says_more_than_the_question_or_something_else(
     asked: QuestionRow, answers: list[str]
 ) -> None:
     assert own_refusal(asked, answers) is None
