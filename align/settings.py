@@ -39,6 +39,8 @@ class LoRAConfig(Section):
     targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", min_length=1)
     """all-linear: every linear layer of the trunk (QLoRA, arXiv:2305.14314, section 4); or the layers' names, such as
     [q_proj, v_proj]. Never the output head; a reward model's score head is trained whole."""
+    first_layer: int = Field(0, ge=0)
+    """Adapters stand in this decoder layer and in those above it; the layers below stay as they are."""
 
 
 class ModelConfig(Section):

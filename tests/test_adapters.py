@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,6 +193,29 @@ def test_a_target_that_is_no_linear_layer_of_the_trunk_is_refused(target: str, t
     told = rf"model\.lora\.targets: {target} is no linear layer of the model's trunk\. Name some of down_proj, .*q_proj"
     with pytest.raises(ConfigError, match=told):
         load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(targets=("q_proj", target))))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj")])
+def test_adapters_from_a_layer_on_stand_in_no_layer_below(targets: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from align.models.loading import load_policy
+
+    everywhere, above = (LoRAConfig(rank=4, targets=targets, first_layer=first) for first in (0, 1))
+    names = {
+        lora.first_layer: {
+            name
+            for name, weight in load_policy(ModelConfig(path=tiny_checkpoint, lora=lora)).model.named_parameters()
+            if weight.requires_grad
+        }
+        for lora in (everywhere, above)
+    }
+    assert names[1] == {name for name in names[0] if ".layers.0." not in name} != names[0]
+    folder = train("sft", tmp_path / "run", tiny_checkpoint, model={"lora": above}, epochs=1)
+    assert json.loads((folder / "adapter_config.json").read_text())["layers_to_transform"] == [1]
+    load_policy(ModelConfig(path=folder, lora=above))
+    with pytest.raises(ConfigError, match=r"and the adapter in .* rank 4"):
+        load_policy(ModelConfig(path=folder, lora=everywhere))
+    with pytest.raises(ConfigError, match=r"model\.lora\.first_layer: is 2, and the model has layers 0 to 1"):
+        load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(first_layer=2)))
 
 
 def test_bfloat16_weights_under_an_adapter_train_on_one_process(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ transformers saves it as peft does. Adapter weights are float32 over whatever th
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 _NAME = "default"
 """peft's name for the one adapter that a model has here; it is in no file."""
+_DECODER_LAYER = re.compile(r"\.layers\.(\d+)\.")
 _PREFIX = "base_model.model."
 """What peft puts before each name in an adapter's file."""
 
@@ -83,7 +85,7 @@ def attach(model: Any, lora: LoRAConfig, base: str, folder: str | None = None) -
     settings: Any = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        **_placed(model, lora, wanted),
         task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if scorer else None,
     )
@@ -175,9 +177,16 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
 
 
 def _layers(model: Any, lora: LoRAConfig) -> set[str]:
-    """Full names of the linear layers that the config asks for. Raises ConfigError for a target that names none."""
+    """Full names of the linear layers that the config asks for. Raises ConfigError for a target that names none, and
+    for a first layer that the model does not have.
+    """
     inside = model.base_model.named_modules()
     trunk = {f"{model.base_model_prefix}.{name}" for name, module in inside if isinstance(module, nn.Linear)}
+    if lora.first_layer:
+        if lora.first_layer >= (count := model.config.num_hidden_layers):
+            what = f"is {lora.first_layer}, and the model has layers 0 to {count - 1}"
+            raise ConfigError("model.lora.first_layer", what, "Name one of them")
+        trunk = {name for name in trunk if int(_DECODER_LAYER.findall(name)[0]) >= lora.first_layer}
     if lora.targets == "all-linear":
         return trunk
     found: set[str] = set()
@@ -189,6 +198,19 @@ def _layers(model: Any, lora: LoRAConfig) -> set[str]:
             raise ConfigError("model.lora.targets", what, f"Name some of {here}, or all-linear")
         found |= named
     return found
+
+
+def _placed(model: Any, lora: LoRAConfig, wanted: set[str]) -> dict[str, Any]:
+    """The same as peft's settings. It knows "all-linear" for all decoder layers only."""
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    if not lora.first_layer:
+        return {"target_modules": targets}
+    if isinstance(targets, str):
+        targets = sorted({name.rpartition(".")[2] for name in wanted})
+    return {
+        "target_modules": targets,
+        "layers_to_transform": list(range(lora.first_layer, model.config.num_hidden_layers)),
+    }
 
 
 def _refuse_other_settings(model: Any, lora: LoRAConfig, wanted: set[str], found: LoraConfig, folder: str) -> None:
