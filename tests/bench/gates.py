@@ -8,7 +8,7 @@ millionth of the largest tensor's is measured against that instead, since it hol
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -88,3 +88,26 @@ def require_same(found: Mapping[str, Difference], bounds: Bounds) -> None:
             out.append(f"{arm}: {where}, wanted at most {bounds.gradient:g}")
     if out:
         raise GateError("; ".join(out))
+
+
+def require_same_losses(
+    losses: Mapping[str, Sequence[tuple[int, float]]],
+    wanted: Mapping[int, float],
+    bound: float,
+    peers: str | None = None,
+) -> None:
+    """Hold the losses of all timed steps, as (batch, loss), to what is wanted of each batch; else raise GateError.
+
+    peers: how the names of the arms begin that say how far bfloat16 goes; an arm may then be half again as far from
+        what is wanted as the farthest of them in any step. One step says little: its rounding may happen to cancel.
+    """
+    apart = {name: [loss_difference(value, wanted[batch]) for batch, value in steps] for name, steps in losses.items()}
+    if peers is not None:
+        of_peers = [one for name, own in apart.items() if name.startswith(peers) for one in own]
+        bound = max(bound, OF_THE_PEERS * max(of_peers, default=0.0))
+    for name, own in apart.items():
+        for step, one in enumerate(own):
+            if not one <= bound:
+                raise GateError(
+                    f"{name}: in timed step {step} its loss is off by {one:.2g}, wanted at most {bound:.2g}"
+                )
