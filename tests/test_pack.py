@@ -176,8 +176,9 @@ def test_the_filled_share_is_that_of_the_bins() -> None:
 
 
 def test_a_long_run_is_planned_in_seconds() -> None:
-    """A million trees in under a minute, and 100,000 in one step: a plan that looked through all bins for each tree would
-    take many minutes for that."""
+    """A million trees in under a minute, and 100,000 in one step, which would take many minutes if a plan looked
+    through all bins for each tree.
+    """
     sizes = np.random.default_rng(11).integers(1, 3000, 1_000_000)
     began = time.process_time()
     plan = plan_of(sizes, batch_size=64, token_budget=4096, epochs=1, processes=2)
