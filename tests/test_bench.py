@@ -217,13 +217,16 @@ def gate_inputs(found: dict[str, tuple[Any, Callable[[], Any]]]) -> dict[str, tu
 def test_losses_of_timed_steps_are_held_to_each_batchs_own_and_in_bfloat16_to_the_peers(bench: SimpleNamespace) -> None:
     wanted = {0: 0.7, 1: 0.9}
     near, off = [(0, 0.7), (1, 0.9), (1, 0.9), (0, 0.7)], [(0, 0.7), (1, 0.93), (1, 0.9), (0, 0.7)]
-    bench.gates.require_same_losses({"trl": near, "ours": near}, wanted, 1e-4)
+    same = bench.gates.require_same_losses({"trl": near, "ours": near}, wanted, 1e-4)
+    assert same == {"trl": [0.0] * 4, "ours": [0.0] * 4}
     with pytest.raises(
         bench.gates.GateError, match=r"ours: in timed step 1 its loss is off by 0\.03, wanted at most 0"
     ):
         bench.gates.require_same_losses({"trl": near, "ours": off}, wanted, 0.01, peers="trl")
     peer = [(0, 0.725), (1, 0.9)]
-    bench.gates.require_same_losses({"trl": peer, "ours": off}, wanted, 0.01, peers="trl")
+    apart = bench.gates.require_same_losses({"trl": peer, "ours": off}, wanted, 0.01, peers="trl")
+    assert apart["ours"] == pytest.approx([0.0, 0.03, 0.0, 0.0])
+    assert apart["trl"] == pytest.approx([0.025, 0.0])
     with pytest.raises(bench.gates.GateError, match=r"trl: in timed step 0 its loss is off by 0\.025"):
         bench.gates.require_same_losses({"trl": peer, "ours": off}, wanted, 0.01)
     with pytest.raises(bench.gates.GateError, match="off by nan"):

@@ -82,7 +82,7 @@ def _gates(results: Json) -> str:
     lines = []
     for name, case in _of(results, "dpo", "sweep", "sft", "reward"):
         if "refused" in case:
-            lines.append([name, case["refused"], "-", "-", "-"])
+            lines.append([name, case["refused"], "-", "-", "-", "-"])
         elif not _reason(case):
             gate = case["gate"]
             arms = {arm: apart for arm, apart in gate["arms"].items() if arm != gate["held_to"]}
@@ -90,9 +90,18 @@ def _gates(results: Json) -> str:
             others = [f"{max((apart[key] for apart in peers), default=0.0):.1e}" for key in ("loss", "gradient")]
             lines.append(
                 [name, gate["held_to"], f"{mine['loss']:.1e} / {mine['gradient']:.1e}", " / ".join(others),
-                 f"{gate['bounds']['loss']:g} / {gate['bounds']['gradient']:g}"]
+                 f"{gate['bounds']['loss']:g} / {gate['bounds']['gradient']:g}", _farthest(gate.get("timed"))]
             )  # fmt: skip
-    return table(["loss / gradients apart", "held to", "ours", "the peers' arms", "bound"], lines)
+    head = ["held to", "ours", "the peers' arms", "bound", "losses of timed steps: ours / the peers'"]
+    return table(["loss / gradients apart", *head], lines)
+
+
+def _farthest(timed: Json | None) -> str:
+    """How far the loss of any timed step was off."""
+    if timed is None:
+        return "-"
+    peers = [apart for arm, steps in timed.items() if arm != "ours" for apart in steps]
+    return f"{max(timed['ours']):.1e} / {max(peers, default=0.0):.1e}"
 
 
 def _memory(results: Json) -> str:

@@ -213,10 +213,10 @@ def run(
     times = measure.alternate({**contest.arms, **contest.forward_only}, batches, before=clear, after=after)
     peak = max(peak, limits.matmul_peak(model, tokens[0], _torch_dtype(dtype)))
     if in_fp32 is None:
-        gates.require_same_losses(losses, dict(losses[contest.oracle]), bounds.loss)
+        timed = gates.require_same_losses(losses, dict(losses[contest.oracle]), bounds.loss)
     else:
         exact = {batch: in_fp32(batch)[0] for batch in range(batches)}
-        gates.require_same_losses(losses, exact, bounds.loss, peers="trl")
+        timed = gates.require_same_losses(losses, exact, bounds.loss, peers="trl")
     least = [limits.minimal_flops(model, trees, head=head) for trees in shapes_of]
     return {
         "tokens": tokens,
@@ -227,6 +227,7 @@ def run(
             "held_to": "our step in float32" if in_fp32 is not None else contest.oracle,
             "arms": {name: apart._asdict() for name, apart in differences.items()},
             "losses": losses,
+            "timed": timed,
         },
         "arms": {
             name: {
