@@ -44,6 +44,9 @@ class QuestionsConfig(Section):
     """Cities are the largest of each country: few are better known, many leave more to ask."""
     per_fact: int | None = Field(None, gt=0)
     """Questions kept of one fact, drawn from its wordings and languages; None for all of them."""
+    evaluation_per_fact: int | None = Field(None, gt=0)
+    """The same of facts that are held out or for dev: more wordings to train on need not be more to measure with. None
+    for `per_fact`."""
     heldout_share: float = Field(0.25, ge=0, lt=1)
     """Share of the entities held out: nothing that is asked of them is ever trained on."""
     dev_share: float = Field(0.0, ge=0, lt=1)
@@ -118,7 +121,6 @@ def question_parts(config: QuestionsConfig, rounds: int, seed: int) -> QuestionP
     relations = {*config.relations, *config.heldout_relations}
     asking = Asking(relations, config.languages, config.wordings, config.cities_of_one_country)
     found = all_questions(asking)
-    _keep_per_fact(found, config, seed)
     parts[0].dropped.update(found.dropped)
     for row in found.rows:
         place = part_of(normalize(row.entity), shares, seed)
@@ -126,6 +128,9 @@ def question_parts(config: QuestionsConfig, rounds: int, seed: int) -> QuestionP
             parts[place].drop("relation is held out")
         else:
             parts[place].keep(row)
+    for place, part in enumerate(parts):
+        of_evaluation = config.evaluation_per_fact if place < 2 else None
+        _keep_per_fact(part, of_evaluation or config.per_fact, config, seed)
     for part, limits, limit in (
         (parts[0], config.heldout_limits, config.heldout_limit),
         (parts[1], config.dev_limits, config.dev_limit),
@@ -142,12 +147,12 @@ def finish_training_part(part: Counted[QuestionRow], config: QuestionsConfig, ev
     part.limit(config.limit, seed)
 
 
-def _keep_per_fact(found: Counted[QuestionRow], config: QuestionsConfig, seed: int) -> None:
+def _keep_per_fact(found: Counted[QuestionRow], per_fact: int | None, config: QuestionsConfig, seed: int) -> None:
     """A weighted draw by a hash of each question, so that what is kept of one fact does not depend on the others.
 
     Source: Efraimidis and Spirakis 2006, Information Processing Letters 97: weighted random sampling by keys.
     """
-    if config.per_fact is None:
+    if per_fact is None:
         return
     weights = {str(language): weight for language, weight in config.language_weights.items()}
 
@@ -160,6 +165,6 @@ def _keep_per_fact(found: Counted[QuestionRow], config: QuestionsConfig, seed: i
     for row in sorted(found.rows, key=draw):
         fact = (row.source, row.entity, row.relation)
         taken[fact] += 1
-        if taken[fact] > config.per_fact:
+        if taken[fact] > per_fact:
             surplus.add(row.id)
     found.drop_where(lambda row: row.id in surplus, "over per_fact")

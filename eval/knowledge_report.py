@@ -58,6 +58,8 @@ def compare(
     dev: the untouched model's on the dev entities, with scores: the threshold on `score` that keeps `known_kept` of
         what it knew there is applied to the held-out questions. None leaves this comparison out.
     probed: map.json of the probe.
+    transfer_relations: kinds of fact that nothing was trained on. They have a table of their own, and stand in the
+        knowledge map; everything else is told of the other kinds.
     Raises RowError where an evaluation lacks questions of the first one.
     """
     start, (untouched, *_) = next(iter(evaluations.items()))
@@ -68,22 +70,26 @@ def compare(
     if dev is not None:
         threshold = choose_threshold(dev["rows"], score, known_kept)
         rows[f"{start}, threshold on {words(score)}"] = abstaining_below(rows[start], score, threshold)
-    parts = ["## All held-out questions", _shares_table(rows)]
+    everything = rows
     if transfer_relations:
-        of_transfer = {n: [r for r in own if r["relation"] in transfer_relations] for n, own in rows.items()}
-        parts += ["## Kinds of fact that nothing was trained on", _shares_table(of_transfer)]
+        of_transfer = {n: [r for r in own if r["relation"] in transfer_relations] for n, own in everything.items()}
+        rows = {n: [r for r in own if r["relation"] not in transfer_relations] for n, own in everything.items()}
+        parts = ["## Held-out entities, kinds of fact that were trained on", _shares_table(rows)]
+        parts += ["## Held-out entities, kinds of fact that nothing was trained on", _shares_table(of_transfer)]
+    else:
+        parts = ["## Held-out questions", _shares_table(rows)]
     if dev is not None:
         kept = f"chosen to keep {known_kept:.0%} of the known on dev entities"
         parts.append(f"Threshold: {words(score)} of at least {threshold:.4g}, {kept}.")
     if any(len(runs) > 1 for runs in evaluations.values()):
-        parts += ["## Each run", _runs_table(evaluations, untouched)]
+        parts += ["## Each run", _runs_table(evaluations, untouched, transfer_relations)]
     scored = {name: rows[name] for name, runs in evaluations.items() if all(map(_has_scores, runs))}
     pictures = {}
     if scored:
         parts += ["## How wrong at how much answered", _curves_table(scored)]
         pictures["risk_coverage.svg"] = standalone(_risk_picture(scored, score))
     columns: list[Probed | Evaluated] = [] if probed is None else [probed_of(start, probed)]
-    columns += [evaluated_of(name, own) for name, own in rows.items()]
+    columns += [evaluated_of(name, own) for name, own in everything.items()]
     found = knowledge_map(columns)
     parts += ["## Knowledge map", "In percent.", _table(*map_table(found))]
     pictures["knowledge_map.svg"] = standalone(map_picture(found))
@@ -124,12 +130,13 @@ def _shares_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return _table(["", *map(words, SHARES), "n"], lines)
 
 
-def _runs_table(evaluations: Mapping[str, Sequence[Evaluation]], untouched: Evaluation) -> str:
-    """The shares of every run by itself, for models that have several."""
+def _runs_table(evaluations: Mapping[str, Sequence[Evaluation]], untouched: Evaluation, left_out: Sequence[str]) -> str:
+    """The shares of every run by itself, for models that have several, without the relations that are left out."""
     lines = []
     for name, runs in evaluations.items():
         for place, found in enumerate(runs if len(runs) > 1 else ()):
-            shares = shares_of(_same_questions(name, found, untouched), has_baseline=True)
+            own = [row for row in _same_questions(name, found, untouched) if row["relation"] not in left_out]
+            shares = shares_of(own, has_baseline=True)
             values = ["-" if one is None else f"{one.value:.0%}" for one in (shares[share] for share in SHARES)]
             lines.append([f"{name}, {place + 1}", *values])
     return _table(["", *map(words, SHARES)], lines)

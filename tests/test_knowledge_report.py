@@ -49,23 +49,36 @@ UNTOUCHED, TRAINED = evaluation("rrwwrw"), evaluation("rawarw")
 
 def test_each_model_is_followed_against_the_first_and_against_a_threshold_on_it() -> None:
     dev = evaluation("rrrwww")
-    found = compare(
-        {"untouched": [UNTOUCHED], "trained": [TRAINED]}, dev=dev, known_kept=0.66, transfer_relations=("border",)
-    )
-    lines = found.markdown.splitlines()
-    told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines[:8] if "|" in line}
-    values = {name: [cell.split(" ")[0] for cell in cells[:6]] for name, cells in told.items()}
+    found = compare({"untouched": [UNTOUCHED], "trained": [TRAINED]}, dev=dev, known_kept=0.66)
+    values = first_table(found.markdown)
     # Before, questions 0, 1 and 4 were right. The threshold keeps two of dev's three: scores of at least -1.
     assert values["untouched"] == ["50%", "50%", "0%", "100%", "0%", "0%"]
     assert values["trained"] == ["33%", "33%", "33%", "67%", "33%", "33%"]
     assert values["untouched, threshold on answer mean"] == ["33%", "0%", "67%", "67%", "33%", "100%"]
     assert "Threshold: answer mean of at least -1, chosen to keep 66% of the known on dev entities." in found.markdown
-    transfer = found.markdown.partition("nothing was trained on")[2]
-    assert "| trained | 50% " in transfer
     # Of the known 0, 1, 4 and the others 2, 3, 5, seven of nine pairs stand in the right order.
     assert "| untouched | answer mean | 78% (" in found.markdown
     # Answered down to question 4, two of five are wrong, and all that was known is kept.
     assert "33% / 83% | 33% / 83% |" in found.markdown
+
+
+def test_kinds_of_fact_that_nothing_was_trained_on_have_their_own_table_and_the_map() -> None:
+    runs = [TRAINED, TRAINED]
+    found = compare({"untouched": [UNTOUCHED], "trained": runs}, transfer_relations=("border",)).markdown
+    main, _, transfer = found.partition("kinds of fact that nothing was trained on")
+    # The first four: before right, right, wrong, wrong; after right, abstained, wrong, abstained.
+    assert first_table(main)["trained"] == ["25%", "25%", "50%", "50%", "50%", "50%"]
+    assert first_table(transfer)["trained"] == ["50%", "50%", "0%", "100%", "0%", "0%"]
+    assert "| trained, 2 | 25% | 25% | 50% | 50% | 50% | 50% |" in transfer
+    assert "| untouched | answer mean | 100% (" in found, "of the first four alone"
+    assert "border" in found.partition("Knowledge map")[2]
+
+
+def first_table(markdown: str) -> dict[str, list[str]]:
+    """Name -> its first six values, without intervals."""
+    lines = [line for line in markdown.splitlines()[:8] if "|" in line]
+    told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines}
+    return {name: [cell.split(" ")[0] for cell in cells[:6]] for name, cells in told.items()}
 
 
 def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact() -> None:
