@@ -68,9 +68,8 @@ knowledge: assets
 	done; \
 	mkdir -p $$here/refusals; cp -r $$here/probe/units $$here/refusals/; \
 	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$$here/refusals \
-		knowledge_probe.max_refusal_share=1.0 knowledge_probe.min_refusal_share=0.999 \
-		knowledge_probe.shares_by=dropping; \
-	$$train data.path=$$here/refusals/sft.jsonl training.output_dir=$$here/sft-refusals; \
+		knowledge_probe.min_refusal_share=0.999 knowledge_probe.max_refusal_share_of_pairs=1.0; \
+	$$train data.path=$$here/refusals/sft.jsonl training.epochs=1 training.output_dir=$$here/sft-refusals; \
 	$$evaluate model.path=$$here/sft-refusals output_dir=$$here/eval-refusals
 	$(BIN)/python recipes/compare_knowledge.py recipes/configs/compare_knowledge/default.yaml $(ARGS)
 

@@ -47,6 +47,9 @@ class KnowledgeProbeConfig(Section):
     """How refusals are worded."""
     max_refusal_share: float = Field(0.5, gt=0, le=1)
     """Refusals are at most this share of the rows, so that a model that knows little does not learn to say only no."""
+    max_refusal_share_of_pairs: float | None = Field(None, gt=0, le=1)
+    """The same of the preference pairs; None for that of the rows. DPO on pairs that mostly answer brings back answers
+    that SFT on mostly refusals lost."""
     min_refusal_share: float = Field(0.0, ge=0, lt=1)
     """Refusals are at least this share of the rows: what is known is cut until they are. The same value in both gives
     that share."""
@@ -67,11 +70,21 @@ class KnowledgeProbeConfig(Section):
     seed: int = 0
     """Sampling, the choice of wordings, and shuffles."""
 
+    @property
+    def pairs_share(self) -> float:
+        """The largest share of refusals among the pairs."""
+        return self.max_refusal_share if self.max_refusal_share_of_pairs is None else self.max_refusal_share_of_pairs
+
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
         if self.min_refusal_share > self.max_refusal_share:
             low, high = self.min_refusal_share, self.max_refusal_share
             raise ValueError(f"min_refusal_share is {low}, above max_refusal_share, which is {high}")
+        if self.min_refusal_share > self.pairs_share:
+            raise ValueError(
+                f"min_refusal_share is {self.min_refusal_share}, above max_refusal_share_of_pairs, which is "
+                f"{self.pairs_share}"
+            )
         if self.judge_model is not None and self.judge == "rules":
             raise ValueError("judge_model is given, and judge is rules, which asks none; set judge to model or both")
         return self

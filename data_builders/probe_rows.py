@@ -153,7 +153,7 @@ def preference_rows(
             refused.keep(_pair(each, _said(refusal), wrong[0], config))
         else:
             refused.drop("no wrong answer was finished")
-    return _shared(known, refused, probed, config)
+    return _shared(known, refused, probed, config.model_copy(update={"max_refusal_share": config.pairs_share}))
 
 
 def _said(text: str) -> Messages:

@@ -170,6 +170,14 @@ def test_refusals_are_cut_to_their_share(questions: Path, chatml_tokenizer: Any)
     assert counts["dropped"]["over max_refusal_share"] == 3
 
 
+def test_pairs_may_have_another_share_of_refusals_than_rows(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share_of_pairs=0.34)
+    for name, refused in (("sft", 4), ("preferences", 1)):
+        sources = read_data_manifest(folder / f"{name}.jsonl")["counts"]["sources"]
+        assert sources["round-1/knowledge-probe/known"] == 2
+        assert sum(sources.values()) - 2 == refused, name
+
+
 def test_an_answer_that_ran_into_the_limit_is_never_kept(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer, unfinished="Paris.")
     assert targets(folder)["France"] == "Paris is the capital."
@@ -566,6 +574,10 @@ def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path
     "settings, expected",
     [
         ({"min_refusal_share": 0.6}, "min_refusal_share is 0.6, above max_refusal_share, which is 0.5"),
+        (
+            {"min_refusal_share": 0.4, "max_refusal_share_of_pairs": 0.3},
+            "min_refusal_share is 0.4, above max_refusal_share_of_pairs, which is 0.3",
+        ),
         ({"judge_model": Path("j")}, "judge_model is given, and judge is rules, which asks none"),
     ],
 )
