@@ -50,28 +50,37 @@ tools: assets
 	$(BIN)/python recipes/dpo.py recipes/configs/dpo/tools.yaml
 	$(BIN)/python recipes/run_eval.py recipes/configs/run_eval/tools.yaml $(ARGS)
 
-# What was asked once serves the rows of the comparison with refusals alone too.
+KNOWLEDGE := runs/knowledge
+KNOWLEDGE_EVAL := $(BIN)/python recipes/run_eval.py recipes/configs/run_eval/knowledge.yaml
+KNOWLEDGE_SFT := $(BIN)/python recipes/sft.py recipes/configs/sft/knowledge.yaml
+KNOWLEDGE_RUNS := knowledge-0 knowledge-1 knowledge-2 knowledge-refusals
+.PHONY: $(KNOWLEDGE_RUNS)
+
+# Two runs side by side with a thread each take two thirds of the time that they take in turn with two.
 knowledge: assets
 	$(BIN)/python recipes/build_data.py recipes/configs/data/probe_questions.yaml
 	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml
-	@set -e; \
-	evaluate="$(BIN)/python recipes/run_eval.py recipes/configs/run_eval/knowledge.yaml"; \
-	train="$(BIN)/python recipes/sft.py recipes/configs/sft/knowledge.yaml"; \
-	align="$(BIN)/python recipes/dpo.py recipes/configs/dpo/knowledge.yaml"; \
-	here=runs/knowledge; \
-	$$evaluate factuality.baseline=null output_dir=$$here/eval-start; \
-	$$evaluate factuality.baseline=null factuality.questions=$$here/questions/questions.dev.jsonl output_dir=$$here/eval-start-dev; \
-	for seed in 0 1 2; do \
-		$$train training.seed=$$seed training.output_dir=$$here/sft-$$seed; \
-		$$align training.seed=$$seed model.path=$$here/sft-$$seed training.output_dir=$$here/dpo-$$seed; \
-		$$evaluate model.path=$$here/dpo-$$seed output_dir=$$here/eval-$$seed; \
-	done; \
-	mkdir -p $$here/refusals; cp -r $$here/probe/units $$here/refusals/; \
-	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$$here/refusals \
-		knowledge_probe.min_refusal_share=0.999 knowledge_probe.max_refusal_share_of_pairs=1.0; \
-	$$train data.path=$$here/refusals/sft.jsonl training.epochs=1 training.output_dir=$$here/sft-refusals; \
-	$$evaluate model.path=$$here/sft-refusals output_dir=$$here/eval-refusals
+	$(KNOWLEDGE_EVAL) factuality.baseline=null output_dir=$(KNOWLEDGE)/eval-start
+	$(KNOWLEDGE_EVAL) factuality.baseline=null output_dir=$(KNOWLEDGE)/eval-start-dev \
+		factuality.questions=$(KNOWLEDGE)/questions/questions.dev.jsonl
+	$(MAKE) --jobs=2 THREADS=1 ARGS= $(KNOWLEDGE_RUNS)
 	$(BIN)/python recipes/compare_knowledge.py recipes/configs/compare_knowledge/default.yaml $(ARGS)
+
+# One seed each of SFT and DPO.
+knowledge-0 knowledge-1 knowledge-2: knowledge-%:
+	$(KNOWLEDGE_SFT) training.seed=$* training.output_dir=$(KNOWLEDGE)/sft-$*
+	$(BIN)/python recipes/dpo.py recipes/configs/dpo/knowledge.yaml training.seed=$* \
+		model.path=$(KNOWLEDGE)/sft-$* training.output_dir=$(KNOWLEDGE)/dpo-$*
+	$(KNOWLEDGE_EVAL) model.path=$(KNOWLEDGE)/dpo-$* output_dir=$(KNOWLEDGE)/eval-$*
+
+# SFT on refusals alone; what was asked once serves it too.
+knowledge-refusals:
+	mkdir -p $(KNOWLEDGE)/refusals && cp -r $(KNOWLEDGE)/probe/units $(KNOWLEDGE)/refusals/
+	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$(KNOWLEDGE)/refusals \
+		knowledge_probe.min_refusal_share=0.999 knowledge_probe.max_refusal_share_of_pairs=1.0
+	$(KNOWLEDGE_SFT) data.path=$(KNOWLEDGE)/refusals/sft.jsonl training.epochs=1 \
+		training.output_dir=$(KNOWLEDGE)/sft-refusals
+	$(KNOWLEDGE_EVAL) model.path=$(KNOWLEDGE)/sft-refusals output_dir=$(KNOWLEDGE)/eval-refusals
 
 # Each third of the questions is held out once, by a run with a seed of its own.
 preferences: assets

@@ -87,7 +87,7 @@ def compare(
     pictures = {}
     if scored:
         parts += ["## How wrong at how much answered", _curves_table(scored)]
-        pictures["risk_coverage.svg"] = standalone(_risk_picture(scored, score))
+        pictures["risk_coverage.svg"] = standalone(_risk_picture(scored))
     columns: list[Probed | Evaluated] = [] if probed is None else [probed_of(start, probed)]
     columns += [evaluated_of(name, own) for name, own in everything.items()]
     found = knowledge_map(columns)
@@ -171,11 +171,17 @@ def _over_questions(
     return bootstrapped(lambda drawn: area(list(chain.from_iterable(drawn))), groups, resamples=RESAMPLES)
 
 
-def _risk_picture(scored: Mapping[str, Sequence[Mapping[str, Any]]], score: str) -> str:
-    """Every model by the score of the threshold."""
-    curves = {name: curve(cases_of(rows, score, has_baseline=True)) for name, rows in scored.items()}
-    lines = {name: [(point.coverage, point.risk) for point in points] for name, points in curves.items() if points}
-    return line_chart(f"wrong among answered, by {words(score)}", lines, "answered", legend=True)
+def _risk_picture(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Every model by the score that tells best what it knows: one that refuses shows it by its propensity to answer."""
+    lines = {}
+    for name, rows in scored.items():
+        by_score = {score: cases_of(rows, score, has_baseline=True) for score in SCORES}
+        told = {score: area for score, cases in by_score.items() if (area := auroc(cases)) is not None}
+        if told:
+            best = max(told, key=told.__getitem__)
+            points = curve(by_score[best])
+            lines[f"{name}, by {words(best)}"] = [(point.coverage, point.risk) for point in points]
+    return line_chart("wrong among answered", lines, "answered", legend=True)
 
 
 def _told(found: Share | None) -> str:
