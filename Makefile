@@ -60,6 +60,9 @@ KNOWLEDGE_RUNS := knowledge-0 knowledge-1 knowledge-2 knowledge-refusals
 knowledge: assets
 	$(BIN)/python recipes/build_data.py recipes/configs/data/probe_questions.yaml
 	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml
+	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$(KNOWLEDGE)/probe-heldout \
+		knowledge_probe.questions=$(KNOWLEDGE)/questions/questions.heldout.jsonl knowledge_probe.evaluation=[] \
+		knowledge_probe.make_rows=false
 	$(KNOWLEDGE_EVAL) factuality.baseline=null output_dir=$(KNOWLEDGE)/eval-start
 	$(KNOWLEDGE_EVAL) factuality.baseline=null output_dir=$(KNOWLEDGE)/eval-start-dev \
 		factuality.questions=$(KNOWLEDGE)/questions/questions.dev.jsonl

@@ -46,7 +46,7 @@ def build(
     judge: Engine | None = None,
     writer: Engine | None = None,
 ) -> Path:
-    """Probe, and write `answers.jsonl`, `sft.jsonl`, `preferences.jsonl` and `map.json` into the folder `output`.
+    """Probe, and write `answers.jsonl`, `map.json` and the rows, `sft.jsonl` and `preferences.jsonl`, into `output`.
 
     backend, protocol: what answers; None loads `config.model`. judge, writer: the same for what judges and what writes
     refusals, where the config wants a model for that. What was sampled into `output/units`, `output/judge-units` and
@@ -59,17 +59,19 @@ def build(
     del asked, backend  # what judges may be another model, and one is in memory at a time
 
     probed = judge_answers(questions.rows, answers, config, _judge(config, engines, judge), output / "judge-units")
-    refusals, told = _refusals(probed, config, engines, judge, writer, output / "refusal-units")
 
     inputs = list(paths_of(config, INPUT).values())
-    found = knowledge_map(probed) | {"refusals": told}
+    found = knowledge_map(probed)
     _write_answers(output / "answers.jsonl", probed, config, inputs, questions.counts | {"knowledge": found["all"]})
-    for name, rows in (
-        ("sft", sft_rows(probed, refusals, config)),
-        ("preferences", preference_rows(probed, refusals, config)),
-    ):
-        rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"refusals": told})
-        logger("data_builders").info("%-20s %s", f"probe {name}", rows.summary())
+    if config.make_rows:
+        refusals, told = _refusals(probed, config, engines, judge, writer, output / "refusal-units")
+        found["refusals"] = told
+        for name, rows in (
+            ("sft", sft_rows(probed, refusals, config)),
+            ("preferences", preference_rows(probed, refusals, config)),
+        ):
+            rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"refusals": told})
+            logger("data_builders").info("%-20s %s", f"probe {name}", rows.summary())
     if "agree" in (judges := found.get("judges", {})):
         told_by = "rules and model agree on %.0f%% of %d answers, alpha %s"
         logger("data_builders").info(told_by, 100 * judges["agree"], judges["answers"], judges["alpha"])

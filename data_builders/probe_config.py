@@ -53,12 +53,11 @@ class KnowledgeProbeConfig(Section):
     min_refusal_share: float = Field(0.0, ge=0, lt=1)
     """Refusals are at least this share of the rows: what is known is cut until they are. The same value in both gives
     that share."""
-    shares_by: Literal["dropping", "repeating"] = "dropping"
-    """How the two shares are reached. dropping: rows of the side that is too many are left out. repeating: rows of the
-    other side stand several times, so that nothing that was found is lost; a side without rows stays without."""
     balance: Literal["all", "relation"] = "all"
     """Where the two shares hold. relation: among the rows of each relation, so that what is asked does not tell whether
     to refuse; a relation of which nothing is known then gives no refusal where max_refusal_share is below 1."""
+    make_rows: bool = True
+    """false: only measure, as a probe of held-out questions does; no refusal is written and no row to train on."""
     limit: int | None = Field(None, gt=0)
     """At most so many rows in each file, taken by a seeded shuffle."""
     evaluation: tuple[InputPath, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from align.rows import Message, Messages, PreferenceRow, QuestionRow, Row, SFTRow, row_id
 from data_builders.counted import Counted
 from data_builders.engines import Engine
-from data_builders.own_openings import own_refusal
 from data_builders.probe_config import KnowledgeProbeConfig
 from data_builders.probe_judging import Probed, text_of
 from data_builders.refusals import fault_of, refusal_for, writer_prompt
@@ -46,17 +44,10 @@ def worded_refusals(probed: Sequence[Probed], config: KnowledgeProbeConfig) -> d
     for each in probed:
         if gets_rows(each, config):
             others = known[each.question.entity, each.question.language]
-            text = _own(each, config) or refusal_for(each.question, config.refusals, config.seed, others)
+            text = refusal_for(each.question, config.refusals, config.seed, others)
             if text is not None:
                 texts[each.question.id] = text
     return texts
-
-
-def _own(each: Probed, config: KnowledgeProbeConfig) -> str | None:
-    draw = random.Random(row_id("own opening", config.seed, each.question.id))
-    if draw.random() >= config.refusals.own_opening_share:
-        return None
-    return own_refusal(each.question, [text_of(answer.completion) for answer in each.answers])
 
 
 def written_refusals(
@@ -207,18 +198,11 @@ def _shared(
 
 
 def _bring_to_shares(known: Counted[R], refused: Counted[R], config: KnowledgeProbeConfig) -> None:
-    """Refusals down to max_refusal_share, then up to min_refusal_share, to within a row: by dropping or repeating."""
-    repeats = config.shares_by == "repeating"
+    """To within a row: refusals down to max_refusal_share, then the known until they are up to min_refusal_share."""
     most, least = config.max_refusal_share, config.min_refusal_share
     if most < 1:
         room = round(len(known.rows) * most / (1 - most), 9)  # 6 * 0.4 / 0.6 is a little above 4
-        if not repeats:
-            refused.limit(math.floor(room), config.seed, "over max_refusal_share")
-        elif known.rows and len(refused.rows) > room:
-            known.weigh(len(refused.rows) / room, config.seed)
+        refused.limit(math.floor(room), config.seed, "over max_refusal_share")
     if least > 0:
         room = round(len(refused.rows) * (1 - least) / least, 9)
-        if not repeats:
-            known.limit(math.ceil(room), config.seed, "under min_refusal_share")
-        elif refused.rows and len(known.rows) > room:
-            refused.weigh(len(known.rows) / room, config.seed)
+        known.limit(math.ceil(room), config.seed, "under min_refusal_share")

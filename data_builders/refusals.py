@@ -126,9 +126,6 @@ class RefusalsConfig(Section):
     offer_share: float = Field(0.0, ge=0, le=1)
     """Share of the refusals that go on with another fact about the same entity, where one is known. 0: a small model
     learns from such rows to go on with facts that it does not know."""
-    own_opening_share: float = Field(0.0, ge=0, le=1)
-    """Share of the refusals that go on from the words with which the model's own answers begin ("The capital of Chad is
-    not something I know."), where it has such words. Then refusing is decided where the answer would stand."""
     allow_apology: bool = False
     """Whether a wording may open with "I'm sorry", "Unfortunately" and the like, in any language."""
 

@@ -7,7 +7,8 @@ each, are one model here: their rows are pooled, with intervals over questions.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,16 @@ from eval.abstention import abstaining_below, choose_threshold
 from eval.answer_scores import SCORES
 from eval.factuality import KNOWN_KEPT, cases_of, shares_of
 from eval.intervals import Share, bootstrapped
-from eval.knowledge_map import Evaluated, Probed, evaluated_of, knowledge_map, map_picture, map_table, probed_of
+from eval.knowledge_map import (
+    KNOWLEDGE,
+    Evaluated,
+    Probed,
+    evaluated_of,
+    knowledge_map,
+    map_picture,
+    map_table,
+    probed_of,
+)
 from eval.pictures import line_chart, standalone
 from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
 from eval.runner import read_result
@@ -47,6 +57,7 @@ def compare(
     *,
     dev: Evaluation | None = None,
     probed: Mapping[str, Any] | None = None,
+    heldout_knowledge: Mapping[str, str] | None = None,
     score: str = "answer_mean",
     known_kept: float = 0.85,
     transfer_relations: Sequence[str] = (),
@@ -58,6 +69,8 @@ def compare(
     dev: the untouched model's on the dev entities, with scores: the threshold on `score` that keeps `known_kept` of
         what it knew there is applied to the held-out questions. None leaves this comparison out.
     probed: map.json of the probe.
+    heldout_knowledge: question id -> what a probe of these same questions, made to compare and not to train on, calls
+        them: known, unknown, unsure. Right once may be luck; this asks what became of what is known consistently.
     transfer_relations: kinds of fact that nothing was trained on. They have a table of their own, and stand in the
         knowledge map; everything else is told of the other kinds.
     Raises RowError where an evaluation lacks questions of the first one.
@@ -83,6 +96,8 @@ def compare(
         parts.append(f"Threshold: {words(score)} of at least {threshold:.4g}, {kept}.")
     if any(len(runs) > 1 for runs in evaluations.values()):
         parts += ["## Each run", _runs_table(evaluations, untouched, transfer_relations)]
+    if heldout_knowledge is not None:
+        parts += ["## By what a probe of the same questions says", _by_knowledge_table(rows, heldout_knowledge)]
     scored = {name: rows[name] for name, runs in evaluations.items() if all(map(_has_scores, runs))}
     pictures = {}
     if scored:
@@ -102,6 +117,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not found:
         raise RowError(path, "is no JSON that can be read", "Run the evaluation or the probe that makes it first")
     return found
+
+
+def read_knowledge(path: Path) -> dict[str, str]:
+    """Question id -> known, unknown, unsure or uninformative, from the answers.jsonl of a probe."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["id"]: line["knowledge"] for line in lines}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RowError(
+            path, f"is no answers.jsonl of a probe ({error})", "Probe the held-out questions first"
+        ) from None
 
 
 def write(comparison: Comparison, output: Path) -> Path:
@@ -140,6 +166,21 @@ def _runs_table(evaluations: Mapping[str, Sequence[Evaluation]], untouched: Eval
             values = ["-" if one is None else f"{one.value:.0%}" for one in (shares[share] for share in SHARES)]
             lines.append([f"{name}, {place + 1}", *values])
     return _table(["", *map(words, SHARES)], lines)
+
+
+def _by_knowledge_table(rows: Mapping[str, Sequence[Mapping[str, Any]]], knowledge: Mapping[str, str]) -> str:
+    """Of the questions of each kind, the shares that a model answers right and that it abstains from."""
+    lines = []
+    for name, own in rows.items():
+        cells = []
+        for kind in KNOWLEDGE:
+            shares = shares_of([row for row in own if knowledge.get(row["id"]) == kind], has_baseline=False)
+            cells += [_told(shares["right"]), _told(shares["abstained"])]
+        lines.append([name, *cells])
+    asked = {row["id"] for own in rows.values() for row in own}
+    counts = Counter(knowledge.get(one, "not probed") for one in asked)
+    head = [f"{kind} (n {counts[kind]}): {verdict}" for kind in KNOWLEDGE for verdict in ("right", "abstained")]
+    return _table(["", *head], lines)
 
 
 def _has_scores(found: Evaluation) -> bool:

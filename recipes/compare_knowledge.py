@@ -23,6 +23,9 @@ class CompareKnowledgeRecipe(Recipe):
     """The untouched model's factuality.json on the dev entities: with it, a threshold on its score is compared too."""
     probed: InputPath | None = None
     """map.json of the probe."""
+    heldout_probe: InputPath | None = None
+    """answers.jsonl of a probe of the held-out questions by the untouched model, made to compare and never trained on:
+    with it, what became of what is consistently known has a table."""
     score: Literal["propensity", "answer_mean", "answer_sum"] = "answer_mean"
     """What the threshold is on."""
     known_kept: float = Field(0.85, gt=0, le=1)
@@ -35,7 +38,7 @@ class CompareKnowledgeRecipe(Recipe):
 
 def run(recipe: CompareKnowledgeRecipe) -> Path:
     """Write the files, print the tables, and return the folder."""
-    from eval.knowledge_report import compare, read_json, write
+    from eval.knowledge_report import compare, read_json, read_knowledge, write
 
     comparison = compare(
         {
@@ -44,6 +47,7 @@ def run(recipe: CompareKnowledgeRecipe) -> Path:
         },
         dev=None if recipe.dev is None else read_json(recipe.dev),
         probed=None if recipe.probed is None else read_json(recipe.probed),
+        heldout_knowledge=None if recipe.heldout_probe is None else read_knowledge(recipe.heldout_probe),
         score=recipe.score,
         known_kept=recipe.known_kept,
         transfer_relations=recipe.transfer_relations,

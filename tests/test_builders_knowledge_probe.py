@@ -178,6 +178,16 @@ def test_pairs_may_have_another_share_of_refusals_than_rows(questions: Path, cha
         assert sum(sources.values()) - 2 == refused, name
 
 
+def test_a_probe_that_only_measures_leaves_nothing_to_train_on(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, make_rows=False)
+    assert {path.name for path in folder.glob("*.json*")} == {
+        "answers.jsonl",
+        "answers.jsonl.manifest.json",
+        "map.json",
+    }
+    assert json.loads((folder / "map.json").read_text())["all"]["known"] == 2
+
+
 def test_an_answer_that_ran_into_the_limit_is_never_kept(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer, unfinished="Paris.")
     assert targets(folder)["France"] == "Paris is the capital."
@@ -481,14 +491,6 @@ def shared_probe(folder: Path, tokenizer: Any, scripted: type, **settings: Any) 
             {"capital": [6, 2], "symbol": [9, 3]},
         ),
         ({"min_refusal_share": 0.6, "balance": "relation"}, {"capital": [4, 6], "symbol": [2, 3], "code": [0, 12]}),
-        (
-            {"max_refusal_share": 0.5, "min_refusal_share": 0.5, "balance": "relation", "shares_by": "repeating"},
-            {"capital": [6, 6], "symbol": [9, 9], "code": [0, 12]},
-        ),
-        (
-            {"max_refusal_share": 0.25, "balance": "relation", "shares_by": "repeating"},
-            {"capital": [18, 6], "symbol": [9, 3], "code": [0, 12]},
-        ),
     ],
 )
 def test_shares_hold_within_each_relation_in_rows_and_pairs(
@@ -504,19 +506,6 @@ def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer:
     assert found["code"][1] > 0
     dropped = read_data_manifest(tmp_path / "probe" / "sft.jsonl")["counts"]["dropped"]
     assert dropped == {"over max_refusal_share": 6}
-
-
-def test_repeating_leaves_nothing_out_and_names_its_copies(
-    tmp_path: Path, chatml_tokenizer: Any, scripted: type
-) -> None:
-    found = shared_probe(tmp_path, chatml_tokenizer, scripted, max_refusal_share=0.4, shares_by="repeating")
-    known, refused = (sum(column) for column in zip(*found.values(), strict=True))
-    assert (known, refused) == (32, 21)  # 21 * 0.6 / 0.4 is 31.5, of 15 rows
-    counts = read_data_manifest(tmp_path / "probe" / "sft.jsonl")["counts"]
-    assert counts["dropped"] == {}
-    assert counts["copies"] == 17
-    ids = [row.id for row in read_rows(tmp_path / "probe" / "sft.jsonl", SFTRow)]
-    assert len(set(ids)) == len(ids) == 53
 
 
 def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:

@@ -12,7 +12,7 @@ import pytest
 from align.config import load_config
 from align.errors import RowError
 from eval.intervals import share
-from eval.knowledge_report import compare, read_json
+from eval.knowledge_report import compare, read_json, read_knowledge
 from recipes.compare_knowledge import CompareKnowledgeRecipe, run
 
 NAMES = {"r": "right", "w": "wrong", "a": "abstained"}
@@ -116,6 +116,27 @@ def _interval(markdown: str) -> tuple[float, float]:
     line = next(line for line in markdown.splitlines() if line.startswith("| trained |"))
     low, _, high = line.split(" | ")[1].partition("(")[2].rstrip(")").partition("-")
     return float(low), float(high)
+
+
+def test_what_is_known_consistently_is_told_apart_from_what_was_right_once(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    said = ["known", "known", "unknown", "unknown", "unsure", "uninformative"]
+    answers.write_text("".join(json.dumps({"id": str(n), "knowledge": one}) + "\n" for n, one in enumerate(said)))
+    found = compare(
+        {"untouched": [UNTOUCHED], "trained": [TRAINED, evaluation("rrraaw")]},
+        heldout_knowledge=read_knowledge(answers),
+    ).markdown
+    _, _, part = found.partition("## By what a probe of the same questions says")
+    assert "| known (n 2): right | known (n 2): abstained | unknown (n 2): right |" in part
+    # Known are questions 0 and 1: right, abstained; right, right. Unknown 2 and 3; unsure 4: right, then abstained.
+    assert [cell.split(" ")[0] for cell in part.splitlines()[5].split(" | ")[1:]] == [
+        *("75%", "25%"),
+        *("25%", "50%"),
+        *("50%", "50%"),
+    ]
+    answers.write_text("{}\n")
+    with pytest.raises(RowError, match=r"answers\.jsonl: is no answers\.jsonl of a probe"):
+        read_knowledge(answers)
 
 
 def test_models_that_answered_other_questions_are_refused() -> None:
