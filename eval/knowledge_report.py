@@ -222,7 +222,7 @@ def _risk_picture(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             best = max(told, key=told.__getitem__)
             points = curve(by_score[best])
             lines[f"{name}, by {words(best)}"] = [(point.coverage, point.risk) for point in points]
-    return line_chart("wrong among answered", lines, "answered", legend=True)
+    return line_chart("wrong among answered", lines, "answered", alone=True)
 
 
 def _told(found: Share | None) -> str:

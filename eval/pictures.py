@@ -67,12 +67,12 @@ def color_style() -> str:
 
 
 def line_chart(
-    title: str, lines: Mapping[str, Sequence[tuple[float, float]]], axis: str = "step", *, legend: bool = False
+    title: str, lines: Mapping[str, Sequence[tuple[float, float]]], axis: str = "step", *, alone: bool = False
 ) -> str:
     """Lines of (where, value): the axis to the right, values upwards. Values that are not finite are left out.
 
     axis: its name; `step` counts whole steps, any other is a share from 0 to 1, shown in percent, as its values are.
-    legend: the lines' names below, for a picture that stands alone.
+    alone: for a picture that stands alone: larger, with the lines' names below, and shares ruled at every fifth.
     """
     lines = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
     every = [point for points in lines.values() for point in points]
@@ -84,33 +84,41 @@ def line_chart(
         low, high = low - 0.5, high + 0.5
     if axis != "step":
         left, low = 0.0, 0.0
+    width, height = (2 * _WIDTH, 2 * _HEIGHT) if alone else (_WIDTH, _HEIGHT)
+    end, floor = width - 8, height - _BOTTOM
 
-    def at(place: float, value: float) -> str:
-        across = _LEFT + (place - left) / ((right - left) or 1) * (_WIDTH - _LEFT - 8)
-        up = _TOP + (high - value) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-        return f"{across:.1f},{up:.1f}"
+    def at(place: float, value: float) -> tuple[float, float]:
+        across = _LEFT + (place - left) / ((right - left) or 1) * (end - _LEFT)
+        return across, _TOP + (high - value) / (high - low) * (floor - _TOP)
 
     def told(number: float, form: str) -> str:
         return f"{number:{form}}" if axis == "step" else f"{number:.0%}"
 
-    floor = _HEIGHT - _BOTTOM
     marks = [
-        f"<line class='rule' x1='{_LEFT}' y1='{floor}' x2='{_WIDTH - 8}' y2='{floor}'/>",
+        f"<line class='rule' x1='{_LEFT}' y1='{floor}' x2='{end}' y2='{floor}'/>",
         f"<text x='{_LEFT - 4}' y='{_TOP + 8}' text-anchor='end'>{told(high, '.3g')}</text>",
         f"<text x='{_LEFT - 4}' y='{floor}' text-anchor='end'>{told(low, '.3g')}</text>",
-        f"<text x='{_LEFT}' y='{_HEIGHT - 5}'>{escape(axis)} {told(left, '.0f')}</text>",
-        f"<text x='{_WIDTH - 8}' y='{_HEIGHT - 5}' text-anchor='end'>{told(right, '.0f')}</text>",
+        f"<text x='{_LEFT}' y='{height - 5}'>{escape(axis)} {told(left, '.0f')}</text>",
+        f"<text x='{end}' y='{height - 5}' text-anchor='end'>{told(right, '.0f')}</text>",
     ]
+    for share in (0.2, 0.4, 0.6, 0.8) if alone and axis != "step" else ():
+        across, up = at(share, share)
+        if share < right:
+            marks.append(f"<line class='rule' x1='{across:.1f}' y1='{_TOP}' x2='{across:.1f}' y2='{floor}'/>")
+            marks.append(f"<text x='{across:.1f}' y='{height - 5}' text-anchor='middle'>{share:.0%}</text>")
+        if share < high - 0.05:
+            marks.append(f"<line class='rule' x1='{_LEFT}' y1='{up:.1f}' x2='{end}' y2='{up:.1f}'/>")
+            marks.append(f"<text x='{_LEFT - 4}' y='{up + 4:.1f}' text-anchor='end'>{share:.0%}</text>")
     for number, points in enumerate(lines.values()):
-        drawn = " ".join(at(place, value) for place, value in points)
+        drawn = " ".join("{:.1f},{:.1f}".format(*at(place, value)) for place, value in points)
         marks.append(f"<polyline class='line-{number % LINES}' points='{drawn}'/>")
-    down = _HEIGHT
-    for number, name in enumerate(lines if legend else ()):
+    down = height
+    for number, name in enumerate(lines if alone else ()):
         down += 16
         line = f"x1='{_LEFT}' y1='{down - 8}' x2='{_LEFT + 18}' y2='{down - 8}'"
         marks.append(f"<line class='line-{number % LINES}' {line}/>")
         marks.append(f"<text x='{_LEFT + 24}' y='{down - 4}'>{escape(name)}</text>")
-    return _svg(title, _WIDTH, down, marks)
+    return _svg(title, width, down, marks)
 
 
 def stacked_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], legend: Mapping[str, str]) -> str:

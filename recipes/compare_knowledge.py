@@ -52,8 +52,9 @@ def run(recipe: CompareKnowledgeRecipe) -> Path:
         known_kept=recipe.known_kept,
         transfer_relations=recipe.transfer_relations,
     )
+    written = write(comparison, recipe.output)
     print(comparison.markdown)
-    return write(comparison, recipe.output)
+    return written
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ def run(recipe: RewardReportRecipe) -> Path:
     from eval.reward_report import markdown, read_columns, write_report
 
     columns = read_columns(recipe.runs)
+    written = write_report(columns, recipe.output_dir)
     print(markdown(columns), end="")
-    return write_report(columns, recipe.output_dir)
+    return written
 
 
 if __name__ == "__main__":

@@ -83,3 +83,11 @@ def test_a_share_axis_begins_at_nothing() -> None:
     assert ">40%<" in drawn
     points = next(ElementTree.fromstring(standalone(drawn)).iter(f"{SVG}polyline")).attrib["points"].split()
     assert points == ["179.0,69.0", "312.0,8.0"], "halfway along, and halfway up; then the top right"
+
+
+def test_a_picture_that_stands_alone_is_ruled_and_names_its_lines() -> None:
+    drawn = line_chart("risk", {"one": [(0.5, 0.2), (1.0, 0.7)]}, "answered", alone=True)
+    told = [element.text for element in ElementTree.fromstring(standalone(drawn)).iter(f"{SVG}text")]
+    assert told.count("40%") == 2, "along both axes"
+    assert told.count("80%") == 1, "no value is as high"
+    assert "one" in told
