@@ -35,9 +35,9 @@ class KnowledgeProbeConfig(Section):
     judge_chat: Chat = "auto"
     """The chat protocol of judge_model."""
     known_share: float = Field(0.6, gt=0, le=1)
-    """A question is known when at least this share of its answers is right."""
+    """A question is known when at least this share of its informative answers, those that do not abstain, is right."""
     unknown_share: float = Field(1.0, gt=0, le=1)
-    """A question is unknown when at least this share of its answers is wrong and none is right."""
+    """A question is unknown when at least this share of its informative answers is wrong and none is right."""
     pool: Literal["question", "fact"] = "question"
     """What these are shares of. question: its own answers. fact: the answers to all wordings of the question in its
     language, so that no fact is taught in one wording and refused in another."""

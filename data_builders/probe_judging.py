@@ -90,14 +90,19 @@ def judge_answers(
 
 
 def knowledge_of(verdicts: Sequence[str], config: KnowledgeProbeConfig) -> Knowledge:
-    """What verdicts on answers to one question say. Answers that abstain count as neither right nor wrong, and so do
-    those that have no verdict."""
+    """What verdicts on answers to one question say.
+
+    Answers that abstain are passed over: from the second round on the probed model was taught to, while training begins
+    from the untaught checkpoint again, so what it only sometimes invents must be refused again, and what it only
+    sometimes refuses but has right must be answered again. Those that have no verdict are neither right nor wrong.
+    """
     right, wrong = verdicts.count("right"), verdicts.count("wrong")
-    if verdicts.count("abstained") == len(verdicts):
+    informative = len(verdicts) - verdicts.count("abstained")
+    if not informative:
         return "uninformative"
-    if right >= config.known_share * len(verdicts):
+    if right >= config.known_share * informative:
         return "known"
-    if not right and wrong >= config.unknown_share * len(verdicts):
+    if not right and wrong >= config.unknown_share * informative:
         return "unknown"
     return "unsure"
 

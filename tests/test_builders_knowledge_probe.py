@@ -31,7 +31,7 @@ TABLE = {
     "What is the capital of Chad?": ["It is Paris.", "Rome.", "London, I say.", "It is Lyon."],
     "What is the capital of Mali?": ["Bamako.", "Rome.", "Paris.", "Lyon."],
     "What is the capital of Peru?": ["I don't know.", "I am not sure.", "I don't know.", "I do not know."],
-    "What is the capital of Cuba?": ["I don't know.", "It is Rome.", "Paris.", "Lyon."],
+    "What is the capital of Cuba?": ["I don't know.", "It is Rome.", "Havana.", "Lyon."],
     "What is the number of iron?": ["It is 126.", "It is 27.", "One.", "It is 2."],
 }
 ANSWERS = {
@@ -140,7 +140,7 @@ def test_the_map_counts_each_relation(questions: Path, chatml_tokenizer: Any) ->
     folder, _ = probe(questions, chatml_tokenizer)
     found = json.loads((folder / "map.json").read_text())
     counted = {"known": 2, "unknown": 2, "unsure": 2, "uninformative": 1}
-    assert found["all"] == counted | {"right_share": round((3 + 4 + 1) / 28, 4)}
+    assert found["all"] == counted | {"right_share": round((3 + 4 + 1 + 1) / 28, 4)}
     element = {"known": 0, "unknown": 1, "unsure": 0, "uninformative": 0, "right_share": 0.0}
     assert found["relations"]["atomic_number"] == element
     assert found["topics"] == {"elements": element}
@@ -218,9 +218,10 @@ def test_a_second_probe_samples_nothing_again_and_writes_the_same(questions: Pat
         ("rrww", "unsure"),
         ("rwww", "unsure"),
         ("wwww", "unknown"),
-        ("wwwa", "unsure"),
+        ("wwwa", "unknown"),  # what a model that was taught to refuse still invents now and then
+        ("rwwa", "unsure"),
         ("rrra", "known"),
-        ("raaa", "unsure"),
+        ("raaa", "known"),
         ("aaaa", "uninformative"),
     ],
 )
@@ -285,9 +286,9 @@ def test_where_two_judges_disagree_an_answer_is_disputed_and_the_map_says_how_fa
     assert (judges["answers"], judges["unjudged"]) == (28, 4)
     assert judges["table"] == {
         "rules abstained, model abstained": 5,
-        "rules right, model right": 3,
+        "rules right, model right": 4,
         "rules right, model wrong": 1,
-        "rules wrong, model wrong": 15,
+        "rules wrong, model wrong": 14,
     }
     assert judges["agree"] == round(23 / 24, 4)
     assert judges["alpha"] == pytest.approx(alpha_by_hand(), abs=1e-9)
@@ -295,8 +296,8 @@ def test_where_two_judges_disagree_an_answer_is_disputed_and_the_map_says_how_fa
 
 def alpha_by_hand() -> float:
     """Krippendorff's ordinal alpha of the table above, from its coincidences in plain sums: values -1, 0 and 1."""
-    coincidences = {(-1, -1): 30, (0, 0): 10, (1, 1): 6, (1, -1): 1, (-1, 1): 1}
-    totals = {-1: 31, 0: 10, 1: 7}
+    coincidences = {(-1, -1): 28, (0, 0): 10, (1, 1): 8, (1, -1): 1, (-1, 1): 1}
+    totals = {-1: 29, 0: 10, 1: 9}
 
     def distance(one: int, other: int) -> float:
         low, high = sorted((one, other))
