@@ -178,7 +178,10 @@ def _by_knowledge_table(rows: Mapping[str, Sequence[Mapping[str, Any]]], knowled
             cells += [_told(shares["right"]), _told(shares["abstained"])]
         lines.append([name, *cells])
     asked = {row["id"] for own in rows.values() for row in own}
-    counts = Counter(knowledge.get(one, "not probed") for one in asked)
+    if missing := asked - knowledge.keys():
+        what = f"lacks {len(missing)} of the {len(asked)} questions that were evaluated"
+        raise RowError("the held-out probe", what, "Probe the questions that the models were evaluated on")
+    counts = Counter(knowledge[one] for one in asked)
     head = [f"{kind} (n {counts[kind]}): {verdict}" for kind in KNOWLEDGE for verdict in ("right", "abstained")]
     return _table(["", *head], lines)
 

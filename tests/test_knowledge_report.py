@@ -134,6 +134,8 @@ def test_what_is_known_consistently_is_told_apart_from_what_was_right_once(tmp_p
         *("25%", "50%"),
         *("50%", "50%"),
     ]
+    with pytest.raises(RowError, match="lacks 5 of the 6 questions"):
+        compare({"untouched": [UNTOUCHED]}, heldout_knowledge={"0": "known"})
     answers.write_text("{}\n")
     with pytest.raises(RowError, match=r"answers\.jsonl: is no answers\.jsonl of a probe"):
         read_knowledge(answers)
