@@ -16,6 +16,7 @@ from typing import Any
 import align
 from align.errors import CheckpointError
 from align.files import fingerprint, sync_file, whole_file
+from align.source_code import code_fingerprint as code_fingerprint
 
 SEAL = "MANIFEST.json"
 _LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "pydantic")

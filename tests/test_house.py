@@ -26,7 +26,7 @@ WINGS = {
 }
 
 FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
-    {"errors", "files", "reporting", "overlap", "losses"},
+    {"errors", "files", "reporting", "overlap", "losses", "source_code"},
     {"rows", "config", "settings", "manifest"},
     {"formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets"},
     {"tree"},
@@ -42,6 +42,7 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/formats.py", "bfcl"),
     ("align/settings.py", "config"),
     ("align/overlap.py", "files"),
+    ("align/source_code.py", "files"),
     ("align/chat/environment.py", "tools"),
     ("align/tools/schema.py", "bfcl"),
 }

@@ -1,0 +1,115 @@
+"""The project's own source files that a stage runs, found by following imports without running anything.
+
+Used in the keys of results, so that a result is made again when the code that makes it changes, and only then.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from align.files import fingerprint, fingerprint_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("align", "data_builders", "eval", "recipes")
+_MODULE_NAME = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
+_DATA_ENDINGS = (".json", ".jsonl", ".txt", ".yaml", ".yml")
+
+
+def code_of(*starts: str | Path) -> dict[str, str]:
+    """Relative path -> hash of each source file that `starts` need, themselves included, in sorted order.
+
+    starts: dotted modules (`align.trainers.dpo`), or files (a recipe script). None given: every source file.
+        A module that is not part of the project, such as one of a library or of a test, counts as no code.
+
+    Why imports are followed, instead of hashing all sources: `recipes/dpo.py` imports `align.trainers.dpo`, which
+    imports `align.losses`; `data_builders/sft_mix.py` imports neither. After an edit of `align/losses.py` DPO stages
+    have another hash and run again, and the mix of SFT rows keeps its hash and its days of sampled rows. Imports inside
+    functions count like those at the top. The hash is of the syntax tree: comments and line breaks are not part of it,
+    docstrings are, since the schemas of tools are made from them.
+    """
+    files: list[Path] = []
+    for start in starts:
+        if isinstance(start, Path):
+            files.append(start.resolve())
+        else:
+            files += _module_files(start)
+    if not starts:
+        files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+    found: dict[Path, str] = {}
+    while files:
+        file = files.pop()
+        if file in found:
+            continue
+        found[file], imported = _parsed(file, file.stat().st_mtime_ns)
+        files += imported
+        for data in (file.with_suffix(ending) for ending in _DATA_ENDINGS):  # what a module reads under its own name
+            if data.is_file():
+                found[data] = fingerprint(data)
+    return dict(sorted((_relative(file), value) for file, value in found.items()))
+
+
+def code_changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files whose code differs between two results of `code_of`, new and removed files included."""
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def code_fingerprint(*starts: str | Path) -> str:
+    """One hash of `code_of(*starts)`."""
+    return fingerprint_of(*(f"{name} {value}" for name, value in code_of(*starts).items()))
+
+
+def _relative(file: Path) -> str:
+    """`align/losses.py`; a script outside the project (a recipe of a user) by its folder and name."""
+    return file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else f"{file.parent.name}/{file.name}"
+
+
+@cache
+def _parsed(file: Path, changed: int) -> tuple[str, tuple[Path, ...]]:
+    """The hash of a file's syntax tree, and the project's files that it imports.
+
+    changed: the file's modification time; it only keeps the cache from answering for an older content.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return fingerprint(file), ()  # it cannot run either; the stage itself says why
+    imported = dict.fromkeys(file for name in _imported_names(tree) for file in _module_files(name))
+    workers = dict.fromkeys(
+        file.with_name(node.value)  # a script that is started by path, such as the sandbox's worker
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+\.py", node.value)
+    )
+    return fingerprint_of(ast.dump(tree)), (*imported, *(worker for worker in workers if worker.is_file()))
+
+
+def _imported_names(tree: ast.Module) -> Iterator[str]:
+    """Dotted names that a module imports. `from a import b` gives a and a.b, of which one may be no module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value.partition(":")[0]  # catalogs name modules as text: "data_builders.splits:SplitsConfig"
+            if _MODULE_NAME.fullmatch(name):
+                yield name
+            elif _MODULE_NAME.fullmatch(name.removesuffix(".")):  # f"data_builders.tasks.{name}": any of the package
+                yield from (f"{name}{file.stem}" for file in sorted(ROOT.joinpath(*name.split(".")).glob("*.py")))
+
+
+@cache
+def _module_files(name: str) -> tuple[Path, ...]:
+    """The files that importing a dotted module reads: its own and the `__init__.py` of the packages around it."""
+    parts = name.split(".")
+    if parts[0] not in PACKAGES:
+        return ()
+    found = []
+    for length in range(1, len(parts) + 1):
+        base = ROOT.joinpath(*parts[:length])
+        found += [file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()]
+    return tuple(found)
