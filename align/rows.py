@@ -7,6 +7,7 @@ made. Reading and writing them is `align/jsonl.py`; other toolkits' forms are `a
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -133,6 +134,14 @@ class SFTRow(Row):
     """A dialog whose last message is the target."""
 
     messages: Messages = Field(min_length=2)
+    candidate: str = ""
+    """The id of the candidate that the target was, for a row that rejection sampling kept; empty for others."""
+    score: float | None = Field(None, allow_inf_nan=False)
+    """The candidate's score, in the judge's units."""
+    model: str = ""
+    """What wrote the target: a Hub name, or the end of a checkpoint's path; empty where unknown."""
+    round: int | None = Field(None, ge=0)
+    """The round of post-training that the target was sampled in; None where unknown."""
 
     @model_validator(mode="after")
     def _ends_with_the_assistant(self) -> Self:
@@ -159,6 +168,22 @@ class PreferenceRow(Row):
     """The round of post-training that the comparison was collected in; None where nobody said."""
     batch: str = ""
     """The batch of collection that it came with, such as a week or a capability."""
+    candidates: tuple[str, ...] = ()
+    """The ids of the sampled candidates that the completions were, in their order; empty for rows from elsewhere."""
+    scores: tuple[float, ...] = ()
+    """The score of each completion, in the judge's units and in the completions' order; empty where unknown."""
+    seeds: tuple[int, ...] = ()
+    """The seed that each completion was sampled with; empty where unknown."""
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """The sampling temperature of the completions; None where unknown."""
+
+    @field_validator("scores")
+    @classmethod
+    def _scores_are_numbers(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for place, score in enumerate(value):
+            if not math.isfinite(score):
+                raise ValueError(f"scores[{place}] is {score}; a score must be a finite number")
+        return value
 
     @model_validator(mode="after")
     def _completions_are_the_assistants(self) -> Self:
@@ -169,6 +194,10 @@ class PreferenceRow(Row):
             raise ValueError(
                 f"models names {len(self.models)} for {len(self.completions)} completions; name each or none"
             )
+        for name in ("candidates", "scores", "seeds"):
+            given = len(getattr(self, name))
+            if given not in (0, len(self.completions)):
+                raise ValueError(f"{name} has {given} for {len(self.completions)} completions; give each or none")
         return self
 
     @property
@@ -195,6 +224,12 @@ class Candidate(Row):
     """The model ended it by itself, and did not run into the length limit."""
     score: float | None = None
     """What the judge returned, in its own units; None until it has been asked."""
+    model: str = ""
+    """What wrote it: a Hub name, or the end of a checkpoint's path; empty where unknown."""
+    round: int | None = Field(None, ge=0)
+    """The round of post-training that it was sampled in; None where unknown."""
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """The sampling temperature; None where unknown."""
 
 
 def row_id(*parts: object) -> str:

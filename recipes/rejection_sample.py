@@ -51,6 +51,8 @@ class RejectionSampleRecipe(Recipe):
     pairs: PairsConfig = PairsConfig()
     label: str = "rejection-sampling"
     """What the rows' source begins with, such as `round-1`."""
+    round: int | None = Field(None, ge=0)
+    """The round of post-training that the candidates belong to; the rows keep it."""
     output_dir: OutputPath
     """units/, scores/, candidates.jsonl, sft.jsonl, preferences.jsonl, each with its manifest."""
 
@@ -61,6 +63,7 @@ def run(recipe: RejectionSampleRecipe) -> Path:
     from align.jsonl import read_rows
     from align.judges.reward_model import RewardModelJudge
     from align.models.loading import load_generator, load_reward_model, load_tokenizer
+    from align.publish.names import shown_path
     from align.rounds.candidates import fitting_prompts, sample_candidates, score_candidates
     from align.rounds.selection import best_of, pairs_of
     from align.rows import PromptRow
@@ -76,6 +79,9 @@ def run(recipe: RejectionSampleRecipe) -> Path:
         seed=recipe.seed,
         folder=recipe.output_dir / "units",
         unit_size=recipe.unit_size,
+        model=shown_path(recipe.model.path),
+        round_number=recipe.round,
+        temperature=recipe.sampling.temperature,
     )
     del generator  # the two models are never in memory at once
     gc.collect()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from align.errors import RowError, StageError
 from align.generation.backend import Completion
 from align.jsonl import read_rows, write_rows
 from align.judges.judge import ScoreRequest
+from align.rounds import units
 from align.rounds.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
 
@@ -140,8 +143,127 @@ def test_other_rows_or_weights_are_refused_too(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="model was one there, is two now"):
         sample(tmp_path, Counting(weights="two"))
     (tmp_path / "units.json").unlink()
-    with pytest.raises(StageError, match=r"holds units and no units\.json"):
+    with pytest.raises(StageError, match=r"holds units of other work \(unit-00000.jsonl\) and no units\.json"):
+        sample(tmp_path, Counting(weights="two"))
+
+
+@pytest.mark.parametrize("text", [None, b'{"k": 3, "se', b"\xff\xfe{}", b"[]", b"", b"[" * 100_000])
+def test_a_lost_or_damaged_claim_is_written_again_from_what_the_units_say(tmp_path: Path, text: bytes | None) -> None:
+    expected = sample(tmp_path, Counting())
+    claim = tmp_path / "units.json"
+    before = claim.read_bytes()
+    claim.unlink() if text is None else claim.write_bytes(text)
+    again = Counting()
+    assert sample(tmp_path, again) == expected
+    assert again.asked == []
+    assert claim.read_bytes() == before
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+def damage(kind: str, unit: Path, other: Path) -> None:
+    """Changes `unit` as a disk, a person or a wrong copy may."""
+    lines = lines_of(unit)
+    if kind == "cut off":
+        unit.write_bytes(unit.read_bytes()[:-20])
+    elif kind == "a bit flipped":
+        content = bytearray(unit.read_bytes())
+        content[-30] ^= 4
+        unit.write_bytes(content)
+    elif kind == "a candidate missing":
+        unit.write_text("".join(lines[:-1]), encoding="utf-8")
+    elif kind == "a candidate more":
+        unit.write_text("".join([*lines, lines[-1]]), encoding="utf-8")
+    elif kind == "an edited text":
+        unit.write_text("".join(lines).replace("Say", "Sing", 1), encoding="utf-8")
+    elif kind == "another unit's content":
+        unit.write_bytes(other.read_bytes())
+    elif kind == "two swapped":
+        unit.write_bytes(other.read_bytes()), other.write_text("".join(lines), encoding="utf-8")
+    elif kind == "no header":
+        unit.write_text("".join(lines[1:]), encoding="utf-8")
+    elif kind == "another count":
+        unit.write_text("".join([lines[0].replace('"rows": 6', '"rows": 5'), *lines[1:]]), encoding="utf-8")
+    else:
+        unit.write_bytes(b"" if kind == "empty" else b"\xff\xfe\x00not text")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut off",
+        "a bit flipped",
+        "a candidate missing",
+        "a candidate more",
+        "an edited text",
+        "another unit's content",
+        "two swapped",
+        "no header",
+        "another count",
+        "empty",
+        "no text",
+    ],
+)
+def test_a_damaged_unit_is_made_again_and_no_other(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("align"), "propagate", True)
+    expected = sample(tmp_path, Counting())
+    damage(kind, tmp_path / "unit-00001.jsonl", tmp_path / "unit-00002.jsonl")
+    again = Counting()
+    assert sample(tmp_path, again) == expected
+    remade = {"p2", "p3", "p4", "p5"} if kind == "two swapped" else {"p2", "p3"}
+    assert again.asked == [candidate.seed for candidate in expected if candidate.prompt_id in remade]
+    assert "unit-00001.jsonl" in caplog.text
+    assert "the unit is made again" in caplog.text
+    third = Counting()
+    assert sample(tmp_path, third) == expected
+    assert third.asked == []
+
+
+def test_an_edited_score_is_scored_again(tmp_path: Path) -> None:
+    candidates = sample(tmp_path / "units", Counting())
+    expected = score_candidates(candidates, Lengths(), folder=tmp_path / "scores", unit_size=3)
+    unit = tmp_path / "scores" / "unit-00000.jsonl"
+    unit.write_text(re.sub(r'"score":[\d.]+', '"score":99.0', unit.read_text(encoding="utf-8")), encoding="utf-8")
+    judge = Lengths()
+    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == expected
+    assert judge.requests == 3
+
+
+def test_two_processes_in_one_folder_are_refused(tmp_path: Path) -> None:
+    class Second(Counting):
+        def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+            with pytest.raises(StageError, match="is in use by another process that makes the same units"):
+                sample(tmp_path, Counting())
+            return super().complete(prompts, seeds)
+
+    assert sample(tmp_path, Second())
+
+
+def test_units_that_other_code_made_are_refused_with_the_files_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample(tmp_path, Counting())
+    code_of = units.code_of
+    monkeypatch.setattr(units, "code_of", lambda *names: {**code_of(*names), "align/chat/protocol.py": "other"})
+    with pytest.raises(StageError, match=r"were made by other code \(changed: align/chat/protocol.py\)"):
         sample(tmp_path, Counting())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_ends_the_run_with_the_candidates_name(tmp_path: Path, value: float) -> None:
+    class Broken(Lengths):
+        def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+            return [[value] * len(request.completions) for request in requests]
+
+    candidates = sample(tmp_path / "units", Counting())
+    for folder in (None, tmp_path / "scores"):
+        with pytest.raises(RowError, match=rf"candidate \w+ of prompt p0: the judge gave it the score {value}, exp"):
+            score_candidates(candidates, Broken(), folder=folder)
+    assert not list((tmp_path / "scores").glob("unit-*"))
 
 
 def test_a_prompt_given_twice_is_refused(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ import pytest
 from align.config import load_config
 from align.errors import ConfigError, StageError
 from align.manifest import write_data_manifest
+from align.publish.names import is_hub_name
 from align.rounds.driver import run_rounds
 from align.rounds.ledger import Ledger
-from align.rounds.plan import RoundsConfig, is_hub_name, plan
+from align.rounds.plan import RoundsConfig, plan
 from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
 
 ROOT = Path(__file__).parents[1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from align.errors import RowError
+from align.jsonl import read_rows, write_rows
 from align.rounds.selection import best_of, pairs_of, similarity
-from align.rows import Candidate, Message
+from align.rows import Candidate, Message, PreferenceRow, SFTRow
 
 
 def candidates(*made: tuple[str, float | None, bool], prompt: str = "p") -> list[Candidate]:
@@ -22,6 +25,9 @@ def candidates(*made: tuple[str, float | None, bool], prompt: str = "p") -> list
             seed=index,
             finished=finished,
             score=score,
+            model="round-1/average",
+            round=2,
+            temperature=0.8,
         )
         for index, (text, score, finished) in enumerate(made)
     ]
@@ -58,6 +64,25 @@ def test_a_pair_is_the_best_over_the_worst() -> None:
     assert pair.level is None
 
 
+def test_what_is_kept_says_which_candidates_it_was_and_how_they_scored(tmp_path: Path) -> None:
+    made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False))
+    write_rows(tmp_path / "pairs.jsonl", pairs_of(made, 1.0).rows)
+    [pair] = read_rows(tmp_path / "pairs.jsonl", PreferenceRow)
+    assert (pair.candidates, pair.scores, pair.seeds) == (("p-0", "p-2"), (2.0, -1.0), (0, 2))
+    assert (pair.models, pair.round, pair.temperature) == (("round-1/average", "round-1/average"), 2, 0.8)
+    write_rows(tmp_path / "best.jsonl", best_of(made).rows)
+    [best] = read_rows(tmp_path / "best.jsonl", SFTRow)
+    assert (best.candidate, best.score, best.model, best.round) == ("p-0", 2.0, "round-1/average", 2)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0])
+def test_equal_scores_make_no_pair_and_are_counted(gap: float) -> None:
+    tied = candidates(("one thing", 0.5, True), ("something else", 0.5, True))
+    assert pairs_of(tied, gap) == ([], {"equal scores": 1})
+    [best] = best_of(tied).rows
+    assert best.candidate == "p-0"
+
+
 @pytest.mark.parametrize(
     "best, worst, gap, reason",
     [
@@ -78,8 +103,10 @@ def test_a_pair_that_teaches_nothing_is_dropped_with_its_reason(
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_candidate_without_a_score_is_refused(score: float | None) -> None:
-    with pytest.raises(RowError, match=r"candidate p-0: has the score .*, wanted a number\. Score the candidates"):
-        best_of(candidates(("a", score, True)))
+    told = "has no score. Score the candidates" if score is None else f"has the score {score}, expected a finite number"
+    for select in (best_of, lambda made: pairs_of(made, 0.0)):
+        with pytest.raises(RowError, match=f"candidate p-0 of prompt p: {told}"):
+            select(candidates(("a", score, True)))
 
 
 def test_similarity_counts_words_with_their_repeats() -> None:

@@ -5,6 +5,7 @@ A unit is a fixed slice of the prompts; how units are kept is `units.py`, which 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -29,13 +30,17 @@ def sample_candidates(
     folder: Path,
     unit_size: int,
     label: str = "candidates",
+    model: str = "",
+    round_number: int | None = None,
+    temperature: float | None = None,
 ) -> list[Candidate]:
     """K candidates of each prompt, in the order of the rows and then of their index.
 
     seed: with the prompt's id and the index it gives each candidate its own seed, so a candidate is the same whichever
         other prompts are sampled.
-    folder: `unit-00000.jsonl` and so on, `unit_size` prompts in each. Units that stand there are read, not run.
+    folder: `unit-00000.jsonl` and so on, `unit_size` prompts in each. Units that are whole there are read, not run.
     label: the name on the progress bar.
+    model, round_number, temperature: what each candidate says of its origin; they change nothing that is sampled.
 
     Raises StageError where the folder holds units of other rows, k, seed, weights or sampling.
     """
@@ -46,6 +51,7 @@ def sample_candidates(
         "seed": seed,
         "unit_size": unit_size,
         **backend.identity,
+        "origin": [model, round_number, temperature],
     }
 
     def sample(unit: Sequence[PromptRow]) -> tuple[list[Candidate], int]:
@@ -63,6 +69,9 @@ def sample_candidates(
                 index=index,
                 seed=own_seed,
                 finished=completion.finished,
+                model=model,
+                round=round_number,
+                temperature=temperature,
             )
             for row, own_seeds, group in zip(unit, seeds, completions, strict=True)
             for index, (own_seed, completion) in enumerate(zip(own_seeds, group, strict=True))
@@ -70,7 +79,8 @@ def sample_candidates(
         return made, sum(len(completion.ids) for group in completions for completion in group)
 
     units = [rows[first : first + unit_size] for first in range(0, len(rows), unit_size)]
-    return in_units(units, sample, Candidate, folder=folder, key=key, label=label, things="tokens")
+    code = (type(backend).__module__, type(protocol).__module__)
+    return in_units(units, sample, Candidate, folder=folder, key=key, label=label, things="tokens", code=code)
 
 
 def score_candidates(
@@ -84,6 +94,8 @@ def score_candidates(
     """The candidates with the judge's score, in their order. Candidates of one prompt must stand together.
 
     folder: as for `sample_candidates`, `unit_size` prompts in a unit; None keeps nothing on disk.
+
+    Raises RowError, and keeps nothing of the unit, where the judge returns a score that is not a finite number.
     """
     groups = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
 
@@ -97,6 +109,11 @@ def score_candidates(
             for group, values in zip(unit, judge.score_many(requests), strict=True)
             for candidate, value in zip(group, values, strict=True)
         ]
+        for candidate in scored:
+            if candidate.score is None or not math.isfinite(candidate.score):
+                what = f"the judge gave it the score {candidate.score}, expected a finite number"
+                how = "Check the weights of the reward model: its checkpoint may hold values that are not finite"
+                raise RowError(f"candidate {candidate.id} of prompt {candidate.prompt_id}", what, how)
         return scored, len(scored)
 
     units = [groups[first : first + unit_size] for first in range(0, len(groups), unit_size)]
@@ -104,7 +121,8 @@ def score_candidates(
         return [candidate for unit in units for candidate in score(unit)[0]]
     sampled = fingerprint_of(*(candidate.model_dump_json(exclude={"score"}) for candidate in candidates))
     key = {"candidates": sampled, "unit_size": unit_size, **judge.identity}
-    return in_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates")
+    code = (type(judge).__module__,)
+    return in_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
 
 
 def fitting_prompts(

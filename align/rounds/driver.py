@@ -28,9 +28,10 @@ from align.config import dump
 from align.errors import StageError
 from align.files import fingerprint_of
 from align.manifest import data_manifest_path
+from align.publish.names import is_hub_name
 from align.reporting import duration
 from align.rounds.ledger import Ledger, content_of, still_holds
-from align.rounds.plan import RoundsConfig, Stage, is_hub_name, plan, within
+from align.rounds.plan import RoundsConfig, Stage, plan, within
 from align.rounds.results import key_numbers
 
 LEDGER = "ledger.sqlite"

@@ -25,9 +25,8 @@ import align
 from align.config import Recipe, Section, dump, joined, load_config, parse_yaml, section_of
 from align.errors import ConfigError
 from align.files import fingerprint_of
+from align.publish.names import is_hub_name
 from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of
-
-_DATA_ENDINGS = {".csv", ".json", ".jsonl", ".parquet", ".txt", ".yaml", ".yml"}
 
 
 class StageConfig(Section):
@@ -190,12 +189,6 @@ def recipe_class(recipes: Path, name: str) -> type[Recipe]:
 def within(path: Path, folder: Path) -> bool:
     """Whether `path` is `folder` or lies inside it, as names; links are not followed."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
-
-
-def is_hub_name(path: Path) -> bool:
-    """Whether a path that is not on this disk reads like owner/name on the Hub."""
-    looks = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) is not None
-    return looks and not path.exists() and path.suffix.lower() not in _DATA_ENDINGS
 
 
 Names = dict[str, Any]

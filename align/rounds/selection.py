@@ -36,7 +36,18 @@ def best_of(candidates: Iterable[Candidate], *, source: str = "rejection-samplin
             continue
         best = max(whole, key=_rank)
         messages = (*best.prompt, *best.completion)
-        rows.append(SFTRow(id=best.id, source=f"{source}/{best.source}", tools=best.tools, messages=messages))
+        rows.append(
+            SFTRow(
+                id=best.id,
+                source=f"{source}/{best.source}",
+                tools=best.tools,
+                messages=messages,
+                candidate=best.id,
+                score=_score(best),
+                model=best.model,
+                round=best.round,
+            )
+        )
     return Selection(rows, dropped)
 
 
@@ -51,7 +62,9 @@ def pairs_of(
 
     min_gap: least difference of their scores, in the judge's units (log-odds for a reward model: 1.0 is 73%).
     max_similarity: share of words in common from which on the two say the same (P 4.2.1 discards similar pairs).
-    An unfinished candidate is never the best; it may be the worst. Empty ones are left out.
+    An unfinished candidate is never the best; it may be the worst. Empty ones are left out. Two of equal scores make no
+    pair, whatever min_gap is: which of them would be called better is chance. The row keeps both candidates' ids,
+    scores, seeds, model and round.
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
@@ -63,6 +76,8 @@ def pairs_of(
         worst = min((candidate for candidate in group if not _is_empty(candidate.completion)), key=_rank)
         if worst.id == best.id or _text(worst.completion) == _text(best.completion):
             dropped["all the same"] += 1
+        elif _score(best) == _score(worst):
+            dropped["equal scores"] += 1
         elif _score(best) - _score(worst) < min_gap:
             dropped["scores too close"] += 1
         elif similarity(_text(best.completion), _text(worst.completion)) > max_similarity:
@@ -75,6 +90,12 @@ def pairs_of(
                     tools=best.tools,
                     prompt=best.prompt,
                     completions=(best.completion, worst.completion),
+                    models=(best.model, worst.model) if best.model or worst.model else (),
+                    round=best.round,
+                    candidates=(best.id, worst.id),
+                    scores=(_score(best), _score(worst)),
+                    seeds=(best.seed, worst.seed),
+                    temperature=best.temperature if best.temperature == worst.temperature else None,
                 )
             )
     return Selection(rows, dropped)
@@ -107,9 +128,12 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
 
 
 def _score(candidate: Candidate) -> float:
-    if candidate.score is None or not math.isfinite(candidate.score):
-        what = f"has the score {candidate.score}, wanted a number"
-        raise RowError(f"candidate {candidate.id}", what, "Score the candidates before selecting")
+    where = f"candidate {candidate.id} of prompt {candidate.prompt_id}"
+    if candidate.score is None:
+        raise RowError(where, "has no score", "Score the candidates before selecting")
+    if not math.isfinite(candidate.score):
+        what = f"has the score {candidate.score}, expected a finite number"
+        raise RowError(where, what, "Check the weights of the judge that gave it")
     return candidate.score
 
 

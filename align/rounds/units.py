@@ -1,23 +1,39 @@
-"""Work in units that survive a crash: each unit's rows are a file that appears whole or not at all.
+"""Work in units that survive a crash: each unit's rows are one file that appears whole or not at all.
 
-A finished unit is read and never made again, and `units.json` beside them says what they were made from, so that no
-folder mixes two runs.
+A unit's file is JSON lines: a header, then its rows. The header says which unit of which work it is, how many rows
+follow, and their BLAKE3:
+
+    {"unit": 3, "work": "9f2c...", "rows": 8, "blake3": "04be..."}
+    {"id": "...", ...}      8 such lines
+
+A unit whose header and content agree is read and never made again. One that is cut off, edited, swapped with another or
+of other work is reported and made again. `units.json` in the folder says what the work is, so that no folder mixes two
+runs; where it is lost, the units' headers say it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from blake3 import blake3
+from pydantic import ValidationError
 
 from align.errors import StageError
-from align.files import whole_file
-from align.jsonl import read_rows, write_rows
-from align.reporting import Progress
+from align.files import fingerprint_of, whole_file
+from align.reporting import Progress, logger
 from align.rows import Row
+from align.source_code import code_changes, code_of
 
+log = logger(__name__)
+
+CLAIM = "units.json"
 U = TypeVar("U")
 R = TypeVar("R", bound=Row)
 
@@ -31,42 +47,167 @@ def in_units(
     key: Mapping[str, Any],
     label: str,
     things: str,
+    code: Iterable[str] = (),
 ) -> list[R]:
-    """The rows of all units, in their order, making those that do not stand in `folder` yet.
+    """The rows of all units, in their order, making those that are not whole in `folder`.
 
-    make: the rows of one unit, and how many `things` (tokens, say) that took, for the progress bar named `label`.
-    folder: `unit-00000.jsonl` and so on. key: all that the rows depend on.
-    Raises StageError where the folder holds units of another key.
+    make: the rows of one unit, and how many `things` (tokens, for example) that took, for the progress bar `label`.
+    folder: `unit-00000.jsonl` and so on. key: all that the rows depend on, as JSON values.
+    code: modules that the rows depend on beside those that the module of `make` imports.
+    Raises StageError where the folder holds units of another key, or another process works in it.
     """
-    _claim(folder, key)
+    key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code)}))
+    work = fingerprint_of(json.dumps(key, sort_keys=True))
     paths = [folder / f"unit-{number:05}.jsonl" for number in range(len(units))]
-    done = sum(path.exists() for path in paths)
-    progress = Progress(label, total=len(units), done=done)
-    rows: list[R] = []
-    for path, unit in zip(paths, units, strict=True):
-        if not path.exists():
-            began = time.monotonic()
-            made, count = make(unit)
-            write_rows(path, made)
-            progress.advance(1, note=f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s")
-        # Read back also when just made: a resumed run and an uninterrupted one then hold the very same rows.
-        rows.extend(read_rows(path, kind))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _sole_worker(folder):
+        _claim(folder, key, work)
+        found = {number: _whole_rows(path, kind, number, work) for number, path in enumerate(paths) if path.exists()}
+        progress = Progress(label, total=len(units), done=sum(rows is not None for rows in found.values()))
+        rows: list[R] = []
+        for number, (path, unit) in enumerate(zip(paths, units, strict=True)):
+            standing = found.pop(number, None)
+            if standing is None:
+                began = time.monotonic()
+                made, count = make(unit)
+                _write(path, made, number, work)
+                progress.advance(1, note=f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s")
+                # Read back also when just made: a resumed run and an uninterrupted one then hold the very same rows.
+                standing = _whole_rows(path, kind, number, work)
+                assert standing is not None, f"{path} was written and is not whole"
+            rows.extend(standing)
     return rows
 
 
-def _claim(folder: Path, key: Mapping[str, Any]) -> None:
-    """Make the folder this run's, or see that it is."""
-    claim = folder / "units.json"
-    if not claim.exists():
-        if any(folder.glob("unit-*.jsonl")):
-            raise StageError(folder, "holds units and no units.json to say from what", "Name a folder that is empty")
+class _Header(NamedTuple):
+    """The first line of a unit's file."""
+
+    unit: int
+    work: str
+    rows: int
+    blake3: str
+
+
+def _write(path: Path, rows: Sequence[Row], number: int, work: str) -> None:
+    content = "".join(row.model_dump_json(exclude_defaults=True) + "\n" for row in rows).encode()
+    header = _Header(number, work, len(rows), blake3(content).hexdigest())
+    with whole_file(path, "wb") as handle:
+        handle.write(json.dumps(header._asdict()).encode() + b"\n" + content)
+
+
+def _whole_rows(path: Path, kind: type[R], number: int, work: str) -> list[R] | None:
+    """The rows of a unit that is whole and the right one; otherwise None, and the log says why it is made again."""
+    header, content = _parts(path)
+    if header is None:
+        fault = "its first line does not say what it holds"
+    elif header.work != work:
+        fault = "it was made from other rows or settings"
+    elif header.unit != number:
+        fault = f"it is unit {header.unit}, under the name of unit {number}"
+    elif blake3(content).hexdigest() != header.blake3:
+        fault = "its rows are not those that were written"
+    elif (count := len(_lines(content))) != header.rows:
+        fault = f"it holds {count} rows where {header.rows} were written"
+    else:
+        try:
+            return [kind.model_validate_json(line) for line in _lines(content)]
+        except ValidationError as error:
+            fault = f"a row is not a {kind.__name__} ({error.errors(include_url=False)[0]['msg']})"
+    log.warning("%s: %s; the unit is made again", path, fault)
+    return None
+
+
+def unit_rows(path: Path, kind: type[R]) -> list[R]:
+    """The rows of one unit's file, for a reader that does not make units. Raises StageError where it is damaged."""
+    header, content = _parts(path)
+    if header is None or blake3(content).hexdigest() != header.blake3:
+        raise StageError(path, "is not a whole unit", "Run the stage that made it again")
+    return [kind.model_validate_json(line) for line in _lines(content)]
+
+
+def _lines(content: bytes) -> list[bytes]:
+    """One line is one row: JSON writes a line break inside a text as \\n."""
+    return content.split(b"\n")[:-1]
+
+
+def _parts(path: Path) -> tuple[_Header | None, bytes]:
+    """A unit's header, None where it cannot be read, and the bytes of its rows."""
+    try:
+        first, _, content = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise StageError(path, f"cannot be read ({error.strerror})", "Delete it; the unit is made again") from None
+    try:
+        header = _Header(**json.loads(first))
+    except (ValueError, TypeError, RecursionError):  # not JSON, not UTF-8, not an object, or other names in it
+        return None, content
+    return header, content
+
+
+def _claim(folder: Path, key: Mapping[str, Any], work: str) -> None:
+    """Make the folder this work's, or see that it is."""
+    claim = folder / CLAIM
+    found = _claimed(claim)
+    if found is None:
+        others = [path for path in sorted(folder.glob("unit-*.jsonl")) if _is_of_other_work(path, work)]
+        if others:
+            what = f"holds units of other work ({others[0].name}) and no {CLAIM} that says of which"
+            raise StageError(folder, what, "Name another folder, or delete this one to sample again")
         with whole_file(claim) as handle:
             json.dump(key, handle, indent=1)
-    found = json.loads(claim.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(key))
-    differs = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        found = dict(key)
+    differs = [_difference(name, found, key) for name in sorted({*found, *key}) if found.get(name) != key.get(name)]
     if differs:
-        what = "; ".join(f"{name} was {found.get(name)} there, is {wanted.get(name)} now" for name in differs)
-        raise StageError(claim, what, "Name another folder, or delete this one to sample anew")
+        raise StageError(claim, "; ".join(differs), "Name another folder, or delete this one to sample again")
     for leftover in folder.glob(".unit-*.part"):  # of a run that was killed while it wrote
         leftover.unlink(missing_ok=True)
+
+
+def _claimed(claim: Path) -> dict[str, Any] | None:
+    """What `units.json` says, None where it is missing or damaged."""
+    try:
+        found = json.loads(claim.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StageError(claim, f"cannot be read ({error.strerror})", "Delete it; it is written again") from None
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    log.warning("%s: is damaged, and written again from what the units say", claim)
+    return None
+
+
+def _is_of_other_work(path: Path, work: str) -> bool:
+    header, _ = _parts(path)
+    return header is not None and header.work != work
+
+
+def _difference(name: str, found: Mapping[str, Any], key: Mapping[str, Any]) -> str:
+    before, now = found.get(name), key.get(name)
+    if name == "code":
+        changed = code_changes(before if isinstance(before, dict) else {}, now if isinstance(now, dict) else {})
+        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        return f"its units were made by other code (changed: {shown})"
+    return f"{name} was {before} there, is {now} now"
+
+
+@contextmanager
+def _sole_worker(folder: Path) -> Iterator[None]:
+    """Holds a lock on the folder itself, so that no lock file is left in it. Raises StageError when another holds it.
+
+    A file system without locks on folders (some NFS) gives none: units appear whole and are equal whoever makes them,
+    so two runs there cost time and harm nothing.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            how = "Wait for it to end, or name another folder"
+            raise StageError(folder, "is in use by another process that makes the same units", how) from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); start no second run on it", folder, error.strerror)
+        yield
+    finally:
+        os.close(descriptor)

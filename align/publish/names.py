@@ -1,0 +1,47 @@
+"""Names of checkpoints and files as others may read them: Hub names stay, paths of this machine are shortened."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+_DATA_ENDINGS = {".csv", ".json", ".jsonl", ".parquet", ".txt", ".yaml", ".yml"}
+_ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~|/)(?:[^\s'\"/,;:=()\[\]{}]+/)+[^\s'\"/,;:=()\[\]{}]*")
+_KEPT_PARTS = 2
+
+
+def is_hub_name(path: Path) -> bool:
+    """Whether a path that is not on this disk reads like owner/name on the Hub."""
+    looks = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) is not None
+    return looks and not path.exists() and path.suffix.lower() not in _DATA_ENDINGS
+
+
+def shown_path(path: str | Path) -> str:
+    """A path without what it says of this machine.
+
+    In a checkout at `/home/ann/align`, `/home/ann/align/runs/a` is shown as `runs/a`; `/data/ann/secret/base/model` as
+    `base/model`; relative paths and Hub names stay as they are.
+    """
+    text = str(path)
+    if not os.path.isabs(os.path.expanduser(text)):
+        return text
+    whole = os.path.normpath(os.path.expanduser(text))
+    here = os.getcwd()
+    if whole.startswith(here.rstrip("/") + "/"):
+        return os.path.relpath(whole, here)
+    return "/".join(Path(whole).parts[1:][-_KEPT_PARTS:])
+
+
+def without_paths(value: Any) -> Any:
+    """Plain data (dicts, lists, texts) with the absolute paths in its texts and keys as `shown_path` has them."""
+    if isinstance(value, str):
+        if os.path.isabs(value) and "\n" not in value:  # a whole value may hold spaces
+            return shown_path(value)
+        return _ABSOLUTE.sub(lambda found: shown_path(found.group()), value)
+    if isinstance(value, dict):
+        return {without_paths(key): without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(inner) for inner in value]
+    return value
