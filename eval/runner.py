@@ -219,7 +219,7 @@ def _key(name: str, settings: Mapping[str, Section | int | None]) -> str:
     parts: list[object] = [name, align.__version__]
     for label, value in sorted(settings.items()):
         if isinstance(value, Section):
-            left_out = ("batch_size", "threads", "token_budget")  # speed only
+            left_out = ("batch_size", "threads", "token_budget")  # speed, and rounding
             kept = {field: entry for field, entry in dump(value).items() if field not in left_out}
             inputs = paths_of(value, INPUT)
             parts += [label, json.dumps({k: v for k, v in kept.items() if k not in inputs}, sort_keys=True)]

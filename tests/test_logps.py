@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import align.models.logps
-from align.models.logps import LabelHead
+from align.models.logps import LabelHead, ScoreHead
 
 ROWS, WORDS, SIZE = 37, 101, 24
 
@@ -95,3 +97,72 @@ def test_logits_of_all_labels_never_exist(largest_tensor) -> None:
     with largest_tensor() as largest:
         made(hidden, labels).backward(upstream)
     assert largest.elements == max(600, WORDS) * SIZE, "hidden's own size, and not labels times words"
+
+
+@pytest.mark.asset("SmolLM2-135M-Instruct")
+def test_log_probabilities_of_a_real_model_in_bfloat16_are_at_most_zero_and_near_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against the same bfloat16 states and weights in float64. Repeated text makes the model sure of many tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from align import assets
+
+    monkeypatch.setattr(align.models.logps, "TILE", {"cpu": (128, 2048), "cuda": (128, 2048)})
+    folder = assets.starting_checkpoint()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    text = "The capital of France is Paris, and the river Seine runs through it. I don't know who lives there. " * 9
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(text).input_ids])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        states = model.model(input_ids=ids).last_hidden_state[0, :-1]
+        labels = ids[0, 1:]
+        logps = LabelHead.of(model)(states, labels)
+    weight = model.lm_head.weight.detach()
+    exact = plain(weight.bfloat16().double(), states.bfloat16().double(), labels)
+    error, sure = (logps - exact).square(), exact > -0.1
+    assert sure.sum() > 100
+    assert logps.max() <= 0
+    assert error.mean().sqrt() < 0.02
+    assert error[sure].mean().sqrt() < 4e-3, "logits between 16 and 32 are multiples of 0.125 in bfloat16"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_label_that_is_certain_has_log_probability_0_and_no_gradient(dtype: torch.dtype) -> None:
+    """Values and gradients come from the same logits: else the gradient of a certain label would be rounding noise."""
+    made, (hidden, _, upstream) = head(), states()
+    far = (hidden.detach() * 30).requires_grad_()
+    labels = (far @ made.weight.t()).argmax(1)
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        logps = made(far, labels)
+    exact = plain(made.weight.double(), far.double(), labels)
+    certain = exact > -1e-6
+    assert certain.sum() > 10
+    assert logps.max() <= 0
+    assert logps[certain].min() > -1e-5
+    gradient = torch.autograd.grad(logps, far, upstream)[0]
+    assert gradient[certain].abs().max() < 2e-2, "products of the gradient are rounded to bfloat16"
+
+
+def test_scores_are_float32_products_whatever_the_weights_are() -> None:
+    torch.manual_seed(0)
+    made = nn.Module()
+    made.score = nn.Linear(SIZE, 1, bias=False).bfloat16()
+    ScoreHead.of(made)
+    hidden = (10 * torch.randn(200, SIZE)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = made.score(hidden)
+    torch.testing.assert_close(scores, hidden.float() @ made.score.weight.float().t())
+    assert (scores != scores.bfloat16().float()).float().mean() > 0.9, "few lie on the grid of bfloat16"
+    scores.sum().backward()
+    assert made.score.weight.grad is not None
+
+
+def test_the_score_head_that_an_adapter_trains_is_computed_in_float32_too(tiny_checkpoint: Path) -> None:
+    from align.models.loading import load_reward_model
+    from align.settings import LoRAConfig, ModelConfig
+
+    config = ModelConfig(path=tiny_checkpoint, dtype="bfloat16", lora=LoRAConfig(rank=2))
+    score = load_reward_model(config).model.score
+    heads = [module for module in score.modules() if isinstance(module, nn.Linear)]
+    assert [type(module) for module in heads] == [ScoreHead, ScoreHead], "the base's and the trained copy"
+    assert score(torch.randn(3, 64).bfloat16()).dtype == torch.float32

@@ -1,8 +1,8 @@
-"""Generation with transformers in this process, on whatever device the model stands.
+"""Generation with transformers in this process, on the accelerator if there is one.
 
 A prompt is prefilled once for all its completions. Rows that end leave the batch and waiting prompts take their place,
 so the batch stays full until nothing waits. Each row draws from its own seeded generator by inverse CDF, so that what
-it samples does not depend on its neighbours.
+it samples depends on its neighbours by the rounding of batched products only.
 
 Dimension letters in this file: N rows being decoded, V vocabulary, K likeliest tokens. The cache is aligned at its
 right end: each row's tokens are its last columns, and `lengths_N` says how many.
@@ -23,6 +23,7 @@ from align.chat.protocol import ChatProtocol
 from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.generation.backend import Completion
+from align.models.devices import on_device
 from align.settings import SamplingConfig
 
 PREFILL_TOKENS = 8192
@@ -34,7 +35,7 @@ _CACHE_STEP = 64  # positions by which a full cache grows
 class LocalBackend:
     """Completions from a causal language model of transformers.
 
-    model: in eval mode, on its device; anything with a plain key-value cache (Llama and its kin).
+    model: moved to the accelerator if there is one; anything with a plain key-value cache (Llama and its kin).
     protocol: gives the stop ids and the padding id.
     sampling: temperature 0 takes the likeliest token each time. `threads` sets torch's threads for the whole process.
     """
@@ -42,7 +43,7 @@ class LocalBackend:
     def __init__(self, model: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> None:
         if sampling.threads is not None:
             torch.set_num_threads(sampling.threads)
-        self.model = model.eval()
+        self.model = on_device(model).eval()
         self.protocol = protocol
         self.sampling = sampling
         self._identity: dict[str, str] = {}
@@ -53,7 +54,11 @@ class LocalBackend:
 
     @property
     def identity(self) -> dict[str, str]:
-        """batch_size and threads are left out: they change the speed and nothing else."""
+        """batch_size and threads are left out: they change the speed, and logits by rounding only.
+
+        In bfloat16 that rounding changes some completions: of 48 greedy answers of a 135M model 8 differ between
+        batches of 1 and of 64; in float32 none of 160.
+        """
         if not self._identity:
             sampling = self.sampling.model_dump(exclude={"batch_size", "threads", "dtype"})
             self._identity = {

@@ -21,7 +21,7 @@ class ScoreRequest(NamedTuple):
 
 
 class Judge(Protocol):
-    """A scorer. A score depends on prompt, tools and completion only, and not on what else is asked."""
+    """A scorer. A score depends on prompt, tools and completion, and on what else is asked by rounding only."""
 
     @property
     def identity(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How likely a model holds completions: a policy as a judge of what it, or somebody else, answered.
+"""How likely a model holds completions: a policy as a judge of what it, or someone else, answered.
 
 Dimension letters: N label positions, B branches.
 """
@@ -36,7 +36,7 @@ class BranchLogps(TreePolicy):
 class LikelihoodJudge(RewardModelJudge):
     """Scores are nats: the log-probability of a completion's content given its prompt.
 
-    A completion's text is encoded anew, so its tokens may be others than those that a model once sampled.
+    A completion's text is encoded again, so its tokens may differ from those that a model once sampled.
     """
 
     def __init__(self, policy: TreePolicy, protocol: ChatProtocol, token_budget: int) -> None:
@@ -52,6 +52,6 @@ class LikelihoodJudge(RewardModelJudge):
 
     @property
     def identity(self) -> dict[str, str]:
-        """token_budget is left out: it changes the speed and nothing else."""
+        """token_budget is left out: it changes the speed, and the scores by rounding only."""
         found = super().identity
         return {"policy": found["reward_model"], "protocol": found["protocol"]}

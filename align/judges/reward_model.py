@@ -6,13 +6,16 @@ one it would have alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from align.chat.protocol import ChatProtocol
+from align.errors import CheckpointError
 from align.generation.local import weights_fingerprint
 from align.judges.judge import ScoreRequest
+from align.models.devices import on_device
 from align.models.logps import TreeScorer
 from align.rows import Messages
 from align.tree.encode import Ask, PromptTree, encode_completions
@@ -22,11 +25,13 @@ from align.tree.pack import bins_under_budget, collate
 class RewardModelJudge:
     """A judge over a `TreeScorer`. Scores are log-odds: a difference of 1.0 is 73% for the better one.
 
+    model: moved to the accelerator if there is one, in the dtype that it was loaded in.
     token_budget: tokens in one forward pass. A tree that is larger is split by its completions; a prompt with a single
         completion that is larger still goes alone.
     """
 
     def __init__(self, model: TreeScorer, protocol: ChatProtocol, token_budget: int) -> None:
+        on_device(model.model)
         self.model = model.eval()
         self.protocol = protocol
         self.token_budget = token_budget
@@ -34,7 +39,7 @@ class RewardModelJudge:
 
     @property
     def identity(self) -> dict[str, str]:
-        """token_budget is left out: it changes the speed and nothing else."""
+        """token_budget is left out: it changes the speed, and the scores by rounding only."""
         if not self._identity:
             self._identity = {
                 "reward_model": weights_fingerprint(self.model),
@@ -48,7 +53,7 @@ class RewardModelJudge:
 
     @torch.inference_mode()
     def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """See `Judge.score_many`."""
+        """See `Judge.score_many`. Raises CheckpointError if the model gives a score that is not a finite number."""
         trees: list[PromptTree] = []
         owners: list[int] = []
         asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
@@ -60,6 +65,7 @@ class RewardModelJudge:
         device = next(self.model.parameters()).device
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
             flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
+            self._check(flat, [trees[place] for place in places])
             for place in places:
                 count = len(trees[place].branches)
                 scores[place], flat = flat[:count], flat[count:]
@@ -67,6 +73,14 @@ class RewardModelJudge:
         for owner, part in zip(owners, scores, strict=True):
             found[owner].extend(part)
         return found
+
+    def _check(self, scores: Sequence[float], trees: Sequence[PromptTree]) -> None:
+        places = [(tree, number) for tree in trees for number in range(len(tree.branches))]
+        for score, (tree, number) in zip(scores, places, strict=True):
+            if not math.isfinite(score):
+                what = f"scores {score} for a completion of {len(tree.branches[number].ids)} tokens"
+                how = "Its weights are not finite, or overflow in this dtype: load another checkpoint, or use float32"
+                raise CheckpointError(self.model.model.name_or_path, what, how)
 
     def _split(self, tree: PromptTree) -> list[PromptTree]:
         """Trees under the budget with the branches of `tree` in their order."""

@@ -19,6 +19,7 @@ from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
 from align.errors import ConfigError
 from align.models.adapters import CONFIG, attach, attached, base_of
+from align.models.devices import on_device
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
 from align.settings import ModelConfig
@@ -64,7 +65,7 @@ def load_generator(path: str | Path, dtype: str = "bfloat16") -> Any:
     )
     if base is not None:
         model = attached(model, name, merge=True)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return on_device(model).eval()
 
 
 def _loaded(kind: Any, config: ModelConfig, seed: int, **more: Any) -> Any:
@@ -79,6 +80,7 @@ def _loaded(kind: Any, config: ModelConfig, seed: int, **more: Any) -> Any:
     elif base is not None:
         model = attached(model, name, merge=config.quantization is None)
     model.config.use_cache = False
+    model.name_or_path = name  # an adapter's own folder, and not its base's
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from align.models.devices import choose_kernels
 from align.tree.pack import TreeBatch
 
 TILE = {"cpu": (256, 2048), "cuda": (2048, 4096)}
@@ -48,43 +49,67 @@ class LabelHead(nn.Linear):
         return cast(Tensor, _LabelLogps.apply(hidden, self.weight, labels, dtype))
 
 
+class ScoreHead(nn.Linear):
+    """A reward model's head, computed in float32 whatever type the weights and hidden states have.
+
+    The completions of a prompt differ by small amounts: between 4 and 8 bfloat16 knows multiples of 1/32 only, and of
+    16 candidates some would tie. The conversion is inside the module's forward, where ZeRO-3 has gathered the weight.
+    """
+
+    @classmethod
+    def of(cls, model: Any) -> None:
+        """The model's own head, made one of these in place, also where peft trains a copy of it (modules_to_save)."""
+        for module in model.score.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = cls
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Shapes: hidden [.., E], result [.., labels], float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(hidden.float(), self.weight.float(), bias)
+
+
 class _LabelLogps(torch.autograd.Function):
     """log softmax(hidden @ weight.T)[labels], tile by tile, forward and backward.
 
     Matrix products take `dtype`; sums over words and over tiles are float32, since sums of many bfloat16 parts are
-    biased. What is kept for the backward pass is hidden and each position's log-sum-exp.
+    biased. A label's own logit is one float32 number, in the numerator and among the terms of the log-sum-exp. With two
+    differently rounded ones a log-probability near 0 could come out above 0: bfloat16 logits between 16 and 32 are
+    multiples of 0.125. What is kept for the backward pass is hidden, each position's log-sum-exp and its label's logit.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             states = hidden.to(dtype)
-            # One pass over a tile: its log-sum-exp is what log_softmax took away. Tiles are joined at the end, once,
+            chosen = (states.float() * weight[labels].to(dtype).float()).sum(1)
+            # One pass over a tile: its log-sum-exp is what log_softmax subtracted. Tiles are joined at the end, once,
             # since a running sum of logarithms would round at every tile.
             tiles = -(-len(weight) // _tile(states)[1])
             of_tiles = torch.empty(len(labels), tiles, device=hidden.device)
-            for rows, words, _, logits in _tiles(states, weight):
+            for rows, words, _, logits in _tiles(states, weight, labels, chosen):
                 tile_lse = logits[:, 0] - logits.log_softmax(1)[:, 0]
                 of_tiles[rows, words.start // _tile(states)[1]] = tile_lse
-            lse = of_tiles.logsumexp(1, keepdim=True)
-            chosen = (states.float() * weight[labels].to(dtype).float()).sum(1)
-        ctx.save_for_backward(hidden, weight, labels, lse)
+            lse = of_tiles.logsumexp(1)
+        ctx.save_for_backward(hidden, weight, labels, lse, chosen)
         ctx.dtype = dtype
-        return chosen - lse[:, 0]
+        # The label is a term of the sum, so the difference is at most 0; the float32 sum may miss that by its last bit.
+        return (chosen - lse).clamp_(max=0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, labels, lse = ctx.saved_tensors
+        hidden, weight, labels, lse, chosen = ctx.saved_tensors
         gradient = gradients[0][:, None]
         states = hidden.to(ctx.dtype)
         scaled = (hidden.float() * gradient).to(ctx.dtype)
         d_hidden, d_weight = (
-            torch.zeros(tensor.shape, device=hidden.device) if wanted else None
-            for tensor, wanted in zip((hidden, weight), ctx.needs_input_grad[:2], strict=True)
+            torch.zeros(tensor.shape, device=hidden.device) if needed else None
+            for tensor, needed in zip((hidden, weight), ctx.needs_input_grad[:2], strict=True)
         )
         # The gradient of a label's log-probability by a logit is 1 at the label, less the word's probability.
-        for rows, words, part, logits in _tiles(states, weight):
-            probabilities = logits.sub_(lse[rows]).exp_().to(ctx.dtype)
+        for rows, words, part, logits in _tiles(states, weight, labels, chosen):
+            probabilities = logits.sub_(lse[rows, None]).exp_().to(ctx.dtype)
             if d_hidden is not None:
                 _subtract_product(d_hidden[rows], probabilities, part)
             if d_weight is not None:
@@ -96,22 +121,40 @@ class _LabelLogps(torch.autograd.Function):
         return d_hidden, d_weight, None, None
 
 
-def _tiles(states: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Rows, words, the words' weights in the type of `states`, and float32 logits that the caller may overwrite."""
+def _tiles(
+    states: Tensor, weight: Tensor, labels: Tensor, chosen: Tensor
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Rows, words, the words' weights in the type of `states`, and float32 logits that the caller may overwrite.
+
+    chosen: [N], each label's logit, which takes the place of the product's.
+    """
     height, width = _tile(states)
     reused = torch.empty(min(height, len(states)) * width, device=states.device)
     for first in range(0, len(weight), width):
         words = slice(first, first + width)
         part = weight[words].to(states.dtype)
+        place = (labels - first)[:, None]  # of each label in this tile; below 0 or too large where it is in another
+        inside = (place >= 0) & (place < len(part))
+        place = place.clamp(0, len(part) - 1)
         for start in range(0, len(states), height):
             rows = slice(start, start + height)
-            some = states[rows]
-            logits = reused[: len(some) * len(part)].view(len(some), len(part))
-            if states.dtype == torch.float32:
-                torch.mm(some, part.t(), out=logits)
-            else:
-                logits.copy_(some @ part.t())
-            yield rows, words, part, logits
+            logits = _product(states[rows], part, reused)
+            own = torch.where(inside[rows], chosen[rows, None], logits.gather(1, place[rows]))
+            yield rows, words, part, logits.scatter_(1, place[rows], own)
+
+
+def _product(states: Tensor, part: Tensor, reused: Tensor) -> Tensor:
+    """states @ part.T in float32, in the memory of `reused` where a product can be written there."""
+    if states.is_cuda and states.dtype != torch.float32 and _WIDE_PRODUCT:
+        return torch.mm(states, part.t(), out_dtype=torch.float32)  # tensor cores sum in float32; nothing is rounded
+    logits = reused[: len(states) * len(part)].view(len(states), len(part))
+    if states.dtype == torch.float32:
+        return torch.mm(states, part.t(), out=logits)
+    return logits.copy_(states @ part.t())
+
+
+_WIDE_PRODUCT = "dtype" in torch.ops.aten.mm.overloads() and torch.version.hip is None
+"""Whether this torch multiplies bfloat16 matrices into a float32 one on CUDA (since 2.8)."""
 
 
 def _tile(states: Tensor) -> tuple[int, int]:
@@ -134,6 +177,7 @@ class TreeModel(nn.Module):
 
     def __init__(self, model: Any, precision: str = "fp32") -> None:
         super().__init__()
+        choose_kernels()
         self.model: Any = model
         self.precision = precision
 
@@ -169,15 +213,14 @@ class TreePolicy(TreeModel):
 
 
 class TreeScorer(TreeModel):
-    """A reward model: one score for each branch, read at the branch's last token.
+    """A reward model: one score for each branch, read at the branch's last token."""
 
-    The score head runs in the weights' own type, outside bfloat16: pairs differ by small amounts.
-    """
+    def __init__(self, model: Any, precision: str = "fp32") -> None:
+        super().__init__(model, precision)
+        ScoreHead.of(model)
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Scores, [B] float32, in branch order."""
         with self.autocast(batch):
             hidden = self.hidden_states(batch)[batch.ends]
-        head = self.model.score
-        with torch.autocast(hidden.device.type, enabled=False):
-            return head(hidden.to(head.weight.dtype)).float().squeeze(-1)
+        return self.model.score(hidden).squeeze(-1)
