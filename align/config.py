@@ -1,29 +1,44 @@
 """YAML and `key=value` to a checked recipe config. No torch in reach: a mistake is answered before anything heavy.
 
-`Section` and `Recipe` are what config classes derive from; the classes themselves stand in `align/settings.py` and in
-the recipe that owns them.
+`Section` and `Recipe` are what config classes derive from; the classes themselves are in `align/settings.py` and in
+the recipe that owns them. The YAML itself is read by `align/strict_yaml.py`.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
+import os
+import select
 import sys
+import traceback
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from align.errors import AlignError, ConfigError
+from align.errors import AlignError, ConfigError, RowError
+from align.failures import explained
+from align.strict_yaml import Key, parse_value, parse_yaml, read_yaml
+
+__all__ = ["Recipe", "Section", "config_from_argv", "dump", "help_text", "joined", "load_config", "main", "parse_yaml"]
+
+DEBUG = "ALIGN_DEBUG"
+"""Environment variable: with 1 every message is printed below its traceback."""
+
+LARGEST_INTEGER = 2**63 - 1
+_LIMITS = {"seed": (0, 2**32 - 1), "threads": (1, 4096)}
+"""Name -> least and largest value, in every section. numpy takes seeds of 32 bits."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on Linux and macOS file systems
 
 
 class Section(BaseModel):
     """A part of a config: frozen, and a key it does not know is an error. The text under a field documents it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class Recipe(Section):
@@ -34,39 +49,58 @@ R = typing.TypeVar("R", bound=Section)
 
 
 def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
-    """The config named on the command line: `CONFIG.yaml key=value ...`.
+    """The config named on the command line: `CONFIG.yaml key=value ...`; `--key=value` and `--key value` count too.
 
     `--help` prints every setting and leaves with 0; a bad config prints one line for each mistake and leaves with 2.
     """
     argv = sys.argv[1:] if argv is None else argv
     script = Path(sys.argv[0]).name
-    if not argv or argv[0] in ("-h", "--help"):
-        print(help_text(recipe, script))
+    if not argv or any(word in ("-h", "--help") for word in argv):
+        _print(help_text(recipe, script))
         raise SystemExit(0 if argv else 2)
     try:
-        return load_config(recipe, argv[0], argv[1:])
+        path, overrides = _split(argv)
+        return load_config(recipe, path, overrides)
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def main(recipe: type[R], run: typing.Callable[[R], object], argv: list[str] | None = None) -> None:
-    """What a recipe does when it is started: read the config and run. What a user can mend is one message, code 1."""
+    """What a recipe does when it is started: read the config and run.
+
+    What a user can fix is one message. The exit code is 2 for a config or a row of data, 1 for everything else (a
+    checkpoint, a stage, the disk, the Hub, memory), 130 after Ctrl-C. Unexpected errors keep their traceback.
+    """
     config = config_from_argv(recipe, argv)
     try:
         run(config)
-    except AlignError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _show_traceback()
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise SystemExit(_quiet_stdout()) from None
+        message = explained(error, list(_hub_names(config)))
+        if message is None:
+            raise
+        _show_traceback()
+        hint = "" if isinstance(error, AlignError) else f" ({DEBUG}=1 shows where in the code.)"
+        print(f"{message}{hint}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ConfigError | RowError) else 1) from None
 
 
 def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[str] = ()) -> R:
     """Read `path`, lay the `key=value` overrides over it, check everything.
 
+    Types are strict: true is not 1, "1" is not 1, and 1.0 is no integer. One value where a list is expected is a list
+    of that one. `~` at the start of a path is the home folder.
     Raises ConfigError that names file, line and dotted key; with several mistakes, one line each.
     """
     path = Path(path)
-    values, lines = _read_yaml(path)
+    values, lines = read_yaml(path)
     where = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         key, value = _override(override)
@@ -74,14 +108,26 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
         where = {known: at for known, at in where.items() if known[: len(key)] != key}
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
+    found: dict[Key, ConfigError] = {}
+    values = _prepared([recipe], values, (), lambda key, detail: _note(found, recipe, path, where, key, detail))
     try:
-        return recipe.model_validate(values)
+        checked = recipe.model_validate(values)
     except ValidationError as error:
-        found: dict[tuple, ConfigError] = {}  # what may be of two types fails once for each; the first is told
         for detail in error.errors(include_url=False):
-            place = _place(recipe, detail["loc"])
-            found.setdefault(place.key, _mistake(place, path, where, detail))
-        raise joined(list(found.values())) from None
+            _note(found, recipe, path, where, detail["loc"], detail)
+    if found:
+        # What may be of two types fails once for each: the most exact place is reported, and once.
+        exact = [key for key in found if not any(len(other) > len(key) and other[: len(key)] == key for other in found)]
+        exact.sort(key=lambda key: lines.get(key, 0))
+        raise joined([found[key] for key in exact])
+    return checked
+
+
+def _note(
+    found: dict[Key, ConfigError], recipe: type[Section], path: Path, where: dict[Key, str], loc: Key, detail: Any
+) -> None:
+    place = _place(recipe, loc)
+    found.setdefault(place.key, _mistake(place, path, where, detail))
 
 
 def joined(mistakes: typing.Sequence[ConfigError]) -> ConfigError:
@@ -93,6 +139,7 @@ def joined(mistakes: typing.Sequence[ConfigError]) -> ConfigError:
 def help_text(recipe: type[Section], script: str) -> str:
     """Every setting with its type, default and meaning."""
     out = [f"usage: {script} CONFIG.yaml [key=value ...]", "", (recipe.__doc__ or "").strip(), ""]
+    out += ["A setting is given as key=value, --key=value or --key value, and is laid over the file.", ""]
     for key, annotation, default, text in _settings(recipe, ""):
         first = f"  {key} ({annotation}{default})"
         out.append(first)
@@ -111,90 +158,173 @@ def section_of(annotation: Any) -> type[Section] | None:
     return next((kind for kind in _kinds(annotation) if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with numbers such as 1e-5 read as numbers (YAML 1.1 takes them for text)."""
+def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
+    """The config file, and the overrides as key=value, of a command line."""
+    path: str | None = None
+    overrides: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            if not equals:
+                following = next(words, None)
+                if following is None or following.startswith("--"):
+                    raise ConfigError(word, "has no value", f"Write {word}=value, such as {word}=true")
+                value = following
+            overrides.append(f"{key.replace('-', '_')}={value}")
+        elif path is None:
+            path = word
+        else:
+            overrides.append(word)
+    if path is None:
+        raise ConfigError("command line", "names no config file", "Name a YAML file first, then key=value")
+    return path, overrides
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
-    """YAML text to (values, line of each dotted key). Aliases, tags and keys given twice are refused."""
+def _print(text: str) -> None:
+    """Print to standard output; a reader that has left (`| head`) has read enough."""
     try:
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent):
-                what = f"an alias (*{event.anchor}) is not read here"
-                raise ConfigError(f"{where}{_line_of(event.start_mark)}", what, "Write the value out")
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        line = _line_of(getattr(error, "problem_mark", None))
-        what = f"is not YAML: {getattr(error, 'problem', error)}"
-        raise ConfigError(f"{where}{line}", what, "Mend that line") from None
-    if node is None:
-        return {}, {}
-    if not isinstance(node, yaml.MappingNode):
-        found = "list" if isinstance(node, yaml.SequenceNode) else "single value"
-        raise ConfigError(where, f"wanted settings as `key: value`, found a {found}", "Write one setting a line")
-    lines: dict[tuple[str | int, ...], int] = {}
-    _collect_lines(node, (), lines, where)
-    loader = _Loader(text)
+        print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _quiet_stdout()
+
+
+def _quiet_stdout() -> int:
+    """Send what is still buffered nowhere, so that leaving says nothing of it. Returns the code of SIGPIPE's end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return 141
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that no one reads any more."""
     try:
-        return loader.get_single_data(), lines
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            where, f"holds a value that the safe loader does not build: {error}", "Write plain values"
-        ) from None
-    finally:
-        loader.dispose()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # no descriptor: a notebook's or a test's standard output
+        return False
 
 
-def _line_of(mark: Any) -> str:
-    return f":{mark.line + 1}" if mark else ""
+def _hub_names(value: Any) -> typing.Iterator[str]:
+    """The paths that a config reads, are no file here and look like owner/name."""
+    if isinstance(value, Section):
+        for name, field in type(value).model_fields.items():
+            if "output" not in field.metadata:  # align.settings.OUTPUT
+                yield from _hub_names(getattr(value, name))
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _hub_names(item)
+    elif isinstance(value, Path):
+        is_data = value.suffix in (".jsonl", ".json", ".csv", ".parquet", ".txt", ".yaml")
+        if len(value.parts) == 2 and not value.is_absolute() and not value.parent.exists() and not is_data:
+            yield str(value)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            path, f"cannot be read ({error.strerror})", "Name a YAML file first, then key=value"
-        ) from None
-    return parse_yaml(text, str(path))
+def _show_traceback() -> None:
+    if os.environ.get(DEBUG, "0") not in ("", "0"):
+        traceback.print_exc()
 
 
-def _collect_lines(node: yaml.Node, key: tuple, lines: dict, where: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            inner = (*key, str(name.value))
-            if inner in lines:
-                dotted = ".".join(map(str, inner))
-                at = f"{where}:{name.start_mark.line + 1}: {dotted}"
-                raise ConfigError(at, f"is given twice (first in line {lines[inner]})", "Keep one of them")
-            lines[inner] = name.start_mark.line + 1
-            _collect_lines(value, inner, lines, where)
-    elif isinstance(node, yaml.SequenceNode):
-        for place, value in enumerate(node.value):
-            lines[(*key, place)] = value.start_mark.line + 1
-            _collect_lines(value, (*key, place), lines, where)
-
-
-def _override(text: str) -> tuple[tuple[str | int, ...], Any]:
+def _override(text: str) -> tuple[Key, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(text, "wanted key=value", "Write for example dpo.beta=0.2")
-    try:
-        parsed = yaml.load(value, Loader=_Loader) if value else None
-    except yaml.YAMLError:
-        parsed = value
-    return tuple(int(part) if part.isdigit() else part for part in key.split(".")), parsed
+        raise ConfigError(text, "expected key=value", "Write for example dpo.beta=0.2")
+    parts = tuple(int(part) if part.isascii() and part.isdigit() else part for part in key.split("."))
+    return parts, parse_value(value, "command line", parts)
 
 
-def _set(values: dict, key: tuple[str | int, ...], value: Any, override: str) -> None:
+Report = typing.Callable[[Key, dict[str, Any]], None]
+
+
+def _prepared(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
+    """`value` as pydantic may read it: single values where lists are expected made lists, paths checked.
+
+    kinds: the types that its setting allows, as `_kinds` gives them.
+    report: called with the key and a description of what pydantic would let pass: true for 1, "1" for 1, 1.0 for 1.
+    """
+    section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+    holder = _holder(kinds)
+    if isinstance(value, dict):
+        if section is not None:
+            fields = section.model_fields
+            inner = {name: _kinds(fields[name].annotation) if name in fields else [Any] for name in value}
+            for name, item in value.items():
+                if name in fields and fields[name].is_required() and item in ([], {}):
+                    report((*key, name), _value_error("must not be empty"))
+            return {name: _prepared(inner[name], item, (*key, name), report) for name, item in value.items()}
+        held = _kinds(_held(holder)) if holder is not None and typing.get_origin(holder) is dict else [Any]
+        return {name: _prepared(held, item, (*key, name), report) for name, item in value.items()}
+    is_list = holder is not None and typing.get_origin(holder) is not dict
+    if isinstance(value, list):
+        held = _kinds(_held(holder)) if is_list else [Any]
+        return [_prepared(held, item, (*key, place), report) for place, item in enumerate(value)]
+    alone = [kind for kind in kinds if kind is not type(None) and kind is not holder]
+    if is_list and value is not None and not any(_is_choice(kind, value) for kind in alone):
+        held = _kinds(_held(holder))
+        if not alone or any(_is_choice(kind, value) for kind in held):
+            return [_prepared(held, value, key, report)]
+    return _scalar(kinds, value, key, report)
+
+
+def _scalar(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
+    if isinstance(value, str) and any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds):
+        try:
+            return _usable_path(value)
+        except ValueError as error:
+            report(key, _value_error(str(error)))
+    elif value is not None and Any not in kinds and not any(_is_choice(kind, value) for kind in kinds):
+        # None is pydantic's to refuse; so is what no setting of numbers or booleans is concerned with
+        expected = [name for kind, name in _NUMBERS.items() if kind in kinds]
+        if expected:
+            report(key, {"type": "kind", "expected": expected[-1], "input": value})
+    elif isinstance(value, int) and not isinstance(value, bool):
+        least, largest = _LIMITS.get(str(key[-1]) if key else "", (-LARGEST_INTEGER, LARGEST_INTEGER))
+        if not least <= value <= largest:
+            report(key, {"type": "kind", "expected": f"from {least} to {largest}", "input": value})
+    return value
+
+
+_NUMBERS = {bool: "true or false", int: "an integer", float: "a number"}
+
+
+def _is_choice(kind: Any, value: Any) -> bool:
+    """Whether a single value is one of a type that a setting allows. An integer will do for a float, nothing else."""
+    if typing.get_origin(kind) is typing.Literal:
+        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
+    if kind is Any or kind is object:
+        return True
+    if isinstance(kind, type) and issubclass(kind, Path):
+        return isinstance(value, str)
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _usable_path(text: str) -> str:
+    """A path with `~` expanded. Raises ValueError for one that no file system has."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError(f"is {text[:80]!r}, and a path has no control characters")
+    if text.startswith("~"):
+        expanded = os.path.expanduser(text)
+        if expanded.startswith("~"):
+            name = text.partition("/")[0]
+            raise ValueError(f"begins with {name}, and there is no such user; write ./{name} for a file of that name")
+        text = expanded
+    longest = max((len(os.fsencode(part)) for part in text.split("/")), default=0)
+    if longest > _LONGEST_NAME or len(os.fsencode(text)) > _LONGEST_PATH:
+        what = f"a name of {longest} bytes" if longest > _LONGEST_NAME else f"{len(os.fsencode(text))} bytes"
+        raise ValueError(f"has {what}; file systems allow {_LONGEST_NAME} in a name and {_LONGEST_PATH} in all")
+    return text
+
+
+def _value_error(what: str) -> dict[str, Any]:
+    return {"type": "value_error", "ctx": {"error": what}}
+
+
+def _set(values: dict, key: Key, value: Any, override: str) -> None:
     place: Any = values
     for part in key[:-1]:
         if isinstance(place, dict) and place.get(part) is None:
@@ -211,40 +341,78 @@ def _set(values: dict, key: tuple[str | int, ...], value: Any, override: str) ->
         raise ConfigError(override, f"there is no {key[-1]} to set", "See --help for the settings") from None
 
 
-def _mistake(place: _Place, path: Path, where: dict, detail: Any) -> ConfigError:
+_EXPECTED = {  # pydantic's name of a mistake -> what its setting must be
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping of `key: value`",
+    "model_type": "a section of `key: value` lines",
+    "path_type": "a path",
+    "finite_number": "a finite number",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+
+
+def _mistake(place: _Place, path: Path, where: dict[Key, str], detail: Any) -> ConfigError:
     key = place.key
     dotted = ".".join(map(str, key))
     at = str(next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), path))
     at += f": {dotted}" if dotted else ""  # a recipe that checks itself as a whole points at no key
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = sorted(place.section.model_fields) if place.section else []
-        close = difflib.get_close_matches(str(key[-1]), known, n=1, cutoff=0.6)
-        prefix = ".".join(map(str, key[:-1]))
-        if close:
-            how = f"Did you mean {prefix + '.' if prefix else ''}{close[0]}?"
-        else:
-            how = f"Known here: {', '.join(known) or 'nothing'}"
-        return ConfigError(at, "is not a setting", how)
+        return ConfigError(at, "is not a setting", _nearest(place))
     if kind == "missing":
         how = f"Add it: {place.text}" if place.text else "Add it to the file"
-        return ConfigError(at, "is wanted and not given", how)
+        return ConfigError(at, "required, but missing", how)
     how = f"Start from {place.default!r}" if place.default is not None else (place.text or "See --help")
     if kind == "value_error":
-        return ConfigError(at, str(context.get("error", detail["msg"])), how)
-    # pydantic says "Input should be greater than 0" or "String should match pattern ..."
-    wanted = detail["msg"].partition(" should ")[2].split(", unable")[0] or "be of another kind"
-    wanted = "be a path" if kind == "path_type" else wanted
-    wanted = wanted.replace("greater than", "above").replace("less than", "below")
-    return ConfigError(at, f"must {wanted}, got {repr(detail.get('input'))[:80]}", how)
+        return ConfigError(at, str(context.get("error", detail.get("msg"))), how)
+    given = detail.get("input")
+    if kind == "kind":
+        expected = f"be {detail['expected']}"
+        if isinstance(given, str) and type(parse_value(given, "")) in (int, float, bool):
+            how = "Write it without quotes"
+    elif kind in _EXPECTED:
+        expected = f"be {_EXPECTED[kind]}"
+    else:  # pydantic says "Input should be greater than 0" or "String should match pattern ..."
+        expected = detail["msg"].partition(" should ")[2].split(", unable")[0] or "be of another kind"
+        expected = expected.replace("greater than", "above").replace("less than", "below")
+    return ConfigError(at, f"must {expected}, got {_shown(given)}", how)
+
+
+def _shown(value: Any) -> str:
+    """A value as a config would have it: true and null rather than True and None; long ones cut."""
+    names: dict[Any, str] = {True: "true", False: "false", None: "null"}
+    text = names[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _nearest(place: _Place) -> str:
+    """A setting that an unknown key may mean: of a like name in its section, or of its name in another section."""
+    known = sorted(place.section.model_fields) if place.section else []
+    close = difflib.get_close_matches(str(place.key[-1]), known, n=1, cutoff=0.6)
+    prefix = "".join(f"{part}." for part in place.key[:-1])
+    if close:
+        return f"Did you mean {prefix}{close[0]}?"
+    elsewhere = [name for name, *_ in _settings(place.recipe, "") if name.rpartition(".")[2] == place.key[-1]]
+    if len(elsewhere) == 1:
+        return f"Did you mean {elsewhere[0]}?"
+    return f"Known here: {', '.join(known) or 'nothing'}"
 
 
 class _Place(typing.NamedTuple):
     """Where in a recipe a mistake is."""
 
-    key: tuple[str | int, ...]
+    key: Key
+    recipe: type[Section]
     section: type[Section] | None
-    """The section that the last part of the key stands in."""
+    """The section that holds the last part of the key."""
     field: Any
     """The pydantic field that the key names; None for an unknown one."""
 
@@ -260,7 +428,7 @@ class _Place(typing.NamedTuple):
         return None if isinstance(default, BaseModel) else default
 
 
-def _place(recipe: type[Section], loc: tuple[str | int, ...]) -> _Place:
+def _place(recipe: type[Section], loc: Key) -> _Place:
     """pydantic's location of a mistake as a dotted key has it: without the names of a union's branches."""
     key: list[str | int] = []
     kinds: list[Any] = [recipe]
@@ -276,7 +444,7 @@ def _place(recipe: type[Section], loc: tuple[str | int, ...]) -> _Place:
         else:
             continue
         key.append(part)
-    return _Place(tuple(key), section, field)
+    return _Place(tuple(key), recipe, section, field)
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -26,8 +26,8 @@ WINGS = {
 }
 
 FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
-    {"errors", "files", "reporting", "overlap", "losses", "source_code"},
-    {"rows", "config", "settings", "manifest"},
+    {"errors", "failures", "files", "hardware", "reporting", "overlap", "losses", "source_code"},
+    {"rows", "strict_yaml", "config", "settings", "manifest"},
     {"formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets"},
     {"tree"},
     {"models"},
@@ -41,6 +41,8 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/formats.py", "tool_formats"),
     ("align/formats.py", "bfcl"),
     ("align/settings.py", "config"),
+    ("align/config.py", "strict_yaml"),
+    ("align/failures.py", "errors"),
     ("align/overlap.py", "files"),
     ("align/source_code.py", "files"),
     ("align/chat/environment.py", "tools"),
