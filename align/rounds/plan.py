@@ -253,7 +253,9 @@ def _stage(config: StageConfig, round_number: int | None, names: Names, recipes:
 
 
 def _expanded(value: Any, names: Names, where: str) -> Any:
-    """`value` with the names in braces filled in, through lists and mappings."""
+    """`value` with the names in braces filled in, through lists and mappings. "{round}" alone is a number."""
+    if value == "{round}" and "round" in names:
+        return names["round"]
     if isinstance(value, str):
         return _filled(value, names, where)
     if isinstance(value, list | tuple):
