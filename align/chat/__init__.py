@@ -8,12 +8,22 @@ from align.chat.calls import CallSyntax
 from align.chat.chatml import ChatML
 from align.chat.llama3 import Llama3
 from align.chat.protocol import ChatProtocol, Encoded, TokenKind
+from align.chat.templates import template
 from align.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["PROTOCOLS", "ChatML", "ChatProtocol", "Encoded", "Llama3", "TokenKind", "load_protocol"]
+__all__ = [
+    "PROTOCOLS",
+    "ChatML",
+    "ChatProtocol",
+    "Encoded",
+    "Llama3",
+    "TokenKind",
+    "load_protocol",
+    "protocol_of_template",
+]
 
 PROTOCOLS: dict[str, type[ChatProtocol]] = {protocol.name: protocol for protocol in (Llama3, ChatML)}
 
@@ -42,3 +52,12 @@ def load_protocol(
         f"the tokenizer of {tokenizer.name_or_path or 'this model'} has the control tokens of no protocol ({wanted})",
         "Use an instruct model's tokenizer, or add the control tokens and train them",
     )
+
+
+def protocol_of_template(tokenizer: PreTrainedTokenizerFast) -> ChatProtocol | None:
+    """The protocol, with its call syntax, whose saved template a tokenizer has; None for any other template."""
+    for name, protocol in PROTOCOLS.items():
+        for syntax in protocol.syntaxes:
+            if tokenizer.chat_template == template(name, syntax):
+                return protocol(tokenizer, syntax)
+    return None

@@ -40,8 +40,9 @@ class ChatML(ChatProtocol):
         self._start = self._control_id(START)
         self._end = self._control_id(END)
         end_of_text = self._optional_control_id("<|endoftext|>")
-        self.stop_ids = (self._end,) if end_of_text is None else (self._end, end_of_text)
-        self.pad_id = self.stop_ids[-1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.terminators = (self._end,)
+        self.stop_ids = self.terminators if end_of_text is None else (*self.terminators, end_of_text)
+        self.opening_id = self._start
         self._newline = tuple(self._text_ids(["\n"])[0])
 
     def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:

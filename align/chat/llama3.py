@@ -65,9 +65,9 @@ class Llama3(ChatProtocol):
         super().__init__(tokenizer, syntax)
         self._begin, self._start, self._end, self._eot, self._eom, self._python = map(self._control_id, self.marks)
         end_of_text = self._optional_control_id("<|end_of_text|>")
-        self.stop_ids = (self._eot, self._eom) if end_of_text is None else (self._eot, self._eom, end_of_text)
-        pads = (self._optional_control_id("<|finetune_right_pad_id|>"), tokenizer.pad_token_id, self.stop_ids[-1])
-        self.pad_id = next(pad for pad in pads if pad is not None)
+        self.terminators = (self._eot, self._eom)
+        self.stop_ids = self.terminators if end_of_text is None else (*self.terminators, end_of_text)
+        self.opening_id = self._start
         self._separator = self._text_ids(["\n\n"])[0]
 
     def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:

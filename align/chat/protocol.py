@@ -7,7 +7,6 @@ and turns given here, never from a search for token ids. The protocols are `chat
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, render_calls
 from align.chat.templates import template
+from align.chat.vocabulary import padding_id, segment_tokenizer
 from align.errors import ConfigError, RowError
 from align.rows import Message
 
@@ -105,9 +104,12 @@ class ChatProtocol(ABC):
     Its text always equals ours. Its ids do too, unless a content holds a typed control token (a server may take it for
     one) or begins with line breaks (a server's tokenizer may join them to the header's).
     """
+    terminators: tuple[int, ...]
+    """Tokens that end a message; the first one ends an assistant's turn."""
     stop_ids: tuple[int, ...]
-    """Tokens at which generation ends."""
-    pad_id: int
+    """Tokens at which generation ends: the terminators, and the end of a document where the tokenizer has one."""
+    opening_id: int
+    """The token that begins a message."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, syntax: CallSyntax | None = None) -> None:
         self.tokenizer = tokenizer
@@ -173,6 +175,15 @@ class ChatProtocol(ABC):
             refused=refused,
         )
 
+    @property
+    def pad_id(self) -> int:
+        """A token to pad with that never ends a dialog; see `padding_id`."""
+        return self.padding()
+
+    def padding(self, rows: int | None = None) -> int:
+        """`pad_id` for a model whose embedding has that many rows."""
+        return padding_id(self.tokenizer, self.terminators, self.stop_ids, self.opening_id, rows=rows)
+
     def parse(self, ids: Sequence[int]) -> Message:
         """The assistant message that a model generated; what looks like a call and is none stays text."""
         found = self.parse_calls(ids)
@@ -231,35 +242,3 @@ class ChatProtocol(ABC):
             if token in self.stop_ids:
                 return list(ids[:position])
         return list(ids)
-
-
-def segment_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the tokenizer that adds nothing and recognises no added token, special or not: text stays text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ConfigError(
-            f"tokenizer of {tokenizer.name_or_path or 'this model'}",
-            f"wanted a fast tokenizer, found {type(tokenizer).__name__}",
-            "Save the model with its tokenizer.json",
-        )
-    state = json.loads(backend.to_str())
-    added = {token["content"] for token in state["added_tokens"]}
-    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-    _forget(added, state["model"])
-    return Tokenizer.from_str(json.dumps(state))
-
-
-def _forget(added: set[str], model: dict) -> None:
-    """Take added tokens out of the model's vocabulary, save ordinary words that merges make and need.
-
-    A BPE that looks a whole word up before merging (`ignore_merges`) would find them there.
-    """
-    vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict) or not added & vocabulary.keys():
-        return
-    needed = {model.get("unk_token")}
-    for merge in model.get("merges", ()):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        needed |= {left, right, left + right}
-    for token in added - needed:
-        vocabulary.pop(token, None)

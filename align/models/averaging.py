@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from align.errors import CheckpointError, ConfigError
 from align.manifest import SEAL, seal_folder, unseal_folder, verify_folder
 from align.models.adapters import CONFIG
+from align.models.serving import write_serving_files_of_average
 
 SHARD_BYTES = 5 * 10**9
 INDEX = "model.safetensors.index.json"
@@ -47,6 +48,7 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
                 continue
             shutil.copy2(file, output / file.name)
             written.append(output / file.name)
+    written = sorted({*written, *write_serving_files_of_average(output, folders)})
     return seal_folder(output, written, {"averaged": {str(f): s for f, s in zip(folders, shares, strict=True)}}).parent
 
 

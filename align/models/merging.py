@@ -24,6 +24,7 @@ from align.manifest import SEAL, seal_folder, unseal_folder, verify_folder
 from align.models.adapters import CONFIG, WEIGHTS, base_of, beside
 from align.models.loading import load_policy, load_reward_model, load_tokenizer
 from align.models.quantization import bitsandbytes_is_missing
+from align.models.serving import write_serving_files
 from align.reporting import logger
 from align.rows import Message
 from align.settings import ModelConfig
@@ -80,7 +81,7 @@ def merge_adapter(
             alone = _outputs(adapted.get_base_model(), ids)
         adapted.merge_and_unload(safe_merge=True).to(getattr(torch, dtype)).save_pretrained(rough)
         del adapted
-        protocol.tokenizer.save_pretrained(rough)
+        write_serving_files(rough, protocol)
         found = _outputs(_read(rough, scorer), ids)
         difference = _difference(found, wanted, alone)
         _refuse(difference, adapter, dtype)

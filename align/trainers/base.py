@@ -35,6 +35,7 @@ from align.files import whole_file
 from align.manifest import is_whole, seal_folder, unseal_folder, verify_folder
 from align.models.adapters import is_adapted, load_weights, trained_shapes
 from align.models.logps import TreeModel, TreePolicy
+from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import TrainingConfig
 from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
@@ -261,7 +262,7 @@ class TreeTrainer(Trainer, ABC):
                 name.removeprefix("model."): tensor for name, tensor in state_dict.items() if name.startswith("model.")
             }
         self._hugging_face_model.save_pretrained(folder, state_dict=state_dict)
-        self.protocol.tokenizer.save_pretrained(folder)
+        write_serving_files(folder, self.protocol)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = self.output / f"{CHECKPOINT}{self.state.global_step}"
