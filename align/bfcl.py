@@ -82,11 +82,11 @@ def prompt_fields(record: Json, where: str) -> Json:
         found = f"{len(turns)} turns" if isinstance(turns, list) and len(turns) > 1 else repr(turns)[:80]
         raise RowError(
             f"{where}: question",
-            f"wanted [[messages]] of one turn, found {found}",
+            f"expected [[messages]] of one turn, found {found}",
             "Only single-turn sections are read",
         )
     if not isinstance(functions, list) or not all(isinstance(function, dict) for function in functions):
-        raise RowError(f"{where}: function", f"wanted a list of functions, found {functions!r:.80}", "Mend the record")
+        raise RowError(f"{where}: function", f"expected a list of functions, found {functions!r:.80}", "Write a list")
     try:
         tools = tools_of(json.dumps([_offered(function) for function in functions]))
     except ValueError as error:
@@ -110,7 +110,7 @@ def first_answer(ground_truth: Any, functions: Sequence[Json], where: str) -> li
         if not (isinstance(call, dict) and len(call) == 1 and all(isinstance(given, dict) for given in call.values())):
             raise RowError(
                 f"{where}: ground_truth[{place}]",
-                f"wanted {{function: {{argument: [possible values]}}}}, found {call!r:.80}",
+                f"expected {{function: {{argument: [possible values]}}}}, found {call!r:.80}",
                 "Write possible answers as BFCL's single-turn sections have them",
             )
         ((name, given),) = call.items()
@@ -118,7 +118,7 @@ def first_answer(ground_truth: Any, functions: Sequence[Json], where: str) -> li
             if not isinstance(options, list) or not options:
                 raise RowError(
                     f"{where}: ground_truth[{place}].{name}.{argument}",
-                    f"wanted a list of possible values, found {options!r:.80}",
+                    f"expected a list of possible values, found {options!r:.80}",
                     "Write the one value in a list",
                 )
         arguments = _first_values(given, required.get(name) or ())
@@ -165,7 +165,7 @@ def _offered(function: Json) -> Json:
     """A function with a JSON schema. Raises ValueError where its parameters are no object."""
     parameters = function.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise ValueError(f"wanted parameters as an object, found {parameters!r:.80}")
+        raise ValueError(f"expected parameters as an object, found {parameters!r:.80}")
     schema = {"type": "object", "properties": {}, **_schema(parameters)}
     return function | {"parameters": schema | {"type": "object"}}
 
@@ -189,5 +189,5 @@ def _record(line: str, where: str) -> Json:
     except ValueError as error:
         raise RowError(where, f"is not JSON ({error})", "Fetch the package anew") from None
     if not isinstance(found, dict):
-        raise RowError(where, f"wanted a JSON object, found {line[:80]}", "Fetch the package anew")
+        raise RowError(where, f"expected a JSON object, found {line[:80]}", "Fetch the package anew")
     return found

@@ -20,7 +20,7 @@ class AlignError(ValueError):
         self.how = how if how.endswith("?") else how.rstrip(".") + "."
         super().__init__(f"{self.where}: {self.what}. {self.how}")
 
-    def __reduce__(self) -> tuple[type[AlignError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[AlignError], tuple[str, ...]]:
         # An exception rebuilds itself from its one message by default, which would fail between processes.
         return type(self), (self.where, self.what, self.how)
 
@@ -31,6 +31,20 @@ class ConfigError(AlignError):
 
 class RowError(AlignError):
     """A row of data that is not what its stage reads."""
+
+
+class UnusableRow(RowError):
+    """A row that can be read and says nothing to train on, such as a tie: dropped and counted, never an end of a run.
+
+    reason: for the count, such as `tie`.
+    """
+
+    def __init__(self, where: object, what: str, how: str, reason: str) -> None:
+        super().__init__(where, what, how)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[AlignError], tuple[str, ...]]:
+        return type(self), (self.where, self.what, self.how, self.reason)
 
 
 class AssetError(AlignError):

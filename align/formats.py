@@ -1,362 +1,366 @@
-"""Other toolkits' records as our rows: TRL, OpenAI, ShareGPT and LLaMA-Factory, alpaca, HH-RLHF, Glaive, BFCL.
+"""Records as rows: ours, TRL, OpenAI, ShareGPT and LLaMA-Factory, alpaca, HH-RLHF, Glaive, BFCL, xLAM, public sets.
 
-A record in our own form goes straight to its row class. Plain strings become a user message and an assistant message.
-What a record cannot say about itself is made: an id from its content, a source from the file's name. How calls and
-functions are written down is `align/tool_formats.py`.
+A record in our own form goes straight to its row class. Every other column of a record is read, or is harmless
+metadata (`align/columns.py`), or is refused by name. Plain strings become a user message and an assistant message.
+What a record cannot say about itself is made: an id from its content, a source from the file's name. The forms, with
+an example of each, are in docs/formats.md. Values as messages are `align/dialogs.py`, calls and functions
+`align/tool_formats.py`, pairs `align/pairs.py`, several responses `align/rated.py`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from align.bfcl import first_answer, prompt_fields
-from align.errors import RowError
-from align.rows import PreferenceRow, PromptRow, Row, SFTRow, ToolQuestionRow, row_id
-from align.tool_formats import (
-    call_fields,
-    called_name,
-    glaive_dialog,
-    named_outputs,
+from align.columns import (
+    ANSWERS,
+    ATTRIBUTES,
+    DIALOGS,
+    LABELS,
+    PAIRS,
+    PROMPTS,
+    RESPONSES,
+    Columns,
+    score_names,
     shown,
-    tools_field,
-    written_calls,
+    source_of,
 )
+from align.dialogs import (
+    alpaca_prompt,
+    check_order,
+    conversation_of,
+    dialog_of,
+    is_foreign,
+    listed,
+    prompt_of,
+    with_system,
+    without_system,
+)
+from align.errors import RowError, UnusableRow
+from align.pairs import pair_names, pair_of, ranked_of
+from align.rated import MODELS, RATERS, SCORE_LISTS, best_and_worst, is_rated, responses_of
+from align.rows import PreferenceRow, PromptRow, QuestionRow, Row, SFTRow, ToolQuestionRow, row_id
+from align.tool_formats import glaive_dialog, tools_field, xlam_fields
 
 R = TypeVar("R", bound=Row)
 
 Json = dict[str, Any]
 
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "function_call"), "assistant"),
-    **dict.fromkeys(("tool", "function", "ipython", "observation"), "tool"),
-}
-"""Every name of a role that is read, and ours."""
-
-_MESSAGE_KEYS = {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "weight"}
-_IGNORED_MESSAGE_KEYS = {"id", "refusal", "annotations", "audio"}
-"""What an OpenAI answer carries beside its text; nothing of it is trained on."""
-
-_JUDGED_KEYS = ("level", "models", "raters", "round", "batch")
-"""What is known of a comparison beside its prompt and completions: see PreferenceRow."""
-
 _FORMS = {
-    SFTRow: "messages; prompt and completion; conversations; instruction and output; system and chat; "
-    "question, function and ground_truth",
-    PreferenceRow: "prompt, chosen and rejected; chosen and rejected; conversations, chosen and rejected; "
-    "instruction, chosen and rejected",
-    PromptRow: "prompt; messages; conversations; instruction; question and function",
+    SFTRow: "messages; conversations; a prompt (prompt, instruction, question, query, input) and an answer "
+    "(completion, response, output, answer); system and chat; question, function and ground_truth; query, answers "
+    "and tools",
+    PreferenceRow: "a prompt, chosen and rejected; chosen and rejected; conversations, chosen and rejected; input, "
+    "preferred_output and non_preferred_output; a prompt and responses with scores or ranks; two responses and a "
+    "preference",
+    PromptRow: "prompt; messages; conversations; instruction; question; query; input; question and function",
 }
 
+_NOT_OF_A_PROMPT = frozenset(
+    (
+        *ANSWERS,
+        *LABELS,
+        *RESPONSES,
+        *ATTRIBUTES,
+        *SCORE_LISTS,
+        *RATERS,
+        *MODELS,
+        *(side for pair in PAIRS for side in pair),
+        *("score", "ranks", "margin", "level", "raters", "rater", "round", "batch", "edited", "ground_truth"),
+        *("response_0", "response_1", "response_2", "response1", "response2", "rejected_response"),
+        *("preference_strength", "overall_preference", "better_response_id", "chosen_model", "rejected_model"),
+        *("chosen-model", "rejected-model"),
+    )
+)
+"""Columns of answers and of what is said of them: a prompt is read without them."""
 
-def to_row(record: Json, kind: type[R], where: str) -> R:
+
+def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()) -> R:
     """One record as a row of `kind`.
 
     where: `file:line`, for errors and for the source of a record that names none.
-    Raises RowError naming where and the field, or pydantic's ValidationError where the row class refuses.
+    ignore: columns that the user knows about and leaves out.
+    Raises RowError naming where and the column, UnusableRow for a comparison that prefers nothing, or pydantic's
+    ValidationError where the row class refuses.
     """
+    columns = Columns(record, where, ignore)
     reader = _READERS.get(kind)
-    if reader is None or _is_ours(record, kind):
-        return kind.model_validate(record)
-    fields = reader(record, where)
-    key = "tools" if record.get("tools") else "functions"  # the second is OpenAI's older name
-    tools = tools_field(record.get(key), f"{where}: {key}")
+    if reader is None or _is_ours(columns.values, kind):
+        return kind.model_validate(columns.values)
+    fields = reader(columns)
+    key = "tools" if columns.values.get("tools") else "functions"  # the second is OpenAI's older name
+    tools = "" if key in columns.read else tools_field(columns.take(key), columns.place(key))
     if tools:
         fields["tools"] = tools
-    fields["source"] = record.get("source") or _stem(where)
-    given = record.get("id")
+    fields["source"] = source_of(columns) or _stem(where)
+    given = columns.take("id")
+    columns.note_repeats([message.get("content", "") for group in _groups(fields) for message in group])
+    columns.refuse_unread(kind.model_fields)
+    for name, group in zip(("prompt", "messages"), (fields.get("prompt"), fields.get("messages")), strict=True):
+        check_order(group or (), columns.place(name))
     # Content alone makes the id: the same record has the same id in whatever file it stands.
     fields["id"] = row_id(kind.__name__, json.dumps(fields | {"source": ""})) if given in (None, "") else str(given)
     return kind.model_validate(fields)
 
 
-def _is_ours(record: Json, kind: type[Row]) -> bool:
-    if not {"id", "source"} <= record.keys() <= kind.model_fields.keys():
+def _is_ours(values: Json, kind: type[Row]) -> bool:
+    if not {"id", "source"} <= values.keys() <= kind.model_fields.keys():
         return False
-    groups = [record.get("prompt"), record.get("messages"), *_listed(record.get("completions"))]
-    return not any(_is_foreign(message) for group in groups for message in _listed(group)) and not isinstance(
-        record.get("prompt"), str
+    if not isinstance(values["id"], str) or not isinstance(values["source"], str):
+        return False
+    groups = [values.get("prompt"), values.get("messages"), *listed(values.get("completions"))]
+    return not any(is_foreign(message) or message is None for group in groups for message in listed(group)) and (
+        not isinstance(values.get("prompt"), str)
     )
 
 
-def _is_foreign(message: Any) -> bool:
-    if not isinstance(message, dict):
-        return False
-    if {"from", "tool_call_id", "weight"} & message.keys() or not isinstance(message.get("content", ""), str):
-        return True
-    return message.get("role") == "developer" or any(
-        isinstance(call, dict) and "function" in call for call in _listed(message.get("tool_calls"))
-    )
-
-
-def _sft(record: Json, where: str) -> Json:
-    if "messages" in record:
-        return {"messages": _dialog(record["messages"], f"{where}: messages")}
-    if "conversations" in record:
-        return {"messages": _conversations(record, where)}
-    if "prompt" in record and "completion" in record:
+def _sft(columns: Columns) -> Json:
+    _refuse_a_bad_label(columns)
+    key = columns.first(DIALOGS)
+    if key is not None and columns.values[key] not in ([], ""):
+        messages = with_system(_conversation(columns, key), columns)
+        _note_the_pair_that_it_is_chosen_of(columns, messages)
+        return {"messages": messages}
+    answer = columns.first(ANSWERS)
+    if columns.has("query", "answers", "tools"):
+        fields = xlam_fields(columns)
+        asked = with_system(prompt_of(fields["prompt"], columns.place("query")), columns)
+        return {
+            "messages": [*asked, {"role": "assistant", "tool_calls": fields["calls"]}],
+            **({"tools": fields["tools"]} if fields["tools"] else {}),
+        }
+    if answer is not None and columns.first(PROMPTS) is not None:
         calls: dict[str, str] = {}
-        prompt = _dialog(record["prompt"], f"{where}: prompt", calls)
-        return {"messages": prompt + _dialog(record["completion"], f"{where}: completion", calls, "assistant")}
-    if "instruction" in record and "output" in record:
-        answer = _dialog(record["output"], f"{where}: output", role="assistant")
-        return {"messages": _alpaca_prompt(record, where) + answer}
-    if "chat" in record:
-        return glaive_dialog(record, where)
-    if "question" in record and "function" in record:
-        return _bfcl_answered(record, where)
-    raise _unknown_form(record, SFTRow, where)
+        prompt = _plain_prompt(columns, calls)
+        said = dialog_of(columns.take(answer), columns.place(answer), calls, "assistant")
+        _refuse_a_rated_response(columns, answer)
+        return {"messages": prompt + said}
+    if "chat" in columns:
+        return glaive_dialog(columns)
+    if columns.has("question", "function"):
+        return _bfcl_answered(columns)
+    if key is not None:
+        return {"messages": dialog_of(columns.take(key), columns.place(key))}
+    raise _unknown_form(columns, SFTRow)
 
 
-def _prompt(record: Json, where: str) -> Json:
-    if "prompt" in record:
-        prompt = _dialog(record["prompt"], f"{where}: prompt")
-    elif "messages" in record:
-        prompt = _dialog(record["messages"], f"{where}: messages")
-    elif "conversations" in record:
-        prompt = _conversations(record, where)
-    elif "instruction" in record:
-        prompt = _alpaca_prompt(record, where)
-    elif "question" in record and "function" in record:
-        return _bfcl_prompt(record, where)
-    elif "chosen" in record and "rejected" in record:
-        prompt = _preference(record, where)["prompt"]
+def _prompt(columns: Columns) -> Json:
+    columns.read |= _NOT_OF_A_PROMPT
+    better, worse = pair_names(columns) or ("", "")
+    whole = [side for side in (better, worse) if is_whole_dialog(columns.values.get(side))]
+    if columns.has("question", "function") and "prompt" not in columns:
+        return _bfcl_prompt(columns)
+    if columns.has("query", "answers", "tools"):
+        fields = xlam_fields(columns)
+        return {"prompt": with_system(prompt_of(fields["prompt"], columns.place("query")), columns)} | (
+            {"tools": fields["tools"]} if fields["tools"] else {}
+        )
+    openai = isinstance(columns.values.get("input"), dict)
+    if len(whole) == 2 or openai or (better and columns.first((*PROMPTS, *DIALOGS)) is None):
+        return {"prompt": pair_of(columns).prompt}
+    key = columns.first(("prompt", *DIALOGS, *PROMPTS, "context"))
+    if key is None:
+        raise _unknown_form(columns, PromptRow)
+    if key in DIALOGS:
+        prompt = with_system(_conversation(columns, key), columns)
+    elif key == "context":
+        prompt = with_system(dialog_of(columns.take(key), columns.place(key)), columns)
     else:
-        raise _unknown_form(record, PromptRow, where)
+        prompt = _plain_prompt(columns, {})
+        _note_dialogs_that_go_on(columns, prompt)
     if prompt and prompt[-1]["role"] == "assistant":
         raise RowError(
-            f"{where}: {next(key for key in ('prompt', 'messages', 'conversations') if key in record)}",
+            columns.place(key),
             "ends with an assistant message; a prompt ends where the assistant is to go on",
             "Leave the last answer out",
         )
     return {"prompt": prompt}
 
 
-def _tool_question(record: Json, where: str) -> Json:
-    return _prompt(record, where) | {key: record[key] for key in ("calls", "answers") if key in record}
+def _question(columns: Columns) -> Json:
+    own = QuestionRow.model_fields.keys() - PromptRow.model_fields.keys()
+    known = {name: columns.take(name) for name in QuestionRow.model_fields if name in own and name in columns}
+    return _prompt(columns) | known
 
 
-def _preference(record: Json, where: str) -> Json:
-    if "completions" in record and "prompt" in record:
+def _tool_question(columns: Columns) -> Json:
+    if columns.has("query", "answers", "tools"):
+        return _prompt(columns) | {"calls": xlam_fields(columns)["calls"]}
+    known = {key: columns.take(key) for key in ("calls", "answers") if key in columns}
+    return _prompt(columns) | known
+
+
+def _preference(columns: Columns) -> Json:
+    if pair_names(columns) is not None or columns.has("messages", "rejected_response"):
+        found = pair_of(columns)
+        if found.unusable is not None:
+            raise found.unusable
+        completions = [found.chosen, found.rejected]
+        if found.edited is not None:
+            completions.insert(0, found.edited)
+        fields = {"prompt": found.prompt, "completions": completions, **found.known(len(completions))}
+        _note_dialogs_that_go_on(columns, found.prompt, found.chosen)
+        return fields
+    if is_rated(columns):
+        responses = responses_of(columns)
+        best, worst, level = best_and_worst(responses, columns.where)
+        models = [responses.models[place] for place in (best, worst)]
+        known = ranked_of(columns, len(models))
+        if level is not None:
+            known.setdefault("level", level)
+        if any(models):
+            known["models"] = models
+        completions = [responses.responses[best], responses.responses[worst]]
+        return _told_apart({"prompt": responses.prompt, "completions": completions} | known, columns)
+    if columns.has("completions", "prompt"):
         calls: dict[str, str] = {}
-        prompt = _dialog(record["prompt"], f"{where}: prompt", calls)
+        prompt = with_system(prompt_of(columns.take("prompt"), columns.place("prompt"), calls), columns)
+        listed_ = listed(columns.take("completions"))
         ranked = [
-            _dialog(completion, f"{where}: completions[{rank}]", dict(calls), "assistant")
-            for rank, completion in enumerate(_listed(record["completions"]))
+            dialog_of(completion, columns.place(f"completions[{rank}]"), dict(calls), "assistant")
+            for rank, completion in enumerate(listed_)
         ]
-        known = {key: record[key] for key in _JUDGED_KEYS if record.get(key) is not None}
-        return {"prompt": prompt, "completions": ranked, **known}
-    if not ("chosen" in record and "rejected" in record):
-        raise _unknown_form(record, PreferenceRow, where)
-    calls = {}
-    if "conversations" in record:
-        prompt = _conversations(record, where, calls)
-    elif "prompt" in record:
-        prompt = _dialog(record["prompt"], f"{where}: prompt", calls)
-    elif "instruction" in record:
-        prompt = _alpaca_prompt(record, where)
-    else:
-        prompt = []
-    chosen, rejected = _pair(record, where, calls, split_text=not prompt)
-    if not prompt or chosen[0]["role"] in ("system", "user"):
-        asked = prompt[-1]["content"] if prompt else None
-        prompt, chosen, rejected = _split_shared(chosen, rejected, where)
-        if asked is not None and all(message["content"] != asked for message in prompt):
+        return _told_apart({"prompt": prompt, "completions": ranked, **ranked_of(columns, len(ranked))}, columns)
+    _refuse_a_rated_response(columns, columns.first(ANSWERS) or "response")
+    raise _unknown_form(columns, PreferenceRow)
+
+
+def _told_apart(fields: Json, columns: Columns) -> Json:
+    completions = fields["completions"]
+    if len(completions) > 1 and completions[0] == completions[-1]:
+        what = "are the same, word for word: the better and the worse one"
+        raise UnusableRow(columns.place("completions"), what, "Drop the row", "identical completions")
+    return fields
+
+
+def _plain_prompt(columns: Columns, calls: dict[str, str]) -> list[Json]:
+    """The prompt of a record that has it in one column, or as alpaca's instruction and input."""
+    key = columns.first(PROMPTS)
+    assert key is not None
+    if key == "instruction":
+        return with_system(alpaca_prompt(columns), columns)
+    return with_system(prompt_of(columns.take(key), columns.place(key), calls), columns)
+
+
+def _conversation(columns: Columns, key: str) -> list[Json]:
+    value, where = columns.take(key), columns.place(key)
+    return dialog_of(value, where) if key == "messages" else conversation_of(value, where)
+
+
+def is_whole_dialog(value: Any) -> bool:
+    """Whether a completion is given as the whole dialog, its prompt included."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return False
+    return (value[0].get("role") or value[0].get("from")) in ("system", "developer", "user", "human")
+
+
+def _note_the_pair_that_it_is_chosen_of(columns: Columns, messages: list[Json]) -> None:
+    """`messages` next to `chosen` and `rejected` are the chosen dialog in UltraFeedback-binarized: read as a target."""
+    names = pair_names(columns)
+    if names is None:
+        return
+    chosen = columns.values[names[0]]
+    same = (
+        without_system(dialog_of(chosen, columns.place(names[0]))) == without_system(messages)
+        if is_whole_dialog(chosen)
+        else dialog_of(chosen, columns.place(names[0]), role="assistant") == messages[-1:]
+    )
+    if same:
+        columns.read.update(names)
+        columns.read.update(name for pair in score_names(columns) for name in pair)
+        columns.read.update(("margin", "chosen_model", "rejected_model", "chosen-model", "rejected-model"))
+
+
+def _note_dialogs_that_go_on(columns: Columns, prompt: list[Json], chosen: list[Json] | None = None) -> None:
+    """Dialogs that begin with the prompt, or hold its last message, repeat it: ultrachat has both.
+
+    chosen: the dialog must also hold this answer to it and no other.
+    """
+    for name in DIALOGS:
+        if name not in columns or name in columns.read or not isinstance(columns.values[name], list):
+            continue
+        try:
+            dialog = without_system(_conversation(columns, name))
+        except RowError:  # not messages, so it repeats nothing: refused by its name
+            columns.read.discard(name)
+            continue
+        asked = without_system(prompt)
+        begins = dialog[: len(asked)] == asked
+        after = dialog[len(asked) :]
+        if not begins or (chosen is not None and after not in ([], chosen)):
+            columns.read.discard(name)
+
+
+def _refuse_a_bad_label(columns: Columns) -> None:
+    """KTO's rows say of one completion whether it is a good one. A bad one is no target."""
+    for name in LABELS:
+        if name not in columns:
+            continue
+        value = columns.take(name)
+        if value is False or value == 0:
+            what = "is false: this completion was marked as a bad one, and is no target of supervised fine-tuning"
+            how = "Drop the row, or train on pairs"
+            raise UnusableRow(columns.place(name), what, how, f"{name} is false")
+        if value is not True and value != 1:
+            what = f"expected true or false, found {shown(value)}"
             raise RowError(
-                f"{where}: chosen",
-                f"holds a dialog that does not contain the prompt {asked[:80]!r}",
-                "Give the completion alone, or a dialog that begins with the prompt",
+                columns.place(name), what, "Write true or false, or rename the column if it is something else"
             )
-    for field, completion in (("chosen", chosen), ("rejected", rejected)):
-        if any(message["role"] in ("system", "user") for message in completion):
-            raise RowError(
-                f"{where}: {field}",
-                "holds a system or user message that the other completion has not",
-                "Pair two completions of one prompt",
-            )
-    return {"prompt": prompt, "completions": [chosen, rejected]}
 
 
-def _pair(record: Json, where: str, calls: dict[str, str], split_text: bool) -> tuple[list[Json], list[Json]]:
-    chosen, rejected = record["chosen"], record["rejected"]
-    if split_text and isinstance(chosen, str) and isinstance(rejected, str):
-        if _is_transcript(chosen):
-            return _transcript(chosen, f"{where}: chosen"), _transcript(rejected, f"{where}: rejected")
-        shared = _shared_text(chosen, rejected)
-        if not shared.strip():
-            raise RowError(f"{where}: chosen", "shares no beginning with rejected", "Add the field `prompt`")
-        prompt = {"role": "user", "content": shared}
-        ends = (chosen[len(shared) :], rejected[len(shared) :])
-        first, second = ([prompt, {"role": "assistant", "content": end}] for end in ends)
-        return first, second
-    first = _dialog(chosen, f"{where}: chosen", dict(calls), "assistant")
-    return first, _dialog(rejected, f"{where}: rejected", dict(calls), "assistant")
+def _refuse_a_rated_response(columns: Columns, answer: str) -> None:
+    rated = columns.first((*ATTRIBUTES, "score"))
+    label = columns.first(LABELS)
+    if rated is None and (label is None or label in columns.read):
+        return
+    name = rated or label
+    assert name is not None
+    what = f"rates the one {answer} of this record, which says neither that it is a target nor what it is better than"
+    how = (
+        "The `preferences` builder (recipes/build_data.py) pairs consecutive records that share a prompt; for "
+        "fine-tuning choose the good ones and list the ratings in ignore_columns"
+    )
+    raise RowError(columns.place(name), what, how)
 
 
-def _split_shared(chosen: list[Json], rejected: list[Json], where: str) -> tuple[list[Json], list[Json], list[Json]]:
-    """The prompt that two dialogs share, and what follows it in each: from where they part, back to an assistant."""
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
-    while shared and not chosen[shared]["role"] == rejected[shared]["role"] == "assistant":
-        shared -= 1
-    if not shared:
-        raise RowError(f"{where}: chosen", "shares no prompt with rejected", "Add the field `prompt`")
-    return chosen[:shared], chosen[shared:], rejected[shared:]
+def _bfcl_prompt(columns: Columns) -> Json:
+    fields = prompt_fields({key: columns.take(key) for key in ("question", "function")}, columns.where)
+    dialog = dialog_of(fields["prompt"], columns.place("question"))
+    return fields | {"prompt": with_system(dialog, columns)}
 
 
-def _shared_text(chosen: str, rejected: str) -> str:
-    """What two texts have in common at the start; a space at the seam goes with the completions, as TRL has it."""
-    length = 0
-    while length < min(len(chosen), len(rejected)) and chosen[length] == rejected[length]:
-        length += 1
-    return chosen[:length].removesuffix(" ")
-
-
-def _is_transcript(text: str) -> bool:
-    return text.startswith("\n\nHuman:")
-
-
-def _transcript(text: str, where: str) -> list[Json]:
-    """A dialog from `\\n\\nHuman: ...\\n\\nAssistant: ...`, as Anthropic's HH-RLHF has it."""
-    if not _is_transcript(text):
-        raise RowError(where, "is no transcript, and the other completion is one", "Write both in one form")
-    parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [
-        {"role": roles[speaker], "content": said.strip()} for speaker, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
-def _bfcl_prompt(record: Json, where: str) -> Json:
-    fields = prompt_fields(record, where)
-    return fields | {"prompt": _dialog(fields["prompt"], f"{where}: question")}
-
-
-def _bfcl_answered(record: Json, where: str) -> Json:
-    fields = _bfcl_prompt(record, where)
-    if "ground_truth" not in record:
+def _bfcl_answered(columns: Columns) -> Json:
+    fields = _bfcl_prompt(columns)
+    truth = columns.take("ground_truth")
+    if truth is None:
         how = "Add the possible answers of the same id, from BFCL's folder possible_answer"
-        raise RowError(f"{where}: ground_truth", "wanted possible answers, found nothing", how)
-    answer = {"role": "assistant", "tool_calls": first_answer(record["ground_truth"], record["function"], where)}
+        raise RowError(columns.place("ground_truth"), "expected possible answers, found nothing", how)
+    answer = {"role": "assistant", "tool_calls": first_answer(truth, columns.values["function"], columns.where)}
     return {"messages": [*fields["prompt"], answer], "tools": fields["tools"]}
 
 
-def _alpaca_prompt(record: Json, where: str) -> list[Json]:
-    instruction, given = record["instruction"], record.get("input")
-    for field, value in (("instruction", instruction), ("input", given or ""), ("system", record.get("system") or "")):
-        if not isinstance(value, str):
-            raise RowError(f"{where}: {field}", f"wanted text, found {shown(value)}", "Write it as text")
-    dialog = [{"role": "system", "content": record["system"]}] if record.get("system") else []
-    for turn, pair in enumerate(_listed(record.get("history"))):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise RowError(f"{where}: history[{turn}]", f"wanted [prompt, answer], found {shown(pair)}", "Mend it")
-        dialog += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return [*dialog, {"role": "user", "content": f"{instruction}\n{given}" if given else instruction}]
+def _unknown_form(columns: Columns, kind: type[Row]) -> RowError:
+    found = ", ".join(sorted(columns.values)) or "nothing"
+    what = f"is no {kind.__name__} and no form known here; its columns: {found}"
+    return RowError(columns.where, what, f"Read are: {_FORMS.get(kind, _FORMS[PromptRow])}. See docs/formats.md")
 
 
-def _conversations(record: Json, where: str, calls: dict[str, str] | None = None) -> list[Json]:
-    dialog = named_outputs(_dialog(record["conversations"], f"{where}: conversations", calls))
-    system = record.get("system")
-    if isinstance(system, str) and system and not (dialog and dialog[0]["role"] == "system"):
-        dialog.insert(0, {"role": "system", "content": system})
-    return dialog
-
-
-def _dialog(value: Any, where: str, calls: dict[str, str] | None = None, role: str = "user") -> list[Json]:
-    """Messages in our form, from a text, one message, or a list of messages.
-
-    calls: names of the functions called so far by the calls' ids; added to.
-    role: who speaks where there is only a text.
-    """
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list) or not value:
-        raise RowError(where, f"wanted text or a list of messages, found {shown(value)}", "See align/formats.py")
-    calls = {} if calls is None else calls
-    return [_message(message, f"{where}[{turn}]", calls) for turn, message in enumerate(value)]
-
-
-def _message(message: Any, where: str, calls: dict[str, str]) -> Json:
-    if not isinstance(message, dict):
-        raise RowError(where, f"wanted a message, found {shown(message)}", "Write an object with role and content")
-    for key in message.keys() - _MESSAGE_KEYS - _IGNORED_MESSAGE_KEYS:
-        if message[key] is not None:
-            known = ", ".join(sorted(_MESSAGE_KEYS))
-            raise RowError(f"{where}.{key}", "is not a field that is read, and would be lost", f"Known here: {known}")
-    role_key = "role" if "role" in message else "from"
-    named = message.get(role_key)
-    role = ROLES.get(named) if isinstance(named, str) else None
-    if role is None:
-        raise RowError(f"{where}.{role_key}", f"wanted a role, found {shown(named)}", f"Known here: {', '.join(ROLES)}")
-    content = message.get("content", message.get("value"))
-    weighed = _weight(message.get("weight"), role, f"{where}.weight")
-    if named == "function_call":
-        return {"role": role, "tool_calls": written_calls(content, f"{where}.value"), **weighed}
-    found: Json = {
-        "role": role,
-        **weighed,
-        "content": _content(content, f"{where}.{'content' if 'content' in message else 'value'}"),
-    }
-    made = list(_listed(message.get("tool_calls")))
-    if message.get("function_call") is not None:
-        made.append(message["function_call"])
-    if made:
-        found["tool_calls"] = [call_fields(call, f"{where}.tool_calls[{i}]", calls) for i, call in enumerate(made)]
-    if role == "tool":
-        name = message.get("name") or called_name(message.get("tool_call_id"), where, calls)
-        if name is not None:
-            found["name"] = name
-    return found
-
-
-def _weight(value: Any, role: str, where: str) -> Json:
-    """OpenAI's weight of an assistant message: 0 makes it context only."""
-    if value is None or (value == 1 and role == "assistant"):
-        return {}
-    if value == 0 and role == "assistant":
-        return {"trained": False}
-    raise RowError(where, f"wanted 0 or 1 on an assistant message, found {shown(value)} on a {role} one", "Mend it")
-
-
-def _content(value: Any, where: str) -> str:
-    """Text from a string, nothing, or a list of text parts."""
-    if isinstance(value, str):
-        return value
-    texts = []
-    for part in _listed(value) if value is None or isinstance(value, list) else [value]:
-        text = part.get("text", part.get("value")) if isinstance(part, dict) and part.get("type") == "text" else part
-        if not isinstance(text, str):
-            raise RowError(where, f"wanted text, found {shown(part)}", "Only text is read")
-        texts.append(text)
-    return "".join(texts)
-
-
-def _unknown_form(record: Json, kind: type[Row], where: str) -> RowError:
-    found = ", ".join(sorted(record)) or "nothing"
-    return RowError(
-        where, f"is no {kind.__name__} and no form known here; its fields: {found}", f"Read are: {_FORMS[kind]}"
-    )
+def _groups(fields: Json) -> list[list[Json]]:
+    return [fields.get("prompt") or [], fields.get("messages") or [], *fields.get("completions", ())]
 
 
 def _stem(where: str) -> str:
     return Path(re.sub(r":\d+$", "", where)).stem or "unnamed"
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-_READERS: Mapping[type[Row], Callable[[Json, str], Json]] = {
+_READERS: Mapping[type[Row], Callable[[Columns], Json]] = {
     SFTRow: _sft,
     PreferenceRow: _preference,
     PromptRow: _prompt,
+    QuestionRow: _question,
     ToolQuestionRow: _tool_question,
 }

@@ -131,10 +131,13 @@ def _row(line: bytes, kind: type[R], where: str) -> R:
     return row_of(record, kind, where)
 
 
-def row_of(record: dict[str, Any], kind: type[R], where: str) -> R:
-    """One record, ours or another toolkit's, as a row. Raises RowError naming `where` and the field."""
+def row_of(record: dict[str, Any], kind: type[R], where: str, ignore: Collection[str] = ()) -> R:
+    """One record, ours or another toolkit's, as a row. Raises RowError naming `where` and the field.
+
+    ignore: columns that are left out because the user said so.
+    """
     try:
-        return to_row(record, kind, where)
+        return to_row(record, kind, where, ignore)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "row"

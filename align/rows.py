@@ -36,7 +36,7 @@ class ToolCall(Frozen):
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, value: Any) -> str:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
         _json_of(text, dict, "a JSON object of argument names and values")
         return text
 
@@ -254,16 +254,36 @@ def _bare_schema(schema: Any) -> dict[str, Any]:
     if isinstance(schema, dict) and isinstance(schema.get("function"), dict):
         schema = schema["function"]
     if not isinstance(schema, dict) or "name" not in schema:
-        raise ValueError(f"tools: wanted function schemas with a name, found {str(schema)[:80]}")
+        raise ValueError(f"tools: expected function schemas with a name, found {str(schema)[:80]}")
     kept = {key: schema[key] for key in ("name", "description", "parameters") if schema.get(key) is not None}
     return kept
 
 
+def strict_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for NaN and infinities too, which Python reads and JSON has not."""
+    try:
+        return _STRICT.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if abs(number) < float("inf") else _refuse_constant(text)  # 1e999 is read as infinity
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
 def _json_of(text: str, kind: type, wanted: str) -> Any:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"wanted {wanted}, found text that is not JSON ({error}): {text[:80]}") from None
+        found = strict_json(text)
+    except ValueError as error:
+        raise ValueError(f"expected {wanted}, found text that is not JSON ({error}): {text[:80]}") from None
     if not isinstance(found, kind):
-        raise ValueError(f"wanted {wanted}, found {text[:80]}")
+        raise ValueError(f"expected {wanted}, found {text[:80]}")
     return found

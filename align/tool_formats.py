@@ -1,4 +1,4 @@
-"""Calls and functions as other toolkits write them down: OpenAI, ShareGPT, and Glaive's dialogs, which are one text.
+"""Calls and functions as other toolkits write them down: OpenAI, ShareGPT, xLAM, and Glaive's dialogs, which are text.
 
 Whole records are `align/formats.py`; BFCL's are `align/bfcl.py`.
 """
@@ -10,8 +10,9 @@ import re
 from itertools import takewhile
 from typing import Any
 
+from align.columns import Columns, shown
 from align.errors import RowError
-from align.rows import tools_of, tools_text
+from align.rows import strict_json, tools_of, tools_text
 
 Json = dict[str, Any]
 
@@ -27,22 +28,75 @@ _LENIENT = json.JSONDecoder(strict=False)
 """Takes line breaks inside strings, as Glaive's texts have them."""
 
 
-def glaive_dialog(record: Json, where: str) -> Json:
+_XLAM_TYPES = {
+    **dict.fromkeys(("str", "string"), "string"),
+    **dict.fromkeys(("int", "integer"), "integer"),
+    **dict.fromkeys(("float", "number", "complex"), "number"),
+    **dict.fromkeys(("bool", "boolean"), "boolean"),
+    **dict.fromkeys(("list", "tuple", "set", "array"), "array"),
+    **dict.fromkeys(("dict", "object"), "object"),
+}
+"""The first word of xLAM's type of an argument, such as `List[int]` -> JSON schema's type."""
+
+
+def xlam_fields(columns: Columns) -> Json:
+    """`prompt`, `calls` and `tools` from xLAM's `query`, `answers` and `tools`, which are JSON in strings.
+
+    xLAM's `parameters` are the properties alone, with Python's names of types: `{"x": {"type": "int, optional"}}`.
+    Source: Salesforce/xlam-function-calling-60k.
+    """
+    query, where = columns.take("query"), columns.place("answers")
+    calls = written_calls(columns.take("answers"), where)
+    place = columns.place("tools")
+    schemas = _json_in(columns.take("tools"), place)
+    if not isinstance(schemas, list):
+        raise RowError(place, f"expected a JSON list of functions, found {shown(schemas)}", "Write a list")
+    tools = tools_field([_xlam_schema(schema) for schema in schemas], place)
+    return {"prompt": query, "calls": calls, "tools": tools}
+
+
+def _xlam_schema(schema: Any) -> Any:
+    """A function with its parameters as a JSON schema; one that has it already stays as it is."""
+    parameters = schema.get("parameters") if isinstance(schema, dict) else None
+    if not isinstance(parameters, dict) or isinstance(parameters.get("properties"), dict):
+        return schema
+    if not all(isinstance(given, dict) for given in parameters.values()):
+        return schema
+    properties, required = {}, []
+    for name, given in parameters.items():
+        kind = str(given.get("type", "str"))
+        first = (re.match(r"\w+", kind) or ["str"])[0].lower()
+        properties[name] = {**given, "type": _XLAM_TYPES.get(first, "string")}
+        if "optional" not in kind.lower() and "default" not in given:
+            required.append(name)
+    made = {"type": "object", "properties": properties, **({"required": required} if required else {})}
+    return {**schema, "parameters": made}
+
+
+def _json_in(value: Any, where: str) -> Any:
+    try:
+        return strict_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise RowError(where, f"is not JSON ({error}): {shown(value)}", "Write it as JSON") from None
+
+
+def glaive_dialog(columns: Columns) -> Json:
     """`messages` and `tools` of a row, from Glaive's `system` and `chat`.
 
     The words that introduce the functions are taken out of the system message: a protocol has its own.
     Source: glaiveai/glaive-function-calling-v2.
     """
-    system, chat = record.get("system") or "", record["chat"]
+    where = columns.where
+    system, chat = columns.take("system") or "", columns.take("chat")
     for field, value in (("system", system), ("chat", chat)):
         if not isinstance(value, str):
-            raise RowError(f"{where}: {field}", f"wanted text, found {shown(value)}", "Write it as text")
+            raise RowError(f"{where}: {field}", f"expected text, found {shown(value)}", "Write it as text")
     said, tools = _glaive_system(system, f"{where}: system")
     before, *parts = _GLAIVE_TURN.split(chat)
     if before.strip() or not parts:
         raise RowError(
             f"{where}: chat",
-            f"wanted text that begins with USER: or ASSISTANT:, found {shown(chat)}",
+            f"expected text that begins with USER: or ASSISTANT:, found {shown(chat)}",
             "Begin each turn on a line of its own with USER:, ASSISTANT: or FUNCTION RESPONSE:",
         )
     dialog: list[Json] = [{"role": "system", "content": said}] if said else []
@@ -80,7 +134,7 @@ def call_fields(value: Any, where: str, calls: dict[str, str]) -> Json:
     """
     call = value.get("function", value) if isinstance(value, dict) else value
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise RowError(where, f"wanted a call with a function's name, found {shown(value)}", "Name the function")
+        raise RowError(where, f"expected a call with a function's name, found {shown(value)}", "Name the function")
     if isinstance(value.get("id"), str):
         calls[value["id"]] = call["name"]
     arguments = call.get("arguments", call.get("parameters"))
@@ -90,11 +144,11 @@ def call_fields(value: Any, where: str, calls: dict[str, str]) -> Json:
 def written_calls(value: Any, where: str) -> list[Json]:
     """Calls from a ShareGPT `function_call`: JSON text of one call or a list of calls."""
     try:
-        found = json.loads(value) if isinstance(value, str) else value
+        found = strict_json(value) if isinstance(value, str) else value
     except ValueError as error:
         raise RowError(where, f"is not JSON ({error}): {shown(value)}", "Write the call as a JSON object") from None
     found = found if isinstance(found, list) else [found]
-    return [call_fields(call, where, {}) for call in found]
+    return [call_fields(call, where, {}) for call in found if call is not None]
 
 
 def called_name(call_id: Any, where: str, calls: dict[str, str]) -> str | None:
@@ -111,16 +165,11 @@ def tools_field(value: Any, where: str) -> str:
     """The functions offered, as a row's `tools`, from JSON text or a list of schemas."""
     if not value:
         return ""
-    text = value if isinstance(value, str) else json.dumps(_without_nulls(value))
     try:
+        text = value if isinstance(value, str) else json.dumps(_without_nulls(value), allow_nan=False)
         return tools_text(tools_of(text))
     except ValueError as error:
         raise RowError(where, str(error), "Write a JSON list of function schemas") from None
-
-
-def shown(value: Any) -> str:
-    """The beginning of a value, for errors."""
-    return "nothing" if value is None else repr(value)[:80]
 
 
 def _glaive_system(text: str, where: str) -> tuple[str, str]:
@@ -164,12 +213,12 @@ def _arguments(value: Any, where: str) -> str:
     if value is None or value == "":
         return "{}"
     try:
-        found = json.loads(value) if isinstance(value, str) else value
+        found = strict_json(value) if isinstance(value, str) else value
+        if isinstance(found, dict):
+            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise RowError(where, f"is not JSON ({error}): {shown(value)}", "Write arguments as a JSON object") from None
-    if not isinstance(found, dict):
-        raise RowError(where, f"wanted a JSON object, found {shown(value)}", "Write arguments as a JSON object")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    raise RowError(where, f"expected a JSON object, found {shown(value)}", "Write arguments as a JSON object")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -177,4 +226,6 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if item is not None or key in ("default", "const")}
         return {key: _without_nulls(item) for key, item in kept.items()}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value if item is not None]
+    return value

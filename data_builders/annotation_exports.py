@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from align.columns import shown
 from align.config import Section
 from align.errors import RowError
 from align.rows import Level
-from align.tool_formats import shown
-from data_builders.records import Json
+
+Json = dict[str, Any]
 
 Answers = dict[str, dict[str, Any]]
 """Rater -> question -> answer."""
@@ -83,12 +84,12 @@ def plain_record(record: Json, where: str, fields: ExportFields) -> Json:
     Raises RowError naming `where` and the field. Skipped, discarded and unfinished answers are left out.
     """
     known, answers = _read(record, where, fields)
-    wanted = (fields.prompt, *fields.responses, *fields.models)
-    for name in wanted:
+    expected = (fields.prompt, *fields.responses, *fields.models)
+    for name in expected:
         if known.get(name) is None:
             found = ", ".join(sorted(key for key, value in known.items() if isinstance(value, str | list))) or "nothing"
             how = "Name the project's own fields under preferences.imports.export"
-            raise RowError(f"{where}: {name}", f"wanted this field of the export, found {found}", how)
+            raise RowError(f"{where}: {name}", f"expected this field of the export, found {found}", how)
     identity = next((record[key] for key in ("id", "external_id", "_server_id") if record.get(key) is not None), None)
     return {
         "id": identity,
@@ -148,7 +149,9 @@ def _by_user(responses: list[Any], where: str) -> Answers:
     for number, response in enumerate(_objects(responses, where, "responses")):
         if not isinstance(response.get("values") or {}, dict):
             found = shown(response["values"])
-            raise RowError(f"{where}: responses[{number}].values", f"wanted answers, found {found}", "Export it again")
+            raise RowError(
+                f"{where}: responses[{number}].values", f"expected answers, found {found}", "Export it again"
+            )
         if response.get("status", "submitted") in ("submitted", None):
             values = response.get("values") or {}
             said = {name: value.get("value") if isinstance(value, dict) else value for name, value in values.items()}
@@ -220,7 +223,7 @@ def _choice(value: Any, where: str, fields: ExportFields) -> Json:
     if isinstance(meant, str) and meant.lower() == "tie":
         return {"chosen": None}
     how = "Say what it means under preferences.imports.export.choices"
-    raise RowError(f"{where}: {fields.question}", f"wanted a choice that is known, found {shown(value)}", how)
+    raise RowError(f"{where}: {fields.question}", f"expected a choice that is known, found {shown(value)}", how)
 
 
 def _ranks(value: Any, where: str, fields: ExportFields) -> list[int] | None:
@@ -236,7 +239,7 @@ def _ranks(value: Any, where: str, fields: ExportFields) -> list[int] | None:
     ranks = [rank for name in fields.responses if isinstance(rank := found.get(name), int)]
     if len(ranks) < len(fields.responses):
         how = "The ranking's options must bear the names of the response fields"
-        raise RowError(f"{where}: {fields.question}", f"wanted a rank for each response, found {shown(value)}", how)
+        raise RowError(f"{where}: {fields.question}", f"expected a rank for each response, found {shown(value)}", how)
     return ranks
 
 
@@ -269,7 +272,7 @@ def _metadata(value: Any) -> Json:
 
 def _objects(value: Any, where: str, field: str) -> list[Json]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise RowError(f"{where}: {field}", f"wanted a list of objects, found {shown(value)}", "Export it again")
+        raise RowError(f"{where}: {field}", f"expected a list of objects, found {shown(value)}", "Export it again")
     return value
 
 

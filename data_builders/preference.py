@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from align.config import Section, dump
-from align.errors import RowError
+from align.errors import RowError, UnusableRow
 from align.files import fingerprint_of, whole_file
 from align.overlap import normalize
 from align.reporting import logger
@@ -93,12 +94,14 @@ def build(config: PreferencesConfig, output: Path) -> Path:
     """
     log = logger("data_builders")
     paths = [config.path] if isinstance(config.path, Path) else list(config.path)
-    records, compared, bad = _read(paths, config.imports)
+    records, compared, bad, unusable = _read(paths, config.imports)
     if bad and config.bad_rows == "stop":
         raise _stopped(bad)
     comparisons, repeats = merged(compared)
     train: Counted[PreferenceRow] = Counted()
     train.drop("bad row", len(bad))
+    for reason, count in unusable.items():
+        train.drop(reason, count)
     train.drop("duplicate", repeats)
     for one in comparisons:
         row = settled(one, config.majority)
@@ -208,17 +211,19 @@ def _length(row: PreferenceRow) -> int:
     return characters(row.prompt, row.tools) + sum(map(characters, row.completions))
 
 
-def _read(paths: Sequence[Path], config: ImportConfig) -> tuple[int, list[Compared], list[RowError]]:
-    """(records read, their comparisons, what is wrong with the bad ones)."""
-    records, compared, bad = 0, [], []
+def _read(paths: Sequence[Path], config: ImportConfig) -> tuple[int, list[Compared], list[RowError], Counter[str]]:
+    """(records read, their comparisons, what is wrong with the bad ones, why others prefer nothing)."""
+    records, compared, bad, unusable = 0, [], [], Counter[str]()
     for path in paths:
         for found in comparisons_in(path, config):
             records += 1
-            if isinstance(found, RowError):
+            if isinstance(found, UnusableRow):
+                unusable[found.reason] += 1
+            elif isinstance(found, RowError):
                 bad.append(found)
             else:
                 compared += found
-    return records, compared, bad
+    return records, compared, bad, unusable
 
 
 def _stopped(bad: Sequence[RowError]) -> RowError:

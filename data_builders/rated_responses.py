@@ -1,7 +1,8 @@
 """Several responses to one prompt, rated by raters or scored, as comparisons of two.
 
-A record has `prompt`, `responses` (texts, messages, or objects with text, model and score), and `ratings`, one entry a
-rater, or `scores`; `data_builders/preference_imports.py` says what an entry may hold.
+A record has a prompt, responses (texts, messages, or objects with text, model and score), and `ratings`, one entry a
+rater, or scores, ranks or a preference; `align/rated.py` reads it, `data_builders/preference_imports.py` says what an
+entry may hold.
 """
 
 from __future__ import annotations
@@ -15,32 +16,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from align.columns import Columns, level_of, numbers_of, round_of, shown, source_of, text_of
 from align.config import Section
+from align.dialogs import check_order, completion_of, dialog_of, frozen
 from align.errors import RowError
-from align.rows import Level, Messages, PromptRow, row_id
-from align.tool_formats import shown, tools_field
+from align.rated import RATERS, Preferred, Responses, Values, responses_of
+from align.rows import Level, Messages, row_id
+from align.tool_formats import tools_field
 from data_builders.counted import message_texts
 from data_builders.judgements import Compared, Judgement, judgement_of_grade, judgement_of_scores
-from data_builders.records import (
-    Json,
-    completion_of,
-    converted,
-    first_given,
-    level_of,
-    names_of,
-    number_of,
-    numbers_of,
-    rater_of,
-    round_of,
-    text_of,
-)
 
-RESPONSES = ("responses", "generations", "completions")
-"""What a list of responses is called: by us, distilabel, UltraFeedback."""
-SCORES = ("score", "overall_score", "rating")
-"""What the score beside a response is called."""
-_PROMPTS = ("prompt", "instruction", "question", "input", "messages", "context")
-_MODELS = ("models", "generation_models", "model_names")
+Json = dict[str, Any]
 
 
 class ScoresConfig(Section):
@@ -93,32 +79,41 @@ class _Scored:
     """Whether a difference says how much better, as scores do and ranks do not."""
 
 
-def ratings_of(record: Json, where: str, config: ScoresConfig, before: Messages = ()) -> list[Compared]:
+def ratings_of(columns: Columns, config: ScoresConfig) -> list[Compared]:
     """The comparisons of one record, each with the judgements that the record holds.
 
-    before: what was said before the record's prompt. Raises RowError naming `where` and the field.
+    Raises RowError naming file, line and column; also for a column that would be lost.
     """
-    asked = asked_of(record, where, before)
+    asked, found = _read(columns)
     count = len(asked.responses)
     judged: dict[tuple[int, int], list[Judgement]] = {}
     scored: list[_Scored] = []
-    key = first_given(record, ("ratings", "judgements"))
-    entries = record[key] if key else None
-    if isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries):
+    if isinstance(found.said, Preferred):
+        side: Any = found.said.side
+        judged[0, 1] = [Judgement(side, found.said.level, _raters(columns))]
+    elif isinstance(found.said, Values):
+        scored.append(_Scored(_raters(columns), found.said.numbers, found.said.are_scores))
+    else:
+        key = columns.first(RATERS)
+        entries = columns.take(key) if key is not None else None
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            what = f"expected scores or judgements of the {count} responses, found {shown(entries)}"
+            how = "Give scores or ranks with a number for each response, or ratings with an entry for each rater"
+            raise RowError(columns.place(key or "scores"), what, how)
         for place, entry in enumerate(entries):
-            field = f"{key}[{place}]"
-            rater = rater_of(entry, where, field)
-            if "scores" in entry:
-                scored.append(_Scored((rater,), numbers_of(entry["scores"], where, f"{field}.scores", count)))
-            elif "ranks" in entry:
-                ranks = numbers_of(entry["ranks"], where, f"{field}.ranks", count)
+            one = columns.nested(entry, f"{key}[{place}]")
+            rater = _rater(one)
+            if "scores" in one:
+                numbers = numbers_of(one.take("scores"), one.where, f"{one.prefix}scores", count)
+                scored.append(_Scored((rater,), numbers))
+            elif "ranks" in one:
+                ranks = numbers_of(one.take("ranks"), one.where, f"{one.prefix}ranks", count)
                 scored.append(_Scored((rater,), [-rank for rank in ranks], are_scores=False))
             else:
-                first, second, judgement = _direct(entry, where, field, rater, count)
+                first, second, judgement = _direct(one, rater, count)
                 judged.setdefault((first, second), []).append(judgement)
-    else:
-        raters = (str(record["rater"]),) if record.get("rater") is not None else ()
-        scored.append(_Scored(raters, _scores(record, where, count)))
+            one.refuse_unread(("chosen", "grade"))
+    columns.refuse_unread()
     for first, second in _scored_pairs(scored, config.pairs):
         judged.setdefault((first, second), []).extend(
             judgement_of_scores(
@@ -129,95 +124,85 @@ def ratings_of(record: Json, where: str, config: ScoresConfig, before: Messages 
     return [asked.compared(*places, judgements) for places, judgements in judged.items()]
 
 
-def asked_of(record: Json, where: str, before: Messages = ()) -> Asked:
-    """Prompt, responses and what else is known, without the judgements."""
-    key = first_given(record, _PROMPTS)
-    if key is None:
-        raise RowError(f"{where}: prompt", "wanted a prompt, found nothing", f"Name it one of {', '.join(_PROMPTS)}")
-    fields = {
-        "id": "-",
-        "source": "-",
-        "prompt": record[key],
-        "tools": tools_field(record.get("tools"), f"{where}: tools"),
-    }
-    prompt = converted(fields, PromptRow, where, key)
-    name = first_given(record, RESPONSES)
-    listed = record.get(name) if name else None
-    if not isinstance(listed, list) or len(listed) < 2:
-        how = "Give a list of texts, of messages, or of objects with text, model and score"
-        raise RowError(f"{where}: {name or 'responses'}", f"wanted two or more responses, found {shown(listed)}", how)
-    responses = tuple(response_of(response, where, f"{name}[{place}]") for place, response in enumerate(listed))
-    beside = [response.get("model") if isinstance(response, dict) else None for response in listed]
-    models_key = first_given(record, _MODELS)
-    models = names_of(
-        record[models_key] if models_key else [name or "" for name in beside], where, "models", len(listed)
-    )
-    given = record.get("id")
-    whole = (*before, *prompt.prompt)
-    parts = [text for messages in (whole, *responses) for text in message_texts(messages)]
-    return Asked(
+def asked_of(record: Json, where: str) -> Asked:
+    """Prompt, responses and what else is known of a record, without judgements. Raises RowError."""
+    columns = Columns(record, where)
+    asked, _ = _read(columns)
+    columns.read.update((*RATERS, "rater"))
+    columns.refuse_unread()
+    return asked
+
+
+def _read(columns: Columns) -> tuple[Asked, Responses]:
+    found = responses_of(columns, raters=True)
+    key, where = found.prompt_column, columns.where
+    check_order(found.prompt, columns.place(key))
+    prompt = frozen(found.prompt, columns.place(key))
+    places = [columns.place(f"{found.column}[{place}]") for place in range(len(found.responses))]
+    responses = tuple(completion_of(said, place) for said, place in zip(found.responses, places, strict=True))
+    given = columns.take("id")
+    parts = [text for messages in (prompt, *responses) for text in message_texts(messages)]
+    tools = "tools" if columns.values.get("tools") else "functions"
+    columns.note_repeats([message.content for messages in (prompt, *responses) for message in messages])
+    asked = Asked(
         where=where,
         id=str(given) if given not in (None, "") else row_id("compared", *parts),
-        source=text_of(record.get("source"), where, "source") or Path(where.rpartition(":")[0]).stem,
-        prompt=whole,
-        tools=prompt.tools,
-        round=round_of(record, where),
-        batch=text_of(record.get("batch"), where, "batch"),
+        source=source_of(columns) or Path(where.rpartition(":")[0]).stem,
+        prompt=prompt,
+        tools=tools_field(columns.take(tools), columns.place(tools)),
+        round=round_of(columns.take("round"), where),
+        batch=text_of(columns.take("batch"), where, "batch"),
         responses=responses,
-        models=models,
+        models=found.models,
     )
+    return asked, found
 
 
-def response_of(value: Any, where: str, field: str) -> Messages:
-    """A text, messages, or an object that holds one of them beside its model and score."""
-    if isinstance(value, dict) and "role" not in value and "from" not in value:
-        key = first_given(value, ("text", "content", "response", "messages"))
-        if key is None:
-            raise RowError(f"{where}: {field}", f"holds no text, found {shown(value)}", "Name it text")
-        return completion_of(value[key], where, f"{field}.{key}")
-    return completion_of(value, where, field)
+def _raters(columns: Columns) -> tuple[str, ...]:
+    rater = columns.take("rater")
+    return () if rater is None else (str(rater),)
 
 
-def _direct(entry: Json, where: str, field: str, rater: str, count: int) -> tuple[int, int, Judgement]:
+def _rater(entry: Columns) -> str:
+    rater = entry.take("rater")
+    if not isinstance(rater, str | int) or isinstance(rater, bool) or rater == "":
+        raise RowError(entry.place("rater"), f"expected a name, found {shown(rater)}", "Say who judged")
+    return str(rater)
+
+
+def _direct(entry: Columns, rater: str, count: int) -> tuple[int, int, Judgement]:
     """(first, second, judgement) of an entry that names the better response or grades the first over the second."""
-    edited = completion_of(entry["edited"], where, f"{field}.edited") if entry.get("edited") is not None else None
+    edited: Messages | None = None
+    if "edited" in entry:
+        place = entry.place("edited")
+        edited = completion_of(dialog_of(entry.take("edited"), place, role="assistant"), place)
     if "grade" in entry:
-        grade = entry["grade"]
+        grade = entry.take("grade")
         if not isinstance(grade, int) or isinstance(grade, bool) or not -4 <= grade <= 4 or count != 2:
             how = "4 says that the first of two responses is significantly better, -4 the second, 0 a tie"
-            raise RowError(f"{where}: {field}.grade", f"wanted -4 to 4 of two responses, found {shown(grade)}", how)
+            raise RowError(entry.place("grade"), f"expected -4 to 4 of two responses, found {shown(grade)}", how)
         return 0, 1, replace(judgement_of_grade(grade, rater), edited=edited)
-    if "chosen" not in entry:
+    named = entry.values.keys() - {"rater", "edited"}
+    if not named and "chosen" not in entry.given:
         how = "Give chosen with level, grade, scores or ranks"
-        raise RowError(f"{where}: {field}", f"holds no judgement, found {shown(entry)}", how)
-    chosen, rejected = entry["chosen"], entry.get("rejected")
-    if chosen is None and count == 2:
+        raise RowError(f"{entry.where}: {entry.prefix[:-1]}", f"holds no judgement, found {shown(entry.values)}", how)
+    chosen, rejected = entry.take("chosen"), entry.take("rejected")
+    level = level_of(entry.take("level"), entry.where, f"{entry.prefix}level")
+    if chosen is None and "chosen" in entry.given and count == 2:
+        if level is not None:
+            what = f"is {level!r} of a tie: chosen is null"
+            raise RowError(entry.place("level"), what, "Name the chosen response, or leave the level out")
         return 0, 1, Judgement(0, None, (rater,))
     if rejected is None and count == 2 and chosen in (0, 1):
         rejected = 1 - chosen
-    for name, place in (("chosen", chosen), ("rejected", rejected)):
-        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < count:
+    for name, place_of in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(place_of, int) or isinstance(place_of, bool) or not 0 <= place_of < count:
             how = f"Count the {count} responses from 0; with more than two name chosen and rejected"
-            raise RowError(f"{where}: {field}.{name}", f"wanted a response's place, found {shown(place)}", how)
+            raise RowError(entry.place(name), f"expected a response's place, found {shown(place_of)}", how)
     if chosen == rejected:
-        raise RowError(f"{where}: {field}.rejected", "is the chosen response", "Name two responses")
+        raise RowError(entry.place("rejected"), "is the chosen response", "Name two responses")
     first, second = sorted((chosen, rejected))
-    level = level_of(entry.get("level"), where, f"{field}.level")
     return first, second, Judgement(1 if chosen == first else -1, level, (rater,), edited)
-
-
-def _scores(record: Json, where: str, count: int) -> list[float]:
-    for key in ("scores", "ratings"):
-        if record.get(key) is not None:
-            return numbers_of(record[key], where, key, count)
-    name = first_given(record, RESPONSES) or "responses"
-    found = []
-    for place, response in enumerate(record[name]):
-        score = first_given(response, SCORES) if isinstance(response, dict) else None
-        if score is None:
-            raise RowError(f"{where}: {name}[{place}].score", "wanted a score, found nothing", "Score each response")
-        found.append(number_of(response[score], where, f"{name}[{place}].{score}"))
-    return found
 
 
 def _scored_pairs(scored: Sequence[_Scored], which: str) -> list[tuple[int, int]]:

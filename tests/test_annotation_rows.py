@@ -146,8 +146,8 @@ def test_the_same_pair_in_two_files_is_rated_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "record, error",
     [
-        ({"prompt": "x", "responses": ["one"]}, r"pairs\.jsonl:1: responses: wanted two or more responses, found"),
-        ({"responses": ["one", "two"]}, r"pairs\.jsonl:1: prompt: wanted a prompt, found nothing"),
+        ({"prompt": "x", "responses": ["one"]}, r"pairs\.jsonl:1: responses: expected two or more responses, found"),
+        ({"responses": ["one", "two"]}, r"pairs\.jsonl:1: prompt: expected a prompt, found nothing"),
         ({"prompt": "x"}, r"pairs\.jsonl:1: is no PreferenceRow"),
         ({"prompt": "x", "responses": ["a", "b"], "tools": [{"no": 1}]}, r"pairs\.jsonl:1: tools: .*with a name"),
         (

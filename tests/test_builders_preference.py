@@ -174,8 +174,8 @@ def test_a_bad_row_stops_the_build_and_all_of_them_are_named(tmp_path: Path) -> 
     first, *others = str(error.value).splitlines()
     assert first.startswith(f"{file}:2: is no PreferenceRow and no form known here")
     assert "set preferences.bad_rows to drop" in first
-    assert others[0].startswith(f"{file}:3: level: wanted a level, found 'best'")
-    assert others[1].startswith(f"{file}:4: rejected: wanted text")
+    assert others[0].startswith(f"{file}:3: level: expected a level, found 'best'")
+    assert others[1].startswith(f"{file}:4: rejected: expected text")
     assert not (tmp_path / "out").exists(), "nothing is left behind"
 
 
@@ -188,7 +188,7 @@ def test_bad_rows_are_dropped_counted_and_listed_where_the_config_says_so(tmp_pa
     listed = [json.loads(line) for line in (tmp_path / "out" / "preferences.bad.jsonl").read_text().splitlines()]
     assert [(one["line"], one["field"]) for one in listed] == [(2, None), (3, "level")]
     assert {one["file"] for one in listed} == {str(tmp_path / "mine.jsonl")}
-    assert listed[1]["reason"].startswith("wanted a level, found 'best'")
+    assert listed[1]["reason"].startswith("expected a level, found 'best'")
 
 
 def test_near_equal_responses_are_dropped_before_the_cut(tmp_path: Path) -> None:

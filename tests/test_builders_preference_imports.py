@@ -435,37 +435,43 @@ RATED = {"prompt": "Hi", "responses": ["Hello.", "Hey."]}
 
 BAD: list[tuple[Any, str]] = [
     ({"prompt": "Hi", "chosen": "Hello."}, r":2: is no PreferenceRow"),
-    ({"prompt": "Hi", "chosen": "Hello.", "rejected": 5}, r":2: rejected: wanted text or a list of messages, found 5"),
-    (PAIRS["TRL"] | {"level": "best"}, r":2: level: wanted a level, found 'best'"),
-    (PAIRS["TRL"] | {"edited": 3}, r":2: edited: wanted text or a list"),
-    (PAIRS["TRL"] | {"round": "two"}, r":2: round: wanted a number from 0 on, found 'two'"),
-    (PAIRS["TRL"] | {"models": ["one"]}, r":2: models: wanted 2 names, found \['one'\]"),
+    (
+        {"prompt": "Hi", "chosen": "Hello.", "rejected": 5},
+        r":2: rejected: expected text or a list of messages, found 5",
+    ),
+    (PAIRS["TRL"] | {"level": "best"}, r":2: level: expected a level, found 'best'"),
+    (PAIRS["TRL"] | {"edited": 3}, r":2: edited: expected text or a list"),
+    (PAIRS["TRL"] | {"round": "two"}, r":2: round: expected a number from 0 on, found 'two'"),
+    (PAIRS["TRL"] | {"models": ["one"]}, r":2: models: expected 2 names, found \['one'\]"),
     (PAIRS["ours"] | {"models": ["a"]}, r":2: .*models names 1 for 2 completions"),
-    (RATED | {"ratings": [{"chosen": 0}]}, r":2: ratings\[0\]\.rater: wanted a name, found nothing"),
-    (RATED | {"ratings": [{"rater": "ann", "chosen": 2}]}, r":2: ratings\[0\]\.chosen: wanted a response's place"),
-    (RATED | {"ratings": [{"rater": "ann", "grade": 5}]}, r":2: ratings\[0\]\.grade: wanted -4 to 4"),
+    (RATED | {"ratings": [{"chosen": 0}]}, r":2: ratings\[0\]\.rater: expected a name, found nothing"),
+    (RATED | {"ratings": [{"rater": "ann", "chosen": 2}]}, r":2: ratings\[0\]\.chosen: expected a response's place"),
+    (RATED | {"ratings": [{"rater": "ann", "grade": 5}]}, r":2: ratings\[0\]\.grade: expected -4 to 4"),
     (RATED | {"ratings": [{"rater": "ann"}]}, r":2: ratings\[0\]: holds no judgement"),
-    (RATED | {"ratings": [{"rater": "ann", "scores": [1]}]}, r":2: ratings\[0\]\.scores: wanted 2 numbers"),
-    (RATED | {"scores": [1, "good"]}, r":2: scores\[1\]: wanted a number, found 'good'"),
-    ({"prompt": "Hi", "responses": ["Hello."], "scores": [1]}, r":2: responses: wanted two or more responses"),
-    ({"prompt": "Hi", "responses": ["Hello.", 7], "scores": [1, 2]}, r":2: responses\[1\]: wanted text"),
-    ({"responses": ["Hello.", "Hey."], "scores": [1, 2]}, r":2: prompt: wanted a prompt, found nothing"),
-    ({"turns": []}, r":2: turns: wanted a list of objects"),
-    ({"turns": [RATED | {"ratings": [{"rater": "a", "chosen": 9}]}]}, r":2: turns\[0\]\.ratings\[0\]\.chosen: wanted"),
+    (RATED | {"ratings": [{"rater": "ann", "scores": [1]}]}, r":2: ratings\[0\]\.scores: expected 2 numbers"),
+    (RATED | {"scores": [1, "good"]}, r":2: scores\[1\]: expected a number, found 'good'"),
+    ({"prompt": "Hi", "responses": ["Hello."], "scores": [1]}, r":2: responses: expected two or more responses"),
+    ({"prompt": "Hi", "responses": ["Hello.", 7], "scores": [1, 2]}, r":2: responses\[1\]: expected text"),
+    ({"responses": ["Hello.", "Hey."], "scores": [1, 2]}, r":2: prompt: expected a prompt, found nothing"),
+    ({"turns": []}, r":2: turns: expected a list of objects"),
+    (
+        {"turns": [RATED | {"ratings": [{"rater": "a", "chosen": 9}]}]},
+        r":2: turns\[0\]\.ratings\[0\]\.chosen: expected",
+    ),
     (
         {"turns": [RATED | {"ratings": [{"rater": "a", "chosen": None}]}, PAIRS["TRL"]]},
         r":2: turns\[0\]\.responses: none was chosen, so how the dialog went on is not known. Add continued",
     ),
     (
         LABEL_STUDIO_TASK | {"data": {"text": "Hi"}},
-        r":2: prompt: wanted this field of the export, found text. Name .* preferences\.imports\.export",
+        r":2: prompt: expected this field of the export, found text. Name .* preferences\.imports\.export",
     ),
     (
         LABEL_STUDIO_TASK
         | {"annotations": [{"completed_by": 1, "result": [{"from_name": "comparison", "value": {"choices": ["A"]}}]}]},
-        r":2: comparison: wanted a choice that is known, found 'A'. .* preferences\.imports\.export\.choices",
+        r":2: comparison: expected a choice that is known, found 'A'. .* preferences\.imports\.export\.choices",
     ),
-    ([1, 2], r":2: wanted a JSON object, found list"),
+    ([1, 2], r":2: expected a JSON object, found list"),
 ]
 
 

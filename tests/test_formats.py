@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from align.errors import RowError
+from align.errors import RowError, UnusableRow
 from align.formats import to_row
 from align.rows import (
     Candidate,
@@ -102,7 +102,7 @@ def test_a_message_of_weight_0_is_context_only() -> None:
     assert [message.trained for message in row.messages] == [True, False, True, True]
     assert to_row(json.loads(row.model_dump_json(exclude_defaults=True)), SFTRow, HERE) == row
     for message in ({**failed, "weight": 0.5}, {**asked, "weight": 0}):
-        with pytest.raises(RowError, match=r"messages\[1\].weight: wanted 0 or 1 on an assistant message"):
+        with pytest.raises(RowError, match=r"messages\[1\].weight: expected 0 or 1 on an assistant message"):
             to_row({"messages": [asked, message]}, SFTRow, HERE)
 
 
@@ -158,9 +158,10 @@ def test_an_implicit_prompt_ends_where_the_assistant_goes_on() -> None:
     assert [m.role for m in row.chosen] == [m.role for m in row.rejected] == ["assistant", "tool", "assistant"]
 
 
-def test_two_equal_dialogs_are_a_pair_of_equal_answers() -> None:
-    row = to_row({"chosen": plain(ASK, ROME), "rejected": plain(ASK, ROME)}, PreferenceRow, HERE)
-    assert (row.prompt, row.chosen, row.rejected) == ((ASK,), (ROME,), (ROME,))
+def test_two_equal_dialogs_prefer_nothing() -> None:
+    with pytest.raises(UnusableRow, match="chosen: is the same as the rejected completion") as caught:
+        to_row({"chosen": plain(ASK, ROME), "rejected": plain(ASK, ROME)}, PreferenceRow, HERE)
+    assert caught.value.reason == "identical completions"
 
 
 PROMPT_FORMS = [
@@ -237,7 +238,7 @@ def test_nulls_that_arrow_put_into_a_schema_are_taken_out() -> None:
 
 
 def test_a_given_id_and_source_are_kept() -> None:
-    row = to_row({"id": 17, "source": "mine", "prompt": "a", "completion": "b", "score": 3}, SFTRow, HERE)
+    row = to_row({"id": 17, "source": "mine", "prompt": "a", "completion": "b", "category": "x"}, SFTRow, HERE)
     assert (row.id, row.source) == ("17", "mine")
 
 
@@ -249,27 +250,31 @@ def test_made_ids_differ_by_content_and_not_by_place() -> None:
 
 CALL = {"id": "c1", "function": {"name": "f", "arguments": "{}"}}
 ERRORS = [
-    (SFTRow, {"text": "hello"}, ": is no SFTRow and no form known here; its fields: text. Read are: messages; prompt"),
+    (
+        SFTRow,
+        {"text": "hello"},
+        ": is no SFTRow and no form known here; its columns: text. Read are: messages",
+    ),
     (PreferenceRow, {"prompt": "a", "completion": "b"}, ": is no PreferenceRow and no form known here"),
-    (PromptRow, {}, ": is no PromptRow and no form known here; its fields: nothing"),
+    (PromptRow, {}, ": is no PromptRow and no form known here; its columns: nothing"),
     (SFTRow, {"messages": "hi there"}, None),
-    (SFTRow, {"messages": []}, ": messages: wanted text or a list of messages, found []"),
+    (SFTRow, {"messages": []}, ": messages: expected text or a list of messages, found []"),
     (
         SFTRow,
         {"messages": [*plain(ASK), {"role": "bot", "content": "x"}]},
-        ": messages[1].role: wanted a role, found 'bot'",
+        ": messages[1].role: expected a role, found 'bot'",
     ),
-    (SFTRow, {"conversations": [{"from": ["human"]}]}, ": conversations[0].from: wanted a role, found ['human']"),
-    (SFTRow, {"messages": [*plain(ASK), "x"]}, ": messages[1]: wanted a message, found 'x'"),
+    (SFTRow, {"conversations": [{"from": ["human"]}]}, ": conversations[0].from: expected a role, found ['human']"),
+    (SFTRow, {"messages": [*plain(ASK), "x"]}, ": messages[1]: expected a message, found 'x'"),
     (
         SFTRow,
         {"messages": [{"role": "user", "content": 5}, *plain(ROME)]},
-        ": messages[0].content: wanted text, found 5",
+        ": messages[0].content: expected text, found 5",
     ),
     (
         SFTRow,
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
-        ": messages[0].content: wanted text, found {'type': 'image_url'",
+        ": messages[0].content: expected text, found {'type': 'image_url'",
     ),
     (
         SFTRow,
@@ -279,7 +284,7 @@ ERRORS = [
     (
         SFTRow,
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]},
-        ": messages[0].tool_calls[0]: wanted a call with a function's name",
+        ": messages[0].tool_calls[0]: expected a call with a function's name",
     ),
     (
         SFTRow,
@@ -296,14 +301,14 @@ ERRORS = [
         {"conversations": [{"from": "function_call", "value": "f()"}]},
         ": conversations[0].value: is not JSON",
     ),
-    (SFTRow, {"messages": plain(ASK, ROME), "tools": "{"}, ": tools: wanted a JSON list of function schemas"),
+    (SFTRow, {"messages": plain(ASK, ROME), "tools": "{"}, ": tools: expected a JSON list of function schemas"),
     (
         SFTRow,
         {"messages": plain(ASK, ROME), "tools": [{"type": "function"}]},
-        ": tools: tools: wanted function schemas",
+        ": tools: tools: expected function schemas",
     ),
-    (SFTRow, {"instruction": 5, "output": "x"}, ": instruction: wanted text, found 5"),
-    (SFTRow, {"instruction": "a", "output": "x", "history": [["a"]]}, ": history[0]: wanted [prompt, answer]"),
+    (SFTRow, {"instruction": 5, "output": "x"}, ": instruction: expected text, found 5"),
+    (SFTRow, {"instruction": "a", "output": "x", "history": [["a"]]}, ": history[0]: expected [prompt, answer]"),
     (PromptRow, {"messages": plain(ASK, ROME)}, ": messages: ends with an assistant message"),
     (PreferenceRow, {"chosen": "Yes", "rejected": "No"}, ": chosen: shares no beginning with rejected"),
     (PreferenceRow, {"chosen": plain(ROME), "rejected": plain(MILAN)}, ": chosen: shares no prompt with rejected"),

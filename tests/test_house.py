@@ -25,10 +25,11 @@ WINGS = {
     "recipes": {"align", "data_builders", "eval"},
 }
 
+RECORD_ROOMS = {"columns", "dialogs", "pairs", "rated"}
 FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
     {"errors", "failures", "files", "hardware", "reporting", "overlap", "losses", "source_code"},
     {"rows", "strict_yaml", "config", "settings", "manifest"},
-    {"formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets"},
+    {"formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets", *RECORD_ROOMS},
     {"tree"},
     {"models"},
     {"trainers", "generation"},
@@ -40,6 +41,11 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/jsonl.py", "formats"),
     ("align/formats.py", "tool_formats"),
     ("align/formats.py", "bfcl"),
+    *(("align/formats.py", room) for room in ("columns", "dialogs", "pairs", "rated")),
+    *(("align/pairs.py", room) for room in ("columns", "dialogs")),
+    *(("align/rated.py", room) for room in ("columns", "dialogs")),
+    *(("align/dialogs.py", room) for room in ("columns", "tool_formats")),
+    ("align/tool_formats.py", "columns"),
     ("align/settings.py", "config"),
     ("align/config.py", "strict_yaml"),
     ("align/failures.py", "errors"),

@@ -61,7 +61,7 @@ def test_arguments_are_kept_as_text_and_must_be_an_object() -> None:
     assert ToolCall(name="f", arguments='{"a":  1}').arguments == '{"a":  1}'
     assert ToolCall(name="f").parsed() == {}
     for arguments in ("[1]", "{", ""):
-        with pytest.raises(ValidationError, match="wanted a JSON object of argument names and values, found"):
+        with pytest.raises(ValidationError, match="expected a JSON object of argument names and values, found"):
             ToolCall(name="f", arguments=arguments)
 
 
@@ -76,7 +76,7 @@ def test_tools_come_bare_or_as_openai_nests_them() -> None:
 
 @pytest.mark.parametrize("tools", ["{", "{}", '[{"type": "function"}]', "[1]"])
 def test_tools_that_are_no_schemas_are_refused_by_the_row(tools: str) -> None:
-    with pytest.raises(ValidationError, match="wanted"):
+    with pytest.raises(ValidationError, match="expected"):
         PromptRow(id="1", source="s", prompt=(ASK,), tools=tools)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from align.columns import RESPONSES, first_given
 from align.errors import RowError
 from align.files import fingerprint_of
 from align.jsonl import read_rows, row_of
@@ -15,8 +16,8 @@ from align.reporting import logger
 from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
 from data_builders.annotation.settings import TasksConfig
 from data_builders.counted import message_texts
-from data_builders.rated_responses import RESPONSES, asked_of
-from data_builders.records import first_given, records_of
+from data_builders.rated_responses import asked_of
+from data_builders.records import records_of
 
 
 @dataclass(frozen=True)
