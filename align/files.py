@@ -1,7 +1,9 @@
-"""Files that appear whole or not at all, and their fingerprints."""
+"""Files that appear whole or not at all, their fingerprints, and folders that one run at a time writes to."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +13,13 @@ from typing import IO
 
 from blake3 import blake3
 
+from align.errors import ConfigError
+
+LOCK = ".lock"
+"""Name of the lock in a folder that a run writes to. Hidden, so that no fingerprint counts it."""
+
 _READ_BYTES = 8 * 2**20
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -58,9 +66,111 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
+def give_usual_mode(path: Path) -> None:
+    """Give a file the permissions that `open` would have given it; some libraries write files that only their owner
+    can read.
+    """
+    path.chmod(0o666 & ~_umask())
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held until `release` or until this process ends, however it ends.
+
+    The lock is the kernel's (flock on `<folder>/.lock`), so that a killed run leaves none behind. The file's text is
+    the holder's process id, for the error message only.
+    """
+
+    _held: dict[Path, FolderLock] = {}  # noqa: RUF012 - one table for the process, by resolved folder
+
+    def __init__(self, folder: Path, handle: IO[str]) -> None:
+        self.folder, self._handle = folder, handle
+
+    @classmethod
+    def acquire(cls, folder: Path, key: str = "") -> FolderLock:
+        """The lock on `folder`, which is created if it is missing. A process that holds it already gets the same one.
+
+        key: the setting that names the folder, for the error message.
+        Raises ConfigError if another process holds the lock, or if the folder cannot be created or written to.
+        """
+        where = f"{key}: {folder}" if key else str(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            resolved = folder.resolve()
+            if resolved in cls._held:
+                return cls._held[resolved]
+            lock = cls._locked(resolved, where)
+        except OSError as error:
+            how = "Name a folder that can be created and written to"
+            raise ConfigError(where, f"cannot be written to ({error.strerror or error})", how) from None
+        cls._held[resolved] = lock
+        return lock
+
+    @classmethod
+    def _locked(cls, folder: Path, where: str) -> FolderLock:
+        path = folder / LOCK
+        while True:
+            handle = path.open("a+", encoding="utf-8", errors="replace")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _UNSUPPORTED:
+                    return cls(folder, handle)  # a file system without locks: better unprotected than unusable
+                if not isinstance(error, BlockingIOError):
+                    handle.close()
+                    raise
+                handle.seek(0)
+                holder = handle.read(20).strip() or "unknown"
+                handle.close()
+                what = f"another run is writing to it (process {holder})"
+                raise ConfigError(where, what, "Wait until it ends, or name another folder") from None
+            # `release` deletes the file. A lock on a file that was deleted between open and flock protects nothing:
+            #   A holds inode 1 | B opens inode 1 | A deletes it | B locks inode 1 | C creates and locks inode 2
+            # so B compares what it has locked with what the name stands for now, and tries again.
+            try:
+                current = path.stat().st_ino == os.fstat(handle.fileno()).st_ino
+            except FileNotFoundError:
+                current = False
+            if current:
+                handle.seek(0)
+                handle.truncate()
+                handle.write(str(os.getpid()))
+                handle.flush()
+                return cls(folder, handle)
+            handle.close()
+
+    @classmethod
+    def release_folder(cls, folder: Path) -> None:
+        """Release this process's lock on `folder`, if it has one."""
+        lock = cls._held.get(folder.resolve())
+        if lock is not None:
+            lock.release()
+
+    def release(self) -> None:
+        """Unlock the folder. Releasing twice does nothing."""
+        if self._held.pop(self.folder, None) is None:
+            return
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self._handle.close()
+
+
+@contextmanager
+def sole_writer(folder: Path, key: str = "") -> Iterator[None]:
+    """Hold the lock on `folder` for a block. Raises ConfigError as `FolderLock.acquire` does."""
+    lock = FolderLock.acquire(folder, key)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def fingerprint(path: str | Path) -> str:
-    """BLAKE3 of a file, or of a folder's relative names and file contents in sorted order (hidden names left out)."""
+    """BLAKE3 of a file, or of a folder's relative names and file contents in sorted order (hidden names left out).
+
+    Raises FileNotFoundError if there is nothing at `path`: the hash of nothing identifies nothing.
+    """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if path.is_file():
         digest = blake3(max_threads=blake3.AUTO)
         with path.open("rb", buffering=0) as handle:  # read, not mapped: mapped pages would count as our memory

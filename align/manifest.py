@@ -9,16 +9,27 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from blake3 import blake3
+
 import align
-from align.errors import CheckpointError
-from align.files import fingerprint, sync_file, whole_file
+from align.errors import CheckpointError, RowError
+from align.files import fingerprint, give_usual_mode, sync_file, whole_file
 from align.source_code import code_fingerprint as code_fingerprint
 
 SEAL = "MANIFEST.json"
+FORMAT = 2
+"""Of MANIFEST.json. Format 1 had no number and no hash of its own text."""
+
+_AGAIN = "Run its stage again"
+_MAX_BYTES = 64 * 2**20
+_ZEROS = "0" * 64
+_HEAD = re.compile(r'\{\n "format": 2,\n "blake3": "([0-9a-f]{64})",\n "files": \{')
+_HEAD_OF_FORMAT_1 = '{\n "files": {'
 _LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "pydantic")
 
 
@@ -39,7 +50,7 @@ def write_data_manifest(
         "blake3": fingerprint(path),
         "counts": counts,
         "config": config,
-        "inputs": {str(entry): fingerprint(entry) for entry in inputs},
+        "inputs": {str(entry): input_fingerprint(entry) for entry in inputs},
         "made_by": versions(),
         **(notes or {}),
     }
@@ -54,49 +65,117 @@ def data_manifest_path(path: Path) -> Path:
 
 
 def read_data_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a data file; empty where there is none (rows that a user brought)."""
+    """The manifest of a data file; empty if there is none (rows that a user brought).
+
+    Raises RowError if there is one that cannot be read.
+    """
     target = data_manifest_path(path)
-    return json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    try:
+        manifest = json.loads(target.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        how = f"Build {path.name} again, or delete the manifest if the rows are your own"
+        raise RowError(target, f"cannot be read ({error})", how) from None
+    if not isinstance(manifest, dict):
+        raise RowError(target, "expected a JSON object", f"Build {path.name} again, or delete the manifest")
+    return manifest
+
+
+def input_fingerprint(entry: Path | str) -> str:
+    """What identifies an input: BLAKE3 of a file or folder; of a checkpoint's MANIFEST.json, which lists the hashes of
+    its files; or for a name on the Hub the commit of the snapshot in the cache.
+
+    Raises CheckpointError if there is nothing of that name.
+    """
+    path = Path(entry)
+    if path.exists():
+        return fingerprint(path / SEAL) if (path / SEAL).is_file() else fingerprint(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return f"commit {Path(snapshot_download(str(entry), local_files_only=True)).name}"
+    except (HFValidationError, LocalEntryNotFoundError):
+        what = "is neither a file or folder nor a name in the Hub's cache"
+        raise CheckpointError(entry, what, "Name an input that exists") from None
 
 
 def seal_folder(folder: Path, files: Iterable[Path], notes: dict[str, Any] | None = None) -> Path:
     """Make `folder` a checkpoint: fsync the files, then write MANIFEST.json with size and BLAKE3 of each.
 
-    files: paths inside the folder. notes: what else to remember (step, config, versions).
+    files: paths inside the folder. notes: what else to record (step, config, versions).
+    Files get the permissions that `open` gives: safetensors writes files that only their owner can read.
     """
     listed = {}
     for file in sorted(files):
+        give_usual_mode(file)
         sync_file(file)
         listed[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "blake3": fingerprint(file)}
-    with whole_file(folder / SEAL) as handle:
-        json.dump({"files": listed, "made_by": versions(), **(notes or {})}, handle, indent=1, ensure_ascii=False)
-    return folder / SEAL
+    return _write_seal(folder, {"files": listed, "made_by": versions(), **(notes or {})})
+
+
+def delete_sealed_files(folder: Path, names: Iterable[str], notes: dict[str, Any]) -> None:
+    """Delete listed files of a sealed folder and seal what is left, quoting its hashes: nothing is read again.
+
+    names: as MANIFEST.json lists them. notes: laid over what the manifest recorded.
+    A crash in between leaves a folder without a manifest.
+    """
+    manifest = read_manifest(folder)
+    unseal_folder(folder)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        del manifest["files"][name]
+    _write_seal(folder, {**manifest, **notes})
 
 
 def unseal_folder(folder: Path) -> None:
-    """Take the manifest away before the folder's files change, so that a half-changed folder is no checkpoint."""
+    """Delete the manifest before the folder's files change, so that a half-changed folder is no checkpoint."""
     (folder / SEAL).unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """MANIFEST.json of a checkpoint folder, with "files" checked for its form; the files themselves are not read.
+
+    Raises CheckpointError if it is missing or if a single bit of it has changed. Manifests of format 1, from before
+    they held a hash of their own text, are read too: they begin with "files", and nothing protects their text.
+    """
+    seal = folder / SEAL
+    try:
+        if seal.stat().st_size > _MAX_BYTES:
+            raise CheckpointError(seal, f"is larger than {_MAX_BYTES} bytes, so it is no manifest", _AGAIN)
+        text = seal.read_bytes().decode("utf-8")
+        manifest = _parsed(text)
+        if not isinstance(manifest["files"], dict):
+            raise TypeError("its files are not a mapping")
+        for name, entry in manifest["files"].items():
+            _check_entry(name, entry)
+    except FileNotFoundError:
+        raise CheckpointError(folder, f"has no {SEAL}, so it was never finished", _AGAIN) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(seal, f"cannot be read ({reason[:200]})", _AGAIN) from None
+    return manifest
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint. Raises CheckpointError naming the first file that is missing or differs."""
-    seal = folder / SEAL
-    if not seal.exists():
-        raise CheckpointError(folder, f"has no {SEAL}, so it was never finished", "Run its stage again")
-    try:
-        manifest = json.loads(seal.read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(seal, f"cannot be read ({error})", "Run its stage again") from None
-    for name, wanted in files.items():
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
         file = folder / name
-        if not file.exists():
-            raise CheckpointError(file, f"is listed in {SEAL} and not there", "Run its stage again")
-        if file.stat().st_size != wanted["bytes"]:
-            what = f"has {file.stat().st_size} bytes where {SEAL} says {wanted['bytes']}"
-            raise CheckpointError(file, what, "Run its stage again")
-        if fingerprint(file) != wanted["blake3"]:
-            raise CheckpointError(file, f"does not have the content that {SEAL} says", "Run its stage again")
+        try:
+            size = file.stat().st_size
+            if size != expected["bytes"]:
+                what = f"has {size} bytes where {SEAL} says {expected['bytes']}"
+                raise CheckpointError(file, what, _AGAIN)
+            if fingerprint(file) != expected["blake3"]:
+                raise CheckpointError(file, f"does not have the content that {SEAL} says", _AGAIN)
+        except FileNotFoundError:
+            raise CheckpointError(file, f"is listed in {SEAL}, but missing", _AGAIN) from None
+        except OSError as error:
+            raise CheckpointError(file, f"cannot be read ({error.strerror or error})", _AGAIN) from None
     return manifest
 
 
@@ -107,6 +186,42 @@ def is_whole(folder: Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def _write_seal(folder: Path, content: dict[str, Any]) -> Path:
+    """Write MANIFEST.json with a BLAKE3 of its own text.
+
+    The hash is of the text as it reads with zeros in the hash's place, so the reader can put the zeros back:
+        {"format": 2, "blake3": "0000...", "files": ...}   is hashed, to 5f3a...
+        {"format": 2, "blake3": "5f3a...", "files": ...}   is written
+    """
+    rest = {name: value for name, value in content.items() if name not in ("format", "blake3", "files")}
+    ordered = {"format": FORMAT, "blake3": _ZEROS, "files": content["files"], **rest}
+    text = json.dumps(ordered, indent=1, ensure_ascii=False)
+    digest = blake3(text.encode()).hexdigest()
+    with whole_file(folder / SEAL) as handle:
+        handle.write(text.replace(_ZEROS, digest, 1))
+    return folder / SEAL
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The manifest in `text`, if it is the text that was written."""
+    found = _HEAD.match(text)
+    if found:
+        start, end = found.span(1)
+        if blake3((text[:start] + _ZEROS + text[end:]).encode()).hexdigest() != found[1]:
+            raise ValueError("its text is not what was written: the hash that it holds of itself does not fit")
+    elif not text.startswith(_HEAD_OF_FORMAT_1):
+        raise ValueError(f"it does not begin as a manifest of format {FORMAT} or 1 does")
+    return json.loads(text)
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"it lists {name!r}, which is outside the folder")
+    if not isinstance(entry["bytes"], int) or not isinstance(entry["blake3"], str):
+        raise TypeError(f"its entry for {name} has no size and hash")
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -76,22 +77,35 @@ class Progress:
 
 
 class MetricsFile:
-    """Metrics of a run, one JSON object a line. A resumed run cuts off what came after its checkpoint."""
+    """Metrics of a run, one JSON object a line. A resumed run deletes what came after its checkpoint."""
 
     def __init__(self, path: str | Path, *, keep_to_step: int) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= keep_to_step]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        self.path.write_text("".join(f"{line}\n" for line in self._lines(keep_to_step)), encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line. JSON has no NaN and no infinity: such a value becomes null."""
+        finite = {name: None if _is_not_finite(value) else value for name, value in values.items()}
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, **values}, allow_nan=True) + "\n")
+            handle.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
-    def _lines(self) -> list[str]:
+    def _lines(self, last_step: int) -> list[str]:
+        """The file's lines up to a step. Half a line, which a killed run may leave, and damaged ones are left out."""
         if not self.path.exists():
             return []
-        # A killed run may leave half a line at the end.
-        return [
-            line for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")
-        ]
+        kept, damaged = [], 0
+        for line in self.path.read_bytes().split(b"\n"):
+            try:
+                text = line.decode("utf-8")
+                if text and json.loads(text)["step"] <= last_step:
+                    kept.append(text)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged += 1
+        if damaged:
+            logger(__name__).warning("%s: %d lines are not metrics and were deleted", self.path, damaged)
+        return kept
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

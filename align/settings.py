@@ -128,9 +128,10 @@ class TrainingConfig(Section):
     max_steps: int | None = Field(None, gt=0)
     """Stop after this many optimizer steps, whatever epochs says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after warm-up."""
+    """How the learning rate falls after warm-up: to min_learning_rate_share, to 0, or not at all. The end is reached
+    just after the last step, so no step has the rate 0. See `align/trainers/schedules.py`."""
     warmup_share: float = Field(0.03, ge=0, le=1)
-    """Share of the steps in which the learning rate climbs. L2: 0.03."""
+    """Share of the steps in which the learning rate climbs, rounded up to whole steps. L2: 0.03."""
     min_learning_rate_share: float = Field(0.1, ge=0, le=1)
     """Where cosine ends, as a share of the peak. L2: 0.1."""
     weight_decay: float = Field(0.1, ge=0)
@@ -141,13 +142,14 @@ class TrainingConfig(Section):
     """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32."""
     save_steps: int = Field(100, gt=0)
     """A resumable checkpoint each so many optimizer steps."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """How many verified checkpoints stay on disk."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """How many verified checkpoints stay on disk while the run goes: two, so that one may turn out damaged. Their
+    optimizer states are deleted when it is finished."""
     log_steps: int = Field(1, gt=0)
     """A line of metrics each so many optimizer steps."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers besides metrics.jsonl, which is always written."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Data order and everything else that is random."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of each process; None leaves torch's choice."""

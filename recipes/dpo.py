@@ -36,11 +36,11 @@ def run(recipe: DPORecipe) -> Path:
         arguments,
         trees,
         protocol,
+        start=recipe.model,
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,
         dpo=recipe.dpo,
-        start=recipe.model,
     )
     checkpoint = trainer.fit()
     if recipe.hub is not None and trainer.is_world_process_zero():

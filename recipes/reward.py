@@ -47,6 +47,7 @@ def run(recipe: RewardRecipe) -> Path:
         arguments,
         trees,
         protocol,
+        start=recipe.model,
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,

@@ -36,6 +36,7 @@ def run(recipe: SFTRecipe) -> Path:
         arguments,
         trees,
         protocol,
+        start=recipe.model,
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -106,6 +107,31 @@ def largest_tensor() -> type:
             return made
 
     return LargestTensor
+
+
+@pytest.fixture
+def left_unfinished() -> Callable[[], AbstractContextManager[None]]:
+    """A context manager: training in its block ends after the last step, as if killed before the model was written."""
+
+    @contextmanager
+    def unfinished() -> Iterator[None]:
+        from align.trainers.base import TreeTrainer
+
+        class Killed(BaseException):
+            pass
+
+        def die(self) -> None:
+            raise Killed
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TreeTrainer, "_finish", die)
+            try:
+                yield
+            except Killed:
+                return
+        pytest.fail("the training was not killed")
+
+    return unfinished
 
 
 def _trained(pre_tokenizer, special_tokens: list[str]):

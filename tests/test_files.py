@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from align.files import fingerprint, fingerprint_of, whole_file, write_text
+from align.errors import ConfigError
+from align.files import FolderLock, fingerprint, fingerprint_of, sole_writer, whole_file, write_text
 
 
 def test_a_file_stands_only_after_its_block_ends_well(tmp_path: Path) -> None:
@@ -93,3 +94,51 @@ def test_a_fingerprint_of_parts_keeps_them_apart() -> None:
     assert fingerprint_of("ab", "c") != fingerprint_of("a", "bc")
     assert fingerprint_of("a", 1) == fingerprint_of("a", "1")
     assert fingerprint_of() != fingerprint_of("")
+
+
+def test_there_is_no_fingerprint_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "missing")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from align.files import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_writer_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "run"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError) as caught, sole_writer(folder, "training.output_dir"):
+        pass
+    expected = f"training.output_dir: {folder}: another run is writing to it (process {process.pid})"
+    assert str(caught.value).startswith(expected)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / ".lock").read_text() == str(process.pid), "the file is there; the lock is not"
+    with sole_writer(folder):
+        assert (folder / ".lock").read_text() == str(os.getpid())
+    assert list(folder.iterdir()) == []
+
+
+def test_a_process_may_lock_a_folder_again(tmp_path: Path) -> None:
+    first = FolderLock.acquire(tmp_path / "run")
+    assert FolderLock.acquire(tmp_path / "other" / ".." / "run") is first
+    first.release()
+    first.release()
+    assert FolderLock.acquire(tmp_path / "run") is not first
+    FolderLock.release_folder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot be written to \(.*\)\. Name a folder that can be created"):
+        FolderLock.acquire(tmp_path / name)

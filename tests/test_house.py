@@ -49,6 +49,7 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/settings.py", "config"),
     ("align/config.py", "strict_yaml"),
     ("align/failures.py", "errors"),
+    ("align/files.py", "errors"),
     ("align/overlap.py", "files"),
     ("align/source_code.py", "files"),
     ("align/chat/environment.py", "tools"),

@@ -10,11 +10,14 @@ import pytest
 from blake3 import blake3
 
 import align
-from align.errors import CheckpointError
+from align.errors import CheckpointError, RowError
 from align.manifest import (
     SEAL,
+    delete_sealed_files,
+    input_fingerprint,
     is_whole,
     read_data_manifest,
+    read_manifest,
     seal_folder,
     unseal_folder,
     verify_folder,
@@ -94,13 +97,114 @@ def test_a_flipped_bit_is_found(checkpoint: Path) -> None:
 
 def test_a_missing_file_is_named(checkpoint: Path) -> None:
     (checkpoint / "inner" / "state.json").unlink()
-    assert refused(checkpoint) == "inner/state.json: is listed in MANIFEST.json and not there. Run its stage again."
+    assert refused(checkpoint) == "inner/state.json: is listed in MANIFEST.json, but missing. Run its stage again."
 
 
-@pytest.mark.parametrize("text", ["{", "{}"])
-def test_a_manifest_that_is_none_is_told(checkpoint: Path, text: str) -> None:
-    (checkpoint / SEAL).write_text(text)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b"[]",
+        b"\xff\xfe",
+        b'{\n "files": {',
+        b'{\n "files": {}, "x": ' + b"[" * 100_000,
+        b'{\n "files": {"a": 1}}',
+        b'{\n "files": {"a": {"bytes": "7", "blake3": 0}}}',
+        b'{\n "files": {"a": {"bytes": 7}}}',
+        b'{\n "files": {"../a": {"bytes": 7, "blake3": ""}}}',
+        b'{\n "files": {"/etc/passwd": {"bytes": 7, "blake3": ""}}}',
+        b'{\n "files": {"a": {"bytes": ' + b"9" * 5000 + b', "blake3": ""}}}',
+        b'{\n "format": 3,\n "files": {}}',
+    ],
+    ids=lambda content: content[:40].decode("latin-1"),
+)
+def test_a_manifest_that_is_none_is_refused_by_name(checkpoint: Path, content: bytes) -> None:
+    (checkpoint / SEAL).write_bytes(content)
     assert refused(checkpoint).startswith("MANIFEST.json: cannot be read (")
+
+
+def test_a_manifest_that_is_a_folder_or_huge_is_refused(checkpoint: Path) -> None:
+    with (checkpoint / SEAL).open("r+b") as handle:
+        handle.truncate(65 * 2**20)
+    assert refused(checkpoint).startswith("MANIFEST.json: is larger than ")
+    (checkpoint / SEAL).unlink()
+    (checkpoint / SEAL).mkdir()
+    assert refused(checkpoint).startswith("MANIFEST.json: cannot be read (")
+
+
+def test_no_bit_of_a_manifest_can_change_unnoticed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bit of it, one at a time, and every length. Read from memory: so many writes would take half a minute."""
+    written = (checkpoint / SEAL).read_bytes()
+    content = bytearray(written)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: bytes(content))
+    assert read_manifest(checkpoint)["step"] == 3
+    for place in range(len(written)):
+        for bit in range(8):
+            content[place] ^= 1 << bit
+            with pytest.raises(CheckpointError, match=r"MANIFEST\.json: cannot be read"):
+                read_manifest(checkpoint)
+            content[place] ^= 1 << bit
+    assert content == written
+    while content:
+        content.pop()
+        with pytest.raises(CheckpointError, match=r"MANIFEST\.json: cannot be read"):
+            read_manifest(checkpoint)
+
+
+def test_a_manifest_without_a_hash_of_itself_is_read_if_it_is_of_format_1(checkpoint: Path) -> None:
+    manifest = json.loads((checkpoint / SEAL).read_text())
+    assert list(manifest)[:3] == ["format", "blake3", "files"]
+    old = {name: value for name, value in manifest.items() if name not in ("format", "blake3")}
+    (checkpoint / SEAL).write_text(json.dumps(old, indent=1))
+    assert verify_folder(checkpoint) == old
+    (checkpoint / SEAL).write_text(json.dumps({"format": 2, **old}, indent=1))
+    assert "the hash" in refused(checkpoint) or "does not begin" in refused(checkpoint)
+
+
+def test_a_file_that_a_library_kept_to_its_owner_gets_the_usual_permissions(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").chmod(0o600)
+    (checkpoint / "plain").touch()
+    seal_folder(checkpoint, [checkpoint / "model.safetensors"])
+    modes = [(checkpoint / name).stat().st_mode for name in ("model.safetensors", "plain", SEAL)]
+    assert modes == [modes[0]] * 3
+
+
+def test_files_can_be_deleted_from_a_sealed_folder(checkpoint: Path) -> None:
+    before = verify_folder(checkpoint)
+    delete_sealed_files(checkpoint, ["inner/state.json"], {"reduced": True})
+    after = verify_folder(checkpoint)
+    assert after["files"] == {"model.safetensors": before["files"]["model.safetensors"]}
+    assert (after["step"], after["reduced"]) == (3, True)
+    assert not (checkpoint / "inner" / "state.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]"])
+def test_a_data_manifest_that_cannot_be_read_is_a_row_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "rows.jsonl.manifest.json").write_bytes(content)
+    with pytest.raises(RowError, match=r"rows\.jsonl\.manifest\.json: .*Build rows\.jsonl again"):
+        read_data_manifest(tmp_path / "rows.jsonl")
+
+
+def test_an_input_that_is_a_checkpoint_counts_by_its_manifest_and_a_hub_name_by_its_commit(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert input_fingerprint(checkpoint) == blake3((checkpoint / SEAL).read_bytes()).hexdigest()
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub" / "models--me--tiny" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert input_fingerprint("me/tiny") == f"commit {commit}"
+    for missing in ("me/other", "no/such/folder", tmp_path / "nothing"):
+        with pytest.raises(CheckpointError, match="is neither a file or folder nor a name in the Hub's cache"):
+            input_fingerprint(missing)
 
 
 def test_versions_name_what_moves_numbers() -> None:

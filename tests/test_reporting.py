@@ -85,10 +85,11 @@ def test_metrics_of_a_resumed_run_go_on_after_its_checkpoint(tmp_path: Path) -> 
     first = MetricsFile(path, keep_to_step=0)
     for step in range(1, 6):
         first.write(step, {"loss": 1 / step})
-    with path.open("a") as handle:
-        handle.write('{"step": 6, "lo')  # killed while writing
+    with path.open("ab") as handle:
+        handle.write(b'[1]\n"text"\n{"step": "x"}\n\xff\xfe\n{"step": 6, "lo')  # damaged, and killed while writing
     resumed = MetricsFile(path, keep_to_step=3)
     resumed.write(4, {"loss": float("nan")})
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[2]["loss"] == 1 / 3
+    assert lines[3]["loss"] is None, "JSON has no NaN"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from align.chat import load_protocol
 from align.errors import CheckpointError, ConfigError, ProofError, RowError
 from align.jsonl import write_rows
-from align.manifest import is_whole, verify_folder
+from align.manifest import is_whole
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import DPOConfig, ModelConfig, PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
 
@@ -155,34 +155,20 @@ def test_the_contrast_leaves_the_terminator_out_and_the_nll_keeps_it(
     assert set(batch.labels[ends].tolist()) == {protocol.tokenizer.eos_token_id}, "the NLL ends with the terminator"
 
 
-def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """Stopped after step 5 by a signal's flag, as a SIGTERM would; the SIGKILL is in test_training_runs.py."""
+def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path, left_unfinished) -> None:
+    """From a checkpoint in the middle; the SIGKILL is in test_training_runs.py, what is passed over in
+    test_checkpoints.py.
+    """
     whole = train_dpo(tmp_path, tiny_checkpoint, "whole", epochs=4, save_steps=5)
     resumed = tmp_path / "resumed"
-    train_dpo(tmp_path, tiny_checkpoint, "resumed", epochs=4, save_steps=5)
-    for file in resumed.glob("*"):
-        if file.is_file():
-            file.unlink()
+    with left_unfinished():
+        train_dpo(tmp_path, tiny_checkpoint, "resumed", epochs=4, save_steps=5)
+    (resumed / "metrics.jsonl").unlink()
     assert is_whole(resumed / "checkpoint-10")
     (resumed / "checkpoint-10" / "MANIFEST.json").unlink()  # a checkpoint that was being written when the power went
     train_dpo(tmp_path, tiny_checkpoint, "resumed", epochs=4, save_steps=5)
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert metrics(resumed) == [line for line in metrics(whole) if line["step"] > 5]
-
-
-def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole = train_dpo(tmp_path, tiny_checkpoint, "run", epochs=4, save_steps=5)
-    expected = (whole / "model.safetensors").read_bytes()
-    (whole / "MANIFEST.json").unlink()
-    broken = whole / "checkpoint-10" / "model.safetensors"
-    content = bytearray(broken.read_bytes())
-    content[-1] ^= 1
-    broken.write_bytes(content)
-    train_dpo(tmp_path, tiny_checkpoint, "run", epochs=4, save_steps=5)
-    assert (whole / "model.safetensors").read_bytes() == expected
-    assert verify_folder(whole / "checkpoint-10"), "the broken checkpoint was written anew on the way"
 
 
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -201,9 +187,15 @@ def test_a_checkpoint_holds_no_training_arguments(tmp_path: Path, tiny_checkpoin
     assert "training_args.bin" not in names
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(ProofError, match=r"step \d+: the loss is nan on rows p\d+"):
-        train_dpo(tmp_path, tiny_checkpoint, "run", learning_rate=1e30, max_grad_norm=1e30, epochs=20)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.trainers.dpo import DPOTrainer
+
+    honest = DPOTrainer.batch_loss
+    monkeypatch.setattr(DPOTrainer, "batch_loss", lambda self, *a: honest(self, *a) * float("nan"))
+    with pytest.raises(ProofError, match=r"step 1: the loss is nan on rows p\d+"):
+        train_dpo(tmp_path, tiny_checkpoint, "run")
 
 
 def test_bfloat16_weights_without_a_master_copy_are_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:

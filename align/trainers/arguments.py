@@ -11,12 +11,15 @@ from transformers import TrainingArguments
 from align.errors import ConfigError
 from align.models.quantization import require_quantized_training
 from align.settings import ModelConfig, TrainingConfig
+from align.trainers.output import claim_output
 
 _SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def training_arguments(training: TrainingConfig, model: ModelConfig) -> TrainingArguments:
     """Arguments for a trainer. Make them before any model: under ZeRO-3 they have the weights sharded while they load.
+
+    Rank zero also claims the output folder here, before anything is loaded or written: see `claim_output`.
 
     An "item" of our data is a whole optimizer step, so transformers sees batches of one without accumulation; packing,
     micro-steps and the loss's denominator are `align/trainers/base.py`'s.
@@ -32,17 +35,14 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         what = "bfloat16 weights would lose small updates: nothing here keeps float32 master weights"
         how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
         raise ConfigError("model.dtype", what, how)
+    claim_output(training.output_dir, model.path)
     arguments = TrainingArguments(
         output_dir=str(training.output_dir),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         num_train_epochs=1,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=_SCHEDULES[training.schedule],
-        lr_scheduler_kwargs=(
-            {"min_lr_rate": training.min_learning_rate_share} if training.schedule == "cosine" else None
-        ),
-        warmup_steps=training.warmup_share if training.warmup_share < 1 else 0.999999,
+        lr_scheduler_type=_SCHEDULES[training.schedule],  # for trackers: `TreeTrainer.create_scheduler` makes ours
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         adam_beta2=0.95,

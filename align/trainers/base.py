@@ -1,7 +1,8 @@
-"""What every trainer shares: tree batches, a loss over the whole optimizer step's rows, checkpoints whole or absent.
+"""What every trainer shares: tree batches, a loss over the whole optimizer step's rows, and when a run stops.
 
-`transformers.Trainer` brings the loop, the optimizer, schedules, trackers, ZeRO-3 and `accelerate launch`. Ours is what
-an item is (one optimizer step: `align/tree/pack.py`), what its loss is divided by, and how checkpoints are kept.
+`transformers.Trainer` brings the loop, the optimizer, trackers, ZeRO-3 and `accelerate launch`. Ours is what an item is
+(one optimizer step: `align/tree/pack.py`), what its loss is divided by, and that nothing is saved of a step that went
+wrong. The checkpoint folders themselves are `align/trainers/checkpoints.py`'s.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import math
 import shutil
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +25,42 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedType, broadcast_object_list
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.core_model_loading import revert_weight_conversion
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section, dump
-from align.errors import CheckpointError, ProofError
+from align.errors import AlignError, CheckpointError, ConfigError, ProofError
 from align.files import whole_file
-from align.manifest import is_whole, seal_folder, unseal_folder, verify_folder
+from align.manifest import read_manifest, seal_folder, unseal_folder
 from align.models.adapters import is_adapted, load_weights, trained_shapes
 from align.models.logps import TreeModel, TreePolicy
 from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, Progress, logger
-from align.settings import TrainingConfig
+from align.settings import ModelConfig, TrainingConfig
+from align.trainers.checkpoints import CheckpointFolders, is_finite, model_files, require_saved, run_identity
+from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
+from align.trainers.schedules import Schedule, warmup_steps
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
 from align.tree.store import TreeStore
 
 log = logger(__name__)
 
-CHECKPOINT = "checkpoint-"
+_NAMED_ROWS = 8
+"""How many rows an error names."""
 
 
 class TreeTrainer(Trainer, ABC):
-    """Train `model` on prompt trees. Subclasses say what the loss of a batch is and what it is divided by."""
+    """Train `model` on prompt trees. Subclasses say what the loss of a batch is and what it is divided by.
+
+    start: the checkpoint that the model was loaded from. recipe: the whole config, which manifests record.
+    """
 
     stage = "train"
 
@@ -60,12 +71,14 @@ class TreeTrainer(Trainer, ABC):
         trees: Sequence[PromptTree],
         protocol: ChatProtocol,
         *,
+        start: ModelConfig,
         training: TrainingConfig,
         token_budget: int,
         recipe: Section,
     ) -> None:
         self.trees = trees
         self.protocol = protocol
+        self.start = start
         self.training = training
         self.recipe = dump(recipe)
         self.plan = RunPlan(
@@ -80,6 +93,9 @@ class TreeTrainer(Trainer, ABC):
             process=arguments.process_index,
         )
         self.output = Path(arguments.output_dir)
+        self.identity: dict[str, str] = {}
+        """What the run is made of, known once `fit` has begun: see `run_identity`."""
+        self._rows_of_step: tuple[int, ...] = ()
         self._sums: dict[str, float] = defaultdict(float)
         self._trained_seconds = 0.0
         self.progress_note = ""
@@ -87,7 +103,8 @@ class TreeTrainer(Trainer, ABC):
         self._metrics: MetricsFile | None = None
         super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Steering(self))
+        self._steering = _Steering(self)
+        self.add_callback(self._steering)
 
     # What a method defines
 
@@ -112,18 +129,38 @@ class TreeTrainer(Trainer, ABC):
     # The run
 
     def fit(self) -> Path:
-        """Train to the end, from the newest whole checkpoint where there is one. Returns the finished model's folder.
+        """Train to the end, from the newest whole checkpoint if there is one. Returns the finished model's folder.
 
-        A folder that is finished under the same config is left as it is; under another config it is refused.
+        A folder that is finished is left as it is, if config, start, rows and tokenizer are the same; otherwise the run
+        is refused.
         """
-        if self._finished_already():
+        how = "Free some space, or name another training.output_dir; the same command resumes from the last checkpoint"
+        try:
+            with self._steering.signals(), write_errors(self.output, how), self._memory_errors():
+                return self._fit()
+        finally:
+            if self.is_world_process_zero():
+                release_output(self.output)
+
+    def _fit(self) -> Path:
+        self.identity = self._agree(lambda: run_identity(self.start, self.model.precision, self.trees, self.protocol))
+        self.checkpoints = CheckpointFolders(
+            self.output,
+            stage=self.stage,
+            recipe=self.recipe,
+            identity=self.identity,
+            keep=self.training.keep_checkpoints,
+            sharded_over=self.args.world_size if self.is_deepspeed_enabled else None,
+        )
+        if self._agree(self.checkpoints.finished):
             log.info("%s is finished already; nothing to train", self.output)
-            self._remove_trees()
+            self._clear_finished()
             return self.output
-        checkpoint = self._agree(self._newest_checkpoint)
+        self._require_savable()
+        checkpoint = self._agree(self.checkpoints.newest)
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
         if self.is_world_process_zero():
-            self._metrics = MetricsFile(self.output / "metrics.jsonl", keep_to_step=step)
+            self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step)
         if checkpoint:
             log.info("resuming from %s", checkpoint)
         share, passes = self.plan.filled_share(), len(self.plan[0].bins)
@@ -132,6 +169,24 @@ class TreeTrainer(Trainer, ABC):
         if self.state.global_step < len(self.plan):
             raise SystemExit(128 + signal.SIGTERM)  # asked to stop: the checkpoint is written, the run is not over
         return self._finish()
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """In the block, running out of memory becomes a ConfigError that names what to lower."""
+        try:
+            yield
+        except AlignError:
+            raise
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            # torch's CPU allocator has no error of its own
+            if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+                raise
+            what = f"out of memory in step {self.state.global_step + 1} ({str(error).partition(chr(10))[0][:200]})"
+            how = (
+                f"Lower data.token_budget (now {self.plan.token_budget}), set model.gradient_checkpointing: true, "
+                "or spread the model over more GPUs with a DeepSpeed file"
+            )
+            raise ConfigError("training", what, how) from None
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: each process's plan names its own bins already.
@@ -144,6 +199,7 @@ class TreeTrainer(Trainer, ABC):
         number of micro-steps or processes changes the gradient.
         """
         began = time.monotonic()
+        self._rows_of_step = tuple(inputs.rows)
         model.train()
         denominators = self.denominators([self.trees[row] for row in inputs.rows])
         total = torch.zeros((), device=self.args.device)
@@ -234,6 +290,35 @@ class TreeTrainer(Trainer, ABC):
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        if getattr(self, "lr_scheduler", None) is None:
+            warmup = warmup_steps(self.training.warmup_share, num_training_steps)
+            least = self.training.min_learning_rate_share
+            schedule = Schedule(self.training.schedule, num_training_steps, warmup, least)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedule)
+            self._created_lr_scheduler = True
+            if self.is_deepspeed_enabled and is_adapted(self._hugging_face_model):
+                _leave_frozen_weights_out(self.accelerator.deepspeed_engine_wrapped.engine)
+        return self.lr_scheduler
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Called once the gradients of a step are complete, before the optimizer uses them.
+
+        DeepSpeed has used them by then, unless their norm is not finite: then it has left the weights as they were, and
+        gives infinity as the norm. Gradients are sums over processes, so all processes raise together.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        skipped = self.is_deepspeed_enabled and getattr(
+            self.accelerator.deepspeed_engine_wrapped.engine.optimizer, "overflow", False
+        )
+        if skipped or not math.isfinite(norm):
+            raise ProofError(
+                f"step {self.state.global_step + 1}",
+                f"the gradient norm is {float(norm)}, with a finite loss, on rows {self._named_rows()}",
+                f"Nothing of this step was saved. {self._what_to_change()}",
+            )
+        return norm
+
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.training.proofs:
@@ -245,12 +330,16 @@ class TreeTrainer(Trainer, ABC):
         if is_adapted(self._hugging_face_model):
             load_weights(self._hugging_face_model, resume_from_checkpoint)
             return
+        folder = Path(resume_from_checkpoint)
         state: dict[str, Tensor] = {}
-        for file in sorted(Path(resume_from_checkpoint).glob("model*.safetensors")):
-            state |= load_file(file)
+        for name in read_manifest(folder)["files"]:  # and no other file that may be in the folder
+            if name.startswith("model") and name.endswith(".safetensors"):
+                state |= load_file(folder / name)
         loaded = self._hugging_face_model.load_state_dict(state, strict=False)
         odd = [*loaded.unexpected_keys, *(set(loaded.missing_keys) - self._tied_names())]
-        assert not odd, f"{resume_from_checkpoint} was verified, and yet does not fit: {odd}"
+        if odd:
+            how = "Delete it to resume from an earlier one"
+            raise CheckpointError(folder, f"is whole, but does not fit the model: {', '.join(odd[:3])}", how)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # transformers would write training_args.bin as well, which holds the Hub token in clear.
@@ -261,23 +350,27 @@ class TreeTrainer(Trainer, ABC):
             state_dict = {
                 name.removeprefix("model."): tensor for name, tensor in state_dict.items() if name.startswith("model.")
             }
-        self._hugging_face_model.save_pretrained(folder, state_dict=state_dict)
+        config = self._hugging_face_model.config
+        config.use_cache, used = True, config.use_cache  # off for training alone: generation from the files needs it
+        try:
+            self._hugging_face_model.save_pretrained(folder, state_dict=state_dict)
+        finally:
+            config.use_cache = used
         write_serving_files(folder, self.protocol)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = self.output / f"{CHECKPOINT}{self.state.global_step}"
+        self._require_finite_weights()
+        folder = self.checkpoints.of_step(self.state.global_step)
         if self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed run left half-written
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            self._check_saved(folder)
+            require_saved(folder, self._saved_shapes(), sharded=self.is_deepspeed_enabled)
             files = [file for file in folder.rglob("*") if file.is_file()]
             seal_folder(folder, files, {"step": self.state.global_step, **self._notes()})
-            for stale in self._checkpoints()[self.training.keep_checkpoints :]:
-                unseal_folder(stale)
-                shutil.rmtree(stale)
+            self.checkpoints.prune(folder)
         self.accelerator.wait_for_everyone()
 
     # Checkpoints
@@ -291,51 +384,80 @@ class TreeTrainer(Trainer, ABC):
         model = self._hugging_face_model
         return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
 
-    def _whole_shapes(self) -> dict[str, list[int]]:
-        """Name -> shape of each weight that a whole model's files hold."""
+    def _saved_shapes(self) -> dict[str, list[int]]:
+        """Name -> shape of each weight that the saved files must hold; under ZeRO-3 the whole shape."""
+        model = self._hugging_face_model
+        if is_adapted(model):
+            return trained_shapes(model)
         tied = self._tied_names()
-        named = self._hugging_face_model.named_parameters()
+        named = model.named_parameters()
         return {name: list(getattr(weight, "ds_shape", weight.shape)) for name, weight in named if name not in tied}
 
+    def _require_savable(self) -> None:
+        """Raise CheckpointError before any training if the model's weights would be saved under other names.
+
+        transformers rewrites some models while saving (a mixture of experts: one tensor of all experts becomes one for
+        each). Tried on weights without content.
+        """
+        model = self._hugging_face_model
+        if is_adapted(model):
+            return
+        shapes = self._saved_shapes()
+        held = {name: torch.empty(shape, dtype=model.dtype, device="meta") for name, shape in shapes.items()}
+        saved = {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, held).items()}
+        for name, shape in shapes.items():
+            if saved.get(name) != shape:
+                what = f"{type(model).__name__} cannot be trained here: its weight {name} is not saved under that name"
+                how = "Train a dense model, or set model.lora"
+                raise CheckpointError(self.start.path, what, how)
+
+    def _require_finite_weights(self) -> None:
+        """Raise ProofError on all processes if a trained weight of any is not finite. Looked at before each save."""
+        named = self._hugging_face_model.named_parameters()
+        # Under ZeRO-3 ds_tensor is this process's part of the weight.
+        parts = ((name, getattr(weight, "ds_tensor", weight)) for name, weight in named if weight.requires_grad)
+        broken = [name for name, part in parts if not is_finite(part)]
+        if self._anywhere(bool(broken)):
+            raise ProofError(
+                f"step {self.state.global_step}",
+                f"the weight {broken[0] if broken else 'of another process'} is not finite after the update on rows "
+                f"{self._named_rows()}",
+                f"Nothing of it was saved. {self._what_to_change()}",
+            )
+
+    def _anywhere(self, here: bool) -> bool:
+        """Whether something holds on any process. Every process comes here."""
+        if self.args.world_size == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.args.device)
+        dist.all_reduce(flag)
+        return bool(flag.item() > 0)
+
+    def _named_rows(self) -> str:
+        named = ", ".join(self.trees[row].id for row in self._rows_of_step[:_NAMED_ROWS])
+        more = len(self._rows_of_step) - _NAMED_ROWS
+        return f"{named} and {more} more" if more > 0 else named
+
+    def _what_to_change(self) -> str:
+        rate = f"training.learning_rate ({self.training.learning_rate:g})"
+        return f"Look at these rows, or lower {rate} or training.max_grad_norm ({self.training.max_grad_norm:g})"
+
     def _notes(self) -> dict[str, Any]:
-        return {"stage": self.stage, "processes": self.args.world_size, "config": self.recipe, "steps": len(self.plan)}
+        return {
+            "stage": self.stage,
+            "processes": self.args.world_size,
+            "config": self.recipe,
+            "steps": len(self.plan),
+            "identity": self.identity,
+        }
 
-    def _checkpoints(self) -> list[Path]:
-        """Checkpoint folders, newest first."""
-        found = [path for path in self.output.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
-        return sorted(found, key=lambda path: -int(path.name.removeprefix(CHECKPOINT)))
-
-    def _newest_checkpoint(self) -> Path | None:
-        for folder in self._checkpoints():
-            try:
-                manifest = verify_folder(folder)
-            except CheckpointError as error:
-                log.warning("passing over a checkpoint that is not whole: %s", error)
-                continue
-            _refuse_other_config(folder, manifest, self.recipe)
-            if self.is_deepspeed_enabled and manifest["processes"] != self.args.world_size:
-                what = f"was written by {manifest['processes']} processes, and {self.args.world_size} are here"
-                how = "Launch as many as before, or take the folder away to start over"
-                raise CheckpointError(folder, what, how)
-            return folder
-        return None
-
-    def _finished_already(self) -> bool:
-        def look() -> bool:
-            if not is_whole(self.output):
-                return False
-            _refuse_other_config(self.output, verify_folder(self.output), self.recipe)
-            return True
-
-        return bool(self._agree(look))
-
-    def _agree(self, question: Any) -> Any:
+    def _agree(self, question: Callable[[], Any]) -> Any:
         """Rank zero's answer, on every process; its error too, so that no process waits for one that has left."""
         answer: list[Any] = [None, None]
         if self.is_world_process_zero():
             try:
                 answer[0] = question()
-            except CheckpointError as error:
+            except AlignError as error:
                 answer[1] = error
         broadcast_object_list(answer)
         if answer[1] is not None:
@@ -343,45 +465,30 @@ class TreeTrainer(Trainer, ABC):
         return answer[0]
 
     def _finish(self) -> Path:
-        """Write the finished model, seal it, take the intermediate checkpoints' optimizer states away."""
+        """Write the finished model, seal it, and delete the intermediate checkpoints' optimizer states."""
+        self._require_finite_weights()
         if self.is_world_process_zero():
             unseal_folder(self.output)
         self.accelerator.wait_for_everyone()
         self.save_model(str(self.output), _internal_call=True)
         if self.is_world_process_zero():
-            self._check_saved(self.output)
+            require_saved(self.output, self._saved_shapes(), sharded=self.is_deepspeed_enabled)
             seconds = {"seconds": time.monotonic() - self._began, "trained_seconds": self._trained_seconds}
             with whole_file(self.output / "timing.json") as handle:
                 json.dump(seconds | {"steps": self.state.global_step}, handle)
-            seal_folder(self.output, self._model_files(self.output), self._notes())
-        self._remove_trees()
+            seal_folder(self.output, model_files(self.output), self._notes())
+        self._clear_finished()
         self.accelerator.wait_for_everyone()
         return self.output
 
-    def _remove_trees(self) -> None:
-        """A finished folder holds the model, and not what it was trained on. Mapped trees stay readable."""
-        if self.is_world_process_zero() and isinstance(self.trees, TreeStore):
-            self.trees.path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _model_files(folder: Path) -> list[Path]:
-        kept = (".safetensors", ".json", ".jinja", ".model")
-        extra = {"timing.json", "dropped.json", "MANIFEST.json", "trainer_state.json"}
-        return [f for f in folder.iterdir() if f.is_file() and f.suffix in kept and f.name not in extra]
-
-    def _check_saved(self, folder: Path) -> None:
-        """Every name and shape of what was trained is in the files: ZeRO-3 is known to save tensors of shape [0]."""
-        model = self._hugging_face_model
-        adapted = is_adapted(model)
-        saved: dict[str, list[int]] = {}
-        for file in folder.glob("adapter_model.safetensors" if adapted else "model*.safetensors"):
-            with safe_open(file, "pt") as handle:
-                saved.update({name: handle.get_slice(name).get_shape() for name in handle.keys()})  # noqa: SIM118
-        for name, shape in (trained_shapes(model) if adapted else self._whole_shapes()).items():
-            if saved.get(name) != shape:
-                what = f"tensor {name} was saved as {saved.get(name)}, wanted {shape}"
-                how = "Set stage3_gather_16bit_weights_on_model_save in the DeepSpeed file"
-                raise CheckpointError(folder, what, how)
+    def _clear_finished(self) -> None:
+        """A finished folder holds models, and neither what they were trained on nor what resuming needs. Mapped trees
+        stay readable.
+        """
+        if self.is_world_process_zero():
+            self.checkpoints.clear_states()
+            if isinstance(self.trees, TreeStore):
+                self.trees.path.unlink(missing_ok=True)
 
 
 class _Steering(TrainerCallback):
@@ -392,13 +499,27 @@ class _Steering(TrainerCallback):
         self.stop = False
         self.progress: Progress | None = None
 
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """In the block, SIGTERM and SIGINT ask for a checkpoint after the step that is under way. Afterwards they do
+        what they did before. Outside the main thread, which alone may set handlers, signals stay as they are.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.progress = Progress(self.trainer.stage, len(self.trainer.plan), done=state.global_step)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        state.compute_steps(args, state.max_steps)  # of now: a resumed state has log_steps and save_steps of before
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._anyone_asked():
+        if self.trainer._anywhere(self.stop):
             control.should_save = control.should_training_stop = True
         if control.should_save:
             # The means that metrics.jsonl reports would otherwise lose the steps since the last line.
@@ -414,35 +535,16 @@ class _Steering(TrainerCallback):
         self.stop = True
         log.warning("asked to stop: a checkpoint is written after this step")
 
-    def _anyone_asked(self) -> bool:
-        if self.trainer.args.world_size == 1:
-            return self.stop
-        flag = torch.tensor(float(self.stop), device=self.trainer.args.device)
-        dist.all_reduce(flag)
-        return bool(flag.item() > 0)
-
 
 def _only(items: list[Any]) -> Any:
     return items[0]
 
 
-def _refuse_other_config(folder: Path, manifest: dict[str, Any], recipe: dict[str, Any]) -> None:
-    before, now = (_flat({k: v for k, v in c.items() if k != "hub"}) for c in (manifest.get("config", {}), recipe))
-    harmless = {"training.keep_checkpoints", "training.save_steps", "training.threads", "training.output_dir"}
-    harmless |= {"training.proofs", "dpo.reference_cache", "dpo.reference_shard_steps"}
-    changed = sorted(
-        key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in harmless
-    )
-    if changed:
-        key = changed[0]
-        what = f"was made with {key}={before.get(key)}, and now {key}={now.get(key)}"
-        raise CheckpointError(folder, what, "Choose another training.output_dir, or take the folder away to start over")
+def _leave_frozen_weights_out(engine: Any) -> None:
+    """Have DeepSpeed's checkpoints hold what is trained: an adapter, without the base, which never changes.
 
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found
+    transformers does so for `PeftModel` only, and ours is attached in place. Loading must not miss what was left out.
+    """
+    load = engine.load_checkpoint
+    engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+    engine.load_checkpoint = lambda *a, **settings: load(*a, **(settings | {"load_module_strict": False}))

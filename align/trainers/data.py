@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import align
 from align.chat.protocol import ChatProtocol
 from align.files import fingerprint, fingerprint_of, whole_file
 from align.jsonl import count_rows, stream_rows
+from align.manifest import code_fingerprint
 from align.reporting import Progress, duration, logger
 from align.rows import PreferenceRow, Row, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
@@ -99,7 +99,7 @@ def _key(
     seed = training.seed if data.limit else None
     return fingerprint_of(
         FORMAT,
-        align.__version__,
+        code_fingerprint("align.trainers.data"),
         what,
         settings,
         seed,

@@ -23,7 +23,7 @@ from align.losses import (
     simpo_loss,
     sum_by_sequence,
 )
-from align.settings import DPOConfig, ModelConfig
+from align.settings import DPOConfig
 from align.trainers.base import TreeTrainer
 from align.trainers.proofs import prove_untrained
 from align.trainers.reference import NO_REFERENCE, Reference, ReferenceCache, reference_key
@@ -67,14 +67,13 @@ OBJECTIVES = {
 class DPOTrainer(TreeTrainer):
     """Mean loss over the step's pairs, and the chosen completions' NLL. A tree's branches: chosen, rejected.
 
-    start: the checkpoint that the policy was loaded from, which is its reference.
+    The reference is `start`, the checkpoint that the policy was loaded from.
     """
 
     stage = "dpo"
 
-    def __init__(self, *arguments: Any, dpo: DPOConfig, start: ModelConfig, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, dpo: DPOConfig, **settings: Any) -> None:
         self.dpo = dpo
-        self.start = start
         self.objective = OBJECTIVES[dpo.loss]
         self.contrast = self.objective.make(dpo)
         self.reference: Reference = NO_REFERENCE
@@ -84,7 +83,10 @@ class DPOTrainer(TreeTrainer):
         if self.objective.untrained is None:
             return
         summed = "content" if self.dpo.mask_format_tokens else "content and terminators"
-        key = self._agree(lambda: reference_key(self.start, self.training.precision, self.trees, summed))
+        weights, rows = self.identity["start"], self.identity["rows"]
+        key = self._agree(
+            lambda: reference_key(self.start, self.model.precision, self.trees, summed, weights=weights, rows=rows)
+        )
         cache = ReferenceCache(
             self.dpo.reference_cache or self.output / "reference",
             key,

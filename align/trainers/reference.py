@@ -31,6 +31,7 @@ from align.files import fingerprint, fingerprint_of, whole_file
 from align.manifest import versions
 from align.reporting import Progress, logger
 from align.settings import ModelConfig
+from align.source_code import code_of
 from align.tree.encode import PromptTree
 from align.tree.pack import RunPlan, TreeBatch, collate
 
@@ -38,6 +39,8 @@ log = logger(__name__)
 
 _ADAPTER = "adapter_config.json"
 _SUFFIX = ".safetensors"
+_CODE = ("align.models.logps", "align.tree.attention", "align.tree.pack")
+_COMPUTES = ("align/models/", "align/tree/")
 
 
 class Reference(NamedTuple):
@@ -52,18 +55,36 @@ class Reference(NamedTuple):
 NO_REFERENCE = Reference(np.zeros((0, 0), dtype=np.float32), same_batches=False)
 
 
-def reference_key(start: ModelConfig, precision: str, trees: Sequence[PromptTree], summed: str) -> dict[str, str]:
+def reference_key(
+    start: ModelConfig,
+    precision: str,
+    trees: Sequence[PromptTree],
+    summed: str,
+    *,
+    weights: str | None = None,
+    rows: str | None = None,
+) -> dict[str, str]:
     """What the values depend on, each part as a name or a fingerprint.
 
     start: the checkpoint that the policy was loaded from. summed: in words, which tokens are summed.
+    weights, rows: the fingerprints of the start's weights and of the trees, if they are known already.
     The tokenizer counts by the token ids that it gave.
     """
     return {
-        "weights": weights_fingerprint(start.path),
+        "weights": weights or weights_fingerprint(start.path),
         "precision": f"weights {start.dtype}, products {precision}",
-        "rows": rows_fingerprint(trees),
+        "quantization": start.quantization or "none",
+        "rows": rows or rows_fingerprint(trees),
         "summed": summed,
+        "code": _code(),
     }
+
+
+def _code() -> str:
+    """Of the sources that compute the values: a fault that is fixed there must not live on in a cache. What else they
+    import (texts of settings, errors) moves no number.
+    """
+    return fingerprint_of(*(f"{name} {value}" for name, value in code_of(*_CODE).items() if name.startswith(_COMPUTES)))
 
 
 def weights_fingerprint(path: Path | str) -> str:
@@ -71,7 +92,7 @@ def weights_fingerprint(path: Path | str) -> str:
 
     path: a folder, or a name on the Hub, of which the snapshot is read that was loaded before.
     """
-    folder = Path(path) if Path(path).is_dir() else _snapshot(str(path))
+    folder = checkpoint_folder(path)
     files = [folder / "config.json", folder / _ADAPTER, *folder.glob("*model*.safetensors")]
     parts = [(file.name, fingerprint(file)) for file in sorted(files) if file.exists()]
     if (folder / _ADAPTER).exists():
@@ -80,11 +101,16 @@ def weights_fingerprint(path: Path | str) -> str:
     return fingerprint_of(*parts)
 
 
+def checkpoint_folder(path: Path | str) -> Path:
+    """The folder itself, or for a name on the Hub the snapshot in its cache. Raises CheckpointError without one."""
+    return Path(path) if Path(path).is_dir() else _snapshot(str(path))
+
+
 def rows_fingerprint(trees: Sequence[PromptTree]) -> str:
-    """BLAKE3 of ids, tokens and masks of all trees, in order. About 20 microseconds a short tree."""
+    """BLAKE3 of ids, levels, tokens and masks of all trees, in order. About 20 microseconds a short tree."""
     digest = blake3()
     for tree in trees:
-        digest.update(f"{tree.id}\0{len(tree.prompt)}".encode())
+        digest.update(f"{tree.id}\0{tree.level}\0{len(tree.prompt)}".encode())
         digest.update(np.asarray(tree.prompt, dtype=np.int64).tobytes())
         for branch in tree.branches:
             digest.update(f"\0{len(branch.ids)}".encode())
@@ -125,7 +151,10 @@ class ReferenceCache:
         missing = self._missing_steps(values)
         if missing and resumed:
             what = f"the reference log-probabilities of {len(missing)} optimizer steps are not there, or not whole"
-            how = "The weights have moved since: put the files back, or take the checkpoint folders away to start over"
+            how = (
+                "The weights have moved since: restore the files, or the code that made them, or delete the checkpoint "
+                "folders to start over"
+            )
             raise CheckpointError(self._place, what, how)
         known = int(np.isfinite(values).all(axis=1).sum())
         log.info("reference log-probabilities in %s: %d rows known, %d steps to do", self._place, known, len(missing))

@@ -1,0 +1,328 @@
+"""The checkpoint folders of a run: which is resumed from, which are deleted, and what they must hold.
+
+    <output_dir>/checkpoint-N/MANIFEST.json   N optimizer steps done; weights, optimizer states, random states
+    <output_dir>/MANIFEST.json                the finished model
+
+A folder is resumed from, or counts as finished, only if every file is what its manifest says, every weight is finite,
+and the config, the starting weights, the encoded rows and the tokenizer are those that it was made with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from align.chat.protocol import ChatProtocol
+from align.errors import CheckpointError
+from align.files import fingerprint, fingerprint_of
+from align.manifest import SEAL, delete_sealed_files, read_manifest, unseal_folder, verify_folder
+from align.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from align.reporting import logger
+from align.settings import ModelConfig
+from align.trainers.output import CHECKPOINT
+from align.trainers.reference import checkpoint_folder, rows_fingerprint, weights_fingerprint
+from align.tree.encode import PromptTree
+
+log = logger(__name__)
+
+STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
+NOT_RESUMABLE = "optimizer_states_deleted"
+"""In the manifest of a finished run's checkpoints: weights only."""
+
+_INDEX = "model.safetensors.index.json"
+_MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+_HARMLESS = {
+    *("training.keep_checkpoints", "training.save_steps", "training.log_steps", "training.report_to"),
+    *("training.threads", "training.output_dir", "training.proofs"),
+    *("dpo.reference_cache", "dpo.reference_shard_steps"),
+}
+"""Settings that may change between a run's starts, besides `hub`: no value that is computed depends on them."""
+
+_MEANING = {
+    "template": ("with another tokenizer, chat template or protocol", "model.path"),
+    "start": ("from other starting weights", "model.path"),
+    "rows": ("on other rows", "data.path"),
+    "precision": ("in another precision", "training.precision"),
+}
+"""Part of an identity -> what differs, and the setting whose files or value changed."""
+
+
+def run_identity(
+    model: ModelConfig, precision: str, trees: Sequence[PromptTree], protocol: ChatProtocol
+) -> dict[str, str]:
+    """Fingerprints of what a run is made of, beyond its settings: they go into the manifest of all that it saves.
+
+    model: what the run starts from. precision: fp32 or bf16, as the products run. trees: all encoded rows.
+    """
+    return {
+        "template": template_fingerprint(model.path, protocol),
+        "start": weights_fingerprint(model.path),
+        "rows": rows_fingerprint(trees),
+        "precision": f"weights {model.dtype}, products {precision}",
+    }
+
+
+def template_fingerprint(start: Path | str, protocol: ChatProtocol) -> str:
+    """BLAKE3 of all that makes tokens of text: protocol, template, tokenizer, and the tokenizer files of the start."""
+    tokenizer = json.loads(protocol.tokenizer.backend_tokenizer.to_str())
+    for state in ("padding", "truncation"):  # left by the last call, and no property of the tokenizer
+        tokenizer.pop(state, None)
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+    files = [checkpoint_folder(start) / name for name in names]
+    return fingerprint_of(
+        protocol.name,
+        protocol.syntax,
+        protocol.chat_template,
+        json.dumps(tokenizer, sort_keys=True),
+        *(f"{file.name} {fingerprint(file)}" for file in files if file.exists()),
+    )
+
+
+@dataclass
+class CheckpointFolders:
+    """The checkpoints of one run. Rank zero asks; the others learn its answers."""
+
+    output: Path
+    stage: str
+    recipe: dict[str, Any]
+    identity: Mapping[str, str]
+    keep: int
+    """Verified checkpoints that stay, the newest ones."""
+    sharded_over: int | None
+    """Processes that share optimizer states under DeepSpeed; None if one file holds them."""
+    _verified: dict[Path, bool] = field(default_factory=dict)
+    """Folders that this process has sealed or checked; each is read once."""
+
+    def of_step(self, step: int) -> Path:
+        return self.output / f"{CHECKPOINT}{step}"
+
+    def finished(self) -> bool:
+        """Whether the output folder holds the finished model of this very run.
+
+        Raises CheckpointError if it holds that of another.
+        """
+        try:
+            manifest = verify_folder(self.output)
+            require_finite(self.output, manifest)
+        except CheckpointError as error:
+            if (self.output / SEAL).exists():
+                log.warning("the finished model is not whole and is trained again: %s", error)
+            return False
+        self._refuse_other(self.output, manifest)
+        return True
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that can be resumed from; damaged ones are named and passed over.
+
+        Raises CheckpointError if it belongs to another run, or if a file in it could run code.
+        """
+        for folder in self._folders():
+            try:
+                manifest = self._verify(folder)
+            except CheckpointError as error:
+                log.warning("passing over a checkpoint: %s", error)
+                continue
+            self._refuse_other(folder, manifest)
+            if self.sharded_over is not None and manifest["processes"] != self.sharded_over:
+                what = f"was written by {manifest['processes']} processes, and this run has {self.sharded_over}"
+                how = "Launch as many as before, or delete the folder to start over"
+                raise CheckpointError(folder, what, how)
+            _refuse_unlisted_pickles(folder, manifest)
+            return folder
+        return None
+
+    def prune(self, sealed: Path) -> None:
+        """Delete checkpoints older than the newest `keep` verified ones, and damaged ones older than `sealed`.
+
+        sealed: the checkpoint that was written just now, with its manifest. It stays.
+        Those with a higher step, which this run has passed over, do not count and are left until it gets there.
+        """
+        self._verified[sealed] = True
+        kept = 0
+        for folder in self._folders():
+            if _step(folder) > _step(sealed):
+                continue
+            if kept < self.keep and self._is_whole(folder):
+                kept += 1
+                continue
+            assert folder != sealed
+            self._delete(folder)
+
+    def clear_states(self) -> None:
+        """After the end: delete the optimizer states of intermediate checkpoints, whose weights stay, and delete what
+        is not whole.
+        """
+        for folder in self._folders():
+            if not self._is_whole(folder):
+                self._delete(folder)
+                continue
+            listed = read_manifest(folder)["files"]
+            states = [name for name in listed if "/" in name or not name.endswith(_MODEL_SUFFIXES)]
+            delete_sealed_files(folder, states, {NOT_RESUMABLE: True})
+            for inner in folder.iterdir():
+                if inner.is_dir():
+                    shutil.rmtree(inner)
+
+    def _folders(self) -> list[Path]:
+        """Checkpoint folders by their names, newest first."""
+        found = [path for path in self.output.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
+        return sorted((path for path in found if path.is_dir()), key=_step, reverse=True)
+
+    def _verify(self, folder: Path) -> dict[str, Any]:
+        """The manifest of a checkpoint that can be resumed from. Raises CheckpointError if it cannot."""
+        manifest = verify_folder(folder)
+        if manifest.get("step") != _step(folder) or folder.name != f"{CHECKPOINT}{_step(folder)}":
+            what = f"its {SEAL} is of step {manifest.get('step')}, which its name does not say"
+            raise CheckpointError(folder, what, f"Rename it to {CHECKPOINT}{manifest.get('step')}, or delete it")
+        if manifest.get(NOT_RESUMABLE):
+            how = "Nothing to do: it is the record of a finished run"
+            raise CheckpointError(folder, "its optimizer states were deleted when its run was finished", how)
+        for name in (STATE,) if self.sharded_over is not None else (STATE, OPTIMIZER, SCHEDULER):
+            if name not in manifest["files"]:
+                what = f"its {SEAL} does not list {name}"
+                raise CheckpointError(folder, what, "Start with the launcher that wrote it, or delete it")
+        require_finite(folder, manifest)
+        self._verified[folder] = True
+        return manifest
+
+    def _is_whole(self, folder: Path) -> bool:
+        if folder not in self._verified:
+            try:
+                self._verify(folder)
+            except CheckpointError as error:
+                if (folder / SEAL).exists():
+                    log.warning("a checkpoint does not count: %s", error)
+                self._verified[folder] = False
+        return self._verified[folder] and _sizes_fit(folder)
+
+    def _delete(self, folder: Path) -> None:
+        unseal_folder(folder)
+        shutil.rmtree(folder)
+        self._verified.pop(folder, None)
+
+    def _refuse_other(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """Raise CheckpointError if a whole folder was made by another stage, config, start, template or data."""
+        how = f"choose another training.output_dir, or delete {self.output} to start over"
+        choose = how[0].upper() + how[1:]
+        if manifest.get("stage") != self.stage:
+            what = f"holds what the stage {manifest.get('stage')} made, and this is {self.stage}"
+            raise CheckpointError(folder, what, choose)
+        before, now = (_flat(config) for config in (manifest.get("config", {}), self.recipe))
+        keys = {key for key in before.keys() | now.keys() if key not in _HARMLESS and key.partition(".")[0] != "hub"}
+        changed = sorted(key for key in keys if before.get(key) != now.get(key))
+        if changed:
+            key = changed[0]
+            what = f"was made with {key}={before.get(key)}, and now {key}={now.get(key)}"
+            raise CheckpointError(folder, what, choose)
+        recorded = manifest.get("identity")
+        if not isinstance(recorded, dict):
+            what = "was written by an older version, which did not record what it was trained from"
+            raise CheckpointError(folder, what, choose)
+        for part, (difference, key) in _MEANING.items():
+            if recorded.get(part) != self.identity[part]:
+                what = (
+                    f"was trained {difference} than {key} gives now ({recorded.get(part)}, now {self.identity[part]})"
+                )
+                raise CheckpointError(folder, what, f"Restore what changed, {how}")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a saved model's weights, or an adapter's: the index decides where there is one."""
+    if (folder / _INDEX).exists():
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        return sorted({_INDEX, *index["weight_map"].values()})
+    return [name for name in ("model.safetensors", ADAPTER_WEIGHTS) if (folder / name).exists()]
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What a finished model's manifest lists: weights, config, tokenizer; not the records of the run beside them."""
+    records = {"timing.json", "dropped.json", SEAL, STATE}
+    weights = set(weight_files(folder))
+    return [
+        file
+        for file in folder.iterdir()
+        if file.is_file()
+        and file.suffix in _MODEL_SUFFIXES
+        and file.name not in records
+        and (file.name in weights or not file.name.endswith((".safetensors", _INDEX)))
+    ]
+
+
+def require_saved(folder: Path, shapes: Mapping[str, list[int]], *, sharded: bool) -> None:
+    """Raise CheckpointError if a name or shape of what was trained is not in the files that were written.
+
+    sharded: under ZeRO-3, which is known to save tensors of shape [0].
+    """
+    saved: dict[str, list[int]] = {}
+    for name in weight_files(folder):
+        if name.endswith(".safetensors"):
+            with safe_open(folder / name, "pt") as handle:
+                saved.update({key: handle.get_slice(key).get_shape() for key in handle.keys()})  # noqa: SIM118
+    for name, shape in shapes.items():
+        if saved.get(name) != shape:
+            what = f"tensor {name} was saved as {saved.get(name)}, expected {shape}"
+            how = "Set stage3_gather_16bit_weights_on_model_save in the DeepSpeed file"
+            raise CheckpointError(folder, what, how if sharded else "The model cannot be saved here: report its name")
+
+
+def require_finite(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise CheckpointError naming the first saved weight that is NaN or infinite."""
+    for name in sorted(manifest["files"]):
+        if "/" in name or not name.endswith(".safetensors"):
+            continue
+        try:
+            with safe_open(folder / name, "pt") as handle:
+                for key in handle.keys():  # noqa: SIM118
+                    tensor = handle.get_tensor(key)
+                    if tensor.is_floating_point() and not is_finite(tensor):
+                        what = f"weight {key} in {name} is not finite: training had diverged when it was written"
+                        raise CheckpointError(folder, what, "Delete it; an earlier one is used")
+        except SafetensorError as error:
+            raise CheckpointError(folder / name, f"cannot be read ({error})", "Delete the checkpoint") from None
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every value is a number that can be computed with: the sum of their squares is finite in float32.
+
+    A weight of 3e38 is finite and its square is not; no product with it would be.
+    """
+    return bool(torch.isfinite(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)))
+
+
+def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:
+    """DeepSpeed loads by pattern, and a pickle can run code: only files that the manifest lists may be there."""
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        if file.suffix in _PICKLES and name not in manifest["files"]:
+            what = f"is a file that {SEAL} does not list, in a checkpoint that would be resumed from"
+            raise CheckpointError(file, what, "Delete it: loading it could run code")
+
+
+def _sizes_fit(folder: Path) -> bool:
+    try:
+        listed = read_manifest(folder)["files"]
+        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
+    except (CheckpointError, OSError):
+        return False
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(CHECKPOINT))
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return found

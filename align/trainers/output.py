@@ -1,0 +1,131 @@
+"""A run's output folder: whose it is, that it can be written to, and what is said if writing fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from align.errors import AlignError, CheckpointError, ConfigError
+from align.files import FolderLock
+from align.manifest import SEAL, read_manifest
+
+CHECKPOINT = "checkpoint-"
+METRICS = "metrics.jsonl"
+
+_KEY = "training.output_dir"
+_MODEL_FILES = ("config.json", "adapter_config.json")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "adapter_model.bin", "*.gguf", "*.pth")
+_SAVING = ("I/O error", "inline_container", "PytorchStreamWriter", "No space left")
+_IO_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+
+
+def claim_output(output: Path, start: Path | str) -> None:
+    """Make `output` this run's own, before anything is loaded or written: check it, create it, lock it. Rank zero only.
+
+    start: `model.path`, a folder or a name on the Hub.
+    Raises ConfigError if writing to `output` could change another model, or if another run holds it.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    try:
+        for model in _models_of(start):
+            _refuse_overlap(output, model)
+        _refuse_foreign_models(output)
+    except OSError as error:  # such as a name that is too long, or a folder that may not be looked into
+        what = f"{output} cannot be used ({error.strerror or error})"
+        raise ConfigError(_KEY, what, "Name a folder that can be created and written to") from None
+    FolderLock.acquire(output, _KEY)
+
+
+def release_output(output: Path) -> None:
+    """Give the folder free for the next run of this process or another."""
+    FolderLock.release_folder(output)
+
+
+@contextmanager
+def write_errors(folder: Path, how: str) -> Iterator[None]:
+    """In the block, what the file system refuses (no space, no permission) becomes a CheckpointError.
+
+    how: what to do about it.
+    """
+    try:
+        yield
+    except AlignError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in _IO_ERRORS:
+            where, reason = error.filename or folder, error.strerror or str(error)
+        elif not isinstance(error, OSError) and any(sign in str(error) for sign in _SAVING):
+            # torch and safetensors have errors of their own for a full disk
+            where, reason = folder, str(error).partition("\n")[0]
+        else:
+            raise
+        raise CheckpointError(where, f"cannot be written ({reason[:200]})", how) from None
+
+
+def _models_of(start: Path | str) -> Iterator[Path]:
+    """The folder that the run starts from, and for an adapter its base's."""
+    folder = Path(start)
+    if not folder.is_dir():
+        return
+    yield folder
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if Path(base).is_dir():
+            yield Path(base)
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no adapter, or one that loading will refuse by name
+
+
+def _refuse_overlap(output: Path, model: Path) -> None:
+    ours, theirs = output.resolve(), model.resolve()
+    if ours == theirs:
+        what = f"{output} is the folder of the model that training starts from ({model}), which would be overwritten"
+    elif theirs in ours.parents:
+        what = f"{output} is inside the folder of the model that training starts from ({model})"
+    elif ours in theirs.parents:
+        what = f"{output} contains the model that training starts from ({model})"
+    else:
+        return
+    raise ConfigError(_KEY, what, "Name a folder of its own")
+
+
+def _refuse_foreign_models(output: Path) -> None:
+    folder = output.resolve()
+    if not _is_ours(folder) and (found := _model_file(folder)):
+        what = f"{output} holds a model that no run of align wrote ({found}, and no {SEAL})"
+        raise ConfigError(_KEY, what, "Name a new folder")
+    for above in folder.parents:
+        # A project's folder may have a config.json for other purposes; a model's has weights, too, or is sealed.
+        if (above / SEAL).is_file() or ((above / _MODEL_FILES[0]).exists() and _weights(above)):
+            raise ConfigError(_KEY, f"{output} is inside the folder of another model ({above})", "Name a new folder")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run wrote here: its model is sealed, or it was ended while it trained or saved."""
+    if (folder / METRICS).is_file() or any(folder.glob(f"{CHECKPOINT}*/{SEAL}")):
+        return True
+    try:
+        read_manifest(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _model_file(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    return next((name for name in _MODEL_FILES if (folder / name).exists()), None) or _weights(folder)
+
+
+def _weights(folder: Path) -> str | None:
+    return next((file.name for pattern in _WEIGHTS for file in folder.glob(pattern)), None)
