@@ -44,6 +44,13 @@ class Section(BaseModel):
 class Recipe(Section):
     """All that one recipe reads, in the order of use."""
 
+    def code_modules(self) -> tuple[str, ...]:
+        """The modules whose code makes the result, where the script imports more than this config uses.
+
+        Empty: all that the script imports. Rounds make a stage again when this code changed.
+        """
+        return ()
+
 
 R = typing.TypeVar("R", bound=Section)
 

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -177,11 +177,24 @@ def fingerprint(path: str | Path) -> str:
             while chunk := handle.read(_READ_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
-    digest = blake3()
-    for file in sorted(path.rglob("*")):
-        relative = file.relative_to(path)
+    return folder_fingerprint(fingerprints_in(path))
+
+
+def fingerprints_in(folder: Path) -> dict[str, str]:
+    """Relative name -> BLAKE3 of each file of a folder and the folders below it, hidden names left out."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
         if file.is_file() and not any(part.startswith(".") for part in relative.parts):
-            digest.update(f"{relative.as_posix()}\0{fingerprint(file)}\n".encode())
+            found[relative.as_posix()] = fingerprint(file)
+    return found
+
+
+def folder_fingerprint(files: Mapping[str, str]) -> str:
+    """`fingerprint` of a folder, from what `fingerprints_in` found in it."""
+    digest = blake3()
+    for name, value in files.items():
+        digest.update(f"{name}\0{value}\n".encode())
     return digest.hexdigest()
 
 

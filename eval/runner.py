@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import align
 from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
 from align.rounds.ledger import content_of
 from align.rows import Candidate, Messages, PromptRow, Row
 from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
+from align.source_code import code_of
 from eval.intervals import Share
 
 if TYPE_CHECKING:  # these bring torch, and the configs of evaluations are read without it
@@ -143,10 +143,11 @@ def evaluated(
 ) -> dict[str, Any]:
     """The result of one evaluation: read where it stands with the same key, else made and written whole.
 
-    settings: all that the result depends on; the content of every input path in them is part of the key.
+    settings: all that the result depends on; the content of every input path in them is part of the key. So is the code
+        of `eval/<name>.py` and of all that it imports: other code is another evaluation.
     evaluate: gets a folder for units, which is deleted when the result stands.
     """
-    key = _key(name, settings)
+    key = _key(name, settings, code_of("eval.runner", f"eval.{name}"))
     path = output_dir / f"{name}.json"
     standing = read_result(path)
     if standing.get("key") == key:
@@ -215,8 +216,8 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _key(name: str, settings: Mapping[str, Section | int | None]) -> str:
-    parts: list[object] = [name, align.__version__]
+def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[str, str]) -> str:
+    parts: list[object] = [name, json.dumps(code, sort_keys=True)]
     for label, value in sorted(settings.items()):
         if isinstance(value, Section):
             left_out = ("batch_size", "threads", "token_budget")  # speed, and rounding

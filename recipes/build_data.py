@@ -75,11 +75,18 @@ class BuildDataRecipe(Recipe):
             raise ValueError(f"wanted exactly one builder section ({', '.join(BUILDERS)}), found {found}")
         return self
 
+    @property
+    def builder(self) -> str:
+        """The name of the one section that is given."""
+        return next(name for name in BUILDERS if getattr(self, name) is not None)
+
+    def code_modules(self) -> tuple[str, ...]:
+        return BUILDERS[self.builder].__module__, type(getattr(self, self.builder)).__module__
+
 
 def run(recipe: BuildDataRecipe) -> Path:
     """Build, and return the folder."""
-    name = next(name for name in BUILDERS if getattr(recipe, name) is not None)
-    return BUILDERS[name](getattr(recipe, name), recipe.output)
+    return BUILDERS[recipe.builder](getattr(recipe, recipe.builder), recipe.output)
 
 
 if __name__ == "__main__":

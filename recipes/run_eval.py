@@ -63,6 +63,9 @@ class RunEvalRecipe(Recipe):
         named: dict[str, Section | None] = {name: getattr(self, name) for name in NAMED}
         return {name: section for name, section in named.items() if section is not None}
 
+    def code_modules(self) -> tuple[str, ...]:
+        return ("eval.runner", *(type(section).__module__ for section in self.sections.values()))
+
 
 def run(recipe: RunEvalRecipe) -> Path:
     """Evaluate, print the scores, and return the folder of the results."""

@@ -15,6 +15,7 @@ from align.config import load_config
 from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
 from align.settings import ModelConfig, SamplingConfig
+from eval import runner
 from eval.answer_scores import AnswerScoresConfig
 from eval.catalog import run_evaluations
 from eval.factuality import FactualityConfig
@@ -85,6 +86,23 @@ def test_a_result_that_stands_from_the_same_inputs_is_not_made_again(data: Path)
     (out / "factuality.json").write_text("{half")
     result()
     assert make.times == 6
+
+
+def test_a_result_that_other_code_made_is_made_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Making()
+    config = FactualityConfig(questions=data / "questions.jsonl")
+
+    def result() -> None:
+        evaluated("factuality", data / "out", Path("some/model"), {"factuality": config}, make)
+
+    result()
+    result()
+    assert make.times == 1
+    code_of = runner.code_of
+    assert {"eval/factuality.py", "align/generation/local.py"} <= code_of("eval.runner", "eval.factuality").keys()
+    monkeypatch.setattr(runner, "code_of", lambda *names: {**code_of(*names), "align/generation/local.py": "other"})
+    result()
+    assert make.times == 2
 
 
 def test_a_limit_keeps_order_and_depends_on_ids_only() -> None:

@@ -118,12 +118,75 @@ def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
     ledger.close()
     with sqlite3.connect(ledger.path) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(StageError, match=r"ledger.sqlite: is of version 99, and this code reads version 1. Use"):
+    with pytest.raises(StageError, match=r"ledger.sqlite: is of version 99, and this code reads version 2. Use"):
         Ledger(ledger.path)
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"no database at all, but a longer text than a header" * 20)
-    with pytest.raises(StageError, match=r"cannot be read as a ledger \(file is not a database\). Move the run"):
+    with pytest.raises(StageError, match=r"cannot be read as a ledger \(file is not a database\). Delete this file"):
         Ledger(path)
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [
+        ("inputs", "{half"),
+        ("outputs", "[]"),
+        ("config", "null"),
+        ("code", "\xff"),
+        ("outputs", '{"out": {"path": "o"}}'),
+        ("inputs", '{"out": 3}'),
+        ("status", "perhaps"),
+        ("label", b"\xff"),
+        ("ended", "soon"),
+        ("key", b"\xff\xfe"),
+    ],
+)
+def test_damage_inside_a_ledger_is_one_message(ledger: Ledger, column: str, value: object) -> None:
+    ledger.end_stage(begin(ledger, "sft"), "finished", {"out": {"path": "o", "blake3": "cd"}})
+    with sqlite3.connect(ledger.path) as db:
+        db.execute(f"UPDATE stages SET {column} = ?", (value,))
+    with pytest.raises(StageError, match=r"ledger.sqlite: row 1 .*damaged.* Delete this file: stages that"):
+        ledger.stages()
+
+
+def test_text_in_a_ledger_that_is_not_utf_8_is_one_message(ledger: Ledger) -> None:
+    begin(ledger, "sft")
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("UPDATE stages SET inputs = CAST(x'7bff' AS TEXT)")
+    for read in (ledger.stages, lambda: ledger.latest("sft")):
+        with pytest.raises(StageError, match=r"ledger.sqlite: cannot be read .*Delete this file"):
+            read()
+
+
+def test_a_damaged_run_is_one_message(ledger: Ledger) -> None:
+    ledger.begin_run("python recipes/rounds.py x.yaml")
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("UPDATE runs SET versions = '{'")
+    with pytest.raises(StageError, match=r"row 1 is damaged: its column versions is not JSON"):
+        ledger.runs()
+
+
+def test_pages_that_are_damaged_inside_a_ledger_are_one_message(ledger: Ledger) -> None:
+    for number in range(200):
+        begin(ledger, f"round-{number}/sft", round_number=number)
+    ledger.close()
+    content = bytearray(ledger.path.read_bytes())
+    content[8192:] = bytes(len(content) - 8192)
+    ledger.path.write_bytes(content)
+    with pytest.raises(StageError, match=r"ledger.sqlite: cannot be read .*Delete this file"):
+        Ledger(ledger.path).stages()
+
+
+def test_a_ledger_of_the_first_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    begin(ledger, "sft")
+    ledger.close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE stages DROP COLUMN code")
+        db.execute("PRAGMA user_version = 1")
+    (record,) = Ledger(path).stages()
+    assert record.code == {}

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,11 +20,11 @@ import pytest
 
 from align.config import load_config
 from align.errors import ConfigError, StageError
-from align.manifest import write_data_manifest
+from align.manifest import seal_folder, write_data_manifest
 from align.publish.names import is_hub_name
-from align.rounds.driver import run_rounds
+from align.rounds.driver import _launch_content, run_rounds
 from align.rounds.ledger import Ledger
-from align.rounds.plan import RoundsConfig, plan
+from align.rounds.plan import RoundsConfig, load_stages, plan
 from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
 
 ROOT = Path(__file__).parents[1]
@@ -188,14 +189,14 @@ def test_stages_run_in_order_and_a_second_start_runs_none(house: House, capsys: 
     assert [line for line in out.splitlines() if line.startswith("round")] == ["round 1 of 2", "round 2 of 2"]
     assert "[####################] 50%" in out
     assert "joined" not in out
-    assert "finished: 6 stages run, 0 stood" in out
+    assert "finished: 6 stages run, 0 up to date" in out
     # The second round begins from the first one's model, and reads the reward folders of both rounds.
     data = "start;data;0"
     first = "start;" + data + "reward;0" + "sft;0"
     assert house.texts()["round-1/sft/0.txt"] == first
     assert house.texts()["round-2/sft/0.txt"] == first + 2 * (data + "reward;0") + "sft;0"
     assert house.run() == []
-    assert "finished: 0 stages run, 6 stood" in capsys.readouterr().out
+    assert "finished: 0 stages run, 6 up to date" in capsys.readouterr().out
 
 
 def test_one_changed_field_runs_again_exactly_what_depends_on_it(house: House) -> None:
@@ -246,7 +247,7 @@ def test_nothing_of_an_older_setting_is_left_in_the_folder(house: House) -> None
     house.run()
     house.stage("reward", "", [], parts=2)
     house.run()
-    assert sorted(path.name for path in (house.run_dir / "round-1" / "reward").iterdir()) == ["0.txt", "1.txt"]
+    assert sorted(path.name for path in (house.run_dir / "round-1" / "reward").glob("*.txt")) == ["0.txt", "1.txt"]
 
 
 def statuses(house: House) -> dict[str, str]:
@@ -271,7 +272,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_killed_inside_a_stage_it_goes_on_there(house: House, undisturbed: dict[str, str]) -> None:
-    house.stage("reward", "", [], parts=6, seconds=0.3)
+    house.stage("reward", "", [], parts=6, seconds=0.5)
     driver = house.begin()
     wait_for(lambda: "made round-1/reward/1" in house.diary())
     driver.kill()  # the driver alone: its stage is still at work
@@ -398,7 +399,7 @@ def test_a_folder_that_the_ledger_does_not_know_is_not_touched(house: House) -> 
     mine = house.run_dir / "data" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(StageError, match=r"run/data: stands there already, and the ledger knows no stage data. Move"):
+    with pytest.raises(StageError, match=r"run/data: already exists, but this run has no record of creating it .*Move"):
         house.run()
     assert mine.read_text() == "mine"
 
@@ -433,6 +434,149 @@ def test_a_report_reads_the_run_itself_and_follows_every_stage(house: House) -> 
     assert house.run() == ["round-1/sft", "run/report"]
 
 
+# Code that changed, outputs that were damaged, ledgers that were lost
+
+
+def told_of(stage: str, out: str) -> str:
+    """What the driver said last of a stage."""
+    return [line for line in out.splitlines() if line.startswith(f"  {stage} ")][-1].partition(stage)[2].strip()
+
+
+def test_code_that_changed_runs_again_what_it_makes_and_says_which_file(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.values["rounds"] = 1
+    (house.recipes / "other.py").write_text(JOIN.replace("class JoinRecipe", "class OtherRecipe"))
+    house.values["once"][0]["recipe"] = "other"
+    assert house.run() == ONE_ROUND
+    capsys.readouterr()
+    join = house.recipes / "join.py"
+    join.write_text(JOIN + "# a comment at the end\n")
+    assert house.run() == [], "a comment is no change of code"
+    join.write_text(JOIN.replace('"".join(read) + text', '"".join(read) + text + "+"'))
+    house.values["changed_code"] = "keep"
+    assert house.run() == []
+    assert "up to date, though code changed: recipes/join.py (changed_code: keep)" in capsys.readouterr().out
+    del house.values["changed_code"]
+    assert house.run() == ONE_ROUND[1:]
+    out = capsys.readouterr().out
+    assert "made again: code changed: recipes/join.py" in out
+    assert told_of("data", out) == "up to date"
+    assert house.texts()["round-1/sft/0.txt"].endswith("sft;+0")
+
+
+def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stages = load_stages(load_config(RoundsConfig, "recipes/configs/rounds/rehearsal.yaml"), Path("recipes"))
+    depends = {stage.name for stage in stages if "align/losses.py" in stage.code()}
+    assert depends == {"reward", "sft", "dpo"}
+    probe = {stage.name for stage in stages if "data_builders/knowledge_probe.py" in stage.code()}
+    assert probe == {"probe"}, "each builder is hashed on its own, though one recipe runs them all"
+
+
+def test_the_log_says_why_a_stage_is_made_again(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    capsys.readouterr()
+    (house.root / "reward.yaml").write_text('{"text": "changed;", "parts": 2}')
+    house.run()
+    out = capsys.readouterr().out
+    assert "made again: settings changed: parts, text" in out
+    assert f"made again: input changed: sources.1 ({house.run_dir}/round-1/reward)" in out
+    (house.run_dir / "round-1" / "reward" / "1.txt").write_text("edited")
+    (house.run_dir / "round-1" / "reward" / "2.txt").write_text("new")
+    (house.run_dir / "data" / "0.txt").unlink()
+    house.run()
+    out = capsys.readouterr().out
+    assert f"made again: {house.run_dir}/data/0.txt changed since the stage ended" in out
+    assert f"{house.run_dir}/round-1/reward/1.txt, {house.run_dir}/round-1/reward/2.txt changed since" in out
+
+
+def seal(folder: Path) -> None:
+    seal_folder(folder, sorted(folder.glob("*.txt")), {"stage": "sft"})
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_stage_made_again(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.values["rounds"] = 1
+    sealing = "    from align.manifest import seal_folder; seal_folder(output, sorted(output.glob('*.txt')))\n"
+    (house.recipes / "join.py").write_text(JOIN.replace('    print("joined"', sealing + '    print("joined"'))
+    house.run()
+    whole = house.texts()
+    weights = house.run_dir / "round-1" / "reward" / "0.txt"
+    content = bytearray(weights.read_bytes())
+    content[3] ^= 16
+    weights.write_bytes(content)
+    capsys.readouterr()
+    assert house.run() == ["round-1/reward"], "made as before, it stops the chain"
+    told = f"made again: {weights} does not have the content that MANIFEST.json says"
+    assert told in capsys.readouterr().out
+    assert house.texts() == whole
+    (weights.parent / "MANIFEST.json").write_bytes(b'{"files": \xff')
+    assert house.run() == ["round-1/reward"]
+    assert house.texts() == whole
+
+
+def test_a_damaged_start_is_refused_with_the_files_name(house: House) -> None:
+    seal(house.start)
+    house.run()
+    (house.start / "model.txt").write_text("stert;")
+    with pytest.raises(StageError, match=r"start: is damaged: .*/start/model.txt does not have the content that MANIF"):
+        house.run()
+
+
+@pytest.mark.parametrize("how", ["lost", "no database", "damaged inside"])
+def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
+    house: House, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.run()
+    whole = house.texts()
+    ledger = house.run_dir / "ledger.sqlite"
+    if how == "no database":
+        ledger.write_bytes(b"garbage" * 1000)
+    elif how == "damaged inside":
+        with sqlite3.connect(ledger) as db:
+            db.execute("UPDATE stages SET inputs = substr(inputs, 1, 10)")
+    if how != "lost":
+        with pytest.raises(StageError, match=r"ledger.sqlite: .*Delete this file: stages that finished are taken up"):
+            house.run()
+    ledger.unlink()
+    capsys.readouterr()
+    assert house.run() == []
+    assert "the ledger has no record of it; taken from the record in its folder" in capsys.readouterr().out
+    assert house.texts() == whole
+    assert set(statuses(house).values()) == {"finished"}
+    assert house.run() == []
+
+
+def test_with_a_lost_ledger_what_changed_is_still_made_again(house: House) -> None:
+    house.run()
+    (house.run_dir / "ledger.sqlite").unlink()
+    (house.run_dir / "round-2" / "reward" / "0.txt").write_text("a flipped bit")
+    (house.root / "last.yaml").write_text('{"text": "other;"}')
+    assert house.run() == ["round-2/reward", "run/last"]
+
+
+def test_a_folder_copied_from_another_run_is_not_touched(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    house.values["once"].append(house.stage("more", "{run}/more", ["{start}"]))
+    shutil.copytree(house.run_dir / "data", house.run_dir / "more")
+    with pytest.raises(StageError, match=r"run/more: already exists, but this run has no record of creating it"):
+        house.run()
+
+
+def test_the_deepspeed_file_of_a_launch_is_part_of_the_key(tmp_path: Path) -> None:
+    launch, deepspeed = tmp_path / "launch.yaml", tmp_path / "zero3.json"
+    launch.write_text("deepspeed_config:\n  deepspeed_config_file: zero3.json\n")
+    deepspeed.write_text("{}")
+    before = _launch_content(launch)
+    assert before == _launch_content(launch)
+    deepspeed.write_text('{"zero_optimization": {"stage": 3}}')
+    assert _launch_content(launch) != before
+
+
 # The plan
 
 
@@ -465,13 +609,14 @@ def test_launch_holds_in_the_rounds_named(house: House) -> None:
 
 def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(house: House) -> None:
     stage = house.plan()[0]
-    key = stage.key({"sources.0": "a"}, "")
-    assert key == stage.key({"sources.0": "a"}, "")
-    assert key != stage.key({"sources.0": "b"}, "")
-    assert key != stage.key({"sources.0": "a"}, "launch")
+    key = stage.key({"sources.0": "a"}, "", {})
+    assert key == stage.key({"sources.0": "a"}, "", {})
+    assert key != stage.key({"sources.0": "b"}, "", {})
+    assert key != stage.key({"sources.0": "a"}, "launch", {})
+    assert key != stage.key({"sources.0": "a"}, "", {"recipes/join.py": "c"})
 
     def changed(**values: Any) -> str:
-        return replace(stage, config=stage.config.model_copy(update=values)).key({"sources.0": "a"}, "")
+        return replace(stage, config=stage.config.model_copy(update=values)).key({"sources.0": "a"}, "", {})
 
     assert changed(text="other") != key
     assert changed(sources=(Path("elsewhere"),)) == key

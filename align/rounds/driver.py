@@ -20,6 +20,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -30,7 +32,16 @@ from align.files import fingerprint_of
 from align.manifest import data_manifest_path
 from align.publish.names import is_hub_name
 from align.reporting import duration
-from align.rounds.ledger import Ledger, content_of, still_holds
+from align.rounds.finished import (
+    changes_since,
+    damage_in,
+    described,
+    read_stage_record,
+    seal_damage,
+    stage_record_path,
+    write_stage_record,
+)
+from align.rounds.ledger import Ledger, StageRecord, content_of
 from align.rounds.plan import RoundsConfig, Stage, plan, within
 from align.rounds.results import key_numbers
 
@@ -62,6 +73,31 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     return config.run_dir
 
 
+@dataclass(frozen=True)
+class _MadeFrom:
+    """All that decides what a stage makes, as it is now."""
+
+    stage: Stage
+    inputs: dict[str, dict[str, str]]
+    """Dotted key -> {"path", "blake3"}."""
+    launch: str
+    code: dict[str, str]
+    """Source file -> hash."""
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_with(self.code)
+
+    def key_with(self, code: dict[str, str]) -> str:
+        """The key that the stage would have if its code were `code`."""
+        return self.stage.key({name: entry["blake3"] for name, entry in self.inputs.items()}, self.launch, code)
+
+    def changes(self, record: StageRecord) -> str:
+        """Why the stage's record has another key."""
+        found = changes_since(record, dump(self.stage.config), self.inputs, self.code)
+        return "; ".join(found) or "its launch file changed, or an older version made it"
+
+
 class _Driver:
     def __init__(self, config: RoundsConfig, stages: Sequence[Stage], ledger: Ledger, signals: _Signals) -> None:
         self.config, self.stages, self.ledger, self.signals = config, stages, ledger, signals
@@ -74,6 +110,7 @@ class _Driver:
     def run(self) -> None:
         began = time.monotonic()
         command = shlex.join(["python", *sys.argv])
+        self._ledger_was_empty = not self.ledger.stages()
         run_id = self.ledger.begin_run(command)
         for stage in self.stages:
             self._end_leftovers(self._log(stage), stage)
@@ -82,27 +119,58 @@ class _Driver:
             if place == 0 or stage.round != self.stages[place - 1].round:
                 aside = "before the rounds" if place == 0 else "after the rounds"
                 self.screen.say(f"round {stage.round} of {self.config.rounds}" if stage.round else aside)
-            key, inputs = self._key(stage, place)
-            record = self.ledger.latest(stage.label)
-            if still_holds(record, key, stage.outputs):
-                self._tell(stage, "stands")
+            made_from = self._made_from(stage, place)
+            record = self._record(stage, made_from, run_id)
+            if record is not None and self._holds(stage, record, made_from):
                 if stage.show:
                     self.screen.say(*_last_start(self._log(stage)))
                 continue
-            if record is None or record.key != key or record.status == "finished":
+            if record is None or record.key != made_from.key or record.status == "finished":
                 self._clear(stage, known=record is not None)
-            self._run_stage(stage, place, run_id, key, inputs)
+            self._run_stage(stage, place, run_id, made_from)
             ran += 1
         self.ledger.end_run(run_id)
-        stood = len(self.stages) - ran
-        self.screen.say(f"finished: {ran} stages run, {stood} stood · {duration(time.monotonic() - began)}")
+        kept = len(self.stages) - ran
+        self.screen.say(f"finished: {ran} stages run, {kept} up to date · {duration(time.monotonic() - began)}")
 
-    def _key(self, stage: Stage, place: int) -> tuple[str, dict[str, dict[str, str]]]:
+    def _made_from(self, stage: Stage, place: int) -> _MadeFrom:
         inputs = {}
         for name, path in stage.inputs.items():
             inputs[name] = {"path": str(path), "blake3": self._content(stage, path, place)}
-        launch = content_of(stage.launch) if stage.launch else ""
-        return stage.key({name: entry["blake3"] for name, entry in inputs.items()}, launch), inputs
+        return _MadeFrom(stage, inputs, _launch_content(stage.launch) if stage.launch else "", stage.code())
+
+    def _record(self, stage: Stage, made_from: _MadeFrom, run_id: int) -> StageRecord | None:
+        """The stage's last start. One that the ledger does not know is taken from the stage's own folder: always when
+        the ledger was empty at the start, because it was lost; otherwise only what this very stage would make."""
+        record = self.ledger.latest(stage.label)
+        if record is not None:
+            return record
+        found = read_stage_record(stage.label, stage.outputs)
+        if found is None or not (self._ledger_was_empty or found.key == made_from.key):
+            return None
+        self.ledger.adopt(run_id, found)
+        self._tell(stage, "the ledger has no record of it; taken from the record in its folder")
+        return self.ledger.latest(stage.label)
+
+    def _holds(self, stage: Stage, record: StageRecord, made_from: _MadeFrom) -> bool:
+        """Whether a stage need not run; the log says why it must. Reads all that it made, once a start."""
+        if record.status != "finished":
+            if record.key != made_from.key:
+                self._tell(stage, f"started from scratch: {made_from.changes(record)}")
+            return False
+        kept = ""
+        if record.key != made_from.key:
+            if self.config.changed_code == "remake" or record.key != made_from.key_with(record.code):
+                self._tell(stage, f"made again: {made_from.changes(record)}")
+                return False
+            kept = f", though {made_from.changes(record)} (changed_code: keep)"
+        if self.screen.live:
+            self.screen.progress(f"  {stage.name:<{self._width}}  checking what it made")
+        if fault := damage_in(record, stage.outputs):
+            self._tell(stage, f"made again: {fault}")
+            return False
+        self._tell(stage, f"up to date{kept}")
+        return True
 
     def _content(self, stage: Stage, path: Path, place: int) -> str:
         if within(self.config.run_dir, path):  # the run itself: every stage before this one, each as it last ended
@@ -114,20 +182,24 @@ class _Driver:
                 raise StageError(f"stage {stage.label}", what, f"See {self.logs} of the stage that was to make it")
             return content_of(path)
         if path not in self._contents:
+            if fault := seal_damage(path):
+                how = "Fetch or make that checkpoint again; this run cannot"
+                raise StageError(f"stage {stage.label}: {path}", f"is damaged: {fault}", how)
             self._contents[path] = fingerprint_of("hub", path) if is_hub_name(path) else content_of(path)
         return self._contents[path]
 
-    def _run_stage(self, stage: Stage, place: int, run_id: int, key: str, inputs: dict[str, dict[str, str]]) -> None:
+    def _run_stage(self, stage: Stage, place: int, run_id: int, made_from: _MadeFrom) -> None:
         record_id = self.ledger.begin_stage(
             run_id,
             label=stage.label,
             name=stage.name,
             round_number=stage.round,
             recipe=stage.recipe,
-            key=key,
+            key=made_from.key,
             command=stage.shell,
             config=dump(stage.config),
-            inputs=inputs,
+            inputs=made_from.inputs,
+            code=made_from.code,
         )
         began = time.monotonic()
         code = self._process(stage, place)
@@ -145,8 +217,10 @@ class _Driver:
             self.ledger.end_stage(record_id, "failed")
             self._tell(stage, "failed")
             raise self._failure(stage, f"ended well and did not make {missing[0]}")
-        outputs = {name: {"path": str(path), "blake3": content_of(path)} for name, path in stage.outputs.items()}
-        self.ledger.end_stage(record_id, "finished", outputs)
+        self.ledger.end_stage(record_id, "finished", described(stage.outputs))
+        finished = self.ledger.latest(stage.label)
+        assert finished is not None
+        write_stage_record(finished, stage.outputs)
         left = self._left(place + 1)
         self._tell(stage, key_numbers(stage.outputs), duration(time.monotonic() - began), left)
 
@@ -224,12 +298,16 @@ class _Driver:
                 continue
             if not known:
                 how = "Move it away, or name another run_dir"
-                raise StageError(path, f"stands there already, and the ledger knows no stage {stage.label}", how)
+                what = f"already exists, but this run has no record of creating it (stage {stage.label})"
+                raise StageError(path, what, how)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
                 data_manifest_path(path).unlink(missing_ok=True)
+        own = stage_record_path(stage.outputs)
+        if own is not None:
+            own.unlink(missing_ok=True)  # next to an output that is a file
 
     def _failure(self, stage: Stage, what: str) -> StageError:
         log = self._log(stage)
@@ -331,6 +409,13 @@ def _sole_driver(run_dir: Path) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def _launch_content(launch: Path) -> str:
+    """A fingerprint of an accelerate config and of the DeepSpeed JSON that it names, from here or from its folder."""
+    names = re.findall(r"[\w./-]+\.json", launch.read_text(encoding="utf-8"))
+    named = [path for name in names for path in (Path(name), launch.parent / name) if path.is_file()]
+    return fingerprint_of(content_of(launch), *(content_of(path) for path in named))
 
 
 def _is_quiet(log: Path) -> bool:

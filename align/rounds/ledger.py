@@ -9,9 +9,9 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from align.errors import StageError
 from align.files import fingerprint, fingerprint_of
@@ -19,7 +19,9 @@ from align.manifest import SEAL, versions
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
-_VERSION = 1
+_REBUILD = "Delete this file: stages that finished are taken up again from the records in their folders"
+
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id INTEGER PRIMARY KEY, command TEXT NOT NULL, versions TEXT NOT NULL, started REAL NOT NULL, ended REAL
@@ -28,7 +30,7 @@ CREATE TABLE IF NOT EXISTS stages (
     id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs (id),
     label TEXT NOT NULL, name TEXT NOT NULL, round INTEGER, recipe TEXT NOT NULL,
     key TEXT NOT NULL, status TEXT NOT NULL, command TEXT NOT NULL, config TEXT NOT NULL,
-    inputs TEXT NOT NULL, outputs TEXT NOT NULL, started REAL NOT NULL, ended REAL
+    inputs TEXT NOT NULL, outputs TEXT NOT NULL, started REAL NOT NULL, ended REAL, code TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX IF NOT EXISTS stages_by_label ON stages (label, id);
 """
@@ -50,9 +52,12 @@ class StageRecord:
     config: dict[str, Any]
     inputs: dict[str, dict[str, str]]
     """Dotted key -> {"path", "blake3"}."""
-    outputs: dict[str, dict[str, str]]
+    outputs: dict[str, dict[str, Any]]
+    """Dotted key -> {"path", "blake3"}, and "files" (name -> blake3) for a folder that is no checkpoint."""
     started: float
     ended: float | None
+    code: dict[str, str] = field(default_factory=dict)
+    """Source file -> hash, of the code that made it; empty for a stage that an older version made."""
 
     @property
     def seconds(self) -> float | None:
@@ -80,26 +85,26 @@ class Ledger:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if version not in (0, 1, _VERSION):
                 what = f"is of version {version}, and this code reads version {_VERSION}"
                 raise StageError(path, what, "Use the code that wrote it, or another run_dir")
             self._db.execute("PRAGMA synchronous = FULL")
+            if version == 1:
+                self._db.execute("ALTER TABLE stages ADD COLUMN code TEXT NOT NULL DEFAULT '{}'")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.DatabaseError as error:
-            raise StageError(
-                path, f"cannot be read as a ledger ({error})", "Move the run's folder away: all stages run again"
-            ) from None
+            raise StageError(path, f"cannot be read as a ledger ({error})", _REBUILD) from None
 
     def close(self) -> None:
         self._db.close()
 
     def begin_run(self, command: str) -> int:
         row = (command, json.dumps(versions()), time.time())
-        return _id(self._db.execute("INSERT INTO runs (command, versions, started) VALUES (?, ?, ?)", row))
+        return _id(self._execute("INSERT INTO runs (command, versions, started) VALUES (?, ?, ?)", row))
 
     def end_run(self, run_id: int) -> None:
-        self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", (time.time(), run_id))
+        self._execute("UPDATE runs SET ended = ? WHERE id = ?", (time.time(), run_id))
 
     def begin_stage(
         self,
@@ -113,45 +118,105 @@ class Ledger:
         command: str,
         config: Mapping[str, Any],
         inputs: Mapping[str, Mapping[str, str]],
+        code: Mapping[str, str] | None = None,
     ) -> int:
         """Write that a stage starts, before it does. Returns the record's id."""
         row = (run_id, label, name, round_number, recipe, key, "running", command)
-        texts = (json.dumps(config), json.dumps(inputs), "{}")
-        names = "run_id, label, name, round, recipe, key, status, command, config, inputs, outputs, started"
-        marks = ", ".join("?" * 12)
-        return _id(self._db.execute(f"INSERT INTO stages ({names}) VALUES ({marks})", (*row, *texts, time.time())))
+        texts = (json.dumps(config), json.dumps(inputs), "{}", json.dumps(code or {}))
+        return self._insert((*row, *texts, time.time()))
 
-    def end_stage(self, record_id: int, status: Status, outputs: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    def end_stage(self, record_id: int, status: Status, outputs: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         values = (status, json.dumps(outputs or {}), time.time(), record_id)
-        self._db.execute("UPDATE stages SET status = ?, outputs = ?, ended = ? WHERE id = ?", values)
+        self._execute("UPDATE stages SET status = ?, outputs = ?, ended = ? WHERE id = ?", values)
+
+    def adopt(self, run_id: int, record: StageRecord) -> None:
+        """Write down a finished stage that another ledger knew."""
+        row = (run_id, record.label, record.name, record.round, record.recipe, record.key, record.status)
+        values = (record.config, record.inputs, record.outputs, record.code)
+        texts = (record.command, *(json.dumps(value) for value in values))
+        record_id = self._insert((*row, *texts, record.started))
+        self._execute("UPDATE stages SET ended = ? WHERE id = ?", (record.ended, record_id))
+
+    def _insert(self, row: tuple[Any, ...]) -> int:
+        names = "run_id, label, name, round, recipe, key, status, command, config, inputs, outputs, code, started"
+        marks = ", ".join("?" * 13)
+        return _id(self._execute(f"INSERT INTO stages ({names}) VALUES ({marks})", row))
 
     def latest(self, label: str) -> StageRecord | None:
         """The last start of a stage, however it ended."""
-        row = self._db.execute("SELECT * FROM stages WHERE label = ? ORDER BY id DESC LIMIT 1", (label,)).fetchone()
-        return _record(row) if row else None
+        rows = self._rows("SELECT * FROM stages WHERE label = ? ORDER BY id DESC LIMIT 1", (label,))
+        return self._record(rows[0]) if rows else None
 
     def last_seconds(self, name: str, round_number: int | None) -> float | None:
         """How long the stage took when it last ran to its end: in this round, else in the nearest other one."""
         query = """
             SELECT ended - started FROM stages WHERE name = ? AND status = 'finished'
             ORDER BY round IS NOT ?, ABS(COALESCE(round, 0) - ?), id DESC LIMIT 1"""
-        row = self._db.execute(query, (name, round_number, round_number or 0)).fetchone()
-        return row[0] if row else None
+        rows = self._rows(query, (name, round_number, round_number or 0))
+        return rows[0][0] if rows and isinstance(rows[0][0], int | float) else None
 
     def stages(self) -> list[StageRecord]:
         """Every start of every stage, in order."""
-        return [_record(row) for row in self._db.execute("SELECT * FROM stages ORDER BY id")]
+        return [self._record(row) for row in self._rows("SELECT * FROM stages ORDER BY id")]
 
     def runs(self) -> list[RunRecord]:
-        rows = self._db.execute("SELECT * FROM runs ORDER BY id")
+        rows = self._rows("SELECT * FROM runs ORDER BY id")
         return [
-            RunRecord(row["id"], row["command"], json.loads(row["versions"]), row["started"], row["ended"])
+            RunRecord(row["id"], row["command"], self._dict(row, "versions"), row["started"], row["ended"])
             for row in rows
         ]
 
+    def _execute(self, query: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(query, values)
+        except sqlite3.DatabaseError as error:
+            raise StageError(self.path, f"cannot be written ({error})", _REBUILD) from None
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:  # also while rows are fetched: a damaged page, text that is not UTF-8
+            raise StageError(self.path, f"cannot be read ({error})", _REBUILD) from None
+
+    def _record(self, row: sqlite3.Row) -> StageRecord:
+        values = {**row, **{name: self._dict(row, name) for name in ("config", "inputs", "outputs", "code")}}
+        try:
+            return record_of(values)
+        except (TypeError, ValueError) as error:
+            raise StageError(self.path, f"row {row['id']} of its stages is damaged ({error})", _REBUILD) from None
+
+    def _dict(self, row: sqlite3.Row, column: str) -> dict[str, Any]:
+        """A column that holds a JSON object."""
+        try:
+            found = json.loads(row[column])
+        except (TypeError, ValueError, RecursionError) as error:
+            what = f"row {row['id']} is damaged: its column {column} is not JSON ({str(error)[:80]})"
+            raise StageError(self.path, what, _REBUILD) from None
+        if not isinstance(found, dict):
+            what = f"row {row['id']} is damaged: its column {column} holds {type(found).__name__}, expected an object"
+            raise StageError(self.path, what, _REBUILD)
+        return found
+
+
+def record_of(values: Mapping[str, Any]) -> StageRecord:
+    """A record from plain values. Raises ValueError or TypeError where one is missing or of another type."""
+    record = StageRecord(**values)
+    texts = (record.label, record.name, record.recipe, record.key, record.command)
+    if not all(isinstance(part, dict) for part in (record.config, record.inputs, record.outputs, record.code)):
+        raise ValueError("config, inputs, outputs or code is not an object")
+    if not all(isinstance(text, str) for text in texts) or record.status not in get_args(Status):
+        raise ValueError(f"label {record.label!r}, status {record.status!r}")
+    if not isinstance(record.started, int | float) or not isinstance(record.ended, int | float | None):
+        raise ValueError(f"started {record.started!r}, ended {record.ended!r}")
+    for name in ("inputs", "outputs"):
+        for key, entry in getattr(record, name).items():
+            if not isinstance(entry, dict) or not {"path", "blake3"} <= entry.keys():
+                raise ValueError(f"{name} {key!r}")
+    return record
+
 
 def still_holds(record: StageRecord | None, key: str, outputs: Mapping[str, Path]) -> bool:
-    """Whether the stage's last start finished under this key, and what it made stands unchanged."""
+    """Whether the stage's last start finished under this key, and its outputs are unchanged by `content_of`."""
     if record is None or record.status != "finished" or record.key != key:
         return False
     return {name: entry["blake3"] for name, entry in record.outputs.items()} == {
@@ -181,10 +246,3 @@ def content_of(path: Path) -> str:
 def _id(cursor: sqlite3.Cursor) -> int:
     assert cursor.lastrowid is not None
     return cursor.lastrowid
-
-
-def _record(row: sqlite3.Row) -> StageRecord:
-    values = {**row}
-    for name in ("config", "inputs", "outputs"):
-        values[name] = json.loads(values[name])
-    return StageRecord(**values)

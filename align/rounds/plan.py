@@ -17,16 +17,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-import align
 from align.config import Recipe, Section, dump, joined, load_config, parse_yaml, section_of
 from align.errors import ConfigError
 from align.files import fingerprint_of
 from align.publish.names import is_hub_name
 from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of
+from align.source_code import code_of
 
 
 class StageConfig(Section):
@@ -70,6 +70,9 @@ class RoundsConfig(Recipe):
     """After the last round."""
     stop_seconds: float = Field(120, gt=0)
     """How long a stage may take to save and leave after Ctrl-C or SIGTERM before it is killed."""
+    changed_code: Literal["remake", "keep"] = "remake"
+    """remake: a finished stage whose code changed is made again (the files that its recipe imports, comments aside).
+    keep: it is left as it is, and the log says what changed; for a fix that is known not to touch its result."""
 
     @model_validator(mode="after")
     def _names_hold_together(self) -> Self:
@@ -102,6 +105,8 @@ class Stage:
     """Dotted key -> what it reads."""
     outputs: dict[str, Path] = field(default_factory=dict)
     """Dotted key -> what it makes."""
+    code_starts: tuple[str | Path, ...] = ()
+    """The recipe's script, or the modules that the recipe names for this config: where its code begins."""
 
     @property
     def label(self) -> str:
@@ -112,7 +117,11 @@ class Stage:
         """The command as a person would type it."""
         return shlex.join(["python" if part == sys.executable else part for part in self.command])
 
-    def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str) -> str:
+    def code(self) -> dict[str, str]:
+        """File -> hash of the source files that make the stage's result (`align/source_code.py`)."""
+        return code_of(*self.code_starts) if self.code_starts else {}
+
+    def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str, code: dict[str, str]) -> str:
         """BLAKE3 of all that decides what the stage makes.
 
         Paths are not part of it: what is read counts by content, and where a result is put does not change it.
@@ -127,7 +136,7 @@ class Stage:
         return fingerprint_of(
             self.label,
             self.recipe,
-            align.__version__,
+            json.dumps(code, sort_keys=True),
             json.dumps(values, sort_keys=True),
             json.dumps(input_fingerprints, sort_keys=True),
             launch_fingerprint,
@@ -249,6 +258,7 @@ def _stage(config: StageConfig, round_number: int | None, names: Names, recipes:
         show=config.show,
         inputs=paths_of(loaded, INPUT),
         outputs=paths_of(loaded, OUTPUT),
+        code_starts=loaded.code_modules() or (recipes / f"{config.recipe}.py",),
     )
 
 

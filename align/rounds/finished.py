@@ -1,0 +1,132 @@
+"""Whether a finished stage still holds, and why not: what it was made from, and what is on disk now.
+
+Also the record of a stage in its own folder, from which a lost ledger is filled again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from align.errors import CheckpointError
+from align.files import fingerprints_in, folder_fingerprint, whole_file
+from align.manifest import SEAL, verify_folder
+from align.rounds.ledger import StageRecord, content_of, record_of
+from align.source_code import code_changes
+
+STAGE_RECORD = ".stage.json"
+_SHOWN = 3
+
+
+def described(outputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """What a ledger keeps of a stage's outputs: path, fingerprint, and the files of a folder that has no manifest."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, path in outputs.items():
+        if path.is_dir() and not (path / SEAL).is_file():
+            files = fingerprints_in(path)
+            found[name] = {"path": str(path), "blake3": folder_fingerprint(files), "files": files}
+        else:
+            found[name] = {"path": str(path), "blake3": content_of(path)}
+    return found
+
+
+def damage_in(record: StageRecord, outputs: Mapping[str, Path]) -> str:
+    """What is wrong with the outputs of a finished stage, with the name of the file; empty when they are whole.
+
+    Every file is read: checkpoints against the hashes in their MANIFEST.json, other files against the ledger.
+    """
+    if record.outputs.keys() != outputs.keys():
+        return f"it has other outputs: {_listed(sorted(record.outputs.keys() ^ outputs.keys()))}"
+    for name, path in outputs.items():
+        entry = record.outputs[name]
+        if not path.exists():
+            return f"{path} is missing"
+        if fault := seal_damage(path):
+            return fault
+        now = described({name: path})[name]
+        if now["blake3"] != entry["blake3"]:
+            changed = code_changes(entry.get("files", {}), now.get("files", {}))
+            return f"{_listed([str(path / file) for file in changed] or [str(path)])} changed since the stage ended"
+    return ""
+
+
+def seal_damage(path: Path) -> str:
+    """What differs between a checkpoint and its MANIFEST.json, read whole; empty for what has none."""
+    if not (path / SEAL).is_file():
+        return ""
+    try:
+        verify_folder(path)
+    except CheckpointError as error:
+        return f"{error.where} {error.what}"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # a damaged manifest holds anything
+        return f"{path / SEAL} cannot be read ({error})"
+    return ""
+
+
+def changes_since(
+    record: StageRecord, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]], code: Mapping[str, str]
+) -> list[str]:
+    """Why a stage has another key than its record, for a person: settings, inputs and code that changed."""
+    found = []
+    for name in sorted(inputs.keys() | record.inputs.keys()):
+        before, now = (entries.get(name, {}).get("blake3") for entries in (record.inputs, inputs))
+        if before != now:
+            found.append(f"input changed: {name} ({inputs.get(name, record.inputs.get(name, {}))['path']})")
+    paths = {*inputs, *record.inputs, *record.outputs}
+    old, new = _flat(record.config), _flat(config)
+    settings = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    settings = [name for name in settings if name not in paths and not name.startswith("hub.")]
+    if settings:
+        found.append(f"settings changed: {_listed(settings)}")
+    if not record.code:
+        found.append("the code that made it was not recorded")
+    elif changed := code_changes(dict(record.code), dict(code)):
+        found.append(f"code changed: {_listed(changed)}")
+    return found
+
+
+def stage_record_path(outputs: Mapping[str, Path]) -> Path | None:
+    """Where a stage's own record is: inside its first output, or next to it when that is a file.
+
+    The name is hidden, so it is no part of the output's fingerprint and is never published.
+    """
+    first = next(iter(outputs.values()), None)
+    if first is None:
+        return None
+    return first / STAGE_RECORD if first.is_dir() else first.with_name(f".{first.name}{STAGE_RECORD}")
+
+
+def write_stage_record(record: StageRecord, outputs: Mapping[str, Path]) -> None:
+    """Keep a finished stage's record with what it made."""
+    path = stage_record_path(outputs)
+    if path is not None:
+        with whole_file(path) as handle:
+            json.dump(asdict(record), handle, indent=1)
+
+
+def read_stage_record(label: str, outputs: Mapping[str, Path]) -> StageRecord | None:
+    """The record that a stage left with its outputs; None where there is none, or it is damaged or of another stage."""
+    path = stage_record_path(outputs)
+    try:
+        record = record_of(json.loads(path.read_bytes())) if path else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return record if record is not None and record.label == label and record.status == "finished" else None
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key: {"a": {"b": 1}} as {"a.b": 1}."""
+    if isinstance(values, dict | list):
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        found: dict[str, Any] = {}
+        for key, value in items:
+            found |= _flat(value, f"{prefix}{key}.")
+        return found or {prefix.rstrip("."): values}
+    return {prefix.rstrip("."): values}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
