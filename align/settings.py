@@ -52,7 +52,8 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the weights are held in. With training.precision bf16 keep float32 here: they are the master weights."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
-    """The chat protocol; auto looks at the tokenizer's control tokens."""
+    """The chat protocol. auto goes by the tokenizer's control tokens, and refuses a checkpoint whose own chat template
+    writes dialogs in another way; a protocol named here replaces such a template."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
     """How tool calls are written. The protocol's own way where none is named: chatml hermes, llama3 json."""
     gradient_checkpointing: bool = False

@@ -59,6 +59,7 @@ class Llama3(ChatProtocol):
 
     name = "llama3"
     syntaxes = ("json", "function_tag", "python_list")
+    begin = BEGIN
     marks = (BEGIN, START_HEADER, END_HEADER, END_OF_TURN, END_OF_MESSAGE, PYTHON_TAG)
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, syntax: CallSyntax | None = None) -> None:

@@ -108,6 +108,8 @@ class ChatProtocol(ABC):
     """Tokens that end a message; the first one ends an assistant's turn."""
     stop_ids: tuple[int, ...]
     """Tokens at which generation ends: the terminators, and the end of a document where the tokenizer has one."""
+    begin: ClassVar[str] = ""
+    """The token before everything, where the protocol has one."""
     opening_id: int
     """The token that begins a message."""
 
