@@ -89,9 +89,12 @@ def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()
     """
     columns = Columns(record, where, ignore)
     reader = _READERS.get(kind)
-    if reader is None or _is_ours(columns.values, kind):
+    if reader is None or is_ours(columns.values, kind):
+        if kind is PreferenceRow:
+            _told_apart(columns.values, columns)
         return kind.model_validate(columns.values)
-    fields = reader(columns)
+    own = _own_fields(columns, kind)
+    fields = reader(columns) | own
     key = "tools" if columns.values.get("tools") else "functions"  # the second is OpenAI's older name
     tools = "" if key in columns.read else tools_field(columns.take(key), columns.place(key))
     if tools:
@@ -107,7 +110,8 @@ def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()
     return kind.model_validate(fields)
 
 
-def _is_ours(values: Json, kind: type[Row]) -> bool:
+def is_ours(values: Json, kind: type[Row]) -> bool:
+    """Whether a record is a row of ours as it stands, with nothing to convert."""
     if not {"id", "source"} <= values.keys() <= kind.model_fields.keys():
         return False
     if not isinstance(values["id"], str) or not isinstance(values["source"], str):
@@ -116,6 +120,28 @@ def _is_ours(values: Json, kind: type[Row]) -> bool:
     return not any(is_foreign(message) or message is None for group in groups for message in listed(group)) and (
         not isinstance(values.get("prompt"), str)
     )
+
+
+def _own_fields(columns: Columns, kind: type[Row]) -> Json:
+    """What a row of ours says of itself besides its dialog, where its messages are in another form.
+
+    Such as our rows after Parquet, which writes nulls into messages: candidates, scores and seeds come along.
+    """
+    values = columns.values
+    if not {"id", "source"} <= values.keys() <= kind.model_fields.keys():
+        return {}
+    dialogs = ("messages", "prompt", "completions")
+    if kind is PreferenceRow and not all(is_dialog(one) for one in listed(values.get("completions"))):
+        return {}
+    names = values.keys() - {"id", "source", "tools", *dialogs, *PromptRow.model_fields}
+    return {name: columns.take(name) for name in kind.model_fields if name in names}
+
+
+def is_dialog(value: Any) -> bool:
+    """Whether a value is a list of messages, of whatever toolkit."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, dict) and ("role" in one or "from" in one) for one in value if one is not None)
 
 
 def _sft(columns: Columns) -> Json:
@@ -161,7 +187,9 @@ def _prompt(columns: Columns) -> Json:
         )
     openai = isinstance(columns.values.get("input"), dict)
     if len(whole) == 2 or openai or (better and columns.first((*PROMPTS, *DIALOGS)) is None):
-        return {"prompt": pair_of(columns).prompt}
+        found = pair_of(columns)
+        _note_dialogs_that_go_on(columns, found.prompt)
+        return {"prompt": found.prompt}
     key = columns.first(("prompt", *DIALOGS, *PROMPTS, "context"))
     if key is None:
         raise _unknown_form(columns, PromptRow)
@@ -205,7 +233,8 @@ def _preference(columns: Columns) -> Json:
         fields = {"prompt": found.prompt, "completions": completions, **found.known(len(completions))}
         _note_dialogs_that_go_on(columns, found.prompt, found.chosen)
         return fields
-    if is_rated(columns):
+    ours = columns.has("prompt", "completions") and all(map(is_dialog, listed(columns.values["completions"])))
+    if is_rated(columns) and not (ours and columns.read):
         responses = responses_of(columns)
         best, worst, level = best_and_worst(responses, columns.where)
         models = [responses.models[place] for place in (best, worst)]
@@ -230,8 +259,9 @@ def _preference(columns: Columns) -> Json:
 
 
 def _told_apart(fields: Json, columns: Columns) -> Json:
-    completions = fields["completions"]
-    if len(completions) > 1 and completions[0] == completions[-1]:
+    """The fields of a comparison. Raises UnusableRow where the better and the worse completion are the same."""
+    completions = fields.get("completions")
+    if isinstance(completions, list) and len(completions) > 1 and completions[0] == completions[-1]:
         what = "are the same, word for word: the better and the worse one"
         raise UnusableRow(columns.place("completions"), what, "Drop the row", "identical completions")
     return fields
@@ -248,6 +278,9 @@ def _plain_prompt(columns: Columns, calls: dict[str, str]) -> list[Json]:
 
 def _conversation(columns: Columns, key: str) -> list[Json]:
     value, where = columns.take(key), columns.place(key)
+    if key == "conversation" and all(isinstance(turn, dict) and turn.keys() == {"input", "output"} for turn in value):
+        roles = (("input", "user"), ("output", "assistant"))  # Capybara, and what distilabel made of it
+        value = [{"role": role, "content": turn[side]} for turn in value for side, role in roles]
     return dialog_of(value, where) if key == "messages" else conversation_of(value, where)
 
 
@@ -291,7 +324,8 @@ def _note_dialogs_that_go_on(columns: Columns, prompt: list[Json], chosen: list[
         asked = without_system(prompt)
         begins = dialog[: len(asked)] == asked
         after = dialog[len(asked) :]
-        if not begins or (chosen is not None and after not in ([], chosen)):
+        other = chosen is not None and name == "messages" and after not in ([], chosen)
+        if not begins or other:
             columns.read.discard(name)
 
 
@@ -315,16 +349,20 @@ def _refuse_a_bad_label(columns: Columns) -> None:
 def _refuse_a_rated_response(columns: Columns, answer: str) -> None:
     rated = columns.first((*ATTRIBUTES, "score"))
     label = columns.first(LABELS)
-    if rated is None and (label is None or label in columns.read):
+    if rated is None and label is not None and label not in columns.read:
+        what = f"says of the one {answer} of this record whether it is a good one, and a pair has two"
+        how = (
+            "Pair a good and a bad completion of one prompt; only fine-tuning reads this form, and the good ones alone"
+        )
+        raise RowError(columns.place(label), what, how)
+    if rated is None:
         return
-    name = rated or label
-    assert name is not None
     what = f"rates the one {answer} of this record, which says neither that it is a target nor what it is better than"
     how = (
         "The `preferences` builder (recipes/build_data.py) pairs consecutive records that share a prompt; for "
         "fine-tuning choose the good ones and list the ratings in ignore_columns"
     )
-    raise RowError(columns.place(name), what, how)
+    raise RowError(columns.place(rated), what, how)
 
 
 def _bfcl_prompt(columns: Columns) -> Json:

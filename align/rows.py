@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -77,6 +78,30 @@ class Message(Frozen):
 Messages = tuple[Message, ...]
 
 
+def order_problem(messages: Sequence[Message]) -> str | None:
+    """What is wrong with the order of a dialog's roles, or None.
+
+    A dialog has one system message at most, at its beginning; something is asked before the assistant speaks; the
+    output of a tool follows the assistant's message or another output.
+    """
+    for turn, message in enumerate(messages):
+        before = messages[turn - 1].role if turn else None
+        if message.role == "system" and turn:
+            return f"messages[{turn}] is a system message after the first message; a dialog has one, at its beginning"
+        if message.role == "assistant" and before in (None, "system"):
+            return f"messages[{turn}] is an assistant message, and nothing was asked before it"
+        if message.role == "tool" and before not in ("assistant", "tool"):
+            after = f"after a {before} message" if before else "at the beginning"
+            return f"messages[{turn}] is the output of a tool {after}, where no call was made"
+    return None
+
+
+def _check_order(messages: Sequence[Message]) -> None:
+    problem = order_problem(messages)
+    if problem is not None:
+        raise ValueError(problem)
+
+
 class Row(Frozen):
     """What every row has."""
 
@@ -98,6 +123,11 @@ class PromptRow(Row):
     """A prompt to be completed."""
 
     prompt: Messages = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _roles_are_in_order(self) -> Self:
+        _check_order(self.prompt)
+        return self
 
 
 class QuestionRow(PromptRow):
@@ -147,6 +177,7 @@ class SFTRow(Row):
     def _ends_with_the_assistant(self) -> Self:
         if self.messages[-1].role != "assistant":
             raise ValueError(f"messages end with a {self.messages[-1].role} message; the last one is the target")
+        _check_order(self.messages)
         return self
 
 
@@ -190,6 +221,9 @@ class PreferenceRow(Row):
         for rank, completion in enumerate(self.completions):
             if not completion or completion[0].role != "assistant" or completion[-1].role != "assistant":
                 raise ValueError(f"completions[{rank}] must begin and end with an assistant message")
+            _check_order((*self.prompt, *completion))
+        if self.completions[0] == self.completions[-1]:
+            raise ValueError("chosen and rejected are the same, word for word; such a row prefers nothing")
         if self.models and len(self.models) != len(self.completions):
             raise ValueError(
                 f"models names {len(self.models)} for {len(self.completions)} completions; name each or none"
@@ -198,6 +232,8 @@ class PreferenceRow(Row):
             given = len(getattr(self, name))
             if given not in (0, len(self.completions)):
                 raise ValueError(f"{name} has {given} for {len(self.completions)} completions; give each or none")
+        if self.scores and self.scores[0] <= self.scores[-1]:
+            raise ValueError(f"scores {list(self.scores)} contradict the order of the completions, best first")
         return self
 
     @property

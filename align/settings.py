@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from align.config import Section
+from align.rows import STRONG_LEVELS, Level
 
 INPUT = "input"
 OUTPUT = "output"
@@ -111,7 +112,7 @@ class TreeDataConfig(Section):
 class PreferenceDataConfig(TreeDataConfig):
     """Preference rows to train on."""
 
-    levels: tuple[str, ...] = ("significantly better", "better")
+    levels: tuple[Level, ...] = STRONG_LEVELS
     """Graded rows are kept at these levels (P 4.2.1); rows that nobody graded are kept."""
 
 
@@ -173,14 +174,14 @@ class RewardConfig(Section):
     centering: float = Field(0.0, ge=0)
     """Weight of (r_better + r_worse)**2, which draws scores to 0 on the mean; 0 for none. Eisenstein et al. 2023
     (arXiv:2312.09244); 0.01 is the usual start."""
-    margins: dict[str, float] = Field(default_factory=dict)
+    margins: dict[Level, float] = Field(default_factory=dict)
     """Level -> by how many log-odds chosen should beat rejected, such as {significantly better: 1, better: 0.67} (L2
     eq. 2 and table 27, up to 1 or up to 3). An edited completion is asked to beat the rejected one by it too; how much
     it beats the chosen one nobody graded. Levels without an entry, and rows without a level, ask for 0."""
 
     @field_validator("margins")
     @classmethod
-    def _margins_are_not_negative(cls, margins: dict[str, float]) -> dict[str, float]:
+    def _margins_are_not_negative(cls, margins: dict[Level, float]) -> dict[Level, float]:
         for level, margin in margins.items():
             if not 0 <= margin < float("inf"):
                 raise ValueError(f"the margin of {level!r} must be 0 or above, got {margin}")

@@ -144,6 +144,8 @@ def settled(compared: Compared, majority: float) -> PreferenceRow | str:
     ones; the edited response is the first by one of them.
     """
     votes = compared.votes()
+    if compared.responses[0] == compared.responses[1]:
+        return "identical completions"
     if not votes:
         return "nobody judged it"
     if not votes[1] and not votes[-1]:

@@ -172,6 +172,9 @@ def general_pairs(comparisons: Sequence[Comparison], max_characters: int) -> Cou
     found: Counted[PreferenceRow] = Counted()
     for pair in comparisons:
         completions = (_said(pair.chosen), _said(pair.rejected))
+        if completions[0] == completions[1]:
+            found.drop("similar answers")
+            continue
         identity = row_id(GENERAL, *(message.content for message in pair.prompt), pair.chosen, pair.rejected)
         found.keep(PreferenceRow(id=identity, source=GENERAL, prompt=pair.prompt, completions=completions))
     drop_unusable(found, max_characters)

@@ -35,6 +35,7 @@ from align.columns import (
 from align.config import Section
 from align.dialogs import completion_of, dialog_of, frozen, prompt_of, system_of
 from align.errors import RowError, UnusableRow
+from align.formats import is_ours
 from align.jsonl import row_of
 from align.pairs import pair_names, pair_of
 from align.rated import is_rated, response_of
@@ -94,7 +95,7 @@ def _comparisons(record: Json, where: str, config: ImportConfig) -> list[Compare
         return _export(record, where, config)
     if isinstance(record.get("turns"), list):  # a number is how many turns a prompt has: Nectar
         return _dialog(record, where, config)
-    if pair_names(columns) is None and is_rated(columns):
+    if pair_names(columns) is None and is_rated(columns) and not is_ours(columns.values, PreferenceRow):
         return ratings_of(columns, config.scores)
     return _pair(record, where, config)
 

@@ -21,7 +21,7 @@ class Reading:
 
 
 def test_ties_count_half_and_three_completions_are_three_pairs(tmp_path: Path) -> None:
-    scored = [("2", "1"), ("1", "2"), ("1", "1"), ("3", "1", "2"), ("nan", "0")]
+    scored = [("2", "1"), ("1", "2"), ("1", "1.0"), ("3", "1", "2"), ("nan", "0")]
     rows = [
         PreferenceRow(
             id=str(number),

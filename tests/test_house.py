@@ -47,6 +47,7 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     *(("align/dialogs.py", room) for room in ("columns", "tool_formats")),
     ("align/tool_formats.py", "columns"),
     ("align/settings.py", "config"),
+    ("align/settings.py", "rows"),
     ("align/config.py", "strict_yaml"),
     ("align/failures.py", "errors"),
     ("align/files.py", "errors"),

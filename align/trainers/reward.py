@@ -7,7 +7,7 @@ that an approximation, since later ones see earlier ones; in a tree they do not,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class Comparisons(NamedTuple):
     target_margins: Tensor  # log-odds
 
 
-def comparisons(batch: TreeBatch, margins: dict[str, float] | None = None) -> Comparisons:
+def comparisons(batch: TreeBatch, margins: Mapping[Any, float] | None = None) -> Comparisons:
     """The comparisons of a batch.
 
     margins: level -> target margin. The level grades chosen against rejected, which is the last branch. An edited
