@@ -95,7 +95,9 @@ def input_fingerprint(entry: Path | str) -> str:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return f"commit {Path(snapshot_download(str(entry), local_files_only=True)).name}"
+        # Only some of a repository's files may have been fetched (`align/models/checkpoints.py`); every model has these.
+        found = snapshot_download(str(entry), allow_patterns=["*config.json"], local_files_only=True)
+        return f"commit {Path(found).name}"
     except (HFValidationError, LocalEntryNotFoundError):
         what = "is neither a file or folder nor a name in the Hub's cache"
         raise CheckpointError(entry, what, "Name an input that exists") from None

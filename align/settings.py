@@ -50,6 +50,8 @@ class ModelConfig(Section):
     path: InputPath
     """A Hugging Face folder, or a name on the Hub. Local folders are taken as they stand. A peft adapter folder is
     loaded over the base that it names: with lora its adapter is trained on, without it is merged in memory."""
+    revision: str | None = None
+    """A branch, tag or commit of a Hub name; None for its main branch. A commit always gives the same weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the weights are held in. With training.precision bf16 keep float32 here: they are the master weights."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"

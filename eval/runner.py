@@ -93,7 +93,7 @@ class Generator:
         from align.models.loading import load_policy, load_tokenizer
 
         self.release()
-        _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
+        _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax, self.config.revision)
         judge = LikelihoodJudge(load_policy(self.config), protocol, self.token_budget)
         return judge.score_many(requests), judge.token_counts(requests)
 
@@ -102,8 +102,10 @@ class Generator:
             from align.generation.local import LocalBackend
             from align.models.loading import load_generator, load_tokenizer
 
-            _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
-            model = load_generator(self.config.path, self.sampling.dtype)
+            _, protocol = load_tokenizer(
+                self.config.path, self.config.chat, self.config.call_syntax, self.config.revision
+            )
+            model = load_generator(self.config.path, self.sampling.dtype, self.config.revision)
             self._parts = LocalBackend(model, protocol, self.sampling), protocol
         return self._parts
 
@@ -125,7 +127,9 @@ class Scorer:
             from align.judges.reward_model import RewardModelJudge
             from align.models.loading import load_reward_model, load_tokenizer
 
-            _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax)
+            _, protocol = load_tokenizer(
+                self.config.path, self.config.chat, self.config.call_syntax, self.config.revision
+            )
             self._judge = RewardModelJudge(load_reward_model(self.config), protocol, self.token_budget)
         return self._judge.score_many(requests)
 

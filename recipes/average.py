@@ -6,30 +6,63 @@ python recipes/average.py recipes/configs/average/llama3.1-8b.yaml
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from align.config import Recipe, main
+from align.config import Recipe, Section, main
 from align.settings import HubConfig, InputPath, OutputPath
 
 
-class AverageRecipe(Recipe):
-    """The weighted mean of checkpoints, in float32 (Llama 3, section 4.1.5)."""
+class MemberConfig(Section):
+    """A checkpoint and its weight in the mean."""
 
-    checkpoints: tuple[InputPath, ...] = Field(min_length=1)
-    """Folders with model*.safetensors. Config and tokenizer are the first one's."""
-    weights: tuple[float, ...] | None = None
-    """One share for each checkpoint, adding up to 1; None for equal shares (the paper does not say which)."""
+    path: InputPath
+    """A folder with a whole model, or a name on the Hub. Config and tokenizer of the mean are the first member's."""
+    weight: float | None = Field(None, gt=0, le=1)
+    """Its share of the mean. The weights of all members add up to 1; without any, the shares are equal (the paper does
+    not say which it took)."""
+
+
+class AverageRecipe(Recipe):
+    """The weighted mean of checkpoints, summed in float64 (Llama 3, section 4.1.5).
+
+    A member is a path, or a path and a weight: `checkpoints: [{path: runs/dpo, weight: 0.75}, {path: runs/sft, weight:
+    0.25}]`.
+    """
+
+    checkpoints: tuple[MemberConfig, ...] = Field(min_length=1)
+    """What is averaged: paths for equal shares, or entries of a path and a weight."""
     output_dir: OutputPath
-    """Where the mean is written."""
+    """Where the mean is written; a folder that is empty, does not exist, or holds an earlier mean."""
     hub: HubConfig | None = None
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _a_path_is_a_member(cls, members: Any) -> Any:
+        if not isinstance(members, list | tuple):
+            return members
+        return tuple({"path": member} if isinstance(member, str | Path) else member for member in members)
+
+    @model_validator(mode="after")
+    def _weights_add_up(self) -> Self:
+        weights = [member.weight for member in self.checkpoints]
+        given = [weight for weight in weights if weight is not None]
+        if given and len(given) < len(weights):
+            bare = next(member.path for member in self.checkpoints if member.weight is None)
+            raise ValueError(f"checkpoints: {bare} has no weight, and others have one; give one to each or to none")
+        if given and abs(sum(given) - 1) > 1e-6:
+            raise ValueError(f"checkpoints: the weights {given} add up to {sum(given):g}; expected 1")
+        return self
 
 
 def run(recipe: AverageRecipe) -> Path:
     """Average, and return the folder of the mean."""
     from align.models.averaging import average_checkpoints
 
-    checkpoint = average_checkpoints(recipe.checkpoints, recipe.output_dir, recipe.weights)
+    paths = [member.path for member in recipe.checkpoints]
+    weights = [member.weight for member in recipe.checkpoints if member.weight is not None]
+    checkpoint = average_checkpoints(paths, recipe.output_dir, weights or None)
     if recipe.hub is not None:
         from align.publish.hub import publish
 

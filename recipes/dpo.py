@@ -29,7 +29,7 @@ def run(recipe: DPORecipe) -> Path:
     from align.trainers.dpo import DPOTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
     trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
     trainer = DPOTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),

@@ -68,8 +68,10 @@ def run(recipe: RejectionSampleRecipe) -> Path:
     from align.rounds.selection import best_of, pairs_of
     from align.rows import PromptRow
 
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
-    generator = LocalBackend(load_generator(recipe.model.path, recipe.sampling.dtype), protocol, recipe.sampling)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
+    generator = LocalBackend(
+        load_generator(recipe.model.path, recipe.sampling.dtype, recipe.model.revision), protocol, recipe.sampling
+    )
     prompts, dropped = fitting_prompts(read_rows(recipe.prompts, PromptRow), generator, protocol)
     candidates = sample_candidates(
         prompts,
@@ -85,7 +87,12 @@ def run(recipe: RejectionSampleRecipe) -> Path:
     )
     del generator  # the two models are never in memory at once
     gc.collect()
-    _, protocol = load_tokenizer(recipe.reward_model.path, recipe.reward_model.chat, recipe.reward_model.call_syntax)
+    _, protocol = load_tokenizer(
+        recipe.reward_model.path,
+        recipe.reward_model.chat,
+        recipe.reward_model.call_syntax,
+        recipe.reward_model.revision,
+    )
     judge = RewardModelJudge(load_reward_model(recipe.reward_model), protocol, recipe.token_budget)
     candidates = score_candidates(candidates, judge, folder=recipe.output_dir / "scores", unit_size=recipe.unit_size)
     if recipe.sft:

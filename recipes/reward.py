@@ -40,10 +40,10 @@ def run(recipe: RewardRecipe) -> Path:
     from align.trainers.reward import RewardTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
     trees = preference_trees(recipe.data, recipe.training, protocol)
     trainer = RewardTrainer(
-        load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed),
+        load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed, fresh_head=True),
         arguments,
         trees,
         protocol,

@@ -29,7 +29,7 @@ def run(recipe: SFTRecipe) -> Path:
     from align.trainers.sft import SFTTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax)
+    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
     trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
     trainer = SFTTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),

@@ -90,6 +90,12 @@ def tiny_llama3_checkpoint(llama3_tokenizer: PreTrainedTokenizerFast, tmp_path_f
 
 
 @pytest.fixture(scope="session")
+def tiny_reward_checkpoint(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of the same shape, with a head of noise. Read it only."""
+    return _saved(chatml_tokenizer, tmp_path_factory.mktemp("tiny-reward"), "LlamaForSequenceClassification")
+
+
+@pytest.fixture(scope="session")
 def largest_tensor() -> type:
     """A context manager whose `elements` is the most that any tensor held which was made inside it."""
     import torch
@@ -180,13 +186,16 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def _saved(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+def _saved(tokenizer: PreTrainedTokenizerFast, folder: Path, kind: str = "LlamaForCausalLM") -> Path:
     import torch
-    from transformers import LlamaForCausalLM
+    import transformers
 
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    LlamaForCausalLM(_config(tokenizer)).save_pretrained(folder)
+    config = _config(tokenizer)
+    if kind.endswith("Classification"):
+        config.num_labels = 1
+    getattr(transformers, kind)(config).save_pretrained(folder)
     torch.random.set_rng_state(generator_state)
     tokenizer.save_pretrained(folder)
     return folder

@@ -21,6 +21,7 @@ from align.errors import CheckpointError, ConfigError, ProofError
 from align.jsonl import write_rows
 from align.manifest import is_whole, seal_folder, verify_folder
 from align.models import quantization
+from align.models.checkpoints import weights_fingerprint
 from align.models.quantization import bitsandbytes_is_missing, quantization_config
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import LoRAConfig, ModelConfig, PreferenceDataConfig, SamplingConfig, TrainingConfig, TreeDataConfig
@@ -268,7 +269,7 @@ def test_a_reward_adapter_holds_its_score_head_and_loads_as_a_classifier(
 
     assert metrics(reward_adapter)[-1]["accuracy"] > 0.9
     head = load_file(reward_adapter / WEIGHTS)["base_model.model.score.weight"]
-    begun = load_reward_model(ModelConfig(path=tiny_checkpoint), seed=0).model.score.weight
+    begun = load_reward_model(ModelConfig(path=tiny_checkpoint), seed=0, fresh_head=True).model.score.weight
     assert (head - begun).abs().max() > 1e-3, "the head was trained"
     plain = AutoModelForSequenceClassification.from_pretrained(reward_adapter, num_labels=1)
     trees = trees_of(tiny_checkpoint, preference_rows(3, completions=3))
@@ -394,7 +395,7 @@ def test_an_adapter_that_lacks_a_weight_is_refused_by_name(tmp_path: Path, sft_a
 
     lost = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     part = copied(sft_adapter, tmp_path / "part", lambda name, tensor: None if name == lost else tensor)
-    with pytest.raises(CheckpointError, match=rf"part: tensor {lost} has the shape None, wanted \[4, 64\]"):
+    with pytest.raises(CheckpointError, match=rf"part: tensor {lost} has the shape None, expected \[4, 64\]"):
         load_policy(ModelConfig(path=part, lora=LORA))
 
 
@@ -403,7 +404,7 @@ def test_a_base_that_is_gone_or_is_an_adapter_itself_is_told(tmp_path: Path, sft
 
     moved = copied(sft_adapter, tmp_path / "moved", lambda name, tensor: tensor)
     config = json.loads((moved / "adapter_config.json").read_text())
-    for base, told in ((tmp_path / "gone", "is not there"), (sft_adapter, "is an adapter too. Merge")):
+    for base, told in ((tmp_path / "gone", "is missing"), (sft_adapter, "is an adapter too. Merge")):
         (moved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
         with pytest.raises(CheckpointError, match=f"moved: its base {base} {told}"):
             load_policy(ModelConfig(path=moved))
@@ -450,7 +451,9 @@ def test_a_merged_checkpoint_is_whole_and_computes_what_base_and_adapter_do(
     merged = merge(sft_adapter, tmp_path / "merged", dtype=dtype)
     assert [file.name for file in tmp_path.iterdir()] == ["merged"]
     told = verify_folder(merged)["merged"]
-    assert told["base"] == str(tiny_checkpoint)
+    assert told["base"] == "/".join(tiny_checkpoint.parts[-2:]), "not where this machine keeps it"
+    assert told["base_fingerprint"] == weights_fingerprint(tiny_checkpoint)
+    assert told["adapter_fingerprint"] == weights_fingerprint(sft_adapter)
     assert {t.dtype for t in load_file(merged / "model.safetensors").values()} == {getattr(torch, dtype or "float32")}
     ids = AutoTokenizer.from_pretrained(merged)("The capital of France", return_tensors="pt").input_ids
     models = [
@@ -492,7 +495,7 @@ def test_a_layer_that_was_not_merged_is_found_and_nothing_is_left(
 
     monkeypatch.setattr(Linear, "get_delta_weight", sabotaged)
     told = (
-        r"merging in float32 moves an output by \d\S*, \d\S* of the largest output \(wanted at most 0\.0001\).*"
+        r"merging in float32 moves an output by \d\S*, \d\S* of the largest output \(expected at most 0\.0001\).*"
         r"Nothing was written\. Keep the adapter as it is"
     )
     with pytest.raises(ProofError, match=told):
@@ -505,7 +508,7 @@ def test_an_adapter_too_small_for_bfloat16_weights_is_refused_there_and_merged_i
     tmp_path: Path, sft_adapter: Path
 ) -> None:
     small = copied(sft_adapter, tmp_path / "small", lambda name, t: t * 1e-3 if "lora_B" in name else t)
-    with pytest.raises(ProofError, match=r"of what the adapter does \(wanted at most 0\.25\)\. .*Set dtype: float32"):
+    with pytest.raises(ProofError, match=r"of what the adapter does \(expected at most 0\.25\)\. .*Set dtype: float32"):
         merge(small, tmp_path / "merged", dtype="bfloat16")
     assert not (tmp_path / "merged").exists()
     assert is_whole(merge(small, tmp_path / "merged", dtype="float32"))
@@ -516,7 +519,7 @@ def test_what_is_no_adapter_or_is_the_adapters_own_folder_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"adapter: .* holds no adapter_config\.json\. Name the folder of a LoRA run"):
         merge(tiny_checkpoint, tmp_path / "merged")
-    with pytest.raises(ConfigError, match=r"output_dir: .* is the adapter's own folder\. Name another"):
+    with pytest.raises(ConfigError, match=r"output_dir: .* is .*, which is read\. Name a folder of its own"):
         merge(sft_adapter, sft_adapter)
 
 
@@ -574,7 +577,7 @@ def test_qlora_trains_over_four_bits_and_merges_into_whole_weights(
     chatml_tokenizer.save_pretrained(base)
     model = {"quantization": "nf4", "dtype": "bfloat16", "gradient_checkpointing": True}
     config = ModelConfig(path=base, lora=LORA, **model)
-    for loaded in (load_policy(config).model, load_reward_model(config).model):
+    for loaded in (load_policy(config).model, load_reward_model(config, fresh_head=True).model):
         kinds = {type(m.base_layer) for m in loaded.modules() if hasattr(m, "base_layer")}
         assert kinds == {bitsandbytes.nn.Linear4bit}
         assert {w.dtype for w in loaded.parameters() if w.requires_grad} == {torch.float32}

@@ -97,7 +97,7 @@ def test_a_tensor_that_one_lacks_is_refused_by_name(tiny_checkpoint: Path, tmp_p
 
 
 def test_shares_that_do_not_fit_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"weights: wanted 1 shares that add up to 1, got \[0\.5\]\. Give one share"):
+    with pytest.raises(ConfigError, match=r"checkpoints: expected 1 weights above 0 that add up to 1, got \[0\.5\]"):
         average_checkpoints([tiny_checkpoint], tmp_path / "mean", [0.5])
 
 

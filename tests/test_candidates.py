@@ -299,7 +299,7 @@ def rejection_config(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     from align.settings import ModelConfig
 
     folder = tmp_path_factory.mktemp("rejection")
-    reward = load_reward_model(ModelConfig(path=tiny_checkpoint))
+    reward = load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True)
     reward.model.save_pretrained(folder / "reward")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "reward" / name).write_bytes((tiny_checkpoint / name).read_bytes())

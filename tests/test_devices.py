@@ -64,7 +64,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moves]:
 
 @pytest.fixture
 def reward_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    load_reward_model(ModelConfig(path=tiny_checkpoint)).model.save_pretrained(tmp_path / "reward")
+    load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True).model.save_pretrained(tmp_path / "reward")
     load_tokenizer(tiny_checkpoint)[0].save_pretrained(tmp_path / "reward")
     return tmp_path / "reward"
 
@@ -174,7 +174,7 @@ def test_a_score_that_is_no_finite_number_is_an_error_that_names_the_model(
     _, protocol = load_tokenizer(tiny_checkpoint)
     config = ModelConfig(path=tiny_checkpoint)
     judge = (
-        RewardModelJudge(load_reward_model(config), protocol, 512)
+        RewardModelJudge(load_reward_model(config, fresh_head=True), protocol, 512)
         if kind == "reward"
         else LikelihoodJudge(load_policy(config), protocol, 512)
     )

@@ -121,7 +121,7 @@ def test_the_table_shows_each_share_with_its_interval() -> None:
 
 
 def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
-    data: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_checkpoint: Path, tiny_reward_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from align.models import loading
 
@@ -135,7 +135,7 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
                 "reward_accuracy": RewardAccuracyConfig(pairs=data / "pairs.jsonl"),
             },
             model=model,
-            reward_model=model,
+            reward_model=ModelConfig(path=tiny_reward_checkpoint),
             sampling=SamplingConfig(temperature=0, max_completion_tokens=8, dtype="float32"),
             token_budget=512,
             limit=None,

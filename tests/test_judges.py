@@ -221,7 +221,7 @@ def test_k_completions_in_one_tree_score_as_one_completion_a_tree(tiny_checkpoin
     from align.models.loading import load_reward_model, load_tokenizer
     from align.settings import ModelConfig
 
-    model = load_reward_model(ModelConfig(path=tiny_checkpoint))
+    model = load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True)
     _, protocol = load_tokenizer(tiny_checkpoint)
     judge = RewardModelJudge(model, protocol, token_budget)
     together = judge.score_many(REQUESTS)
@@ -241,7 +241,7 @@ def test_scores_equal_transformers_own_sequence_classification(tiny_checkpoint: 
     from align.models.loading import load_reward_model, load_tokenizer
     from align.settings import ModelConfig
 
-    scorer = load_reward_model(ModelConfig(path=tiny_checkpoint))
+    scorer = load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True)
     _, protocol = load_tokenizer(tiny_checkpoint)
     plain = AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=1, dtype=torch.float32)
     plain.load_state_dict(scorer.model.state_dict())
@@ -262,6 +262,6 @@ def test_no_completions_no_scores(tiny_checkpoint: Path) -> None:
     from align.settings import ModelConfig
 
     _, protocol = load_tokenizer(tiny_checkpoint)
-    judge = RewardModelJudge(load_reward_model(ModelConfig(path=tiny_checkpoint)), protocol, 64)
+    judge = RewardModelJudge(load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True), protocol, 64)
     assert judge.score_many([]) == []
     assert judge.score(REQUESTS[0].prompt, []) == []

@@ -162,7 +162,7 @@ def test_the_score_head_that_an_adapter_trains_is_computed_in_float32_too(tiny_c
     from align.settings import LoRAConfig, ModelConfig
 
     config = ModelConfig(path=tiny_checkpoint, dtype="bfloat16", lora=LoRAConfig(rank=2))
-    score = load_reward_model(config).model.score
+    score = load_reward_model(config, fresh_head=True).model.score
     heads = [module for module in score.modules() if isinstance(module, nn.Linear)]
     assert [type(module) for module in heads] == [ScoreHead, ScoreHead], "the base's and the trained copy"
     assert score(torch.randn(3, 64).bfloat16()).dtype == torch.float32

@@ -214,12 +214,14 @@ def test_the_card_holds_what_is_known_and_its_head_is_yaml() -> None:
 
 
 def test_a_card_claims_nothing_that_is_not_known() -> None:
-    card = model_card({"averaged": {"a": 0.5, "b": 0.5}, "made_by": {"align": "0.1.0"}}, CardFacts())
+    card = model_card(
+        {"averaged": [{"checkpoint": name, "weight": 0.5} for name in "ab"], "made_by": {"align": "0.1.0"}}, CardFacts()
+    )
     head = yaml.safe_load(card.split("---\n", 2)[1])
     assert "license" not in head
     assert "base_model" not in head
     assert "Not evaluated." in card
-    assert "Averaged in float32: a (0.5)" in card
+    assert "Averaged: a (0.5)" in card
     assert "## Data" not in card
     assert yaml.safe_load(model_card({"stage": "reward"}, CardFacts()).split("---\n", 2)[1])["pipeline_tag"] == (
         "text-classification"

@@ -17,21 +17,25 @@ from peft import (
     PeftConfig,
     PeftModel,
     TaskType,
+    get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import cached_file, find_adapter_config_file
 
 from align.errors import CheckpointError, ConfigError, ProofError
+from align.models.checkpoints import ADAPTER_WEIGHTS as WEIGHTS
+from align.models.comparison import EFFECT_SHARE, LARGEST_SHARE, difference, outputs, without_adapter
+from align.models.fitting import is_finite
+from align.reporting import logger
 from align.settings import LoRAConfig
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+log = logger(__name__)
 
 _NAME = "default"
 """peft's name for the one adapter that a model has here; it is in no file."""
@@ -40,41 +44,16 @@ _PREFIX = "base_model.model."
 """What peft puts before each name in an adapter's file."""
 
 
-# Adapter folders
-
-
-def base_of(path: str) -> str | None:
-    """The base that an adapter folder (or a Hub repository of one) names; None where `path` is a whole model.
-
-    Raises CheckpointError for an adapter that is not LoRA, that lies over another adapter, or that has no base.
-    """
-    if find_adapter_config_file(path) is None:
-        return None
-    config = PeftConfig.from_pretrained(path)
-    base = config.base_model_name_or_path
-    if not isinstance(config, LoraConfig):
-        what = f"holds an adapter of peft's kind {config.peft_type}"
-        raise CheckpointError(path, what, "Only LoRA is read here; merge it with peft first")
-    if (Path(path) / "config.json").exists():
-        raise CheckpointError(path, "holds a whole model and an adapter", "Move one of them to a folder of its own")
-    if not base:
-        raise CheckpointError(path, f"{CONFIG} names no base model", "Write base_model_name_or_path into it")
-    if Path(base).is_dir() and (Path(base) / CONFIG).exists():
-        how = f"Merge {base} first with recipes/merge.py, and name the merged folder as the base"
-        raise CheckpointError(path, f"its base {base} is an adapter too", how)
-    if not Path(base).is_dir() and (base.count("/") != 1 or base.startswith((".", "/"))):
-        how = "Start from the folder that the base's path is relative to, or mend base_model_name_or_path"
-        raise CheckpointError(path, f"its base {base} is not there", how)
-    return base
-
-
 # A model and its adapter
 
 
-def attach(model: Any, lora: LoRAConfig, base: str, folder: str | None = None) -> None:
+def attach(
+    model: Any, lora: LoRAConfig, base: str, folder: Path | None = None, *, base_revision: str | None = None
+) -> None:
     """Freeze `model` and give it an adapter to train, in place; a reward model's score head is trained whole.
 
-    base: the name that the saved adapter gives for its base.
+    base: the name that the saved adapter gives for its base, and base_revision its revision on the Hub. A folder is
+        named by its absolute path, by which peft loads the adapter from any working folder of this machine.
     folder: an adapter to train on; None for a fresh one, which changes no output, since one of its factors is zero.
 
     Raises ConfigError for targets that the model does not have, or that differ from those of the adapter in `folder`;
@@ -90,11 +69,12 @@ def attach(model: Any, lora: LoRAConfig, base: str, folder: str | None = None) -
         modules_to_save=["score"] if scorer else None,
     )
     if folder is not None:
-        settings = PeftConfig.from_pretrained(folder)
+        settings = _settings_of(folder)
         settings.inference_mode = False
     settings.lora_dropout = lora.dropout
     model.add_adapter(settings, _NAME)
-    settings.base_model_name_or_path = base
+    settings.base_model_name_or_path = str(Path(base).absolute()) if Path(base).is_dir() else base
+    settings.revision = base_revision
     if not isinstance(settings.target_modules, str):  # a pattern, in adapters made elsewhere
         settings.target_modules = sorted(settings.target_modules)  # a set's order would differ from file to file
     if not (is_deepspeed_zero3_enabled() and model.dtype == torch.bfloat16):
@@ -105,31 +85,97 @@ def attach(model: Any, lora: LoRAConfig, base: str, folder: str | None = None) -
                 module.float()
     if folder is not None:
         _refuse_other_settings(model, lora, wanted, settings, folder)
+        _refuse_adapted_head(model, folder)
         load_weights(model, folder)
         prove_it_acts(model, folder)
 
 
-def attached(model: Any, folder: str, *, merge: bool) -> Any:
+def attached(model: Any, folder: Path, *, merge: bool) -> Any:
     """`model` with the adapter of `folder`: added to its weights, or beside them, frozen. For scoring and sampling, and
     for training whole what an adapter began.
 
-    merge: a sum in float32, rounded once to the type of the weights.
+    merge: a sum in float32, rounded once to the type of the weights. It is proved on a row of tokens.
+
+    Raises CheckpointError for an adapter that cannot be attached exactly, by its cause; ProofError where the merged
+    weights do not compute what base and adapter do.
     """
     if is_deepspeed_zero3_enabled():
         what = f"{folder} is an adapter, and cannot be merged into weights that ZeRO-3 has sharded"
         how = "Merge it first with recipes/merge.py, or set model.lora to train the adapter on"
         raise ConfigError("model.path", what, how)
     adapted = beside(model, folder)
-    return adapted.merge_and_unload(safe_merge=True).requires_grad_(True) if merge else adapted.get_base_model()
+    if merge:
+        return _merged(adapted, folder)
+    alone = adapted.get_base_model()
+    _refuse_adapted_head(alone, folder)
+    return alone
 
 
-def beside(model: Any, folder: str) -> PeftModel:
-    """`model` with the adapter of `folder` beside its weights, frozen, in peft's own wrapper."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
-        adapted = PeftModel.from_pretrained(model, folder)
+def beside(model: Any, folder: Path) -> PeftModel:
+    """`model` with the adapter of `folder` beside its weights, frozen, in peft's own wrapper.
+
+    Raises CheckpointError where the adapter's file is not what peft expects of it, or adapts weights that are shared.
+    """
+    state = _state_of(folder)
+    settings = _settings_of(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings=True")  # an error below
+            adapted = PeftModel.from_pretrained(model, str(folder), config=settings)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        what = f"cannot be put on its base by peft ({str(error).strip().splitlines()[0][:300]})"
+        raise CheckpointError(folder, what, "The adapter was made for another model: name its own base") from error
+    _refuse_shared_targets(adapted, folder)
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    # peft saves the whole embedding as well if it is a target, or if the vocabulary was resized.
+    saved = get_peft_model_state_dict(adapted, save_embedding_layers=True)
+    expected |= {name: tensor for name, tensor in saved.items() if name in state}
+    _compare({name: list(tensor.shape) for name, tensor in expected.items()}, state, folder)
     prove_it_acts(adapted, folder)
     return adapted
+
+
+def _merged(adapted: PeftModel, folder: Path) -> Any:
+    """The adapter added to the weights, with a proof that the model computes what it did before.
+
+    The row of tokens is spread over the vocabulary. In bfloat16 the forward pass rounds as well, so an adapter that is
+    small beside that rounding is reported and not refused; recipes/merge.py compares in float32.
+    """
+    alone = adapted.get_base_model().eval()
+    rows = alone.get_input_embeddings().weight.shape[0]
+    probe = [torch.linspace(0, rows - 1, 32).long().tolist()]
+    dtype = "float32" if alone.dtype == torch.float32 else "bfloat16"
+    expected = outputs(alone, probe)
+    with without_adapter(adapted):
+        base_only = outputs(alone, probe)
+    merged = adapted.merge_and_unload(safe_merge=True).requires_grad_(True)
+    untie_if_separate(merged)
+    found = difference(outputs(merged, probe), expected, base_only)
+    lost = not found.effect_share <= EFFECT_SHARE[dtype]
+    if not found.largest_share <= LARGEST_SHARE[dtype] or (lost and dtype == "float32"):
+        what = (
+            f"merging the adapter in memory moves an output by {found.largest:.3g}, {found.largest_share:.2g} of the "
+            f"largest output (expected at most {LARGEST_SHARE[dtype]:.2g}), and outputs in all by "
+            f"{found.effect_share:.2g} of what the adapter does"
+        )
+        raise ProofError(folder, what, "Load it with peft, and compare its versions with those that it was made with")
+    if lost:
+        told = (
+            "%s: rounding the sum to %s moves outputs by %.2g of what the adapter does; load it in float32 to keep it"
+        )
+        log.warning(told, folder, dtype, found.effect_share)
+    return merged
+
+
+def untie_if_separate(model: Any) -> None:
+    """Correct the config of a model whose output head no longer is its embedding, as after merging an adapter that
+    trained both whole: saving would drop the head otherwise."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    config = model.config.get_text_config()
+    if head is not None and getattr(config, "tie_word_embeddings", False) and head.weight is not embedding.weight:
+        config.tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -137,7 +183,7 @@ def is_adapted(model: nn.Module) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
-def prove_it_acts(model: nn.Module, folder: str) -> None:
+def prove_it_acts(model: nn.Module, folder: Path) -> None:
     """Raise ProofError where every adapter of the model multiplies by zero: what was trained is not there."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if not any(bool(layer.lora_B[name].weight.any()) for layer in layers for name in layer.lora_B):
@@ -164,13 +210,41 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
 
     Raises CheckpointError naming the first weight that one has and the other lacks, or whose shape differs.
     """
-    state = load_file(cached_file(str(folder), WEIGHTS))
-    wanted, found = trained_shapes(model), {name: list(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            what = f"tensor {name} has the shape {found.get(name)}, wanted {wanted.get(name)}"
-            raise CheckpointError(folder, what, "The adapter was made for another model or other targets: name its own")
+    state = _state_of(Path(folder))
+    _compare(trained_shapes(model), state, folder)
     set_peft_model_state_dict(model, {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}, _NAME)
+
+
+def _compare(expected: dict[str, list[int]], state: dict[str, torch.Tensor], folder: Path | str) -> None:
+    found = {name: list(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            what = f"tensor {name} has the shape {found.get(name)}, expected {expected.get(name)}"
+            raise CheckpointError(folder, what, "The adapter was made for another model or other targets: name its own")
+
+
+def _state_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's file. Raises CheckpointError for a file that is damaged or not finite."""
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(folder, f"holds no {WEIGHTS}", "Name a finished adapter folder, saved as safetensors")
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(file, f"is not a whole safetensors file ({error})", "Copy it again") from None
+    for name, tensor in state.items():
+        if not is_finite(tensor):
+            what = f"tensor {name} holds values that are not finite (NaN or infinity)"
+            raise CheckpointError(file, what, "Use an earlier checkpoint of the run that wrote it, or copy it again")
+    return state
+
+
+def _settings_of(folder: Path) -> Any:
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError) as error:
+        what = f"is not a LoRA config that peft reads ({error})"
+        raise CheckpointError(folder / "adapter_config.json", what, "Copy the adapter again") from None
 
 
 # Targets
@@ -213,7 +287,7 @@ def _placed(model: Any, lora: LoRAConfig, wanted: set[str]) -> dict[str, Any]:
     }
 
 
-def _refuse_other_settings(model: Any, lora: LoRAConfig, wanted: set[str], found: LoraConfig, folder: str) -> None:
+def _refuse_other_settings(model: Any, lora: LoRAConfig, wanted: set[str], found: LoraConfig, folder: Path) -> None:
     there = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     if (lora.rank, lora.alpha, wanted) != (found.r, found.lora_alpha, there):
         here = f"rank {lora.rank}, alpha {lora.alpha} and {_told(wanted)}"
@@ -224,3 +298,40 @@ def _refuse_other_settings(model: Any, lora: LoRAConfig, wanted: set[str], found
 
 def _told(layers: set[str]) -> str:
     return f"{len(layers)} layers ({', '.join(sorted({name.rpartition('.')[2] for name in layers}))})"
+
+
+# What cannot be attached exactly
+
+
+def _refuse_shared_targets(adapted: PeftModel, folder: Path) -> None:
+    """Refuse low-rank factors on a weight that another module uses too, such as an embedding that is also the head.
+
+    The adapter changes one use of the weight; added to the weight itself it would change both.
+    """
+    users: dict[int, list[str]] = {}
+    for name, module in adapted.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            users.setdefault(id(weight), []).append(name)
+    for name, module in adapted.named_modules():
+        if isinstance(module, LoraLayer):
+            shared = users[id(module.get_base_layer().weight)]
+            if len(shared) > 1:
+                first, *_ = (user for user in shared if not user.startswith(f"{name}."))
+                target, other = (_plain(n).rpartition(".")[2] for n in (name, first))
+                what = f"adapts {target}, whose weight {other} uses too (tied embeddings)"
+                how = "Untie the base's weights, or train the adapter again without embed_tokens and lm_head as targets"
+                raise CheckpointError(folder, what, how)
+
+
+def _refuse_adapted_head(model: Any, folder: Path) -> None:
+    """Log-probabilities are computed from the head's own weight (LabelHead), which an adapter on it does not reach."""
+    head = model.get_output_embeddings()
+    if isinstance(head, LoraLayer | ModulesToSaveWrapper):
+        what = f"adapts the output head ({type(head).__name__}), beside which it cannot be kept"
+        raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and name the merged folder")
+
+
+def _plain(name: str) -> str:
+    """A module's name without the parts that peft puts into it."""
+    return name.removesuffix(".base_layer").removesuffix(".original_module")

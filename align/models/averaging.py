@@ -1,4 +1,4 @@
-"""Checkpoints averaged into one, tensor by tensor in float32, so that memory stays at one tensor of each.
+"""Checkpoints averaged into one, tensor by tensor in float64, so that memory stays at one tensor of each.
 
 Llama 3 averages models of different data versions or hyper-parameters at each stage (arXiv:2407.21783, section 4.1.5).
 """
@@ -9,47 +9,65 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from align.errors import CheckpointError, ConfigError
-from align.manifest import SEAL, seal_folder, unseal_folder, verify_folder
-from align.models.adapters import CONFIG
+from align.manifest import SEAL, seal_folder
+from align.models.checkpoints import (
+    CONFIG,
+    HEAD,
+    INDEX,
+    Checkpoint,
+    new_folder,
+    open_adapter,
+    open_checkpoint,
+    read_json,
+    refuse_overlap,
+    short_name,
+    weights_fingerprint,
+)
+from align.models.fitting import is_finite, model_config, read_tensor, require_fit
 from align.models.serving import write_serving_files_of_average
 
 SHARD_BYTES = 5 * 10**9
-INDEX = "model.safetensors.index.json"
+MADE = "averaged"
+"""The key of an averaged checkpoint's manifest that says what it was made of."""
+
+_NOT_OF_THE_MODEL = (SEAL, INDEX, "trainer_state.json", "dropped.json", "timing.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+_HARMLESS = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "problem_type"}
+_HARMLESS |= {"bos_token_id", "eos_token_id", "pad_token_id"}
+"""Settings of config.json that change no output. Types are compared tensor by tensor, and where generation stops is
+decided for the mean itself (`align/models/serving.py`): a base model and one trained on dialogs may be averaged."""
 
 
 def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence[float] | None = None) -> Path:
     """Write the weighted mean of `folders` to `output`, and seal it.
 
-    weights: one share for each folder, adding up to 1; None for equal shares. Sums run in float32; each tensor is
-    written in the first folder's type. Tokenizer and config files are the first folder's.
+    weights: one share above 0 for each folder, adding up to 1; None for equal shares. Sums run in float64 and are
+        rounded once, to the members' common type. Tokenizer and config files are the first folder's.
 
-    Raises CheckpointError naming the tensor whose presence or shape differs, before anything is written.
+    Raises CheckpointError naming the tensor, setting or file by which two members differ, or that is not finite, and
+    ConfigError where `output` overlaps with a member or holds something else. Nothing is left behind then.
     """
     shares = _shares(folders, weights)
-    for folder in folders:
-        if (folder / SEAL).exists():
-            verify_folder(folder)
-    where = [_files_of(folder) for folder in folders]
-    _refuse_unlike(folders, where)
-    output.mkdir(parents=True, exist_ok=True)
-    unseal_folder(output)
-    for stale in output.glob("model*.safetensors*"):
-        stale.unlink()
-    written = _write_shards(_means(folders, where, shares), output)
-    for file in sorted(folders[0].iterdir()):
-        if file.is_file() and file.suffix in (".json", ".jinja", ".model") and file.name not in (SEAL, INDEX):
-            if file.name in ("trainer_state.json", "dropped.json", "timing.json"):
-                continue
-            shutil.copy2(file, output / file.name)
-            written.append(output / file.name)
-    written = sorted({*written, *write_serving_files_of_average(output, folders)})
-    return seal_folder(output, written, {"averaged": {str(f): s for f, s in zip(folders, shares, strict=True)}}).parent
+    members = [_opened(folder) for folder in folders]
+    refuse_overlap(output, [member.folder for member in members])
+    for member in members[1:]:
+        _refuse_unlike(members[0], member)
+    with new_folder(output, MADE) as rough:
+        written = _write_shards(_means(members, shares), rough)
+        for file in sorted(members[0].folder.iterdir()):
+            of_model = file.suffix in (".json", ".jinja", ".model") or file.name in _TOKENIZER_FILES
+            if file.is_file() and of_model and file.name not in _NOT_OF_THE_MODEL:
+                shutil.copy2(file, rough / file.name)
+                written.append(rough / file.name)
+        written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
+        seal_folder(rough, written, {MADE: [_note(m, s) for m, s in zip(members, shares, strict=True)]})
+    return output
 
 
 def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
@@ -57,61 +75,103 @@ def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[fl
         raise ConfigError("checkpoints", "there is nothing to average", "Name at least one folder")
     if weights is None:
         return [1 / len(folders)] * len(folders)
-    if len(weights) != len(folders) or abs(sum(weights) - 1) > 1e-6:
-        what = f"wanted {len(folders)} shares that add up to 1, got {list(weights)}"
-        raise ConfigError("weights", what, "Give one share for each checkpoint, or leave weights out for equal shares")
+    good = len(weights) == len(folders) and all(0 < weight <= 1 for weight in weights)
+    if not good or abs(sum(weights) - 1) > 1e-6:
+        what = f"expected {len(folders)} weights above 0 that add up to 1, got {list(weights)}"
+        raise ConfigError("checkpoints", what, "Give each checkpoint a weight, or none of them for equal shares")
     return list(weights)
 
 
-def _files_of(folder: Path) -> dict[str, Path]:
-    """Tensor name -> the safetensors file that holds it."""
-    if (folder / CONFIG).exists():
+def _opened(folder: Path) -> Checkpoint:
+    if open_adapter(folder) is not None:
         # The mean of two products is not the product of two means.
         what = "holds an adapter, and the mean of adapters is not the adapter of the mean"
         raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and average the whole models")
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise CheckpointError(folder, "holds no model*.safetensors", "Name a finished checkpoint folder")
-    found = {}
-    for file in files:
-        with safe_open(file, "pt") as handle:
-            found.update(dict.fromkeys(handle.keys(), file))
-    return found
+    return open_checkpoint(folder)
 
 
-def _refuse_unlike(folders: Sequence[Path], where: Sequence[dict[str, Path]]) -> None:
-    for folder, files in zip(folders[1:], where[1:], strict=True):
-        odd = sorted(files.keys() ^ where[0].keys())
-        if odd:
-            holder = folders[0] if odd[0] in where[0] else folder
-            what = f"tensor {odd[0]} is in {holder} and not in the other ({len(odd)} such tensors)"
-            raise CheckpointError(folder, what, "Average checkpoints of one architecture")
-        for name, file in files.items():
-            shape, first = _shape(file, name), _shape(where[0][name], name)
-            if shape != first:
-                what = f"tensor {name} has shape {shape}, and {first} in {folders[0]}"
-                raise CheckpointError(folder, what, "Average checkpoints of one architecture")
+def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
+    how = "Average checkpoints of one architecture"
+    odd = sorted(first.tensors.keys() ^ other.tensors.keys())
+    if odd:
+        holder = first if odd[0] in first.tensors else other
+        what = f"tensor {odd[0]} is in {holder.name} and not in the other ({len(odd)} such tensors)"
+        raise CheckpointError(other.name, what, how)
+    for name, tensor in other.tensors.items():
+        wanted = first.tensors[name]
+        if tensor.shape != wanted.shape:
+            what = f"tensor {name} has shape {list(tensor.shape)}, and {list(wanted.shape)} in {first.name}"
+            raise CheckpointError(other.name, what, how)
+        if tensor.dtype != wanted.dtype:
+            what = f"tensor {name} has the type {tensor.dtype}, and {wanted.dtype} in {first.name}"
+            raise CheckpointError(other.name, what, "Save both in one type; a mean of two would be rounded to either")
+    for member in (first, other):
+        require_fit(member, scorer=HEAD in member.tensors)
+    _refuse_other_config(first, other)
+    _refuse_other_tokenizer(first, other)
 
 
-def _shape(file: Path, name: str) -> list[int]:
-    with safe_open(file, "pt") as handle:
-        return handle.get_slice(name).get_shape()
+def _refuse_other_config(first: Checkpoint, other: Checkpoint) -> None:
+    """Weights of one shape may still mean different things: other rotary angles, other heads, another epsilon."""
+    one, two = (_mathematics(model_config(member).to_dict()) for member in (first, other))  # in one spelling
+    for key in sorted(one.keys() | two.keys()):
+        if one.get(key) != two.get(key):
+            what = f"has {key}: {two.get(key)}, and {one.get(key)} in {first.name}"
+            raise CheckpointError(other.folder / CONFIG, what, "Average checkpoints of one architecture")
 
 
-def _means(
-    folders: Sequence[Path], where: Sequence[dict[str, Path]], shares: Sequence[float]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in sorted(where[0]):
-        total: torch.Tensor | None = None
-        kind = torch.float32
-        for files, share in zip(where, shares, strict=True):
-            with safe_open(files[name], "pt") as handle:
-                tensor = handle.get_tensor(name)
-            if total is None:
-                kind, total = tensor.dtype, torch.zeros(tensor.shape, dtype=torch.float32)
-            total.add_(tensor.float(), alpha=share)
-        assert total is not None
-        yield name, total.to(kind)
+def _mathematics(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in _HARMLESS}
+    return {key: _mathematics(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _refuse_other_tokenizer(first: Checkpoint, other: Checkpoint) -> None:
+    for name in _TOKENIZER_FILES:
+        one, two = (member.folder / name for member in (first, other))
+        if one.exists() != two.exists():
+            what = f"{'holds' if two.exists() else 'lacks'} {name}, unlike {first.name}"
+            raise CheckpointError(other.folder, what, "Give both the tokenizer that they were trained with")
+        if one.exists() and _vocabulary(one) != _vocabulary(two):
+            what = f"is another tokenizer than that of {first.name}: the same ids are other texts"
+            raise CheckpointError(two, what, "Average checkpoints of one tokenizer")
+
+
+def _vocabulary(file: Path) -> Any:
+    """What decides which text an id is. Padding, and which tokens count as special, may differ."""
+    if file.name != "tokenizer.json":
+        return file.read_bytes()
+    table = read_json(file)
+    added = {token["id"]: token["content"] for token in table.get("added_tokens", ())}
+    return [added, *(table.get(key) for key in ("model", "normalizer", "pre_tokenizer", "decoder"))]
+
+
+def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in sorted(members[0].tensors.items()):
+        total = torch.zeros(tensor.shape, dtype=torch.float64)
+        for member, share in zip(members, shares, strict=True):
+            values = read_tensor(member, name)
+            if not is_finite(values):
+                what = f"tensor {name} holds values that are not finite (NaN or infinity)"
+                raise CheckpointError(member.name, what, "Use an earlier checkpoint of the run that wrote it")
+            total.add_(values.double(), alpha=share)
+        yield name, total.to(values.dtype)
+
+
+def _note(member: Checkpoint, share: float) -> dict[str, Any]:
+    """What the average's manifest says of a member: which weights, and how they were trained."""
+    kept = ("stage", "steps", "processes", "config", MADE, "merged")
+    how = {key: _without_places(member.manifest[key]) for key in kept if key in member.manifest}
+    fingerprint = weights_fingerprint(member.folder)
+    return {"checkpoint": short_name(member.name), "weight": share, "fingerprint": fingerprint, **how}
+
+
+def _without_places(value: Any) -> Any:
+    """A config without absolute paths of this machine."""
+    if isinstance(value, dict):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
+    return short_name(value) if isinstance(value, str) and value.startswith("/") else value
 
 
 def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], output: Path) -> list[Path]:

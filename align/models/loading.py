@@ -1,7 +1,8 @@
 """Tokenizers, policies, reward models and generators, out of a Hugging Face folder or the Hub.
 
-Where the folder is an adapter's, its base is loaded and `align/models/adapters.py` puts the adapter to it.
-Weights are read from safetensors only, and no code that comes with a checkpoint is run.
+Where the folder is an adapter's, its base is loaded and `align/models/adapters.py` puts the adapter to it. What is
+loaded is what the files hold: `align/models/checkpoints.py` opens them, and `align/models/fitting.py` refuses weights
+that are missing, unexpected or not finite.
 """
 
 from __future__ import annotations
@@ -10,30 +11,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
 import align.tree.attention
 from align.chat import load_protocol
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
-from align.errors import ConfigError
-from align.models.adapters import CONFIG, attach, attached, base_of
+from align.errors import AlignError, CheckpointError, ConfigError
+from align.models.adapters import attach, attached
+from align.models.checkpoints import (
+    HEAD,
+    Adapter,
+    Checkpoint,
+    base_of,
+    located,
+    open_adapter,
+    open_checkpoint,
+    read_config,
+)
 from align.models.devices import on_device
+from align.models.fitting import quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
+from align.reporting import logger
 from align.settings import ModelConfig
+
+log = logger(__name__)
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(
-    path: str | Path, chat: str = "auto", call_syntax: CallSyntax | None = None
+    path: str | Path, chat: str = "auto", call_syntax: CallSyntax | None = None, revision: str | None = None
 ) -> tuple[Any, ChatProtocol]:
-    """The tokenizer, and the chat protocol over it; the protocol's template becomes the tokenizer's own."""
-    name = _known(path)
-    base = base_of(name)
-    if base is not None and Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").exists():
-        name = base  # adapters made elsewhere often come without
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    """The tokenizer, and the chat protocol over it; the protocol's template becomes the tokenizer's own.
+
+    Raises CheckpointError where there is none, or where it has ids that the model has no embedding for.
+    """
+    disable_progress_bar()  # a bar for each file read would bury our own lines
+    folder = located(path, revision)
+    base = base_of(folder)
+    whole = folder if base is None else located(base.name, base.revision)
+    source = folder if _has_tokenizer(folder) else whole  # adapters made elsewhere often come without
+    if not _has_tokenizer(source):
+        what = f"holds no tokenizer: none of {', '.join(_TOKENIZER_FILES)}"
+        raise CheckpointError(source, what, "Copy the tokenizer's files out of the model that it was made from")
+    tokenizer = _tokenizer_of(source)
+    _refuse_larger_vocabulary(tokenizer, source, whole)
     protocol = load_protocol(tokenizer, chat, call_syntax)
     tokenizer.chat_template = protocol.chat_template
     return tokenizer, protocol
@@ -41,57 +68,97 @@ def load_tokenizer(
 
 def load_policy(config: ModelConfig, precision: str = "fp32", seed: int = 0) -> TreePolicy:
     """A causal language model that reads packed trees. seed: for the fresh half of an adapter."""
-    return TreePolicy(_loaded(AutoModelForCausalLM, config, seed), precision)
+    return TreePolicy(_loaded(config, seed, scorer=False), precision)
 
 
-def load_reward_model(config: ModelConfig, precision: str = "fp32", seed: int = 0) -> TreeScorer:
+def load_reward_model(
+    config: ModelConfig, precision: str = "fp32", seed: int = 0, *, fresh_head: bool = False
+) -> TreeScorer:
     """A reward model: the trunk with a scalar head in the place of the language model's.
 
-    From a reward checkpoint the head is loaded; from a pre-trained one it starts as seeded noise.
+    fresh_head: whether a language model is given a head of seeded noise, which only training it may do; otherwise it
+        is refused. The head of a reward checkpoint is loaded in either case.
     """
-    return TreeScorer(_loaded(AutoModelForSequenceClassification, config, seed, num_labels=1), precision)
+    return TreeScorer(_loaded(config, seed, scorer=True, fresh_head=fresh_head), precision)
 
 
-def load_generator(path: str | Path, dtype: str = "bfloat16") -> Any:
+def load_generator(path: str | Path, dtype: str = "bfloat16", revision: str | None = None) -> Any:
     """A plain causal language model for sampling: in evaluation mode, on the GPU where there is one."""
-    name = _known(path)
-    base = base_of(name)
-    model = AutoModelForCausalLM.from_pretrained(
-        base or name,
-        dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    if base is not None:
-        model = attached(model, name, merge=True)
+    adapter, checkpoint = _opened(path, revision, scorer=False)
+    model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    require_finite(model, checkpoint.name)
+    if adapter is not None:
+        model = attached(model, adapter.folder, merge=True)
     return on_device(model).eval()
 
 
-def _loaded(kind: Any, config: ModelConfig, seed: int, **more: Any) -> Any:
+def _opened(
+    path: str | Path, revision: str | None, *, scorer: bool, fresh_head: bool = False, quantized: bool = False
+) -> tuple[Adapter | None, Checkpoint]:
+    """The adapter, if there is one, and the whole model under it, which fits the kind that is asked for."""
+    disable_progress_bar()
+    adapter = open_adapter(path, revision)
+    if adapter is None:
+        checkpoint = open_checkpoint(path, revision, quantized=quantized)
+        if require_fit(checkpoint, scorer=scorer, fresh_head=fresh_head):
+            log.info("%s is a language model: its reward head is fresh, and trained from noise", path)
+        return None, checkpoint
+    checkpoint = open_checkpoint(adapter.base.name, adapter.base.revision, quantized=quantized)
+    if adapter.has_head and not scorer:
+        what = f"is the adapter of a reward model (it holds {HEAD}), not of a language model"
+        raise CheckpointError(adapter.name, what, "Name the policy's folder")
+    if scorer and not (adapter.has_head or fresh_head or HEAD in checkpoint.tensors):
+        what = f"has no reward head: neither the adapter nor its base {checkpoint.name} holds the tensor {HEAD}"
+        how = "Name a reward model's folder, as recipes/reward.py leaves it; scores of a fresh head would be noise"
+        raise CheckpointError(adapter.name, what, how)
+    if require_fit(checkpoint, scorer=scorer, fresh_head=fresh_head or adapter.has_head) and not adapter.has_head:
+        log.info("%s is a language model: its reward head is fresh, and trained from noise", path)
+    return adapter, checkpoint
+
+
+def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = False) -> Any:
     """A whole model, or a base and its adapter, made ready to train or to score as the config says."""
     set_seed(seed)
     arguments = _arguments(config)
-    name = _known(config.path)
-    base = base_of(name)
-    model = kind.from_pretrained(base or name, **arguments, **more)
+    quantized = config.quantization is not None
+    adapter, checkpoint = _opened(
+        config.path, config.revision, scorer=scorer, fresh_head=fresh_head, quantized=quantized
+    )
+    kind: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    model = quietly_loaded(kind, checkpoint, **arguments, **({"num_labels": 1} if scorer else {}))
+    if quantized or is_deepspeed_zero3_enabled():  # in memory the values are packed, or spread over processes
+        require_finite_files(checkpoint)
+    else:
+        require_finite(model, checkpoint.name)
+    if not scorer:
+        _refuse_unreadable_head(model, checkpoint)
     if config.lora is not None:
-        attach(model, config.lora, base or name, name if base else None)
-    elif base is not None:
-        model = attached(model, name, merge=config.quantization is None)
+        base = (checkpoint.name, config.revision) if adapter is None else (adapter.base.name, adapter.base.revision)
+        attach(model, config.lora, base[0], adapter.folder if adapter else None, base_revision=base[1])
+    elif adapter is not None:
+        model = attached(model, adapter.folder, merge=not quantized)
     model.config.use_cache = False
-    model.name_or_path = name  # an adapter's own folder, and not its base's
+    model.name_or_path = str(config.path)  # an adapter's own folder, and not its base's
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def _refuse_unreadable_head(model: Any, checkpoint: Checkpoint) -> None:
+    """Log-probabilities are computed from the weight of a plain output head (`align/models/logps.py`)."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        found = (
+            "none" if head is None else f"a {type(head).__name__}" + (" with a bias" if head.bias is not None else "")
+        )
+        what = f"is a {type(model).__name__}, whose output head is {found}; expected a linear layer without a bias"
+        raise CheckpointError(checkpoint.name, what, "Use a model of the Llama kind")
 
 
 def _arguments(config: ModelConfig) -> dict[str, Any]:
     return {
         "dtype": getattr(torch, config.dtype),
         "attn_implementation": _attention(config),
-        "use_safetensors": True,
-        "trust_remote_code": False,
         **({} if config.quantization is None else {"quantization_config": quantization_config(config)}),
     }
 
@@ -105,14 +172,29 @@ def _attention(config: ModelConfig) -> str:
     return align.tree.attention.FLEX_NAME
 
 
-def _known(path: str | Path) -> str:
-    """A folder that exists, or what may be a Hub name (`owner/name`)."""
-    disable_progress_bar()  # a bar for each file read would bury our own lines
-    text = str(path)
-    if not Path(text).is_dir() and (text.count("/") != 1 or text.startswith((".", "/"))):
-        how = "Name a checkpoint folder that exists, or owner/name on the Hub"
-        raise ConfigError("model.path", f"there is no folder {text}", how)
-    if Path(text).is_dir() and not any((Path(text) / file).exists() for file in ("config.json", CONFIG)):
-        how = "Name a Hugging Face checkpoint folder"
-        raise ConfigError("model.path", f"{text} holds no config.json and no {CONFIG}", how)
-    return text
+# The tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / file).exists() for file in _TOKENIZER_FILES)
+
+
+def _tokenizer_of(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except AlignError:
+        raise
+    except Exception as error:  # of many kinds: the files of a tokenizer are read by several libraries
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        what = f"holds a tokenizer that cannot be read ({type(error).__name__}: {first})"
+        how = "Copy the tokenizer's files again out of the model that it was made from"
+        raise CheckpointError(folder, what, how) from error
+
+
+def _refuse_larger_vocabulary(tokenizer: Any, source: Path, whole: Path) -> None:
+    config = read_config(whole)
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    largest, token = max((number, token) for token, number in tokenizer.get_vocab().items())
+    if isinstance(size, int) and largest >= size:
+        what = f"has a tokenizer whose token {token!r} has the id {largest}; the model embeds the ids 0 to {size - 1}"
+        raise CheckpointError(source, what, "Use the tokenizer that the model was trained with")

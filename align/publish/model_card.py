@@ -82,7 +82,8 @@ def _how_it_was_made(manifest: Mapping[str, Any], facts: CardFacts, stage: str) 
     if facts.base_model:
         lines.append(f"- Base model: {cell(facts.base_model)}")
     if "averaged" in manifest:
-        lines += [f"- Averaged in float32: {cell(name)} ({share})" for name, share in manifest["averaged"].items()]
+        members = [f"{cell(member['checkpoint'])} ({member['weight']:g})" for member in manifest["averaged"]]
+        lines += [f"- Averaged: {member}" for member in members]
     if "steps" in manifest:
         lines.append(f"- Optimizer steps: {manifest['steps']}, on {manifest.get('processes', 1)} process(es)")
     made_by = ", ".join(f"{name} {version}" for name, version in manifest.get("made_by", {}).items())

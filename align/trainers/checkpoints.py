@@ -63,20 +63,20 @@ def run_identity(
     model: what the run starts from. precision: fp32 or bf16, as the products run. trees: all encoded rows.
     """
     return {
-        "template": template_fingerprint(model.path, protocol),
-        "start": weights_fingerprint(model.path),
+        "template": template_fingerprint(model.path, protocol, model.revision),
+        "start": weights_fingerprint(model.path, model.revision),
         "rows": rows_fingerprint(trees),
         "precision": f"weights {model.dtype}, products {precision}",
     }
 
 
-def template_fingerprint(start: Path | str, protocol: ChatProtocol) -> str:
+def template_fingerprint(start: Path | str, protocol: ChatProtocol, revision: str | None = None) -> str:
     """BLAKE3 of all that makes tokens of text: protocol, template, tokenizer, and the tokenizer files of the start."""
     tokenizer = json.loads(protocol.tokenizer.backend_tokenizer.to_str())
     for state in ("padding", "truncation"):  # left by the last call, and no property of the tokenizer
         tokenizer.pop(state, None)
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
-    files = [checkpoint_folder(start) / name for name in names]
+    files = [checkpoint_folder(start, revision) / name for name in names]
     return fingerprint_of(
         protocol.name,
         protocol.syntax,

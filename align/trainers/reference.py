@@ -24,11 +24,11 @@ import torch.distributed as dist
 from blake3 import blake3
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from transformers.utils import cached_file
 
 from align.errors import CheckpointError
-from align.files import fingerprint, fingerprint_of, whole_file
+from align.files import fingerprint_of, whole_file
 from align.manifest import versions
+from align.models.checkpoints import located, weights_fingerprint
 from align.reporting import Progress, logger
 from align.settings import ModelConfig
 from align.source_code import code_of
@@ -37,7 +37,6 @@ from align.tree.pack import RunPlan, TreeBatch, collate
 
 log = logger(__name__)
 
-_ADAPTER = "adapter_config.json"
 _SUFFIX = ".safetensors"
 _CODE = ("align.models.logps", "align.tree.attention", "align.tree.pack")
 _COMPUTES = ("align/models/", "align/tree/")
@@ -71,7 +70,7 @@ def reference_key(
     The tokenizer counts by the token ids that it gave.
     """
     return {
-        "weights": weights or weights_fingerprint(start.path),
+        "weights": weights or weights_fingerprint(start.path, start.revision),
         "precision": f"weights {start.dtype}, products {precision}",
         "quantization": start.quantization or "none",
         "rows": rows or rows_fingerprint(trees),
@@ -87,23 +86,9 @@ def _code() -> str:
     return fingerprint_of(*(f"{name} {value}" for name, value in code_of(*_CODE).items() if name.startswith(_COMPUTES)))
 
 
-def weights_fingerprint(path: Path | str) -> str:
-    """BLAKE3 of a checkpoint's weight files and config, by content; of an adapter's and of its base's.
-
-    path: a folder, or a name on the Hub, of which the snapshot is read that was loaded before.
-    """
-    folder = checkpoint_folder(path)
-    files = [folder / "config.json", folder / _ADAPTER, *folder.glob("*model*.safetensors")]
-    parts = [(file.name, fingerprint(file)) for file in sorted(files) if file.exists()]
-    if (folder / _ADAPTER).exists():
-        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        parts.append(("base", weights_fingerprint(base)))
-    return fingerprint_of(*parts)
-
-
-def checkpoint_folder(path: Path | str) -> Path:
+def checkpoint_folder(path: Path | str, revision: str | None = None) -> Path:
     """The folder itself, or for a name on the Hub the snapshot in its cache. Raises CheckpointError without one."""
-    return Path(path) if Path(path).is_dir() else _snapshot(str(path))
+    return Path(path) if Path(path).is_dir() else located(path, revision, local_files_only=True)
 
 
 def rows_fingerprint(trees: Sequence[PromptTree]) -> str:
@@ -254,12 +239,3 @@ def _read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _checksum(tensors: dict[str, np.ndarray]) -> str:
     return fingerprint_of(*((name, array.dtype, array.shape, array.tobytes().hex()) for name, array in tensors.items()))
-
-
-def _snapshot(name: str) -> Path:
-    """The folder in the Hub's cache that a name stands for."""
-    for file in ("config.json", _ADAPTER):
-        found = cached_file(name, file, local_files_only=True, _raise_exceptions_for_missing_entries=False)
-        if found:
-            return Path(found).parent
-    raise CheckpointError(name, "is no folder, and the Hub's cache does not hold it", "Name the checkpoint's folder")

@@ -164,6 +164,9 @@ def load_models(models: Mapping[str, ModelConfig], sampling: SamplingConfig) -> 
 
     loaded: dict[str, Model] = {}
     for name, config in models.items():
-        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax)
-        loaded[name] = (LocalBackend(load_generator(config.path, sampling.dtype), protocol, sampling), protocol)
+        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax, config.revision)
+        loaded[name] = (
+            LocalBackend(load_generator(config.path, sampling.dtype, config.revision), protocol, sampling),
+            protocol,
+        )
     return loaded

@@ -87,7 +87,7 @@ def policy(folder: Path, precision: str) -> TreePolicy:
 
 
 def scorer(folder: Path, precision: str) -> TreeScorer:
-    return load_reward_model(ModelConfig(path=folder), precision).train()
+    return load_reward_model(ModelConfig(path=folder), precision, fresh_head=True).train()
 
 
 # Steps: from token ids to gradients. Packing is part of them, as TRL's collation is of its.

@@ -1,0 +1,492 @@
+"""One way to open a checkpoint: where its files are, which file holds which tensor, and what identifies it.
+
+Loading, averaging, merging, scoring and resuming all read checkpoints through this file. It looks at files only; that
+they fit a model is checked in `align/models/fitting.py`. A checkpoint is a folder of safetensors: a whole model, or a
+peft adapter that names its base. A name on the Hub becomes the folder of its snapshot in the Hub's cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.errors as hub_errors
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+
+from align.errors import CheckpointError, ConfigError
+from align.files import fingerprint, fingerprint_of, sync_folder
+from align.manifest import SEAL, read_manifest, verify_folder
+from align.reporting import logger
+
+log = logger(__name__)
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+HEAD = "score.weight"
+"""A reward model's head: one number from the last hidden state."""
+
+_SMALL = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+"""The files of a Hub repository that are fetched before its weights."""
+_READ_AS_JSON = (CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor as the header of its file describes it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    """In the spelling of safetensors: F32, BF16, ..."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole model's folder whose files agree with each other, and with its MANIFEST.json if it has one."""
+
+    name: str
+    """What the user called it: a folder, or owner/name on the Hub."""
+    folder: Path
+    config: dict[str, Any] = field(repr=False)
+    """config.json."""
+    tensors: dict[str, Tensor] = field(repr=False)
+    """By name, as the index assigns them to files."""
+    manifest: dict[str, Any] = field(repr=False)
+    """MANIFEST.json; empty for a checkpoint made elsewhere."""
+
+
+def open_checkpoint(path: str | Path, revision: str | None = None, *, quantized: bool = False) -> Checkpoint:
+    """Open a whole model: find it, verify it, and read the header of each of its files.
+
+    quantized: whether weights that were saved quantized by bitsandbytes may be opened.
+
+    Raises ConfigError where there is no such checkpoint; CheckpointError naming the first file that is missing, damaged
+    or contradicts another, and for weights that are quantized without having been asked for.
+    """
+    folder = located(path, revision)
+    config = read_config(folder)
+    _refuse_quantized(folder, config, quantized)
+    if not _is_local(path):
+        _fetch(str(path), revision, _weight_files(folder, fetched=False))
+    tensors = tensor_files(folder)
+    if not quantized:
+        for name, tensor in tensors.items():
+            if tensor.dtype not in _FLOATS and not name.endswith(("position_ids", ".attn.bias", ".attn.masked_bias")):
+                what = f"tensor {name} has the type {tensor.dtype}; expected one of {', '.join(sorted(_FLOATS))}"
+                raise CheckpointError(tensor.file, what, "Name the unquantized checkpoint")
+    return Checkpoint(str(path), folder, config, tensors, verified(folder))
+
+
+# Where it is
+
+
+def located(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Path:
+    """The folder of a checkpoint: `path` itself, or the snapshot of a Hub name, fetched without its weights.
+
+    A sealed folder is verified, and its JSON files are parsed. Raises ConfigError where there is no such checkpoint;
+    CheckpointError for a folder that is damaged.
+    """
+    text = str(path)
+    if _is_local(path):
+        folder = Path(text)
+        if revision is not None:
+            what = f"is {revision!r}, and {text} is a folder on this disk"
+            raise ConfigError("model.revision", what, "Remove it: revisions are for names on the Hub")
+        verified(folder)
+    elif _HUB_NAME.fullmatch(text):
+        folder = _fetch(text, revision, _SMALL, local_files_only=local_files_only)
+    else:
+        how = "Name a checkpoint folder that exists, or owner/name on the Hub"
+        raise ConfigError("model.path", f"there is no folder {text}", how)
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and not file.exists():
+            what = f"is a link to {os.readlink(file)}, which does not exist"
+            raise CheckpointError(file, what, "Restore the file that it links to, or copy the checkpoint again")
+    if not (folder / CONFIG).exists() and not (folder / ADAPTER_CONFIG).exists():
+        how = "Name a Hugging Face checkpoint folder"
+        raise ConfigError("model.path", f"{text} holds no {CONFIG} and no {ADAPTER_CONFIG}", how)
+    for name in _READ_AS_JSON:
+        if (folder / name).exists():
+            read_json(folder / name)
+    return folder
+
+
+def _is_local(path: str | Path) -> bool:
+    return Path(path).is_dir()
+
+
+def _fetch(name: str, revision: str | None, files: Collection[str], *, local_files_only: bool = False) -> Path:
+    """The snapshot of a Hub repository with those of `files` (names or patterns) that it has at its top level."""
+    at = f"{name} at revision {revision}" if revision else name
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(files),
+            ignore_patterns=["*/*"],  # such as original/, Meta's own format of the same weights
+            local_files_only=local_files_only,
+        )
+    except hub_errors.GatedRepoError:
+        how = f"Accept its terms on https://huggingface.co/{name}, and set HF_TOKEN to a token of that account"
+        raise ConfigError("model.path", f"{at} is gated on the Hub, and this account has no access", how) from None
+    except hub_errors.RevisionNotFoundError:
+        how = "Name a branch, tag or commit of it"
+        raise ConfigError("model.revision", f"{name} has no revision {revision} on the Hub", how) from None
+    except hub_errors.RepositoryNotFoundError:
+        what = f"there is no folder {name}, and no model of that name on the Hub, or it is private"
+        how = "Name a checkpoint folder that exists, or owner/name on the Hub; a private one needs HF_TOKEN"
+        raise ConfigError("model.path", what, how) from None
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
+        if local_files_only:
+            what = "is no folder, and the Hub's cache does not hold it"
+            raise CheckpointError(at, what, "Name the checkpoint's folder") from error
+        what = f"there is no folder {name}, the Hub's cache does not hold {at} whole, and the Hub cannot be reached"
+        raise ConfigError("model.path", what, "Connect to the network, or name a folder") from None
+    except (hub_errors.HFValidationError, OSError) as error:
+        what = f"{at} could not be fetched from the Hub ({_first_line(error)})"
+        raise ConfigError("model.path", what, "Try again, or name a folder") from None
+    return Path(found)
+
+
+# Verification
+
+_VERIFIED: dict[Path, tuple[dict[str, Any], list[object]]] = {}
+"""Folder -> (its manifest, size and time of each file that it lists), as they were when it was verified."""
+
+
+def verified(folder: Path) -> dict[str, Any]:
+    """The manifest of a sealed folder whose files are as it says; empty for a folder without one.
+
+    A folder is hashed once in a process, and again only after one of its files has changed. Of several processes on a
+    machine the first one hashes; if that fails, the launcher ends the others.
+
+    Raises CheckpointError naming the first file that is missing or differs.
+    """
+    if not (folder / SEAL).exists():
+        return {}
+    place = folder.resolve()
+    known = _VERIFIED.get(place)
+    if known is not None and known[1] == _state(place, known[0]):
+        return known[0]
+    first_of_machine = os.environ.get("LOCAL_RANK", "0") == "0"
+    manifest = verify_folder(folder) if first_of_machine else read_manifest(folder)
+    _VERIFIED[place] = (manifest, _state(place, manifest))
+    return manifest
+
+
+def _state(folder: Path, manifest: dict[str, Any]) -> list[object]:
+    files = [folder / name for name in (SEAL, *manifest.get("files", ()))]
+    stats = [file.stat() if file.exists() else None for file in files]
+    return [s and (s.st_size, s.st_mtime_ns, s.st_ino) for s in stats]
+
+
+# Which file holds which tensor
+
+
+def tensor_files(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a whole model's folder, from the headers of its files.
+
+    The index decides which files are read; without one it is model.safetensors. Raises CheckpointError naming the file
+    where an index and its files contradict each other, where a file lies outside of the folder, or is not safetensors.
+    """
+    index = folder / INDEX
+    assigned = _index(index) if index.exists() else {}
+    found: dict[str, Tensor] = {}
+    files = _weight_files(folder)
+    for name in files:
+        for tensor_name, tensor in _header(folder / name).items():
+            if assigned and assigned.get(tensor_name) != name:
+                elsewhere = assigned.get(tensor_name)
+                says = f"assigns it to {elsewhere}" if elsewhere else "does not name it"
+                what = f"holds the tensor {tensor_name}, and {INDEX} {says}"
+                raise CheckpointError(folder / name, what, "Copy the checkpoint again, or delete the wrong file")
+            found[tensor_name] = tensor
+    for tensor_name, name in assigned.items():
+        if tensor_name not in found:
+            what = f"does not hold the tensor {tensor_name}, which {INDEX} assigns to it"
+            raise CheckpointError(folder / name, what, "Copy the checkpoint again: this file is not of its index")
+    strays = {file.name for file in folder.glob("*.safetensors")} - {*files, ADAPTER_WEIGHTS}
+    if strays:
+        reader = INDEX if assigned else f"{SINGLE}, which is whole without them"
+        log.warning("%s: not read, since they are not part of %s: %s", folder, reader, ", ".join(sorted(strays)))
+    return found
+
+
+def _weight_files(folder: Path, *, fetched: bool = True) -> list[str]:
+    """Names of the files that hold a whole model's weights. fetched: whether they have to be in the folder."""
+    index = folder / INDEX
+    if index.exists():
+        files = sorted(set(_index(index).values()))
+        if SINGLE not in files and (folder / SINGLE).exists():
+            what = f"holds both {SINGLE} and {INDEX}, which does not name it"
+            raise CheckpointError(folder, what, f"Delete the one that is out of date; transformers reads {SINGLE}")
+    else:
+        files = [SINGLE]
+    if not fetched:
+        return files
+    for name in files:
+        if not (folder / name).is_file():
+            raise _missing(folder, name, of_index=index.exists())
+    return files
+
+
+def _missing(folder: Path, name: str, *, of_index: bool) -> CheckpointError:
+    if of_index:
+        what = f"is named by {INDEX}, and missing"
+        return CheckpointError(folder / name, what, "Copy the checkpoint again: it is incomplete")
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+    if pickled:
+        what = f"holds its weights as pickle ({pickled[0]}) only, which can run code when it is read"
+        return CheckpointError(folder, what, "Convert it to safetensors: load it elsewhere and save_pretrained it")
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    holds = f"; its files are {', '.join(others[:4])}" if others else ""
+    what = f"holds no {SINGLE} and no {INDEX}{holds}"
+    return CheckpointError(folder, what, "Name a finished checkpoint folder, or restore its index")
+
+
+def _index(index: Path) -> dict[str, str]:
+    """Tensor name -> file name. Raises CheckpointError where the index names what may not be read."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
+        what = "has no weight_map from tensor names to file names"
+        raise CheckpointError(index, what, "Copy the checkpoint again")
+    for tensor, file in table.items():
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            what = f"assigns the tensor {tensor} to {file!r}, which is not a safetensors file in this folder"
+            raise CheckpointError(index, what, "Do not use a checkpoint that reaches out of its folder")
+    return table
+
+
+def _header(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, "pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+            found = {name: Tensor(file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        what = f"is not a whole safetensors file of {file.stat().st_size} bytes ({_first_line(error)})"
+        raise CheckpointError(file, what, "Copy it again") from None
+    if not found:
+        raise CheckpointError(file, "holds no tensors", "Copy it again")
+    return found
+
+
+# Its config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a whole model, with what every loader needs of it."""
+    if not (folder / CONFIG).exists():
+        raise CheckpointError(folder, f"holds no {CONFIG}", "Name a whole model's folder")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config.get("model_type"), str):
+        what = f"has the model_type {config.get('model_type')!r}; expected a name such as 'llama'"
+        raise CheckpointError(folder / CONFIG, what, "Copy config.json of the model that the weights are of")
+    return config
+
+
+def _refuse_quantized(folder: Path, config: dict[str, Any], allowed: bool) -> None:
+    nested = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for part in nested:
+        found = part.get("quantization_config") or part.get("compression_config")
+        if not found:
+            continue
+        method = str(found.get("quant_method", "unknown")) if isinstance(found, dict) else str(found)
+        if method == "bitsandbytes" and allowed:
+            continue
+        what = f"says that the weights are quantized (quantization_config: {method})"
+        how = "Name the unquantized checkpoint; model.quantization: nf4 quantizes it while it loads"
+        raise CheckpointError(folder / CONFIG, what, how)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError where the file does not hold one."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(file, f"cannot be read as JSON ({_first_line(error)})", "Copy it again") from None
+    if not isinstance(found, dict):
+        what = f"holds a JSON {type(found).__name__}; expected an object"
+        raise CheckpointError(file, what, "Copy it again")
+    return found
+
+
+# An adapter and its base
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that an adapter was trained over."""
+
+    name: str
+    """A folder as it can be opened from here, or owner/name on the Hub."""
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A peft adapter's folder, as `open_checkpoint` opens a whole model's."""
+
+    name: str
+    folder: Path
+    base: Base
+    has_head: bool
+    """Whether it holds a reward model's head."""
+
+
+def open_adapter(path: str | Path, revision: str | None = None) -> Adapter | None:
+    """Open an adapter and read its header; None for a whole model. Raises as `located` and `base_of` do."""
+    folder = located(path, revision)
+    base = base_of(folder)
+    if base is None:
+        return None
+    if not _is_local(path):
+        _fetch(str(path), revision, [ADAPTER_WEIGHTS])
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        what = f"holds no {ADAPTER_WEIGHTS}"
+        raise CheckpointError(folder, what, "Name a finished adapter folder, saved as safetensors")
+    has_head = any(name.endswith(f".{HEAD}") for name in _header(folder / ADAPTER_WEIGHTS))
+    return Adapter(str(path), folder, base, has_head)
+
+
+def base_of(adapter: Path) -> Base | None:
+    """The base that the adapter in a folder names; None if the folder holds a whole model.
+
+    A relative path is looked for from the working folder, then from the adapter's folder.
+
+    Raises CheckpointError for an adapter that is not LoRA, lies over another adapter, or whose base is missing.
+    """
+    if not (adapter / ADAPTER_CONFIG).exists():
+        return None
+    if (adapter / CONFIG).exists():
+        raise CheckpointError(adapter, "holds a whole model and an adapter", "Move one of them to a folder of its own")
+    config = read_json(adapter / ADAPTER_CONFIG)
+    if config.get("peft_type", "LORA") != "LORA":
+        what = f"holds an adapter of peft's kind {config['peft_type']}"
+        raise CheckpointError(adapter, what, "Only LoRA is read here; merge it with peft first")
+    name = config.get("base_model_name_or_path")
+    if not name or not isinstance(name, str):
+        what = f"{ADAPTER_CONFIG} names no base model"
+        raise CheckpointError(adapter, what, "Write base_model_name_or_path into it")
+    beside = adapter / name
+    folder = next((str(place) for place in (Path(name), beside) if place.is_dir()), None)
+    if folder is None and not _HUB_NAME.fullmatch(name):
+        what = f"its base {name} is missing: no such folder from {Path.cwd()} or from the adapter's folder"
+        raise CheckpointError(adapter, what, f"Restore it, or correct base_model_name_or_path in {ADAPTER_CONFIG}")
+    if folder is not None and (Path(folder) / ADAPTER_CONFIG).exists():
+        how = f"Merge {folder} first with recipes/merge.py, and name the merged folder as the base"
+        raise CheckpointError(adapter, f"its base {folder} is an adapter too", how)
+    return Base(folder or name, config.get("revision") if folder is None else None)
+
+
+# What identifies it
+
+
+def weights_fingerprint(path: str | Path, revision: str | None = None) -> str:
+    """BLAKE3 of a checkpoint's weight files and config, by content; of an adapter's and of its base's.
+
+    path: a folder, or a name on the Hub, of which the snapshot in the cache is read.
+    Raises CheckpointError where there are no weights to identify.
+    """
+    folder = Path(path) if _is_local(path) else located(path, revision, local_files_only=True)
+    base = base_of(folder)
+    if base is not None:
+        settings = read_json(folder / ADAPTER_CONFIG)
+        settings.pop("base_model_name_or_path")  # where the base is stored does not matter; its content is below
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise CheckpointError(folder, f"holds no {ADAPTER_WEIGHTS}", "Name a finished adapter folder")
+        own = json.dumps(settings, sort_keys=True), _content(folder, ADAPTER_WEIGHTS)
+        return fingerprint_of("adapter", *own, weights_fingerprint(base.name, base.revision))
+    files = [CONFIG, *_weight_files(folder)]
+    return fingerprint_of(*((name, _content(folder, name)) for name in files))
+
+
+def _content(folder: Path, name: str) -> str:
+    """BLAKE3 of a file: out of the manifest if the folder has been verified, which is the same."""
+    listed = verified(folder).get("files", {}).get(name)
+    return listed["blake3"] if listed else fingerprint(folder / name)
+
+
+def short_name(path: str | Path) -> str:
+    """A checkpoint's name for a manifest: without where on this machine its folder is.
+
+    `runs/sft` and `owner/name` stay as they are, as does an absolute path inside of the working folder, made relative;
+    of any other path its last two parts are kept: `/home/me/runs/round-1/sft` becomes `round-1/sft`.
+    """
+    place = Path(path)
+    if not place.is_absolute() and ".." not in place.parts:
+        return place.as_posix()
+    place = place.resolve()
+    here = Path.cwd().resolve()
+    return (place.relative_to(here) if place.is_relative_to(here) else Path(*place.parts[-2:])).as_posix()
+
+
+# A new one
+
+
+def refuse_overlap(output: Path, inputs: Sequence[str | Path], key: str = "output_dir") -> None:
+    """Raise ConfigError if `output` is, contains, or lies in a folder that is read."""
+    target = output.resolve()
+    for source in inputs:
+        place = Path(source).resolve()
+        if not place.exists():
+            continue  # a name on the Hub
+        same = target == place or (target.exists() and target.samefile(place))
+        if same or target in place.parents or place in target.parents:
+            how = "is" if same else "lies in" if place in target.parents else "contains"
+            what = f"{output} {how} {source}, which is read"
+            raise ConfigError(key, what, "Name a folder of its own; nothing was written")
+
+
+@contextmanager
+def new_folder(output: Path, made: str) -> Iterator[Path]:
+    """A temporary folder next to `output` that takes its place when the block ends without an error.
+
+    made: a key of the manifest by which an older result of the same kind is known, which is replaced. Raises
+    ConfigError before anything is written where `output` holds anything else.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise ConfigError("output_dir", f"{output} exists and is not a folder", "Name another")
+    if output.is_dir() and any(output.iterdir()) and made not in _manifest_or_nothing(output):
+        what = f"{output} holds files that this recipe did not write"
+        raise ConfigError("output_dir", what, "Name a folder that is empty or does not exist; nothing was written")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    rough = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    try:
+        yield rough
+        rough.chmod(0o755)  # mkdtemp keeps a folder to its owner
+        if output.exists():
+            old = rough.with_name(rough.name + ".old")
+            output.rename(old)  # a folder cannot be renamed onto one that is not empty
+            rough.rename(output)
+            shutil.rmtree(old)
+        else:
+            rough.rename(output)
+        sync_folder(output.parent)
+    finally:
+        shutil.rmtree(rough, ignore_errors=True)
+
+
+def _manifest_or_nothing(folder: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(folder)
+    except CheckpointError:
+        return {}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
