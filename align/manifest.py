@@ -95,7 +95,7 @@ def input_fingerprint(entry: Path | str) -> str:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        # Only some of a repository's files may have been fetched (`align/models/checkpoints.py`); every model has these.
+        # Only some of a repository's files may be in the cache (`align/models/checkpoints.py`); these always are.
         found = snapshot_download(str(entry), allow_patterns=["*config.json"], local_files_only=True)
         return f"commit {Path(found).name}"
     except (HFValidationError, LocalEntryNotFoundError):

@@ -118,12 +118,12 @@ def _opened(
 
 def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = False) -> Any:
     """A whole model, or a base and its adapter, made ready to train or to score as the config says."""
-    set_seed(seed)
     arguments = _arguments(config)
     quantized = config.quantization is not None
     adapter, checkpoint = _opened(
         config.path, config.revision, scorer=scorer, fresh_head=fresh_head, quantized=quantized
     )
+    set_seed(seed)
     kind: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model = quietly_loaded(kind, checkpoint, **arguments, **({"num_labels": 1} if scorer else {}))
     if quantized or is_deepspeed_zero3_enabled():  # in memory the values are packed, or spread over processes
