@@ -157,7 +157,7 @@ def _fetch(name: str, revision: str | None, files: Collection[str], *, local_fil
             raise CheckpointError(at, what, "Name the checkpoint's folder") from error
         what = f"there is no folder {name}, the Hub's cache does not hold {at} whole, and the Hub cannot be reached"
         raise ConfigError("model.path", what, "Connect to the network, or name a folder") from None
-    except (hub_errors.HFValidationError, OSError) as error:
+    except (hub_errors.HFValidationError, hub_errors.HTTPError, OSError) as error:
         what = f"{at} could not be fetched from the Hub ({_first_line(error)})"
         raise ConfigError("model.path", what, "Try again, or name a folder") from None
     return Path(found)
