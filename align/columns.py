@@ -100,6 +100,9 @@ _SCORE_OF_A_SIDE = re.compile(
 """`chosen_score`, `rating_rejected`, `chosen-rating`, `chosen_avg_rating`, ..."""
 
 
+MODEL_OF_A_SIDE = re.compile(r"(chosen|rejected)[_-]model|model[_-](chosen|rejected)")
+
+
 class Columns:
     """The columns of one record that hold a value, and the names of those that were read."""
 
@@ -171,9 +174,14 @@ class Columns:
         raise RowError(
             self.place(name),
             "is not a column that is read in this form, and would be lost",
-            f"{_meant(name, known)}Rename it, map it to a column that is read (data.columns), or list it in "
-            "ignore_columns",
+            f"{_meant(name, known)}Rename it, map it to a column that is read with `columns`, or list it in "
+            "`ignore_columns`: see docs/formats.md",
         )
+
+
+def names_of_sides(columns: Columns) -> list[str]:
+    """The columns that say something of chosen or of rejected: scores and models."""
+    return [name for name in columns.values if _SCORE_OF_A_SIDE.fullmatch(name) or MODEL_OF_A_SIDE.fullmatch(name)]
 
 
 def score_names(columns: Columns) -> list[tuple[str, str]]:

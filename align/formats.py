@@ -25,7 +25,7 @@ from align.columns import (
     PROMPTS,
     RESPONSES,
     Columns,
-    score_names,
+    names_of_sides,
     shown,
     source_of,
 )
@@ -72,8 +72,7 @@ _NOT_OF_A_PROMPT = frozenset(
         *(side for pair in PAIRS for side in pair),
         *("score", "ranks", "margin", "level", "raters", "rater", "round", "batch", "edited", "ground_truth"),
         *("response_0", "response_1", "response_2", "response1", "response2", "rejected_response"),
-        *("preference_strength", "overall_preference", "better_response_id", "chosen_model", "rejected_model"),
-        *("chosen-model", "rejected-model"),
+        *("preference_strength", "overall_preference", "better_response_id"),
     )
 )
 """Columns of answers and of what is said of them: a prompt is read without them."""
@@ -176,6 +175,7 @@ def _sft(columns: Columns) -> Json:
 
 def _prompt(columns: Columns) -> Json:
     columns.read |= _NOT_OF_A_PROMPT
+    columns.read.update(names_of_sides(columns))
     better, worse = pair_names(columns) or ("", "")
     whole = [side for side in (better, worse) if is_whole_dialog(columns.values.get(side))]
     if columns.has("question", "function") and "prompt" not in columns:
@@ -185,8 +185,9 @@ def _prompt(columns: Columns) -> Json:
         return {"prompt": with_system(prompt_of(fields["prompt"], columns.place("query")), columns)} | (
             {"tools": fields["tools"]} if fields["tools"] else {}
         )
-    openai = isinstance(columns.values.get("input"), dict)
-    if len(whole) == 2 or openai or (better and columns.first((*PROMPTS, *DIALOGS)) is None):
+    whole_dialogs = len(whole) == 2 or columns.has("messages", "rejected_response")
+    in_the_pair = whole_dialogs or isinstance(columns.values.get("input"), dict)
+    if in_the_pair or (better and columns.first((*PROMPTS, *DIALOGS)) is None):
         found = pair_of(columns)
         _note_dialogs_that_go_on(columns, found.prompt)
         return {"prompt": found.prompt}
@@ -304,8 +305,7 @@ def _note_the_pair_that_it_is_chosen_of(columns: Columns, messages: list[Json]) 
     )
     if same:
         columns.read.update(names)
-        columns.read.update(name for pair in score_names(columns) for name in pair)
-        columns.read.update(("margin", "chosen_model", "rejected_model", "chosen-model", "rejected-model"))
+        columns.read.update((*names_of_sides(columns), "margin"))
 
 
 def _note_dialogs_that_go_on(columns: Columns, prompt: list[Json], chosen: list[Json] | None = None) -> None:

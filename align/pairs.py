@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from align.columns import (
-    DIALOGS,
+    MODEL_OF_A_SIDE,
     PAIRS,
     PROMPTS,
     RESPONSES,
+    SYSTEM,
     Columns,
     level_of,
     names_of,
@@ -44,7 +45,10 @@ Dialog = list[Json]
 CONTRADICTED = "scores contradict the choice"
 IDENTICAL = "identical completions"
 
-_MODEL_OF_A_SIDE = re.compile(r"(chosen|rejected)[_-]model|model[_-](chosen|rejected)")
+_SPEAKER = re.compile(
+    r"\s*[#<|\[*]*\s*(human|user|prompter|instruction|question|system|assistant|h|q)\s*[:>|\]*]", re.IGNORECASE
+)
+"""How a text begins that names who speaks: `Human:`, `### Instruction:`, `<|user|>`, `[USER]`."""
 
 
 @dataclass(frozen=True)
@@ -196,24 +200,31 @@ def _sides(columns: Columns, prompt: Dialog, better: str, worse: str, calls: dic
         if not prompt and is_transcript(rejected):
             return transcript(chosen, columns.place(better)), []
         if not prompt:
-            return _shared_strings(chosen, rejected, columns, better)
+            return _shared_strings(chosen, rejected, columns, better, worse)
     first = dialog_of(chosen, columns.place(better), dict(calls), "assistant")
     return first, dialog_of(rejected, columns.place(worse), dict(calls), "assistant")
 
 
-def _shared_strings(chosen: str, rejected: str, columns: Columns, better: str) -> tuple[Dialog, Dialog]:
+def _shared_strings(chosen: str, rejected: str, columns: Columns, better: str, worse: str) -> tuple[Dialog, Dialog]:
     """Two texts whose common beginning is the prompt, as TRL's implicit prompt has it.
 
-    Only where no other column may hold the prompt: any column that is not read is refused first.
+    Never where another column may hold the prompt: "What is 6 times 7?" in a column that nothing reads, with "The
+    answer is 42." and "The answer is 41.", would train on the prompt "The answer is 4".
     """
-    columns.read.update(("id", "source", "tools", "functions", *(name for name in DIALOGS if name in columns.read)))
-    system = [name for name in columns.unread() if "system" in name or "developer" in name]
-    columns.read.update(system)
-    columns.refuse_unread()
-    columns.read.difference_update(system)
+    for name, value in columns.values.items():
+        if name in (better, worse, "id", "source", "tools", "functions", *SYSTEM) or name in columns.read:
+            continue
+        if isinstance(value, str) and value.strip():
+            what = f"is a text that is not read, next to {better} and {worse} without a prompt; it may be the prompt"
+            how = "Rename or map the column that holds the prompt to `prompt`, or list this one in ignore_columns"
+            raise RowError(columns.place(name), what, how)
     shared = _shared_text(chosen, rejected)
     if not shared.strip():
-        raise RowError(columns.place(better), "shares no beginning with rejected", "Add the column `prompt`")
+        raise RowError(columns.place(better), f"shares no beginning with {worse}", "Add the column `prompt`")
+    if _SPEAKER.match(shared):
+        what = f"looks like a whole dialog in one text, {shown(shared)}, in a form that is not known here"
+        how = "Write a list of messages, or turns that begin with \\n\\nHuman: and \\n\\nAssistant:"
+        raise RowError(columns.place(better), what, how)
     prompt = {"role": "user", "content": shared}
     ends = (chosen[len(shared) :], rejected[len(shared) :])
     first, second = ([prompt, {"role": "assistant", "content": end}] for end in ends)
@@ -275,7 +286,7 @@ def _models(columns: Columns) -> tuple[str, ...]:
         return names_of(listed, columns.where, f"{columns.prefix}models", count)
     found = {"chosen": "", "rejected": ""}
     for name in columns.values:
-        match = _MODEL_OF_A_SIDE.fullmatch(name)
+        match = MODEL_OF_A_SIDE.fullmatch(name)
         if match:
             found[match[1] or match[2]] = text_of(columns.take(name), columns.where, f"{columns.prefix}{name}")
     return tuple(found.values()) if any(found.values()) else ()

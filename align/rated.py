@@ -220,17 +220,23 @@ def _models(columns: Columns, given: Sequence[str], name: str) -> tuple[str, ...
 
 def _said(columns: Columns, read: Sequence[_Response], raters: bool) -> Values | None:
     count = len(read)
+    beside = [one.score for one in read]
     for key in SCORE_LISTS:
         value = columns.values.get(key)
         if value is None or value == [] or (key in RATERS and _of_raters(value)):
             continue
-        return Values(numbers_of(columns.take(key), columns.where, f"{columns.prefix}{key}", count))
+        numbers = numbers_of(columns.take(key), columns.where, f"{columns.prefix}{key}", count)
+        for place, (number, own) in enumerate(zip(numbers, beside, strict=True)):
+            if own is not None and own != number:
+                what = f"is {number:g}, and the response's own score is {own:g}"
+                raise RowError(columns.place(f"{key}[{place}]"), what, "Keep one of the two")
+        return Values(numbers)
     if "ranks" in columns:
         ranks = numbers_of(columns.take("ranks"), columns.where, f"{columns.prefix}ranks", count)
         return Values([-rank for rank in ranks], are_scores=False)
     if raters and any(_of_raters(columns.values.get(key)) for key in RATERS):
         return None
-    for values, are_scores in (([one.score for one in read], True), ([one.rank for one in read], False)):
+    for values, are_scores in ((beside, True), ([one.rank for one in read], False)):
         given = [value for value in values if value is not None]
         if given and len(given) < count:
             place, what = values.index(None), "score" if are_scores else "rank"

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from align.columns import shown
+from align.columns import SYSTEM, Columns, shown
 from align.config import Section
 from align.errors import RowError
 from align.rows import Level
@@ -78,18 +79,23 @@ def is_export(record: Json, fields: ExportFields) -> bool:
     )
 
 
-def plain_record(record: Json, where: str, fields: ExportFields) -> Json:
-    """`{"id", "prompt", "responses", "models", "batch", "round", "ratings": [one a rater]}`.
+def plain_record(record: Json, where: str, fields: ExportFields, ignore: Collection[str] = ()) -> Json:
+    """`{"id", "prompt", "responses", "models", "batch", "round", "ratings": [one a rater]}`, and a system prompt.
 
+    ignore: fields of the project that are left out because the user said so. A field with text that is neither named
+    in `fields` nor ignored is refused, where fields are kept apart from answers and metadata (Argilla's `fields`,
+    Label Studio's `data`).
     Raises RowError naming `where` and the field. Skipped, discarded and unfinished answers are left out.
     """
     known, answers = _read(record, where, fields)
+    known = {name: value for name, value in known.items() if name not in ignore}
     expected = (fields.prompt, *fields.responses, *fields.models)
     for name in expected:
         if known.get(name) is None:
             found = ", ".join(sorted(key for key, value in known.items() if isinstance(value, str | list))) or "nothing"
             how = "Name the project's own fields under preferences.imports.export"
             raise RowError(f"{where}: {name}", f"expected this field of the export, found {found}", how)
+    _refuse_unread_fields(record, where, fields, ignore)
     identity = next((record[key] for key in ("id", "external_id", "_server_id") if record.get(key) is not None), None)
     return {
         "id": identity,
@@ -98,12 +104,27 @@ def plain_record(record: Json, where: str, fields: ExportFields) -> Json:
         "models": [known[name] for name in fields.models] or None,
         "batch": known.get(fields.batch),
         "round": known.get(fields.round),
+        **{name: known[name] for name in SYSTEM if name in known and name not in (fields.prompt, *fields.responses)},
         "ratings": [
             {"rater": rater, **entry}
             for rater, said in answers.items()
             if (entry := _entry(said, where, fields)) is not None
         ],
     }
+
+
+def _refuse_unread_fields(record: Json, where: str, fields: ExportFields, ignore: Collection[str]) -> None:
+    """Raise RowError for a text of the project that would be lost, such as a context that raters saw."""
+    place = "data" if isinstance(record.get("data"), dict) else "fields"
+    if not isinstance(record.get(place), dict):
+        return
+    columns = Columns(record[place], where, ignore, f"{place}.")
+    columns.read.update((fields.prompt, *fields.responses, *fields.models, fields.batch, fields.round, *SYSTEM))
+    columns.read.update(("id", "external_id", "source"))
+    name = next((name for name in columns.unread() if isinstance(columns.values[name], str | list)), None)
+    if name is not None:
+        how = "Name it under preferences.imports.export, or list it in preferences.imports.ignore_columns"
+        raise RowError(columns.place(name), "is a field of the project that is not read, and would be lost", how)
 
 
 def _read(record: Json, where: str, fields: ExportFields) -> tuple[Json, Answers]:

@@ -260,7 +260,7 @@ def _went_on_with(turn: Json, continued: Any, found: Sequence[Compared], where: 
 
 
 def _export(record: Json, where: str, config: ImportConfig) -> list[Compared]:
-    plain = annotation_exports.plain_record(record, where, config.export)
+    plain = annotation_exports.plain_record(record, where, config.export, config.ignore_columns)
     if not plain["ratings"]:
         asked = asked_of(plain, where)
         return [asked.compared(0, 1, [])]
