@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from align.errors import CheckpointError, ConfigError, ProofError
 from align.jsonl import write_rows
-from align.manifest import SEAL, seal_folder, verify_folder
+from align.manifest import SEAL, is_whole, seal_folder, verify_folder
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
+from align.trainers.checkpoints import CheckpointFolders
 from align.trainers.schedules import Schedule, warmup_steps
 
 STAGES = ["sft", "reward", "dpo"]
@@ -241,6 +244,174 @@ def test_a_disk_that_takes_no_more_is_one_message_and_the_same_command_goes_on(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert content(train("sft", data, tiny_checkpoint, tmp_path / "run")) == content(whole)
+
+
+# Which checkpoints stay
+
+
+def folders(output: Path, keep: int = 2) -> CheckpointFolders:
+    return CheckpointFolders(output, "sft", recipe={}, identity=IDENTITY, keep=keep, sharded_over=None)
+
+
+def checkpoint(output: Path, step: int, *, name: int | None = None) -> Path:
+    folder = output / f"checkpoint-{step if name is None else name}"
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.full((4,), float(step))}, folder / "model.safetensors")
+    for file in ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
+        (folder / file).write_text(str(step))
+    seal_folder(folder, list(folder.iterdir()), {"step": step, "stage": "sft", "config": {}, "identity": IDENTITY})
+    return folder
+
+
+def damage(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def steps_in(output: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in output.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "before, damaged, resumed, now, after",
+    [
+        ([14, 16, 18], [18], 16, 17, [16, 17, 18]),  # 18 waits for the run to get there again
+        ([14, 16, 18], [16, 18], 14, 15, [14, 15, 16, 18]),
+        ([8, 10], [10], 8, 9, [8, 9, 10]),
+        ([2, 4, 6, 8], [], 8, 10, [8, 10]),
+        ([2, 4, 6, 8], [6], 8, 10, [8, 10]),
+        ([2, 4, 6], [4, 6], 2, 8, [2, 8]),
+        ([2, 4], [2, 4], None, 6, [6]),
+    ],
+)
+def test_pruning_keeps_the_newest_whole_ones_and_never_counts_a_damaged_one(
+    before: list[int], damaged: list[int], resumed: int | None, now: int, after: list[int], tmp_path: Path
+) -> None:
+    for step in before:
+        checkpoint(tmp_path, step)
+    for step in damaged:
+        damage(tmp_path / f"checkpoint-{step}")
+    run = folders(tmp_path)
+    assert run.newest() == (None if resumed is None else tmp_path / f"checkpoint-{resumed}")
+    run.prune(checkpoint(tmp_path, now))
+    assert steps_in(tmp_path) == after
+    assert folders(tmp_path).newest() == tmp_path / f"checkpoint-{now}", "the one just written is what a restart takes"
+
+
+def test_pruning_sees_damage_that_came_after_a_checkpoint_was_sealed(tmp_path: Path) -> None:
+    run = folders(tmp_path)
+    for step in (2, 4):
+        run.prune(checkpoint(tmp_path, step))
+    (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
+    run.prune(checkpoint(tmp_path, 6))
+    assert steps_in(tmp_path) == [2, 6]
+
+
+def test_keep_checkpoints_is_at_least_two(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        TrainingConfig(output_dir=tmp_path, keep_checkpoints=1)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint(tmp_path, 8)
+    checkpoint(tmp_path, 10, name=99)
+    assert folders(tmp_path).newest() == tmp_path / "checkpoint-8"
+    assert "checkpoint-99: its MANIFEST.json is of step 10, which its name does not say. Rename it" in caplog.text
+    (tmp_path / "checkpoint-8").rename(tmp_path / "checkpoint-08")
+    assert folders(tmp_path).newest() is None
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json"])
+def test_a_checkpoint_without_the_state_that_resuming_reads_is_passed_over(name: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    (folder / name).unlink()
+    seal_folder(folder, [f for f in folder.iterdir() if f.name != SEAL], {"step": 4, "stage": "sft", "config": {}})
+    assert folders(tmp_path).newest() is None
+
+
+def test_a_pickle_that_the_manifest_does_not_list_is_refused_by_name(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    (folder / "global_step4").mkdir()
+    (folder / "global_step4" / "zero_pp_rank_9_mp_rank_00_optim_states.pt").write_bytes(b"code")
+    with pytest.raises(
+        CheckpointError, match=r"rank_9_mp_rank_00_optim_states\.pt: is a file that MANIFEST\.json does not"
+    ):
+        folders(tmp_path).newest()
+
+
+def test_weights_that_the_manifest_does_not_list_are_not_loaded(
+    tmp_path: Path, tiny_checkpoint: Path, data: Path, left_unfinished
+) -> None:
+    whole = train("sft", data, tiny_checkpoint, tmp_path / "whole")
+    with left_unfinished():
+        train("sft", data, tiny_checkpoint, tmp_path / "run")
+    stray = {name: torch.zeros_like(weight) for name, weight in load_file(whole / "model.safetensors").items()}
+    save_file(stray, tmp_path / "run" / "checkpoint-4" / "model_zz.safetensors", metadata={"format": "pt"})
+    save_file(stray, tmp_path / "run" / "model_zz.safetensors", metadata={"format": "pt"})
+    done = train("sft", data, tiny_checkpoint, tmp_path / "run")
+    assert content(done) == content(whole)
+    assert "model_zz.safetensors" not in verify_folder(done)["files"]
+
+
+def test_a_manifest_of_an_older_version_cannot_be_resumed_from(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    manifest = json.loads((folder / SEAL).read_text())
+    old = {name: value for name, value in manifest.items() if name not in ("format", "blake3", "identity")}
+    (folder / SEAL).write_text(json.dumps(old, indent=1))
+    with pytest.raises(CheckpointError, match="older version, which did not record what it was trained from"):
+        folders(tmp_path).newest()
+
+
+def test_a_finished_folder_holds_models_alone_and_they_are_whole(
+    tmp_path: Path, tiny_checkpoint: Path, data: Path
+) -> None:
+    done = train("sft", data, tiny_checkpoint, tmp_path / "run")
+    (tmp_path / "plain").touch()
+    for folder in (done, done / "checkpoint-2", done / "checkpoint-4"):
+        assert is_whole(folder)
+        kept = {file.suffix for file in folder.iterdir()}
+        assert kept <= {".safetensors", ".json", ".jinja", ".jsonl", ""}, "no optimizer states, no random states"
+        assert all(file.name.startswith("checkpoint-") for file in folder.iterdir() if not file.suffix)
+        for file in folder.rglob("*.*"):
+            assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode, f"{file} has unusual permissions"
+        assert json.loads((folder / "config.json").read_text()).get("use_cache", True)
+    (done / SEAL).unlink()
+    again = train("sft", data, tiny_checkpoint, done)
+    assert is_whole(again), "what is left of its checkpoints is not resumed from"
+
+
+# Signals
+
+
+def test_signal_handlers_are_put_back_however_a_run_ends(
+    tmp_path: Path, tiny_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.trainers.sft import SFTTrainer
+
+    def handlers() -> list:
+        return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    before, during = handlers(), []
+    honest = SFTTrainer.batch_loss
+
+    def loss(self, *arguments):
+        during.append(handlers())
+        if len(during) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(SFTTrainer, "batch_loss", loss)
+    with pytest.raises(SystemExit) as ended:
+        train("sft", data, tiny_checkpoint, tmp_path / "run")
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert handlers() == before
+    assert during[0] != before
+    assert is_whole(tmp_path / "run" / "checkpoint-3")
+    train("sft", data, tiny_checkpoint, tmp_path / "run")
+    assert handlers() == before
 
 
 # The learning rate
