@@ -352,6 +352,15 @@ def test_a_stage_that_will_not_leave_is_killed(house: House) -> None:
     assert driver.returncode == 128 + signal.SIGTERM, out
 
 
+def test_a_launched_stage_has_as_long_to_save_as_the_driver_waits(house: House) -> None:
+    """torchrun would kill its workers after 30 s."""
+    told = '    told("waits " + os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])\n    here ='
+    (house.recipes / "join.py").write_text(JOIN.replace("    here =", told))
+    house.values |= {"stop_seconds": 240.5, "rounds": 1}
+    house.run()
+    assert {line for line in house.diary() if line.startswith("waits")} == {"waits 241"}
+
+
 def test_a_failing_stage_is_told_with_command_log_and_last_words(house: House) -> None:
     house.values["rounds"] = 1
     config = house.root / "bad.yaml"

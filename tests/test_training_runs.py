@@ -242,3 +242,33 @@ def test_the_reward_model_trains_under_zero3_and_loads_as_a_classifier(
     model, told = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
     assert not told["missing_keys"]
     assert model.score.weight.shape == (1, 64)
+
+
+def test_an_adapter_asked_to_stop_under_zero3_saves_no_base_weights_and_goes_on_with_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    """SIGTERM to the launcher, which hands it on to its workers."""
+    lora = ("model.lora={rank: 4, alpha: 8}", "training.save_steps=100", "training.learning_rate=1e-2")
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    run(command(tiny_checkpoint, pairs, whole, ZERO3, *lora))
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3, *lora)
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (output / "metrics.jsonl").exists() or not metrics(output):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in said, "it says how long the launcher waits"
+    (seal,) = output.glob("checkpoint-*/MANIFEST.json")
+    states = list(seal.parent.rglob("*_model_states.pt"))
+    assert len(states) == 2
+    base = (tiny_checkpoint / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in states) < base / 4, "the frozen weights are not among them"
+    run(arguments)
+    assert metrics(output) == metrics(whole)
+    name = "adapter_model.safetensors"
+    assert (output / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(output.rglob("*_states.pt")), "a finished run keeps no optimizer states"

@@ -9,6 +9,7 @@ driver that is killed without harm, and the next driver can tell whether anythin
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import shlex
@@ -237,7 +238,7 @@ class _Driver:
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=self._environment(),
                 start_new_session=True,  # Ctrl-C reaches the stage through us alone
             )
         began = time.monotonic()
@@ -259,6 +260,13 @@ class _Driver:
             self._end_leftovers(log, stage)
             self._follow(stage, place, lines, time.monotonic() - began)
         return process.returncode
+
+    def _environment(self) -> dict[str, str]:
+        """Of a stage. torchrun, which `accelerate launch` starts, kills its workers 30 s after it was asked to stop:
+        too soon to save a large checkpoint. With this variable they get as long as a stage without a launcher.
+        """
+        seconds = str(math.ceil(self.config.stop_seconds))
+        return {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": seconds}
 
     def _follow(self, stage: Stage, place: int, lines: _Lines, elapsed: float) -> None:
         for line in lines.new():

@@ -10,8 +10,11 @@ from transformers import TrainingArguments
 
 from align.errors import ConfigError
 from align.models.quantization import require_quantized_training
+from align.reporting import logger
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.output import claim_output
+
+log = logger(__name__)
 
 _SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -36,6 +39,11 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
         raise ConfigError("model.dtype", what, how)
     claim_output(training.output_dir, model.path)
+    if "TORCHELASTIC_RUN_ID" in os.environ and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
+        log.info(
+            "after Ctrl-C or SIGTERM the launcher leaves 30 s to save a checkpoint; for a large model, set the "
+            "environment variable TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more seconds before you start it"
+        )
     arguments = TrainingArguments(
         output_dir=str(training.output_dir),
         per_device_train_batch_size=1,
