@@ -115,3 +115,25 @@ def test_smollm2s_own_template_gives_our_ids_where_a_system_message_is_given(smo
     plain = [{"role": m.role, "content": m.content} for m in messages]
     ids = smollm2.apply_chat_template(plain, chat_template=own, add_generation_prompt=True, return_dict=False)
     assert load_protocol(smollm2).encode(messages, open_assistant=True).ids == ids
+
+
+@pytest.mark.asset("SmolLM2-135M-Instruct")
+def test_a_content_that_begins_with_white_space_is_all_that_a_server_reads_otherwise(smollm2) -> None:
+    """Its tokenizer joins white space to the line break of the header, which is a text of its own for us."""
+    protocol = load_protocol(smollm2)
+    end = smollm2.encode(" of Italy<|im_end|>", add_special_tokens=False)
+    differ = []
+    for space in ["", " ", "  ", "\t", "\n", "\n\n", " \n", "\r\n", "\u00a0"]:
+        for role in ("user", "assistant", "tool"):
+            message = Message(role=role, content=f"{space}capital of Italy")
+            ours = protocol.encode([message]).ids
+            served = smollm2.apply_chat_template(
+                [{"role": role, "content": message.content}], chat_template=protocol.chat_template, return_dict=False
+            )
+            assert smollm2.decode(ours) == smollm2.decode(served)
+            begin = smollm2.encode(f"<|im_start|>{role}", add_special_tokens=False)
+            assert ours[: len(begin)] == served[: len(begin)] == begin
+            assert ours[-len(end) :] == served[-len(end) :] == end
+            differ += [space] if ours != served else []
+    assert "" not in differ
+    assert {"  ", " \n", "\n\n"} <= set(differ)

@@ -293,3 +293,20 @@ def test_a_malformed_call_after_the_tag_stays_text(llama3_tokenizer, written: st
     found = protocol.parse_calls([tag, *said])
     assert malformed in found.malformed
     assert protocol.parse([tag, *said]) == Message(role="assistant", content=written)
+
+
+@pytest.mark.asset("llama-models")
+def test_only_white_space_with_a_line_break_joins_a_header_for_a_server(llama3) -> None:
+    tokenizer = llama3.tokenizer
+    end = tokenizer.encode(" of Italy<|eot_id|>", add_special_tokens=False)
+    differ = set()
+    for space in ["", " ", "  ", "\t", "\n", "\n\n", " \n", "\t\n ", "\r\n", "\u00a0"]:
+        message = Message(role="user", content=f"{space}capital of Italy")
+        ours = llama3.encode([message]).ids
+        served = tokenizer.apply_chat_template([{"role": "user", "content": message.content}], return_dict=False)
+        assert tokenizer.decode(ours) == tokenizer.decode(served)
+        assert ours[:4] == served[:4]
+        assert ours[-len(end) :] == served[-len(end) :] == end
+        differ |= {space} if ours != served else set()
+    assert {"\n", "\n\n"} <= differ
+    assert all("\n" in space for space in differ)

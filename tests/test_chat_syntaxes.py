@@ -193,7 +193,7 @@ def test_plain_text_is_no_call_in_any_syntax(syntax: str, text: str) -> None:
         ("python_list", ToolCall(name="get-weather"), "", "needs a Python name for its function, found 'get-weather'"),
         ("python_list", ToolCall(name="ﬁnd"), "", "needs a Python name"),
         ("python_list", ToolCall(name="for"), "", "needs a Python name"),
-        ("hermes", ToolCall(name="f", arguments='{"a": Infinity}'), "", "not JSON compliant"),
+        ("hermes", ToolCall.model_construct(name="f", arguments='{"a": Infinity}'), "", "not JSON compliant"),
         ("hermes", ToolCall(name="f"), "I write <tool_call>", "cannot hold this message: <tool_call> holds no call"),
         ("json", ToolCall(name="f"), '{"name": "g"}', "cannot hold this message"),
         ("function_tag", ToolCall(name="f"), "see <function=x>", "cannot hold this message"),

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from unicodedata import normalize
 
 from align.rows import ToolCall
@@ -42,6 +42,15 @@ _ARGUMENTS_KEY = re.compile(r"""["'](parameters|arguments)["']\s*:""")
 _TAG_NAME = re.compile(r"[^<>{}\s]+")
 
 
+class Part(NamedTuple):
+    """A stretch of a message's text."""
+
+    text: str
+    own: bool = False
+    """Written by the protocol, the assistant or the system message, so that markers such as `<tool_call>` and `<think>`
+    in it are the tokenizer's own tokens. In any other text they were typed, and stay text."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedCalls:
     """What stands in an assistant's text."""
@@ -57,7 +66,7 @@ class ParsedCalls:
 class Syntax:
     """One way to write calls down."""
 
-    render: Callable[[Sequence[ToolCall]], str]
+    render: Callable[[Sequence[ToolCall]], list[Part]]
     """Raises ValueError where the syntax cannot hold a call."""
     parse: Callable[[str], ParsedCalls]
     parallel: bool
@@ -65,23 +74,33 @@ class Syntax:
 
 
 def render_calls(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "") -> str:
-    """The text of a message: its content, a line break, and its calls.
+    """The text of a message: its content, a line break, and its calls. See `call_parts`."""
+    return joined([Part(content), *call_parts(calls, syntax, content)])
 
-    Arguments are written anew from their values, so equal calls give equal text however their JSON was spaced.
+
+def call_parts(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "") -> list[Part]:
+    """What follows the content of a message: a line break, where there is content, and the calls.
+
+    Arguments are written from their values, so equal calls give equal text however their JSON was spaced.
     Raises ValueError where the syntax cannot hold the calls so that they are read back as they are.
     """
     if not calls:
-        return content
+        return []
     form = SYNTAXES[syntax]
     if len(calls) > 1 and not form.parallel:
         raise ValueError(f"the {syntax} syntax holds one call a message, found {len(calls)}")
     written = form.render(calls)
-    text = f"{content}\n{written}" if content else written
-    found = form.parse(text)
+    if content:
+        written.insert(0, Part("\n"))
+    found = form.parse(content + joined(written))
     if found.text != content or not _same_calls(found.calls, calls):
         why = found.malformed or f"it is read back as {len(found.calls)} call(s) of another kind"
         raise ValueError(f"the {syntax} syntax cannot hold this message: {why}")
-    return text
+    return written
+
+
+def joined(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)
 
 
 def parse_calls(text: str, syntax: CallSyntax = "hermes") -> ParsedCalls:
@@ -116,9 +135,12 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return text
 
 
-def _render_hermes(calls: Sequence[ToolCall]) -> str:
-    bodies = (json_text({"name": call.name, "arguments": call.parsed()}) for call in calls)
-    return "\n".join(f"{HERMES_OPEN}\n{body}\n{HERMES_CLOSE}" for body in bodies)
+def _render_hermes(calls: Sequence[ToolCall]) -> list[Part]:
+    parts: list[Part] = []
+    for call in calls:
+        body = json_text({"name": call.name, "arguments": call.parsed()})
+        parts += [Part(f"{HERMES_OPEN}\n", own=True), Part(body), Part(f"\n{HERMES_CLOSE}", own=True), Part("\n")]
+    return parts[:-1]
 
 
 def _parse_hermes(text: str) -> ParsedCalls:
@@ -146,9 +168,9 @@ def _parse_hermes(text: str) -> ParsedCalls:
     return ParsedCalls(tuple(calls), "\n".join(filter(None, [around[0].removesuffix("\n"), *rest])))
 
 
-def _render_json(calls: Sequence[ToolCall]) -> str:
+def _render_json(calls: Sequence[ToolCall]) -> list[Part]:
     (call,) = calls
-    return json_text({"name": call.name, "parameters": call.parsed()})
+    return [Part(json_text({"name": call.name, "parameters": call.parsed()}))]
 
 
 def _parse_json(text: str) -> ParsedCalls:
@@ -172,11 +194,11 @@ def _parse_json(text: str) -> ParsedCalls:
     return ParsedCalls((call,), before.removesuffix("\n"))
 
 
-def _render_tag(calls: Sequence[ToolCall]) -> str:
+def _render_tag(calls: Sequence[ToolCall]) -> list[Part]:
     (call,) = calls
     if not _TAG_NAME.fullmatch(call.name):
         raise ValueError(f"a function_tag name holds no spaces, brackets or braces, found {call.name!r}")
-    return f"{TAG_OPEN}{call.name}>{json_text(call.parsed())}{TAG_CLOSE}"
+    return [Part(TAG_OPEN, own=True), Part(f"{call.name}>{json_text(call.parsed())}"), Part(TAG_CLOSE, own=True)]
 
 
 def _parse_tag(text: str) -> ParsedCalls:
@@ -201,8 +223,8 @@ def _parse_tag(text: str) -> ParsedCalls:
     return ParsedCalls((call,), text[:start].removesuffix("\n"))
 
 
-def _render_python(calls: Sequence[ToolCall]) -> str:
-    return "[" + ", ".join(map(_python_call, calls)) + "]"
+def _render_python(calls: Sequence[ToolCall]) -> list[Part]:
+    return [Part("[" + ", ".join(map(_python_call, calls)) + "]")]
 
 
 def _python_call(call: ToolCall) -> str:

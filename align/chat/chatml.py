@@ -50,11 +50,10 @@ class ChatML(ChatProtocol):
 
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         first = True
-        for turn, message in with_offer(messages, tools, self.syntax):
-            yield Piece(TokenKind.HEADER, turn, ids=self._header(message.role, first))
-            kind = TokenKind.TOOL_OUTPUT if message.role == "tool" else TokenKind.CONTENT
-            yield Piece(kind, turn, text=self._said(message, turn))
-            yield Piece(TokenKind.TERMINATOR, turn, ids=(self._end,))
+        for written in with_offer(messages, tools, self.syntax):
+            yield Piece(TokenKind.HEADER, written.turn, ids=self._header(written.message.role, first))
+            yield from self._said(written)
+            yield Piece(TokenKind.TERMINATOR, written.turn, ids=(self._end,))
             first = False
         if open_assistant:
             yield Piece(TokenKind.HEADER, len(messages), ids=self._header("assistant", first))

@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from align.chat.calls import SYNTAXES, TAG_OPEN, CallSyntax, ParsedCalls, json_text, parse_calls
+from align.chat.calls import SYNTAXES, TAG_OPEN, CallSyntax, ParsedCalls, Part, json_text, parse_calls
 from align.chat.offers import with_offer
 from align.chat.protocol import ChatProtocol, Piece, TokenKind
 from align.errors import RowError
@@ -89,13 +89,13 @@ class Llama3(ChatProtocol):
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         built_in = has_environment(messages)
         yield Piece(TokenKind.BEGIN, -1, ids=(self._begin,))
-        for turn, message in with_offer(messages, tools, self.syntax):
+        for written in with_offer(messages, tools, self.syntax):
+            turn, message = written.turn, written.message
             yield Piece(TokenKind.HEADER, turn, ids=self._header(message.role))
             if built_in and any(built_in_text(call) is not None for call in message.tool_calls):
                 yield from self._built_in_call(message, turn)
                 continue
-            kind = TokenKind.TOOL_OUTPUT if message.role == "tool" else TokenKind.CONTENT
-            yield Piece(kind, turn, text=self._said(message, turn))
+            yield from self._said(written)
             yield Piece(TokenKind.TERMINATOR, turn, ids=(self._eot,))
         if open_assistant:
             yield Piece(TokenKind.HEADER, len(messages), ids=self._header("assistant"))
@@ -116,9 +116,9 @@ class Llama3(ChatProtocol):
                 f"what {call.name} is given would be read back as something else: {body[:80]!r}",
                 "Drop the call, or write its text in another way",
             )
-        yield Piece(TokenKind.CONTENT, turn, text=message.content)
+        yield from self._texts(TokenKind.CONTENT, turn, [Part(message.content, own=True)])
         yield Piece(TokenKind.CONTENT, turn, ids=(self._python,))
-        yield Piece(TokenKind.CONTENT, turn, text=body)
+        yield from self._texts(TokenKind.CONTENT, turn, [Part(body)])
         yield Piece(TokenKind.TERMINATOR, turn, ids=(self._eom,))
 
     def _header(self, role: str) -> tuple[int, ...]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from align.chat.calls import CallSyntax, json_text
+from align.chat.calls import CallSyntax, Part, joined, json_text
 from align.errors import RowError
 from align.rows import Message, ToolSpec, tools_of
 
@@ -68,32 +68,53 @@ PYTHON_BEFORE = (
 class Offer:
     """How a call syntax offers functions."""
 
-    text: Callable[[Sequence[ToolSpec]], str]
+    parts: Callable[[Sequence[ToolSpec]], list[Part]]
+    """The published words are our own; what a function says of itself is not."""
     place: Literal["system", "user"]
     """system: at the end of the system message, which is made where there is none. user: before the first question."""
 
+    def text(self, tools: Sequence[ToolSpec]) -> str:
+        return joined(self.parts(tools))
 
-def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> list[tuple[int, Message]]:
-    """The messages with their turns, and the functions offered in them. A system message that was made is turn -1.
+
+class Written(NamedTuple):
+    """A message as it is written, save its calls."""
+
+    turn: int
+    """-1 for a system message that was made to hold the offer."""
+    message: Message
+    parts: list[Part]
+    """Its content, with the functions offered in it."""
+
+
+OWN_ROLES = ("assistant", "system")
+"""Whose contents may hold the tokenizer's own markers: the model's, and those of whoever runs it."""
+
+
+def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> list[Written]:
+    """The messages, and the functions offered in them.
 
     Raises RowError where functions are offered in the first user message and there is none.
     """
-    turns = list(enumerate(messages))
+    written = [
+        Written(turn, message, [Part(message.content, message.role in OWN_ROLES)])
+        for turn, message in enumerate(messages)
+    ]
     specs = tools_of(tools)
     if not specs:
-        return turns
+        return written
     offer = OFFERS[syntax]
-    text = offer.text(specs)
+    parts = offer.parts(specs)
     if offer.place == "system":
         if not messages or messages[0].role != "system":
-            return [(-1, Message(role="system", content=text)), *turns]
-        said = messages[0].content
-        turns[0] = (0, messages[0].model_copy(update={"content": f"{said}\n\n{text}" if said else text}))
-        return turns
-    for turn, message in turns:
-        if message.role == "user":
-            turns[turn] = (turn, message.model_copy(update={"content": text + message.content}))
-            return turns
+            return [Written(-1, Message(role="system", content=joined(parts)), parts), *written]
+        between = [Part("\n\n")] if messages[0].content else []
+        written[0].parts.extend([*between, *parts])
+        return written
+    for each in written:
+        if each.message.role == "user":
+            each.parts[:0] = parts
+            return written
     raise RowError(
         "messages",
         f"hold no user message, and the {syntax} syntax offers functions in the first one",
@@ -101,23 +122,24 @@ def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> l
     )
 
 
-def _hermes(tools: Sequence[ToolSpec]) -> str:
-    return HERMES_BEFORE + "\n".join(json_text(tool.model_dump()) for tool in tools) + HERMES_AFTER
+def _hermes(tools: Sequence[ToolSpec]) -> list[Part]:
+    schemas = "\n".join(json_text(tool.model_dump()) for tool in tools)
+    return [Part(HERMES_BEFORE, own=True), Part(schemas), Part(HERMES_AFTER, own=True)]
 
 
-def _json(tools: Sequence[ToolSpec]) -> str:
+def _json(tools: Sequence[ToolSpec]) -> list[Part]:
     schemas = ({"type": "function", "function": tool.model_dump()} for tool in tools)
-    return JSON_BEFORE + "".join(json_text(schema, indent=4) + "\n\n" for schema in schemas)
+    return [Part(JSON_BEFORE, own=True), Part("".join(json_text(schema, indent=4) + "\n\n" for schema in schemas))]
 
 
-def _function_tag(tools: Sequence[ToolSpec]) -> str:
+def _function_tag(tools: Sequence[ToolSpec]) -> list[Part]:
     offers = (
         f"Use the function '{tool.name}' to '{tool.description}':\n"
         + json_text({"name": tool.name, "description": tool.description, "parameters": _tag_parameters(tool)})
         + "\n\n"
         for tool in tools
     )
-    return TAG_BEFORE + "".join(offers) + TAG_AFTER
+    return [Part(TAG_BEFORE, own=True), Part("".join(offers)), Part(TAG_AFTER, own=True)]
 
 
 def _tag_parameters(tool: ToolSpec) -> dict[str, Any]:
@@ -136,8 +158,8 @@ def _tag_parameters(tool: ToolSpec) -> dict[str, Any]:
     return found
 
 
-def _python_list(tools: Sequence[ToolSpec]) -> str:
-    return PYTHON_BEFORE + json_text([tool.model_dump() for tool in tools], indent=4)
+def _python_list(tools: Sequence[ToolSpec]) -> list[Part]:
+    return [Part(PYTHON_BEFORE, own=True), Part(json_text([tool.model_dump() for tool in tools], indent=4))]
 
 
 OFFERS: dict[CallSyntax, Offer] = {

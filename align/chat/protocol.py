@@ -1,8 +1,10 @@
 """What a chat protocol is: messages in, token ids out, and for each token what it is and whose turn it belongs to.
 
 Ids are built piece by piece. Control tokens are placed by us; every text is encoded by a copy of the tokenizer that
-knows no added token, so a control token that somebody types stays text. Every mask in the project comes from the kinds
-and turns given here, never from a search for token ids. The protocols are `chatml.py` and `llama3.py`.
+knows no added token, so a control token that somebody types stays text. Markers such as `<think>` and `<tool_call>` are
+placed as the tokenizer's own tokens where the assistant or the protocol writes them (`vocabulary.py` says which). Every
+mask in the project comes from the kinds and turns given here, never from a search for token ids. The protocols are
+`chatml.py` and `llama3.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, render_calls
+from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, Part, call_parts
+from align.chat.offers import Written
 from align.chat.templates import template
-from align.chat.vocabulary import padding_id, segment_tokenizer
+from align.chat.vocabulary import OwnTokens, padding_id, segment_tokenizer
 from align.errors import ConfigError, RowError
 from align.rows import Message
 
@@ -101,8 +104,14 @@ class ChatProtocol(ABC):
     chat_template: str
     """Jinja that writes the same dialogs, saved with checkpoints for servers.
 
-    Its text always equals ours. Its ids do too, unless a content holds a typed control token (a server may take it for
-    one) or begins with line breaks (a server's tokenizer may join them to the header's).
+    Its text always equals ours. So do the ids that a server's tokenizer gives for it, with two exceptions:
+
+    - Somebody typed a control token, or a marker where none is taken for one (`vocabulary.py`). A server takes it for
+      the token.
+    - A content begins with white space that the tokenizer joins to the line break before it: in ChatML any, in Llama 3
+      white space that holds a line break. "user\\n" and "  Hi" are two texts for us and one for a server, which
+      SmolLM2's tokenizer splits as "user", "\\n ", " Hi". A header that changed with the content could not be the end
+      of a prompt, so ours stays as it is. Only tokens at that place differ.
     """
     terminators: tuple[int, ...]
     """Tokens that end a message; the first one ends an assistant's turn."""
@@ -123,6 +132,7 @@ class ChatProtocol(ABC):
             )
         self.chat_template = template(self.name, self.syntax)
         self._segments = segment_tokenizer(tokenizer)
+        self._own: OwnTokens | None = None
         self._header_cache: dict[str, tuple[int, ...]] = {}
 
     def encode(self, messages: Sequence[Message], tools: str = "", *, open_assistant: bool = False) -> Encoded:
@@ -200,17 +210,33 @@ class ChatProtocol(ABC):
 
     def text(self, ids: Sequence[int]) -> str:
         """Plain text of content ids; control tokens are left out."""
-        return self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self._own_tokens.text(ids)
 
     @abstractmethod
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         """The dialog in pieces, in order."""
 
-    def _said(self, message: Message, turn: int) -> str:
-        """The text of a message, with its calls.
+    @property
+    def _own_tokens(self) -> OwnTokens:
+        if self._own is None:  # the protocol knows its control tokens once it is made
+            marks = map(self._control_id, self.marks)
+            self._own = OwnTokens(self.tokenizer, {*marks, *self.stop_ids})
+        return self._own
+
+    def _said(self, written: Written) -> Iterator[Piece]:
+        """What a message says, with its calls.
 
         Raises RowError where the syntax cannot hold them.
         """
+        kind = TokenKind.TOOL_OUTPUT if written.message.role == "tool" else TokenKind.CONTENT
+        yield from self._texts(kind, written.turn, [*written.parts, *self._calls(written.message, written.turn)])
+
+    def _texts(self, kind: TokenKind, turn: int, parts: Sequence[Part]) -> Iterator[Piece]:
+        """Parts of one kind as pieces: texts, and the tokenizer's own tokens between them."""
+        for found in self._own_tokens.split(parts):
+            yield Piece(kind, turn, text=found) if isinstance(found, str) else Piece(kind, turn, ids=(found,))
+
+    def _calls(self, message: Message, turn: int) -> list[Part]:
         if len(message.tool_calls) > 1 and not SYNTAXES[self.syntax].parallel:
             raise RowError(
                 f"messages[{turn}].tool_calls",
@@ -218,7 +244,7 @@ class ChatProtocol(ABC):
                 "Give each call a message of its own, followed by its tool output",
             )
         try:
-            return render_calls(message.tool_calls, self.syntax, message.content)
+            return call_parts(message.tool_calls, self.syntax, message.content)
         except ValueError as error:
             how = "Drop the row, rename what the syntax cannot hold, or name another model.call_syntax"
             raise RowError(f"messages[{turn}].tool_calls", str(error), how) from None
