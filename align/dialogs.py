@@ -122,7 +122,7 @@ def transcript(text: str, where: str) -> list[Json]:
     """
     if not is_transcript(text):
         raise RowError(where, "is no transcript, and the other completion is one", "Write both in one form")
-    after = r"\n\n" if "\n\nAssistant:" in text or text.startswith("\n\nHuman:") else r"\n"
+    after = r"\n" if "\nAssistant:" in text and "\n\nAssistant:" not in text else r"\n\n"
     _, *parts = re.split(rf"(?:\A\s*|{after}){_TURN}", text)
     return [
         {"role": _SPEAKERS[speaker], "content": said.strip()}

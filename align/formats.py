@@ -154,6 +154,9 @@ def _sft(columns: Columns) -> Json:
     if columns.has("query", "answers", "tools"):
         fields = xlam_fields(columns)
         asked = with_system(prompt_of(fields["prompt"], columns.place("query")), columns)
+        if not fields["calls"]:
+            how = "Leave such records out: they hold no target"
+            raise RowError(columns.place("answers"), "holds no call, and no other answer is given", how)
         return {
             "messages": [*asked, {"role": "assistant", "tool_calls": fields["calls"]}],
             **({"tools": fields["tools"]} if fields["tools"] else {}),

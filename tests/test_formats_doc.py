@@ -13,6 +13,7 @@ from align.columns import HARMLESS
 from align.errors import AlignError, RowError
 from align.jsonl import row_of
 from align.rows import PreferenceRow, PromptRow, QuestionRow, Row, SFTRow, ToolQuestionRow
+from data_builders.judgements import settled
 from data_builders.preference_imports import ImportConfig, comparisons_in
 
 PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -58,6 +59,20 @@ def test_each_example_is_read_by_whom_the_page_says(cells: list[str], tmp_path: 
     found = {name: reads(record, kind) for name, kind in KINDS.items()} | {"builder": builds(record, tmp_path)}
     assert found == dict(zip(found, [cell == "yes" for cell in cells[1:5]], strict=True))
     assert any(found.values())
+
+
+@pytest.mark.parametrize("cells", [cells for cells in FORMS if cells[2] == "yes"], ids=lambda cells: cells[0])
+def test_trainers_and_the_builder_read_the_same_pair(cells: list[str], tmp_path: Path) -> None:
+    record = example(cells[5])
+    row = row_of(record, PreferenceRow, "example.jsonl:1")
+    (tmp_path / "example.jsonl").write_text(json.dumps(record))
+    (compared,) = next(iter(comparisons_in(tmp_path / "example.jsonl", ImportConfig())))  # type: ignore[misc]
+    settled_row = settled(compared, 0.5)
+    assert isinstance(settled_row, PreferenceRow)
+    for name in ("prompt", "completions", "tools", "level", "models", "raters", "round", "batch", "source"):
+        assert getattr(settled_row, name) == getattr(row, name), name
+    if row.prompt[-1].content == "Capital of Italy?":
+        assert [row.chosen[0].content.strip(), row.rejected[0].content.strip()] == ["Rome.", "Milan."]
 
 
 @pytest.mark.parametrize("cells", QUESTIONS, ids=lambda cells: cells[0])
