@@ -17,6 +17,7 @@ from typing import Any
 from blake3 import blake3
 
 import align
+from align import hardware
 from align.errors import CheckpointError, RowError
 from align.files import fingerprint, give_usual_mode, sync_file, whole_file
 from align.source_code import code_fingerprint as code_fingerprint
@@ -227,11 +228,12 @@ def _check_entry(name: str, entry: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What made a file: this project, Python and the libraries that move numbers."""
+    """What made a file: this project, Python, the libraries that move numbers, and the hardware."""
     found = {"align": align.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    found["hardware"] = hardware.describe()
     return found

@@ -52,8 +52,10 @@ class ModelConfig(Section):
     loaded over the base that it names: with lora its adapter is trained on, without it is merged in memory."""
     revision: str | None = None
     """A branch, tag or commit of a Hub name; None for its main branch. A commit always gives the same weights."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the weights are held in. With training.precision bf16 keep float32 here: they are the master weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the weights are held in. auto: float32 for a model that is trained (they are the master weights, whatever
+    training.precision says); for one that samples or scores bfloat16 if this machine computes with it and is faster
+    with it, else float32 (`align/precision.py`)."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
     """The chat protocol. auto goes by the tokenizer's control tokens, and refuses a checkpoint whose own chat template
     writes dialogs in another way; a protocol named here replaces such a template."""
@@ -142,8 +144,10 @@ class TrainingConfig(Section):
     """AdamW's. L2: 0.1."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled to it. L2: 1.0."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32. auto: bf16 on
+    a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of half a second;
+    else fp32. A run that is continued keeps what it began with."""
     save_steps: int = Field(100, gt=0)
     """A resumable checkpoint each so many optimizer steps."""
     keep_checkpoints: int = Field(2, ge=2)
@@ -246,8 +250,8 @@ class SamplingConfig(Section):
     """Completions are stopped here, and marked unfinished."""
     batch_size: int = Field(64, gt=0)
     """Completions decoded side by side."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """What the generator's weights are held in."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the generator's weights are held in. auto as in training.precision: bfloat16 where it is faster."""
     threads: int | None = Field(None, gt=0)
     """CPU threads; None leaves torch's choice."""
 

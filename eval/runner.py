@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
+from align.hardware import describe
 from align.rounds.ledger import content_of
 from align.rows import Candidate, Messages, PromptRow, Row
 from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
@@ -166,6 +167,10 @@ def evaluated(
         "counts": result.counts,
         "seconds": round(time.monotonic() - began, 1),
         "key": key,
+        "hardware": describe(),
+        "dtypes": {
+            label: value.dtype for label, value in settings.items() if isinstance(value, ModelConfig | SamplingConfig)
+        },
         "rows": result.rows,
     }
     with whole_file(path) as handle:

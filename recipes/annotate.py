@@ -57,9 +57,10 @@ def run(recipe: AnnotateRecipe) -> Path:
     store.add(tasks)
     answers = None
     if recipe.models:
+        from align.precision import resolved
         from data_builders.annotation.answers import Answers, load_models
 
-        answers = Answers(load_models(recipe.models, recipe.sampling), store, recipe.rating)
+        answers = Answers(load_models(recipe.models, resolved(recipe).sampling), store, recipe.rating)
     server.run(store, answers)
     return recipe.database
 

@@ -86,6 +86,9 @@ class BuildDataRecipe(Recipe):
 
 def run(recipe: BuildDataRecipe) -> Path:
     """Build, and return the folder."""
+    from align.precision import resolved
+
+    recipe = resolved(recipe, recipe.output)
     return BUILDERS[recipe.builder](getattr(recipe, recipe.builder), recipe.output)
 
 

@@ -69,9 +69,11 @@ class RunEvalRecipe(Recipe):
 
 def run(recipe: RunEvalRecipe) -> Path:
     """Evaluate, print the scores, and return the folder of the results."""
+    from align.precision import resolved
     from eval.catalog import run_evaluations
     from eval.runner import table
 
+    recipe = resolved(recipe, recipe.output_dir)
     results = run_evaluations(
         recipe.sections,
         model=recipe.model,

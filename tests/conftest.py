@@ -6,6 +6,7 @@ torch and transformers are imported inside fixtures, so that tests that need nei
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,8 @@ from align.rows import Message, ToolCall
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+os.environ.setdefault("ALIGN_PRECISION", "fp32")  # what `auto` means in tests, whatever machine they run on
 
 MERELY_ADDED = "<|memo|>"
 """An added token of both tokenizers that is not special."""

@@ -72,7 +72,8 @@ def test_a_result_that_stands_from_the_same_inputs_is_not_made_again(data: Path)
     assert make.times == 1
     assert [path.name for path in out.iterdir()] == ["factuality.json"], "units go when the result stands"
     assert first["scores"] == {"right": share(1, 1)._asdict()}  # type: ignore[union-attr]
-    assert {"name", "model", "scores", "counts", "seconds", "key", "rows"} == first.keys()
+    assert {"name", "model", "scores", "counts", "seconds", "key", "hardware", "dtypes", "rows"} == first.keys()
+    assert first["dtypes"] == {"sampling": "auto"}, "as the settings have it; a recipe resolves auto before"
     result(sampling=SamplingConfig(batch_size=3, threads=1))
     assert make.times == 1, "speed settings are no part of the key"
     result(sampling=SamplingConfig(max_completion_tokens=3))

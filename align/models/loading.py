@@ -36,6 +36,7 @@ from align.models.devices import on_device
 from align.models.fitting import quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
+from align.precision import settled, settled_dtype
 from align.reporting import logger
 from align.settings import ModelConfig
 
@@ -68,7 +69,7 @@ def load_tokenizer(
 
 def load_policy(config: ModelConfig, precision: str = "fp32", seed: int = 0) -> TreePolicy:
     """A causal language model that reads packed trees. seed: for the fresh half of an adapter."""
-    return TreePolicy(_loaded(config, seed, scorer=False), precision)
+    return TreePolicy(_loaded(config, seed, scorer=False), settled(precision))
 
 
 def load_reward_model(
@@ -79,13 +80,14 @@ def load_reward_model(
     fresh_head: whether a language model is given a head of seeded noise, which only training it may do; otherwise it
         is refused. The head of a reward checkpoint is loaded in either case.
     """
-    return TreeScorer(_loaded(config, seed, scorer=True, fresh_head=fresh_head), precision)
+    return TreeScorer(_loaded(config, seed, scorer=True, fresh_head=fresh_head), settled(precision))
 
 
-def load_generator(path: str | Path, dtype: str = "bfloat16", revision: str | None = None) -> Any:
+def load_generator(path: str | Path, dtype: str = "auto", revision: str | None = None) -> Any:
     """A plain causal language model for sampling: in evaluation mode, on the GPU where there is one."""
     adapter, checkpoint = _opened(path, revision, scorer=False)
-    model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    held_in = getattr(torch, settled_dtype(dtype))
+    model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation="sdpa")
     require_finite(model, checkpoint.name)
     if adapter is not None:
         model = attached(model, adapter.folder, merge=True)
@@ -157,7 +159,7 @@ def _refuse_unreadable_head(model: Any, checkpoint: Checkpoint) -> None:
 
 def _arguments(config: ModelConfig) -> dict[str, Any]:
     return {
-        "dtype": getattr(torch, config.dtype),
+        "dtype": getattr(torch, "float32" if config.dtype == "auto" else config.dtype),
         "attn_implementation": _attention(config),
         **({} if config.quantization is None else {"quantization_config": quantization_config(config)}),
     }

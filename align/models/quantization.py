@@ -39,7 +39,7 @@ def quantization_config(config: ModelConfig) -> BitsAndBytesConfig | None:
         load_in_4bit=True,
         bnb_4bit_quant_type=config.quantization,
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        bnb_4bit_compute_dtype=getattr(torch, "float32" if config.dtype == "auto" else config.dtype),
     )
 
 

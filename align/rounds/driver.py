@@ -31,6 +31,7 @@ from align.config import dump
 from align.errors import StageError
 from align.files import fingerprint_of
 from align.manifest import data_manifest_path
+from align.precision import AUTO, Decision, kept, overrides
 from align.publish.names import is_hub_name
 from align.reporting import duration
 from align.rounds.finished import (
@@ -66,6 +67,10 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     stages = plan(config, recipes)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with _sole_driver(config.run_dir), _Signals() as signals:
+        if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):
+            decision = _decision(config.run_dir)
+            print(f"precision: {decision.precision} ({decision.reason})", flush=True)
+            stages = plan(config.model_copy(update={"precision": decision.precision}), recipes)
         driver = _Driver(config, stages, Ledger(config.run_dir / LEDGER), signals)
         try:
             driver.run()
@@ -97,6 +102,19 @@ class _MadeFrom:
         """Why the stage's record has another key."""
         found = changes_since(record, dump(self.stage.config), self.inputs, self.code)
         return "; ".join(found) or "its launch file changed, or an older version made it"
+
+
+def _decision(run_dir: Path) -> Decision:
+    """What `precision: auto` means in this run: kept in its folder, so that a later start makes no stage again."""
+    decision = kept(run_dir)
+    if decision is None:  # a process of its own: the driver lives for days, and needs neither torch nor a GPU
+        command = [sys.executable, "-m", "align.precision", str(run_dir)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        decision = kept(run_dir)
+        if done.returncode != 0 or decision is None:
+            said = "".join(f"\n    | {line}" for line in done.stderr.splitlines()[-_TAIL_LINES:])
+            raise StageError("precision: auto", f"could not be decided:{said}\n", "Set precision to fp32 or bf16")
+    return decision
 
 
 class _Driver:

@@ -24,6 +24,8 @@ from pydantic import Field, model_validator
 from align.config import Recipe, Section, dump, joined, load_config, parse_yaml, section_of
 from align.errors import ConfigError
 from align.files import fingerprint_of
+from align.precision import AUTO
+from align.precision import overrides as precision_overrides
 from align.publish.names import is_hub_name
 from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of
 from align.source_code import code_of
@@ -58,6 +60,9 @@ class RoundsConfig(Recipe):
     """Where the whole run stands: ledger, logs, a folder a round."""
     start: InputPath
     """The starting checkpoint: a Hugging Face folder, or a name on the Hub."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What every stage computes in, as its training.precision and dtypes, unless its YAML or `set` says so itself. auto
+    is decided once for the run, as training.precision says, and kept in the run's folder."""
     rounds: int = Field(6, gt=0)
     """Passes of the loop. The paper made 6 (P 4.1)."""
     best: str
@@ -162,7 +167,7 @@ def load_stages(config: RoundsConfig, recipes: Path) -> list[Stage]:
     mistakes: dict[str, ConfigError] = {}  # by message: the same mistake stands in every round
     for stage_config, round_number, names in _unrolled(config):
         try:
-            stages.append(_stage(stage_config, round_number, names, recipes))
+            stages.append(_stage(stage_config, round_number, names, recipes, config.precision))
         except ConfigError as error:
             told = ConfigError(f"stage {stage_config.name}: {error.where}", error.what, error.how)
             mistakes.setdefault(str(told), told)
@@ -231,10 +236,13 @@ def _unrolled(config: RoundsConfig) -> Iterator[tuple[StageConfig, int | None, N
         yield stage, None, last
 
 
-def _stage(config: StageConfig, round_number: int | None, names: Names, recipes: Path) -> Stage:
+def _stage(config: StageConfig, round_number: int | None, names: Names, recipes: Path, precision: str) -> Stage:
     cls = recipe_class(recipes, config.recipe)
     overrides = [f"{key}={_as_yaml(_expanded(value, names, f'set.{key}'))}" for key, value in config.set.items()]
     loaded = load_config(cls, config.config, overrides)
+    if precision != AUTO and (left_open := precision_overrides(loaded, precision)):
+        overrides += left_open
+        loaded = load_config(cls, config.config, overrides)
     launch = config.launch
     if launch is not None and config.launch_rounds is not None and round_number not in config.launch_rounds:
         launch = None

@@ -250,6 +250,7 @@ def model_files(folder: Path) -> list[Path]:
         file
         for file in folder.iterdir()
         if file.is_file()
+        and not file.name.startswith(".")
         and file.suffix in _MODEL_SUFFIXES
         and file.name not in records
         and (file.name in weights or not file.name.endswith((".safetensors", _INDEX)))
