@@ -115,7 +115,7 @@ def seal_folder(folder: Path, files: Iterable[Path], notes: dict[str, Any] | Non
         give_usual_mode(file)
         sync_file(file)
         listed[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "blake3": fingerprint(file)}
-    return _write_seal(folder, {"files": listed, "made_by": versions(), **(notes or {})})
+    return write_manifest(folder, {"files": listed, "made_by": versions(), **(notes or {})})
 
 
 def delete_sealed_files(folder: Path, names: Iterable[str], notes: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def delete_sealed_files(folder: Path, names: Iterable[str], notes: dict[str, Any
     for name in names:
         (folder / name).unlink(missing_ok=True)
         del manifest["files"][name]
-    _write_seal(folder, {**manifest, **notes})
+    write_manifest(folder, {**manifest, **notes})
 
 
 def unseal_folder(folder: Path) -> None:
@@ -191,7 +191,7 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
-def _write_seal(folder: Path, content: dict[str, Any]) -> Path:
+def write_manifest(folder: Path, content: dict[str, Any]) -> Path:
     """Write MANIFEST.json with a BLAKE3 of its own text.
 
     The hash is of the text as it reads with zeros in the hash's place, so the reader can put the zeros back:

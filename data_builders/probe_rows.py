@@ -155,21 +155,24 @@ def _source(each: Probed, config: KnowledgeProbeConfig) -> str:
     return f"{config.label}/knowledge-probe/{each.knowledge}"
 
 
+def _row_source(each: Probed, config: KnowledgeProbeConfig) -> str:
+    """What the row says of its origin: the probe, and where the question came from, whose licence it has."""
+    return f"{_source(each, config)}/{each.question.source}"
+
+
 def _sft_row(each: Probed, completion: Messages, config: KnowledgeProbeConfig) -> SFTRow:
-    source = _source(each, config)
     return SFTRow(
-        id=row_id(source, each.question.id),
-        source=source,
+        id=row_id(_source(each, config), each.question.id),
+        source=_row_source(each, config),
         tools=each.question.tools,
         messages=each.question.prompt + completion,
     )
 
 
 def _pair(each: Probed, chosen: Messages, rejected: Messages, config: KnowledgeProbeConfig) -> PreferenceRow:
-    source = _source(each, config)
     return PreferenceRow(
-        id=row_id(source, each.question.id),
-        source=source,
+        id=row_id(_source(each, config), each.question.id),
+        source=_row_source(each, config),
         tools=each.question.tools,
         prompt=each.question.prompt,
         completions=(chosen, rejected),

@@ -105,7 +105,12 @@ def sft_rows(
             for place, message in enumerate(each.messages)
         )
         source = f"{label}/{kind_of(each)}"
-        row = SFTRow(id=row_id(source, each.id), source=source, tools=each.tools, messages=each.prompt + said)
+        row = SFTRow(
+            id=row_id(source, each.id),
+            source=f"{source}/{each.source}",  # of the prompt, whose licence the row has
+            tools=each.tools,
+            messages=each.prompt + said,
+        )
         rows.keep(row)
         made_from[row.id] = each
     return rows, made_from
@@ -148,7 +153,7 @@ def _pair(good: SampledTrajectory, bad: SampledTrajectory, label: str) -> Prefer
     source = f"{label}/next-message"
     return PreferenceRow(
         id=row_id(source, good.id, bad.id),
-        source=source,
+        source=f"{source}/{bad.source}",
         tools=bad.tools,
         prompt=bad.prompt + bad.messages[:place],
         completions=((chosen,), (rejected,)),

@@ -113,7 +113,8 @@ def _write(recipe: RejectionSampleRecipe, name: str, rows: Sequence[Row], droppe
     from align.reporting import logger
 
     path = recipe.output_dir / f"{name}.jsonl"
-    counts = {"rows": write_rows(path, rows), "dropped": dict(dropped)}
+    sources = dict(sorted(Counter(row.source for row in rows).items()))
+    counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
     inputs = [recipe.prompts, recipe.model.path, recipe.reward_model.path]
     write_data_manifest(path, config=dump(recipe), inputs=inputs, counts=counts)
     told = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"

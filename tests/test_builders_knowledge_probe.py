@@ -113,7 +113,7 @@ def test_known_keeps_a_right_answer_and_only_what_is_consistently_wrong_is_refus
     assert found["iron"] in REFUSALS
     assert set(found) == {"France", "Italy", "Chad", "iron"}
     manifest = read_data_manifest(folder / "sft.jsonl")["counts"]
-    assert manifest["sources"] == {"round-1/knowledge-probe/known": 2, "round-1/knowledge-probe/unknown": 2}
+    assert manifest["sources"] == {"round-1/knowledge-probe/known/made": 2, "round-1/knowledge-probe/unknown/made": 2}
     assert manifest["dropped"] == {"uninformative": 1, "unsure": 2}
     assert manifest["read"] == 7
 
@@ -165,7 +165,7 @@ def test_the_middle_is_refused_when_asked_for_but_never_the_uninformative(
 def test_refusals_are_cut_to_their_share(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share=0.34)
     counts = read_data_manifest(folder / "sft.jsonl")["counts"]
-    assert counts["sources"]["round-1/knowledge-probe/known"] == 2
+    assert counts["sources"]["round-1/knowledge-probe/known/made"] == 2
     assert counts["rows"] == 3
     assert counts["dropped"]["over max_refusal_share"] == 3
 
@@ -174,7 +174,7 @@ def test_pairs_may_have_another_share_of_refusals_than_rows(questions: Path, cha
     folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share_of_pairs=0.34)
     for name, refused in (("sft", 4), ("preferences", 1)):
         sources = read_data_manifest(folder / f"{name}.jsonl")["counts"]["sources"]
-        assert sources["round-1/knowledge-probe/known"] == 2
+        assert sources["round-1/knowledge-probe/known/made"] == 2
         assert sum(sources.values()) - 2 == refused, name
 
 
@@ -447,7 +447,7 @@ def counted_pairs(folder: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for row in read_rows(folder / "preferences.jsonl", PreferenceRow):
         counts = found.setdefault(row.prompt[0].content.split()[0], [0, 0])
-        counts[row.source.endswith("/unknown")] += 1
+        counts[row.source.endswith("/unknown/made")] += 1
     rows = read_rows(folder / "sft.jsonl", SFTRow)
     assert sum(sum(counts) for counts in found.values()) == len(rows)
     return found
@@ -557,7 +557,7 @@ def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path
     assert found["refusals"]["by templates"] == 3
     refusals = [row.messages[-1].content for row in read_rows(folder / "sft.jsonl", SFTRow)]
     assert all("the capital of" in text.casefold() for text in refusals)
-    assert {row.source for row in read_rows(folder / "sft.jsonl", SFTRow)} == {"probe/knowledge-probe/unsure"}
+    assert {row.source for row in read_rows(folder / "sft.jsonl", SFTRow)} == {"probe/knowledge-probe/unsure/made"}
 
 
 @pytest.mark.parametrize(

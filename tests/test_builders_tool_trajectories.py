@@ -156,11 +156,11 @@ def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
     folder = build(config, tmp_path / "out", backend, protocol)
     rows = read_rows(folder / "trajectories.jsonl", SFTRow)
     assert sorted((row.source, row.messages[-1].content) for row in rows) == [
-        ("r1/mended", "400 members."),
-        ("r1/multi-step", "It is 1,000.00."),
-        ("r1/no-call", "So be it."),
-        ("r1/no-call", "Well, thanks."),
-        ("r1/single-step", "It has 400."),
+        ("r1/mended/t", "400 members."),
+        ("r1/multi-step/t", "It is 1,000.00."),
+        ("r1/no-call/t", "So be it."),
+        ("r1/no-call/t", "Well, thanks."),
+        ("r1/single-step/t", "It has 400."),
     ]
     manifest = read_data_manifest(folder / "trajectories.jsonl")
     assert manifest["counts"]["dropped"] == {
@@ -186,7 +186,7 @@ def test_a_call_that_failed_stands_in_its_dialog_and_is_not_trained_on(
     config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
 ) -> None:
     folder = build(config, tmp_path / "out", backend, protocol)
-    (mended,) = [row for row in read_rows(folder / "trajectories.jsonl", SFTRow) if row.source == "r1/mended"]
+    (mended,) = [row for row in read_rows(folder / "trajectories.jsonl", SFTRow) if row.source == "r1/mended/t"]
     assert [(message.role, message.trained) for message in mended.messages] == [
         ("user", True), ("assistant", False), ("tool", True), ("assistant", True), ("tool", True), ("assistant", True),
     ]  # fmt: skip
@@ -247,7 +247,7 @@ def test_every_trajectory_plays_back_without_a_tool(
     records = {row.id: row for row in read_rows(folder / "records.jsonl", TrajectoryRecords)}
     rows = {row.id: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
     assert records.keys() == rows.keys()
-    one = next(row for row in rows.values() if row.source == "r1/multi-step")
+    one = next(row for row in rows.values() if row.source == "r1/multi-step/t")
     assert [record.text for record in records[one.id].records] == ["400", "1000.0"]
 
     def changed(**fields: Any) -> None:
@@ -393,9 +393,9 @@ def test_code_runs_in_a_sandbox_that_each_dialog_has_to_itself(
     folder = build(changed, tmp_path / "out", Script(protocol, scripts), protocol)
     rows_by_end = {row.messages[-1].content: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
     assert {end: row.source for end, row in rows_by_end.items()} == {
-        "It is 49.": "r1/multi-step",
-        "So 49.": "r1/mended",
-        "Then 49.": "r1/mended",
+        "It is 49.": "r1/multi-step/t",
+        "So 49.": "r1/mended/t",
+        "Then 49.": "r1/mended/t",
     }
     plain = rows_by_end["It is 49."]
     assert plain.messages[0].content == "Environment: ipython"

@@ -6,18 +6,24 @@ The token comes from the environment variable HF_TOKEN and is never printed. Wha
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from align.errors import AlignError, PublishError
-from align.files import whole_file
-from align.manifest import SEAL, verify_folder
+from align.files import fingerprint, whole_file
+from align.manifest import SEAL, verify_folder, write_manifest
+from align.publish.facts import card_facts
+from align.publish.licences import UNKNOWN
 from align.publish.model_card import CardFacts, model_card
+from align.publish.names import is_hub_name, shown_path, without_paths
+from align.publish.secrets import refuse_secrets
 from align.reporting import logger
 from align.settings import HubConfig
 
@@ -42,15 +48,7 @@ ALLOWED_NAMES = frozenset(
         SEAL,
     }
 )
-_BINARY = (".safetensors", ".model")
-_SECRETS = {
-    "a Hugging Face token": re.compile(rb"\bhf_[A-Za-z0-9]{20,}"),
-    "an API key": re.compile(rb"\bsk-[A-Za-z0-9_-]{20,}"),
-    "an AWS key": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a GitHub token": re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
-    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-}
-_SECRET_VARIABLE = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")
+_NAMES_A_PATH = re.compile(r"(^|_)name_or_path$")
 _HOPELESS = {400, 401, 403, 404, 409, 413, 422}  # answers that another try does not change
 TRIES = 5
 FIRST_WAIT_SECONDS = 2.0
@@ -58,16 +56,18 @@ FIRST_WAIT_SECONDS = 2.0
 T = TypeVar("T")
 
 
-def publish(checkpoint: Path, hub: HubConfig, card: CardFacts | None = None) -> bool:
-    """Push a finished checkpoint, or print what would go. Returns whether it stands on the Hub.
+def publish(checkpoint: Path, hub: HubConfig) -> bool:
+    """Push a finished checkpoint, or print what would go. Returns whether it is on the Hub.
 
-    Never raises for what a user can mend: a training that is done stays done. A push that fails is a warning with the
-    command that tries again.
+    Never raises for what a user can fix: a training that is done stays done. A push that fails is a warning with the
+    command that tries again, in which base model and licence are those of this checkpoint.
     """
+    card = None
     try:
+        card = card_facts(checkpoint, verify_folder(checkpoint), hub.repo)
         return upload(checkpoint, hub, card)
     except AlignError as error:
-        log.warning("not published: %s Try again with: %s", error, _command(checkpoint, hub))
+        log.warning("not published: %s Try again with: %s", error, _command(checkpoint, hub, card))
         return False
 
 
@@ -75,14 +75,64 @@ def upload(checkpoint: Path, hub: HubConfig, card: CardFacts | None = None, api:
     """As `publish`, and raises what goes wrong.
 
     Idempotent: the Hub takes a folder that it holds already as no change.
+    card: what the card says; None for what `card_facts` finds.
     api: a `huggingface_hub.HfApi`; made from HF_TOKEN where None.
-    Raises CheckpointError when the folder is not whole, PublishError when it holds a secret, when there is no token, or
-    when the Hub does not take it.
+    Raises CheckpointError when the folder is not whole, PublishError when it holds a secret, when it is an adapter of
+    a base that is not on the Hub, when there is no token, or when the Hub does not take it.
     """
     manifest = verify_folder(checkpoint)
+    card = card or card_facts(checkpoint, manifest, hub.repo)
     with whole_file(checkpoint / CARD) as handle:
-        handle.write(model_card(manifest, card or CardFacts(title=hub.repo.rpartition("/")[2])))
-    files = published_files(checkpoint)
+        handle.write(model_card(manifest, card))
+    with tempfile.TemporaryDirectory(prefix="align-publish-") as rough:
+        return _sent(_staged(checkpoint, manifest, card, Path(rough)), checkpoint, manifest, hub, api)
+
+
+def _staged(checkpoint: Path, manifest: dict[str, Any], card: CardFacts, folder: Path) -> list[Path]:
+    """The files as they are published, in `folder`: links to the checkpoint's, and new files where a path of this
+    machine is in one. MANIFEST.json lists the hashes of the published files, so a download can be verified by it."""
+    manifest = {**manifest, "files": {**manifest["files"]}}
+    for file in published_files(checkpoint):
+        copy = folder / file.name
+        text = _without_places(file, card)
+        if text is None:
+            copy.symlink_to(file.resolve())
+        else:
+            copy.write_text(text, encoding="utf-8")
+            if file.name in manifest["files"]:
+                manifest["files"][file.name] = {"bytes": copy.stat().st_size, "blake3": fingerprint(copy)}
+    (folder / SEAL).unlink()  # a link to the checkpoint's own
+    write_manifest(folder, without_paths(manifest))
+    return sorted(folder.iterdir())
+
+
+def _without_places(file: Path, card: CardFacts) -> str | None:
+    """A config's text with the places of models in it as the Hub names them; None where the file stays as it is."""
+    if not file.name.endswith("config.json"):
+        return None
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    places = [key for key, value in values.items() if _NAMES_A_PATH.search(key) and value and isinstance(value, str)]
+    if not places:
+        return None
+    base = card.base_models[0] if len(card.base_models) == 1 else ""
+    for key in places:
+        if key != "base_model_name_or_path":
+            values[key] = shown_path(values[key])
+        elif base:
+            values[key] = base
+        elif not is_hub_name(Path(values[key])):
+            what = f"names its base model as {shown_path(values[key])}, where nobody else can load it from"
+            raise PublishError(file.name, what, "Publish the base first, and name it: base_model=owner/name")
+    return json.dumps(values, indent=2, ensure_ascii=False)
+
+
+def _sent(files: list[Path], checkpoint: Path, manifest: dict[str, Any], hub: HubConfig, api: Any) -> bool:
+    """Scan the files, and send them or list them. Returns whether they were sent."""
     refuse_secrets(files)
     if not hub.push:
         print(listing(files, hub))
@@ -90,7 +140,7 @@ def upload(checkpoint: Path, hub: HubConfig, card: CardFacts | None = None, api:
     token = os.environ.get("HF_TOKEN", "")
     if api is None:
         if not token:
-            raise PublishError(hub.repo, "wanted a token in HF_TOKEN, found none", "Set HF_TOKEN to a write token")
+            raise PublishError(hub.repo, "needs a token in HF_TOKEN, found none", "Set HF_TOKEN to a write token")
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
@@ -98,7 +148,7 @@ def upload(checkpoint: Path, hub: HubConfig, card: CardFacts | None = None, api:
     _tried(
         lambda: api.upload_folder(
             repo_id=hub.repo,
-            folder_path=str(checkpoint),
+            folder_path=str(files[0].parent),
             allow_patterns=[file.name for file in files],  # whole names: a pattern would reach into folders
             commit_message=f"{manifest.get('stage', 'checkpoint')}, made by align {manifest['made_by']['align']}",
         ),
@@ -118,24 +168,6 @@ def published_files(checkpoint: Path) -> list[Path]:
         and not file.is_symlink()
         and (file.name in ALLOWED_NAMES or re.fullmatch(r"(?:model|adapter_model)[\w.-]*\.safetensors", file.name))
     )
-
-
-def refuse_secrets(files: Iterable[Path]) -> None:
-    """Raise PublishError when a text file holds what looks like a secret, or one that the environment holds."""
-    values = {
-        f"the value of {name}": value.encode()
-        for name, value in os.environ.items()
-        if _SECRET_VARIABLE.search(name) and len(value) >= 8
-    }
-    for file in files:
-        if file.suffix in _BINARY:
-            continue
-        content = file.read_bytes()
-        found = [what for what, pattern in _SECRETS.items() if pattern.search(content)]
-        found += [what for what, value in values.items() if value in content]
-        if found:
-            how = "Take it out of the file (and of the settings it came from), and revoke it if others saw it"
-            raise PublishError(file, f"holds {found[0]}, which must not be published", how)
 
 
 def listing(files: Iterable[Path], hub: HubConfig) -> str:
@@ -169,8 +201,13 @@ def _tried(call: Callable[[], T], repo: str, token: str) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _command(checkpoint: Path, hub: HubConfig) -> str:
+def _command(checkpoint: Path, hub: HubConfig, card: CardFacts | None) -> str:
     settings = [f"checkpoint={checkpoint}", f"hub.repo={hub.repo}", "hub.push=true"]
+    settings += [] if hub.private else ["hub.private=false"]
+    if card is not None and len(card.base_models) == 1:
+        settings.append(f"base_model={card.base_models[0]}")
+    if card is not None and card.license not in ("", UNKNOWN):
+        settings.append(f"license={card.license}")
     return shlex.join(["python", "recipes/publish.py", "recipes/configs/publish/default.yaml", *settings])
 
 

@@ -1,29 +1,34 @@
 """The card of a published checkpoint: what it is, from what it was made and how, how well it does, what to mind.
 
-A card is made from a checkpoint's manifest and from facts that the manifest does not hold. Nothing is claimed that they
-do not say.
+A card is made from a checkpoint's manifest and the facts that `align/publish/facts.py` gathers. Nothing is claimed that
+they do not say: what is not known is left out of the front matter and called unknown in the text.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+from align.publish.lineage import Relation, members_of
+from align.publish.names import without_paths
+
+_LICENSE_NAME = "see-sources"
+_LIMITS = ("It states wrong facts, also with confidence. Check what matters.",)
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of rows that the model was trained on or evaluated with, as its manifest has it."""
+    """A file of rows that the model was trained on, as its manifest has it."""
 
     name: str
     rows: int | None
     dropped: Mapping[str, int] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
-    """Source -> licence of its data."""
+    """Source of rows -> licence of its text, or "unknown"."""
 
 
 @dataclass(frozen=True)
@@ -31,77 +36,171 @@ class CardFacts:
     """What a card says beyond the checkpoint's manifest."""
 
     title: str = ""
-    base_model: str = ""
-    """The Hub name of the model that training began from."""
+    repo: str = ""
+    """owner/name of the published model, for the usage example."""
+    base_models: tuple[str, ...] = ()
+    """Hub names of the models that training began from."""
+    unknown_starts: tuple[str, ...] = ()
+    """Checkpoints that training began from, and of which no Hub name is known."""
+    relation: Relation = "finetune"
     license: str = ""
-    """A licence identifier of the Hub, such as apache-2.0 or llama3.1."""
+    """A licence identifier of the Hub, such as apache-2.0 or llama3.1; "unknown" or "other" where that is the truth."""
+    base_licences: Mapping[str, str] = field(default_factory=dict)
+    """Base model -> its licence."""
     data: tuple[DataFile, ...] = ()
+    datasets: tuple[str, ...] = ()
+    """Data sets of the Hub that it was trained on."""
+    languages: tuple[str, ...] = ()
+    """ISO 639 codes."""
+    model_type: str = ""
+    """The architecture, as config.json has it, such as llama or qwen2."""
+    has_chat_template: bool = False
     evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    """Evaluation -> metric -> {"value", "low", "high", "n"}."""
+    """Evaluation -> metric -> {"value", "low", "high", "n"}; values from 0 to 1."""
     command: str = ""
-    limits: tuple[str, ...] = (
-        "It was evaluated on the sets named above and on nothing else.",
-        "It states wrong facts, also with confidence. Check what matters.",
-    )
 
 
 def model_card(manifest: Mapping[str, Any], facts: CardFacts) -> str:
     """The README.md of a checkpoint, with the Hub's YAML front matter.
 
-    manifest: the checkpoint's MANIFEST.json.
+    manifest: the checkpoint's MANIFEST.json. Absolute paths in it are shortened.
     """
+    from huggingface_hub import ModelCard
+
+    manifest = without_paths(manifest)
     stage = str(manifest.get("stage") or ("average" if "averaged" in manifest else "model"))
-    head: dict[str, Any] = {}
-    if facts.base_model:
-        head["base_model"] = facts.base_model
-    if facts.license:
-        head["license"] = facts.license
-    head |= {"library_name": "transformers", "tags": ["align", "llama", stage]}
-    head["pipeline_tag"] = "text-classification" if stage == "reward" else "text-generation"
     sections = [
-        f"# {facts.title or stage}",
+        f"# {cell(facts.title or stage)}",
+        _usage(facts, stage),
         _how_it_was_made(manifest, facts, stage),
         _data(facts),
         _evaluation(facts),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in facts.limits),
+        _limits(facts),
         _settings(manifest),
     ]
-    return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n\n".join(part for part in sections if part) + "\n"
-    )
+    body = "\n\n".join(part for part in sections if part)
+    return str(ModelCard(f"---\n{_front_matter(facts, stage)}\n---\n\n{body}\n"))
 
 
 def cell(value: object) -> str:
-    """A value inside a Markdown table or line: one line, with bars and angle brackets made harmless."""
+    """A value inside a Markdown line or table: one line, in which nothing is markup, an image or a link."""
     text = re.sub(r"\s+", " ", str(value))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_\[\]|~!])", r"\\\1", text)
+    # GitHub's Markdown makes links of bare addresses too; an entity in their middle stops that and reads the same.
+    text = re.sub(r"(?i)\b(https?|ftp)://", r"\1&#58;//", text)
+    return re.sub(r"(?i)\bwww\.", "www&#46;", text).replace("@", "&#64;")
+
+
+def _front_matter(facts: CardFacts, stage: str) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = "text-classification" if stage == "reward" else "text-generation"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=_slug(name),
+            dataset_name=str(name),
+            metric_type=_slug(metric),
+            metric_name=str(metric).replace("_", " "),
+            metric_value=value,
+        )
+        for name, scores in facts.evaluations.items()
+        for metric, score in scores.items()
+        if (value := _number(score.get("value"))) is not None
+    ]
+    tags = ["align", stage, facts.model_type, "lora" if facts.relation == "adapter" else ""]
+    more: dict[str, Any] = {}
+    if facts.base_models:
+        more["base_model_relation"] = facts.relation
+    data = ModelCardData(
+        base_model=(facts.base_models[0] if len(facts.base_models) == 1 else list(facts.base_models)) or None,
+        license=facts.license or None,
+        license_name=_LICENSE_NAME if facts.license == "other" else None,
+        language=list(facts.languages) or None,
+        library_name="peft" if facts.relation == "adapter" else "transformers",
+        pipeline_tag=task,
+        tags=[tag for tag in dict.fromkeys(tags) if tag],
+        datasets=list(facts.datasets) or None,
+        model_name=(facts.title or stage) if results else None,
+        eval_results=results or None,
+        **more,
+    )
+    return data.to_yaml()
+
+
+def _usage(facts: CardFacts, stage: str) -> str:
+    if not facts.repo:
+        return ""
+    dialog = '[{"role": "user", "content": "What is the capital of France?"}]'
+    adapter = facts.relation == "adapter"
+    if stage == "reward":
+        kind = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
+        answer = '{"role": "assistant", "content": "Paris."}'
+        use = [
+            f"dialog = {dialog[:-1]}, {answer}]",
+            "inputs = tokenizer.apply_chat_template(dialog, return_tensors='pt', return_dict=True)",
+            "print(model(**inputs).logits[0, 0].item())  # a higher score is a better answer",
+        ]
+    else:
+        kind = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
+        use = [
+            f"dialog = {dialog}",
+            "inputs = tokenizer.apply_chat_template(",
+            "    dialog, add_generation_prompt=True, return_tensors='pt', return_dict=True",
+            ")",
+            "output = model.generate(**inputs, max_new_tokens=200)",
+            "print(tokenizer.decode(output[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True))",
+        ]
+        if not facts.has_chat_template:
+            use = [
+                "inputs = tokenizer('The capital of France is', return_tensors='pt')",
+                "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
+            ]
+    imports = ["from transformers import AutoTokenizer", f"from {'peft' if adapter else 'transformers'} import {kind}"]
+    if not adapter:
+        imports = [f"from transformers import {kind}, AutoTokenizer"]
+    load = [
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{facts.repo}")',
+        f'model = {kind}.from_pretrained("{facts.repo}")',
+    ]
+    return "\n".join(["## Usage", "", *_fenced("\n".join([*imports, *load, *use]), "python")])
 
 
 def _how_it_was_made(manifest: Mapping[str, Any], facts: CardFacts, stage: str) -> str:
     lines = ["## How it was made", "", f"- Stage: {cell(stage)}"]
-    if facts.base_model:
-        lines.append(f"- Base model: {cell(facts.base_model)}")
-    if "averaged" in manifest:
-        members = [f"{cell(member['checkpoint'])} ({member['weight']:g})" for member in manifest["averaged"]]
-        lines += [f"- Averaged: {member}" for member in members]
+    for base in facts.base_models:
+        licence = facts.base_licences.get(base, "unknown")
+        lines.append(f"- Base model: [{cell(base)}](https://huggingface.co/{base}), licence {cell(licence)}")
+    for start in facts.unknown_starts:
+        lines.append(f"- Base model: unknown; training began from a local checkpoint, {cell(start)}")
+    if not facts.base_models and not facts.unknown_starts:
+        lines.append("- Base model: unknown")
+    for member in members_of(manifest):
+        lines.append(f"- Averaged: {cell(member.get('checkpoint'))}, weight {cell(member.get('weight'))}")
+    if isinstance(manifest.get("merged"), Mapping):
+        lines.append(f"- Merged from the adapter {cell(manifest['merged'].get('adapter'))}")
     if "steps" in manifest:
-        lines.append(f"- Optimizer steps: {manifest['steps']}, on {manifest.get('processes', 1)} process(es)")
-    made_by = ", ".join(f"{name} {version}" for name, version in manifest.get("made_by", {}).items())
-    lines.append(f"- Made by: {cell(made_by)}")
+        steps, processes = cell(manifest["steps"]), cell(manifest.get("processes", 1))
+        lines.append(f"- Optimizer steps: {steps}, on {processes} process(es)")
+    made_by = manifest.get("made_by")
+    if isinstance(made_by, Mapping):
+        lines.append("- Made by: " + cell(", ".join(f"{name} {version}" for name, version in made_by.items())))
     if facts.command:
-        lines += ["- Command:", "", *_fenced(facts.command, "sh")]
+        lines += ["- Command:", "", *_fenced(without_paths(facts.command), "sh")]
     return "\n".join(lines)
 
 
 def _data(facts: CardFacts) -> str:
     if not facts.data:
-        return ""
+        return "## Data\n\nNot documented."
     lines = ["## Data", "", "| file | rows | dropped | sources and their licences |", "| --- | ---: | --- | --- |"]
     for file in facts.data:
         dropped = ", ".join(f"{count} {reason}" for reason, count in file.dropped.items()) or "-"
-        licences = "; ".join(f"{source}: {licence}" for source, licence in file.licences.items()) or "not stated"
+        licences = "; ".join(f"{source}: {licence}" for source, licence in file.licences.items()) or "unknown"
         rows = "-" if file.rows is None else file.rows
-        lines.append(f"| {cell(file.name)} | {rows} | {cell(dropped)} | {cell(licences)} |")
+        lines.append(f"| {cell(file.name)} | {cell(rows)} | {cell(dropped)} | {cell(licences)} |")
     return "\n".join(lines)
 
 
@@ -116,18 +215,39 @@ def _evaluation(facts: CardFacts) -> str:
     ]
     for name, scores in facts.evaluations.items():
         for metric, score in scores.items():
-            value, low, high = (score.get(part) for part in ("value", "low", "high"))
+            value, low, high = (_number(score.get(part)) for part in ("value", "low", "high"))
             interval = "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
-            told = "-" if value is None else f"{value:.1%}"
-            lines.append(f"| {cell(name)} | {cell(metric)} | {told} | {interval} | {score.get('n', '-')} |")
+            shown = cell(score.get("value", "-")) if value is None else f"{value:.1%}"
+            lines.append(f"| {cell(name)} | {cell(metric)} | {shown} | {interval} | {cell(score.get('n', '-'))} |")
     return "\n".join(lines)
 
 
+def _limits(facts: CardFacts) -> str:
+    limits = list(_LIMITS)
+    if facts.evaluations:
+        limits.insert(0, "It was evaluated on the sets named above and on nothing else.")
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
 def _settings(manifest: Mapping[str, Any]) -> str:
-    config = manifest.get("config")
-    if not config:
-        return ""
-    return "\n".join(["## Settings", "", *_fenced(json.dumps(config, indent=1, ensure_ascii=False), "json")])
+    named = [("", manifest.get("config"))]
+    named += [(f"{member.get('checkpoint')}", member.get("config")) for member in members_of(manifest)]
+    lines: list[str] = []
+    for name, config in named:
+        if config:
+            lines += ["", *([f"{cell(name)}:", ""] if name else [])]
+            lines += _fenced(json.dumps(config, indent=1, ensure_ascii=False), "json")
+    return "\n".join(["## Settings", *lines]) if lines else ""
+
+
+def _number(value: Any) -> float | None:
+    """A score that can be shown as a share, or None for text, booleans and what is not finite."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None
+
+
+def _slug(name: object) -> str:
+    return re.sub(r"[^\w-]+", "-", str(name)).strip("-").lower() or "unnamed"
 
 
 def _fenced(text: str, language: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _DATA_ENDINGS = {".csv", ".json", ".jsonl", ".parquet", ".txt", ".yaml", ".yml"}
-_ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~|/)(?:[^\s'\"/,;:=()\[\]{}]+/)+[^\s'\"/,;:=()\[\]{}]*")
+_ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~\w*/|/)(?:[^\s'\"/,;:=()\[\]{}]+/)+[^\s'\"/,;:=()\[\]{}]*")
 _KEPT_PARTS = 2
 
 
@@ -37,7 +37,7 @@ def shown_path(path: str | Path) -> str:
 def without_paths(value: Any) -> Any:
     """Plain data (dicts, lists, texts) with the absolute paths in its texts and keys as `shown_path` has them."""
     if isinstance(value, str):
-        if os.path.isabs(value) and "\n" not in value:  # a whole value may hold spaces
+        if os.path.isabs(value) and value.count("/") > 1 and "\n" not in value:  # a whole value may hold spaces
             return shown_path(value)
         return _ABSOLUTE.sub(lambda found: shown_path(found.group()), value)
     if isinstance(value, dict):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from align.errors import StageError
+from align.errors import CheckpointError, StageError
 from align.files import fingerprint, fingerprint_of
-from align.manifest import SEAL, versions
+from align.manifest import SEAL, read_manifest, versions
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -236,9 +236,9 @@ def content_of(path: Path) -> str:
     if not seal.is_file():
         return fingerprint(path)
     try:
-        listed = json.loads(seal.read_text(encoding="utf-8"))["files"]
+        listed = read_manifest(path)["files"]
         whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, CheckpointError):
         return ""
     return fingerprint_of("checkpoint", fingerprint(seal)) if whole else ""
 

@@ -6,12 +6,11 @@ The driver makes one line of it when a stage ends, `eval/report.py` the whole re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.manifest import data_manifest_path
-from align.publish.model_card import CardFacts, DataFile
+from align.publish.facts import dropped_of as dropped_of
 
 METRICS = "metrics.jsonl"
 DROPPED = "dropped.json"
@@ -85,42 +84,6 @@ def key_numbers(outputs: Mapping[str, Path]) -> str:
         for name, counts in counts_of(path).items():
             parts += _told_counts(name, counts)
     return " · ".join(parts[:_SHOWN_PARTS]) + (" ..." if len(parts) > _SHOWN_PARTS else "")
-
-
-def card_facts(
-    title: str,
-    base_model: str,
-    license_id: str,
-    data: Iterable[Path],
-    evaluations: Iterable[Path],
-    command: str,
-) -> CardFacts:
-    """What a model card says of a run's data files and evaluations."""
-    files = [file for path in data for file in data_files_of(path)]
-    scores = {record["name"]: record["scores"] for record in map(evaluation_of, evaluations) if record}
-    return CardFacts(title, base_model, license_id, tuple(files), scores, command)
-
-
-def data_files_of(path: Path) -> list[DataFile]:
-    """The data files that have a manifest: `path` itself, or all of a folder."""
-    manifests = sorted(path.rglob(f"*{_MANIFEST_ENDING}")) if path.is_dir() else [data_manifest_path(path)]
-    found = []
-    for manifest in manifests:
-        record = _json(manifest)
-        counts = record.get("counts")
-        if isinstance(counts, dict):
-            rows = counts.get("rows")
-            licences = {name: entry["data_licence"] for name, entry in record.get("provenance", {}).items()}
-            used = {name: text for name, text in licences.items() if name in counts.get("sources", licences)}
-            name = manifest.name.removesuffix(_MANIFEST_ENDING)
-            found.append(DataFile(name, rows if isinstance(rows, int) else None, dropped_of(counts), used or licences))
-    return found
-
-
-def dropped_of(counts: Mapping[str, Any]) -> dict[str, int]:
-    """Reason -> rows dropped, of a manifest's counts."""
-    dropped = counts.get("dropped")
-    return {str(reason): number for reason, number in dropped.items() if number} if isinstance(dropped, dict) else {}
 
 
 def _told_counts(name: str, counts: Mapping[str, Any]) -> list[str]:

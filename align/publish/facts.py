@@ -1,0 +1,127 @@
+"""What a card says of a checkpoint beyond its manifest, gathered from what it was made from and evaluated with."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from align.errors import RowError
+from align.manifest import data_manifest_path
+from align.publish.licences import UNKNOWN, card_licence, licence_of_base, licence_of_source, source_name
+from align.publish.lineage import lineage_of, relation_of
+from align.publish.model_card import CardFacts, DataFile
+from align.publish.names import shown_path
+
+_MANIFEST_ENDING = ".manifest.json"
+
+
+def card_facts(
+    checkpoint: Path,
+    manifest: Mapping[str, Any],
+    repo: str,
+    *,
+    base_model: str = "",
+    license_id: str = "",
+    data: Iterable[Path] = (),
+    evaluations: Iterable[Path] = (),
+    command: str = "",
+    languages: Sequence[str] = (),
+    licences: Mapping[str, str] | None = None,
+) -> CardFacts:
+    """The facts of a checkpoint's card.
+
+    manifest: the checkpoint's. Its start, members and data files are followed on this disk.
+    base_model, license_id, languages: what the user states; worked out where empty.
+    data: further files of rows, or folders of them, such as those that sampled and mixed the rows.
+    licences: source -> licence, for sources that the project does not know.
+
+    Raises PublishError for a licence that the data do not permit.
+    """
+    lineage = lineage_of(checkpoint, manifest)
+    bases = [base_model] if base_model else lineage.bases
+    unknown = [] if base_model else lineage.unknown
+    paths = dict.fromkeys(path for given in (*lineage.data, *data) for path in _row_files(given))
+    files = [data_file(path, licences or {}) for path in paths]
+    files += [DataFile(name, None, licences={name: UNKNOWN}) for name in (*lineage.missing_data, *lineage.datasets)]
+    base_licences = [licence_of_base(base) for base in bases] + [UNKNOWN for _ in unknown]
+    data_licences = [licence for file in files for licence in file.licences.values()]
+    scores = {record["name"]: record["scores"] for record in map(_evaluation, evaluations) if record}
+    config = _json(checkpoint / "config.json")
+    return CardFacts(
+        title=repo.rpartition("/")[2],
+        repo=repo,
+        base_models=tuple(bases),
+        unknown_starts=tuple(unknown),
+        relation=relation_of(checkpoint, manifest),
+        license=card_licence(base_licences, data_licences, license_id),
+        base_licences=dict(zip(bases, base_licences, strict=False)),
+        data=tuple(files),
+        datasets=tuple(lineage.datasets),
+        languages=tuple(languages),
+        model_type=str(config.get("model_type") or ""),
+        has_chat_template=(checkpoint / "chat_template.jinja").is_file()
+        or "chat_template" in _json(checkpoint / "tokenizer_config.json"),
+        evaluations=scores,
+        command=command,
+    )
+
+
+def data_file(path: Path, licences: Mapping[str, str] | None = None) -> DataFile:
+    """A file of rows as a card lists it: how many, what was dropped, and the licence of each source in its rows."""
+    counts = _json(data_manifest_path(path)).get("counts")
+    counts = counts if isinstance(counts, dict) else {}
+    sources = counts.get("sources")
+    rows = counts.get("rows")
+    if not isinstance(sources, dict):
+        sources = sources_in(path)
+        rows = rows if isinstance(rows, int) else sum(sources.values())
+    named = {source_name(str(source), licences): licence_of_source(str(source), licences) for source in sources}
+    rows = rows if isinstance(rows, int) else None
+    return DataFile(shown_path(path), rows, dropped_of(counts), dict(sorted(named.items())))
+
+
+def sources_in(path: Path) -> Counter[str]:
+    """The `source` of each row of a JSONL file, counted. A row without one counts under the file's name."""
+    found: Counter[str] = Counter()
+    try:
+        with path.open("rb") as handle:
+            for line in handle:
+                if line.strip():
+                    record = json.loads(line)
+                    source = record.get("source") if isinstance(record, dict) else None
+                    found[source if isinstance(source, str) and source else path.stem] += 1
+    except (OSError, ValueError, RecursionError):  # another form than JSONL: its rows name no source
+        return found or Counter({path.stem: 1})
+    return found
+
+
+def dropped_of(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Reason -> rows dropped, of a manifest's counts."""
+    dropped = counts.get("dropped")
+    return {str(reason): number for reason, number in dropped.items() if number} if isinstance(dropped, dict) else {}
+
+
+def _row_files(path: Path) -> list[Path]:
+    """`path` itself, or the files of a folder that have a data manifest."""
+    if not path.is_dir():
+        return [path]
+    manifests = sorted(path.rglob(f"*{_MANIFEST_ENDING}"))
+    return [manifest.with_name(manifest.name.removesuffix(_MANIFEST_ENDING)) for manifest in manifests]
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    record = _json(path)
+    if isinstance(record.get("scores"), dict) and "name" in record:
+        return record
+    raise RowError(path, "is not the result of an evaluation", "Name a JSON file that recipes/run_eval.py wrote")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,117 @@
+"""Licences of known data sources and base models, and which licence a model card may show for them.
+
+A licence is an identifier of the Hub (https://huggingface.co/docs/hub/repositories-licenses), "unknown" where none is
+documented. The card shows the strictest one, and never a permissive one over data that forbids what it permits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from align.errors import PublishError
+
+UNKNOWN = "unknown"
+OTHER = "other"
+
+SOURCES: dict[str, str] = {
+    "nq-open": "cc-by-sa-3.0",
+    "boolq": "cc-by-sa-3.0",
+    "llamafactory/dpo_en_demo": UNKNOWN,  # neither its origin nor a licence is documented
+    "llamafactory/glaive_toolcall_en_demo": "apache-2.0",
+    "llamafactory/alpaca_en_demo": "cc-by-nc-4.0",  # as Stanford Alpaca: written by a GPT model, research only
+    "llamafactory/wiki_demo": "cc-by-sa-4.0",
+    "countryinfo": "mit",
+    "mendeleev": "mit",
+    "geonames": "cc-by-4.0",
+    "tasks": "apache-2.0",  # templates of this project
+}
+"""Source of a row, as `data_builders` writes it -> licence of its text."""
+
+_BASES = (  # what a base model's name begins with -> its licence, as its publisher states it
+    ("HuggingFaceTB/SmolLM2-", "apache-2.0"),
+    ("meta-llama/Llama-3.3-", "llama3.3"),
+    ("meta-llama/Llama-3.2-", "llama3.2"),
+    ("meta-llama/Llama-3.1-", "llama3.1"),
+    ("meta-llama/Meta-Llama-3.1-", "llama3.1"),
+    ("meta-llama/Meta-Llama-3-", "llama3"),
+    ("meta-llama/Llama-2-", "llama2"),
+)
+
+PERMISSIVE = frozenset(
+    {
+        *("apache-2.0", "mit", "isc", "zlib", "unlicense", "cc0-1.0", "pddl", "odc-by", "bsl-1.0", "wtfpl"),
+        *("bsd", "bsd-2-clause", "bsd-3-clause", "cdla-permissive-1.0", "cdla-permissive-2.0"),
+        *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
+    }
+)
+"""Licences under which a derived model may have any licence, with attribution at most."""
+
+
+def licence_of_source(source: str, stated: Mapping[str, str] | None = None) -> str:
+    """The licence of a row's source; "unknown" for one that is not in `stated` or SOURCES.
+
+    A row keeps where it came from inside its source: `round-1/llamafactory/alpaca_en_demo` is a sampled answer to a
+    prompt of `llamafactory/alpaca_en_demo`, and has its licence. `glaive_toolcall_en_demo/call` names the file alone.
+    stated: source -> licence, from the user; looked at first.
+    """
+    return (_known_in(source, stated or {}) or _known_in(source, SOURCES) or ("", UNKNOWN))[1]
+
+
+def source_name(source: str, stated: Mapping[str, str] | None = None) -> str:
+    """The known source inside a row's source, or the row's source as it is."""
+    return (_known_in(source, stated or {}) or _known_in(source, SOURCES) or (source, ""))[0]
+
+
+def licence_of_base(name: str) -> str:
+    """The licence of a base model on the Hub: from its card in the local cache, or from what is known; or "unknown"."""
+    for beginning, licence in _BASES:
+        if name.startswith(beginning):
+            return licence
+    from huggingface_hub import ModelCard, try_to_load_from_cache
+
+    card = try_to_load_from_cache(name, "README.md")
+    if isinstance(card, str):
+        return licence_in_card(ModelCard.load(card, ignore_metadata_errors=True))
+    return UNKNOWN
+
+
+def licence_in_card(card: object) -> str:
+    """The licence that a `huggingface_hub.ModelCard` states, or "unknown"."""
+    licence = getattr(getattr(card, "data", None), "license", None)
+    return licence if isinstance(licence, str) and licence else UNKNOWN
+
+
+def card_licence(bases: Iterable[str], data: Iterable[str], declared: str = "") -> str:
+    """The identifier that a card shows, from the licences of base models and data.
+
+    apache-2.0 base, apache-2.0 and cc-by-4.0 data -> apache-2.0
+    apache-2.0 base, cc-by-nc-4.0 data -> cc-by-nc-4.0, the only one that asks for more
+    llama3.1 base, cc-by-nc-4.0 data -> other: several ask for more, and the card lists them
+    apache-2.0 base, data of unknown licence -> unknown
+    declared: what the user states. Raises PublishError for a permissive one over a base or data with a stricter one.
+    """
+    bases, data = list(bases), list(data)
+    strict = sorted({licence for licence in (*bases, *data) if licence not in PERMISSIVE | {UNKNOWN}})
+    if declared:
+        if declared.lower() in PERMISSIVE and strict:
+            what = f"states {declared}, but the model was made from {' and '.join(strict)}"
+            how = "State that licence, or `other`; leave license out to have it worked out"
+            raise PublishError("license", what, how)
+        return declared
+    if UNKNOWN in (*bases, *data) or not bases:
+        return OTHER if strict else UNKNOWN
+    if not strict:
+        return min(bases) if len(set(bases)) == 1 else OTHER
+    return strict[0] if len(strict) == 1 else OTHER
+
+
+def _known_in(source: str, known: Mapping[str, str]) -> tuple[str, str] | None:
+    """The entry whose name is part of the source, at whole segments; the longest one where several are."""
+    found = [
+        (name, licence)
+        for name, licence in known.items()
+        if re.search(rf"(^|/){re.escape(name)}(/|$)", source)
+        or ("/" in name and re.search(rf"(^|/){re.escape(name.rpartition('/')[2])}(/|$)", source))
+    ]
+    return max(found, key=lambda entry: len(entry[0]), default=None)
