@@ -23,6 +23,7 @@ from align.errors import ConfigError, StageError
 from align.manifest import seal_folder, write_data_manifest
 from align.publish.names import is_hub_name
 from align.rounds.driver import _launch_content, run_rounds
+from align.rounds.finished import STAGE_RECORD
 from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, load_stages, plan
 from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
@@ -557,6 +558,14 @@ def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
     assert house.texts() == whole
     assert set(statuses(house).values()) == {"finished"}
     assert house.run() == []
+
+
+def test_a_stages_record_is_not_taken_for_a_file_of_the_model(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    records = [path.relative_to(house.run_dir).as_posix() for path in sorted(house.run_dir.rglob(".stage*"))]
+    assert records == ["data/.stage", "last/.stage", "round-1/reward/.stage", "round-1/sft/.stage"]
+    assert not Path(STAGE_RECORD).suffix, "*.json is copied from checkpoint to checkpoint"
 
 
 def test_with_a_lost_ledger_what_changed_is_still_made_again(house: House) -> None:

@@ -17,7 +17,8 @@ from align.manifest import SEAL, verify_folder
 from align.rounds.ledger import StageRecord, content_of, record_of
 from align.source_code import code_changes
 
-STAGE_RECORD = ".stage.json"
+STAGE_RECORD = ".stage"
+"""JSON, without the ending: an average or a merged model copies its first member's *.json files."""
 _SHOWN = 3
 
 
