@@ -118,6 +118,8 @@ def beside(model: Any, folder: Path) -> PeftModel:
     """
     state = _state_of(folder)
     settings = _settings_of(folder)
+    if hasattr(model, "score") and settings.task_type == TaskType.CAUSAL_LM:
+        settings.task_type = None  # a policy's adapter under a fresh reward head: peft's plain wrapper, which asks less
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it

@@ -66,7 +66,9 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
                 shutil.copy2(file, rough / file.name)
                 written.append(rough / file.name)
         written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
-        seal_folder(rough, written, {MADE: [_note(m, s) for m, s in zip(members, shares, strict=True)]})
+        stage = "reward" if HEAD in members[0].tensors else "average"
+        notes = [_note(member, share) for member, share in zip(members, shares, strict=True)]
+        seal_folder(rough, written, {"stage": stage, MADE: notes})
     return output
 
 
