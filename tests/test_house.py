@@ -28,7 +28,7 @@ WINGS = {
 RECORD_ROOMS = {"columns", "dialogs", "pairs", "rated"}
 FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
     {"errors", "failures", "files", "hardware", "reporting", "overlap", "losses", "source_code"},
-    {"rows", "strict_yaml", "config", "settings", "manifest"},
+    {"rows", "strict_yaml", "config_values", "config", "settings", "manifest"},
     {"precision", "formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets", *RECORD_ROOMS},
     {"tree"},
     {"models"},
@@ -48,7 +48,9 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     ("align/tool_formats.py", "columns"),
     ("align/settings.py", "config"),
     ("align/settings.py", "rows"),
+    ("align/config_values.py", "strict_yaml"),
     ("align/config.py", "strict_yaml"),
+    ("align/config.py", "config_values"),
     ("align/failures.py", "errors"),
     ("align/files.py", "errors"),
     ("align/overlap.py", "files"),
