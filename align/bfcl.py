@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import RowError
+from align.records import records_of
 from align.rows import tools_of, tools_text
 
 Json = dict[str, Any]
@@ -39,15 +40,14 @@ def read_records(path: Path) -> list[Json]:
 
     Raises RowError naming the file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    if not path.exists():
         how = "Name a folder that holds bfcl_eval/ of the package bfcl-eval, or none for the pinned one"
-        raise RowError(path, f"cannot be read ({error.strerror})", how) from None
+        raise RowError(path, "cannot be read (No such file or directory)", how)
     found = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            found.append(_record(line, f"{path}:{number}"))
+    for _, record in records_of(path):
+        if isinstance(record, RowError):
+            raise RowError(record.where, record.what, "Fetch the package again")
+        found.append(record)
     return found
 
 
@@ -181,13 +181,3 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     if not files:
         raise RowError(folder / DATA, f"holds no {pattern}", "Name a folder that holds bfcl_eval/ of bfcl-eval")
     return files
-
-
-def _record(line: str, where: str) -> Json:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise RowError(where, f"is not JSON ({error})", "Fetch the package anew") from None
-    if not isinstance(found, dict):
-        raise RowError(where, f"expected a JSON object, found {line[:80]}", "Fetch the package anew")
-    return found

@@ -357,6 +357,8 @@ def _place(recipe: type[Section], loc: Key) -> _Place:
     kinds: list[Any] = [recipe]
     section, field = None, None
     for number, part in enumerate(loc):
+        if isinstance(part, str) and part.startswith("<"):  # the branch of a tagged union: see InputSources
+            continue
         here = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
         holder = holder_of(kinds)
         if here is not None and (part in here.model_fields or number == len(loc) - 1):
@@ -372,12 +374,15 @@ def _place(recipe: type[Section], loc: Key) -> _Place:
 
 def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
+        kinds = kinds_of(field.annotation)
+        holder = holder_of(kinds)
+        # a path or a section with a path in it is one setting, whose type names the section's keys
+        is_plain = Path in kinds or (holder is not None and Path in kinds_of(held_by(holder)))
+        inner = None if is_plain else section_of(field.annotation)
         if inner is not None:
             yield from _settings(inner, f"{prefix}{name}.")
             continue
-        holder = holder_of(kinds_of(field.annotation))
-        inner = section_of(held_by(holder)) if holder else None
+        inner = section_of(held_by(holder)) if holder and not is_plain else None
         if inner is not None:
             each = "<name>" if typing.get_origin(holder) is dict else "<number>"
             yield from _settings(inner, f"{prefix}{name}.{each}.")
@@ -387,6 +392,14 @@ def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str,
 
 
 def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is typing.Union:
+        return " | ".join(map(_type_name, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is tuple and typing.get_args(annotation)[1:] == (...,):
+        return f"list[{_type_name(typing.get_args(annotation)[0])}]"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"{{{', '.join(annotation.model_fields)}}}"
     if isinstance(annotation, types.GenericAlias) or typing.get_origin(annotation) is not None:
         return str(annotation).replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")
     return getattr(annotation, "__name__", str(annotation))

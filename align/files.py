@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -161,6 +162,28 @@ def sole_writer(folder: Path, key: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def matching(path: str | Path) -> list[Path]:
+    """The files and folders that a path names: itself if it exists, else what its wildcards match, in sorted order.
+
+    `rows[1].jsonl` is that file where it exists, and only otherwise a pattern that matches `rows1.jsonl`.
+    """
+    try:
+        if os.path.lexists(path):
+            return [Path(path)]
+        return sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(str(path)) else []
+    except ValueError:  # a NUL character in the path
+        return []
+
+
+def finished_lines(path: str | Path) -> list[str]:
+    r"""The lines of a log of JSON lines, each with its end. A last line without one is left out: its writer was killed.
+
+    Only "\n" ends a line: `str.splitlines` would also cut at U+2028, U+0085 and a form feed inside a JSON string.
+    """
+    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    return [line.decode("utf-8", errors="replace") + "\n" for line in lines]
 
 
 def fingerprint(path: str | Path) -> str:

@@ -395,7 +395,7 @@ def _groups(fields: Json) -> list[list[Json]]:
 
 
 def _stem(where: str) -> str:
-    return Path(re.sub(r":\d+$", "", where)).stem or "unnamed"
+    return Path(re.sub(r"(\.gz)?:\d+$", "", where)).stem or "unnamed"
 
 
 _READERS: Mapping[type[Row], Callable[[Columns], Json]] = {

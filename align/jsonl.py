@@ -1,76 +1,207 @@
-"""Rows to and from JSON lines: errors name file and line, files appear whole, and a folder of nothing is an error.
+"""Rows from any source of records, and rows to JSON lines: errors name file and line, files appear whole.
 
-A line may be one of our rows, or a form that other toolkits write (`align/formats.py` turns it into ours).
+`align/records/` reads the records. A record may be one of our rows, or a form that other toolkits write
+(`align/formats.py` turns it into ours). What is dropped on the way is counted in `Drops`.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import random
+import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from align.errors import RowError
+from align.errors import RowError, UnusableRow
 from align.files import whole_file
 from align.formats import to_row
+from align.records import Entry, Record, SourceLike, count_of, entries_of, label_of, parsed, sources_of
+from align.reporting import logger
 from align.rows import Row
+from align.settings import Reading, Source
 
-MAX_LINE_BYTES = 64 * 2**20
+_EXAMPLES = 20
+"""Bad rows that are listed one by one; all are counted."""
+_REASONS = 50
+"""Different reasons that are counted apart."""
+REPEATED = "exact repeat of another row"
+SAME_ID = "bad row: its id is the id of another row"
 
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
+Sources = SourceLike | Iterable[SourceLike]
+
+log = logger(__name__)
 
 
-def read_rows(paths: str | Path | Sequence[str | Path], kind: type[R]) -> list[R]:
-    """All rows of one or more files, in order. Ids must differ across all of them.
+class Drops:
+    """How many records were read of each source, and which were dropped for which reason."""
 
-    Raises RowError naming file, line and field.
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.sources: dict[str, dict[str, Any]] = {}
+        self.bad: list[RowError] = []
+        """The first bad rows, with their places."""
+
+    def read(self, source: str) -> None:
+        self._of(source)["read"] += 1
+
+    def drop(self, source: str, reason: str) -> None:
+        if reason not in self.reasons and len(self.reasons) >= _REASONS:
+            reason = "bad row: another reason"
+        self.reasons[reason] += 1
+        self._of(source)["dropped"][reason] += 1
+
+    def drop_bad(self, source: str, error: RowError) -> None:
+        if len(self.bad) < _EXAMPLES:
+            self.bad.append(error)
+        self.drop(source, f"bad row: {reason_of(error)}")
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """`{"sources": {"a.jsonl": {"read": 9, "dropped": {...}}}, "bad_rows": ["a.jsonl:3: is not JSON ..."]}`."""
+        sources = {name: {**found, "dropped": dict(found["dropped"])} for name, found in self.sources.items()}
+        return {"sources": sources, **({"bad_rows": [str(error) for error in self.bad]} if self.bad else {})}
+
+    @property
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """`{"dropped": {reason: rows}}`, or nothing if nothing was dropped."""
+        return {"dropped": dict(self.reasons)} if self.reasons else {}
+
+    def tell(self) -> None:
+        """One line in the log, if anything was dropped."""
+        if self.reasons:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+            first = f"; the first: {self.bad[0]}" if self.bad else ""
+            log.info("dropped while reading: %s%s", reasons, first)
+
+    def _of(self, source: str) -> dict[str, Any]:
+        if source not in self.sources:
+            self.sources[source] = {"read": 0, "dropped": Counter()}
+        return self.sources[source]
+
+
+def read_rows(
+    sources: Sources, kind: type[R], reading: Reading | None = None, *, drops: Drops | None = None, seed: int = 0
+) -> list[R]:
+    """All rows of one or more sources, in order; what is dropped is counted in `drops`, and told in the log.
+
+    Raises RowError naming file, line and field, or where no row is left.
     """
-    return list(stream_rows(paths, kind))
+    drops = Drops() if drops is None else drops
+    rows = list(stream_rows(sources, kind, reading=reading, drops=drops, seed=seed))
+    drops.tell()
+    if not rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in drops.reasons.most_common())
+        where = ", ".join(map(label_of, sources_of(sources)))
+        raise RowError(where, f"no row is left ({reasons})", drops.bad[0].how if drops.bad else "Bring other rows")
+    return rows
 
 
 def stream_rows(
-    paths: str | Path | Sequence[str | Path], kind: type[R], places: Collection[int] | None = None
+    sources: Sources,
+    kind: type[R],
+    places: Collection[int] | None = None,
+    *,
+    reading: Reading | None = None,
+    drops: Drops | None = None,
+    seed: int = 0,
 ) -> Iterator[R]:
-    """The rows of one or more files one at a time, for files larger than memory; 8 bytes a row are kept.
+    """The rows of one or more sources one at a time, for files larger than memory; some 30 bytes a row are kept.
 
-    places: which rows, counted from 0 over all files; the others are passed over unread. None for all.
-    Raises RowError as `read_rows` does; for an id that stands twice, after the last row.
+    places: which rows, counted from 0 over all sources, each as often as its weight says; the others are passed over
+        unread. None for all.
+    reading: what becomes of bad rows and exact repeats; they stop the run, and are dropped, where it is None.
+    seed: which rows a weight repeats or leaves out.
+
+    A row of ours repeats another if id and content are equal; a record of another form if its content is. An id that
+    belongs to two different rows is an error, or a drop with `bad_rows: drop`.
+    Raises RowError as `read_rows` does, also where the sources hold no record.
     """
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    hashes = array("q")
-    for _, row in _chosen(paths, kind, places):
-        hashes.append(hash(row.id))
-        yield row
-    if not hashes:
-        raise RowError(", ".join(map(str, paths)), "holds no rows", "Check the stage that wrote it, and its manifest")
-    twice = _twice(hashes)
-    if not twice:
-        return
-    seen: dict[str, str] = {}
-    for here, row in _chosen(paths, kind, places):
-        if hash(row.id) not in twice:
-            continue
-        if row.id in seen:
-            raise RowError(
-                f"{here}: id",
-                f"{row.id!r} stands already in {seen[row.id]}",
-                "Give each row its own id, or take the repeated row out",
-            )
-        seen[row.id] = here
+    reading = Reading() if reading is None else reading
+    drops = Drops() if drops is None else drops
+    listed = sources_of(sources)
+    wanted = None if places is None else frozenset(places)
+    seen = _Seen()
+    place, empty = 0, True
+    for number, source in enumerate(listed):
+        label = label_of(source)
+        times = _Times(source, seed, number)
+        for index, (where, entry) in enumerate(entries_of(source)):
+            empty = False
+            repeats = times.of(index)
+            first, place = place, place + repeats
+            copies = [copy for copy in range(repeats) if wanted is None or first + copy in wanted]
+            if not copies:
+                if not repeats:
+                    drops.read(label)
+                    drops.drop(label, "left out by weight")
+                continue
+            drops.read(label)
+            try:
+                row, is_ours = _row(entry, kind, where, reading.ignore_columns)
+            except UnusableRow as error:
+                drops.drop(label, error.reason)
+                continue
+            except RowError as error:
+                if reading.bad_rows == "stop":
+                    raise
+                drops.drop_bad(label, error)
+                continue
+            known = seen.add(row, is_ours)
+            if (known == "other" and reading.bad_rows == "stop") or (
+                known == "repeat" and reading.duplicates == "error"
+            ):
+                raise _repeated(row, known, where, listed, reading)
+            if known == "other" or (known == "repeat" and reading.duplicates == "drop"):
+                drops.drop(label, REPEATED if known == "repeat" else SAME_ID)
+                continue
+            for copy in copies:
+                if copy or known == "repeat":
+                    yield row.model_copy(update={"id": seen.new_id(row.id)})
+                else:
+                    yield row
+    if empty:
+        names = ", ".join(map(label_of, listed))
+        raise RowError(names, "holds no rows", "Check the stage that wrote it, and its manifest")
 
 
-def count_rows(paths: Sequence[str | Path]) -> int:
-    """Rows of one or more files, without reading them as rows."""
-    return sum(1 for path in paths for _ in _lines(Path(path)))
+def count_rows(sources: Sources) -> int:
+    """Rows that `stream_rows` has places for, without reading them as rows."""
+    return sum(_weighed(count_of(source), source.weight) for source in sources_of(sources))
 
 
-def iterate_rows(path: str | Path, kind: type[R]) -> Iterator[R]:
-    """Rows one at a time, for files larger than memory."""
-    for _, row in _chosen([path], kind, None):
-        yield row
+def usable(
+    entries: Iterable[tuple[str, Record | RowError]],
+    read: Callable[[Record, str], T],
+    bad_rows: Literal["stop", "drop"],
+    drops: Drops,
+) -> Iterator[T]:
+    """What `read` makes of every record, for stages that read records and not rows.
+
+    entries: as `align.records.records_of` gives them. A RowError, theirs or of `read`, is raised, or with `drop`
+    counted in `drops`; an UnusableRow is always counted.
+    """
+    for where, record in entries:
+        source = where.rpartition(":")[0]
+        drops.read(source)
+        try:
+            if isinstance(record, RowError):
+                raise record
+            found = read(record, where)
+        except UnusableRow as error:
+            drops.drop(source, error.reason)
+        except RowError as error:
+            if bad_rows == "stop":
+                raise
+            drops.drop_bad(source, error)
+        else:
+            yield found
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
@@ -81,54 +212,6 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
             handle.write(row.model_dump_json(exclude_defaults=True) + "\n")
             count += 1
     return count
-
-
-def _chosen(paths: Sequence[str | Path], kind: type[R], places: Collection[int] | None) -> Iterator[tuple[str, R]]:
-    """`file:line` and row."""
-    wanted = None if places is None else frozenset(places)
-    place = 0
-    for path in paths:
-        for number, line in _lines(Path(path)):
-            if wanted is None or place in wanted:
-                here = f"{path}:{number}"
-                yield here, _row(line, kind, here)
-            place += 1
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that hold something, with their numbers."""
-    try:
-        handle = path.open("rb", buffering=2**20)
-    except OSError as error:
-        raise RowError(path, f"cannot be read ({error.strerror})", "Name a JSONL file that exists") from None
-    with handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.isspace():
-                yield number, line
-
-
-def _twice(hashes: array[int]) -> set[int]:
-    """The values that stand more than once."""
-    import numpy as np  # here, so that configs that read no rows are answered without it
-
-    ordered = np.sort(np.frombuffer(hashes, np.int64))
-    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-
-
-def _row(line: bytes, kind: type[R], where: str) -> R:
-    if len(line) > MAX_LINE_BYTES:
-        raise RowError(where, f"is longer than {MAX_LINE_BYTES} bytes", "Split the row")
-    try:
-        return kind.model_validate_json(line)  # a row in our own form, several times faster than through json.loads
-    except ValidationError:
-        pass  # another toolkit's form, or a fault that is named below
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise RowError(where, f"is not JSON ({error})", "Write one JSON object a line") from None
-    if not isinstance(record, dict):
-        raise RowError(where, f"wanted a JSON object, found {type(record).__name__}", "Write one JSON object a line")
-    return row_of(record, kind, where)
 
 
 def row_of(record: dict[str, Any], kind: type[R], where: str, ignore: Collection[str] = ()) -> R:
@@ -146,3 +229,126 @@ def row_of(record: dict[str, Any], kind: type[R], where: str, ignore: Collection
         raise RowError(
             f"{where}: {field}", f"{message}; found {found}", f"See {kind.__name__} in align/rows.py"
         ) from None
+    except RecursionError:
+        raise RowError(where, "holds JSON that is nested too deeply", "Flatten the record") from None
+
+
+def reason_of(error: RowError) -> str:
+    """What is wrong with a row, without what was found in it, so that equal faults are counted together.
+
+    `a.jsonl:7: prompt.0.role: Input should be 'system' or 'user'; found 'robot'` -> `prompt: Input should be ...`.
+    """
+    what = re.split(r"[;,:]? found |, got | \(", error.what, maxsplit=1)[0]
+    field = re.match(r".*?:\d+: ([A-Za-z_]\w*)", error.where, re.DOTALL)
+    return f"{field[1] + ': ' if field else ''}{what[:100]}"
+
+
+def _row(entry: Entry, kind: type[R], where: str, ignore: Collection[str] = ()) -> tuple[R, bool]:
+    """The row, and whether the record was in our own form. Raises RowError."""
+    if isinstance(entry, RowError):
+        raise entry
+    record = parsed(entry, where) if isinstance(entry, bytes) else entry
+    if "id" in record and "source" in record:  # a row in our own form has both
+        with contextlib.suppress(ValidationError, RecursionError):
+            return kind.model_validate(record), True
+    return row_of(record, kind, where, ignore), False  # another toolkit's form, or a fault that is named there
+
+
+def _repeated(row: Row, known: str, where: str, sources: Iterable[Source], reading: Reading) -> RowError:
+    """The error of a row that was there before, with both places."""
+    sought = _content(row)
+    for source in sources:
+        for here, entry in entries_of(source):
+            try:
+                other, _ = _row(entry, type(row), here, reading.ignore_columns)
+            except RowError:
+                continue
+            if here != where and (other.id == row.id or (known == "repeat" and _content(other) == sought)):
+                if known == "repeat":
+                    how = "Remove the repeated row, or set duplicates to drop or keep"
+                    return RowError(f"{where}: id", f"repeats the row {other.id!r} of {here}", how)
+                what = f"{row.id!r} is already the id of another row, {here}"
+                return RowError(f"{where}: id", what, "Give each row its own id")
+    raise AssertionError(f"{where} was seen before, and is not there any more")
+
+
+def _content(row: Row) -> int:
+    """A hash of what a row says: all of it but id and source."""
+    values = [value for name, value in row.__dict__.items() if name not in ("id", "source")]
+    try:
+        return hash((type(row), *values))
+    except TypeError:  # a field that holds a list or a dictionary
+        return hash(row.model_dump_json(exclude={"id", "source"}))
+
+
+class _Seen:
+    """The rows that were read, in 16 bytes for each slot of a hash table that is at most two thirds full.
+
+    Two rows in a million collide by chance with a probability of 3e-8.
+    """
+
+    def __init__(self) -> None:
+        self._keys, self._values = array("q", bytes(8 * 1024)), array("q", bytes(8 * 1024))
+        self._used = 0
+        self._copies: Counter[str] = Counter()
+
+    def add(self, row: Row, is_ours: bool) -> Literal["new", "repeat", "other"]:
+        """new; repeat: this very row was there; other: a different row has its id."""
+        content = _content(row)
+        known = self._put(hash(("id", row.id)), content)
+        if known is not None:
+            return "repeat" if known == content else "other"
+        if not is_ours and self._put(hash(("content", content)), content) is not None:
+            return "repeat"
+        return "new"
+
+    def new_id(self, row_id: str) -> str:
+        """`row_id` with `.1`, `.2` and so on behind it: the first that no row has."""
+        while True:
+            self._copies[row_id] += 1
+            found = f"{row_id}.{self._copies[row_id]}"
+            if self._put(hash(("id", found)), 0) is None:
+                return found
+
+    def _put(self, key: int, value: int) -> int | None:
+        """The value that the key has had; None, and from now on `value`, where it was not there."""
+        key = key or 1  # 0 marks a free slot
+        size = len(self._keys)
+        slot = key % size
+        while (there := self._keys[slot]) != 0:
+            if there == key:
+                return self._values[slot]
+            slot = (slot + 1) % size
+        self._keys[slot], self._values[slot] = key, value
+        self._used += 1
+        if 3 * self._used > 2 * size:
+            keys, values = self._keys, self._values
+            self._keys, self._values = array("q", bytes(16 * size)), array("q", bytes(16 * size))
+            self._used = 0
+            for old, its in zip(keys, values, strict=True):
+                if old:
+                    self._put(old, its)
+        return None
+
+
+class _Times:
+    """How often each record of a source is used, by its weight: `Counted.weigh` of the builders, by place.
+
+    Weight 2.5 of four records: each twice, and a seeded two of them once more.
+    """
+
+    def __init__(self, source: Source, seed: int, number: int) -> None:
+        self._whole = int(source.weight)
+        self._extra: frozenset[int] = frozenset()
+        if source.weight != self._whole:
+            count = count_of(source)
+            more = _weighed(count, source.weight) - self._whole * count
+            self._extra = frozenset(random.Random(f"{seed} {number}").sample(range(count), more))
+
+    def of(self, index: int) -> int:
+        return self._whole + (index in self._extra)
+
+
+def _weighed(count: int, weight: float) -> int:
+    whole = int(weight)
+    return whole * count + round((weight - whole) * count)

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,12 +38,14 @@ def write_data_manifest(
     path: Path,
     *,
     config: dict[str, Any],
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[Path] | Mapping[str, str] = (),
     counts: dict[str, Any],
     notes: dict[str, Any] | None = None,
 ) -> Path:
     """Write `<path>.manifest.json` for a data file that has just been written.
 
+    inputs: what it was made from: paths, or name -> what tells its content apart (`align.records.inputs_of`). A path
+        that is not on this machine, such as a model's name on the Hub, is recorded by its name.
     counts: rows kept, and rows dropped by reason: `{"rows": 512, "dropped": {"duplicate": 19}}`.
     """
     manifest = {
@@ -51,7 +53,9 @@ def write_data_manifest(
         "blake3": fingerprint(path),
         "counts": counts,
         "config": config,
-        "inputs": {str(entry): input_fingerprint(entry) for entry in inputs},
+        "inputs": dict(inputs)
+        if isinstance(inputs, Mapping)
+        else {str(each): input_fingerprint(each) for each in inputs},
         "made_by": versions(),
         **(notes or {}),
     }

@@ -6,10 +6,11 @@ A value that the Llama 3 paper gives is the default, and says so (P = arXiv:2407
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from align.config import Section
 from align.rows import STRONG_LEVELS, Level
@@ -22,6 +23,95 @@ InputPath = Annotated[Path, INPUT]
 
 OutputPath = Annotated[Path, OUTPUT]
 """A path that a stage makes: rounds leave it out of the stage's key."""
+
+
+def _path_text(value: Any) -> Any:
+    """A path as text, and a home folder written out; an address stays what it is."""
+    return os.path.expanduser(str(value)) if isinstance(value, str | Path) else value
+
+
+class Source(Section):
+    """Where records are read from: files, a folder of `datasets.save_to_disk`, or a dataset on the Hub.
+
+    Read by `align/records/`. A path alone may be written as text; the other settings need this section.
+    """
+
+    path: Annotated[str, BeforeValidator(_path_text), INPUT] = Field(min_length=1)
+    """A file (JSONL, JSON array, CSV, TSV, Parquet; each text form also as .gz), a pattern such as rows/*.jsonl, a
+    folder, owner/name of a dataset on the Hub, or hf://datasets/owner/name/file. See docs/formats.md."""
+    split: str | None = None
+    """Which split of a folder or Hub dataset. None where there is only one."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    name: str | None = None
+    """Configuration of a Hub dataset, such as `main`."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name of a column -> its name in the records, such as {prompt: question}."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns of the records to leave out."""
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """How often each row is used: 2 repeats every row, 0.5 keeps a seeded half, 1.5 repeats a seeded half."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        theirs = list(self.columns.values())
+        for name in theirs:
+            if theirs.count(name) > 1:
+                raise ValueError(f"columns names the column {name!r} twice")
+            if name in self.ignore_columns:
+                raise ValueError(f"the column {name!r} is both in columns and in ignore_columns")
+        return self
+
+
+def _form_of_source(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    # pathlib would turn hf://datasets into hf:/datasets
+    return "<section>" if isinstance(value, dict | Source) or "://" in str(value) else "<path>"
+
+
+def _not_empty(sources: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not sources:
+        raise ValueError("names no file; give at least one")
+    return sources
+
+
+InputSource = Annotated[
+    Annotated[InputPath, Tag("<path>")] | Annotated[Source, Tag("<section>")],
+    Discriminator(lambda value: "<path>" if (form := _form_of_source(value)) == "<list>" else form),
+]
+"""One place that records are read from: a path, or a section with split, columns and so on."""
+
+InputSources = Annotated[
+    Annotated[InputPath, Tag("<path>")]
+    | Annotated[Source, Tag("<section>")]
+    | Annotated[tuple[InputSource, ...], AfterValidator(_not_empty), Tag("<list>")],
+    Discriminator(_form_of_source),
+]
+"""One source of records, or a list of them."""
+
+
+class BadRows(Section):
+    """What happens to records that cannot be used. A part of every config that reads records."""
+
+    bad_rows: Literal["stop", "drop"] = "stop"
+    """stop: a record that cannot be read ends the run, with file, line, field and reason. drop: it is dropped, and
+    counted by its reason."""
+
+
+class Reading(BadRows):
+    """What happens to records that become rows. A part of every config that reads rows."""
+
+    duplicates: Literal["drop", "keep", "error"] = "drop"
+    """Exact repeats of a row. drop: counted and dropped. keep: kept, under ids of their own. error: the run ends."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns to leave out, of the records of every source. Any other column that is neither read nor known to be
+    harmless (docs/formats.md) makes its record a bad row."""
 
 
 class LoRAConfig(Section):
@@ -95,11 +185,11 @@ class EnvironmentConfig(Section):
         return self
 
 
-class TreeDataConfig(Section):
+class TreeDataConfig(Reading):
     """Rows to train on, and how they become packed rows."""
 
-    path: InputPath | tuple[InputPath, ...]
-    """JSONL of rows: one file, or a list of files."""
+    path: InputSources
+    """Rows: a file, a Hub dataset, or a list of them; each may be a section {path, split, columns, weight, ...}."""
     token_budget: int = Field(4096, gt=0)
     """Tokens in one packed row, per process. Memory grows with it; results do not change."""
     over_budget: Literal["drop", "alone", "error"] = "drop"
@@ -110,7 +200,7 @@ class TreeDataConfig(Section):
     max_completion_tokens: int = Field(2048, gt=0)
     """A row with a longer completion is dropped, and counted. Never cut: one without its end teaches not to stop."""
     limit: int | None = Field(None, gt=0)
-    """Train on this many rows, taken by a seeded shuffle; None for all."""
+    """Train on this many rows, a seeded choice among all records before any is dropped; None for all."""
 
 
 class PreferenceDataConfig(TreeDataConfig):
@@ -268,7 +358,10 @@ class HubConfig(Section):
 
 
 def paths_of(config: Section, kind: str) -> dict[str, Path]:
-    """Dotted key -> path of every setting marked as INPUT or OUTPUT, through sections, tuples and dicts."""
+    """Dotted key -> path of every setting marked as INPUT or OUTPUT, through sections, tuples and dicts.
+
+    An address such as hf://datasets/owner/name is left out: it is no path, and counts as the setting that it is.
+    """
     found: dict[str, Path] = {}
     for name, field in type(config).model_fields.items():
         marked = kind in field.metadata or f"'{kind}'" in str(field.annotation)
@@ -281,6 +374,8 @@ def _collect_paths(value: Any, key: str, kind: str, marked: bool, found: dict[st
         found.update({f"{key}.{inner}": path for inner, path in paths_of(value, kind).items()})
     elif isinstance(value, Path) and marked:
         found[key] = value
+    elif isinstance(value, str) and marked and "://" not in value:
+        found[key] = Path(value)
     elif isinstance(value, tuple | list):
         for place, item in enumerate(value):
             _collect_paths(item, f"{key}.{place}", kind, marked, found)

@@ -5,21 +5,36 @@ The counts add up: what was read is what is kept plus what was dropped, less wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from align.errors import RowError
 from align.files import fingerprint_of
-from align.jsonl import write_rows
+from align.jsonl import Drops, Sources, read_rows, row_of, usable, write_rows
 from align.manifest import write_data_manifest
 from align.overlap import exact_key, normalize
+from align.records import SourceLike, records_of
 from align.rows import Message, Messages, PreferenceRow, PromptRow, Row, SFTRow
+from align.settings import Reading
 
 R = TypeVar("R", bound=Row)
+
+_PROMPT_COLUMNS = {
+    "prompt": "prompt",
+    "messages": "messages",
+    "conversations": "conversations",
+    "instruction": "instruction",
+    "input": "input",
+    "system": "system",
+    "question": "prompt",
+    "query": "prompt",
+}
+"""Columns that hold a prompt -> how `align/formats.py` reads them."""
 
 MIN_TELLING_WORDS = 4
 """A user message with fewer words ("Yes, please.") says too little to be a match by itself."""
@@ -115,7 +130,12 @@ class Counted(Generic[R]):
         return f"{len(self.rows)} rows" + (f" ({self.dropped.total()} dropped: {reasons})" if reasons else "")
 
     def write(
-        self, path: Path, *, config: dict[str, Any], inputs: Iterable[Path] = (), notes: dict[str, Any] | None = None
+        self,
+        path: Path,
+        *,
+        config: dict[str, Any],
+        inputs: Iterable[Path] | Mapping[str, str] = (),
+        notes: dict[str, Any] | None = None,
     ) -> Path:
         """The rows as JSONL at `path`, and their manifest beside it."""
         write_rows(path, self.rows)
@@ -178,17 +198,24 @@ def keys_of(prompt: Messages) -> set[str]:
     return telling | {exact_key(*message_texts(prompt))}
 
 
-def evaluation_keys(paths: Iterable[Path]) -> set[str]:
-    """The prompt keys of evaluation files, of whatever kind of row."""
+def read_counted(sources: Sources, kind: type[R], reading: Reading, seed: int = 0) -> Counted[R]:
+    """The rows of one or more sources; bad rows and exact repeats that were dropped are counted."""
+    drops = Drops()
+    found = Counted(read_rows(sources, kind, reading, drops=drops, seed=seed))
+    found.dropped.update(drops.reasons)
+    return found
+
+
+def evaluation_keys(sources: Iterable[SourceLike], bad_rows: Literal["stop", "drop"] = "stop") -> set[str]:
+    """The prompt keys of evaluation sets, of whatever kind of row; of each record only its prompt is read.
+
+    bad_rows: drop passes over records without a prompt, and logs how many.
+    """
+    drops = Drops()
     keys: set[str] = set()
-    for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise RowError(path, f"cannot be read ({error.strerror})", "Name an evaluation file that exists") from None
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                keys |= keys_of(_prompt_in(line, f"{path}:{number}"))
+    for prompt in usable(records_of(sources), prompt_in, bad_rows, drops):
+        keys |= keys_of(prompt)
+    drops.tell()
     return keys
 
 
@@ -209,14 +236,17 @@ def message_texts(messages: Iterable[Message]) -> list[str]:
     return texts
 
 
-def _prompt_in(line: str, where: str) -> Messages:
-    how = "Give a JSONL file of prompts, questions, SFT rows or preferences"
+def prompt_in(record: dict[str, Any], where: str) -> Messages:
+    """The prompt of a record of any form. What else the record holds, such as answers or scores, is not read."""
+    with contextlib.suppress(RowError):  # a row of another kind
+        return row_of(record, SFTRow, where).messages[:-1]
+    with contextlib.suppress(RowError):
+        return row_of(record, PreferenceRow, where).prompt
+    fields = {ours: record[name] for name, ours in _PROMPT_COLUMNS.items() if name in record}
+    fields |= {"id": "-", "source": "-"}  # a prompt of ours is then read as ours
     try:
-        record = json.loads(line)
-        found = record["prompt"] if "prompt" in record else record["messages"][:-1]
-        if isinstance(found, str):
-            return (Message(role="user", content=found),)
-        return tuple(Message.model_validate(message) for message in found)
-    except (ValueError, KeyError, TypeError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise RowError(where, f"wanted a row with prompt or messages, found none ({problem})", how) from None
+        return row_of(fields, PromptRow, where).prompt
+    except RowError as error:
+        how = "Give prompts, questions, SFT rows or preferences, or map the column: {path: ..., columns: {prompt: ...}}"
+        problem = " ".join(error.what.split())[:120]
+        raise RowError(where, f"expected a row with prompt or messages, found none ({problem})", how) from None

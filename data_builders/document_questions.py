@@ -12,13 +12,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from align.config import Section, dump
+from align.config import dump
 from align.errors import RowError
+from align.jsonl import Drops
 from align.judges.refusals import LANGUAGES
 from align.overlap import normalize
+from align.records import inputs_of
 from align.reporting import logger
 from align.rows import QuestionRow
-from align.settings import INPUT, InputPath, SamplingConfig, paths_of
+from align.settings import BadRows, InputPath, InputSource, SamplingConfig
 from data_builders.counted import Counted, evaluation_keys, part_of
 from data_builders.documents import read_documents
 from data_builders.engines import Engine, Engines
@@ -26,10 +28,10 @@ from data_builders.generated_questions import generated_questions, snippet_rows
 from data_builders.question_imports import boolq_questions, open_questions
 
 
-class DocumentQuestionsConfig(Section):
+class DocumentQuestionsConfig(BadRows):
     """Questions about documents, and questions that come with theirs."""
 
-    documents: tuple[InputPath, ...] = ()
+    documents: tuple[InputSource, ...] = ()
     """Texts that a model asks questions about: .txt with one document a line, or JSONL with `text` and `title`."""
     model: InputPath | None = None
     """The checkpoint that writes the questions: a Hugging Face folder. Wanted with documents."""
@@ -51,15 +53,15 @@ class DocumentQuestionsConfig(Section):
     """How often a question is sampled for each."""
     max_answer_words: int = Field(6, ge=1)
     """A question whose answer is longer is dropped, and counted: rules cannot compare it, and guessing is no fact."""
-    boolq: tuple[InputPath, ...] = ()
+    boolq: tuple[InputSource, ...] = ()
     """JSONL of `question`, `passage`, `answer` (true or false) and `title`."""
-    nq_open: tuple[InputPath, ...] = ()
+    nq_open: tuple[InputSource, ...] = ()
     """JSONL of `question` and `answer` (a list): no snippet comes with it."""
     limit: int | None = Field(None, gt=0)
     """At most so many questions of each source, taken by a seeded shuffle."""
     heldout_share: float = Field(0.0, ge=0, lt=1)
     """Share of the documents of which every question is held out, in `questions.heldout.jsonl`."""
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts. Questions that match one are dropped, and counted."""
     unit_size: int = Field(32, gt=0)
     """Snippets in one unit of work; a crash loses at most one."""
@@ -88,19 +90,19 @@ def build(config: DocumentQuestionsConfig, output: Path, backend: Any = None, pr
     notes: dict[str, Any] = {}
     for part in (
         _generated(config, output / "units", given, notes),
-        boolq_questions(config.boolq),
-        open_questions(config.nq_open),
+        boolq_questions(config.boolq, config.bad_rows),
+        open_questions(config.nq_open, config.bad_rows),
     ):
         part.drop_duplicates()
         part.limit(config.limit, config.seed)
         found.add(part)
     found.drop_duplicates()
-    found.drop_matches(evaluation_keys(config.evaluation))
+    found.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     if not found.rows:
         how = "Bring longer documents or a stronger generator; output/units has what it wrote"
         raise RowError(output, f"no question is left: {found.summary()}", how)
     heldout, train = _cut(found, config)
-    inputs = list(paths_of(config, INPUT).values())
+    inputs = inputs_of(config)
     for name, rows in (("questions", train), ("questions.heldout", heldout)):
         if rows.rows or name == "questions":
             rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
@@ -113,8 +115,9 @@ def _generated(
 ) -> Counted[QuestionRow]:
     if config.model is None:
         return Counted()
+    drops = Drops()
     snippets = snippet_rows(
-        read_documents(config.documents),
+        read_documents(config.documents, config.bad_rows, drops),
         language=config.language,
         shortest=config.min_characters,
         longest=config.max_characters,
@@ -122,6 +125,7 @@ def _generated(
         limit=config.snippets,
         seed=config.seed,
     )
+    snippets.dropped.update(drops.reasons)
     if not snippets.rows:
         where, how = ", ".join(map(str, config.documents)), "Bring longer documents, or lower min_characters"
         raise RowError(where, f"no snippet is left: {snippets.summary()}", how)

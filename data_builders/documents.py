@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from align.errors import RowError
-from data_builders.records import records_of
+from align.jsonl import Drops, usable
+from align.records import Record, SourceLike, records_of, sources_of, text_lines
 
 
 class Document(NamedTuple):
@@ -33,13 +35,18 @@ _OPENING = re.compile(
 )
 
 
-def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
-    """The documents of all files, in order. Raises RowError naming file and line."""
-    for path in paths:
-        for where, title, text in _lines(path) if path.suffix == ".txt" else _records(path):
-            if not text.strip():
-                raise RowError(where, "holds an empty text", "Take the line out")
-            yield Document(title.strip() or opening_words(text), text.strip(), path.stem)
+def read_documents(
+    given: Sequence[SourceLike], bad_rows: Literal["stop", "drop"] = "stop", drops: Drops | None = None
+) -> Iterator[Document]:
+    """The documents of all sources, in order. What is dropped is counted in `drops`.
+
+    Raises RowError naming file and line.
+    """
+    drops = Drops() if drops is None else drops
+    for source in sources_of(given):
+        read = partial(_document, source=Path(source.path).stem)
+        entries = text_lines(Path(source.path)) if source.path.endswith(".txt") else records_of(source)
+        yield from usable(entries, read, bad_rows, drops)
 
 
 def snippets_of(text: str, most: int) -> list[str]:
@@ -75,22 +82,11 @@ def _packed(pieces: Sequence[str], joint: str, most: int) -> list[str]:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RowError(path, f"cannot be read ({error.strerror})", "Name a file that exists") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", "", line
-
-
-def _records(path: Path) -> Iterator[tuple[str, str, str]]:
-    for where, record in records_of(path):
-        if isinstance(record, RowError):
-            raise record
-        text, title = record.get("text"), record.get("title") or ""
-        if not isinstance(text, str) or not isinstance(title, str):
-            what = f"wanted text, and title where it is known, found {', '.join(record)}"
-            raise RowError(where, what, "Write one document a line")
-        yield where, title, text
+def _document(record: Record, where: str, source: str) -> Document:
+    text, title = record.get("text"), record.get("title") or ""
+    if not isinstance(text, str) or not isinstance(title, str):
+        what = f"expected text, and title where it is known, found {', '.join(record)}"
+        raise RowError(where, what, "Write one document a line")
+    if not text.strip():
+        raise RowError(where, "holds an empty text", "Remove the line")
+    return Document(title.strip() or opening_words(text), text.strip(), source)

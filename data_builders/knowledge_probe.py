@@ -10,18 +10,17 @@ taught that it did not know (`probe_rows.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config import dump
 from align.files import whole_file
-from align.jsonl import read_rows
 from align.manifest import write_data_manifest
+from align.records import inputs_of
 from align.reporting import logger
 from align.rows import Candidate, QuestionRow
-from align.settings import INPUT, paths_of
-from data_builders.counted import Counted, evaluation_keys
+from data_builders.counted import Counted, evaluation_keys, read_counted
 from data_builders.engines import Engine, Engines
 from data_builders.probe_config import KnowledgeProbeConfig
 from data_builders.probe_judging import Probed, judge_answers, knowledge_map, text_of
@@ -60,7 +59,7 @@ def build(
 
     probed = judge_answers(questions.rows, answers, config, _judge(config, engines, judge), output / "judge-units")
 
-    inputs = list(paths_of(config, INPUT).values())
+    inputs = inputs_of(config)
     found = knowledge_map(probed)
     _write_answers(output / "answers.jsonl", probed, config, inputs, questions.counts | {"knowledge": found["all"]})
     if config.make_rows:
@@ -81,10 +80,9 @@ def build(
 
 
 def _questions(config: KnowledgeProbeConfig) -> Counted[QuestionRow]:
-    paths = [config.questions] if isinstance(config.questions, Path) else list(config.questions)
-    questions = Counted(read_rows(paths, QuestionRow))
+    questions = read_counted(config.questions, QuestionRow, config, config.seed)
     questions.drop_duplicates()
-    questions.drop_matches(evaluation_keys(config.evaluation))
+    questions.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     return questions
 
 
@@ -153,7 +151,7 @@ def _write_answers(
     path: Path,
     probed: Sequence[Probed],
     config: KnowledgeProbeConfig,
-    inputs: Sequence[Path],
+    inputs: Mapping[str, str],
     counts: dict[str, Any],
 ) -> None:
     """Every question with every answer, its seed, what each judge said of it, and what counted."""

@@ -19,9 +19,10 @@ from align.config import Section, dump
 from align.errors import RowError, UnusableRow
 from align.files import fingerprint_of, whole_file
 from align.overlap import normalize
+from align.records import SourceLike, identities_of, sources_of
 from align.reporting import logger
 from align.rows import STRONG_LEVELS, Level, Message, Messages, PreferenceRow, row_id
-from align.settings import InputPath
+from align.settings import InputPath, InputSource, InputSources
 from data_builders.agreement import agreement, batch_name
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
 from data_builders.judgements import Compared, merged, settled
@@ -55,9 +56,9 @@ class GeneralConfig(Section):
 class PreferencesConfig(Section):
     """A user's own comparisons: read, settled, checked, and cut into rows to train on and rows held out."""
 
-    path: InputPath | tuple[InputPath, ...]
-    """JSONL or JSON arrays: pairs of ours or of other toolkits, ratings by several raters, scores, dialogs, exports of
-    Argilla and Label Studio. `data_builders/preference_imports.py` lists the forms."""
+    path: InputSources
+    """Records in any form of file (docs/formats.md): pairs of ours or of other toolkits, ratings by several raters,
+    scores, dialogs, exports of Argilla and Label Studio. `data_builders/preference_imports.py` lists the forms."""
     imports: ImportConfig = ImportConfig()
     """How records become comparisons."""
     bad_rows: Literal["stop", "drop"] = "stop"
@@ -77,7 +78,7 @@ class PreferencesConfig(Section):
     """A row with more in its prompt and completions together is dropped, and counted; None for no limit."""
     limit: int | None = Field(None, gt=0)
     """Rows to train on, taken by a seeded shuffle."""
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
     table_by: GroupBy = "source"
     """What a line of the printed table stands for."""
@@ -93,8 +94,7 @@ def build(config: PreferencesConfig, output: Path) -> Path:
     Each row file has its manifest. What is dropped before the cut is counted with the rows to train on.
     """
     log = logger("data_builders")
-    paths = [config.path] if isinstance(config.path, Path) else list(config.path)
-    records, compared, bad, unusable = _read(paths, config.imports)
+    records, compared, bad, unusable = _read(sources_of(config.path), config.imports)
     if bad and config.bad_rows == "stop":
         raise _stopped(bad)
     comparisons, repeats = merged(compared)
@@ -117,7 +117,7 @@ def build(config: PreferencesConfig, output: Path) -> Path:
     drop_unusable(train, config.max_characters)
     thinned = drop_near_equal(train, config.near_equal)
     heldout = cut_by_prompt(train, config.heldout_share, config.seed)
-    train.drop_matches(evaluation_keys(config.evaluation).union(*map(prompt_keys, heldout.rows)))
+    train.drop_matches(evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows)))
     train.limit(config.limit, config.seed)
 
     rows = train.rows + heldout.rows
@@ -133,7 +133,7 @@ def build(config: PreferencesConfig, output: Path) -> Path:
         "parts": {name: composition(part.rows, "batch", units) for name, part in parts.items()},
         "agreement": agreement(comparisons),
     }
-    inputs = [*paths, *config.evaluation]
+    inputs = identities_of([*sources_of(config.path), *sources_of(config.evaluation)])
     for name, part in parts.items():
         if part.rows or name == "preferences":
             part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"records": records})
@@ -214,7 +214,9 @@ def _length(row: PreferenceRow) -> int:
     return characters(row.prompt, row.tools) + sum(map(characters, row.completions))
 
 
-def _read(paths: Sequence[Path], config: ImportConfig) -> tuple[int, list[Compared], list[RowError], Counter[str]]:
+def _read(
+    paths: Sequence[SourceLike], config: ImportConfig
+) -> tuple[int, list[Compared], list[RowError], Counter[str]]:
     """(records read, their comparisons, what is wrong with the bad ones, why others prefer nothing)."""
     records, compared, bad, unusable = 0, [], [], Counter[str]()
     for path in paths:

@@ -18,7 +18,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from align.columns import (
@@ -39,12 +38,12 @@ from align.formats import is_ours
 from align.jsonl import row_of
 from align.pairs import pair_names, pair_of
 from align.rated import is_rated, response_of
+from align.records import SourceLike, records_of
 from align.rows import Message, Messages, PreferenceRow, row_id
 from data_builders import annotation_exports
 from data_builders.annotation_exports import ExportFields
 from data_builders.judgements import Compared, Judgement, judgement_of_scores
 from data_builders.rated_responses import ScoresConfig, asked_of, ratings_of
-from data_builders.records import records_of
 
 Json = dict[str, Any]
 
@@ -64,8 +63,8 @@ class ImportConfig(Section):
     to be harmless (docs/formats.md) is an error."""
 
 
-def comparisons_in(path: Path, config: ImportConfig) -> Iterator[list[Compared] | RowError]:
-    """For each record of a file its comparisons, or what is wrong with it, with `file:line: column`.
+def comparisons_in(path: SourceLike, config: ImportConfig) -> Iterator[list[Compared] | RowError]:
+    """For each record of a source its comparisons, or what is wrong with it, with `file:line: column`.
 
     Consecutive records with one rated response each to the same prompt, as HelpSteer2 has them, are compared with each
     other: the comparisons come with the first of them. An UnusableRow is a record that prefers nothing.

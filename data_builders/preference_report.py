@@ -164,7 +164,7 @@ def _cell(key: str, value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="data_builders.preference_report", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, help="JSONL of preference rows")
+    parser.add_argument("files", nargs="+", help="JSONL of preference rows")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer's folder: count tokens, not characters and words")
     parser.add_argument("--by", choices=list(GROUPS), default="source", help="a line of the table for each")
     given = parser.parse_args(arguments)

@@ -6,18 +6,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from align.config import Section
-from align.settings import InputPath, SamplingConfig
+from align.settings import InputPath, InputSource, InputSources, Reading, SamplingConfig
 from data_builders.refusals import RefusalsConfig
 
 Chat = Literal["auto", "chatml", "llama3"]
 
 
-class KnowledgeProbeConfig(Section):
+class KnowledgeProbeConfig(Reading):
     """Ask, judge, and make rows of what is known and what is not."""
 
-    questions: InputPath | tuple[InputPath, ...]
-    """JSONL of questions with their accepted answers. The builders splits and document_questions make such files."""
+    questions: InputSources
+    """Questions with their accepted answers. The builders splits and document_questions make such files."""
     model: InputPath
     """The checkpoint that is probed: a Hugging Face folder."""
     chat: Chat = "auto"
@@ -60,7 +59,7 @@ class KnowledgeProbeConfig(Section):
     """false: only measure, as a probe of held-out questions does; no refusal is written and no row to train on."""
     limit: int | None = Field(None, gt=0)
     """At most so many rows in each file, taken by a seeded shuffle."""
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts. Questions that match one are not even asked, and counted."""
     label: str = "probe"
     """What the rows' source begins with, such as `round-1`."""

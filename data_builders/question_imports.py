@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from align.errors import RowError
+from align.errors import RowError, UnusableRow
+from align.jsonl import Drops, usable
 from align.judges.rules import normalize, states
+from align.records import Record, SourceLike, records_of
 from align.rows import Message, Messages, QuestionRow, row_id
 from data_builders.counted import Counted
-from data_builders.records import Json, records_of
+
+BadRowsAre = Literal["stop", "drop"]
 
 BOOLQ = "boolq"
 NQ_OPEN = "nq-open"
@@ -19,61 +21,59 @@ NQ_OPEN = "nq-open"
 _SIDES = {"true": "yes", "false": "no", "yes": "yes", "no": "no"}
 
 
-def boolq_questions(paths: Sequence[Path]) -> Counted[QuestionRow]:
+def boolq_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -> Counted[QuestionRow]:
     """Yes-or-no questions with the passage that answers them: records of `question`, `passage`, `answer`, `title`.
 
     The prompt asks for yes or no, since the rules read nothing else. Raises RowError for a record of another form.
     """
-    found: Counted[QuestionRow] = Counted()
-    for where, record in _records(paths):
+
+    def read(record: Record, where: str) -> QuestionRow:
         answer = record.get("answer")
         side = _SIDES.get(str(answer).strip().casefold())
         if side is None:
             raise RowError(f"{where}: answer", f"wanted true or false, found {answer!r}", "See BoolQ's own files")
         question, passage = _text(record, "question", where), _text(record, "passage", where)
-        found.keep(
-            QuestionRow(
-                id=row_id(BOOLQ, question, passage),
-                source=BOOLQ,
-                prompt=_user(f"{as_question(question)} Answer yes or no."),
-                entity=str(record.get("title") or question),
-                relation="yes-or-no",
-                answers=(side,),
-                reference=passage,
-                topic=BOOLQ,
-            )
+        return QuestionRow(
+            id=row_id(BOOLQ, question, passage),
+            source=BOOLQ,
+            prompt=_user(f"{as_question(question)} Answer yes or no."),
+            entity=str(record.get("title") or question),
+            relation="yes-or-no",
+            answers=(side,),
+            reference=passage,
+            topic=BOOLQ,
         )
-    return found
+
+    return _counted(paths, read, bad_rows)
 
 
-def open_questions(paths: Sequence[Path]) -> Counted[QuestionRow]:
+def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -> Counted[QuestionRow]:
     """Questions with their accepted answers, without a passage: records of `question` and `answer`, a text or a list.
 
     Where people marked further answers as definitely correct (EfficientQA), these are accepted too.
     """
-    found: Counted[QuestionRow] = Counted()
-    for where, record in _records(paths):
+
+    def read(record: Record, where: str) -> QuestionRow:
         question = _text(record, "question", where)
         given = record.get("answer")
         texts = [given] if isinstance(given, str) else [*(given or ()), *(record.get("def_correct_predictions") or ())]
         answers = tuple(dict.fromkeys(text for text in map(unescaped, map(str, texts)) if normalize(text)))
         if not answers:
-            found.drop("no accepted answer")
-        elif any(states(question, [answer]) for answer in answers):
-            found.drop("answer stands in the question")
-        else:
-            found.keep(
-                QuestionRow(
-                    id=row_id(NQ_OPEN, question),
-                    source=NQ_OPEN,
-                    prompt=_user(as_question(question)),
-                    entity=question,
-                    relation="open",
-                    answers=answers,
-                    topic=NQ_OPEN,
-                )
-            )
-    return found
+            raise UnusableRow(f"{where}: answer", "holds no answer", "Add one", "no accepted answer")
+        if any(states(question, [answer]) for answer in answers):
+            reason = "answer stands in the question"
+            raise UnusableRow(f"{where}: answer", "is in the question", "Ask without it", reason)
+        return QuestionRow(
+            id=row_id(NQ_OPEN, question),
+            source=NQ_OPEN,
+            prompt=_user(as_question(question)),
+            entity=question,
+            relation="open",
+            answers=answers,
+            topic=NQ_OPEN,
+        )
+
+    return _counted(paths, read, bad_rows)
 
 
 def as_question(text: str) -> str:
@@ -92,13 +92,12 @@ def _user(text: str) -> Messages:
     return (Message(role="user", content=text),)
 
 
-def _records(paths: Sequence[Path]) -> list[tuple[str, Json]]:
-    found = []
-    for path in paths:
-        for where, record in records_of(path):
-            if isinstance(record, RowError):
-                raise record
-            found.append((where, record))
+def _counted(
+    paths: Sequence[SourceLike], read: Callable[[Record, str], QuestionRow], bad_rows: BadRowsAre
+) -> Counted[QuestionRow]:
+    drops = Drops()
+    found = Counted(usable(records_of(paths), read, bad_rows, drops))
+    found.dropped.update(drops.reasons)
     return found
 
 

@@ -17,9 +17,10 @@ from pydantic import Field, field_validator, model_validator
 from align.config import Section, dump
 from align.files import fingerprint_of
 from align.overlap import normalize
+from align.records import identities_of
 from align.reporting import logger
 from align.rows import QuestionRow
-from align.settings import InputPath
+from align.settings import BadRows, InputSource
 from data_builders import sources
 from data_builders.counted import Counted, evaluation_keys, part_of, prompt_keys
 from data_builders.facts.catalog import all_questions
@@ -80,10 +81,10 @@ class QuestionsConfig(Section):
         return self
 
 
-class QuestionSplitsConfig(QuestionsConfig):
+class QuestionSplitsConfig(QuestionsConfig, BadRows):
     """Questions alone, in one part to train on."""
 
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of further evaluation prompts, of any kind of row. Matching training rows are dropped, and counted."""
     seed: int = 0
     """Every cut and shuffle."""
@@ -100,7 +101,7 @@ class QuestionParts(NamedTuple):
 def build(config: QuestionSplitsConfig, output: Path) -> Path:
     """Write the three files into the folder `output`, and return it. Without a dev_share there is no dev file."""
     heldout, dev, (train,) = question_parts(config, 1, config.seed)
-    keys = evaluation_keys(config.evaluation).union(*map(prompt_keys, (*heldout.rows, *dev.rows)))
+    keys = evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, (*heldout.rows, *dev.rows)))
     finish_training_part(train, config, keys, config.seed)
     log = logger("data_builders")
     named = sorted({row.source for part in (heldout, dev, train) for row in part.rows})
@@ -108,7 +109,7 @@ def build(config: QuestionSplitsConfig, output: Path) -> Path:
     for name, part in (("train", train), ("dev", dev), ("heldout", heldout)):
         if name != "dev" or config.dev_share:
             path = output / f"questions.{name}.jsonl"
-            part.write(path, config=dump(config), inputs=config.evaluation, notes=notes)
+            part.write(path, config=dump(config), inputs=identities_of(config.evaluation), notes=notes)
             log.info("%-20s %s", f"questions.{name}", part.summary())
     return output
 

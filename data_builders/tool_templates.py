@@ -16,12 +16,13 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from align.config import Section, dump
+from align.config import dump
 from align.errors import SandboxError
 from align.files import fingerprint_of, whole_file
+from align.records import identities_of
 from align.reporting import logger
 from align.rows import PreferenceRow, SFTRow, ToolQuestionRow, row_id, tools_text
-from align.settings import InputPath
+from align.settings import BadRows, InputSource
 from data_builders.counted import Counted, characters, evaluation_keys, prompt_keys
 from data_builders.tasks.catalog import DOMAINS, Domain, domains
 from data_builders.tasks.scenes import CallFailed, Played, Stage, TemplateKind, play
@@ -37,7 +38,7 @@ TRIES = 20
 """Draws for one dialog before the builder says that there is no more to be had."""
 
 
-class ToolTemplatesConfig(Section):
+class ToolTemplatesConfig(BadRows):
     """Dialogs sampled from the tasks under data_builders/tasks/, and executed."""
 
     rows: dict[TemplateKind, int] = Field(default_factory=lambda: dict(ROWS))
@@ -61,7 +62,7 @@ class ToolTemplatesConfig(Section):
     """Drop every dialog that offers a function named as one of BFCL's, or asks what BFCL asks."""
     max_characters: int = Field(6000, gt=0)
     """A row with more in its messages, calls and functions together is dropped, and counted."""
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows that match one are dropped, and counted."""
     seed: int = 0
     """Every draw."""
@@ -110,7 +111,7 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
         "tools": train, "tools.preferences": pairs, "tools.heldout": heldout, "tools.dialogs": dialogs,
     }  # fmt: skip
     for name, part in files.items():
-        part.write(output / f"{name}.jsonl", config=dump(config), inputs=config.evaluation)
+        part.write(output / f"{name}.jsonl", config=dump(config), inputs=identities_of(config.evaluation))
         logger("data_builders").info("%-20s %s", name, part.summary())
     with whole_file(output / "tools.records.jsonl") as handle:
         for row in train.rows:
@@ -139,7 +140,7 @@ def unlike(held: Domain, trained: Sequence[Domain]) -> Domain:
 def _left_out(config: ToolTemplatesConfig) -> tuple[set[str], set[str]]:
     """Keys of function names, and of prompts, that must not be trained on."""
     names: set[str] = set()
-    keys = evaluation_keys(config.evaluation)
+    keys = evaluation_keys(config.evaluation, config.bad_rows)
     if config.without_bfcl:
         from align import bfcl
         from align.assets import path_of

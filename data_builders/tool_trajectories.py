@@ -16,29 +16,30 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from align.config import Section, dump
+from align.config import dump
 from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.jsonl import read_rows
+from align.records import inputs_of, label_of, sources_of
 from align.reporting import logger
 from align.rows import Message, Messages, PromptRow, Row, SFTRow, ToolQuestionRow, row_id, tools_of, tools_text
-from align.settings import INPUT, EnvironmentConfig, InputPath, SamplingConfig, paths_of
+from align.settings import EnvironmentConfig, InputPath, InputSource, InputSources, Reading, SamplingConfig
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.interpreter import DialogSession, interpreter_tool
 from align.tools.registry import Registry
 from align.tools.replay import CallRecord, Recorder, Replay, ReplayError
 from align.tools.sandbox import Sandbox, SandboxLimits
-from data_builders.counted import Counted, evaluation_keys
+from data_builders.counted import Counted, evaluation_keys, read_counted
 from data_builders.trajectory_rows import SampledTrajectory, preference_rows, sft_rows
 
 INTERPRETER = "code_interpreter"
 
 
-class TrajectoriesConfig(Section):
+class TrajectoriesConfig(Reading):
     """Sample, execute, and make rows of what ended well."""
 
-    prompts: InputPath | tuple[InputPath, ...]
-    """JSONL of prompts. One with `tools` is offered those functions alone, any other all of them. Tool questions, which
+    prompts: InputSources
+    """Prompts. One with `tools` is offered those functions alone, any other all of them. Tool questions, which
     name calls that lead to the answer, or what it must hold, are held to that."""
     tools: ToolsConfig = ToolsConfig()
     """What answers the calls."""
@@ -63,7 +64,7 @@ class TrajectoriesConfig(Section):
     """The model is called at most so often in one dialog (Llama's reference loop: 10)."""
     limit: int | None = Field(None, gt=0)
     """At most so many rows in each file, taken by a seeded shuffle."""
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts. Prompts that match one are not even asked, and counted."""
     label: str = Field("tool-trajectories", min_length=1)
     """What the rows' source begins with; its end says which kind of trajectory it is."""
@@ -95,12 +96,12 @@ def build(config: TrajectoriesConfig, output: Path, backend: Any = None, protoco
 
     backend, protocol: what generates; None loads `config.model`. Units in `output/units` that stand are kept.
     """
-    paths = [config.prompts] if isinstance(config.prompts, Path) else list(config.prompts)
-    prompts = Counted(read_rows(paths, ToolQuestionRow))
+    prompts = read_counted(config.prompts, ToolQuestionRow, config, config.seed)
     prompts.drop_duplicates()
-    prompts.drop_matches(evaluation_keys(config.evaluation))
+    prompts.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     if not prompts.rows:
-        raise RowError(", ".join(map(str, paths)), f"no prompt is left: {prompts.summary()}", "Bring other prompts")
+        where = ", ".join(map(label_of, sources_of(config.prompts)))
+        raise RowError(where, f"no prompt is left: {prompts.summary()}", "Bring other prompts")
     if backend is None:
         backend, protocol = _load(config)
     if config.environment.ipython and protocol.name != "llama3":
@@ -120,7 +121,7 @@ def build(config: TrajectoriesConfig, output: Path, backend: Any = None, protoco
         "endings": dict(Counter(each.ended for each in sampled)),
         "errors": dict(Counter(record.error for each in sampled for record in each.records if record.error)),
     }
-    inputs = list(paths_of(config, INPUT).values())
+    inputs = inputs_of(config)
     for name, part in (("trajectories", rows), ("preferences", pairs)):
         part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
         logger("data_builders").info("%-20s %s", name, part.summary())

@@ -17,11 +17,11 @@ from pydantic import Field
 
 from align.config import Section, dump
 from align.files import fingerprint_of
-from align.jsonl import iterate_rows
+from align.records import identities_of, sources_of
 from align.rows import Messages, SFTRow, row_id, tools_of, tools_text
-from align.settings import InputPath
+from align.settings import InputSource, InputSources, Reading
 from align.tools.schema import call_problem
-from data_builders.counted import Counted, characters, evaluation_keys, prompt_keys
+from data_builders.counted import Counted, characters, evaluation_keys, prompt_keys, read_counted
 from data_builders.sources import GLAIVE, ToolDialog, provenance, tool_dialogs
 
 Kind = Literal["call", "answer", "no-call"]
@@ -40,13 +40,13 @@ class ToolDialogsConfig(Section):
     """Rows held out, by kind of turn."""
 
 
-class ToolUseConfig(ToolDialogsConfig):
+class ToolUseConfig(ToolDialogsConfig, Reading):
     """Tool dialogs alone: `tools.jsonl` and `tools.heldout.jsonl`."""
 
-    path: InputPath | None = None
-    """JSONL of dialogs with their functions (SFT rows, OpenAI, ShareGPT, Glaive, or BFCL with possible answers); None
+    path: InputSources | None = None
+    """Dialogs with their functions (SFT rows, OpenAI, ShareGPT, Glaive, or BFCL with possible answers); None
     for the packaged dialogs."""
-    evaluation: tuple[InputPath, ...] = ()
+    evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
     seed: int = 0
     """The cut and the shuffles."""
@@ -54,15 +54,16 @@ class ToolUseConfig(ToolDialogsConfig):
 
 def build(config: ToolUseConfig, output: Path) -> Path:
     """Write `tools.jsonl` and `tools.heldout.jsonl` into the folder `output`."""
-    source, dialogs = GLAIVE, None
+    source, dialogs, read = GLAIVE, None, Counted[SFTRow]()
     if config.path is not None:
-        source = config.path.stem
-        rows = iterate_rows(config.path, SFTRow)
-        dialogs = [ToolDialog(row.messages, tools_of(row.tools)) for row in rows]
+        source = Path(sources_of(config.path)[0].path).stem
+        read = read_counted(config.path, SFTRow, config, config.seed)
+        dialogs = [ToolDialog(row.messages, tools_of(row.tools)) for row in read.rows]
     train, heldout = tool_rows(tool_dialogs() if dialogs is None else dialogs, config, config.seed, source)
-    train.drop_matches(evaluation_keys(config.evaluation).union(*map(prompt_keys, heldout.rows)))
+    train.dropped.update(read.dropped)
+    train.drop_matches(evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows)))
     train.limit_each(kind_of, config.limits, config.seed)
-    inputs = [*config.evaluation, *([config.path] if config.path else [])]
+    inputs = identities_of([*config.evaluation, *(sources_of(config.path) if config.path else ())])
     notes = {"provenance": provenance((GLAIVE,))} if dialogs is None else {}
     for name, part in (("tools", train), ("tools.heldout", heldout)):
         part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config import Section
 from align.errors import RowError
-from align.jsonl import read_rows
+from align.jsonl import Drops, read_rows
 from align.judges.rules import verdict
 from align.rows import QuestionRow
-from align.settings import InputPath
+from align.settings import InputPath, InputSources, Reading
 from eval.answer_scores import SCORES, AnswerScoresConfig, answer_scores
 from eval.intervals import Share, bootstrapped, clustered_share, share
 from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
@@ -29,11 +28,11 @@ KNOWN_KEPT = (0.85, 0.9)
 """Shares of the known that are kept where the wrong ones are read off a curve."""
 
 
-class FactualityConfig(Section):
+class FactualityConfig(Reading):
     """Questions with known answers."""
 
-    questions: InputPath
-    """JSONL of questions that no stage trained on."""
+    questions: InputSources
+    """Questions that no stage trained on."""
     baseline: InputPath | None = None
     """factuality.json of the starting model on the same questions; with it, what was known before is followed."""
     transfer_relations: tuple[str, ...] = ()
@@ -54,7 +53,8 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
     are in the counts, as `risk_coverage`. Where the model abstains, its answer on the curve is the baseline's: what it
     would have said. Questions that neither answers are in no curve, and counted as `no_answer`.
     """
-    questions = limited(read_rows(config.questions, QuestionRow), limit)
+    drops = Drops()
+    questions = limited(read_rows(config.questions, QuestionRow, config, drops=drops), limit)
     before = _rows_before(config.baseline, questions) if config.baseline is not None else {}
     answers = generator.answers(questions, units, "factuality")
     rows: list[dict[str, Any]] = []
@@ -85,7 +85,7 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
         _add_scores(rows, questions, before, generator, config.scores)
         more, counts["risk_coverage"] = _risk_coverage(rows, bool(before))
         scores |= more
-    return Result(scores, counts, rows)
+    return Result(scores, counts | drops.dropped, rows)
 
 
 def shares_of(rows: Sequence[Mapping[str, Any]], *, has_baseline: bool) -> dict[str, Share | None]:

@@ -7,7 +7,6 @@ each, are one model here: their rows are pooled, with intervals over questions.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from align.errors import RowError
 from align.files import write_text
 from align.publish.model_card import cell
+from align.records import records_of
 from align.rounds.results import words
 from eval.abstention import abstaining_below, choose_threshold
 from eval.answer_scores import SCORES
@@ -122,9 +122,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_knowledge(path: Path) -> dict[str, str]:
     """Question id -> known, unknown, unsure or uninformative, from the answers.jsonl of a probe."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {line["id"]: line["knowledge"] for line in lines}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        found = {}
+        for _, record in records_of(path):
+            if isinstance(record, RowError):
+                raise record
+            found[record["id"]] = record["knowledge"]
+        return found
+    except (ValueError, LookupError, TypeError) as error:
         raise RowError(
             path, f"is no answers.jsonl of a probe ({error})", "Probe the held-out questions first"
         ) from None

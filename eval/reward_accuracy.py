@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config import Section
-from align.jsonl import read_rows
+from align.jsonl import Drops, read_rows
 from align.judges.judge import ScoreRequest
 from align.reporting import Progress
 from align.rows import Messages, PreferenceRow
-from align.settings import InputPath
+from align.settings import InputSources, Reading
 from eval.reward_pairs import accuracies, length_correlation, pairs_of
 from eval.runner import UNIT_SIZE, Result, Scorer, completion_text, limited, prompt_text
 
 
-class RewardAccuracyConfig(Section):
+class RewardAccuracyConfig(Reading):
     """Held-out preferences."""
 
-    pairs: InputPath
-    """JSONL of preference rows that no stage trained on."""
+    pairs: InputSources
+    """Preference rows that no stage trained on."""
     other_prompts: bool = False
     """Score each completion after the prompt of another row. What is right then, the completions tell by themselves: a
     model that reads the prompt is better without."""
@@ -28,7 +27,8 @@ class RewardAccuracyConfig(Section):
 
 def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: int | None) -> Result:
     """The shares of `eval/reward_pairs.py`, over all pairs (three in a row of three completions)."""
-    preferences = limited(read_rows(config.pairs, PreferenceRow), limit)
+    drops = Drops()
+    preferences = limited(read_rows(config.pairs, PreferenceRow, config, drops=drops), limit)
     read = [row.prompt for row in preferences]
     if config.other_prompts:
         read = exchanged(read)
@@ -59,7 +59,7 @@ def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: i
         "prompts": len({pair.prompt for pair in pairs}),
         "length_correlation": length_correlation(pairs),
     }
-    return Result(accuracies(pairs), counts, rows)
+    return Result(accuracies(pairs), counts | drops.dropped, rows)
 
 
 def exchanged(prompts: Sequence[Messages]) -> list[Messages]:

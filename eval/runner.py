@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
 from align.hardware import describe
+from align.records import remote_inputs_of
 from align.rounds.ledger import content_of
 from align.rows import Candidate, Messages, PromptRow, Row
 from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
@@ -234,6 +235,7 @@ def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[
             inputs = paths_of(value, INPUT)
             parts += [label, json.dumps({k: v for k, v in kept.items() if k not in inputs}, sort_keys=True)]
             parts += [f"{key} {_content(path)}" for key, path in sorted(inputs.items())]
+            parts += [f"{source} {identity}" for source, identity in sorted(remote_inputs_of(value).items())]
         else:
             parts += [label, value]
     return fingerprint_of(*parts)

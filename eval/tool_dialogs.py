@@ -13,11 +13,10 @@ from typing import Any
 
 from pydantic import Field
 
-from align.config import Section
-from align.jsonl import read_rows
+from align.jsonl import Drops, read_rows
 from align.judges.values import holds
 from align.rows import ToolCall, ToolQuestionRow, tools_of
-from align.settings import InputPath
+from align.settings import InputSources, Reading
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.registry import Registry
 from align.tools.replay import Recorder
@@ -26,11 +25,11 @@ from eval.runner import Generator, Result, completion_text, limited, prompt_text
 from eval.tool_use import same_value
 
 
-class ToolDialogsEvalConfig(Section):
+class ToolDialogsEvalConfig(Reading):
     """Questions that want tools, and the tools. A row may call the functions that its `tools` text names, no other."""
 
-    rows: InputPath
-    """JSONL of tool questions: calls that lead to the answer, and what it must hold."""
+    rows: InputSources
+    """Tool questions: calls that lead to the answer, and what it must hold."""
     tools: ToolsConfig
     """What answers the calls; every function that a row offers must be among them."""
     max_calls: int = Field(6, ge=1)
@@ -46,7 +45,8 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
     right_answer: of the rows with answers, those that ended in a message that holds one of them.
     finished: the dialog ended by itself in a message without calls.
     """
-    questions = limited(read_rows(config.rows, ToolQuestionRow), limit)
+    drops = Drops()
+    questions = limited(read_rows(config.rows, ToolQuestionRow, config, drops=drops), limit)
     registry = make_registry(config.tools)
     recorders = [Recorder(registry.only(tool.name for tool in tools_of(row.tools))) for row in questions]
     dialogs = generator.dialogs(
@@ -87,7 +87,8 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
     scores = {name: share(sum(verdicts), len(verdicts)) for name, verdicts in judged.items()}
     counts = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
     errors = Counter(record.error for recorder in recorders for record in recorder.records if record.error)
-    return Result(scores, counts | {"errors": dict(errors), "by_source": by_source(rows, metrics)}, rows)
+    details = {"errors": dict(errors), "by_source": by_source(rows, metrics)}
+    return Result(scores, counts | details | drops.dropped, rows)
 
 
 def by_source(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from align.config import Section
-from align.jsonl import read_rows
+from align.jsonl import Drops, read_rows
 from align.rows import Message, PromptRow, SFTRow, ToolCall
-from align.settings import InputPath
+from align.settings import InputSources, Reading
 from eval.intervals import share
 from eval.runner import Generator, Result, completion_text, limited, prompt_text
 
@@ -22,11 +21,11 @@ CallVerdict = Literal["right", "wrong arguments", "wrong function", "malformed c
 SilenceVerdict = Literal["right silence", "needless call"]
 
 
-class ToolUseConfig(Section):
+class ToolUseConfig(Reading):
     """Dialogs with functions on offer."""
 
-    rows: InputPath
-    """JSONL of SFT rows; the last message is the expected one. Their functions must not have been trained on."""
+    rows: InputSources
+    """SFT rows; the last message is the expected one. Their functions must not have been trained on."""
 
 
 def evaluate(config: ToolUseConfig, generator: Generator, units: Path, limit: int | None) -> Result:
@@ -34,7 +33,8 @@ def evaluate(config: ToolUseConfig, generator: Generator, units: Path, limit: in
 
     Of the rows that expect none: right_silence.
     """
-    dialogs = limited(read_rows(config.rows, SFTRow), limit)
+    drops = Drops()
+    dialogs = limited(read_rows(config.rows, SFTRow, config, drops=drops), limit)
     prompts = [PromptRow(id=row.id, source=row.source, tools=row.tools, prompt=row.messages[:-1]) for row in dialogs]
     rows: list[dict[str, Any]] = []
     for dialog, answer in zip(dialogs, generator.answers(prompts, units, "tool use"), strict=True):
@@ -59,7 +59,7 @@ def evaluate(config: ToolUseConfig, generator: Generator, units: Path, limit: in
         "right_arguments": share(counts["right"], calling),
         "right_silence": share(counts["right silence"], silent),
     }
-    return Result(scores, {"rows": len(rows), **counts}, rows)
+    return Result(scores, {"rows": len(rows), **counts, **drops.dropped}, rows)
 
 
 def judge_call(found: Message, expected: Message) -> CallVerdict | SilenceVerdict:

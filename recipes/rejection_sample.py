@@ -14,7 +14,7 @@ from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.rows import Row
-from align.settings import InputPath, ModelConfig, OutputPath, SamplingConfig
+from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 
 
 class PairsConfig(Section):
@@ -28,13 +28,13 @@ class PairsConfig(Section):
     """Pairs with a larger share of words in common are dropped (P 4.2.1 discards similar ones)."""
 
 
-class RejectionSampleRecipe(Recipe):
+class RejectionSampleRecipe(Recipe, Reading):
     """Rejection sampling. Killed anywhere, the same command goes on and samples nothing twice."""
 
     model: ModelConfig
     """The generator: the best model of the round before. Its weights are held in sampling.dtype."""
-    prompts: InputPath
-    """JSONL of prompts."""
+    prompts: InputSources
+    """Prompts: a file, a Hub dataset, or a list of them."""
     k: int = Field(10, ge=1)
     """Candidates of each prompt. P 4.2.2: 10 to 30."""
     seed: int = 0
@@ -60,7 +60,7 @@ class RejectionSampleRecipe(Recipe):
 def run(recipe: RejectionSampleRecipe) -> Path:
     """Sample, score, select, and return the folder."""
     from align.generation.local import LocalBackend
-    from align.jsonl import read_rows
+    from align.jsonl import Drops, read_rows
     from align.judges.reward_model import RewardModelJudge
     from align.models.loading import load_generator, load_reward_model, load_tokenizer
     from align.precision import resolved
@@ -74,7 +74,11 @@ def run(recipe: RejectionSampleRecipe) -> Path:
     generator = LocalBackend(
         load_generator(recipe.model.path, recipe.sampling.dtype, recipe.model.revision), protocol, recipe.sampling
     )
-    prompts, dropped = fitting_prompts(read_rows(recipe.prompts, PromptRow), generator, protocol)
+    drops = Drops()
+    prompts, dropped = fitting_prompts(
+        read_rows(recipe.prompts, PromptRow, recipe, drops=drops, seed=recipe.seed), generator, protocol
+    )
+    dropped.update(drops.reasons)
     candidates = sample_candidates(
         prompts,
         generator,
@@ -110,13 +114,13 @@ def run(recipe: RejectionSampleRecipe) -> Path:
 def _write(recipe: RejectionSampleRecipe, name: str, rows: Sequence[Row], dropped: Counter[str]) -> None:
     from align.jsonl import write_rows
     from align.manifest import write_data_manifest
+    from align.records import inputs_of
     from align.reporting import logger
 
     path = recipe.output_dir / f"{name}.jsonl"
     sources = dict(sorted(Counter(row.source for row in rows).items()))
     counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
-    inputs = [recipe.prompts, recipe.model.path, recipe.reward_model.path]
-    write_data_manifest(path, config=dump(recipe), inputs=inputs, counts=counts)
+    write_data_manifest(path, config=dump(recipe), inputs=inputs_of(recipe), counts=counts)
     told = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
     logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), told)
 

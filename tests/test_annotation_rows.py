@@ -164,7 +164,7 @@ def test_a_pair_that_cannot_be_compared_is_named(tmp_path: Path, record: dict[st
 @pytest.mark.parametrize(
     "tasks, error",
     [
-        ({}, "tasks: wanted pairs, candidates or prompts to compare, found none"),
+        ({}, "tasks: must not be empty"),
         ({"candidates": {"one": "x.jsonl"}}, "candidates of one model have nothing to be compared with"),
         ({"prompts": ["x.jsonl"]}, "tasks.prompts wants two models to answer, models has 0"),
     ],

@@ -140,7 +140,7 @@ def test_documents_come_from_lines_and_from_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content, expected",
     [
-        ('{"title": "Chad"}', r"b\.jsonl:1: wanted text, and title where it is known, found title"),
+        ('{"title": "Chad"}', r"b\.jsonl:1: expected text, and title where it is known, found title"),
         ('{"text": "a"}\n{"text": " "}', r"b\.jsonl:2: holds an empty text"),
         ("no json", r"b\.jsonl:1: is not JSON"),
     ],

@@ -560,7 +560,7 @@ def test_records_of_an_array_have_the_line_that_they_begin_in(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "holds no records"),
+        ("", "holds no rows"),
         ('[{"a": 1}, ', "is an array that breaks off"),
         ('[{"a": 1} {"b": 2}]', "followed by neither a comma nor"),
     ],

@@ -117,11 +117,10 @@ def test_evaluation_files_may_hold_any_kind_of_row(tmp_path: Path) -> None:
 def test_an_evaluation_line_without_a_prompt_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(RowError, match=r"evaluation\.jsonl:2: wanted a row with prompt or messages") as caught:
+    with pytest.raises(RowError, match=r"evaluation\.jsonl:2: (expected|is not JSON)"):
         evaluation_keys([path])
-    assert "Give a JSONL file of prompts" in str(caught.value)
 
 
 def test_an_evaluation_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RowError, match=r"none\.jsonl: cannot be read .* Name an evaluation file that exists"):
+    with pytest.raises(RowError, match=r"none\.jsonl: cannot be read .* Name a file that exists"):
         evaluation_keys([tmp_path / "none.jsonl"])

@@ -9,7 +9,7 @@ import pytest
 
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
-from align.manifest import read_data_manifest
+from align.manifest import read_data_manifest, write_data_manifest
 from align.rows import Message, SFTRow
 from data_builders.sft_mix import MixSource, SFTMixConfig, build
 
@@ -71,9 +71,12 @@ def test_the_order_is_seeded_and_mixed(files: dict[str, Path], tmp_path: Path) -
     assert [each.source for each in first] != sorted(each.source for each in first)
 
 
-def test_an_empty_source_is_no_mistake_but_a_missing_one_is(files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_empty_source_is_no_mistake_if_a_stage_wrote_it_so(files: dict[str, Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
+    with pytest.raises(RowError, match=r"empty\.jsonl: holds no rows"):
+        mix({**files, "empty": empty}, tmp_path / "out")
+    write_data_manifest(empty, config={}, counts={"rows": 0})
     rows, _ = mix({**files, "empty": empty}, tmp_path / "out")
     assert len(rows) == 21
     with pytest.raises(RowError, match=r"none\.jsonl: cannot be read"):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import align.jsonl
+import align.records.text
 from align.errors import RowError
-from align.jsonl import iterate_rows, read_rows, write_rows
+from align.jsonl import read_rows, stream_rows, write_rows
 from align.rows import Message, PromptRow, SFTRow, ToolCall
 
 
@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     rows = [prompt(number) for number in range(5)]
     assert write_rows(tmp_path / "new" / "rows.jsonl", rows) == 5
     assert read_rows(tmp_path / "new" / "rows.jsonl", PromptRow) == rows
-    assert list(iterate_rows(tmp_path / "new" / "rows.jsonl", PromptRow)) == rows
+    assert list(stream_rows(tmp_path / "new" / "rows.jsonl", PromptRow)) == rows
 
 
 def test_calls_survive_the_disk(tmp_path: Path) -> None:
@@ -62,11 +62,11 @@ def test_a_row_that_fails_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-def test_an_id_that_stands_twice_is_named_with_both_places(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", [prompt(1), prompt(2), prompt(1)])
+def test_an_id_of_two_different_rows_is_named_with_both_places(tmp_path: Path) -> None:
+    other = PromptRow(id="1", source="s", prompt=(Message(role="user", content="another"),))
+    write_rows(tmp_path / "rows.jsonl", [prompt(1), prompt(2), other])
     assert said(tmp_path / "rows.jsonl") == (
-        f"rows.jsonl:3: id: '1' stands already in {tmp_path}/rows.jsonl:1. "
-        "Give each row its own id, or take the repeated row out."
+        f"rows.jsonl:3: id: '1' is already the id of another row, {tmp_path}/rows.jsonl:1. Give each row its own id."
     ).replace(str(tmp_path) + "/", "")
 
 
@@ -83,7 +83,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     "line, message",
     [
         ("{", "rows.jsonl:2: is not JSON ("),
-        ('"text"', "rows.jsonl:2: wanted a JSON object, found str."),
+        ('"text"', "rows.jsonl:2: expected a JSON object, found str."),
         (
             '{"id": "1", "source": "s"}',
             "rows.jsonl:2: prompt: Field required; found nothing. See PromptRow in align/rows.py.",
@@ -109,7 +109,7 @@ def test_a_bad_line_is_named_with_file_line_and_field(tmp_path: Path, line: str,
 
 
 def test_a_line_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(align.jsonl, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(align.records.text, "MAX_RECORD_BYTES", 10)
     write_rows(tmp_path / "rows.jsonl", [prompt(1)])
     assert said(tmp_path / "rows.jsonl") == "rows.jsonl:1: is longer than 10 bytes. Split the row."
 

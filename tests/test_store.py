@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from align.chat import ChatProtocol, TokenKind, load_protocol
 from align.errors import RowError
+from align.files import fingerprint
 from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
@@ -238,7 +239,13 @@ def test_the_same_rows_are_encoded_once_and_other_rows_or_settings_anew(
     assert [plain(tree) for tree in prepare(rows, output, protocol)] == first
     assert len(encoded) == 1
     assert (output / "dropped.json").read_text() == dropped
-    assert json.loads(dropped) == {"rows": 9, "tokens": sum(prepare(rows, output, protocol).tokens), "dropped": {}}
+    assert json.loads(dropped) == {
+        "rows": 9,
+        "tokens": sum(prepare(rows, output, protocol).tokens),
+        "dropped": {},
+        "inputs": {str(rows): fingerprint(rows)},
+        "sources": {str(rows): {"read": 9, "dropped": {}}},
+    }
 
     write_rows(rows, [row(n, "river") for n in range(9)])
     assert [plain(tree) for tree in prepare(rows, output, protocol)] != first
@@ -265,15 +272,15 @@ def test_a_limit_takes_the_same_rows_each_time_in_their_order(tmp_path: Path, ch
     assert min(chosen) < 10 <= max(chosen)
 
 
-def test_an_id_that_stands_twice_is_named_and_leaves_no_trees(tmp_path: Path, chatml_tokenizer) -> None:
+def test_an_id_of_two_different_rows_is_named_and_leaves_no_trees(tmp_path: Path, chatml_tokenizer) -> None:
     write_rows(tmp_path / "a.jsonl", [row(n) for n in range(10)])
-    write_rows(tmp_path / "b.jsonl", [row(n) for n in (10, 4, 11)])
+    write_rows(tmp_path / "b.jsonl", [row(10), row(4, "another text"), row(11)])
     data = PreferenceDataConfig(path=(tmp_path / "a.jsonl", tmp_path / "b.jsonl"))
     with pytest.raises(RowError) as caught:
         preference_trees(data, TrainingConfig(output_dir=tmp_path / "run"), load_protocol(chatml_tokenizer))
     assert str(caught.value) == (
-        f"{tmp_path}/b.jsonl:2: id: 'p4' stands already in {tmp_path}/a.jsonl:5. "
-        "Give each row its own id, or take the repeated row out."
+        f"{tmp_path}/b.jsonl:2: id: 'p4' is already the id of another row, {tmp_path}/a.jsonl:5. "
+        "Give each row its own id."
     )
     assert not list((tmp_path / "run").iterdir())
 

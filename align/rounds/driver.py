@@ -29,7 +29,7 @@ from typing import IO
 
 from align.config import dump
 from align.errors import StageError
-from align.files import fingerprint_of
+from align.files import fingerprint_of, matching
 from align.manifest import data_manifest_path
 from align.precision import AUTO, Decision, kept, overrides
 from align.publish.names import is_hub_name
@@ -196,7 +196,7 @@ class _Driver:
             records = [self.ledger.latest(earlier.label) for earlier in self.stages[:place]]
             return fingerprint_of(*[(record.label, record.key, record.ended) for record in records if record])
         if within(path, self.config.run_dir):
-            if not path.exists():
+            if not matching(path):
                 what = f"reads {path}, which is not there"
                 raise StageError(f"stage {stage.label}", what, f"See {self.logs} of the stage that was to make it")
             return content_of(path)

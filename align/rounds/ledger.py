@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from align.errors import CheckpointError, StageError
-from align.files import fingerprint, fingerprint_of
+from align.files import fingerprint, fingerprint_of, matching
 from align.manifest import SEAL, read_manifest, versions
 
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -231,7 +231,8 @@ def content_of(path: Path) -> str:
     reading tens of gigabytes again for every stage would cost minutes.
     """
     if not path.exists():
-        return ""
+        matched = matching(path)  # a pattern such as rows/*.jsonl counts by the files that it matches
+        return fingerprint_of(*map(content_of, matched)) if matched else ""
     seal = path / SEAL
     if not seal.is_file():
         return fingerprint(path)

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from align.config import Recipe, Section, dump, joined, load_config, parse_yaml, section_of
 from align.errors import ConfigError
-from align.files import fingerprint_of
+from align.files import fingerprint_of, matching
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.publish.names import is_hub_name
@@ -338,7 +338,7 @@ def _path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigErr
                     told.add(path)
                     how = "Name a file of an earlier stage, or move the stage after the one that makes it"
                     yield ConfigError(f"{where}: {key}", f"reads {path}, which no stage before it makes", how)
-            elif not path.exists() and not is_hub_name(path):
+            elif not matching(path) and not is_hub_name(path):
                 told.add(path)
                 how = "Run `make assets` first" if ".assets" in path.parts else "Name a file or folder that exists"
                 yield ConfigError(f"{where}: {key}", f"there is no {path}", how)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align.files import finished_lines
 from align.publish.facts import dropped_of as dropped_of
 
 METRICS = "metrics.jsonl"
@@ -22,10 +23,10 @@ _SHOWN_METRICS = ("loss", "accuracy", "margin", "held_out_accuracy", "held_out_l
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a trainer's metrics.jsonl; empty where there is none. A half-written last line is left out."""
     try:
-        text = (folder / METRICS).read_text(encoding="utf-8")
+        lines = finished_lines(folder / METRICS)
     except OSError:
         return []
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
 
 
 def counts_of(path: Path) -> dict[str, dict[str, Any]]:

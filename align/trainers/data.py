@@ -9,16 +9,16 @@ import json
 import os
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from align.chat.protocol import ChatProtocol
-from align.files import fingerprint, fingerprint_of, whole_file
-from align.jsonl import count_rows, stream_rows
+from align.files import fingerprint_of, whole_file
+from align.jsonl import Drops, count_rows, stream_rows
 from align.manifest import code_fingerprint
+from align.records import identities_of, key_of, sources_of
 from align.reporting import Progress, duration, logger
 from align.rows import PreferenceRow, Row, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
@@ -68,20 +68,21 @@ def _prepared(
     what was dropped and why in `<output_dir>/dropped.json` and the log; the other processes wait for it.
     Raises RowError where no row is left.
     """
-    paths = data.path if isinstance(data.path, tuple) else (data.path,)
     path = training.output_dir / TREES
-    key = _key(paths, data, training, protocol, what)
+    inputs = identities_of(data.path)
+    key = _key(data, inputs, training, protocol, what)
     if int(os.environ.get("RANK", "0")) != 0:
         _wait_for(path, key)
     elif stored_key(path) == key:
         log.info("%s was made of the same rows in the same way: nothing is encoded again", path)
     else:
-        dropped: Counter[str] = Counter()
-        count = count_rows(paths)
+        drops = Drops()
+        count = count_rows(data.path)
         places = _chosen_places(count, data.limit, training.seed)
         progress = Progress("encode", count if places is None else len(places))
-        rows = _watched(stream_rows(paths, kind, places), progress)
-        write_trees(path, _recorded(encode(rows, dropped=dropped), dropped, training.output_dir), key)
+        rows = stream_rows(data.path, kind, places, reading=data, drops=drops, seed=training.seed)
+        trees_made = encode(_watched(rows, progress), dropped=drops.reasons)
+        write_trees(path, _recorded(trees_made, drops, inputs, training.output_dir), key)
     trees = TreeStore(path)
     alone = int((trees.tokens > data.token_budget).sum())
     if alone:
@@ -91,12 +92,13 @@ def _prepared(
 
 
 def _key(
-    paths: Sequence[Path], data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, what: str
+    data: TreeDataConfig, inputs: Mapping[str, str], training: TrainingConfig, protocol: ChatProtocol, what: str
 ) -> str:
-    """Everything that the trees depend on."""
+    """Everything that the trees depend on. inputs: what identifies each source."""
     settings = data.model_dump_json(exclude={"path"})
     tokenizer = protocol.tokenizer.backend_tokenizer.to_str()
-    seed = training.seed if data.limit else None
+    weighed = any(source.weight != 1 for source in sources_of(data.path))
+    seed = training.seed if data.limit or weighed else None
     return fingerprint_of(
         FORMAT,
         code_fingerprint("align.trainers.data"),
@@ -106,7 +108,7 @@ def _key(
         protocol.name,
         protocol.syntax,
         tokenizer,
-        *map(fingerprint, paths),
+        key_of(data.path, inputs),
     )
 
 
@@ -123,17 +125,24 @@ def _watched(rows: Iterable[R], progress: Progress) -> Iterator[R]:
         progress.advance()
 
 
-def _recorded(trees: Iterable[PromptTree], dropped: Counter[str], folder: Path) -> Iterator[PromptTree]:
+def _recorded(
+    trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], folder: Path
+) -> Iterator[PromptTree]:
     """The trees as they come; after the last one, a record of what was dropped, or an error where nothing is left."""
     count = tokens = 0
     for tree in trees:
         count += 1
         tokens += tree.tokens
         yield tree
+    dropped = drops.reasons
     require_trees(count, dropped, folder)
     log.info("%d rows to train on, %d tokens; dropped: %s", count, tokens, dict(dropped) or "none")
+    for error in drops.bad[:3]:
+        log.info("dropped: %s", error)
     with whole_file(folder / "dropped.json") as handle:
-        json.dump({"rows": count, "tokens": tokens, "dropped": dict(dropped)}, handle)
+        json.dump(
+            {"rows": count, "tokens": tokens, "dropped": dict(dropped), "inputs": dict(inputs), **drops.counts}, handle
+        )
 
 
 def _wait_for(path: Path, key: str) -> None:

@@ -8,20 +8,20 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from align.config import Section
-from align.settings import InputPath
+from align.settings import InputSource, Reading
 
 
-class TasksConfig(Section):
+class TasksConfig(Reading):
     """What is compared. Files may grow between two starts: new lines are added, the old ones stay what they are."""
 
-    pairs: tuple[InputPath, ...] = ()
-    """JSONL of ready comparisons: `prompt`, `responses` (texts, messages, or objects with text and model) and `models`;
+    pairs: tuple[InputSource, ...] = ()
+    """Ready comparisons: `prompt`, `responses` (texts, messages, or objects with text and model) and `models`;
     or preference rows, whose judgements are neither shown nor kept. Of more than two responses two are drawn."""
-    candidates: dict[str, InputPath] = Field(default_factory=dict)
+    candidates: dict[str, InputSource] = Field(default_factory=dict)
     """Name of a model -> its candidates.jsonl from recipes/rejection_sample.py. For each prompt that two of them
     finished, one completion of each of two models is drawn."""
-    prompts: tuple[InputPath, ...] = ()
-    """JSONL of prompts that two of `models` answer while the raters work."""
+    prompts: tuple[InputSource, ...] = ()
+    """Prompts that two of `models` answer while the raters work."""
     batch: str = ""
     """The batch of collection, such as a week; for rows that name none. Agreement is reported by it."""
     round: int | None = Field(None, ge=0)

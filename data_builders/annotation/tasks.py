@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 from align.columns import RESPONSES, first_given
 from align.errors import RowError
 from align.files import fingerprint_of
-from align.jsonl import read_rows, row_of
+from align.jsonl import Drops, read_rows, row_of, usable
+from align.records import Record, SourceLike, label_of, records_of, sources_of
 from align.reporting import logger
 from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
 from data_builders.annotation.settings import TasksConfig
 from data_builders.counted import message_texts
 from data_builders.rated_responses import asked_of
-from data_builders.records import records_of
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,13 @@ def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
 
     Raises RowError naming file, line and field of what cannot be read, or where nothing is left.
     """
-    dropped: Counter[str] = Counter()
+    drops = Drops()
     found = [
-        *(task for path in config.pairs for task in _pairs(path, seed)),
-        *_of_candidates(config.candidates, seed, dropped),
-        *(_opening(row) for path in config.prompts for row in read_rows(path, PromptRow)),
+        *usable(records_of(config.pairs), partial(_pair, seed=seed), config.bad_rows, drops),
+        *_of_candidates(config, seed, drops),
+        *(_opening(row) for path in config.prompts for row in read_rows(path, PromptRow, config, drops=drops)),
     ]
+    dropped = drops.reasons
     tasks: dict[str, Task] = {}
     for task in found:
         if task.responses is not None and _says(task.responses[0]) == _says(task.responses[1]):
@@ -70,36 +71,32 @@ def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
     return list(tasks.values())
 
 
-def _pairs(path: Path, seed: int) -> Iterator[Task]:
-    for where, record in records_of(path):
-        if isinstance(record, RowError):
-            raise record
-        if first_given(record, RESPONSES) and not _is_ours(record):
-            asked = asked_of(record, where)
-            first, second = drawn(asked.models, seed, asked.id)
-            yield Task(
-                name=asked.id,
-                source=asked.source,
-                prompt=asked.prompt,
-                tools=asked.tools,
-                responses=(asked.responses[first], asked.responses[second]),
-                models=(asked.models[first], asked.models[second]),
-                round=asked.round,
-                batch=asked.batch,
-            )
-        else:
-            row = row_of(record, PreferenceRow, where)
-            chosen, rejected = row.completions[-2:]  # of three the first is an edited one
-            yield Task(
-                name=row.id,
-                source=row.source,
-                prompt=row.prompt,
-                tools=row.tools,
-                responses=(chosen, rejected),
-                models=(row.models[-2], row.models[-1]) if row.models else ("", ""),
-                round=row.round,
-                batch=row.batch,
-            )
+def _pair(record: Record, where: str, seed: int) -> Task:
+    if first_given(record, RESPONSES) and not _is_ours(record):
+        asked = asked_of(record, where)
+        first, second = drawn(asked.models, seed, asked.id)
+        return Task(
+            name=asked.id,
+            source=asked.source,
+            prompt=asked.prompt,
+            tools=asked.tools,
+            responses=(asked.responses[first], asked.responses[second]),
+            models=(asked.models[first], asked.models[second]),
+            round=asked.round,
+            batch=asked.batch,
+        )
+    row = row_of(record, PreferenceRow, where)
+    chosen, rejected = row.completions[-2:]  # of three the first is an edited one
+    return Task(
+        name=row.id,
+        source=row.source,
+        prompt=row.prompt,
+        tools=row.tools,
+        responses=(chosen, rejected),
+        models=(row.models[-2], row.models[-1]) if row.models else ("", ""),
+        round=row.round,
+        batch=row.batch,
+    )
 
 
 def _is_ours(record: dict[str, object]) -> bool:
@@ -107,21 +104,21 @@ def _is_ours(record: dict[str, object]) -> bool:
     return {"id", "source", "completions"} <= record.keys() <= PreferenceRow.model_fields.keys()
 
 
-def _of_candidates(paths: dict[str, Path], seed: int, dropped: Counter[str]) -> Iterator[Task]:
+def _of_candidates(config: TasksConfig, seed: int, drops: Drops) -> Iterator[Task]:
     finished: dict[str, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     first: dict[str, Candidate] = {}
-    for model, path in paths.items():
-        for candidate in read_rows(path, Candidate):
+    for model, path in config.candidates.items():
+        for candidate in read_rows(path, Candidate, config, drops=drops):
             known = first.setdefault(candidate.prompt_id, candidate)
             if (known.prompt, known.tools) != (candidate.prompt, candidate.tools):
                 what = f"{candidate.prompt_id!r} is another prompt than in the candidates of another model"
-                raise RowError(f"{path}: prompt_id", what, "Sample both models on one file of prompts")
+                raise RowError(f"{_label(path)}: prompt_id", what, "Sample both models on one file of prompts")
             if candidate.finished:
                 finished[candidate.prompt_id][model].append(candidate)
     for prompt_id, known in first.items():
         by_model = finished[prompt_id]
         if len(by_model) < 2:
-            dropped["prompt that fewer than two models finished"] += 1
+            drops.reasons["prompt that fewer than two models finished"] += 1
             continue
         draw = random.Random(row_id(seed, prompt_id))
         names = draw.sample(sorted(by_model), 2)
@@ -134,6 +131,10 @@ def _of_candidates(paths: dict[str, Path], seed: int, dropped: Counter[str]) -> 
             responses=(one.completion, other.completion),
             models=(names[0], names[1]),
         )
+
+
+def _label(source: SourceLike) -> str:
+    return ", ".join(map(label_of, sources_of(source)))
 
 
 def _opening(row: PromptRow) -> Task:

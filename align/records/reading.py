@@ -1,0 +1,421 @@
+"""From a source to its records: which reader a path needs, the mapping of columns, counting, and identities.
+
+A record is a dictionary, with the place that it has in its file. What cannot be read is an error in its place; whoever
+reads decides whether that stops the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import io
+import json
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from align.config import Section
+from align.errors import RowError
+from align.files import fingerprint, fingerprint_of, matching
+from align.manifest import input_fingerprint, read_data_manifest
+from align.records.tables import (
+    address_identity,
+    files_at,
+    hub_count,
+    hub_identity,
+    hub_records,
+    is_saved,
+    parquet_count,
+    parquet_records,
+    saved_count,
+    saved_records,
+)
+from align.records.text import Record, array_elements, csv_records, decoded, json_lines, object_in
+from align.settings import INPUT, Source, paths_of
+
+SourceLike = str | Path | Source
+
+Entry = bytes | Record | RowError
+"""A line of JSON lines that is not parsed yet, a record, or why there is none."""
+
+_MAGIC = {
+    b"\x1f\x8b": ("is compressed by gzip", "Give the file a name that ends with .gz"),
+    b"PAR1": ("is a Parquet file", "Give the file a name that ends with .parquet"),
+    b"ARROW1": ("is an Arrow file", "Name the folder that `save_to_disk` wrote, or write Parquet or JSONL"),
+    b"PK\x03\x04": ("is a ZIP archive", "Unpack it"),
+    b"BZh": ("is compressed by bzip2", "Decompress it, or use gzip"),
+    b"\xfd7zXZ": ("is compressed by xz", "Decompress it, or use gzip"),
+    b"\x28\xb5\x2f\xfd": ("is compressed by zstd", "Decompress it, or use gzip"),
+    b"%PDF": ("is a PDF", "Write its text as JSONL"),
+}
+_DATA_ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".arrow", ".yaml", ".yml")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/?")
+_LOOK_FOR_COLUMNS = 1000
+"""Records after which a mapped column that none has had is an error."""
+
+
+def sources_of(given: SourceLike | Iterable[SourceLike]) -> list[Source]:
+    """What a config names, as sections: one for every file that a pattern matches.
+
+    Raises RowError for a pattern that matches nothing.
+    """
+    found: list[Source] = []
+    for entry in [given] if isinstance(given, str | Path | Source) else given:
+        source = entry if isinstance(entry, Source) else Source(path=str(entry))
+        whole = _HUB_ADDRESS.fullmatch(source.path)
+        if whole:  # hf://datasets/owner/name names the dataset, and no file in it
+            source = source.model_copy(update={"path": whole[1], "revision": source.revision or whole[2]})
+            found.append(source)
+        elif "://" in source.path:
+            found.append(source)
+        else:
+            found += [source.model_copy(update={"path": str(path)}) for path in _named(source.path)]
+    return found
+
+
+def label_of(source: Source) -> str:
+    """What counts and manifests call a source: path, configuration, split."""
+    return ":".join(part for part in (source.path, source.name, source.split) if part)
+
+
+def is_on_hub(source: Source) -> bool:
+    """Whether the source is a dataset's name on the Hub: owner/name, and nothing here has that path."""
+    if not _HUB_NAME.fullmatch(source.path) or source.path.lower().endswith(_DATA_ENDINGS):
+        return False
+    return not os.path.lexists(source.path)
+
+
+def is_known_to_be_empty(source: Source) -> bool:
+    """Whether one of our stages wrote the file with no rows, and said so in its manifest."""
+    with contextlib.suppress(OSError, ValueError):
+        counts = read_data_manifest(Path(source.path)).get("counts")
+        return isinstance(counts, Mapping) and counts.get("rows") == 0
+    return False
+
+
+def entries_of(source: Source) -> Iterator[tuple[str, Entry]]:
+    """`path:line` and what is there, for every record of one source.
+
+    Lines of JSON lines come as bytes, unless columns are mapped: a row in our own form is read from them directly.
+    Raises RowError where the source cannot be opened or holds no record.
+    """
+    mapped = bool(source.columns or source.ignore_columns)
+    found = _mapped(source, _raw(source)) if mapped else _raw(source)
+    empty = True
+    for number, entry in found:
+        empty = False
+        where = f"{source.path}:{number}"
+        yield where, _without_nulls(entry) if isinstance(entry, dict) else entry
+    if empty and not is_known_to_be_empty(source):
+        raise RowError(source.path, "holds no rows", "Check the stage that wrote it, and its manifest")
+
+
+def records_of(given: SourceLike | Iterable[SourceLike]) -> Iterator[tuple[str, Record | RowError]]:
+    """`path:line` and record of every record of one or more sources, or the error in its place.
+
+    Raises RowError where a source cannot be opened, holds no record, or is an array that breaks off.
+    """
+    for source in sources_of(given):
+        if source.weight != 1:
+            what = f"is {source.weight:g}, which this stage does not read: it reads records, and not rows"
+            raise RowError(f"{source.path}: weight", what, "Remove weight, and weigh the rows that come out")
+        for where, entry in entries_of(source):
+            if isinstance(entry, bytes):
+                try:
+                    yield where, parsed(entry, where)
+                except RowError as error:
+                    yield where, error
+            else:
+                yield where, entry
+
+
+def text_lines(path: Path) -> Iterator[tuple[str, Record | RowError]]:
+    """`path:line` and `{"text": line}` of every line of a text file that is not blank, or the error in its place.
+
+    Raises RowError where the file cannot be opened or holds no text.
+    """
+    _require_readable(path)
+    empty = True
+    with _open(path) as handle:
+        for number, line in json_lines(handle, path):
+            empty, where = False, f"{path}:{number}"
+            try:
+                yield where, line if isinstance(line, RowError) else {"text": decoded(line, where).rstrip("\r\n")}
+            except RowError as error:
+                yield where, error
+    if empty:
+        raise RowError(path, "holds no text", "Check what wrote it")
+
+
+def parsed(line: bytes, where: str) -> Record:
+    """A line of JSON lines as a record, without keys whose value is null. Raises RowError naming `where`."""
+    return _without_nulls(object_in(line, where))
+
+
+def count_of(source: Source) -> int:
+    """Records of a source, bad ones included. Lines are not parsed."""
+    path, is_folder = Path(source.path), os.path.isdir(source.path)
+    if is_on_hub(source) or (is_folder and not is_saved(path)):
+        known = hub_count(source)
+        if known is not None:
+            return known
+    elif is_folder:
+        return saved_count(path, source)
+    elif source.path.lower().endswith(".parquet") and os.path.isfile(path):
+        return parquet_count(path)
+    return sum(1 for _ in _raw(source))
+
+
+def identities_of(given: SourceLike | Iterable[SourceLike]) -> dict[str, str]:
+    """Label of each source -> what tells its content apart: a BLAKE3, or name and commit on the Hub."""
+    return {label_of(source): _identity(source) for source in sources_of(given)}
+
+
+def key_of(given: SourceLike | Iterable[SourceLike], identities: Mapping[str, str] | None = None) -> str:
+    """A fingerprint of sources: their content and every setting of theirs, but not where they are.
+
+    identities: of `identities_of`, where they are known already.
+    """
+    sources = sources_of(given)
+    known = identities_of(sources) if identities is None else identities
+    return fingerprint_of(*[f"{known[label_of(one)]} {one.model_dump_json(exclude={'path'})}" for one in sources])
+
+
+def inputs_of(config: Section) -> dict[str, str]:
+    """Everything that a config names as input, for a manifest: path, name or address -> what identifies its content.
+
+    Raises CheckpointError for a model's name that is neither here nor in the cache of the Hub.
+    """
+    found: dict[str, str] = {}
+    for name, value, reads_records in _settings_of(config):
+        if reads_records:
+            found.update(identities_of(value))
+        elif isinstance(value, Section):
+            found.update(inputs_of(value))
+        else:
+            named = (path for key, path in paths_of(config, INPUT).items() if key.partition(".")[0] == name)
+            found.update({str(path): input_fingerprint(path) for path in named})
+    return found
+
+
+def remote_inputs_of(config: Section) -> dict[str, str]:
+    """Of `inputs_of` the sources of records that are not on this machine."""
+    found: dict[str, str] = {}
+    for _, value, reads_records in _settings_of(config):
+        if reads_records:
+            remote = [source for source in sources_of(value) if "://" in source.path or is_on_hub(source)]
+            found.update(identities_of(remote))
+        elif isinstance(value, Section):
+            found.update(remote_inputs_of(value))
+    return found
+
+
+def _settings_of(config: Section) -> Iterator[tuple[str, Any, bool]]:
+    """Name and value of each setting, one by one out of lists and mappings, and whether records are read from it."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        reads_records = f"{Source.__module__}.{Source.__qualname__}" in str(field.annotation)
+        several = isinstance(value, dict) or (isinstance(value, tuple) and not reads_records)
+        for each in (value.values() if isinstance(value, dict) else value) if several else [value]:
+            if each is not None:
+                yield name, each, reads_records
+
+
+def _named(path: str) -> list[Path]:
+    found = matching(path)
+    if not found and glob.has_magic(path):
+        raise RowError(path, "matches no file", "Check the pattern, and where the run was started")
+    return found or [Path(path)]
+
+
+def _identity(source: Source) -> str:
+    if "://" in source.path:
+        return address_identity(source.path)
+    if is_on_hub(source):
+        return hub_identity(source)
+    _require_readable(Path(source.path))
+    return fingerprint(source.path)
+
+
+def _raw(source: Source) -> Iterator[tuple[int, Entry]]:
+    """Number and content of every record, as the file has it."""
+    path = Path(source.path)
+    if "://" in source.path:
+        yield from _at_address(source)
+    elif is_on_hub(source):
+        yield from hub_records(source)
+    else:
+        _require_readable(path)
+        if path.is_dir():
+            yield from _in_folder(path, source)
+        else:
+            _refuse_settings(source, ("split", "name", "revision"), "a file")
+            if path.name.lower().endswith(".parquet"):
+                yield from parquet_records(source.path)
+            else:
+                with _open(path) as handle:
+                    yield from _in_text(handle, source.path)
+
+
+def _in_folder(folder: Path, source: Source) -> Iterator[tuple[int, Entry]]:
+    if is_saved(folder):
+        _refuse_settings(source, ("name", "revision"), "a folder of save_to_disk")
+        yield from saved_records(folder, source)
+        return
+    if source.split is None and source.name is None:
+        names = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(_DATA_ENDINGS))
+        held = f"; it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+        how = "Name a file in it or a pattern such as *.jsonl, or give split for a folder laid out as on the Hub"
+        raise RowError(folder, f"is a folder that `save_to_disk` did not write{held}", how)
+    yield from hub_records(source)
+
+
+def _at_address(source: Source) -> Iterator[tuple[int, Entry]]:
+    _refuse_settings(
+        source, ("split", "name", "revision"), "a file's address (write hf://datasets/owner/name@revision/)"
+    )
+    files, system = files_at(source.path)
+    for file in files:
+        name = system.unstrip_protocol(file)
+        if file.lower().endswith(".parquet"):
+            yield from parquet_records(name)
+            continue
+        try:
+            with system.open(file, "rb") as raw:
+                yield from _in_text(_unzipped(raw, file, name), name)
+        except OSError as error:
+            raise RowError(name, f"cannot be read ({error})", "Check the address and the network") from None
+
+
+def _in_text(handle: IO[bytes], path: str) -> Iterator[tuple[int, Entry]]:
+    name = path.lower().removesuffix(".gz")
+    try:
+        start = _peeked(handle)
+        for magic, (what, how) in _MAGIC.items():
+            if start.startswith(magic):
+                yield 1, RowError(f"{path}:1", what, how)
+                return
+        if name.endswith((".csv", ".tsv")):
+            yield from csv_records(handle, path, "\t" if name.endswith(".tsv") else ",")
+            return
+        text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if text.startswith(b"["):
+            yield from array_elements(handle, path)
+            return
+        if name.endswith(".json") and text.startswith(b"{") and not _is_object(text.split(b"\n")[0]):
+            how = "Write one JSON object a line or one array, such as with `jq -c '.data[]'`"
+            raise RowError(path, "holds one JSON object over several lines", how)
+        yield from json_lines(handle, path)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RowError(
+            path, f"breaks off: its gzip data is damaged ({error})", "Copy or write the file again"
+        ) from None
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a line that may be cut is a whole object, or long enough to be a line of JSON lines."""
+    if len(line) > 1000:
+        return True
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(line)
+        return True
+    return line.rstrip().endswith(b"}")  # a faulty line of JSON lines: told with its number
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        handle = path.open("rb", buffering=2**20)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from None
+    with handle:
+        yield _unzipped(handle, path.name, str(path))
+
+
+def _unzipped(handle: IO[bytes], name: str, path: str) -> IO[bytes]:
+    if not name.lower().endswith(".gz"):
+        return handle
+    if _peeked(handle)[:2] not in (b"\x1f\x8b", b""):
+        raise RowError(path, "ends with .gz, but is not compressed by gzip", "Rename the file, or compress it")
+    return io.BufferedReader(gzip.GzipFile(fileobj=handle), 2**20)
+
+
+def _peeked(handle: IO[bytes]) -> bytes:
+    """The first bytes; the handle stays at the start."""
+    if hasattr(handle, "peek"):
+        return handle.peek(4096)[:4096]
+    start = handle.read(4096)
+    handle.seek(0)
+    return start
+
+
+def _require_readable(path: Path) -> None:
+    """Raise RowError unless the path is a file or folder. A FIFO would hang, and a device has no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise RowError(path, f"is {kind}, and no file: rows are read more than once", "Write the rows to a file first")
+
+
+def _cannot_open(path: Path, error: OSError | ValueError) -> RowError:
+    what = f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
+    return RowError(path, what, "Name a file that exists: JSONL, JSON, CSV, TSV, Parquet, or a Hub dataset owner/name")
+
+
+def _refuse_settings(source: Source, names: tuple[str, ...], kind: str) -> None:
+    for name in names:
+        if getattr(source, name) is not None:
+            raise RowError(f"{source.path}: {name}", f"is not read for {kind}", f"Remove {name}")
+
+
+def _without_nulls(record: Record) -> Record:
+    """Null means absent. Arrow fills every column that a record does not have with it."""
+    if None not in record.values():
+        return record
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _mapped(source: Source, entries: Iterator[tuple[int, Entry]]) -> Iterator[tuple[int, Record | RowError]]:
+    """Records under our names of columns. Raises RowError for a column that no record has."""
+    missing = {*source.columns.values(), *source.ignore_columns}
+    seen: set[str] = set()
+    read = 0
+    for number, entry in entries:
+        where = f"{source.path}:{number}"
+        if isinstance(entry, bytes):
+            try:
+                entry = object_in(entry, where)
+            except RowError as error:
+                entry = error
+        if isinstance(entry, RowError):
+            yield number, entry
+            continue
+        read += 1
+        if missing:
+            missing -= entry.keys()
+            seen |= entry.keys()
+        if missing and read == _LOOK_FOR_COLUMNS:
+            break
+        yield number, _renamed(entry, source)
+    if missing and read:
+        known = ", ".join(sorted(seen))
+        name = min(missing)
+        where = next((f"columns.{ours}" for ours, theirs in source.columns.items() if theirs == name), "ignore_columns")
+        what = f"names the column {name!r}, which no record has ({read} read)"
+        raise RowError(f"{source.path}: {where}", what, f"Their columns: {known}")
+
+
+def _renamed(record: Record, source: Source) -> Record:
+    """A record under our names. A column that a mapping names takes the place of one that has our name already."""
+    found = {key: value for key, value in record.items() if key not in source.ignore_columns}
+    values = {ours: found.pop(theirs) for ours, theirs in source.columns.items() if theirs in found}
+    return found | values
