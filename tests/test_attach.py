@@ -263,3 +263,8 @@ def test_merging_into_the_base_or_the_adapter_is_refused(
 def test_a_merged_manifest_names_no_place_of_this_machine(policy_adapter: Path, tmp_path: Path) -> None:
     whole = merge_adapter(policy_adapter, tmp_path / "whole", prompts=PROMPTS, dtype="float32")
     assert str(tmp_path) not in (whole / "MANIFEST.json").read_text()
+
+
+def test_an_adapter_that_is_not_there_is_named_by_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"adapter: there is no folder .*gone\. Name a checkpoint folder that exists"):
+        merge_adapter(tmp_path / "gone", tmp_path / "out", prompts=PROMPTS)

@@ -221,6 +221,20 @@ def test_members_that_are_not_finite_or_of_another_type_are_refused_and_nothing_
     assert {path.name for path in tmp_path.iterdir()} == {"c0", "c1"}
 
 
+def test_a_member_that_is_not_there_is_named_by_its_setting(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"checkpoints: there is no folder .*gone"):
+        average_checkpoints([tiny_checkpoint, tmp_path / "gone"], tmp_path / "mean")
+
+
+def test_averaged_reward_models_are_a_reward_model(tiny_reward_checkpoint: Path, tmp_path: Path) -> None:
+    mean = average_checkpoints([tiny_reward_checkpoint] * 2, tmp_path / "mean")
+    assert verify_folder(mean)["stage"] == "reward"
+    assert torch.equal(
+        load_file(mean / "model.safetensors")["score.weight"],
+        load_file(tiny_reward_checkpoint / "model.safetensors")["score.weight"],
+    )
+
+
 def test_stray_files_are_not_averaged_in(tiny_checkpoint: Path, tmp_path: Path) -> None:
     one, two = checkpoints(tiny_checkpoint, tmp_path, 2)
     expected = contents(average_checkpoints([one, two], tmp_path / "mean"))["model.safetensors"]

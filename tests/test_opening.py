@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 import align.models.checkpoints as checkpoints
 from align.errors import AlignError, CheckpointError, ConfigError
 from align.manifest import seal_folder
-from align.models.checkpoints import base_of, open_checkpoint, refuse_overlap, short_name, tensor_files, verified
+from align.models.checkpoints import base_of, open_checkpoint, tensor_files, verified
 from align.models.checkpoints import weights_fingerprint as fingerprint
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
+from align.models.output import refuse_overlap, short_name
 from align.settings import ModelConfig
 
 WEIGHTS = "model.safetensors"
@@ -295,6 +296,25 @@ def test_a_reward_model_is_no_policy(reward: Path) -> None:
     for load in (policy, lambda path: load_generator(path, "float32")):
         with pytest.raises(CheckpointError, match=r"is a reward model .*, not a language model"):
             load(reward)
+
+
+@pytest.mark.parametrize("broken", ["nan", "no head"])
+def test_an_evaluation_with_a_broken_reward_model_ends_with_an_error(
+    broken: str, reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from align.config import main
+    from recipes.run_eval import RunEvalRecipe, run
+
+    with_tensors(reward, lambda t: t["score.weight"].fill_(float("nan")) if broken == "nan" else t.pop("score.weight"))
+    row = {"prompt": "What is 1?", "chosen": "It is 1 a", "rejected": "No 1 b"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    config = tmp_path / "eval.yaml"
+    pairs = f"reward_accuracy: {{pairs: {tmp_path / 'pairs.jsonl'}}}"
+    config.write_text(f"reward_model: {{path: {reward}}}\n{pairs}\noutput_dir: {tmp_path / 'out'}\n")
+    with pytest.raises(SystemExit) as left:
+        main(RunEvalRecipe, run, [str(config)])
+    assert left.value.code == 1
+    assert f"{reward}: " in capsys.readouterr().err
 
 
 # Sealed folders

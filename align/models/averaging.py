@@ -21,15 +21,13 @@ from align.models.checkpoints import (
     HEAD,
     INDEX,
     Checkpoint,
-    new_folder,
     open_adapter,
     open_checkpoint,
     read_json,
-    refuse_overlap,
-    short_name,
     weights_fingerprint,
 )
 from align.models.fitting import is_finite, model_config, read_tensor, require_fit
+from align.models.output import new_folder, refuse_overlap, short_name
 from align.models.serving import write_serving_files_of_average
 
 SHARD_BYTES = 5 * 10**9
@@ -85,11 +83,11 @@ def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[fl
 
 
 def _opened(folder: Path) -> Checkpoint:
-    if open_adapter(folder) is not None:
+    if open_adapter(folder, key="checkpoints") is not None:
         # The mean of two products is not the product of two means.
         what = "holds an adapter, and the mean of adapters is not the adapter of the mean"
         raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and average the whole models")
-    return open_checkpoint(folder)
+    return open_checkpoint(folder, key="checkpoints")
 
 
 def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:

@@ -10,10 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from align.errors import CheckpointError, ConfigError
-from align.files import fingerprint, fingerprint_of, sync_folder
+from align.files import fingerprint, fingerprint_of
 from align.manifest import SEAL, read_manifest, verify_folder
 from align.reporting import logger
 
@@ -70,15 +67,18 @@ class Checkpoint:
     """MANIFEST.json; empty for a checkpoint made elsewhere."""
 
 
-def open_checkpoint(path: str | Path, revision: str | None = None, *, quantized: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, revision: str | None = None, *, quantized: bool = False, key: str = "model.path"
+) -> Checkpoint:
     """Open a whole model: find it, verify it, and read the header of each of its files.
 
+    key: the setting that names it, for the messages.
     quantized: whether weights that were saved quantized by bitsandbytes may be opened.
 
     Raises ConfigError where there is no such checkpoint; CheckpointError naming the first file that is missing, damaged
     or contradicts another, and for weights that are quantized without having been asked for.
     """
-    folder = located(path, revision)
+    folder = located(path, revision, key=key)
     config = read_config(folder)
     _refuse_quantized(folder, config, quantized)
     if not _is_local(path):
@@ -95,7 +95,9 @@ def open_checkpoint(path: str | Path, revision: str | None = None, *, quantized:
 # Where it is
 
 
-def located(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Path:
+def located(
+    path: str | Path, revision: str | None = None, *, local_files_only: bool = False, key: str = "model.path"
+) -> Path:
     """The folder of a checkpoint: `path` itself, or the snapshot of a Hub name, fetched without its weights.
 
     A sealed folder is verified, and its JSON files are parsed. Raises ConfigError where there is no such checkpoint;
@@ -109,17 +111,17 @@ def located(path: str | Path, revision: str | None = None, *, local_files_only: 
             raise ConfigError("model.revision", what, "Remove it: revisions are for names on the Hub")
         verified(folder)
     elif _HUB_NAME.fullmatch(text):
-        folder = _fetch(text, revision, _SMALL, local_files_only=local_files_only)
+        folder = _fetch(text, revision, _SMALL, local_files_only=local_files_only, key=key)
     else:
         how = "Name a checkpoint folder that exists, or owner/name on the Hub"
-        raise ConfigError("model.path", f"there is no folder {text}", how)
+        raise ConfigError(key, f"there is no folder {text}", how)
     for file in sorted(folder.iterdir()):
         if file.is_symlink() and not file.exists():
             what = f"is a link to {os.readlink(file)}, which does not exist"
             raise CheckpointError(file, what, "Restore the file that it links to, or copy the checkpoint again")
     if not (folder / CONFIG).exists() and not (folder / ADAPTER_CONFIG).exists():
         how = "Name a Hugging Face checkpoint folder"
-        raise ConfigError("model.path", f"{text} holds no {CONFIG} and no {ADAPTER_CONFIG}", how)
+        raise ConfigError(key, f"{text} holds no {CONFIG} and no {ADAPTER_CONFIG}", how)
     for name in _READ_AS_JSON:
         if (folder / name).exists():
             read_json(folder / name)
@@ -130,7 +132,14 @@ def _is_local(path: str | Path) -> bool:
     return Path(path).is_dir()
 
 
-def _fetch(name: str, revision: str | None, files: Collection[str], *, local_files_only: bool = False) -> Path:
+def _fetch(
+    name: str,
+    revision: str | None,
+    files: Collection[str],
+    *,
+    local_files_only: bool = False,
+    key: str = "model.path",
+) -> Path:
     """The snapshot of a Hub repository with those of `files` (names or patterns) that it has at its top level."""
     at = f"{name} at revision {revision}" if revision else name
     try:
@@ -143,23 +152,23 @@ def _fetch(name: str, revision: str | None, files: Collection[str], *, local_fil
         )
     except hub_errors.GatedRepoError:
         how = f"Accept its terms on https://huggingface.co/{name}, and set HF_TOKEN to a token of that account"
-        raise ConfigError("model.path", f"{at} is gated on the Hub, and this account has no access", how) from None
+        raise ConfigError(key, f"{at} is gated on the Hub, and this account has no access", how) from None
     except hub_errors.RevisionNotFoundError:
         how = "Name a branch, tag or commit of it"
         raise ConfigError("model.revision", f"{name} has no revision {revision} on the Hub", how) from None
     except hub_errors.RepositoryNotFoundError:
         what = f"there is no folder {name}, and no model of that name on the Hub, or it is private"
         how = "Name a checkpoint folder that exists, or owner/name on the Hub; a private one needs HF_TOKEN"
-        raise ConfigError("model.path", what, how) from None
+        raise ConfigError(key, what, how) from None
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
         if local_files_only:
             what = "is no folder, and the Hub's cache does not hold it"
             raise CheckpointError(at, what, "Name the checkpoint's folder") from error
         what = f"there is no folder {name}, the Hub's cache does not hold {at} whole, and the Hub cannot be reached"
-        raise ConfigError("model.path", what, "Connect to the network, or name a folder") from None
+        raise ConfigError(key, what, "Connect to the network, or name a folder") from None
     except (hub_errors.HFValidationError, hub_errors.HTTPError, OSError) as error:
         what = f"{at} could not be fetched from the Hub ({_first_line(error)})"
-        raise ConfigError("model.path", what, "Try again, or name a folder") from None
+        raise ConfigError(key, what, "Try again, or name a folder") from None
     return Path(found)
 
 
@@ -348,9 +357,9 @@ class Adapter:
     """Whether it holds a reward model's head."""
 
 
-def open_adapter(path: str | Path, revision: str | None = None) -> Adapter | None:
+def open_adapter(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> Adapter | None:
     """Open an adapter and read its header; None for a whole model. Raises as `located` and `base_of` do."""
-    folder = located(path, revision)
+    folder = located(path, revision, key=key)
     base = base_of(folder)
     if base is None:
         return None
@@ -419,73 +428,6 @@ def _content(folder: Path, name: str) -> str:
     """BLAKE3 of a file: out of the manifest if the folder has been verified, which is the same."""
     listed = verified(folder).get("files", {}).get(name)
     return listed["blake3"] if listed else fingerprint(folder / name)
-
-
-def short_name(path: str | Path) -> str:
-    """A checkpoint's name for a manifest: without where on this machine its folder is.
-
-    `runs/sft` and `owner/name` stay as they are, as does an absolute path inside of the working folder, made relative;
-    of any other path its last two parts are kept: `/home/me/runs/round-1/sft` becomes `round-1/sft`.
-    """
-    place = Path(path)
-    if not place.is_absolute() and ".." not in place.parts:
-        return place.as_posix()
-    place = place.resolve()
-    here = Path.cwd().resolve()
-    return (place.relative_to(here) if place.is_relative_to(here) else Path(*place.parts[-2:])).as_posix()
-
-
-# A new one
-
-
-def refuse_overlap(output: Path, inputs: Sequence[str | Path], key: str = "output_dir") -> None:
-    """Raise ConfigError if `output` is, contains, or lies in a folder that is read."""
-    target = output.resolve()
-    for source in inputs:
-        place = Path(source).resolve()
-        if not place.exists():
-            continue  # a name on the Hub
-        same = target == place or (target.exists() and target.samefile(place))
-        if same or target in place.parents or place in target.parents:
-            how = "is" if same else "lies in" if place in target.parents else "contains"
-            what = f"{output} {how} {source}, which is read"
-            raise ConfigError(key, what, "Name a folder of its own; nothing was written")
-
-
-@contextmanager
-def new_folder(output: Path, made: str) -> Iterator[Path]:
-    """A temporary folder next to `output` that takes its place when the block ends without an error.
-
-    made: a key of the manifest by which an older result of the same kind is known, which is replaced. Raises
-    ConfigError before anything is written where `output` holds anything else.
-    """
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise ConfigError("output_dir", f"{output} exists and is not a folder", "Name another")
-    if output.is_dir() and any(output.iterdir()) and made not in _manifest_or_nothing(output):
-        what = f"{output} holds files that this recipe did not write"
-        raise ConfigError("output_dir", what, "Name a folder that is empty or does not exist; nothing was written")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    rough = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield rough
-        rough.chmod(0o755)  # mkdtemp keeps a folder to its owner
-        if output.exists():
-            old = rough.with_name(rough.name + ".old")
-            output.rename(old)  # a folder cannot be renamed onto one that is not empty
-            rough.rename(output)
-            shutil.rmtree(old)
-        else:
-            rough.rename(output)
-        sync_folder(output.parent)
-    finally:
-        shutil.rmtree(rough, ignore_errors=True)
-
-
-def _manifest_or_nothing(folder: Path) -> dict[str, Any]:
-    try:
-        return read_manifest(folder)
-    except CheckpointError:
-        return {}
 
 
 def _first_line(error: BaseException) -> str:

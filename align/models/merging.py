@@ -19,17 +19,15 @@ from align.models.adapters import beside, untie_if_separate
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
     Checkpoint,
-    new_folder,
     open_adapter,
     open_checkpoint,
-    refuse_overlap,
-    short_name,
     verified,
     weights_fingerprint,
 )
 from align.models.comparison import EFFECT_SHARE, LARGEST_SHARE, Difference, difference, outputs, without_adapter
 from align.models.fitting import model_config, quietly_loaded, require_finite, require_fit
 from align.models.loading import load_policy, load_reward_model, load_tokenizer
+from align.models.output import new_folder, refuse_overlap, short_name
 from align.models.quantization import bitsandbytes_is_missing
 from align.models.serving import write_serving_files
 from align.reporting import logger
@@ -56,7 +54,7 @@ def merge_adapter(
     nothing behind, where the merged model, read back from disk, does not compute what base and adapter compute
     (LARGEST_SHARE, EFFECT_SHARE).
     """
-    opened = open_adapter(adapter)
+    opened = open_adapter(adapter, key="adapter")
     if opened is None:
         raise ConfigError("adapter", f"{adapter} holds no {ADAPTER_CONFIG}", "Name the folder of a LoRA run")
     base = open_checkpoint(opened.base.name, opened.base.revision)
