@@ -168,12 +168,14 @@ class Columns:
 
         known: further names that are read where this record stands, for "Did you mean".
         """
-        name = next(self.unread(), None)
-        if name is None:
+        names = list(self.unread())
+        if not names:
             return
+        name, *others = names
+        more = f" (so would {', '.join(others[:5])}{', ...' if len(others) > 5 else ''})" if others else ""
         raise RowError(
             self.place(name),
-            "is not a column that is read in this form, and would be lost",
+            f"is not a column that is read in this form, and would be lost{more}",
             f"{_meant(name, known)}Rename it, map it to a column that is read with `columns`, or list it in "
             "`ignore_columns`: see docs/formats.md",
         )
@@ -231,6 +233,16 @@ def numbers_of(value: Any, where: str, field: str, count: int) -> list[float]:
     return [number_of(number, where, f"{field}[{place}]") for place, number in enumerate(value)]
 
 
+def truth_of(value: Any, where: str, field: str) -> bool:
+    """True or false, also as 1 or 0, or as a text of these, which a cell of CSV is. Raises RowError."""
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    found = known.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
+    if found is None:
+        how = "Write true or false, or rename a column of another meaning"
+        raise RowError(f"{where}: {field}", f"expected true or false, found {shown(value)}", how)
+    return found
+
+
 def names_of(value: Any, where: str, field: str, count: int) -> tuple[str, ...]:
     """A name for each of `count` responses. Raises RowError."""
     if not isinstance(value, list) or len(value) != count or not all(isinstance(name, str) for name in value):
@@ -264,6 +276,8 @@ def round_of(value: Any, where: str, field: str = "round") -> int | None:
     """The number of a round, from 0 on; None for nothing. Raises RowError."""
     if value is None:
         return None
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)  # a cell of CSV is text
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         how = "Write it as a number"
         raise RowError(f"{where}: {field}", f"expected a number from 0 on, found {shown(value)}", how)

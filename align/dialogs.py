@@ -110,6 +110,13 @@ def alpaca_prompt(columns: Columns) -> list[Json]:
     return [*dialog, {"role": "user", "content": asked}]
 
 
+def is_whole_dialog(value: Any) -> bool:
+    """Whether a completion is given as the whole dialog, its prompt included."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return False
+    return (value[0].get("role") or value[0].get("from")) in ("system", "developer", "user", "human")
+
+
 def is_transcript(text: str) -> bool:
     r"""Whether a text is a dialog of HH-RLHF: `\n\nHuman: ...\n\nAssistant: ...`, with its first line breaks or not."""
     return text.startswith("\n\nHuman:") or bool(re.match(r"\s*Human:.*\n\s*Assistant:", text, re.DOTALL))
@@ -173,9 +180,12 @@ def without_system(dialog: Sequence[Json]) -> list[Json]:
     return [*dialog[1:]] if dialog and dialog[0]["role"] == "system" else [*dialog]
 
 
-def check_order(dialog: Sequence[Json], where: str) -> None:
-    """Raise RowError where a dialog's roles contradict each other: who speaks first, a second system message, an
-    output that no call can have given."""
+def check_order(dialog: Sequence[Json], where: str, outputs: bool = True) -> None:
+    """Raise RowError where a dialog's roles contradict each other: who speaks first, or a second system message.
+
+    outputs: refuse an output of a tool that no call can have given too. Our own rows have such messages: files that a
+    user uploads.
+    """
     for turn, message in enumerate(dialog):
         role, before = message["role"], dialog[turn - 1]["role"] if turn else None
         here = f"{where}[{turn}]"
@@ -185,7 +195,7 @@ def check_order(dialog: Sequence[Json], where: str) -> None:
         if role == "assistant" and before in (None, "system"):
             what = "is an assistant message, and nothing was asked before it"
             raise RowError(here, what, "Begin the dialog with a user message")
-        if role == "tool" and before not in ("assistant", "tool"):
+        if outputs and role == "tool" and before not in ("assistant", "tool"):
             what = f"is the output of a tool after {'a ' + before if before else 'no'} message; no call was made there"
             raise RowError(here, what, "Put it after the assistant message that makes the call")
 

@@ -26,8 +26,8 @@ from align.columns import (
     RESPONSES,
     Columns,
     names_of_sides,
-    shown,
     source_of,
+    truth_of,
 )
 from align.dialogs import (
     alpaca_prompt,
@@ -35,6 +35,7 @@ from align.dialogs import (
     conversation_of,
     dialog_of,
     is_foreign,
+    is_whole_dialog,
     listed,
     prompt_of,
     with_system,
@@ -42,7 +43,7 @@ from align.dialogs import (
 )
 from align.errors import RowError, UnusableRow
 from align.pairs import pair_names, pair_of, ranked_of
-from align.rated import MODELS, RATERS, SCORE_LISTS, best_and_worst, is_rated, responses_of
+from align.rated import MODELS, RATERS, SCORE_LISTS, best_and_worst, check_level, is_rated, responses_of
 from align.rows import PreferenceRow, PromptRow, QuestionRow, Row, SFTRow, ToolQuestionRow, row_id
 from align.tool_formats import glaive_dialog, tools_field, xlam_fields
 
@@ -86,7 +87,13 @@ def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()
     Raises RowError naming where and the column, UnusableRow for a comparison that prefers nothing, or pydantic's
     ValidationError where the row class refuses.
     """
-    columns = Columns(record, where, ignore)
+    try:
+        return _to_row(Columns(record, where, ignore), kind, where)
+    except RecursionError:
+        raise RowError(where, "is nested too deeply", "Write functions and messages with fewer levels") from None
+
+
+def _to_row(columns: Columns, kind: type[R], where: str) -> R:
     reader = _READERS.get(kind)
     if reader is None or is_ours(columns.values, kind):
         if kind is PreferenceRow:
@@ -103,7 +110,7 @@ def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()
     columns.note_repeats([message.get("content", "") for group in _groups(fields) for message in group])
     columns.refuse_unread(kind.model_fields)
     for name, group in zip(("prompt", "messages"), (fields.get("prompt"), fields.get("messages")), strict=True):
-        check_order(group or (), columns.place(name))
+        check_order(group or (), columns.place(name), outputs=not _has_our_columns(columns.values, kind))
     # Content alone makes the id: the same record has the same id in whatever file it stands.
     fields["id"] = row_id(kind.__name__, json.dumps(fields | {"source": ""})) if given in (None, "") else str(given)
     return kind.model_validate(fields)
@@ -111,7 +118,7 @@ def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()
 
 def is_ours(values: Json, kind: type[Row]) -> bool:
     """Whether a record is a row of ours as it stands, with nothing to convert."""
-    if not {"id", "source"} <= values.keys() <= kind.model_fields.keys():
+    if not _has_our_columns(values, kind):
         return False
     if not isinstance(values["id"], str) or not isinstance(values["source"], str):
         return False
@@ -121,13 +128,17 @@ def is_ours(values: Json, kind: type[Row]) -> bool:
     )
 
 
+def _has_our_columns(values: Json, kind: type[Row]) -> bool:
+    return {"id", "source"} <= values.keys() <= kind.model_fields.keys()
+
+
 def _own_fields(columns: Columns, kind: type[Row]) -> Json:
     """What a row of ours says of itself besides its dialog, where its messages are in another form.
 
     Such as our rows after Parquet, which writes nulls into messages: candidates, scores and seeds come along.
     """
     values = columns.values
-    if not {"id", "source"} <= values.keys() <= kind.model_fields.keys():
+    if not _has_our_columns(values, kind):
         return {}
     dialogs = ("messages", "prompt", "completions")
     if kind is PreferenceRow and not all(is_dialog(one) for one in listed(values.get("completions"))):
@@ -241,6 +252,7 @@ def _preference(columns: Columns) -> Json:
     if is_rated(columns) and not (ours and columns.read):
         responses = responses_of(columns)
         best, worst, level = best_and_worst(responses, columns.where)
+        check_level(columns, responses)
         models = [responses.models[place] for place in (best, worst)]
         known = ranked_of(columns, len(models))
         if level is not None:
@@ -288,13 +300,6 @@ def _conversation(columns: Columns, key: str) -> list[Json]:
     return dialog_of(value, where) if key == "messages" else conversation_of(value, where)
 
 
-def is_whole_dialog(value: Any) -> bool:
-    """Whether a completion is given as the whole dialog, its prompt included."""
-    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
-        return False
-    return (value[0].get("role") or value[0].get("from")) in ("system", "developer", "user", "human")
-
-
 def _note_the_pair_that_it_is_chosen_of(columns: Columns, messages: list[Json]) -> None:
     """`messages` next to `chosen` and `rejected` are the chosen dialog in UltraFeedback-binarized: read as a target."""
     names = pair_names(columns)
@@ -337,16 +342,10 @@ def _refuse_a_bad_label(columns: Columns) -> None:
     for name in LABELS:
         if name not in columns:
             continue
-        value = columns.take(name)
-        if value is False or value == 0:
+        if not truth_of(columns.take(name), columns.where, name):
             what = "is false: this completion was marked as a bad one, and is no target of supervised fine-tuning"
             how = "Drop the row, or train on pairs"
             raise UnusableRow(columns.place(name), what, how, f"{name} is false")
-        if value is not True and value != 1:
-            what = f"expected true or false, found {shown(value)}"
-            raise RowError(
-                columns.place(name), what, "Write true or false, or rename the column if it is something else"
-            )
 
 
 def _refuse_a_rated_response(columns: Columns, answer: str) -> None:

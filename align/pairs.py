@@ -31,6 +31,7 @@ from align.dialogs import (
     conversation_of,
     dialog_of,
     is_transcript,
+    is_whole_dialog,
     prompt_of,
     transcript,
     with_system,
@@ -159,10 +160,12 @@ def _prompt_of_a_pair(columns: Columns, calls: dict[str, str], names: tuple[str,
         return alpaca_prompt(columns)
     if key is not None and not _is_blank(columns.values[key]):
         return prompt_of(columns.take(key), columns.place(key), calls)
-    whole = columns.values[names[0]]
-    if columns.values.get("messages") and isinstance(whole, str):
-        dialog = dialog_of(columns.take("messages"), columns.place("messages"), calls)
-        return dialog[: _answer_of(dialog, columns)] if dialog[-1]["role"] == "assistant" else dialog
+    if is_whole_dialog(columns.values[names[0]]):
+        return []
+    for name in ("messages", "context"):  # messages without an answer, as HelpSteer3 has its prompts
+        if isinstance(columns.values.get(name), list) and columns.values[name]:
+            dialog = dialog_of(columns.take(name), columns.place(name), calls)
+            return dialog[: _answer_of(dialog, columns)] if dialog[-1]["role"] == "assistant" else dialog
     return []
 
 

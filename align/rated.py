@@ -18,7 +18,6 @@ from align.columns import (
     RESPONSES,
     SYSTEM,
     Columns,
-    level_of,
     names_of,
     number_of,
     numbers_of,
@@ -254,9 +253,9 @@ def _of_raters(value: Any) -> bool:
 def _preferred(columns: Columns, name: str) -> Preferred:
     value = columns.take(name)
     if name == "better_response_id":
-        if isinstance(value, bool) or value not in (0, 1):
+        if str(value) not in ("0", "1"):
             raise RowError(columns.place(name), f"expected 0 or 1, found {shown(value)}", "Name the better response")
-        return Preferred(1 if value == 0 else -1)
+        return Preferred(1 if str(value) == "0" else -1)
     number = number_of(value, columns.where, f"{columns.prefix}{name}")
     if number != int(number) or abs(int(number)) not in STRENGTHS:
         how = "-3 says that the first response is much better, 3 the second, 0 neither"
@@ -265,6 +264,8 @@ def _preferred(columns: Columns, name: str) -> Preferred:
     return Preferred((strength < 0) - (strength > 0), STRENGTHS[abs(strength)])
 
 
-def level_beside(columns: Columns) -> Level | None:
-    """The level that a record gives in a column of its own."""
-    return level_of(columns.take("level"), columns.where, f"{columns.prefix}level")
+def check_level(columns: Columns, found: Responses) -> None:
+    """Raise RowError where a record with three or more responses has a level: it does not say of which two."""
+    if columns.values.get("level") is not None and len(found.responses) > 2:
+        what = f"is given for {len(found.responses)} responses, and grades two"
+        raise RowError(columns.place("level"), what, "Leave it out, or give two responses")

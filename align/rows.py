@@ -81,8 +81,8 @@ Messages = tuple[Message, ...]
 def order_problem(messages: Sequence[Message]) -> str | None:
     """What is wrong with the order of a dialog's roles, or None.
 
-    A dialog has one system message at most, at its beginning; something is asked before the assistant speaks; the
-    output of a tool follows the assistant's message or another output.
+    A dialog has one system message at most, at its beginning, and something is said before the assistant speaks. The
+    output of a tool may stand without a call: files that a user uploads are such messages.
     """
     for turn, message in enumerate(messages):
         before = messages[turn - 1].role if turn else None
@@ -90,9 +90,6 @@ def order_problem(messages: Sequence[Message]) -> str | None:
             return f"messages[{turn}] is a system message after the first message; a dialog has one, at its beginning"
         if message.role == "assistant" and before in (None, "system"):
             return f"messages[{turn}] is an assistant message, and nothing was asked before it"
-        if message.role == "tool" and before not in ("assistant", "tool"):
-            after = f"after a {before} message" if before else "at the beginning"
-            return f"messages[{turn}] is the output of a tool {after}, where no call was made"
     return None
 
 

@@ -10,7 +10,7 @@ import re
 from itertools import takewhile
 from typing import Any
 
-from align.columns import Columns, shown
+from align.columns import SYSTEM, Columns, shown
 from align.errors import RowError
 from align.rows import strict_json, tools_of, tools_text
 
@@ -86,12 +86,12 @@ def glaive_dialog(columns: Columns) -> Json:
     The words that introduce the functions are taken out of the system message: a protocol has its own.
     Source: glaiveai/glaive-function-calling-v2.
     """
-    where = columns.where
-    system, chat = columns.take("system") or "", columns.take("chat")
-    for field, value in (("system", system), ("chat", chat)):
+    where, name = columns.where, columns.first(SYSTEM) or "system"
+    system, chat = columns.take(name) or "", columns.take("chat")
+    for field, value in ((name, system), ("chat", chat)):
         if not isinstance(value, str):
             raise RowError(f"{where}: {field}", f"expected text, found {shown(value)}", "Write it as text")
-    said, tools = _glaive_system(system, f"{where}: system")
+    said, tools = _glaive_system(system, f"{where}: {name}")
     before, *parts = _GLAIVE_TURN.split(chat)
     if before.strip() or not parts:
         raise RowError(

@@ -20,7 +20,7 @@ from align.columns import Columns, level_of, numbers_of, round_of, shown, source
 from align.config import Section
 from align.dialogs import check_order, completion_of, dialog_of, frozen
 from align.errors import RowError
-from align.rated import RATERS, Preferred, Responses, Values, responses_of
+from align.rated import RATERS, Preferred, Responses, Values, check_level, responses_of
 from align.rows import Level, Messages, row_id
 from align.tool_formats import tools_field
 from data_builders.counted import message_texts
@@ -113,6 +113,8 @@ def ratings_of(columns: Columns, config: ScoresConfig) -> list[Compared]:
                 first, second, judgement = _direct(one, rater, count)
                 judged.setdefault((first, second), []).append(judgement)
             one.refuse_unread(("chosen", "grade"))
+    check_level(columns, found)
+    level = level_of(columns.take("level"), columns.where, f"{columns.prefix}level")
     columns.refuse_unread()
     for first, second in _scored_pairs(scored, config.pairs):
         judged.setdefault((first, second), []).extend(
@@ -121,7 +123,13 @@ def ratings_of(columns: Columns, config: ScoresConfig) -> list[Compared]:
             )
             for one in scored
         )
+    if level is not None:  # of the two responses of a record without raters, who have levels of their own
+        judged = {places: [_graded(one, level) for one in judgements] for places, judgements in judged.items()}
     return [asked.compared(*places, judgements) for places, judgements in judged.items()]
+
+
+def _graded(judgement: Judgement, level: Level) -> Judgement:
+    return judgement if judgement.side == 0 or judgement.level is not None else replace(judgement, level=level)
 
 
 def asked_of(record: Json, where: str) -> Asked:
@@ -159,7 +167,9 @@ def _read(columns: Columns) -> tuple[Asked, Responses]:
 
 
 def _raters(columns: Columns) -> tuple[str, ...]:
-    rater = columns.take("rater")
+    rater, raters = columns.take("rater"), columns.take("raters")
+    if isinstance(raters, list) and raters and all(isinstance(name, str) for name in raters):
+        return tuple(raters)
     return () if rater is None else (str(rater),)
 
 

@@ -327,6 +327,9 @@ def test_a_field_of_a_message_that_would_be_lost_is_named(message: dict[str, Any
     ],
 )
 def test_roles_that_contradict_each_other_are_named(own: dict[str, str], messages: list[Any], said: str) -> None:
+    if own and "output" in said:
+        assert row_of(own | {"messages": messages}, SFTRow, HERE)  # a file that a user uploads is such a message
+        return
     with pytest.raises(RowError, match=said):
         row_of(own | {"messages": messages}, SFTRow, HERE)
 
@@ -345,3 +348,52 @@ def test_an_id_that_the_record_has_no_name_for_is_of_what_it_says_alone() -> Non
     row = row_of(record, PreferenceRow, HERE)
     assert row.id == row_of(record | {"category": "x", "system": None}, PreferenceRow, "other.jsonl:1").id
     assert row.id != row_of(record | {"system": RULE}, PreferenceRow, HERE).id
+
+
+def test_cells_of_a_table_of_texts_are_read_as_what_they_mean() -> None:
+    assert row_of(KTO | {"label": "True"}, SFTRow, HERE) == row_of(KTO, SFTRow, HERE)
+    with pytest.raises(UnusableRow):
+        row_of(KTO | {"label": "False"}, SFTRow, HERE)
+    pair = {
+        "prompt": "Hi",
+        "chosen": "Arr",
+        "rejected": "Hello",
+        "round": "2",
+        "score_chosen": "8",
+        "score_rejected": "6.5",
+    }
+    assert row_of(pair, PreferenceRow, HERE).round == 2
+    better = {"prompt": "Hi", "response_0": "Arr", "response_1": "Hello", "better_response_id": "1"}
+    assert row_of(better, PreferenceRow, HERE).chosen[0].content == "Hello"
+    strength = {"prompt": "Hi", "response_1": "Arr", "response_2": "Hello", "preference_strength": "-3"}
+    assert row_of(strength, PreferenceRow, HERE).level == "significantly better"
+
+
+@pytest.mark.parametrize("name", ["messages", "context"])
+def test_messages_without_an_answer_are_the_prompt_of_a_pair(name: str) -> None:
+    for chosen, rejected in (("Arr", "Hello"), ([ARR], [HELLO])):
+        record = {name: [ASKED], "chosen": chosen, "rejected": rejected}
+        assert said_by(row_of(record, PreferenceRow, HERE)) == [("user", "Hi"), ("assistant", "Arr")]
+
+
+def test_every_column_that_would_be_lost_is_listed() -> None:
+    with pytest.raises(RowError, match=r":7: a: is not a column .* would be lost \(so would b, c\)"):
+        row_of({"messages": [ASKED, ARR], "a": 1, "b": 2, "c": 3, "category": "x"}, SFTRow, HERE)
+
+
+def test_a_record_that_is_nested_too_deeply_is_named() -> None:
+    deep: Any = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(RowError, match=":7: is nested too deeply"):
+        row_of({"messages": [ASKED, ARR], "tools": deep}, SFTRow, HERE)
+    text = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(RowError, match=r"tools: .*nested too deeply"):
+        row_of({"messages": [ASKED, ARR], "tools": text}, SFTRow, HERE)
+    with pytest.raises(RowError, match=r"arguments: is not JSON .nested too deeply"):
+        row_of({"messages": [ASKED, {**ARR, "tool_calls": [{"name": "f", "arguments": text}]}]}, SFTRow, HERE)
+
+
+def test_a_system_prompt_of_glaives_dialogs_is_read_under_its_other_names() -> None:
+    record = {"system_prompt": "SYSTEM: Talk like a pirate.", "chat": "USER: Hi\n\nASSISTANT: Arr <|endoftext|>"}
+    assert said_by(row_of(record, SFTRow, HERE))[0] == ("system", RULE)

@@ -305,3 +305,16 @@ def test_every_column_of_a_dialog_and_of_its_turns_is_read(tmp_path: Path) -> No
         (found,) = read(tmp_path, record)
         assert isinstance(found, RowError)
         assert said in str(found)
+
+
+def test_a_level_of_two_responses_is_kept_and_one_of_three_is_refused(tmp_path: Path) -> None:
+    record = {"prompt": "Hi", "responses": ["A", "B"], "scores": [1, 2], "level": "better", "raters": ["ann", "bob"]}
+    (found,) = read(tmp_path, record)
+    assert isinstance(found, list)
+    for row in (row_of(record, PreferenceRow, HERE), row_from(found[0])):
+        assert (answers(row), row.level, row.raters) == (["B", "A"], "better", ("ann", "bob"))
+    three = record | {"responses": ["A", "B", "C"], "scores": [1, 2, 3]}
+    with pytest.raises(RowError, match=":7: level: is given for 3 responses, and grades two"):
+        row_of(three, PreferenceRow, HERE)
+    (refused,) = read(tmp_path, three)
+    assert isinstance(refused, RowError)
