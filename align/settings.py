@@ -120,18 +120,18 @@ class LoRAConfig(Section):
     What it leaves behind is an adapter folder as peft writes it; `recipes/merge.py` makes a whole model of it.
     """
 
-    rank: int = Field(16, gt=0)
+    rank: int = Field(16, gt=0, le=65_536)
     """Rank of each adapter. A linear layer of m inputs and n outputs trains rank * (m + n) numbers."""
-    alpha: int = Field(32, gt=0)
+    alpha: int = Field(32, gt=0, le=1_000_000)
     """What the adapter adds is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is dropped while training. DPO that trains an adapter on wants 0: its proof at
-    step 0 holds policy and reference to each other."""
+    """Share of an adapter's inputs that is dropped while training. DPO that trains an adapter on requires 0: its
+    proof at step 0 compares policy and reference."""
     targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", min_length=1)
     """all-linear: every linear layer of the trunk (QLoRA, arXiv:2305.14314, section 4); or the layers' names, such as
     [q_proj, v_proj]. Never the output head; a reward model's score head is trained whole."""
     first_layer: int = Field(0, ge=0)
-    """Adapters stand in this decoder layer and in those above it; the layers below stay as they are."""
+    """Adapters are added to this decoder layer and to those above it; the layers below stay as they are."""
 
 
 class ModelConfig(Section):
@@ -155,11 +155,12 @@ class ModelConfig(Section):
     """Recompute each layer in the backward pass: less memory, about a third more time."""
     attention: Literal["segments", "flex"] = "segments"
     """How packed trees attend; the values are the same. segments: PyTorch's attention, prompt by prompt and branch by
-    branch, on CPU and GPU. flex: one FlexAttention call a layer, the fast form on a GPU; wants one."""
+    branch, on CPU and GPU. flex: one FlexAttention call per layer; faster, requires a GPU."""
     lora: LoRAConfig | None = None
     """None trains every weight."""
     quantization: Literal["nf4"] | None = None
-    """nf4: the frozen weights are held in 4 bits (QLoRA, arXiv:2305.14314); wants lora to train, and bitsandbytes."""
+    """nf4: the frozen weights are held in 4 bits (QLoRA, arXiv:2305.14314). Training requires lora;
+    both require bitsandbytes."""
 
 
 class EnvironmentConfig(Section):
@@ -190,14 +191,14 @@ class TreeDataConfig(Reading):
 
     path: InputSources
     """Rows: a file, a Hub dataset, or a list of them; each may be a section {path, split, columns, weight, ...}."""
-    token_budget: int = Field(4096, gt=0)
+    token_budget: int = Field(4096, gt=0, le=100_000_000)
     """Tokens in one packed row, per process. Memory grows with it; results do not change."""
     over_budget: Literal["drop", "alone", "error"] = "drop"
     """A row whose prompt and completions together are larger than token_budget is dropped and counted, makes a packed
     row of its own that is larger than the budget, or ends the run with its name. It is never cut."""
-    max_prompt_tokens: int = Field(4096, gt=0)
+    max_prompt_tokens: int = Field(4096, gt=0, le=100_000_000)
     """A row with a longer prompt is dropped, and counted."""
-    max_completion_tokens: int = Field(2048, gt=0)
+    max_completion_tokens: int = Field(2048, gt=0, le=100_000_000)
     """A row with a longer completion is dropped, and counted. Never cut: one without its end teaches not to stop."""
     limit: int | None = Field(None, gt=0)
     """Train on this many rows, a seeded choice among all records before any is dropped; None for all."""
@@ -214,14 +215,14 @@ class TrainingConfig(Section):
     """The optimizer and the run. `align/trainers/arguments.py` maps it onto transformers.TrainingArguments."""
 
     output_dir: OutputPath
-    """The finished model stands here, as a plain Hugging Face folder; checkpoint-N/ folders while it trains."""
-    learning_rate: float = Field(1e-5, gt=0)
+    """The folder of the finished model, in plain Hugging Face format; of checkpoint-N/ folders while it trains."""
+    learning_rate: float = Field(1e-5, gt=0, le=1)
     """Peak. P 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(64, gt=0, le=1_000_000)
     """Rows in one optimizer step, over all processes. How they are packed and spread does not change the result."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=10_000)
     """Passes over the rows. L2: 2 for SFT, 1 for the reward model."""
-    max_steps: int | None = Field(None, gt=0)
+    max_steps: int | None = Field(None, gt=0, le=1_000_000_000)
     """Stop after this many optimizer steps, whatever epochs says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after warm-up: to min_learning_rate_share, to 0, or not at all. The end is reached
@@ -230,7 +231,7 @@ class TrainingConfig(Section):
     """Share of the steps in which the learning rate climbs, rounded up to whole steps. L2: 0.03."""
     min_learning_rate_share: float = Field(0.1, ge=0, le=1)
     """Where cosine ends, as a share of the peak. L2: 0.1."""
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.1, ge=0, le=10)
     """AdamW's. L2: 0.1."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled to it. L2: 1.0."""
@@ -238,15 +239,15 @@ class TrainingConfig(Section):
     """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32. auto: bf16 on
     a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of half a second;
     else fp32. A run that is continued keeps what it began with."""
-    save_steps: int = Field(100, gt=0)
+    save_steps: int = Field(100, gt=0, le=1_000_000_000)
     """A resumable checkpoint each so many optimizer steps."""
     keep_checkpoints: int = Field(2, ge=2)
     """How many verified checkpoints stay on disk while the run goes: two, so that one may turn out damaged. Their
     optimizer states are deleted when it is finished."""
-    log_steps: int = Field(1, gt=0)
+    log_steps: int = Field(1, gt=0, le=1_000_000_000)
     """A line of metrics each so many optimizer steps."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers besides metrics.jsonl, which is always written."""
+    """Trackers in addition to metrics.jsonl, which is always written: one name or a list."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Data order and everything else that is random."""
     threads: int | None = Field(None, gt=0)
@@ -299,8 +300,8 @@ class DPOConfig(Section):
     """Share of the pairs taken to be labelled the wrong way round (Mitchell's conservative DPO). Read by the losses
     sigmoid and length_normalized."""
     simpo_gamma: float | None = Field(None, ge=0)
-    """Margin, in log-odds, from which a pair is taken as won. Wanted by simpo, whose paper has 0.3 to 1.6; read by no
-    other loss."""
+    """Margin, in log-odds, from which a pair is taken as won. Required by simpo, whose paper has 0.3 to 1.6; read
+    by no other loss."""
     nll_coefficient: float = Field(0.2, ge=0)
     """Weight of the negative log-likelihood of the chosen completion. P 4.1.4: 0.2."""
     nll_normalization: Literal["sequence_mean", "token_mean", "sequence_sum"] = "sequence_mean"
@@ -321,7 +322,7 @@ class DPOConfig(Section):
         if self.label_smoothing and self.loss not in ("sigmoid", "length_normalized"):
             raise ValueError(f"dpo.label_smoothing is {self.label_smoothing}, which the loss {self.loss} does not read")
         if self.loss == "simpo" and self.simpo_gamma is None:
-            raise ValueError("the loss simpo wants dpo.simpo_gamma and it is not given; half of beta is a start")
+            raise ValueError("the loss simpo requires dpo.simpo_gamma, which is missing; half of beta is a start")
         if self.loss != "simpo" and self.simpo_gamma is not None:
             raise ValueError(f"dpo.simpo_gamma is {self.simpo_gamma}, which the loss {self.loss} does not read")
         if self.loss == "simpo" and self.reference_cache is not None:
@@ -332,13 +333,13 @@ class DPOConfig(Section):
 class SamplingConfig(Section):
     """How completions are sampled."""
 
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=100)
     """0 takes the likeliest token each time."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Keep the likeliest tokens that make up this share."""
-    max_completion_tokens: int = Field(256, gt=0)
+    max_completion_tokens: int = Field(256, gt=0, le=100_000_000)
     """Completions are stopped here, and marked unfinished."""
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(64, gt=0, le=1_000_000)
     """Completions decoded side by side."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the generator's weights are held in. auto as in training.precision: bfloat16 where it is faster."""
@@ -349,7 +350,7 @@ class SamplingConfig(Section):
 class HubConfig(Section):
     """Where a checkpoint goes on the Hugging Face Hub. The token comes from the environment (HF_TOKEN) only."""
 
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repo: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     """owner/name."""
     push: bool = False
     """False prints what would go."""

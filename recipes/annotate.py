@@ -36,7 +36,7 @@ class AnnotateRecipe(Recipe):
     @model_validator(mode="after")
     def _prompts_have_two_models(self) -> Self:
         if self.tasks.prompts and len(self.models) < 2:
-            raise ValueError(f"tasks.prompts wants two models to answer, models has {len(self.models)}")
+            raise ValueError(f"tasks.prompts requires two models to answer, found {len(self.models)}")
         return self
 
 

@@ -72,7 +72,7 @@ class BuildDataRecipe(Recipe):
         given = [name for name in BUILDERS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"wanted exactly one builder section ({', '.join(BUILDERS)}), found {found}")
+            raise ValueError(f"expected exactly one builder section ({', '.join(BUILDERS)}), found {found}")
         return self
 
     @property

@@ -23,14 +23,14 @@ NAMED = ("factuality", "tool_use", "tool_dialogs", "bfcl", "reward_accuracy")
 
 
 class EvalSamplingConfig(SamplingConfig):
-    """How the evaluated model answers: greedily, unless told otherwise."""
+    """How the evaluated model answers: greedily, unless set otherwise."""
 
     temperature: float = Field(0.0, ge=0)
     """0 takes the likeliest token each time."""
 
 
 class RunEvalRecipe(Recipe):
-    """One section for each evaluation that is wanted. One that stands from the same inputs is not run again."""
+    """One section for each evaluation to run. One that was made from the same inputs is not run again."""
 
     model: ModelConfig | None = None
     reward_model: ModelConfig | None = None
@@ -50,12 +50,12 @@ class RunEvalRecipe(Recipe):
     @model_validator(mode="after")
     def _has_what_it_evaluates(self) -> Self:
         if not self.sections:
-            raise ValueError(f"wanted an evaluation ({', '.join(NAMED)}), found none")
+            raise ValueError(f"expected an evaluation ({', '.join(NAMED)}), found none")
         asked = [name for name in self.sections if name != "reward_accuracy"]
         if self.model is None and asked:
-            raise ValueError(f"wanted a model for {' and '.join(asked)}, found none")
+            raise ValueError(f"expected a model for {' and '.join(asked)}, found none")
         if self.reward_model is None and self.reward_accuracy:
-            raise ValueError("wanted a reward_model for reward_accuracy, found none")
+            raise ValueError("expected a reward_model for reward_accuracy, found none")
         return self
 
     @property

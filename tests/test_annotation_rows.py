@@ -166,7 +166,7 @@ def test_a_pair_that_cannot_be_compared_is_named(tmp_path: Path, record: dict[st
     [
         ({}, "tasks: must not be empty"),
         ({"candidates": {"one": "x.jsonl"}}, "candidates of one model have nothing to be compared with"),
-        ({"prompts": ["x.jsonl"]}, "tasks.prompts wants two models to answer, models has 0"),
+        ({"prompts": ["x.jsonl"]}, "tasks.prompts requires two models to answer, found 0"),
     ],
 )
 def test_a_config_with_nothing_to_compare_is_refused(tmp_path: Path, tasks: dict[str, Any], error: str) -> None:

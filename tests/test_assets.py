@@ -101,7 +101,7 @@ def test_a_wrong_hash_is_named_and_nothing_is_kept(index: Path, monkeypatch: pyt
     right = assets.asset_named("toy").sha256
     pin(monkeypatch, digest="0" * 64)
     text = message(lambda: assets.path_of("toy"))
-    assert text.startswith(f"toy-1.0: wanted SHA-256 {'0' * 64}, the index gave {right}.")
+    assert text.startswith(f"toy-1.0: expected SHA-256 {'0' * 64}, the index gave {right}.")
     assert "do not use it" in text
     assert list(assets.assets_folder().iterdir()) == [assets.assets_folder() / ".toy.lock"]
     artifact = index / "toy-1.0-py3-none-any.whl"

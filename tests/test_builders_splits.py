@@ -140,5 +140,5 @@ def test_a_recipe_has_exactly_one_builder(tmp_path: Path) -> None:
     config = tmp_path / "two.yaml"
     for text, found in (("output: x\n", "none"), ("output: x\nsplits: {}\ntool_use: {}\n", "splits and tool_use")):
         config.write_text(text)
-        with pytest.raises(ConfigError, match=rf"two\.yaml: wanted exactly one builder section .*, found {found}"):
+        with pytest.raises(ConfigError, match=rf"two\.yaml: expected exactly one builder section .*, found {found}"):
             load_config(BuildDataRecipe, config)

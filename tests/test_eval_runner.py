@@ -156,9 +156,9 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "wanted an evaluation .*found none"),
-        ("factuality: {questions: q.jsonl}", "wanted a model for factuality, found none"),
-        ("reward_accuracy: {pairs: p.jsonl}", "wanted a reward_model for reward_accuracy, found none"),
+        ("", "expected an evaluation .*found none"),
+        ("factuality: {questions: q.jsonl}", "expected a model for factuality, found none"),
+        ("reward_accuracy: {pairs: p.jsonl}", "expected a reward_model for reward_accuracy, found none"),
     ],
 )
 def test_a_config_without_what_it_needs_is_refused(data: Path, text: str, message: str) -> None:

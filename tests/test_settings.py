@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
-from align.config import Section, help_text
+from align.config import Section, help_text, load_config
+from align.errors import ConfigError
 from align.settings import (
     INPUT,
     OUTPUT,
@@ -25,6 +26,7 @@ from align.settings import (
     TreeDataConfig,
     paths_of,
 )
+from recipes.sft import SFTRecipe
 
 
 def test_the_papers_values_are_the_defaults() -> None:
@@ -42,7 +44,7 @@ def test_nothing_is_pushed_unless_asked() -> None:
     hub = HubConfig(repo="me/model")
     assert not hub.push
     assert hub.private
-    for repo in ("model", "a/b/c", "me/ model", "https://x/y"):
+    for repo in ("model", "a/b/c", "me/ model", "https://x/y", "../..", "./x", "me/.hidden"):
         with pytest.raises(ValidationError, match="should match pattern"):
             HubConfig(repo=repo)
 
@@ -71,7 +73,7 @@ def test_every_setting_has_a_line_of_meaning(section: type[Section]) -> None:
     "values, message",
     [
         ({"loss": "ipo", "label_smoothing": 0.1}, r"dpo.label_smoothing is 0.1, which the loss ipo does not read"),
-        ({"loss": "simpo"}, r"the loss simpo wants dpo.simpo_gamma"),
+        ({"loss": "simpo"}, r"the loss simpo requires dpo.simpo_gamma, which is missing"),
         ({"simpo_gamma": 1.0}, r"dpo.simpo_gamma is 1.0, which the loss sigmoid does not read"),
         ({"loss": "simpo", "simpo_gamma": 1, "reference_cache": "x"}, r"the loss simpo has no reference"),
         ({"label_smoothing": 0.5}, r"less than 0.5"),
@@ -100,6 +102,50 @@ def test_margins_are_not_negative_and_name_levels_that_are_kept() -> None:
         ValidationError, match=r"reward.margins has 'slightly better', and data.levels keeps these only"
     ):
         RewardRecipe(**values, reward={"margins": {"slightly better": 0.1}})
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("learning_rate", "1e400", "must be a finite number, got inf"),
+        ("learning_rate", "3", "must be below or equal to 1, got 3"),
+        ("weight_decay", ".inf", "must be a finite number, got inf"),
+        ("max_grad_norm", ".nan", "must be a finite number, got nan"),
+        ("epochs", ".inf", "must be a finite number, got inf"),
+        ("epochs", "1e9", "must be below or equal to 10000, got 1000000000.0"),
+        ("batch_size", "1" + 30 * "0", "must be from -9223372036854775807 to 9223372036854775807, got 1000"),
+        ("batch_size", "2000000", "must be below or equal to 1000000, got 2000000"),
+        ("batch_size", "true", "must be an integer, got true"),
+        ("max_steps", "0", "must be above 0, got 0"),
+        ("max_steps", "1.0", "must be an integer, got 1.0"),
+        ("threads", "1000000000", "must be from 1 to 4096, got 1000000000"),
+        ("seed", "-1", "must be from 0 to 4294967295, got -1"),
+        ("seed", str(2**70), "must be from 0 to 4294967295, got 11805"),
+        ("proofs", "1", "must be true or false, got 1"),
+        ("precision", "bf32", "must be 'auto', 'fp32' or 'bf16', got 'bf32'"),
+        ("report_to", "mlflow", "must be 'tensorboard', 'wandb' or 'trackio', got 'mlflow'"),
+        ("output_dir", "", "must be a path, got null"),
+        ("output_dir", "''", "must not be empty"),
+        ("output_dir", "[a]", "must be a path, got ['a']"),
+    ],
+)
+def test_what_no_training_can_mean_is_refused_before_anything_starts(
+    tmp_path: Path, key: str, value: str, expected: str
+) -> None:
+    config = tmp_path / "sft.yaml"
+    config.write_text("model: {path: m}\ndata: {path: d}\ntraining:\n  output_dir: o\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(SFTRecipe, config, [f"training.{key}={value}"])
+    assert str(caught.value).startswith(f"command line: training.{key}")
+    assert expected in str(caught.value)
+
+
+def test_an_empty_list_of_rows_is_refused_by_name(tmp_path: Path) -> None:
+    config = tmp_path / "sft.yaml"
+    config.write_text("model: {path: m}\ndata: {path: []}\ntraining: {output_dir: o}\n")
+    with pytest.raises(ConfigError, match=r"sft\.yaml:2: data\.path: names no file; give at least one"):
+        load_config(SFTRecipe, config)
+    assert load_config(SFTRecipe, config, ["data.path=d", "training.report_to=wandb"]).training.report_to == ("wandb",)
 
 
 class Inner(Section):
