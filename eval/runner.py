@@ -21,6 +21,7 @@ from align.files import fingerprint_of, whole_file
 from align.hardware import describe
 from align.records import remote_inputs_of
 from align.rounds.ledger import content_of
+from align.rounds.packaged import packaged_data
 from align.rows import Candidate, Messages, PromptRow, Row
 from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
 from align.source_code import code_of
@@ -153,7 +154,9 @@ def evaluated(
         of `eval/<name>.py` and of all that it imports: other code is another evaluation.
     evaluate: gets a folder for units, which is deleted when the result stands.
     """
-    key = _key(name, settings, code_of("eval.runner", f"eval.{name}"))
+    code = code_of("eval.runner", f"eval.{name}")
+    made_from = _key(name, settings, code)
+    key = fingerprint_of(made_from, packaged_data(code))
     path = output_dir / f"{name}.json"
     standing = read_result(path)
     if standing.get("key") == key:
@@ -167,7 +170,7 @@ def evaluated(
         "scores": {metric: score._asdict() for metric, score in result.scores.items() if score is not None},
         "counts": result.counts,
         "seconds": round(time.monotonic() - began, 1),
-        "key": key,
+        "key": fingerprint_of(made_from, packaged_data(code)),  # with the packages that it fetched itself
         "hardware": describe(),
         "dtypes": {
             label: value.dtype for label, value in settings.items() if isinstance(value, ModelConfig | SamplingConfig)

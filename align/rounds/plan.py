@@ -27,6 +27,7 @@ from align.files import fingerprint_of, matching
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.publish.names import is_hub_name
+from align.rounds.packaged import packaged_data
 from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of
 from align.source_code import code_of
 
@@ -123,8 +124,9 @@ class Stage:
         return shlex.join(["python" if part == sys.executable else part for part in self.command])
 
     def code(self) -> dict[str, str]:
-        """File -> hash of the source files that make the stage's result (`align/source_code.py`)."""
-        return code_of(*self.code_starts) if self.code_starts else {}
+        """File -> hash of the source files that make the stage's result, and of the packaged data that they read."""
+        found = code_of(*self.code_starts) if self.code_starts else {}
+        return found | packaged_data(found)
 
     def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str, code: dict[str, str]) -> str:
         """BLAKE3 of all that decides what the stage makes.
