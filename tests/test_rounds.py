@@ -64,7 +64,7 @@ def run(sources=(), text="", parts=1, seconds=0.0, output=""):
     for part in range(parts):
         made = output / f"{part}.txt"
         if not made.exists():
-            time.sleep(seconds)
+            time.sleep(60 if part >= int(os.environ.get("TEST_STUCK_AT", parts)) else seconds)
             made.with_suffix(".part").write_text("".join(read) + text + str(part))
             made.with_suffix(".part").rename(made)
             told(f"made {here}/{part}")
@@ -275,12 +275,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return house.texts()
 
 
-def test_killed_inside_a_stage_it_goes_on_there(house: House, undisturbed: dict[str, str]) -> None:
-    house.stage("reward", "", [], parts=6, seconds=0.5)
+def test_killed_inside_a_stage_it_goes_on_there(
+    house: House, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.stage("reward", "", [], parts=6)
+    monkeypatch.setenv("TEST_STUCK_AT", "2")
     driver = house.begin()
     wait_for(lambda: "made round-1/reward/1" in house.diary())
     driver.kill()  # the driver alone: its stage is still at work
     driver.wait()
+    monkeypatch.delenv("TEST_STUCK_AT")
     again = house.begin()
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 0, out
