@@ -166,7 +166,7 @@ class Columns:
     def refuse_unread(self, known: Collection[str] = ()) -> None:
         """Raise RowError for the first column that would be lost.
 
-        known: further names that are read where this record stands, for "Did you mean".
+        known: further names that are read in this place, for "Did you mean".
         """
         names = list(self.unread())
         if not names:

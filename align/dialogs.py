@@ -138,7 +138,7 @@ def transcript(text: str, where: str) -> list[Json]:
 
 
 def system_of(columns: Columns) -> tuple[str, str] | None:
-    """(column, text) of the system prompt that stands in a column of its own, or None.
+    """(column, text) of the system prompt that has a column of its own, or None.
 
     Raises RowError where two such columns say different things, or one holds something other than text.
     """

@@ -111,13 +111,13 @@ def _to_row(columns: Columns, kind: type[R], where: str) -> R:
     columns.refuse_unread(kind.model_fields)
     for name, group in zip(("prompt", "messages"), (fields.get("prompt"), fields.get("messages")), strict=True):
         check_order(group or (), columns.place(name), outputs=not _has_our_columns(columns.values, kind))
-    # Content alone makes the id: the same record has the same id in whatever file it stands.
+    # Content alone makes the id: the same record has the same id in any file.
     fields["id"] = row_id(kind.__name__, json.dumps(fields | {"source": ""})) if given in (None, "") else str(given)
     return kind.model_validate(fields)
 
 
 def is_ours(values: Json, kind: type[Row]) -> bool:
-    """Whether a record is a row of ours as it stands, with nothing to convert."""
+    """Whether a record is a row of ours already, with nothing to convert."""
     if not _has_our_columns(values, kind):
         return False
     if not isinstance(values["id"], str) or not isinstance(values["source"], str):

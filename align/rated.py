@@ -93,8 +93,8 @@ def is_rated(columns: Columns) -> bool:
     if name is None or not isinstance(columns.values[name], list):
         return False
     objects = [one for one in columns.values[name] if isinstance(one, dict)]
-    beside = ("scores", "ratings", "rating", "ranks", "judgements")
-    return any(one in columns for one in beside) or any(
+    compared = ("scores", "ratings", "rating", "ranks", "judgements")
+    return any(one in columns for one in compared) or any(
         one.get(key) is not None for one in objects for key in (*SCORES, "rank")
     )
 
@@ -181,7 +181,7 @@ def _response(value: Any, columns: Columns, field: str) -> _Response:
 
 
 def _asked(columns: Columns) -> tuple[list[Json], str]:
-    """The prompt without the record's own system prompt, and the column that it stands in."""
+    """The prompt without the record's own system prompt, and the column that holds it."""
     key = columns.first(("prompt", *DIALOGS, *PROMPTS, "context"))
     if key is None:
         how = f"Name it one of {', '.join((*PROMPTS, *DIALOGS, 'context'))}"
@@ -219,13 +219,13 @@ def _models(columns: Columns, given: Sequence[str], name: str) -> tuple[str, ...
 
 def _said(columns: Columns, read: Sequence[_Response], raters: bool) -> Values | None:
     count = len(read)
-    beside = [one.score for one in read]
+    own_scores = [one.score for one in read]
     for key in SCORE_LISTS:
         value = columns.values.get(key)
         if value is None or value == [] or (key in RATERS and _of_raters(value)):
             continue
         numbers = numbers_of(columns.take(key), columns.where, f"{columns.prefix}{key}", count)
-        for place, (number, own) in enumerate(zip(numbers, beside, strict=True)):
+        for place, (number, own) in enumerate(zip(numbers, own_scores, strict=True)):
             if own is not None and own != number:
                 what = f"is {number:g}, and the response's own score is {own:g}"
                 raise RowError(columns.place(f"{key}[{place}]"), what, "Keep one of the two")
@@ -235,7 +235,7 @@ def _said(columns: Columns, read: Sequence[_Response], raters: bool) -> Values |
         return Values([-rank for rank in ranks], are_scores=False)
     if raters and any(_of_raters(columns.values.get(key)) for key in RATERS):
         return None
-    for values, are_scores in ((beside, True), ([one.rank for one in read], False)):
+    for values, are_scores in ((own_scores, True), ([one.rank for one in read], False)):
         given = [value for value in values if value is not None]
         if given and len(given) < count:
             place, what = values.index(None), "score" if are_scores else "rank"

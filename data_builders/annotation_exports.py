@@ -42,12 +42,12 @@ class ExportFields(Section):
     """The question that compares them: a label, a ranking of the responses' names, or Label Studio's Pairwise."""
     choices: dict[str, Grade | Literal["first", "second", "tie"]] = Field(default_factory=dict)
     """What the question's other answers mean: first, second or tie, or a grade from 4 (the first is significantly
-    better) over 0 (a tie) to -4; stars stand in quotes, {"5": 4}. Read without being named: the responses' own names,
-    left, right and tie."""
+    better) over 0 (a tie) to -4; stars are written in quotes, {"5": 4}. Read without being named: the responses'
+    own names, left, right and tie."""
     scores: tuple[str, ...] = ()
     """In place of question: the rating questions, one for each response in their order."""
     level: str | None = None
-    """A question beside it that says how much better the chosen one is."""
+    """A further question that says how much better the chosen one is."""
     levels: dict[str, Level] = Field(default_factory=dict)
     """What its answers mean; the levels' own names are read without being named."""
     edited: str | None = None
@@ -259,7 +259,7 @@ def _ranks(value: Any, where: str, fields: ExportFields) -> list[int] | None:
         found[str(name)] = rank
     ranks = [rank for name in fields.responses if isinstance(rank := found.get(name), int)]
     if len(ranks) < len(fields.responses):
-        how = "The ranking's options must bear the names of the response fields"
+        how = "The ranking's options must have the names of the response fields"
         raise RowError(f"{where}: {fields.question}", f"expected a rank for each response, found {shown(value)}", how)
     return ranks
 

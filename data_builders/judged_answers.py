@@ -161,7 +161,7 @@ def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed
         elif not wrong:
             found.drop("similar answers")
         elif level not in config.levels:
-            found.drop("level not wanted")
+            found.drop("level not kept")
         else:
             found.rows.extend(_ranked(question, wrong, level, config.pairs_per_question, seed))
     found.drop_duplicates()

@@ -1,7 +1,7 @@
 """Comparisons that raters judged, how judgements of one comparison meet, and how they are settled into a row.
 
 A rater judges two responses to one prompt: which is better, and by how much. Importers give comparisons with the
-judgements that one record holds; `merged` brings those of one comparison together, whatever record they stand in and
+judgements that one record holds; `merged` brings those of one comparison together, whatever record they come from and
 whichever response was shown first; `settled` makes one row of each by majority, or says why there is none.
 """
 
@@ -31,11 +31,11 @@ class Judgement:
 
     side: Side
     level: Level | None = None
-    """How much better; None for a tie, and where nobody graded."""
+    """How much better; None for a tie, and where there is no grade."""
     raters: tuple[str, ...] = ()
-    """Who said it: nobody where it is not known, several where a settled row is read again."""
+    """Who said it: empty where it is not known, several where a settled row is read again."""
     edited: Messages | None = None
-    """The better response, rewritten to be better still; None where nobody edited."""
+    """The better response, rewritten to be better still; None where there is no edit."""
 
     @property
     def rater(self) -> str:
@@ -99,7 +99,7 @@ class Compared:
         return self.votes()[1] > 0 < self.votes()[-1]
 
     def told(self) -> dict[str, object]:
-        """For a report: where it stands and who said what."""
+        """For a report: where it was read from and who said what."""
         said = [
             {"rater": judgement.rater, "side": judgement.side, "level": judgement.level}
             for judgement in self.judgements
@@ -147,7 +147,7 @@ def settled(compared: Compared, majority: float) -> PreferenceRow | str:
     if compared.responses[0] == compared.responses[1]:
         return "identical completions"
     if not votes:
-        return "nobody judged it"
+        return "not judged"
     if not votes[1] and not votes[-1]:
         return "tie"
     if votes[1] == votes[-1]:

@@ -112,7 +112,7 @@ def build(config: PreferencesConfig, output: Path) -> Path:
     shares = level_shares(train.rows)
     if config.levels is not None:
         kept = frozenset(config.levels)
-        train.drop_where(lambda row: row.level is not None and row.level not in kept, "level not wanted")
+        train.drop_where(lambda row: row.level is not None and row.level not in kept, "level not kept")
     train.drop_where(lambda row: any(map(_is_empty, row.completions)), "empty response")
     drop_unusable(train, config.max_characters)
     thinned = drop_near_equal(train, config.near_equal)

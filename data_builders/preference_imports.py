@@ -1,12 +1,13 @@
 """Preference records of many forms as comparisons: pairs, ratings by several raters, scores, dialogs, tool exports.
 
-Read are, told apart by their fields:
+The forms, distinguished by their columns (docs/formats.md has an example of each):
 
-- pairs: ours, and what `align/formats.py` reads (TRL, HH-RLHF, ShareGPT, alpaca), with what is known beside them:
-  `level`, `edited`, `models` (or `chosen_model`, `rejected_model`), `rater`, `round`, `batch`, a score for each;
-- ratings: `prompt`, `responses` and `ratings`, one entry a rater: `{"rater": "ann", "chosen": 0, "level": "better"}`
+- pairs: ours, and what `align/pairs.py` reads (TRL, HH-RLHF, LLaMA-Factory, Argilla, OpenAI), with what is known of
+  them: `level`, `edited`, `models`, `raters`, `round`, `batch`; a score for each grades the pair (`scores.levels`);
+- ratings: a prompt, `responses` and `ratings`, one entry a rater: `{"rater": "ann", "chosen": 0, "level": "better"}`
   (`chosen: null` is a tie), `{"rater": "ann", "grade": -2}`, `{"rater": "ann", "scores": [4, 2]}` or `ranks`;
-- scores: `prompt`, `responses` and `scores`, or a `score` on each response, as UltraFeedback has it;
+- scores, ranks or a preference: what `align/rated.py` reads (UltraFeedback, distilabel, Nectar, HelpSteer, PKU);
+- one rated response a record (HelpSteer2): consecutive records that share a prompt are compared;
 - dialogs: `turns`, each one of the forms above with its own `prompt`: one comparison a turn, after all that was said
   before; a turn with a `completion` alone is context;
 - exports of Argilla and Label Studio: `data_builders/annotation_exports.py`.

@@ -128,7 +128,7 @@ def test_the_majority_chooses_and_the_median_of_its_grades_is_the_level() -> Non
 @pytest.mark.parametrize(
     "grades, majority, reason",
     [
-        ([], 0.5, "nobody judged it"),
+        ([], 0.5, "not judged"),
         ([0, 0], 0.5, "tie"),
         ([3, -3], 0.5, "raters contradict each other"),
         ([3, -3, 0], 0.5, "raters contradict each other"),

@@ -55,7 +55,7 @@ def test_possible_over_incorrect_is_of_a_lower_level() -> None:
     assert texts(row) == ["Ann.", "Bob."]
     strong = judged_pairs([question], JudgedConfig(levels=("significantly better",)), seed=0)
     assert strong.rows == []
-    assert strong.dropped == {"level not wanted": 1}
+    assert strong.dropped == {"level not kept": 1}
 
 
 @pytest.mark.parametrize("wrong", ["ann.", "Ann Lee", "lee, ANN"])

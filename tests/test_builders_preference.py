@@ -94,7 +94,7 @@ def test_the_two_strongest_levels_are_kept_by_default_and_ungraded_rows_are(tmp_
     records = [pair(number, level=level) for number, level in enumerate(levels)]
     train, _, report = build_rows(tmp_path, records, heldout_share=0)
     assert {row.level for row in train} == {"significantly better", "better", None}
-    assert counts_of(tmp_path)["dropped"] == {"level not wanted": 2}
+    assert counts_of(tmp_path)["dropped"] == {"level not kept": 2}
     assert report["levels"]["marginally better"] == {"rows": 1, "share": 0.2}, "told of all, before any is dropped"
     every, _, _ = build_rows(tmp_path, records, heldout_share=0, levels=None)
     assert {row.level for row in every} == set(levels)

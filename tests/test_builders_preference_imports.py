@@ -419,7 +419,7 @@ def test_argillas_rating_of_each_response_is_a_score(tmp_path: Path) -> None:
 
 def test_a_task_that_nobody_judged_is_no_error(tmp_path: Path) -> None:
     (compared,) = read(tmp_path, [LABEL_STUDIO_TASK | {"annotations": []}], "export.json")
-    assert settled(compared, 0.5) == "nobody judged it"
+    assert settled(compared, 0.5) == "not judged"
 
 
 def test_an_export_config_that_does_not_fit_is_refused() -> None:

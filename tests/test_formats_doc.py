@@ -75,6 +75,33 @@ def test_trainers_and_the_builder_read_the_same_pair(cells: list[str], tmp_path:
         assert [row.chosen[0].content.strip(), row.rejected[0].content.strip()] == ["Rome.", "Milan."]
 
 
+ALL_COLUMNS = {column for cells in FORMS for column in example(cells[5])}
+EXPORTS = ("Argilla 2", "Label Studio")
+"""Their records have columns of the tool's own, so only the project's fields are held to the rule (test_rated.py)."""
+
+
+@pytest.mark.parametrize("cells", FORMS, ids=lambda cells: cells[0])
+def test_columns_of_all_other_forms_may_be_null(cells: list[str], tmp_path: Path) -> None:
+    """As `datasets.concatenate_datasets` fills the columns that a set has not."""
+    record = example(cells[5])
+    filled = dict.fromkeys(ALL_COLUMNS) | record
+    for kind in KINDS.values():
+        if reads(record, kind):
+            assert row_of(filled, kind, "example.jsonl:1") == row_of(record, kind, "example.jsonl:1")
+    assert builds(filled, tmp_path) == builds(record, tmp_path)
+
+
+@pytest.mark.parametrize("cells", [cells for cells in FORMS if cells[0] not in EXPORTS], ids=lambda cells: cells[0])
+def test_a_column_that_nothing_reads_is_refused_by_everyone_who_reads_the_form(
+    cells: list[str], tmp_path: Path
+) -> None:
+    record = example(cells[5]) | {"remark": "Mind this."}
+    for kind in KINDS.values():
+        with pytest.raises(RowError):
+            row_of(record, kind, "example.jsonl:1")
+    assert not builds(record, tmp_path)
+
+
 @pytest.mark.parametrize("cells", QUESTIONS, ids=lambda cells: cells[0])
 def test_each_question_is_read(cells: list[str]) -> None:
     kind = ToolQuestionRow if cells[1] == "tool dialogs" else QuestionRow

@@ -139,7 +139,7 @@ def test_scores_must_agree_with_the_choice_directly_and_in_the_builder(names: tu
     assert row_of(scored(names, 8.0, 5.5), PreferenceRow, HERE).level is None
     rows, _ = kept(tmp_path, scored(names, 8.0, 5.5), LEVELS)
     assert [row["level"] for row in rows] == ["better"]
-    assert kept(tmp_path, scored(names, 5.5, 5.0), LEVELS) == ([], {"level not wanted": 1})
+    assert kept(tmp_path, scored(names, 5.5, 5.0), LEVELS) == ([], {"level not kept": 1})
     for chosen, rejected, reason in ((7, 7, "tie"), (2, 9, "scores contradict the choice")):
         record = scored(names, chosen, rejected)
         with pytest.raises(UnusableRow, match=":7: chosen: ") as caught:
@@ -150,14 +150,21 @@ def test_scores_must_agree_with_the_choice_directly_and_in_the_builder(names: tu
         assert kept(tmp_path, record, {}) == ([], {reason: 1})
 
 
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), "good", True]
+
+
 @pytest.mark.parametrize("names", [names for names in SCORES if names[1] != "-"], ids=lambda names: names[0])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "good", True])
-def test_a_score_that_is_no_finite_number_is_refused(names: tuple[str, str], value: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_a_score_that_is_no_finite_number_is_refused(names: tuple[str, str], value: Any) -> None:
     for record in (scored(names, value, 5.0), scored(names, 5.0, value)):
         with pytest.raises(RowError, match="expected a number, found"):
             row_of(record, PreferenceRow, HERE)
-        with pytest.raises(RowError, match="expected a number, found"):
-            kept(tmp_path, record, {})
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_the_builder_keeps_no_pair_with_a_score_that_is_no_finite_number(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(RowError, match=r"expected a number, found|which is no JSON"):
+        kept(tmp_path, PAIR | {"score_chosen": value, "score_rejected": 5.0}, {})
 
 
 def test_one_score_alone_is_refused() -> None:
