@@ -74,8 +74,8 @@ def resolved(config: S, folder: Path | None = None) -> S:
     fields = automatic(config)
     if _trains(config):
         fields = {key: name for key, name in fields.items() if name == "precision"}
+    _warn_of_emulation(config)
     if not fields:
-        _warn_of_emulation(config)
         return cast(S, _replaced(config, None, _trains(config)))
     decision = _agreed(lambda: _looked_up(folder))
     log.info("precision: %s (%s)", decision.precision, decision.reason)
@@ -257,7 +257,7 @@ def _agreed(question: Callable[[], Decision]) -> Decision:
 def _warn_of_emulation(config: Section) -> None:
     """Say what bfloat16 that a config asks for costs on a CPU that only emulates it."""
     explicit = [".".join(map(str, key)) for key, value in _settings(config, ()) if value in ("bf16", "bfloat16")]
-    if not explicit or bf16_instruction() is not None:
+    if not explicit or bf16_instruction() is not None or os.environ.get("RANK", "0") != "0":
         return
     import torch
 
