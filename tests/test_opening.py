@@ -20,6 +20,7 @@ from align.errors import AlignError, CheckpointError, ConfigError
 from align.manifest import seal_folder
 from align.models.checkpoints import base_of, open_checkpoint, tensor_files, verified
 from align.models.checkpoints import weights_fingerprint as fingerprint
+from align.models.fitting import require_finite_files, require_fit
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
 from align.models.output import refuse_overlap, short_name
 from align.settings import ModelConfig
@@ -212,6 +213,17 @@ def test_quantized_tensors_are_refused_by_name_where_the_config_is_silent(folder
         policy(folder)
 
 
+def test_what_was_saved_quantized_is_opened_when_asked_for_by_its_own_method_only(folder: Path) -> None:
+    with_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert open_checkpoint(folder, quantized=True).tensors
+    with_config(folder, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(CheckpointError, match=r"quantization_config: gptq"):
+        open_checkpoint(folder, quantized=True)
+    with_config(folder, quantization_config=None, text_config={"quantization_config": {"quant_method": "awq"}})
+    with pytest.raises(CheckpointError, match=r"quantization_config: awq"):
+        open_checkpoint(folder)
+
+
 # Names, shapes, values
 
 
@@ -254,6 +266,30 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(value: float, folder: Pa
         with_tensors(path, lambda tensors, name=name: tensors[name].view(-1)[-1:].fill_(value))
         with pytest.raises(CheckpointError, match=rf"tensor {name} holds values that are not finite"):
             load(path)
+
+
+def test_sharded_or_packed_weights_are_checked_by_their_files(folder: Path) -> None:
+    require_finite_files(open_checkpoint(folder))
+    with_tensors(folder, lambda tensors: tensors[DOWN].view(-1)[-1:].fill_(float("nan")))
+    with pytest.raises(CheckpointError, match=rf"tensor {DOWN} holds values that are not finite"):
+        require_finite_files(open_checkpoint(folder))
+
+
+def test_names_and_shapes_are_compared_while_zero3_shards_too(folder: Path) -> None:
+    """transformers builds nothing on the meta device under ZeRO-3, so its private state is set aside and put back."""
+    from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    held = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_batch_size": 1})
+    try:
+        assert is_deepspeed_zero3_enabled(), held
+        require_fit(open_checkpoint(folder), scorer=False)
+        with_tensors(folder, lambda tensors: tensors.pop(DOWN))
+        with pytest.raises(CheckpointError, match=rf"has a tensor {DOWN} that is in no file"):
+            require_fit(open_checkpoint(folder), scorer=False)
+        assert is_deepspeed_zero3_enabled()
+    finally:
+        unset_hf_deepspeed_config()
 
 
 # Reward models
