@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from align.assets import starting_checkpoint
-from align.errors import CheckpointError, PublishError
+from align.errors import CheckpointError, PublishError, RowError
 from align.jsonl import write_rows
 from align.manifest import SEAL, seal_folder, verify_folder, write_data_manifest
 from align.publish import hub
@@ -370,6 +372,27 @@ def test_no_path_of_this_machine_is_sent(tmp_path: Path, monkeypatch: pytest.Mon
     assert sent["config"]["model"]["path"] == "models/base"
     assert sent["files"] == manifest["files"]
     assert json.loads((folder / "MANIFEST.json").read_text()) == manifest, "the checkpoint itself is left as it is"
+
+
+def test_a_card_shows_the_evaluations_of_this_model_and_of_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("align"), "propagate", True)
+    rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
+    folder, other = (trained(tmp_path / name, "meta-llama/Llama-3.1-8B", rows) for name in ("sft", "other"))
+    shutil.rmtree(other)
+    (other).mkdir()
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    for name, model in (("factuality", folder), ("tool_use", other)):
+        result = {"name": name, "model": str(model), "scores": {"right": score}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    head, body = card_of(folder, evaluations=[tmp_path / "factuality.json", tmp_path / "tool_use.json"])
+    assert "| factuality | right | 50.0% |" in body
+    assert "tool\\_use" not in body
+    assert "tool_use.json is of the model" in caplog.text
+    assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+    with pytest.raises(RowError, match=r"sft.jsonl: is not the result of an evaluation"):
+        card_of(folder, evaluations=[rows])
 
 
 # Licences

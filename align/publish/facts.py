@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import RowError
-from align.manifest import data_manifest_path
+from align.manifest import SEAL, data_manifest_path
 from align.publish.licences import UNKNOWN, card_licence, licence_of_base, licence_of_source, source_name
 from align.publish.lineage import lineage_of, relation_of
 from align.publish.model_card import CardFacts, DataFile
 from align.publish.names import shown_path
+from align.reporting import logger
+
+log = logger(__name__)
 
 _MANIFEST_ENDING = ".manifest.json"
 
@@ -36,6 +39,7 @@ def card_facts(
     manifest: the checkpoint's. Its start, members and data files are followed on this disk.
     base_model, license_id, languages: what the user states; worked out where empty.
     data: further files of rows, or folders of them, such as those that sampled and mixed the rows.
+    evaluations: results of recipes/run_eval.py. Those of another model are left out with a warning.
     licences: source -> licence, for sources that the project does not know.
 
     Raises PublishError for a licence that the data do not permit.
@@ -48,7 +52,7 @@ def card_facts(
     files += [DataFile(name, None, licences={name: UNKNOWN}) for name in (*lineage.missing_data, *lineage.datasets)]
     base_licences = [licence_of_base(base) for base in bases] + [UNKNOWN for _ in unknown]
     data_licences = [licence for file in files for licence in file.licences.values()]
-    scores = {record["name"]: record["scores"] for record in map(_evaluation, evaluations) if record}
+    scores = {record["name"]: record["scores"] for record in _evaluations_of(checkpoint, evaluations)}
     config = _json(checkpoint / "config.json")
     return CardFacts(
         title=repo.rpartition("/")[2],
@@ -110,6 +114,20 @@ def _row_files(path: Path) -> list[Path]:
         return [path]
     manifests = sorted(path.rglob(f"*{_MANIFEST_ENDING}"))
     return [manifest.with_name(manifest.name.removesuffix(_MANIFEST_ENDING)) for manifest in manifests]
+
+
+def _evaluations_of(checkpoint: Path, paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The results that are of this checkpoint: of its folder, or of one with the very same manifest."""
+    found = []
+    for path in paths:
+        record = _evaluation(path)
+        model = Path(str(record.get("model", "")))
+        same = [(folder / SEAL).read_bytes() if (folder / SEAL).is_file() else b"" for folder in (model, checkpoint)]
+        if model.resolve() == checkpoint.resolve() or (same[0] and same[0] == same[1]):
+            found.append(record)
+        else:
+            log.warning("%s is of the model %s, not of %s: left out of the card", path, model, checkpoint)
+    return found
 
 
 def _evaluation(path: Path) -> dict[str, Any]:
