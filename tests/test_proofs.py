@@ -90,7 +90,9 @@ def test_completions_that_see_each_other_stop_the_run(
         return honest([(start, prompt_end, ((prompt_end, trees[-1][2][-1][1]),))])
 
     monkeypatch.setattr(TreeLayout, "of", one_long_row)
-    wanted = r"row p\d+: packed with row p\d+ its values differ by .* from each completion alone, wanted at most 0.0001"
+    wanted = (
+        r"row p\d+: packed with row p\d+ its values differ by .* from each completion alone, expected at most 0.0001"
+    )
     with pytest.raises(ProofError, match=wanted + r"\. The attention of packed trees is wrong here"):
         train(stage, tmp_path, tiny_checkpoint, precision=precision)
 
@@ -110,7 +112,7 @@ def test_an_attention_that_is_wrong_alone_too_is_held_to_transformers_own(
 
     transformers.AttentionInterface.register(attention.NAME, halved)
     try:
-        with pytest.raises(ProofError, match=r"differ by .* from each completion as a plain causal row"):
+        with pytest.raises(ProofError, match=r"row p\d+: its values differ by .* from the model's own forward pass"):
             train("sft", tmp_path, tiny_checkpoint)
     finally:
         transformers.AttentionInterface.register(attention.NAME, honest)

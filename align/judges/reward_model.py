@@ -16,8 +16,9 @@ from align.errors import CheckpointError
 from align.generation.local import weights_fingerprint
 from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
-from align.models.logps import TreeScorer
+from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Messages
+from align.trainers.proofs import PACKING_TOLERANCE, prove_own_forward
 from align.tree.encode import Ask, PromptTree, encode_completions
 from align.tree.pack import bins_under_budget, collate
 
@@ -36,6 +37,7 @@ class RewardModelJudge:
         self.protocol = protocol
         self.token_budget = token_budget
         self._identity: dict[str, str] = {}
+        self._proved = False
 
     @property
     def identity(self) -> dict[str, str]:
@@ -63,6 +65,8 @@ class RewardModelJudge:
                 owners.append(int(whole.id))
         scores: list[list[float]] = [[] for _ in trees]
         device = next(self.model.parameters()).device
+        if trees and not self._proved:
+            self._prove(min(trees, key=lambda tree: tree.tokens), device)
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
             flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
             self._check(flat, [trees[place] for place in places])
@@ -73,6 +77,14 @@ class RewardModelJudge:
         for owner, part in zip(owners, scores, strict=True):
             found[owner].extend(part)
         return found
+
+    def _prove(self, tree: PromptTree, device: torch.device) -> None:
+        """The scores are those of the model's own forward pass: one short row, once for each judge."""
+        tolerance = PACKING_TOLERANCE[self.model.low_precision]
+        if isinstance(self.model, TreePolicy):  # sums of as many values as the completion has tokens
+            tolerance *= max(len(tree.branches[0].ids), 1) ** 0.5
+        prove_own_forward(lambda batch: self.model(batch.to(device)), tree, self.model.model.name_or_path, tolerance)
+        self._proved = True
 
     def _check(self, scores: Sequence[float], trees: Sequence[PromptTree]) -> None:
         places = [(tree, number) for tree in trees for number in range(len(tree.branches))]

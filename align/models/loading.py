@@ -33,7 +33,8 @@ from align.models.checkpoints import (
     read_config,
 )
 from align.models.devices import on_device
-from align.models.fitting import quietly_loaded, require_finite, require_finite_files, require_fit
+from align.models.exactness import require_open_attention
+from align.models.fitting import model_config, quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
 from align.precision import settled, settled_dtype
@@ -125,6 +126,7 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
     adapter, checkpoint = _opened(
         config.path, config.revision, scorer=scorer, fresh_head=fresh_head, quantized=quantized
     )
+    require_open_attention(model_config(checkpoint), checkpoint.name)
     set_seed(seed)
     kind: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model = quietly_loaded(kind, checkpoint, **arguments, **({"num_labels": 1} if scorer else {}))

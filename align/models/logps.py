@@ -11,7 +11,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from align.errors import ConfigError
 from align.models.devices import choose_kernels
+from align.models.exactness import (
+    length_limit,
+    logit_scale,
+    named,
+    own_attention,
+    refuse_inexact,
+    require_reached,
+    require_within,
+)
 from align.tree.pack import TreeBatch
 
 TILE = {"cpu": (256, 2048), "cuda": (2048, 4096)}
@@ -25,13 +35,22 @@ class LabelHead(nn.Linear):
     processes must gather equally often: with a call for each tile, one with more labels would wait for ever.
     """
 
+    scale = 1.0
+    """What the model multiplies logits by before its softmax (Granite, Cohere)."""
+
     @classmethod
     def of(cls, model: Any) -> LabelHead:
-        """The model's own output head, made one of these in place: names, tying and hooks of its weight stay."""
+        """The model's own output head, made one of these in place: names, tying and hooks of its weight stay.
+
+        Raises ConfigError for a head with a bias, or that is followed by more than a factor.
+        """
         head: Any = model.get_output_embeddings()
-        assert type(head) in (nn.Linear, cls), f"the output head is a {type(head).__name__}"
-        assert head.bias is None, "the output head has a bias"
+        if type(head) not in (nn.Linear, cls) or head.bias is not None:
+            kind = "no output head" if head is None else f"an output head of the kind {head}"
+            how = "Name a model whose output head is a linear layer without a bias"
+            raise ConfigError("model.path", f"{named(model)} has {kind}", how)
         head.__class__ = cls
+        head.scale = logit_scale(model)
         return cast(LabelHead, head)
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -46,6 +65,8 @@ class LabelHead(nn.Linear):
             return super().forward(hidden)
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        if self.scale != 1:
+            hidden = hidden * self.scale
         return cast(Tensor, _LabelLogps.apply(hidden, self.weight, labels, dtype))
 
 
@@ -58,7 +79,13 @@ class ScoreHead(nn.Linear):
 
     @classmethod
     def of(cls, model: Any) -> None:
-        """The model's own head, made one of these in place, also where peft trains a copy of it (modules_to_save)."""
+        """The model's own head, made one of these in place, also where peft trains a copy of it (modules_to_save).
+
+        Raises ConfigError for a model without a linear layer `score`.
+        """
+        if not isinstance(getattr(model, "score", None), nn.Module):
+            what = f"{named(model)} is a {type(model).__name__}, which has no layer `score`"
+            raise ConfigError("model.path", what, "Name a decoder that transformers gives a linear score head")
         for module in model.score.modules():
             if type(module) is nn.Linear:
                 module.__class__ = cls
@@ -178,19 +205,37 @@ class TreeModel(nn.Module):
     def __init__(self, model: Any, precision: str = "fp32") -> None:
         super().__init__()
         choose_kernels()
+        refuse_inexact(model)
         self.model: Any = model
+        self.limit = length_limit(model)
         self.precision = precision
 
     @property
     def config(self):
         return self.model.config
 
+    @property
+    def low_precision(self) -> bool:
+        """Whether products run in bfloat16."""
+        return self.precision == "bf16" or self.model.dtype == torch.bfloat16
+
     def hidden_states(self, batch: TreeBatch) -> Tensor:
-        """Last hidden state of every token, [T, E]."""
+        """Last hidden state of every token, [T, E]. Raises ConfigError for a sequence that is longer than the model's
+        attention window, or than a switch of its positions.
+        """
+        if batch.layout is not None:
+            require_within(self.limit, batch.layout.longest)
         output = self.model.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, tree=batch.layout, use_cache=False
         )
+        if batch.layout is not None:
+            require_reached(self.model, batch.layout)
         return output.last_hidden_state[0]
+
+    def own_logits(self, batch: TreeBatch) -> Tensor:
+        """Logits of a plain causal row by the model's own forward pass, [1, T, V], or [1, 1] of a reward model."""
+        with own_attention(self.model):
+            return self.model(input_ids=batch.input_ids, use_cache=False).logits
 
     def autocast(self, batch: TreeBatch) -> torch.autocast:
         # Without the cache: under ZeRO-3 a weight is gone once its module has run, and its cached copy would stay.
@@ -206,8 +251,15 @@ class TreePolicy(TreeModel):
         LabelHead.of(model)
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Log-probabilities, [N] float32 nats, in the batch's label order."""
+        """Log-probabilities, [N] float32 nats, in the batch's label order.
+
+        Edge: a batch without a layout is a plain causal row, and goes through the model's own forward pass, logits and
+        log-softmax.
+        """
         with self.autocast(batch):
+            if batch.layout is None:
+                logits = self.own_logits(batch)[0, batch.sources]
+                return logits.float().log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
             hidden = self.hidden_states(batch)[batch.sources]
             return self.model.get_output_embeddings()(hidden, batch.labels)
 
@@ -220,7 +272,18 @@ class TreeScorer(TreeModel):
         ScoreHead.of(model)
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Scores, [B] float32, in branch order."""
+        """Scores, [B] float32, in branch order.
+
+        Edge: a batch without a layout is one branch as a plain causal row, and goes through the model's own forward
+        pass. That reads the last token that is no padding; without a padding id it reads the last one.
+        """
         with self.autocast(batch):
+            if batch.layout is None:
+                config = self.model.config.get_text_config()
+                padding, config.pad_token_id = config.pad_token_id, None
+                try:
+                    return self.own_logits(batch)[:, 0].float()
+                finally:
+                    config.pad_token_id = padding
             hidden = self.hidden_states(batch)[batch.ends]
         return self.model.score(hidden).squeeze(-1)

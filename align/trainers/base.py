@@ -38,6 +38,7 @@ from align.errors import AlignError, CheckpointError, ConfigError, ProofError
 from align.files import whole_file
 from align.manifest import read_manifest, seal_folder, unseal_folder
 from align.models.adapters import is_adapted, load_weights, trained_shapes
+from align.models.exactness import longest_sequence, refuse_untrainable, require_within
 from align.models.logps import TreeModel, TreePolicy
 from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, Progress, logger
@@ -76,6 +77,9 @@ class TreeTrainer(Trainer, ABC):
         token_budget: int,
         recipe: Section,
     ) -> None:
+        refuse_untrainable(model.model)
+        if model.limit is not None:
+            require_within(model.limit, longest_sequence(trees, floor=model.limit.tokens))
         self.trees = trees
         self.protocol = protocol
         self.start = start
@@ -264,7 +268,7 @@ class TreeTrainer(Trainer, ABC):
     @property
     def low_precision(self) -> bool:
         """Whether products run in bfloat16."""
-        return self.model.precision == "bf16" or self._hugging_face_model.dtype == torch.bfloat16
+        return self.model.low_precision
 
     def _prove(self, model: torch.nn.Module) -> None:
         """The proofs of align/trainers/proofs.py on the first step's rows, by all processes alike."""

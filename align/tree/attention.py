@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from align.errors import ConfigError
 
 NAME = "prompt_tree"
 FLEX_NAME = "prompt_tree_flex"
@@ -53,6 +55,10 @@ class TreeLayout:
     """How a packed row is attended to: its blocks, in order."""
 
     blocks: tuple[Block, ...]
+    longest: int
+    """Tokens of the longest prompt with one of its branches."""
+    reached: set[str] = field(default_factory=set, compare=False, repr=False)
+    """Class names of the attention modules that have read this layout; empty if the model does not pass it on."""
     _flex: dict[torch.device, BlockMask] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -65,12 +71,12 @@ class TreeLayout:
                 blocks.append(_block(held))
                 held = []
             held.append(tree)
-        return cls(tuple([*blocks, _block(held)]))
+        longest = max(end - start + max(last - first for first, last in branches) for start, end, branches in trees)
+        return cls(tuple([*blocks, _block(held)]), longest)
 
     def to(self, device: torch.device | str) -> TreeLayout:
-        return TreeLayout(
-            tuple(Block(b.start, b.end, b.trees, None if b.mask is None else b.mask.to(device)) for b in self.blocks)
-        )
+        blocks = (Block(b.start, b.end, b.trees, None if b.mask is None else b.mask.to(device)) for b in self.blocks)
+        return TreeLayout(tuple(blocks), self.longest)
 
     def segments(self) -> Iterator[tuple[Span, Span]]:
         """(A prompt's or branch's span, its prompt's span) in order; a prompt's own prompt is itself."""
@@ -102,13 +108,19 @@ def tree_attention(
 
     Shapes: query [1, H, T, D]; key and value [1, G, T, D]; result [1, T, H, D].
     Gradient: reaches query, key and value.
-    Edge: without a layout (plain use of the model) this is transformers' own SDPA attention.
+    Edge: without a layout (plain use of the model) this is transformers' own SDPA attention. Values that are narrower
+        than keys (multi-head latent attention) are padded with zeros, which leaves the result as it is.
+    Errors: ConfigError for an argument that would change the result, such as a window that is shorter than a sequence.
     """
     if tree is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    _check(query, dropout)
+    _check(module, query, attention_mask, dropout, tree, kwargs)
+    if value.shape[-1] < key.shape[-1]:
+        scaling = key.shape[-1] ** -0.5 if scaling is None else scaling
+        wide = pad(value, (0, key.shape[-1] - value.shape[-1]))
+        return tree_attention(module, query, key, wide, None, scaling, tree=tree)[0][..., : value.shape[-1]], None
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotation leaves them in float32
     # Split once: slices would each fill a gradient of the whole row.
     sizes = [block.end - block.start for block in tree.blocks]
@@ -134,14 +146,43 @@ def flex_tree_attention(
     """The same in one call of FlexAttention. Source: Dong et al. 2024, arXiv:2412.05496."""
     if tree is None:
         return tree_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
-    _check(query, dropout)
+    _check(module, query, attention_mask, dropout, tree, kwargs)
     mask: Any = tree.flex_mask(query.device)
     return flex_attention_forward(module, query, key, value, mask, scaling=scaling)[0], None
 
 
-def _check(query: Tensor, dropout: float) -> None:
+_WITHOUT_EFFECT = {"position_ids", "cache_position", "position_embeddings", "use_cache", "output_router_logits"}
+"""What models hand through to an attention function, and no attention function of transformers reads."""
+
+_CAUSES = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks", "sinks": "attention sinks"}
+
+
+def _check(
+    module: Any, query: Tensor, mask: Tensor | None, dropout: float, tree: TreeLayout, more: dict[str, Any]
+) -> None:
+    """Raise ConfigError for whatever would make the model's own attention differ from this one."""
     assert query.shape[0] == 1, "trees are packed into one row"
-    assert dropout == 0.0, "a dropped attention weight would differ between branches that share a prompt"
+    tree.reached.add(type(module).__name__)
+    window = more.get("sliding_window")
+    if dropout:
+        cause = f"attention_dropout={dropout:g}: a dropped weight would differ between branches that share a prompt"
+    elif mask is not None:
+        cause = "an attention mask of its own, which packed trees do not apply"
+    elif more.get("is_causal") is False or (more.get("is_causal") is None and not getattr(module, "is_causal", True)):
+        cause = "bidirectional attention, and in packed trees a token sees what is before it only"
+    elif window is not None and window < tree.longest:
+        cause = f"sliding_window={window}, and packed trees attend to the whole prompt: a sequence has {tree.longest}"
+    else:
+        known = _WITHOUT_EFFECT | {"sliding_window", "is_causal"}
+        unknown = [
+            name for name, value in more.items() if name not in known and value is not None and value is not False
+        ]
+        if not unknown:
+            return
+        named = ", ".join(_CAUSES.get(name, name) for name in unknown)
+        cause = f"{named}, and packed trees attend without"
+    how = "Name a model without it, or remove it from the checkpoint's config.json if the model does not need it"
+    raise ConfigError("model.path", f"the attention of {type(module).__name__} has {cause}", how)
 
 
 def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
