@@ -254,8 +254,8 @@ class TrainingConfig(Section):
     """CPU threads of each process; None leaves torch's choice."""
     proofs: bool = True
     """Before the first update prove, in a few forward passes, that completions end with a trained terminator, that
-    packed rows give what each completion gives alone, that scores are finite and that DPO begins at margin 0; stop the
-    run where one does not hold. Results are the same bits with and without."""
+    packed rows give what each completion gives alone and in the model's own forward pass, that scores are finite and
+    that DPO begins at margin 0; stop the run if one does not hold. Results are the same bits with and without."""
 
 
 class SFTConfig(Section):
