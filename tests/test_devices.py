@@ -88,7 +88,7 @@ def test_rejection_sampling_samples_and_scores_there(
         ("LlamaForCausalLM", torch.bfloat16),
         ("LlamaForSequenceClassification", torch.bfloat16),
     ], "each in its configured dtype"
-    assert gpu.ran == {"LlamaForCausalLM", "LlamaModel"}
+    assert gpu.ran >= {"LlamaForCausalLM", "LlamaModel"}
 
 
 def test_evaluations_answer_and_score_there(
