@@ -233,12 +233,15 @@ def test_what_cannot_be_exact_is_refused_by_its_cause(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_a_class_whose_attention_cannot_be_replaced_is_refused_before_it_is_made(name: str, tmp_path: Path) -> None:
-    config_of(*CLOSED[name]).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="does not call attention through transformers' AttentionInterface"):
-        require_open_attention(str(tmp_path))
-    with pytest.raises(ConfigError, match="packed trees need to replace it"):
-        load_policy(ModelConfig(path=tmp_path))
+def test_a_class_whose_attention_cannot_be_replaced_is_refused_before_it_is_made(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"/m is a .*transformers' AttentionInterface"):
+        require_open_attention(config_of(*CLOSED[name]), "/m")
+
+
+def test_such_a_checkpoint_is_refused_by_its_cause(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    folder = checkpoint_of(*CLOSED["Falcon"], tmp_path, tiny_checkpoint)
+    with pytest.raises(ConfigError, match=rf"{folder} is a FalconForCausalLM.*packed trees need to replace it"):
+        load_policy(ModelConfig(path=folder))
 
 
 def test_a_step_after_the_head_that_nothing_knows_stops_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +373,7 @@ def test_a_judge_proves_its_first_row_by_the_models_own_forward(
         if kind == "likelihood":
             made = LikelihoodJudge(load_policy(config), protocol, 512)
         else:
-            made = RewardModelJudge(load_reward_model(config), protocol, 512)
+            made = RewardModelJudge(load_reward_model(config, fresh_head=True), protocol, 512)
         with torch.no_grad():
             for weight in made.model.parameters():
                 weight.mul_(4)  # random weights of a small model attend to everything alike

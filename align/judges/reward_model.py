@@ -65,11 +65,11 @@ class RewardModelJudge:
                 owners.append(int(whole.id))
         scores: list[list[float]] = [[] for _ in trees]
         device = next(self.model.parameters()).device
-        if trees and not self._proved:
-            self._prove(min(trees, key=lambda tree: tree.tokens), device)
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
             flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
             self._check(flat, [trees[place] for place in places])
+            if not self._proved:
+                self._prove(min((trees[place] for place in places), key=lambda tree: tree.tokens), device)
             for place in places:
                 count = len(trees[place].branches)
                 scores[place], flat = flat[:count], flat[count:]
