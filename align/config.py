@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import select
 import sys
 import traceback
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from align.config_values import held_by, holder_of, kinds_of, prepared
 from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
-from align.strict_yaml import Key, parse_value, parse_yaml, read_yaml
+from align.strict_yaml import MAX_DEPTH, Key, parse_value, parse_yaml, read_yaml
 
 __all__ = ["Recipe", "Section", "config_from_argv", "dump", "help_text", "joined", "load_config", "main", "parse_yaml"]
 
@@ -115,7 +116,7 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
     where = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         key, value = _override(override)
-        _set(values, key, value, override)
+        key = _set(values, key, value, override)
         where = {known: at for known, at in where.items() if known[: len(key)] != key}
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
@@ -182,7 +183,7 @@ def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
                 if following is None or following.startswith("--"):
                     raise ConfigError(word, "has no value", f"Write {word}=value, such as {word}=true")
                 value = following
-            overrides.append(f"{key.replace('-', '_')}={value}")
+            overrides.append(f"{key}={value}")
         elif path is None:
             path = word
         else:
@@ -243,25 +244,31 @@ def _override(text: str) -> tuple[Key, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(text, "expected key=value", "Write for example dpo.beta=0.2")
-    parts = tuple(int(part) if part.isascii() and part.isdigit() else part for part in key.split("."))
+    parts = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.split("."))
+    if len(parts) > MAX_DEPTH:
+        raise ConfigError(f"{key[:40]}...", f"has more than {MAX_DEPTH} parts", "See --help for the settings")
     return parts, parse_value(value, "command line", parts)
 
 
-def _set(values: dict, key: Key, value: Any, override: str) -> None:
+def _set(values: dict, key: Key, value: Any, override: str) -> Key:
+    """Put `value` in its place. Returns the key as it is there: a number counts a list, and is text in a mapping."""
     place: Any = values
-    for part in key[:-1]:
-        if isinstance(place, dict) and place.get(part) is None:
+    placed: list[str | int] = []
+    for number, part in enumerate(key):
+        part = str(part) if isinstance(place, dict) else part
+        placed.append(part)
+        last = number == len(key) - 1
+        if isinstance(place, dict) and place.get(part) is None and not last:
             place[part] = {}
         try:
-            place = place[part]
+            if last:
+                place[part] = value
+            else:
+                place = place[part]
         except (KeyError, IndexError, TypeError):
-            raise ConfigError(
-                override, f"there is no {part} to set a value in", "See --help for the settings"
-            ) from None
-    try:
-        place[key[-1]] = value
-    except (IndexError, TypeError):
-        raise ConfigError(override, f"there is no {key[-1]} to set", "See --help for the settings") from None
+            what = f"there is no {part} to set" + ("" if last else " a value in")
+            raise ConfigError(override, what, "See --help for the settings") from None
+    return tuple(placed)
 
 
 _EXPECTED = {  # pydantic's name of a mistake -> what its setting must be
@@ -303,6 +310,8 @@ def _mistake(place: _Place, path: Path, where: dict[Key, str], detail: Any) -> C
             how = "Write it without quotes"
     elif kind in _EXPECTED:
         expected = f"be {_EXPECTED[kind]}"
+        if kind == "string_type" and isinstance(given, int | float):  # such as a commit of digits alone
+            how = "Write it in quotes"
     else:  # pydantic says "Input should be greater than 0" or "String should match pattern ..."
         expected = detail["msg"].partition(" should ")[2].split(", unable")[0] or "be of another kind"
         expected = expected.replace("greater than", "above").replace("less than", "below")

@@ -92,6 +92,20 @@ def test_overrides_are_laid_over_the_file_in_order(write) -> None:
     assert load_config(Toy, path, ["loss.beta=0.2", "loss.steps=3", "loss.steps="]).loss.steps is None
 
 
+def test_a_number_in_a_key_is_a_place_in_a_list_or_a_name_in_a_mapping(write) -> None:
+    config = load_config(
+        Toy, write("path: [a, b]\nparts: [{path: c}]\n"), ["path.1=d", "parts.0.weight=2", "sources.7.path=e"]
+    )
+    assert config.path == (Path("a"), Path("d"))
+    assert config.parts[0].weight == 2
+    assert config.sources == {"7": Source(path=Path("e"))}
+    told = message(write("path: a\n"), "sources.7.wieght=2", "sources.7.path=e")
+    assert told == "command line: sources.7.wieght: is not a setting. Did you mean sources.7.weight?"
+    assert message(write("path: a\n"), "7=x").startswith("command line: 7: is not a setting. Known here:")
+    assert "has more than 32 parts" in message(write("path: a\n"), ".".join(10_000 * "a") + "=1")
+    assert "there is no 9999" in message(write("path: [a]\n"), f"path.{5000 * '9'}=1")
+
+
 def test_a_config_cannot_be_changed(write) -> None:
     config = load_config(Toy, write("path: a\n"))
     with pytest.raises(ValueError, match="frozen"):
@@ -289,7 +303,7 @@ def strictly(write, text: str, *overrides: str) -> str:  # type: ignore[no-untyp
         ("flag: on", "must be true or false, got 'on'"),
         ("flag: no", "must be true or false, got 'no'"),
         ("flag: 'true'", "must be true or false, got 'true'. Write it without quotes"),
-        ("name: 3", "must be text, got 3"),
+        ("name: 3", "must be text, got 3. Write it in quotes"),
         ("name: true", "must be text, got true"),
         ("counts: [1, true]", "must be an integer, got true"),
         ("weights: {a: on}", "must be a number, got 'on'"),
@@ -478,6 +492,7 @@ def test_options_with_dashes_are_settings_too(write) -> None:
         (["--epochs", "--loss.beta=1"], "--epochs: has no value."),
         (["other.yaml"], "other.yaml: expected key=value. Write for example dpo.beta=0.2."),
         (["--kind", "sum"], "command line: kind: is not a setting. Known here:"),
+        (["--loss.be-ta=1"], "command line: loss.be-ta: is not a setting. Did you mean loss.beta?"),
     ],
 )
 def test_a_bad_command_line_is_answered_with_2(
