@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import glob
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -85,6 +86,8 @@ class FolderLock:
 
     def __init__(self, folder: Path, handle: IO[str]) -> None:
         self.folder, self._handle = folder, handle
+        self.created = False
+        """Whether the folder was created for the lock."""
 
     @classmethod
     def acquire(cls, folder: Path, key: str = "") -> FolderLock:
@@ -95,15 +98,18 @@ class FolderLock:
         """
         where = f"{key}: {folder}" if key else str(folder)
         try:
+            created = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             resolved = folder.resolve()
             if resolved in cls._held:
                 return cls._held[resolved]
             lock = cls._locked(resolved, where)
+            lock.created = created
         except OSError as error:
             how = "Name a folder that can be created and written to"
             raise ConfigError(where, f"cannot be written to ({error.strerror or error})", how) from None
         cls._held[resolved] = lock
+        atexit.register(lock.release)  # a run that ends in an error leaves no file, either
         return lock
 
     @classmethod
@@ -147,11 +153,17 @@ class FolderLock:
             lock.release()
 
     def release(self) -> None:
-        """Unlock the folder. Releasing twice does nothing."""
-        if self._held.pop(self.folder, None) is None:
+        """Unlock the folder; delete it if it was created for the lock and nothing was written to it. Releasing twice
+        does nothing.
+        """
+        if self._held.get(self.folder) is not self:
             return
+        del self._held[self.folder]
         (self.folder / LOCK).unlink(missing_ok=True)
         self._handle.close()
+        if self.created:
+            with suppress(OSError):  # it is not empty
+                self.folder.rmdir()
 
 
 @contextmanager

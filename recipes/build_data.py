@@ -86,6 +86,13 @@ class BuildDataRecipe(Recipe):
 
 def run(recipe: BuildDataRecipe) -> Path:
     """Build, and return the folder."""
+    from align.files import sole_writer
+
+    with sole_writer(recipe.output, "output"):
+        return _run(recipe)
+
+
+def _run(recipe: BuildDataRecipe) -> Path:
     from align.precision import resolved
 
     recipe = resolved(recipe, recipe.output)

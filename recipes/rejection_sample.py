@@ -59,6 +59,13 @@ class RejectionSampleRecipe(Recipe, Reading):
 
 def run(recipe: RejectionSampleRecipe) -> Path:
     """Sample, score, select, and return the folder."""
+    from align.files import sole_writer
+
+    with sole_writer(recipe.output_dir, "output_dir"):
+        return _run(recipe)
+
+
+def _run(recipe: RejectionSampleRecipe) -> Path:
     from align.generation.local import LocalBackend
     from align.jsonl import Drops, read_rows
     from align.judges.reward_model import RewardModelJudge

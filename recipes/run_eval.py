@@ -69,6 +69,13 @@ class RunEvalRecipe(Recipe):
 
 def run(recipe: RunEvalRecipe) -> Path:
     """Evaluate, print the scores, and return the folder of the results."""
+    from align.files import sole_writer
+
+    with sole_writer(recipe.output_dir, "output_dir"):
+        return _run(recipe)
+
+
+def _run(recipe: RunEvalRecipe) -> Path:
     from align.precision import resolved
     from eval.catalog import run_evaluations
     from eval.runner import table

@@ -126,6 +126,9 @@ def test_a_folder_has_one_writer_and_a_killed_one_leaves_no_lock(tmp_path: Path)
     with sole_writer(folder):
         assert (folder / ".lock").read_text() == str(os.getpid())
     assert list(folder.iterdir()) == []
+    with sole_writer(tmp_path / "new"):
+        assert (tmp_path / "new" / ".lock").exists()
+    assert not (tmp_path / "new").exists(), "a run that wrote nothing leaves nothing"
 
 
 def test_a_process_may_lock_a_folder_again(tmp_path: Path) -> None:

@@ -272,3 +272,32 @@ def test_an_adapter_asked_to_stop_under_zero3_saves_no_base_weights_and_goes_on_
     name = "adapter_model.safetensors"
     assert (output / name).read_bytes() == (whole / name).read_bytes()
     assert not list(output.rglob("*_states.pt")), "a finished run keeps no optimizer states"
+
+
+def test_a_gradient_that_is_not_finite_on_one_of_two_processes_stops_zero3_before_anything_is_saved_of_it(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    script = tmp_path / "spoiled.py"
+    script.write_text(
+        "from align.config import main\n"
+        "from align.trainers.dpo import DPOTrainer\n"
+        "from recipes.dpo import DPORecipe, run\n"
+        "honest = DPOTrainer.batch_loss\n"
+        "def spoiled(self, *arguments):\n"
+        "    loss = honest(self, *arguments)\n"
+        "    if self.state.global_step == 2 and self.args.process_index == 1:\n"
+        "        loss.register_hook(lambda gradient: gradient * float('inf'))\n"
+        "    return loss\n"
+        "DPOTrainer.batch_loss = spoiled\n"
+        "main(DPORecipe, run)\n"
+    )
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3, "training.proofs=false")
+    arguments[arguments.index("recipes/dpo.py")] = str(script)
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode != 0
+    assert re.search(r"step 3: the gradient norm is (inf|nan), with a finite loss, on rows \w+, \w+", done.stderr)
+    assert not list(output.rglob("MANIFEST.json"))
+    assert [line["step"] for line in metrics(output)] == [1, 2]

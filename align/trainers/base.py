@@ -55,6 +55,7 @@ log = logger(__name__)
 
 _NAMED_ROWS = 8
 """How many rows an error names."""
+_CPU_MEMORY = "can't allocate memory"
 
 
 class TreeTrainer(Trainer, ABC):
@@ -181,9 +182,9 @@ class TreeTrainer(Trainer, ABC):
             yield
         except AlignError:
             raise
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            # torch's CPU allocator has no error of its own
-            if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            # torch's CPU allocator has no error of its own.
+            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and _CPU_MEMORY not in str(error):
                 raise
             what = f"out of memory in step {self.state.global_step + 1} ({str(error).partition(chr(10))[0][:200]})"
             how = (
@@ -312,13 +313,13 @@ class TreeTrainer(Trainer, ABC):
         gives infinity as the norm. Gradients are sums over processes, so all processes raise together.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        skipped = self.is_deepspeed_enabled and getattr(
-            self.accelerator.deepspeed_engine_wrapped.engine.optimizer, "overflow", False
-        )
-        if skipped or not math.isfinite(norm):
+        engine = self.accelerator.deepspeed_engine_wrapped.engine if self.is_deepspeed_enabled else None
+        skipped = engine is not None and getattr(engine.optimizer, "overflow", False)
+        if skipped or norm is None or not math.isfinite(norm):
             raise ProofError(
                 f"step {self.state.global_step + 1}",
-                f"the gradient norm is {float(norm)}, with a finite loss, on rows {self._named_rows()}",
+                f"the gradient norm is {norm if norm is None else float(norm)}, with a finite loss, on rows "
+                f"{self._named_rows()}",
                 f"Nothing of this step was saved. {self._what_to_change()}",
             )
         return norm

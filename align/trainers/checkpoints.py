@@ -161,11 +161,17 @@ class CheckpointFolders:
         is not whole.
         """
         for folder in self._folders():
-            if not self._is_whole(folder):
+            try:
+                manifest = read_manifest(folder)
+                if manifest.get(NOT_RESUMABLE):
+                    continue  # by an earlier start
+                if folder not in self._verified:
+                    verify_folder(folder)
+            except CheckpointError as error:
+                log.warning("deleting a checkpoint that is not whole: %s", error)
                 self._delete(folder)
                 continue
-            listed = read_manifest(folder)["files"]
-            states = [name for name in listed if "/" in name or not name.endswith(_MODEL_SUFFIXES)]
+            states = [name for name in manifest["files"] if "/" in name or not name.endswith(_MODEL_SUFFIXES)]
             delete_sealed_files(folder, states, {NOT_RESUMABLE: True})
             for inner in folder.iterdir():
                 if inner.is_dir():
