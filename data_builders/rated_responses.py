@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,9 +132,9 @@ def _graded(judgement: Judgement, level: Level) -> Judgement:
     return judgement if judgement.side == 0 or judgement.level is not None else replace(judgement, level=level)
 
 
-def asked_of(record: Json, where: str) -> Asked:
+def asked_of(record: Json, where: str, ignore: Collection[str] = ()) -> Asked:
     """Prompt, responses and what else is known of a record, without judgements. Raises RowError."""
-    columns = Columns(record, where)
+    columns = Columns(record, where, ignore)
     asked, _ = _read(columns)
     columns.read.update((*RATERS, "rater"))
     columns.refuse_unread()

@@ -164,7 +164,7 @@ def test_a_pair_that_cannot_be_compared_is_named(tmp_path: Path, record: dict[st
 @pytest.mark.parametrize(
     "tasks, error",
     [
-        ({}, "tasks: must not be empty"),
+        ({}, "tasks: expected pairs, candidates or prompts to compare, found none"),
         ({"candidates": {"one": "x.jsonl"}}, "candidates of one model have nothing to be compared with"),
         ({"prompts": ["x.jsonl"]}, "tasks.prompts requires two models to answer, found 0"),
     ],
@@ -303,3 +303,11 @@ def run(recipe: str, config: Path, *more: str) -> None:
     command = [sys.executable, str(ROOT / "recipes" / recipe), str(config), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_columns_that_the_config_ignores_are_left_out_and_others_are_named(tmp_path: Path) -> None:
+    for pair in ({"prompt": "x", "responses": ["a", "b"]}, {"prompt": "x", "chosen": "a", "rejected": "b"}):
+        path = written(tmp_path / "pairs.jsonl", pair | {"remark": "!"})
+        with pytest.raises(RowError, match=r"pairs\.jsonl:1: remark: is not a column that is read"):
+            tasks_in(pairs=[path])
+        assert len(tasks_in(pairs=[path], ignore_columns=("remark",))) == 1

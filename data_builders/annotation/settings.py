@@ -30,7 +30,7 @@ class TasksConfig(Reading):
     @model_validator(mode="after")
     def _there_is_something_to_compare(self) -> Self:
         if not (self.pairs or self.candidates or self.prompts):
-            raise ValueError("wanted pairs, candidates or prompts to compare, found none")
+            raise ValueError("expected pairs, candidates or prompts to compare, found none")
         if len(self.candidates) == 1:
             raise ValueError("candidates of one model have nothing to be compared with: name those of another")
         return self

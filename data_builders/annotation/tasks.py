@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from align.columns import RESPONSES, first_given
+from align.columns import RESPONSES, Columns, first_given
 from align.errors import RowError
 from align.files import fingerprint_of
 from align.jsonl import Drops, read_rows, row_of, usable
+from align.pairs import pair_names
 from align.records import Record, SourceLike, label_of, records_of, sources_of
 from align.reporting import logger
 from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
@@ -48,8 +49,9 @@ def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
     Raises RowError naming file, line and field of what cannot be read, or where nothing is left.
     """
     drops = Drops()
+    read = partial(_pair, seed=seed, ignore=config.ignore_columns)
     found = [
-        *usable(records_of(config.pairs), partial(_pair, seed=seed), config.bad_rows, drops),
+        *usable(records_of(config.pairs), read, config.bad_rows, drops),
         *_of_candidates(config, seed, drops),
         *(_opening(row) for path in config.prompts for row in read_rows(path, PromptRow, config, drops=drops)),
     ]
@@ -71,9 +73,10 @@ def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
     return list(tasks.values())
 
 
-def _pair(record: Record, where: str, seed: int) -> Task:
-    if first_given(record, RESPONSES) and not _is_ours(record):
-        asked = asked_of(record, where)
+def _pair(record: Record, where: str, seed: int, ignore: Collection[str]) -> Task:
+    several = first_given(record, RESPONSES) and pair_names(Columns(record, where, ignore)) is None
+    if several and not _is_ours(record):
+        asked = asked_of(record, where, ignore)
         first, second = drawn(asked.models, seed, asked.id)
         return Task(
             name=asked.id,
@@ -85,7 +88,7 @@ def _pair(record: Record, where: str, seed: int) -> Task:
             round=asked.round,
             batch=asked.batch,
         )
-    row = row_of(record, PreferenceRow, where)
+    row = row_of(record, PreferenceRow, where, ignore)
     chosen, rejected = row.completions[-2:]  # of three the first is an edited one
     return Task(
         name=row.id,
