@@ -112,7 +112,7 @@ def stream_rows(
     drops: Drops | None = None,
     seed: int = 0,
 ) -> Iterator[R]:
-    """The rows of one or more sources one at a time, for files larger than memory; some 30 bytes a row are kept.
+    """The rows of one or more sources one at a time, for files larger than memory; some 50 bytes a row are kept.
 
     places: which rows, counted from 0 over all sources, each as often as its weight says; the others are passed over
         unread. None for all.

@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = read_rows(given.files, PreferenceRow)
     except AlignError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     print(table_text(composition(rows, given.by, measures(given.tokenizer))))
     print(f"\n{bias_text(length_bias(rows))}\n\nlevels: {json.dumps(level_shares(rows))}")
     return 0

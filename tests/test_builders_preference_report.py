@@ -100,5 +100,5 @@ def test_the_table_of_any_file_is_printed(tmp_path: Path, capsys: pytest.Capture
     assert "turns per dialog" in shown
     assert "significantly better" in shown
     assert "chosen is longer in 50.0% of 4 rows" in shown
-    assert main([str(tmp_path / "none.jsonl")]) == 1
+    assert main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err

@@ -188,7 +188,8 @@ def test_an_address_is_read_through_its_file_system_and_not_changed(tmp_path: Pa
     before = identities_of("memory://rows/*")["memory://rows/*"]
     system.pipe("/rows/a.jsonl", lines(RECORDS[:1]).encode())
     assert identities_of("memory://rows/*")["memory://rows/*"] != before
-    assert "names no file that exists" in refused("memory://rows/none.jsonl")
+    assert "cannot be read (/rows/none.jsonl)" in refused("memory://rows/none.jsonl")
+    assert "names no file that exists" in refused("memory://rows/*.csv")
     assert "cannot be read (" in refused("nosuch://rows/a.jsonl")
 
 
@@ -320,6 +321,8 @@ def test_text_that_is_no_array_ends_the_reading(tmp_path: Path, text: str, messa
         ("a,b\né,2\n".encode("latin-1"), "a.csv:2: a: is not UTF-8 (byte 0xe9)"),
         (b"messages,b\n[1,2\n", "a.csv:2: messages: is not JSON"),
         (b"a,b\n1,x\0y\n", "a.csv:2: b: holds a NUL character"),
+        (b'a,b\n1,"x"y\n2,z\n', "a.csv:2: is not CSV ("),
+        (b"a,b\n1,x\ry\n2,z\n", "a.csv:2: is not CSV ("),
     ],
 )
 def test_a_bad_row_of_csv_is_named(tmp_path: Path, text: bytes, message: str) -> None:
@@ -379,6 +382,12 @@ def test_what_another_name_would_read_is_named(tmp_path: Path) -> None:
     ]
     (tmp_path / "b.parquet").write_text(lines(RECORDS))
     assert "b.parquet: cannot be read by datasets (" in refused(tmp_path / "b.parquet")
+    (tmp_path / "pointer.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    assert "is a pointer of Git LFS" in faults(tmp_path / "pointer.parquet")[0]
+    (tmp_path / "page.jsonl").write_text("<!DOCTYPE html><html></html>")
+    assert "is a web page" in faults(tmp_path / "page.jsonl")[0]
+    (tmp_path / "utf16.csv").write_bytes("a,b\n1,2\n".encode("utf-16"))
+    assert "is UTF-16, not UTF-8" in refused(tmp_path / "utf16.csv")
     (tmp_path / "utf16.jsonl").write_bytes(lines(RECORDS).encode("utf-16"))
     first = faults(tmp_path / "utf16.jsonl")[0]
     assert first.startswith(

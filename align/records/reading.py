@@ -52,6 +52,9 @@ _MAGIC = {
     b"\xfd7zXZ": ("is compressed by xz", "Decompress it, or use gzip"),
     b"\x28\xb5\x2f\xfd": ("is compressed by zstd", "Decompress it, or use gzip"),
     b"%PDF": ("is a PDF", "Write its text as JSONL"),
+    b"version https://git-lfs": ("is a pointer of Git LFS, and not the file itself", "Fetch it with `git lfs pull`"),
+    b"<!DOCTYPE": ("is a web page", "Download the file itself"),
+    b"<html": ("is a web page", "Download the file itself"),
 }
 _DATA_ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".arrow", ".yaml", ".yml")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -256,11 +259,15 @@ def _raw(source: Source) -> Iterator[tuple[int, Entry]]:
             yield from _in_folder(path, source)
         else:
             _refuse_settings(source, ("split", "name", "revision"), "a file")
-            if path.name.lower().endswith(".parquet"):
-                yield from parquet_records(source.path)
-            else:
-                with _open(path) as handle:
+            with _open(path) as handle:
+                if not path.name.lower().endswith(".parquet"):
                     yield from _in_text(handle, source.path)
+                    return
+                start = _peeked(handle)
+            if not start.startswith(b"PAR1") and (other := _other_content(start, source.path)):
+                yield 1, other
+            else:
+                yield from parquet_records(source.path)
 
 
 def _in_folder(folder: Path, source: Source) -> Iterator[tuple[int, Entry]]:
@@ -297,11 +304,13 @@ def _in_text(handle: IO[bytes], path: str) -> Iterator[tuple[int, Entry]]:
     name = path.lower().removesuffix(".gz")
     try:
         start = _peeked(handle)
-        for magic, (what, how) in _MAGIC.items():
-            if start.startswith(magic):
-                yield 1, RowError(f"{path}:1", what, how)
-                return
+        other = _other_content(start, path)
+        if other is not None:
+            yield 1, other
+            return
         if name.endswith((".csv", ".tsv")):
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise RowError(path, "is UTF-16, not UTF-8", "Save the file as UTF-8: `iconv -f UTF-16 -t UTF-8`")
             yield from csv_records(handle, path, "\t" if name.endswith(".tsv") else ",")
             return
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -316,6 +325,14 @@ def _in_text(handle: IO[bytes], path: str) -> Iterator[tuple[int, Entry]]:
         raise RowError(
             path, f"breaks off: its gzip data is damaged ({error})", "Copy or write the file again"
         ) from None
+
+
+def _other_content(start: bytes, path: str) -> RowError | None:
+    """The error of a file that is not what its name says, by how it begins."""
+    for magic, (what, how) in _MAGIC.items():
+        if start.startswith(magic):
+            return RowError(f"{path}:1", what, how)
+    return None
 
 
 def _is_object(line: bytes) -> bool:

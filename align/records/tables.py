@@ -84,7 +84,10 @@ def files_at(address: str) -> tuple[list[str], Any]:
 
     try:
         system, path = fsspec.core.url_to_fs(address)
-        files = sorted(system.glob(path)) if glob.has_magic(path) else [path] if system.isfile(path) else []
+        if glob.has_magic(path):
+            files = sorted(system.glob(path))
+        else:
+            files = [path] if system.info(path)["type"] == "file" else []
     except Exception as error:  # a file system raises what its network library raises
         raise _unreadable(address, error) from None
     if not files:

@@ -150,8 +150,11 @@ def csv_records(handle: IO[bytes], path: object, delimiter: str) -> Iterator[tup
             except StopIteration:
                 return
             except csv.Error as error:
-                where = f"{path}:{first}"
-                raise RowError(where, f"is not CSV ({error})", "Check the quotes of this row") from None
+                fault = RowError(f"{path}:{first}", f"is not CSV ({error})", "Check the quotes of this row")
+                if header is None or "end of data" in str(error) or "larger than" in str(error):
+                    raise fault from None  # an open quote has taken in all rows below it
+                yield first, fault
+                continue
             if not any(map(str.strip, cells)):
                 continue
             if header is None:
