@@ -100,7 +100,7 @@ def call_parts(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "")
 
 
 def joined(parts: Sequence[Part]) -> str:
-    return "".join(part.text for part in parts)
+    return parts[0].text if len(parts) == 1 else "".join([part.text for part in parts])
 
 
 def parse_calls(text: str, syntax: CallSyntax = "hermes") -> ParsedCalls:

@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, Part, call_parts
+from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, Part, call_parts, joined
 from align.chat.offers import Written
 from align.chat.templates import template
 from align.chat.vocabulary import OwnTokens, padding_id, segment_tokenizer
@@ -132,7 +133,6 @@ class ChatProtocol(ABC):
             )
         self.chat_template = template(self.name, self.syntax)
         self._segments = segment_tokenizer(tokenizer)
-        self._own: OwnTokens | None = None
         self._header_cache: dict[str, tuple[int, ...]] = {}
 
     def encode(self, messages: Sequence[Message], tools: str = "", *, open_assistant: bool = False) -> Encoded:
@@ -216,25 +216,30 @@ class ChatProtocol(ABC):
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         """The dialog in pieces, in order."""
 
-    @property
+    @cached_property
     def _own_tokens(self) -> OwnTokens:
-        if self._own is None:  # the protocol knows its control tokens once it is made
-            marks = map(self._control_id, self.marks)
-            self._own = OwnTokens(self.tokenizer, {*marks, *self.stop_ids})
-        return self._own
+        """Made at the first use: the protocol knows its control tokens once it is made."""
+        marks = map(self._control_id, self.marks)
+        return OwnTokens(self.tokenizer, {*marks, *self.stop_ids})
 
-    def _said(self, written: Written) -> Iterator[Piece]:
+    def _said(self, written: Written) -> list[Piece]:
         """What a message says, with its calls.
 
         Raises RowError where the syntax cannot hold them.
         """
-        kind = TokenKind.TOOL_OUTPUT if written.message.role == "tool" else TokenKind.CONTENT
-        yield from self._texts(kind, written.turn, [*written.parts, *self._calls(written.message, written.turn)])
+        turn, message, parts = written
+        if message.tool_calls:
+            parts = [*parts, *self._calls(message, turn)]
+        return self._texts(TokenKind.TOOL_OUTPUT if message.role == "tool" else TokenKind.CONTENT, turn, parts)
 
-    def _texts(self, kind: TokenKind, turn: int, parts: Sequence[Part]) -> Iterator[Piece]:
+    def _texts(self, kind: TokenKind, turn: int, parts: Sequence[Part]) -> list[Piece]:
         """Parts of one kind as pieces: texts, and the tokenizer's own tokens between them."""
-        for found in self._own_tokens.split(parts):
-            yield Piece(kind, turn, text=found) if isinstance(found, str) else Piece(kind, turn, ids=(found,))
+        if not self._own_tokens.ids:
+            return [Piece(kind, turn, text=joined(parts))]
+        return [
+            Piece(kind, turn, text=found) if isinstance(found, str) else Piece(kind, turn, ids=(found,))
+            for found in self._own_tokens.split(parts)
+        ]
 
     def _calls(self, message: Message, turn: int) -> list[Part]:
         if len(message.tool_calls) > 1 and not SYNTAXES[self.syntax].parallel:

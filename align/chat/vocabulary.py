@@ -35,7 +35,6 @@ _PADS = ("<|finetune_right_pad_id|>", "<|padding|>", "<|pad|>", "<pad>", "[PAD]"
 _ENDS = ("<|endoftext|>", "<|end_of_text|>")
 """Ends of documents: generation stops at them, but no message of a dialog ends with one."""
 
-
 MARKERS = frozenset(
     {"<think>", "</think>", "<tools>", "</tools>", "<tool_response>", "</tool_response>"}
     | {HERMES_OPEN, HERMES_CLOSE, TAG_OPEN, TAG_CLOSE}
@@ -58,6 +57,7 @@ class OwnTokens:
             for number, token in tokenizer.added_tokens_decoder.items()
             if number not in named
             and number not in control
+            and token.content not in _PADS
             and (token.content in MARKERS or not (token.special or _BARS.search(token.content)))
             and tokenizer.backend_tokenizer.decode([number], skip_special_tokens=False) == token.content
         }
