@@ -99,6 +99,19 @@ def test_each_candidate_has_its_own_seed_and_an_id_from_it(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"unit-{n:05}.jsonl" for n in range(4)] + ["units.json"]
 
 
+def test_a_sampled_nul_becomes_a_character_that_rows_may_hold(tmp_path: Path) -> None:
+    class Broken(Letters):
+        def parse(self, ids: Sequence[int]) -> Message:
+            return Message(role="assistant", content="a\0b")
+
+    [made] = sample_candidates(  # type: ignore[arg-type]
+        prompt_rows(1), Counting(), Broken(), k=1, seed=0, folder=tmp_path / "units", unit_size=1
+    )
+    assert made.completion[0].content == "a\ufffdb"
+    write_rows(tmp_path / "candidates.jsonl", [made])
+    assert read_rows(tmp_path / "candidates.jsonl", Candidate) == [made]
+
+
 def test_a_candidate_is_the_same_whichever_other_prompts_are_sampled(tmp_path: Path) -> None:
     all_of_them = {candidate.id: candidate for candidate in sample(tmp_path / "all", Counting())}
     few = sample(tmp_path / "few", Counting(), rows=prompt_rows(7)[3:5], unit_size=5)

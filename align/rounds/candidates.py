@@ -17,7 +17,7 @@ from align.files import fingerprint_of
 from align.generation.backend import Backend
 from align.judges.judge import Judge, ScoreRequest
 from align.rounds.units import in_units
-from align.rows import Candidate, PromptRow, row_id
+from align.rows import Candidate, Message, PromptRow, row_id
 
 
 def sample_candidates(
@@ -65,7 +65,7 @@ def sample_candidates(
                 tools=row.tools,
                 prompt_id=row.id,
                 prompt=row.prompt,
-                completion=(protocol.parse(completion.ids),),
+                completion=(without_nul(protocol.parse(completion.ids)),),
                 index=index,
                 seed=own_seed,
                 finished=completion.finished,
@@ -147,6 +147,13 @@ def fitting_prompts(
 def candidate_seed(seed: int, prompt_id: str, index: int) -> int:
     """The seed of one candidate: 48 bits, so that every reader of JSON keeps it exact."""
     return int(fingerprint_of(seed, prompt_id, index)[:12], 16)
+
+
+def without_nul(message: Message) -> Message:
+    """A sampled message as a row may hold it: a NUL becomes U+FFFD, as bytes that are no UTF-8 do when decoded."""
+    if "\0" not in message.content:
+        return message
+    return message.model_copy(update={"content": message.content.replace("\0", "\ufffd")})
 
 
 def check_ids(rows: Sequence[PromptRow]) -> None:
