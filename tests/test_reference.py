@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import align.trainers.reference
 from align.errors import CheckpointError
 from align.jsonl import write_rows
 from align.reporting import logger
@@ -231,8 +232,11 @@ def test_both_processes_run_a_step_again_that_one_of_them_lost(tmp_path: Path) -
 
 
 def test_the_key_follows_weights_config_rows_masks_and_precision(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    def key(path: Path = tiny_checkpoint, precision="bf16", trees=TREES, summed="content", dtype="float32") -> tuple:
-        return tuple(sorted(reference_key(ModelConfig(path=path, dtype=dtype), precision, trees, summed).items()))
+    def key(
+        path: Path = tiny_checkpoint, precision="bf16", trees=TREES, summed="content", dtype="float32", **model
+    ) -> tuple:
+        start = ModelConfig(path=path, dtype=dtype, **model)
+        return tuple(sorted(reference_key(start, precision, trees, summed).items()))
 
     assert key() == key()
     copied = tmp_path / "copied"
@@ -261,6 +265,11 @@ def test_the_key_follows_weights_config_rows_masks_and_precision(tmp_path: Path,
     changed.append(key(trees=[replace(TREES[0], id="other"), *TREES[1:]]))
     changed.append(key(trees=[TREES[1], TREES[0], *TREES[2:]]))
     changed += [key(precision="fp32"), key(dtype="bfloat16"), key(summed="content and terminators")]
+    changed.append(key(quantization="nf4"))
+    changed.append(key(trees=[replace(TREES[0], level="better"), *TREES[1:]]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(align.trainers.reference, "code_of", lambda *names: {"align/models/logps.py": "edited"})
+        changed.append(key())
     assert len({key(), *changed}) == 1 + len(changed)
 
 
