@@ -53,6 +53,9 @@ class Moves:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moves]:
     moves = Moves()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU for tests")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(PreTrainedModel, "to", lambda model, device: moves.to(model, device))
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
