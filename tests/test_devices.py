@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from align import precision
 from align.errors import CheckpointError
 from align.jsonl import write_rows
 from align.judges.judge import ScoreRequest
@@ -52,6 +53,7 @@ class Moves:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moves]:
     moves = Moves()
+    precision.decide.cache_clear()  # what it says of this machine holds for the process
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU for tests")
@@ -61,6 +63,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moves]:
     torch.backends.cuda.enable_cudnn_sdp(True)
     hook = torch.nn.modules.module.register_module_forward_pre_hook(moves.check)
     yield moves
+    precision.decide.cache_clear()
     hook.remove()
     torch.backends.cuda.enable_cudnn_sdp(before)
 
