@@ -26,8 +26,8 @@ _CHUNK = 2**20
 _BOM = codecs.BOM_UTF8
 _OTHER_ENCODINGS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPES = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
-"""An escape that may stand for half a character or for NUL; `\\\\u0000`, an escaped backslash, matches too."""
+_ESCAPES = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape that may stand for half a character; `\\\\ud83d`, an escaped backslash, matches too."""
 _OBJECT_A_LINE = "Write one JSON object a line, or one array"
 _JSON_COLUMNS = frozenset(
     [
@@ -169,19 +169,17 @@ def csv_records(handle: IO[bytes], path: object, delimiter: str) -> Iterator[tup
 
 
 def check_strings(record: Any, where: str) -> None:
-    """Raise RowError naming the first string in a record that is no text: half a character, a NUL, a foreign byte."""
+    """Raise RowError naming the first string in a record that is no text: half a character, a foreign byte."""
     stack: list[tuple[str, Any]] = [("", record)]
     while stack:
         field, value = stack.pop()
         if isinstance(value, str):
             if not value.isascii() and (found := _SURROGATE.search(value)):
                 raise RowError(f"{where}: {field}", *_surrogate(found[0]))
-            if "\0" in value:
-                raise RowError(f"{where}: {field}", "holds a NUL character", "Remove it")
         elif isinstance(value, dict):
             prefix = f"{field}." if field else ""
             for key, inner in value.items():
-                if isinstance(key, str) and (_SURROGATE.search(key) or "\0" in key):
+                if isinstance(key, str) and _SURROGATE.search(key):
                     raise RowError(f"{where}: {field}", f"has the key {key!r}, which is no text", "Rename the key")
                 stack.append((f"{prefix}{key}", inner))
         elif isinstance(value, list | tuple):
@@ -324,6 +322,8 @@ def _csv_record(header: list[str], cells: list[str], where: str) -> Record:
         raise RowError(where, f"has {len(cells)} cells, and the header {len(header)}", "Check the quotes of this row")
     record: Record = {}
     for name, cell in zip(header, cells, strict=True):
+        if "\0" in cell:
+            raise RowError(f"{where}: {name}", "holds a NUL character", "Remove it")
         if cell and name:  # pandas writes its index under an empty name
             record[name] = _cell(name, cell, where)
     check_strings(record, where)
