@@ -275,7 +275,7 @@ def test_plain_transformers_gives_our_reward_scores(start: Any, tokenizer: Any, 
     folder = train_reward(start(tokenizer, tmp_path / "base"), tmp_path / "reward", tmp_path)
     for each in (folder, folder / "checkpoint-2", average_checkpoints([folder] * 2, tmp_path / "mean")):
         ours = our_scores(each)
-        assert len({round(score, 4) for score in ours}) == len(ours)
+        assert max(ours) - min(ours) > 0.01
         assert plain_scores(each) == pytest.approx(ours, abs=1e-5)
         for side in ("right", "left"):
             assert plain_scores(each, padding_side=side) == pytest.approx(ours, abs=1e-5)

@@ -23,6 +23,7 @@ from align.chat.protocol import ChatProtocol
 from align.errors import AlignError, CheckpointError, ConfigError
 from align.models.adapters import attach, attached
 from align.models.checkpoints import (
+    CONFIG,
     HEAD,
     Adapter,
     Checkpoint,
@@ -30,7 +31,7 @@ from align.models.checkpoints import (
     located,
     open_adapter,
     open_checkpoint,
-    read_config,
+    read_json,
 )
 from align.models.devices import on_device
 from align.models.exactness import require_open_attention
@@ -196,7 +197,7 @@ def _tokenizer_of(folder: Path) -> Any:
 
 
 def _refuse_larger_vocabulary(tokenizer: Any, source: Path, whole: Path) -> None:
-    config = read_config(whole)
+    config = read_json(whole / CONFIG)  # a tokenizer needs no more of it than the size
     size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
     largest, token = max((number, token) for token, number in tokenizer.get_vocab().items())
     if isinstance(size, int) and largest >= size:
