@@ -138,7 +138,7 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
 def _note(
     found: dict[Key, ConfigError], recipe: type[Section], path: Path, where: dict[Key, str], loc: Key, detail: Any
 ) -> None:
-    place = _place(recipe, loc)
+    place = _place(recipe, loc, detail["type"])
     found.setdefault(place.key, _mistake(place, path, where, detail))
 
 
@@ -244,6 +244,9 @@ def _override(text: str) -> tuple[Key, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(text, "expected key=value", "Write for example dpo.beta=0.2")
+    key = key.strip()
+    if not all(key.split(".")):
+        raise ConfigError(text, f"has an empty name in its key {key!r}", "Write for example dpo.beta=0.2")
     parts = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.split("."))
     if len(parts) > MAX_DEPTH:
         raise ConfigError(f"{key[:40]}...", f"has more than {MAX_DEPTH} parts", "See --help for the settings")
@@ -300,7 +303,7 @@ def _mistake(place: _Place, path: Path, where: dict[Key, str], detail: Any) -> C
     if kind == "missing":
         how = f"Add it: {place.text}" if place.text else "Add it to the file"
         return ConfigError(at, "required, but missing", how)
-    how = f"Start from {place.default!r}" if place.default is not None else (place.text or "See --help")
+    how = f"Start from {_shown(place.default)}" if place.default is not None else (place.text or "See --help")
     if kind == "value_error":
         return ConfigError(at, str(context.get("error", detail.get("msg"))), how)
     given = detail.get("input")
@@ -310,6 +313,8 @@ def _mistake(place: _Place, path: Path, where: dict[Key, str], detail: Any) -> C
             how = "Write it without quotes"
     elif kind in _EXPECTED:
         expected = f"be {_EXPECTED[kind]}"
+        if kind == "model_type" and given is None:
+            how = "Write its settings under it, or remove the line"
         if kind == "string_type" and isinstance(given, int | float):  # such as a commit of digits alone
             how = "Write it in quotes"
     else:  # pydantic says "Input should be greater than 0" or "String should match pattern ..."
@@ -325,9 +330,38 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+_NAMES_ELSEWHERE = {  # of transformers, TRL and peft -> ours
+    "model_name_or_path": "path",
+    "torch_dtype": "dtype",
+    "attn_implementation": "attention",
+    "load_in_4bit": "quantization",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "targets",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "warmup_share",
+    "num_train_epochs": "epochs",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "bf16": "precision",
+    "fp16": "precision",
+    "save_total_limit": "keep_checkpoints",
+    "logging_steps": "log_steps",
+    "max_length": "token_budget",
+    "max_seq_length": "token_budget",
+    "max_new_tokens": "max_completion_tokens",
+}
+
+
 def _nearest(place: _Place) -> str:
     """A setting that an unknown key may mean: of a like name in its section, or of its name in another section."""
     known = sorted(place.section.model_fields) if place.section else []
+    if (renamed := _NAMES_ELSEWHERE.get(str(place.key[-1]))) in known:
+        return f"Did you mean {''.join(f'{part}.' for part in place.key[:-1])}{renamed}?"
     close = difflib.get_close_matches(str(place.key[-1]), known, n=1, cutoff=0.6)
     prefix = "".join(f"{part}." for part in place.key[:-1])
     if close:
@@ -360,13 +394,16 @@ class _Place(typing.NamedTuple):
         return None if isinstance(default, BaseModel) else default
 
 
-def _place(recipe: type[Section], loc: Key) -> _Place:
+_BRANCHES = ("<path>", "<section>", "<list>")  # of the tagged unions in align/settings.py
+
+
+def _place(recipe: type[Section], loc: Key, kind: str = "") -> _Place:
     """pydantic's location of a mistake as a dotted key has it: without the names of a union's branches."""
     key: list[str | int] = []
     kinds: list[Any] = [recipe]
     section, field = None, None
     for number, part in enumerate(loc):
-        if isinstance(part, str) and part.startswith("<"):  # the branch of a tagged union: see InputSources
+        if part in _BRANCHES and not (kind == "extra_forbidden" and number == len(loc) - 1):  # that is a user's key
             continue
         here = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
         holder = holder_of(kinds)

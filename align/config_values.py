@@ -62,7 +62,7 @@ def _section(kinds: list[Any]) -> type[BaseModel] | None:
 def _scalar(kinds: list[Any], value: Any, key: Key, report: Report) -> Any:
     if isinstance(value, str) and any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds):
         try:
-            return _usable_path(value)
+            return usable_path(value)
         except ValueError as error:
             report(key, _value_error(str(error)))
     elif value is not None and Any not in kinds and not any(_is_choice(kind, value) for kind in kinds):
@@ -91,7 +91,7 @@ def _is_choice(kind: Any, value: Any) -> bool:
     return type(value) is kind or (kind is float and type(value) is int)
 
 
-def _usable_path(text: str) -> str:
+def usable_path(text: str) -> str:
     """A path with `~` expanded. Raises ValueError for one that no file system has."""
     if not text.strip():
         raise ValueError("must not be empty")

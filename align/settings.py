@@ -6,13 +6,13 @@ A value that the Llama 3 paper gives is the default, and says so (P = arXiv:2407
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from align.config import Section
+from align.config_values import usable_path
 from align.rows import STRONG_LEVELS, Level
 
 INPUT = "input"
@@ -27,7 +27,9 @@ OutputPath = Annotated[Path, OUTPUT]
 
 def _path_text(value: Any) -> Any:
     """A path as text, and a home folder written out; an address stays what it is."""
-    return os.path.expanduser(str(value)) if isinstance(value, str | Path) else value
+    if not isinstance(value, str | Path):
+        return value
+    return str(value) if "://" in str(value) else usable_path(str(value))
 
 
 class Source(Section):

@@ -165,6 +165,8 @@ class _Reader:
             line = before + 1
             where = f"{self._file}:{line}" if self._with_lines else self._file
             how = 'Fix that line; quote text that begins with * & ! % @ or holds ": "'
+            if "'\\t'" in problem:
+                how = "Replace the tab by spaces"
             raise _SyntaxError(where, f"is not YAML: {problem}", how) from None
         except StopIteration:  # the parser ends with StreamEndEvent, after which nothing is asked for
             raise AssertionError("read past the end of the stream") from None

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
 from align.hardware import describe
+from align.publish.names import is_hub_name
 from align.records import remote_inputs_of
+from align.rounds.hub_inputs import hub_content
 from align.rounds.ledger import content_of
 from align.rounds.packaged import packaged_data
 from align.rows import Candidate, Messages, PromptRow, Row
@@ -156,7 +158,7 @@ def evaluated(
     """
     code = code_of("eval.runner", f"eval.{name}")
     made_from = _key(name, settings, code)
-    key = fingerprint_of(made_from, packaged_data(code))
+    key = fingerprint_of(made_from, packaged_data(code), *_commits(settings))
     path = output_dir / f"{name}.json"
     standing = read_result(path)
     if standing.get("key") == key:
@@ -170,7 +172,7 @@ def evaluated(
         "scores": {metric: score._asdict() for metric, score in result.scores.items() if score is not None},
         "counts": result.counts,
         "seconds": round(time.monotonic() - began, 1),
-        "key": fingerprint_of(made_from, packaged_data(code)),  # with the packages that it fetched itself
+        "key": fingerprint_of(made_from, packaged_data(code), *_commits(settings)),  # with what it fetched itself
         "hardware": describe(),
         "dtypes": {
             label: value.dtype for label, value in settings.items() if isinstance(value, ModelConfig | SamplingConfig)
@@ -245,5 +247,16 @@ def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[
 
 
 def _content(path: Path) -> str:
-    """A fingerprint of a file or folder; the name itself for one on the Hub."""
+    """A fingerprint of a file or folder; the name itself for one on the Hub, whose commit `_commits` has."""
     return content_of(path) or str(path)
+
+
+def _commits(settings: Mapping[str, Section | int | None]) -> list[str]:
+    """The commits of the models on the Hub, as far as the local cache knows them."""
+    sections = [value for value in settings.values() if isinstance(value, Section)]
+    return [
+        hub_content(path, getattr(section, "revision", None))
+        for section in sections
+        for _, path in sorted(paths_of(section, INPUT).items())
+        if is_hub_name(path)
+    ]

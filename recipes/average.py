@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from align.config import Recipe, Section, main
+from align.config_values import usable_path
 from align.settings import HubConfig, InputPath, OutputPath
 
 
@@ -42,7 +43,7 @@ class AverageRecipe(Recipe):
     def _a_path_is_a_member(cls, members: Any) -> Any:
         if not isinstance(members, list | tuple):
             return members
-        return tuple({"path": member} if isinstance(member, str | Path) else member for member in members)
+        return tuple({"path": usable_path(str(each))} if isinstance(each, str | Path) else each for each in members)
 
     @model_validator(mode="after")
     def _weights_add_up(self) -> Self:

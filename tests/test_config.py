@@ -221,6 +221,32 @@ def test_a_key_given_twice_is_refused(write) -> None:
     assert told == "toy.yaml:5: loss.beta: is given twice (first in line 3). Keep one of them."
 
 
+@pytest.mark.parametrize("key", ["<<", "<path>", "<section>", "1", "true", "~"])
+def test_a_key_that_is_no_setting_is_named_as_it_is_written(write, key: str) -> None:
+    assert message(write(f"path: a\n{key}: {{b: 1}}\n")).startswith(f"toy.yaml:2: {key}: is not a setting.")
+
+
+def test_an_empty_section_and_a_tab_say_what_to_do(write) -> None:
+    told = message(write("path: a\nloss:\n"))
+    assert told == (
+        "toy.yaml:2: loss: must be a section of `key: value` lines, got null. "
+        "Write its settings under it, or remove the line."
+    )
+    assert message(write("path: a\nloss:\n\tbeta: 1\n")).endswith("Replace the tab by spaces.")
+
+
+def test_a_setting_of_another_library_is_answered_with_ours(write) -> None:
+    assert message(write("path: a\nnum_train_epochs: 1\n")).endswith(
+        "num_train_epochs: is not a setting. Did you mean epochs?"
+    )
+
+
+@pytest.mark.parametrize("override", [".=1", "loss.=1", ".loss=1", "loss..beta=1"])
+def test_an_override_with_an_empty_name_is_refused(write, override: str) -> None:
+    with pytest.raises(ConfigError, match="has an empty name in its key"):
+        load_config(Toy, write("path: a\n"), [override])
+
+
 def test_aliases_and_tags_are_refused(write) -> None:
     told = message(write("path: &here a\nname: *here\n"))
     assert told == (

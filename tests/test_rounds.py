@@ -612,6 +612,77 @@ def test_a_folder_copied_from_another_run_is_not_touched(house: House) -> None:
         house.run()
 
 
+def cached(cache: Path, commit: str) -> None:
+    """A repository in the Hub's cache, its main branch at `commit`, as huggingface_hub leaves it."""
+    repository = cache / "models--own--model"
+    (repository / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+
+
+def test_a_model_on_the_hub_counts_by_the_commit_in_the_cache(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    house.values |= {"start": "own/model", "rounds": 1}
+    del house.values["after"]
+    everything = house.run()
+    assert house.run() == []
+    cached(cache, "1" * 40)
+    assert house.run() == [], "nothing is known of what the first start read"
+    shutil.rmtree(house.run_dir)
+    assert house.run() == everything
+    assert house.run() == []
+    capsys.readouterr()
+    cached(cache, "2" * 40)
+    assert house.run()[0] == "run/data"
+    assert "made again: input changed: sources.0 (own/model)" in capsys.readouterr().out
+    assert house.run() == []
+    shutil.rmtree(cache)
+    assert house.run() == [], "a cache that was deleted says nothing of the model"
+
+
+def test_an_interrupted_stage_goes_on_when_its_start_has_been_fetched_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    house.values |= {"start": "own/model", "rounds": 1, "each_round": [house.stage("sft", "{round_dir}/sft", [])]}
+    house.values["once"] = [house.stage("data", "{run}/data", ["{start}"], parts=2)]
+    monkeypatch.setenv("TEST_STUCK_AT", "1")
+    with house.begin() as driver:
+        wait_for(lambda: "made run/data/0" in house.diary())
+        driver.send_signal(signal.SIGTERM)
+    monkeypatch.delenv("TEST_STUCK_AT")
+    cached(cache, "1" * 40)
+    house.run()
+    assert house.diary().count("made run/data/0") == 1, "the first part was kept"
+    assert house.run() == []
+    cached(cache, "2" * 40)
+    assert house.run()[0] == "run/data", "the commit that was fetched is in the key"
+
+
+def test_after_the_rounds_the_last_rounds_folder_is_known(house: House) -> None:
+    house.values["after"][0]["set"] |= {"sources": ["{round_dir}/sft"], "text": "of round {round}"}
+    last = house.plan()[-1]
+    assert last.inputs == {"sources.0": house.run_dir / "round-2" / "sft"}
+    assert last.config.text == "of round 2"
+
+
+@pytest.mark.parametrize("name", ["rehearsal", "llama3.1-8b"])
+def test_the_shipped_rounds_publish_the_evaluations_of_what_they_publish(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(RoundsConfig, ROOT / "recipes" / "configs" / "rounds" / f"{name}.yaml")
+    stages = {stage.label: stage for stage in load_stages(config, ROOT / "recipes")}
+    publish = stages["publish"].config
+    for evaluation in publish.evaluations:
+        made_by = next(stage for stage in stages.values() if evaluation.parent in stage.outputs.values())
+        assert made_by.config.model.path == publish.checkpoint
+
+
 def test_the_deepspeed_file_of_a_launch_is_part_of_the_key(tmp_path: Path) -> None:
     launch, deepspeed = tmp_path / "launch.yaml", tmp_path / "zero3.json"
     launch.write_text("deepspeed_config:\n  deepspeed_config_file: zero3.json\n")
@@ -697,7 +768,7 @@ def first_set(house: House, **settings: Any) -> str:
 def test_mistakes_in_braces_are_told(house: House) -> None:
     told = first_set(house, text="{rnd}")
     assert told == "stage data: set.text: {rnd} is not known here. Known: {run}, {start}, {best}."
-    assert "set.text: {round} is not known here" in first_set(house, text="{round}")
+    assert "set.text: {round} is not known here" in first_set(house, text="{round}"), "no round has begun"
     assert "set.text: 'a}' has a brace too many or too few" in first_set(house, text="a}")
     house.values["once"][0]["set"]["text"] = ""
     house.values["each_round"][0]["set"]["text"] = "{every_round}"

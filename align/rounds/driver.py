@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from align.config import dump
 from align.errors import StageError
@@ -43,6 +43,7 @@ from align.rounds.finished import (
     stage_record_path,
     write_stage_record,
 )
+from align.rounds.hub_inputs import hub_content, with_commits_of
 from align.rounds.ledger import Ledger, StageRecord, content_of
 from align.rounds.packaged import as_recorded, packaged_data
 from align.rounds.plan import RoundsConfig, Stage, plan, within
@@ -87,6 +88,8 @@ class _MadeFrom:
     stage: Stage
     inputs: dict[str, dict[str, str]]
     """Dotted key -> {"path", "blake3"}."""
+    on_hub: tuple[str, ...]
+    """The keys of `inputs` that are names on the Hub."""
     launch: str
     code: dict[str, str]
     """Source file -> hash."""
@@ -100,12 +103,15 @@ class _MadeFrom:
         return self.stage.key({name: entry["blake3"] for name, entry in self.inputs.items()}, self.launch, code)
 
     def with_fetched(self) -> _MadeFrom:
-        """The same, with the packages that the stage fetched itself: the next start finds them in place."""
-        return replace(self, code=self.code | packaged_data(self.code))
+        """The same, with what the stage fetched itself, packages and models: the next start finds them in place."""
+        fetched = {name: {**self.inputs[name], "blake3": _content_on_hub(self.stage, name)} for name in self.on_hub}
+        return replace(self, code=self.code | packaged_data(self.code), inputs=self.inputs | fetched)
 
     def compared_with(self, record: StageRecord) -> _MadeFrom:
-        """The same, with the packages that the record lists."""
-        return replace(self, code=as_recorded(self.code, record.code))
+        """The same, with the packages that the record lists, and the commits that only one of the two knows."""
+        return replace(
+            self, code=as_recorded(self.code, record.code), inputs=with_commits_of(self.inputs, record.inputs)
+        )
 
     def changes(self, record: StageRecord) -> str:
         """Why the stage's record has another key."""
@@ -162,10 +168,15 @@ class _Driver:
         self.screen.say(f"finished: {ran} stages run, {kept} up to date · {duration(time.monotonic() - began)}")
 
     def _made_from(self, stage: Stage, place: int) -> _MadeFrom:
-        inputs = {}
+        inputs, on_hub = {}, []
         for name, path in stage.inputs.items():
-            inputs[name] = {"path": str(path), "blake3": self._content(stage, path, place)}
-        return _MadeFrom(stage, inputs, _launch_content(stage.launch) if stage.launch else "", stage.code())
+            if not within(path, self.config.run_dir) and is_hub_name(path):
+                on_hub.append(name)
+            content = _content_on_hub(stage, name) if name in on_hub else self._content(stage, path, place)
+            inputs[name] = {"path": str(path), "blake3": content}
+        return _MadeFrom(
+            stage, inputs, tuple(on_hub), _launch_content(stage.launch) if stage.launch else "", stage.code()
+        )
 
     def _record(self, stage: Stage, made_from: _MadeFrom, run_id: int) -> StageRecord | None:
         """The stage's last start. One that the ledger does not know is taken from the stage's own folder: always when
@@ -214,7 +225,7 @@ class _Driver:
             if fault := seal_damage(path):
                 how = "Fetch or make that checkpoint again; this run cannot"
                 raise StageError(f"stage {stage.label}: {path}", f"is damaged: {fault}", how)
-            self._contents[path] = fingerprint_of("hub", path) if is_hub_name(path) else content_of(path)
+            self._contents[path] = content_of(path)
         return self._contents[path]
 
     def _run_stage(self, stage: Stage, place: int, run_id: int, made_from: _MadeFrom) -> None:
@@ -247,7 +258,9 @@ class _Driver:
             self._tell(stage, "failed")
             raise self._failure(stage, f"ended well and did not make {missing[0]}")
         made_from = made_from.with_fetched()
-        self.ledger.end_stage(record_id, "finished", described(stage.outputs), made_from.key, made_from.code)
+        self.ledger.end_stage(
+            record_id, "finished", described(stage.outputs), made_from.key, made_from.code, made_from.inputs
+        )
         finished = self.ledger.latest(stage.label)
         assert finished is not None
         write_stage_record(finished, stage.outputs)
@@ -446,6 +459,15 @@ def _sole_driver(run_dir: Path) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def _content_on_hub(stage: Stage, name: str) -> str:
+    """Of an input with a name on the Hub, at the revision that the same section of the config names."""
+    section: Any = dump(stage.config)
+    for part in name.split(".")[:-1]:
+        section = section[int(part)] if isinstance(section, list) else section[part]
+    revision = section.get("revision") if isinstance(section, dict) else None
+    return hub_content(stage.inputs[name], revision)
 
 
 def _launch_content(launch: Path) -> str:

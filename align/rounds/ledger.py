@@ -132,10 +132,13 @@ class Ledger:
         outputs: Mapping[str, Mapping[str, Any]] | None = None,
         key: str | None = None,
         code: Mapping[str, str] | None = None,
+        inputs: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """Write how a stage ended. key, code: as they are at its end; None leaves those of its beginning."""
-        values = (status, json.dumps(outputs or {}), time.time(), key, json.dumps(code) if code else None, record_id)
-        columns = "status = ?, outputs = ?, ended = ?, key = COALESCE(?, key), code = COALESCE(?, code)"
+        """Write how a stage ended. key, code, inputs: as they are at its end; None leaves those of its beginning."""
+        later = (json.dumps(value) if value else None for value in (code, inputs))
+        values = (status, json.dumps(outputs or {}), time.time(), key, *later, record_id)
+        columns = "status = ?, outputs = ?, ended = ?, key = COALESCE(?, key), code = COALESCE(?, code), "
+        columns += "inputs = COALESCE(?, inputs)"
         self._execute(f"UPDATE stages SET {columns} WHERE id = ?", values)
 
     def adopt(self, run_id: int, record: StageRecord) -> None:

@@ -43,9 +43,9 @@ class StageConfig(Section):
     """The YAML that the recipe reads."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key -> value, laid over the YAML as key=value on the recipe's command line. Texts may hold
-    {run}, {start}, {best}, in a round also {round} and {round_dir}; a list item with {every_round} becomes one item
-    for each round up to this one. {best} is the best checkpoint so far: `start` at first, then what the `best` stage of
-    the last finished round made."""
+    {run}, {start}, {best}; in a round, and after the rounds for the last one, also {round} and {round_dir}; a list item
+    with {every_round} becomes one item for each round up to this one. {best} is the best checkpoint so far: `start` at
+    first, then what the `best` stage of the last finished round made."""
     launch: Path | None = None
     """An accelerate config: the recipe runs under `accelerate launch --config_file` of it. None: one plain process."""
     launch_rounds: tuple[int, ...] | None = None
@@ -232,6 +232,8 @@ def _unrolled(config: RoundsConfig) -> Iterator[tuple[StageConfig, int | None, N
     last = {
         **everywhere,
         "best": f"{round_dir(config.rounds)}/{config.best}",
+        "round": config.rounds,
+        "round_dir": round_dir(config.rounds),
         "every_round": [round_dir(number) for number in range(1, config.rounds + 1)],
     }
     for stage in config.after:
