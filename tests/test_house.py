@@ -48,6 +48,7 @@ SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that sta
     *(("align/dialogs.py", room) for room in ("columns", "tool_formats")),
     ("align/tool_formats.py", "columns"),
     ("align/settings.py", "config"),
+    ("align/settings.py", "config_values"),
     ("align/settings.py", "rows"),
     ("align/config_values.py", "strict_yaml"),
     ("align/config.py", "strict_yaml"),
