@@ -223,7 +223,7 @@ def _looked_up(folder: Path | None) -> Decision:
 
 def _of_checkpoints(folder: Path) -> Decision | None:
     """The precision of the newest checkpoint in an output folder, of the finished model first."""
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
     numbered.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
     for checkpoint in (folder, *numbered):
         try:

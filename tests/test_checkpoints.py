@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from fractions import Fraction
 from pathlib import Path
@@ -60,6 +61,12 @@ def content(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name -> size and time of change of each file."""
+    stats = {str(file.relative_to(folder)): file.stat() for file in folder.rglob("*") if file.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
 def metrics(folder: Path) -> list[dict]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=pytest.fail) for line in lines]
@@ -73,8 +80,6 @@ def metrics(folder: Path) -> list[dict]:
 def test_a_run_of_other_rows_start_or_template_under_the_same_paths_is_refused(
     stage: str, finished: bool, tmp_path: Path, tiny_checkpoint: Path, left_unfinished
 ) -> None:
-    import shutil
-
     start, data, output = (
         shutil.copytree(tiny_checkpoint, tmp_path / "start"),
         tmp_path / "rows.jsonl",
@@ -93,12 +98,14 @@ def test_a_run_of_other_rows_start_or_template_under_the_same_paths_is_refused(
 
     def refused(message: str) -> None:
         before = content(place)
+        others = files_of(output)
         with pytest.raises(
             CheckpointError, match=f"{place.name}: was trained {message} .*choose another training"
         ) as said:
             train(stage, data, start, output)
         assert "Restore what changed" in str(said.value)
         assert content(place) == before
+        assert files_of(output) == others, "a refusal writes nothing: not even the encoded rows"
 
     write_rows(data, rows_of(stage, "Italy"))
     refused("on other rows than data.path gives now")
@@ -130,6 +137,31 @@ def test_settings_that_change_no_number_may_change_between_starts(
     done = train("sft", data, tiny_checkpoint, tmp_path / "run", **harmless)
     assert content(done) == content(whole)
     assert [line["step"] for line in metrics(done)] == [1, 2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_the_same_rows_and_start_may_be_elsewhere_when_a_run_goes_on(
+    stage: str, tmp_path: Path, tiny_checkpoint: Path, left_unfinished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path may be relative in the next start, or the whole project may have been moved."""
+    (tmp_path / "old").mkdir()
+    start, data = shutil.copytree(tiny_checkpoint, tmp_path / "old" / "start"), tmp_path / "old" / "rows.jsonl"
+    write_rows(data, rows_of(stage))
+    whole = train(stage, data, start, tmp_path / "old" / "whole")
+    with left_unfinished():
+        train(stage, data, start, tmp_path / "old" / "run")
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    done = train(stage, Path("rows.jsonl"), Path("start"), Path("run"))
+    assert [line["step"] for line in metrics(done)] == [1, 2, 3, 4, 5, 6]
+    assert content(done) == content(tmp_path / "new" / whole.name)
+    before = files_of(done)
+    assert train(stage, tmp_path / "new" / "rows.jsonl", tmp_path / "new" / "start", done) == done
+    assert files_of(done) == before, "finished already"
+    write_rows(tmp_path / "other.jsonl", rows_of(stage, "Italy"))
+    with pytest.raises(CheckpointError, match=r"made with data\.path=rows\.jsonl, and now .*other\.jsonl"):
+        train(stage, tmp_path / "other.jsonl", Path("start"), done)
+    assert files_of(done) == before
 
 
 # What goes wrong in a step
@@ -329,6 +361,8 @@ def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(
     assert folders(tmp_path).newest() == tmp_path / "checkpoint-8"
     assert "checkpoint-99: its MANIFEST.json is of step 10, which its name does not say. Rename it" in caplog.text
     (tmp_path / "checkpoint-8").rename(tmp_path / "checkpoint-08")
+    for name in ("checkpoint-", "checkpoint-best", "checkpoint-\u00b2", "checkpoint-\u0663"):
+        (tmp_path / name).mkdir()
     assert folders(tmp_path).newest() is None
 
 

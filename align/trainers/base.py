@@ -44,6 +44,7 @@ from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.checkpoints import CheckpointFolders, is_finite, model_files, require_saved, run_identity
+from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
 from align.trainers.schedules import Schedule, warmup_steps
@@ -145,6 +146,7 @@ class TreeTrainer(Trainer, ABC):
                 return self._fit()
         finally:
             if self.is_world_process_zero():
+                discard_temporary(self.output)
                 release_output(self.output)
 
     def _fit(self) -> Path:
@@ -163,6 +165,8 @@ class TreeTrainer(Trainer, ABC):
             return self.output
         self._require_savable()
         checkpoint = self._agree(self.checkpoints.newest)
+        if self.is_world_process_zero():
+            keep_trees(self.trees)
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
         if self.is_world_process_zero():
             self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step)

@@ -54,6 +54,10 @@ _MEANING = {
 }
 """Part of an identity -> what differs, and the setting whose files or value changed."""
 
+_BY_CONTENT = {"data.path": ("rows",), "model.path": ("start", "template"), "model.revision": ("start", "template")}
+"""Settings that name a place -> the parts of an identity that say what is there. The place may change: rows and models
+are moved, and a path may be relative in one start and absolute in the next."""
+
 
 def run_identity(
     model: ModelConfig, precision: str, trees: Sequence[PromptTree], protocol: ChatProtocol
@@ -179,7 +183,8 @@ class CheckpointFolders:
 
     def _folders(self) -> list[Path]:
         """Checkpoint folders by their names, newest first."""
-        found = [path for path in self.output.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
+        # Not `isdigit`, which "²" passes, though it is no number.
+        found = [path for path in self.output.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
         return sorted((path for path in found if path.is_dir()), key=_step, reverse=True)
 
     def _verify(self, folder: Path) -> dict[str, Any]:
@@ -223,12 +228,18 @@ class CheckpointFolders:
             raise CheckpointError(folder, what, choose)
         before, now = (_flat(config) for config in (manifest.get("config", {}), self.recipe))
         keys = {key for key in before.keys() | now.keys() if key not in _HARMLESS and key.partition(".")[0] != "hub"}
-        changed = sorted(key for key in keys if before.get(key) != now.get(key))
+        recorded = manifest.get("identity")
+        known = recorded if isinstance(recorded, dict) else {}
+        same = {part for part, value in self.identity.items() if known.get(part) == value}
+        changed = sorted(
+            key
+            for key in keys
+            if before.get(key) != now.get(key) and not (key in _BY_CONTENT and same.issuperset(_BY_CONTENT[key]))
+        )
         if changed:
             key = changed[0]
             what = f"was made with {key}={before.get(key)}, and now {key}={now.get(key)}"
             raise CheckpointError(folder, what, choose)
-        recorded = manifest.get("identity")
         if not isinstance(recorded, dict):
             what = "was written by an older version, which did not record what it was trained from"
             raise CheckpointError(folder, what, choose)

@@ -9,7 +9,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,11 +18,12 @@ from typing import TypeVar
 from align.chat.protocol import ChatProtocol
 from align.files import fingerprint_of, whole_file
 from align.jsonl import Drops, count_rows, stream_rows
-from align.manifest import code_fingerprint
+from align.manifest import SEAL, code_fingerprint
 from align.records import identities_of, key_of, sources_of
 from align.reporting import Progress, duration, logger
 from align.rows import PreferenceRow, Row, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
+from align.trainers.output import CHECKPOINT
 from align.tree.encode import PromptTree, encode_preferences, encode_sft, require_trees
 from align.tree.store import FORMAT, TreeStore, stored_key, write_trees
 
@@ -29,6 +31,9 @@ log = logger(__name__)
 
 TREES = "trees.arrow"
 """Stands in a run's folder until the run is finished."""
+
+DROPPED = "dropped.json"
+"""What was dropped and why, and from which inputs."""
 
 POLL_SECONDS = 0.2
 SAY_SECONDS = 60.0
@@ -65,30 +70,63 @@ def _prepared(
     """The run's trees, from `<output_dir>/trees.arrow` where they were made of the same rows in the same way.
 
     Otherwise rank zero encodes `data.limit` rows of a seeded choice (all without a limit) and writes the file, with
-    what was dropped and why in `<output_dir>/dropped.json` and the log; the other processes wait for it.
+    what was dropped and why in `<output_dir>/dropped.json` and the log; the other processes wait for it. In a folder
+    that holds what a run has saved, both files get temporary names until `keep_trees`: see there.
     Raises RowError where no row is left.
     """
-    path = training.output_dir / TREES
+    folder = training.output_dir
     inputs = identities_of(data.path)
     key = _key(data, inputs, training, protocol, what)
+    found = [path for path in (folder / TREES, _temporary(folder, TREES)) if stored_key(path) == key]
     if int(os.environ.get("RANK", "0")) != 0:
-        _wait_for(path, key)
-    elif stored_key(path) == key:
+        path = found[0] if found else _wait_for(folder, key)
+    elif found:
+        path = found[0]
         log.info("%s was made of the same rows in the same way: nothing is encoded again", path)
     else:
+        path = _temporary(folder, TREES) if _holds_saved(folder) else folder / TREES
+        record = path.with_name(path.name.replace(TREES, DROPPED))
         drops = Drops()
         count = count_rows(data.path)
         places = _chosen_places(count, data.limit, training.seed)
         progress = Progress("encode", count if places is None else len(places))
         rows = stream_rows(data.path, kind, places, reading=data, drops=drops, seed=training.seed)
         trees_made = encode(_watched(rows, progress), dropped=drops.reasons)
-        write_trees(path, _recorded(trees_made, drops, inputs, training.output_dir), key)
+        write_trees(path, _recorded(trees_made, drops, inputs, record), key)
     trees = TreeStore(path)
     alone = int((trees.tokens > data.token_budget).sum())
     if alone:
         largest = int(trees.tokens.max())
         log.info("%d rows over token_budget make a packed row each, the largest of %d tokens", alone, largest)
     return trees
+
+
+def keep_trees(trees: Sequence[PromptTree]) -> None:
+    """Give trees that were encoded for a folder with saved work, and their record, their usual names. Rank zero only.
+
+    Example: rows.jsonl has changed since checkpoint-100 was written. The new trees are `.trees.arrow.part` when the
+    checkpoint's manifest refuses them, and are deleted; `trees.arrow` and `dropped.json` still fit the checkpoint.
+    """
+    if isinstance(trees, TreeStore) and trees.path.name != TREES:
+        folder = trees.path.parent
+        for name in (DROPPED, TREES):  # the trees last: they count as encoded from then on
+            with suppress(FileNotFoundError):  # the record of a run that was killed between the two
+                _temporary(folder, name).rename(folder / name)
+        trees.path = folder / TREES
+
+
+def discard_temporary(folder: Path) -> None:
+    """Delete what `keep_trees` has not kept. Rank zero only."""
+    for name in (DROPPED, TREES):
+        _temporary(folder, name).unlink(missing_ok=True)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    return folder / f".{name}.part"
+
+
+def _holds_saved(folder: Path) -> bool:
+    return (folder / SEAL).exists() or any(folder.glob(f"{CHECKPOINT}*/{SEAL}"))
 
 
 def _key(
@@ -126,7 +164,7 @@ def _watched(rows: Iterable[R], progress: Progress) -> Iterator[R]:
 
 
 def _recorded(
-    trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], folder: Path
+    trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], record: Path
 ) -> Iterator[PromptTree]:
     """The trees as they come; after the last one, a record of what was dropped, or an error where nothing is left."""
     count = tokens = 0
@@ -135,20 +173,24 @@ def _recorded(
         tokens += tree.tokens
         yield tree
     dropped = drops.reasons
-    require_trees(count, dropped, folder)
+    require_trees(count, dropped, record.parent)
     log.info("%d rows to train on, %d tokens; dropped: %s", count, tokens, dict(dropped) or "none")
     for error in drops.bad[:3]:
         log.info("dropped: %s", error)
-    with whole_file(folder / "dropped.json") as handle:
+    with whole_file(record) as handle:
         json.dump(
             {"rows": count, "tokens": tokens, "dropped": dict(dropped), "inputs": dict(inputs), **drops.counts}, handle
         )
 
 
-def _wait_for(path: Path, key: str) -> None:
-    """Until rank zero has written the trees. Not a collective, so that no time-out of one can strike."""
+def _wait_for(folder: Path, key: str) -> Path:
+    """The trees' file, once rank zero has written it. Not a collective, so that no time-out of one can strike."""
     began = said = time.monotonic()
-    while stored_key(path) != key:
+    places = (folder / TREES, _temporary(folder, TREES))
+    while True:
+        for path in places:
+            if stored_key(path) == key:
+                return path
         time.sleep(POLL_SECONDS)
         now = time.monotonic()
         if now - said > SAY_SECONDS:
@@ -159,5 +201,5 @@ def _wait_for(path: Path, key: str) -> None:
                 "the same rows and tokenizer",
                 os.environ["RANK"],
                 waited,
-                path,
+                places[0],
             )

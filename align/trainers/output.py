@@ -40,8 +40,8 @@ def claim_output(output: Path, start: Path | str) -> None:
         for model in _models_of(start):
             _refuse_overlap(output, model)
         _refuse_foreign_models(output)
-    except OSError as error:  # such as a name that is too long, or a folder that may not be looked into
-        what = f"{output} cannot be used ({error.strerror or error})"
+    except (OSError, RuntimeError) as error:  # a name that is too long, or for pathlib's RuntimeError a loop of links
+        what = f"{output} cannot be used ({getattr(error, 'strerror', None) or error})"
         raise ConfigError(_KEY, what, "Name a folder that can be created and written to") from None
     FolderLock.acquire(output, _KEY)
 
