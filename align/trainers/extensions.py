@@ -1,0 +1,116 @@
+"""What DeepSpeed compiles on a CPU before ZeRO-3 starts: checked first, so that a start neither fails late nor hangs.
+
+DeepSpeed's collectives in shared memory are C++ that torch compiles at the first start, about a minute, and keeps in
+`<TORCH_EXTENSIONS_DIR>/deepspeed_shm_comm`. A file `lock` in that folder makes other processes wait for the one that
+compiles. A process that is killed while it compiles leaves the file, and torch then waits for it for ever, in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from align.errors import ConfigError
+from align.reporting import duration, logger
+
+log = logger(__name__)
+
+EXTENSION = "deepspeed_shm_comm"
+LOCK = "lock"
+POLL_SECONDS = 2.0
+SAY_SECONDS = 60.0
+"""How often a start that waits for a build says so."""
+STALE_SECONDS = 180.0
+"""A lock that no visible process has open, in a folder without any change for so long, was left by a killed build. The
+holder may be invisible: another user's, or on another machine that shares the folder."""
+
+
+def require_extension() -> None:
+    """Raise ConfigError if ZeRO-3 could not start on this CPU: a tool to compile with is missing, or an old lock is
+    left. Wait for a build that is under way. Call it on every process, before DeepSpeed is initialized.
+    """
+    folder = build_folder()
+    _require_tools(folder)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _wait_for_build(folder)
+
+
+def build_folder() -> Path:
+    """Where torch compiles the extension: as `torch.utils.cpp_extension` names it, without creating it."""
+    import torch
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if root is not None:
+        return Path(root) / EXTENSION
+    built_for = f"cu{torch.version.cuda.replace('.', '')}" if torch.version.cuda else "cpu"
+    python = f"py{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
+    return Path(get_default_build_root()) / f"{python}_{built_for}" / EXTENSION
+
+
+def _require_tools(folder: Path) -> None:
+    """torch runs ninja at every start, to see whether what it has compiled is up to date, and the compiler if not."""
+    if shutil.which("ninja") is None:
+        # `.venv/bin/python -m accelerate.commands.launch` finds the environment's packages, and not its programs.
+        scripts = sysconfig.get_path("scripts")
+        if shutil.which("ninja", path=scripts) is None:
+            what = "DeepSpeed compiles a part of itself with ninja, which is not on PATH"
+            raise ConfigError("launch", what, "pip install ninja, or train on one process without DeepSpeed")
+        os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), scripts)))
+    compiler = os.environ.get("CXX", "").strip() or "c++"
+    if shutil.which(compiler.split()[0]) is None and not (folder / f"{EXTENSION}.so").is_file():
+        what = f"DeepSpeed compiles a part of itself with a C++ compiler, and there is no {compiler} on PATH"
+        how = "Install one (apt install g++), set CXX to its name, or train on one process without DeepSpeed"
+        raise ConfigError("launch", what, how)
+
+
+def _wait_for_build(folder: Path) -> None:
+    lock = folder / LOCK
+    began = time.monotonic()
+    said = began - SAY_SECONDS
+    while lock.exists():
+        holder = _holder(lock)
+        quiet = time.time() - _last_change(folder)
+        if holder is None and quiet > STALE_SECONDS:
+            what = (
+                f"a build of {EXTENSION} that was killed left it {duration(quiet)} ago; every start would wait for it"
+            )
+            raise ConfigError(lock, what, f"Delete the file: rm {lock}")
+        now = time.monotonic()
+        if now - said >= SAY_SECONDS:
+            said = now
+            log.warning(
+                "waiting for another process%s that compiles %s (%s exists; %s so far)",
+                f" ({holder})" if holder else "",
+                EXTENSION,
+                lock,
+                duration(now - began),
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _holder(lock: Path) -> int | None:
+    """The process that has the lock open, as its maker does until it has compiled; None if none is visible."""
+    target = str(lock.resolve())
+    for opened in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(opened) == target:
+                return int(opened.parts[2])
+        except OSError:
+            continue  # another user's, or it has ended
+    return None
+
+
+def _last_change(folder: Path) -> float:
+    """Seconds since 1970. Compilers write into the folder while they work."""
+    times = []
+    for path in (folder, *folder.iterdir()):
+        try:
+            times.append(path.stat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return max(times, default=0.0)
