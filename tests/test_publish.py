@@ -25,6 +25,7 @@ from align.publish.facts import card_facts
 from align.publish.hub import publish, published_files, upload
 from align.publish.licences import SOURCES, card_licence, licence_of_source
 from align.publish.model_card import CardFacts, DataFile, cell, model_card
+from align.publish.names import shown_path, without_paths
 from align.publish.secrets import refuse_secrets
 from align.rows import Message, SFTRow
 from align.settings import HubConfig
@@ -178,6 +179,12 @@ def test_ordinary_text_holds_no_secret(tmp_path: Path) -> None:
         "a:b@c",
         "://",
     ]
+    words += [
+        "sk-learn-based-estimator-for-classification",
+        "<sk-loading-spinner-component-name>",
+        "xoxo-love-and-kisses",
+    ]
+    words += ["glass-ceiling-and-other-things-in", "pypi-package-with-a-very-long-name-that-goes-on-and-on"]
     words += ["http://example.org:80/a@b", "https://user@example.org", "Authorization: Bearer", "password1234"]
     file.write_text(json.dumps({"vocab": words}))
     with pytest.MonkeyPatch.context() as patch:
@@ -426,6 +433,43 @@ def test_prompts_that_forbid_commercial_use_are_never_published_as_apache(tmp_pa
 )
 def test_the_strictest_licence_is_shown(bases: list[str], data: list[str], declared: str, shown: str) -> None:
     assert card_licence(bases, data, declared) == shown
+
+
+def test_a_stated_licence_is_an_identifier_of_the_hub() -> None:
+    assert card_licence(["unknown"], [], "Apache-2.0") == "apache-2.0"
+    assert card_licence(["unknown"], [], "cc-by-nc-sa-4.0") == "cc-by-nc-sa-4.0"
+    for stated in ("my own licence", "proprietary:\nx", "Llama 3.1"):
+        with pytest.raises(PublishError, match=r"no identifier of the Hub. State one of https://.*, or `other`"):
+            card_licence(["unknown"], [], stated)
+
+
+@pytest.mark.parametrize(
+    "path, shown",
+    [
+        ("/home/ann/model", "model"),
+        ("/home/ann", "~"),
+        ("/Users/ann/runs/sft", "runs/sft"),
+        ("/root/ckpt", "ckpt"),
+        ("/data/ann/secret/base/model", "base/model"),
+        ("~/runs/sft", "runs/sft"),
+        ("~", "~"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+    ],
+)
+def test_the_name_of_a_home_folder_is_never_shown(path: str, shown: str) -> None:
+    assert shown_path(path) == shown
+    assert without_paths({"at": f"see file://{path}/x/y"}) != {"at": f"see file://{path}/x/y"} or path[0] not in "/~"
+
+
+def test_data_named_by_a_pattern_are_listed_file_by_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rows_of(tmp_path / f"{name}.jsonl", "tasks/office")
+    folder = trained(tmp_path / "sft", "meta-llama/Llama-3.1-8B", tmp_path / "*.jsonl")
+    facts = card_facts(folder, verify_folder(folder), "me/model")
+    assert [(Path(file.name).name, file.licences) for file in facts.data] == [
+        ("a.jsonl", {"tasks": "apache-2.0"}),
+        ("b.jsonl", {"tasks": "apache-2.0"}),
+    ]
 
 
 def test_a_llama_model_is_never_published_as_apache() -> None:

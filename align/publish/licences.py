@@ -38,6 +38,8 @@ _BASES = (  # what a base model's name begins with -> its licence, as its publis
     ("meta-llama/Llama-2-", "llama2"),
 )
 
+_IDENTIFIER = re.compile(r"[a-z0-9]+(?:[.+-][a-z0-9]+)*")
+
 PERMISSIVE = frozenset(
     {
         *("apache-2.0", "mit", "isc", "zlib", "unlicense", "cc0-1.0", "pddl", "odc-by", "bsl-1.0", "wtfpl"),
@@ -89,12 +91,17 @@ def card_licence(bases: Iterable[str], data: Iterable[str], declared: str = "") 
     apache-2.0 base, cc-by-nc-4.0 data -> cc-by-nc-4.0, the only one that asks for more
     llama3.1 base, cc-by-nc-4.0 data -> other: several ask for more, and the card lists them
     apache-2.0 base, data of unknown licence -> unknown
-    declared: what the user states. Raises PublishError for a permissive one over a base or data with a stricter one.
+    declared: what the user states. Raises PublishError for a permissive one over a base or data with a stricter one,
+        and for what cannot be an identifier.
     """
     bases, data = list(bases), list(data)
     strict = sorted({licence for licence in (*bases, *data) if licence not in PERMISSIVE | {UNKNOWN}})
+    declared = declared.strip().lower()  # Apache-2.0 is how SPDX writes it; the Hub's identifiers are in lower case
     if declared:
-        if declared.lower() in PERMISSIVE and strict:
+        if not _IDENTIFIER.fullmatch(declared):
+            how = "State one of https://huggingface.co/docs/hub/repositories-licenses, or `other`"
+            raise PublishError("license", f"is {declared[:80]!r}, which is no identifier of the Hub", how)
+        if declared in PERMISSIVE and strict:
             what = f"states {declared}, but the model was made from {' and '.join(strict)}"
             how = "State that licence, or `other`; leave license out to have it worked out"
             raise PublishError("license", what, how)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from align.files import matching
 from align.manifest import SEAL
 from align.publish.names import is_hub_name, shown_path
 
@@ -130,8 +131,10 @@ def _data(manifest: Mapping[str, Any], folder: Path, found: Lineage) -> None:
     for name in _paths_in(config.get("data") if isinstance(config, Mapping) else None):
         place = _local(name, folder)
         dataset = name.removeprefix("hf://datasets/").partition(":")[0].partition("@")[0]
-        if place is not None:
-            _add(found.data, place)
+        matched = matching(name) if place is None else [place]  # a pattern such as rows/*.jsonl
+        if matched:
+            for file in matched:
+                _add(found.data, file)
         elif is_hub_name(Path(dataset)):
             _add(found.datasets, dataset)
         else:

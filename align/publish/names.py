@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 _DATA_ENDINGS = {".csv", ".json", ".jsonl", ".parquet", ".txt", ".yaml", ".yml"}
-_ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~\w*/|/)(?:[^\s'\"/,;:=()\[\]{}]+/)+[^\s'\"/,;:=()\[\]{}]*")
+_ABSOLUTE = re.compile(r"(?:(?<![\w.:/~])|(?<=file://))(?:~\w*/|/)(?:[^\s'\"/,;:=()\[\]{}]+/)+[^\s'\"/,;:=()\[\]{}]*")
+_HOME = re.compile(r"/(?:home|Users)/[^/]+(?=/|$)|/root(?=/|$)")
 _KEPT_PARTS = 2
 
 
@@ -22,7 +23,8 @@ def shown_path(path: str | Path) -> str:
     """A path without what it says of this machine.
 
     In a checkout at `/home/ann/align`, `/home/ann/align/runs/a` is shown as `runs/a`; `/data/ann/secret/base/model` as
-    `base/model`; relative paths and Hub names stay as they are.
+    `base/model`; `/home/ann/model` as `model`, since the name of a home folder is a person's; relative paths and Hub
+    names stay as they are.
     """
     text = str(path)
     if not os.path.isabs(os.path.expanduser(text)):
@@ -31,7 +33,11 @@ def shown_path(path: str | Path) -> str:
     here = os.getcwd()
     if whole.startswith(here.rstrip("/") + "/"):
         return os.path.relpath(whole, here)
-    return "/".join(Path(whole).parts[1:][-_KEPT_PARTS:])
+    home = os.path.expanduser("~").rstrip("/")
+    if home and (whole == home or whole.startswith(home + "/")):
+        whole = whole[len(home) :]
+    whole = _HOME.sub("", whole, count=1) if _HOME.match(whole) else whole
+    return "/".join(Path(whole.lstrip("/")).parts[-_KEPT_PARTS:]) or "~"
 
 
 def without_paths(value: Any) -> Any:

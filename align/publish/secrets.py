@@ -11,11 +11,13 @@ from pathlib import Path
 from align.errors import PublishError
 
 _KEY = rb"(?<![A-Za-z0-9])"  # not \b: in `\nhf_...` inside JSON the letter n stands before the key
+_RANDOM = rb"(?=[A-Za-z_-]*(?:[0-9]|[A-Za-z]{24}))"
+"""What follows holds a digit, or 24 letters on end: a key, and not words as in `sk-learn-based-estimators`."""
 _SECRETS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
     "a Hugging Face token": ((b"hf_", b"api_org_"), re.compile(_KEY + rb"(?:hf|api_org)_[A-Za-z0-9]{20,}")),
     "an API key": (
         (b"sk-", b"k_live_", b"k_test_"),
-        re.compile(_KEY + rb"(?:sk-[A-Za-z0-9_-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,})"),
+        re.compile(_KEY + rb"(?:sk-" + _RANDOM + rb"[A-Za-z0-9_-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,})"),
     ),
     "an AWS key": ((b"akia", b"asia"), re.compile(_KEY + rb"(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])")),
     "an AWS secret": (
@@ -26,17 +28,17 @@ _SECRETS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
         (b"ghp_", b"gho_", b"ghu_", b"ghr_", b"ghs_", b"github_pat_"),
         re.compile(_KEY + rb"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
     ),
-    "a GitLab token": ((b"gl",), re.compile(_KEY + rb"gl[a-z]{2,5}-[A-Za-z0-9_-]{20,}")),
+    "a GitLab token": ((b"gl",), re.compile(_KEY + rb"gl[a-z]{2,5}-" + _RANDOM + rb"[A-Za-z0-9_-]{20,}")),
     "a Google key": ((b"aiza",), re.compile(_KEY + rb"AIza[0-9A-Za-z_-]{35}")),
     "a Google token": ((b"ya29.",), re.compile(_KEY + rb"ya29\.[0-9A-Za-z_-]{20,}")),
-    "a Slack token": ((b"xox", b"xapp-"), re.compile(_KEY + rb"(?:xox[a-z]|xapp)-[A-Za-z0-9-]{10,}")),
+    "a Slack token": ((b"xox", b"xapp-"), re.compile(_KEY + rb"(?:xox[a-np-z]|xapp)-[A-Za-z0-9-]{10,}")),
     "a Slack address": (
         (b"hooks.slack.com",),
         re.compile(rb"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{20,}"),
     ),
     "an npm or PyPI token": (
         (b"npm_", b"pypi-"),
-        re.compile(_KEY + rb"(?:npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{40,})"),
+        re.compile(_KEY + rb"(?:npm_[A-Za-z0-9]{30,}|pypi-" + _RANDOM + rb"[A-Za-z0-9_-]{40,})"),
     ),
     "an Azure key": ((b"accountkey=",), re.compile(rb"(?i)AccountKey=[A-Za-z0-9/+]{40,}")),
     "a JSON web token": (
