@@ -264,8 +264,8 @@ def level_of(value: Any, where: str, field: str) -> Level | None:
     """One of the four levels, however it is spaced and capitalized; None for nothing. Raises RowError."""
     if value is None or value == "":
         return None
-    named = {level: level for level in LEVELS} | {level.replace(" ", "_"): level for level in LEVELS}
-    level = named.get(value.strip().lower()) if isinstance(value, str) else None
+    named: dict[str, Level] = {level: level for level in LEVELS}
+    level = named.get(" ".join(re.split(r"[\s_-]+", value.strip().lower()))) if isinstance(value, str) else None
     if level is None:
         how = f"Known are: {', '.join(LEVELS)}"
         raise RowError(f"{where}: {field}", f"expected a level, found {shown(value)}", how)

@@ -37,6 +37,20 @@ _HARMLESS_MESSAGE_KEYS = {
 }
 _REASONING_KEYS = {"reasoning_content", "reasoning", "thinking", "thoughts"}
 
+_LIST_IN_TEXT = re.compile(
+    r"""\s*(?:array\()?\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:.*\}\s*\](?:, dtype=object\))?\s*""",
+    re.DOTALL,
+)
+"""A whole list of messages written into a text: JSON in a string, or what pandas' `to_csv` makes of a list."""
+_RENDERED_START = re.compile(
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:<\|im_start\|>\s*(?:system|user)|<\|start_header_id\|>\s*(?:system|user)"
+    r"|<start_of_turn>\s*user|<\|(?:system|user)\|>|\[INST\])"
+)
+_RENDERED_END = re.compile(
+    r"(?:<\|im_start\|>\s*assistant|<\|im_end\|>|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|<\|eot_id\|>"
+    r"|<start_of_turn>\s*model|<end_of_turn>|<\|assistant\|>|\[/INST\]|</s>)\s*\Z"
+)
+
 _TURN = r"(Human|Assistant):"
 _TURNS_OF_HELPSTEER = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant"}
@@ -50,6 +64,7 @@ def dialog_of(value: Any, where: str, calls: dict[str, str] | None = None, role:
     Raises RowError naming `where`.
     """
     if isinstance(value, str):
+        _refuse_a_list_in_text(value, where)
         return [{"role": role, "content": value}]
     if isinstance(value, dict):
         value = [value]
@@ -74,6 +89,9 @@ def prompt_of(value: Any, where: str, calls: dict[str, str] | None = None) -> li
             what = "ends with an assistant message; a prompt ends where the assistant is to go on"
             raise RowError(where, what, "Leave the last answer out")
         return dialog
+    _refuse_a_list_in_text(value, where)
+    if is_rendered(value) and _RENDERED_END.search(value):
+        raise rendered(value, where)
     first, *others = _TURNS_OF_HELPSTEER.split(value)
     dialog = [{"role": "user", "content": first}]
     for speaker, said in zip(others[::2], others[1::2], strict=True):
@@ -117,6 +135,28 @@ def is_whole_dialog(value: Any) -> bool:
     return (value[0].get("role") or value[0].get("from")) in ("system", "developer", "user", "human")
 
 
+def is_rendered(text: str) -> bool:
+    """Whether a text begins as a chat template writes a dialog: `<|im_start|>user`, `<s>[INST]` and so on."""
+    return bool(_RENDERED_START.match(text))
+
+
+def rendered(text: str, where: str) -> RowError:
+    """The error of a text that a chat template wrote. It would be rendered once more, as one user message."""
+    what = f"is a dialog that a chat template has rendered into one text, {shown(text)}"
+    return RowError(where, what, "Give the messages: the model's own template is applied to them here")
+
+
+def _refuse_a_list_in_text(text: str, where: str) -> None:
+    """Raise RowError for messages that were written into a text: the model would be trained to write the list."""
+    if not _LIST_IN_TEXT.fullmatch(text):
+        return
+    has = [re.search(rf"""['"]{key}['"]\s*:""", text) is not None for key in ("role", "content", "from", "value")]
+    if all(has[:2]) or all(has[2:]):
+        what = f"is a list of messages written into a text, {shown(text)}"
+        how = "Write the list itself: JSONL or Parquet keep it, and a cell of CSV holds it as JSON (json.dumps)"
+        raise RowError(where, what, how)
+
+
 def is_transcript(text: str) -> bool:
     r"""Whether a text is a dialog of HH-RLHF: `\n\nHuman: ...\n\nAssistant: ...`, with its first line breaks or not."""
     return text.startswith("\n\nHuman:") or bool(re.match(r"\s*Human:.*\n\s*Assistant:", text, re.DOTALL))
@@ -147,7 +187,9 @@ def system_of(columns: Columns) -> tuple[str, str] | None:
         if name not in columns:
             continue
         value = columns.take(name)
-        if isinstance(value, dict) and value.get("role") in ("system", "developer"):
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict) and (not value or value.get("role") in ("system", "developer")):
             value = value.get("content")
         text = content_of(value, columns.place(name))
         if not text.strip():

@@ -177,7 +177,7 @@ def _sft(columns: Columns) -> Json:
         prompt = _plain_prompt(columns, calls)
         said = dialog_of(columns.take(answer), columns.place(answer), calls, "assistant")
         _refuse_a_rated_response(columns, answer)
-        return {"messages": prompt + said}
+        return {"messages": _answered(prompt, said, columns.place(answer))}
     if "chat" in columns:
         return glaive_dialog(columns)
     if columns.has("question", "function"):
@@ -281,6 +281,18 @@ def _told_apart(fields: Json, columns: Columns) -> Json:
         what = "are the same, word for word: the better and the worse one"
         raise UnusableRow(columns.place("completions"), what, "Drop the row", "identical completions")
     return fields
+
+
+def _answered(prompt: list[Json], said: list[Json], where: str) -> list[Json]:
+    """A prompt and the answer to it, which may be given as the whole dialog. Raises RowError if that asks otherwise."""
+    if said[0]["role"] not in ("system", "user"):
+        return prompt + said
+    asked, whole = without_system(prompt), without_system(said)
+    systems = {dialog[0]["content"].strip() for dialog in (prompt, said) if dialog[0]["role"] == "system"}
+    if whole[: len(asked)] != asked or len(systems) > 1:
+        what = f"begins with a {said[0]['role']} message, and is not the prompt with an answer after it"
+        raise RowError(where, what, "Give the answer alone, or the whole dialog with the same prompt")
+    return prompt + whole[len(asked) :] if prompt[0]["role"] == "system" else said
 
 
 def _plain_prompt(columns: Columns, calls: dict[str, str]) -> list[Json]:

@@ -22,7 +22,7 @@ from align.files import whole_file
 from align.formats import to_row
 from align.records import Entry, Record, SourceLike, count_of, entries_of, label_of, parsed, sources_of
 from align.reporting import logger
-from align.rows import Row
+from align.rows import PreferenceRow, Row, SFTRow
 from align.settings import Reading, Source
 
 _EXAMPLES = 20
@@ -233,6 +233,20 @@ def row_of(record: dict[str, Any], kind: type[R], where: str, ignore: Collection
         raise RowError(where, "holds JSON that is nested too deeply", "Flatten the record") from None
 
 
+def answered(row: R, where: str) -> R:
+    """The row, unchanged. Raises UnusableRow where its target is empty: a model would learn to say nothing."""
+    if isinstance(row, SFTRow):
+        name, target = "messages", row.messages[-1:]
+    elif isinstance(row, PreferenceRow):
+        name, target = "completions", row.chosen
+    else:
+        return row
+    if any(message.content.strip() or message.tool_calls for message in target):
+        return row
+    what = "ends with an empty answer" if name == "messages" else "have an empty chosen one"
+    raise UnusableRow(f"{where}: {name}", what, "Drop the row, or write the answer", "empty response")
+
+
 def reason_of(error: RowError) -> str:
     """What is wrong with a row, without what was found in it, so that equal faults are counted together.
 
@@ -250,8 +264,9 @@ def _row(entry: Entry, kind: type[R], where: str, ignore: Collection[str] = ()) 
     record = parsed(entry, where) if isinstance(entry, bytes) else entry
     if "id" in record and "source" in record:  # a row in our own form has both
         with contextlib.suppress(ValidationError, RecursionError):
-            return kind.model_validate(record), True
-    return row_of(record, kind, where, ignore), False  # another toolkit's form, or a fault that is named there
+            return answered(kind.model_validate(record), where), True
+    # another toolkit's form, or a fault that is named there
+    return answered(row_of(record, kind, where, ignore), where), False
 
 
 def _repeated(row: Row, known: str, where: str, sources: Iterable[Source], reading: Reading) -> RowError:

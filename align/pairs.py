@@ -30,9 +30,11 @@ from align.dialogs import (
     alpaca_prompt,
     conversation_of,
     dialog_of,
+    is_rendered,
     is_transcript,
     is_whole_dialog,
     prompt_of,
+    rendered,
     transcript,
     with_system,
     without_system,
@@ -224,6 +226,8 @@ def _shared_strings(chosen: str, rejected: str, columns: Columns, better: str, w
     shared = _shared_text(chosen, rejected)
     if not shared.strip():
         raise RowError(columns.place(better), f"shares no beginning with {worse}", "Add the column `prompt`")
+    if is_rendered(shared) or re.search(r"^### Instruction:.*^### Response:", shared, re.DOTALL | re.MULTILINE):
+        raise rendered(shared, columns.place(better))
     if _SPEAKER.match(shared):
         what = f"looks like a whole dialog in one text, {shown(shared)}, in a form that is not known here"
         how = "Write a list of messages, or turns that begin with \\n\\nHuman: and \\n\\nAssistant:"

@@ -32,12 +32,13 @@ class ToolCall(Frozen):
 
     name: str = Field(min_length=1)
     arguments: str = "{}"
-    """A JSON object as text, as OpenAI has it: Arrow would fill a nested object's missing keys with nulls."""
+    """A JSON object as text, as OpenAI has it. Of an object its nulls are left out: Arrow fills missing keys with them,
+    so that calls of f(x) and g(y) in one column become f(x, y=null) and g(x=null, y). A text keeps its nulls."""
 
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, value: Any) -> str:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = value if isinstance(value, str) else arguments_text(value)
         _json_of(text, dict, "a JSON object of argument names and values")
         return text
 
@@ -268,6 +269,17 @@ class Candidate(Row):
 def row_id(*parts: object) -> str:
     """An id that is the same whenever the parts are: 16 hex digits of BLAKE3."""
     return fingerprint_of(*parts)[:16]
+
+
+def arguments_text(value: Any) -> str:
+    """Arguments given as an object, as JSON text without the keys whose value is null."""
+    return json.dumps(_without_null_keys(value), ensure_ascii=False, allow_nan=False)
+
+
+def _without_null_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null_keys(item) for key, item in value.items() if item is not None}
+    return [_without_null_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def tools_of(text: str) -> tuple[ToolSpec, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from align.columns import SYSTEM, Columns, shown
 from align.errors import RowError
-from align.rows import strict_json, tools_of, tools_text
+from align.rows import arguments_text, strict_json, tools_of, tools_text
 
 Json = dict[str, Any]
 
@@ -127,10 +127,11 @@ def named_outputs(dialog: list[Json]) -> list[Json]:
     return named
 
 
-def call_fields(value: Any, where: str, calls: dict[str, str]) -> Json:
+def call_fields(value: Any, where: str, calls: dict[str, str], written: bool = False) -> Json:
     """A `ToolCall`'s fields, from OpenAI's call or one that is bare.
 
     calls: names of the functions called so far by the calls' ids; added to.
+    written: the call was JSON in a text, where a null is one that somebody wrote; elsewhere it means absent.
     """
     call = value.get("function", value) if isinstance(value, dict) else value
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
@@ -138,7 +139,7 @@ def call_fields(value: Any, where: str, calls: dict[str, str]) -> Json:
     if isinstance(value.get("id"), str):
         calls[value["id"]] = call["name"]
     arguments = call.get("arguments", call.get("parameters"))
-    return {"name": call["name"], "arguments": _arguments(arguments, f"{where}.arguments")}
+    return {"name": call["name"], "arguments": _arguments(arguments, f"{where}.arguments", written)}
 
 
 def written_calls(value: Any, where: str) -> list[Json]:
@@ -148,7 +149,7 @@ def written_calls(value: Any, where: str) -> list[Json]:
     except ValueError as error:
         raise RowError(where, f"is not JSON ({error}): {shown(value)}", "Write the call as a JSON object") from None
     found = found if isinstance(found, list) else [found]
-    return [call_fields(call, where, {}) for call in found if call is not None]
+    return [call_fields(call, where, {}, isinstance(value, str)) for call in found if call is not None]
 
 
 def called_name(call_id: Any, where: str, calls: dict[str, str]) -> str | None:
@@ -205,17 +206,19 @@ def _glaive_call(text: str, where: str) -> Json:
     except ValueError as error:
         what = f"holds {GLAIVE_CALL} with a call that is not JSON ({error}): {shown(text)}"
         raise RowError(where, what, """Write {"name": "f", "arguments": '{"a": 1}'}""") from None
-    return call_fields(call, where, {})
+    return call_fields(call, where, {}, written=True)
 
 
-def _arguments(value: Any, where: str) -> str:
+def _arguments(value: Any, where: str, written: bool) -> str:
     """Arguments as a JSON object in text, from such a text or an object; none, or an empty text, is no arguments."""
     if value is None or value == "":
         return "{}"
     try:
         found = strict_json(value) if isinstance(value, str) else value
         if isinstance(found, dict):
-            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+            if isinstance(value, str):
+                return value
+            return json.dumps(value, ensure_ascii=False, allow_nan=False) if written else arguments_text(value)
     except ValueError as error:
         raise RowError(where, f"is not JSON ({error}): {shown(value)}", "Write arguments as a JSON object") from None
     raise RowError(where, f"expected a JSON object, found {shown(value)}", "Write arguments as a JSON object")

@@ -88,6 +88,7 @@ def plain_record(record: Json, where: str, fields: ExportFields, ignore: Collect
     Raises RowError naming `where` and the field. Skipped, discarded and unfinished answers are left out.
     """
     known, answers = _read(record, where, fields)
+    known = {name: record[name] for name in SYSTEM if name in record} | known  # next to the fields, not one of them
     known = {name: value for name, value in known.items() if name not in ignore}
     expected = (fields.prompt, *fields.responses, *fields.models)
     for name in expected:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from align.columns import Columns
 from align.errors import RowError, UnusableRow
 from align.jsonl import Drops, usable
 from align.judges.rules import normalize, states
@@ -18,6 +19,13 @@ BadRowsAre = Literal["stop", "drop"]
 BOOLQ = "boolq"
 NQ_OPEN = "nq-open"
 
+_BOOLQ_COLUMNS = ("question", "passage", "answer", "title")
+_OPEN_COLUMNS = (
+    *("question", "answer", "def_correct_predictions"),
+    # EfficientQA's other judgements: not certain, wrong, and a repetition of what is read
+    *("poss_correct_predictions", "def_incorrect_predictions", "answer_and_def_correct_predictions"),
+)
+
 _SIDES = {"true": "yes", "false": "no", "yes": "yes", "no": "no"}
 
 
@@ -28,10 +36,11 @@ def boolq_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") 
     """
 
     def read(record: Record, where: str) -> QuestionRow:
+        _refuse_other_columns(record, where, _BOOLQ_COLUMNS)
         answer = record.get("answer")
         side = _SIDES.get(str(answer).strip().casefold())
         if side is None:
-            raise RowError(f"{where}: answer", f"wanted true or false, found {answer!r}", "See BoolQ's own files")
+            raise RowError(f"{where}: answer", f"expected true or false, found {answer!r}", "See BoolQ's own files")
         question, passage = _text(record, "question", where), _text(record, "passage", where)
         return QuestionRow(
             id=row_id(BOOLQ, question, passage),
@@ -54,6 +63,7 @@ def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -
     """
 
     def read(record: Record, where: str) -> QuestionRow:
+        _refuse_other_columns(record, where, _OPEN_COLUMNS)
         question = _text(record, "question", where)
         given = record.get("answer")
         texts = [given] if isinstance(given, str) else [*(given or ()), *(record.get("def_correct_predictions") or ())]
@@ -101,8 +111,14 @@ def _counted(
     return found
 
 
+def _refuse_other_columns(record: Record, where: str, known: Sequence[str]) -> None:
+    columns = Columns(record, where)
+    columns.read.update((*known, "id", "source"))
+    columns.refuse_unread(known)
+
+
 def _text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"{where}: {key}", f"wanted a text, found {value!r}", f"Give each record its {key}")
+        raise RowError(f"{where}: {key}", f"expected a text, found {value!r}", f"Give each record its {key}")
     return value.strip()

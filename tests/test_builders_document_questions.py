@@ -254,9 +254,16 @@ def test_nq_open_as_it_is_gives_accepted_answers_without_escapes() -> None:
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ('{"question": "is it", "passage": "p", "answer": "maybe"}', "q.jsonl:1: answer: wanted true or false, found"),
-        ('{"question": "is it", "answer": true}', "q.jsonl:1: passage: wanted a text, found None"),
-        ('{"passage": "p", "answer": true}', "q.jsonl:1: question: wanted a text, found None"),
+        (
+            '{"question": "is it", "passage": "p", "answer": "maybe"}',
+            "q.jsonl:1: answer: expected true or false, found",
+        ),
+        ('{"question": "is it", "answer": true}', "q.jsonl:1: passage: expected a text, found None"),
+        (
+            '{"question": "is it", "passage": "p", "answer": true, "pasage": "x"}',
+            "pasage: is not a column that is read in this form, and would be lost. Did you mean passage",
+        ),
+        ('{"passage": "p", "answer": true}', "q.jsonl:1: question: expected a text, found None"),
     ],
 )
 def test_a_record_that_is_not_boolqs_is_named(tmp_path: Path, line: str, expected: str) -> None:

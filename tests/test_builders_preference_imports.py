@@ -570,3 +570,13 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, text: str, message:
     path.write_text(text)
     with pytest.raises(RowError, match=message):
         list(comparisons_in(path, ImportConfig()))
+
+
+def test_a_system_prompt_next_to_an_exports_fields_is_read(tmp_path: Path) -> None:
+    (compared,) = read(
+        tmp_path,
+        [LABEL_STUDIO_TASK | {"system": "Be brief."}],
+        "export.json",
+        export=ExportFields(level="how_much", levels={"much": "significantly better"}),
+    )
+    assert (compared.prompt[0].role, compared.prompt[0].content) == ("system", "Be brief.")

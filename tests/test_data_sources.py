@@ -282,7 +282,7 @@ def test_every_builder_that_reads_records_drops_or_stops(tmp_path: Path) -> None
     with pytest.raises(RowError, match=r"texts\.jsonl:2: question"):
         open_questions([path])
     found = open_questions([path], "drop")
-    assert found.dropped == {"answer stands in the question": 1, "bad row: question: wanted a text": 1}
+    assert found.dropped == {"answer stands in the question": 1, "bad row: question: expected a text": 1}
     path.write_text('{"prompt": "What is the capital of Chad?"}\n{"nothing": 1}\n')
     with pytest.raises(RowError, match=r"texts\.jsonl:2: expected a row with prompt"):
         evaluation_keys([path])

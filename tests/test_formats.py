@@ -344,3 +344,24 @@ def test_what_is_known_of_ranked_completions_comes_along() -> None:
     known = {"level": "better", "models": ["a", "b"], "raters": ["ann"], "round": 1, "batch": "week-7"}
     row = to_row({"prompt": plain(ASK), "completions": [plain(ROME), plain(MILAN)]} | known, PreferenceRow, HERE)
     assert (row.level, row.models, row.raters, row.round, row.batch) == ("better", ("a", "b"), ("ann",), 1, "week-7")
+
+
+def test_a_completion_given_as_the_whole_dialog_does_not_repeat_its_prompt() -> None:
+    expected = (SYSTEM, ASK, ROME)
+    for prompt, said in ((plain(SYSTEM, ASK), plain(ASK, ROME)), (plain(ASK), plain(SYSTEM, ASK, ROME))):
+        assert to_row({"prompt": prompt, "completion": said}, SFTRow, HERE).messages == expected
+    with pytest.raises(RowError, match=":7: completion: begins with a user message, and is not the prompt"):
+        to_row({"prompt": "Capital of France?", "completion": plain(ASK, ROME)}, SFTRow, HERE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["Be brief."],
+        [{"type": "text", "text": "Be brief."}],
+        {"role": "system", "content": "Be brief."},
+        [{"role": "system", "content": "Be brief."}],
+    ],
+)
+def test_a_system_prompt_in_a_column_may_be_parts_or_a_message(value: object) -> None:
+    assert to_row({"system": value, "messages": plain(ASK, ROME)}, SFTRow, HERE).messages == (SYSTEM, ASK, ROME)

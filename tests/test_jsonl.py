@@ -9,8 +9,8 @@ import pytest
 
 import align.records.text
 from align.errors import RowError
-from align.jsonl import read_rows, stream_rows, write_rows
-from align.rows import Message, PromptRow, SFTRow, ToolCall
+from align.jsonl import Drops, read_rows, stream_rows, write_rows
+from align.rows import Message, PreferenceRow, PromptRow, SFTRow, ToolCall
 
 
 def prompt(number: int) -> PromptRow:
@@ -119,3 +119,24 @@ def test_other_toolkits_lines_are_read(tmp_path: Path) -> None:
     path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     (row,) = read_rows(path, SFTRow)
     assert (row.source, [m.role for m in row.messages]) == ("trl", ["user", "assistant"])
+
+
+def test_rows_whose_answer_is_empty_are_dropped_and_counted(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Hi"}
+    empty = [
+        {"prompt": "Hi", "completion": ""},
+        {"messages": [asked, {"role": "assistant", "content": None}]},
+        {"id": "1", "source": "s", "messages": [asked, {"role": "assistant", "content": " "}]},
+    ]
+    called = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": "{}"}]}
+    (tmp_path / "sft.jsonl").write_text("\n".join(map(json.dumps, [*empty, {"messages": [asked, called]}])))
+    drops = Drops()
+    (row,) = read_rows(tmp_path / "sft.jsonl", SFTRow, drops=drops)
+    assert row.messages[-1].tool_calls
+    assert drops.reasons == {"empty response": 3}
+    pairs = [{"prompt": "Hi", "chosen": "", "rejected": "A"}, {"prompt": "Hi", "chosen": "A", "rejected": ""}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    drops = Drops()
+    (pair,) = read_rows(tmp_path / "pairs.jsonl", PreferenceRow, drops=drops)
+    assert pair.chosen[0].content == "A"
+    assert drops.reasons == {"empty response": 1}

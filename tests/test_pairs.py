@@ -10,7 +10,7 @@ import pytest
 
 from align.errors import RowError, UnusableRow
 from align.jsonl import row_of
-from align.rows import PreferenceRow, PromptRow
+from align.rows import PreferenceRow, PromptRow, SFTRow
 from align.settings import PreferenceDataConfig, RewardConfig
 from data_builders.preference import PreferencesConfig, build
 from data_builders.preference_imports import ImportConfig
@@ -70,12 +70,68 @@ def test_a_turns_name_inside_an_answer_is_text() -> None:
     assert row.chosen[0].content == "EVE\nHuman: Hi\ngood"
 
 
-@pytest.mark.parametrize(
-    "shared", ["Human: Hi ", "### Instruction: Hi ", "<|user|> Hi ", "[USER] Hi ", "Question: Hi "]
-)
+@pytest.mark.parametrize("shared", ["Human: Hi ", "### Instruction: Hi ", "[USER] Hi ", "Question: Hi "])
 def test_dialogs_in_one_text_of_an_unknown_form_are_not_taken_for_a_prompt(shared: str) -> None:
     with pytest.raises(RowError, match="chosen: looks like a whole dialog in one text"):
         row_of({"chosen": shared + "Rhine", "rejected": shared + "Rome"}, PreferenceRow, HERE)
+
+
+RENDERED = [
+    "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "<s>[INST] Hi [/INST]",
+    "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+    "<|user|>\nHi</s>\n<|assistant|>\n",
+]
+
+
+@pytest.mark.parametrize("text", RENDERED)
+def test_a_dialog_that_a_chat_template_has_rendered_is_not_rendered_again_as_one_message(text: str) -> None:
+    for record in (
+        {"chosen": text + "Rhine", "rejected": text + "Rome"},
+        {"prompt": text, "chosen": "Rhine", "rejected": "Rome"},
+    ):
+        with pytest.raises(RowError, match="is a dialog that a chat template has rendered into one text"):
+            row_of(record, PreferenceRow, HERE)
+    with pytest.raises(RowError, match=":7: prompt: is a dialog that a chat template"):
+        row_of({"prompt": text, "completion": "Rhine"}, SFTRow, HERE)
+
+
+def test_an_alpaca_template_that_both_texts_share_is_no_prompt() -> None:
+    shared = "Below is an instruction.\n\n### Instruction:\nHi\n\n### Response:\n"
+    with pytest.raises(RowError, match="chosen: is a dialog that a chat template has rendered"):
+        row_of({"chosen": shared + "Rhine", "rejected": shared + "Rome"}, PreferenceRow, HERE)
+
+
+@pytest.mark.parametrize("prompt", ["What does <|im_start|>user mean?", "[INST] is a marker of Llama 2. Why?", "<s>"])
+def test_a_prompt_about_chat_templates_is_a_prompt(prompt: str) -> None:
+    assert asked(PAIR | {"prompt": prompt}) == [("user", prompt)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'role': 'assistant', 'content': 'Rhine'}]",
+        '[{"content": "Rhine", "role": "assistant"}]',
+        "[{'from': 'gpt', 'value': 'Rhine'}\n {'from': 'human', 'value': 'And?'}]",
+        "array([{'content': 'Rhine', 'role': 'assistant'}], dtype=object)",
+    ],
+)
+def test_messages_written_into_a_text_are_not_taken_for_what_the_model_is_to_say(text: str) -> None:
+    for record, kind in (
+        (PAIR | {"chosen": text}, PreferenceRow),
+        (PAIR | {"prompt": text}, PreferenceRow),
+        ({"prompt": "Name a river", "completion": text}, SFTRow),
+        ({"messages": text}, SFTRow),
+    ):
+        with pytest.raises(RowError, match="is a list of messages written into a text"):
+            row_of(record, kind, HERE)
+    assert row_of(PAIR | {"chosen": '[{"name": "Rhine", "content": 1}]'}, PreferenceRow, HERE).chosen
+
+
+@pytest.mark.parametrize("level", ["significantly-better", "Significantly  Better", "significantly_better "])
+def test_a_level_is_read_however_its_words_are_joined(level: str) -> None:
+    assert row_of(PAIR | {"level": level}, PreferenceRow, HERE).level == "significantly better"
 
 
 def test_a_prompt_may_be_a_transcript_too() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from align.assets import path_of
@@ -321,3 +322,23 @@ def test_errors_name_file_line_and_field(tmp_path: Path, kind: type[Row], record
     with pytest.raises(RowError) as caught:
         read_rows(path, kind)
     assert str(caught.value).startswith(f"{path}:2: {error}")
+
+
+def test_nulls_with_which_arrow_fills_arguments_are_not_arguments(tmp_path: Path) -> None:
+    def row(name: str, arguments: Any) -> dict[str, Any]:
+        call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+        output = {"role": "tool", "tool_call_id": "c", "content": "1"}
+        answer = {"role": "assistant", "content": "One."}
+        asked = {"role": "user", "content": name}
+        return {"messages": [asked, {"role": "assistant", "content": None, "tool_calls": [call]}, output, answer]}
+
+    records = [row("f", {"x": 1, "at": {"a": 1}}), row("g", {"y": [1, 2], "at": {"b": 2}})]
+    datasets.Dataset.from_list(records).to_parquet(tmp_path / "a.parquet")
+    rows = read_rows(tmp_path / "a.parquet", SFTRow)
+    assert [row.messages[1].tool_calls[0].parsed() for row in rows] == [
+        {"x": 1, "at": {"a": 1}},
+        {"y": [1, 2], "at": {"b": 2}},
+    ]
+    assert ToolCall(name="f", arguments={"x": 1, "y": None}).arguments == '{"x": 1}'
+    written = to_row(row("f", '{"x": null}'), SFTRow, "a.jsonl:1")  # somebody wrote this null
+    assert written.messages[1].tool_calls[0].parsed() == {"x": None}

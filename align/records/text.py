@@ -33,6 +33,12 @@ _JSON_COLUMNS = frozenset(
     [
         "messages",
         "conversations",
+        "conversation",
+        "generations",
+        "rating",
+        "ranks",
+        "function",
+        "ground_truth",
         "tools",
         "functions",
         "responses",
@@ -323,7 +329,8 @@ def _csv_record(header: list[str], cells: list[str], where: str) -> Record:
     record: Record = {}
     for name, cell in zip(header, cells, strict=True):
         if "\0" in cell:
-            raise RowError(f"{where}: {name}", "holds a NUL character", "Remove it")
+            how = f"{_how_to_encode(cell.encode('utf-8', 'replace'))}, or remove it"
+            raise RowError(f"{where}: {name.strip(chr(0))}", "holds a NUL character", how)
         if cell and name:  # pandas writes its index under an empty name
             record[name] = _cell(name, cell, where)
     check_strings(record, where)
