@@ -16,7 +16,14 @@ from align.errors import ConfigError, ProofError
 from align.jsonl import write_rows
 from align.judges.judge import ScoreRequest
 from align.models import exactness
-from align.models.exactness import Limit, length_limit, longest_sequence, refuse_untrainable, require_open_attention
+from align.models.exactness import (
+    Limit,
+    length_limit,
+    longest_sequence,
+    refuse_untrainable,
+    require_open_attention,
+    warn_of_untrained_positions,
+)
 from align.models.loading import load_policy, load_reward_model, load_tokenizer
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Message, SFTRow
@@ -289,6 +296,7 @@ def test_the_limit_is_the_smallest_of_those_that_apply() -> None:
     def limit(name: str, **more: Any) -> Limit | None:
         class Model:
             config = config_of(name, more)
+            named_modules = staticmethod(list)
 
         return length_limit(Model)
 
@@ -308,6 +316,16 @@ def test_the_limit_is_the_smallest_of_those_that_apply() -> None:
     assert both.tokens == 50
 
 
+def test_rows_beyond_the_positions_that_a_model_was_made_for_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of("LlamaConfig", {"max_position_embeddings": LONGEST})
+    warn_of_untrained_positions(model, TREES)
+    assert not caplog.records
+    model.config.max_position_embeddings = LONGEST - 1
+    warn_of_untrained_positions(model, TREES)
+    expected = f"the longest prompt with its completion has {LONGEST} tokens, and LlamaForCausalLM was made for at most"
+    assert f"{expected} {LONGEST - 1} (max_position_embeddings)" in caplog.text
+
+
 def checkpoint_of(name: str, more: dict[str, Any], folder: Path, tiny_checkpoint: Path) -> Path:
     tokenizer, _ = load_tokenizer(tiny_checkpoint)
     config = config_of(name, {"vocab_size": len(tokenizer), **more})
@@ -322,6 +340,16 @@ def checkpoint_of(name: str, more: dict[str, Any], folder: Path, tiny_checkpoint
         ("MistralConfig", {"sliding_window": 16}, r"sliding_window=16 is smaller than a prompt with its completion"),
         ("LlamaConfig", {"attention_dropout": 0.1}, r"attention_dropout=0\.1.*Set attention_dropout to 0"),
         ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4}, r"attn_pdrop=0\.1"),
+        (
+            "GPT2Config",
+            {"n_embd": 32, "n_layer": 2, "n_head": 4, "max_position_embeddings": 16, "attn_pdrop": 0},
+            r"transformer\.wpe with 16 learned positions is smaller than a prompt with its completion",
+        ),
+        (
+            "OPTConfig",
+            {"ffn_dim": 32, "word_embed_proj_dim": 32, "max_position_embeddings": 16},
+            r"model\.decoder\.embed_positions with 16 learned positions is smaller than",
+        ),
         (
             "MixtralConfig",
             {"num_local_experts": 4, "sliding_window": None},

@@ -13,16 +13,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from align.errors import ConfigError, ProofError
+from align.reporting import logger
 from align.tree.attention import TreeLayout
 from align.tree.encode import PromptTree
 from align.tree.store import TreeStore
 
+log = logger(__name__)
+
 KEY = "model.path"
 
 _DENSE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_POSITION_TABLES = {"wpe", "embed_positions", "position_embedding", "position_embeddings"}
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 
 
@@ -98,7 +103,23 @@ def length_limit(model: Any) -> Limit | None:
     for a whole packed row when one sequence in it is longer than the switch.
     """
     config = model.config.get_text_config()
-    return min(_limits(config), default=None, key=lambda limit: limit.tokens)
+    limits = [*_limits(config), *_learned_positions(model)]
+    return min(limits, default=None, key=lambda limit: limit.tokens)
+
+
+def warn_of_untrained_positions(model: Any, trees: Iterable[PromptTree]) -> None:
+    """Log a warning if a sequence is longer than config.max_position_embeddings: rotary positions go on beyond it, and
+    the model has not been trained there.
+    """
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most and (longest := longest_sequence(trees, floor=most)) > most:
+        log.warning(
+            "the longest prompt with its completion has %d tokens, and %s was made for at most %d "
+            "(max_position_embeddings); lower data.max_prompt_tokens or data.max_completion_tokens unless it is meant",
+            longest,
+            named(model),
+            most,
+        )
 
 
 def require_within(limit: Limit | None, longest: int, where: str = KEY) -> None:
@@ -163,6 +184,14 @@ _SWITCH = "beyond it one long sequence changes the positions of all others in it
 
 def _refuse(model: Any, cause: str, what: str) -> None:
     raise ConfigError(KEY, f"{named(model)} has {cause}: {what}", _OTHER)
+
+
+def _learned_positions(model: Any) -> Iterator[Limit]:
+    """A table of positions (GPT-2, OPT) ends somewhere. OPT's first `offset` entries are not positions."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES:
+            most = module.num_embeddings - getattr(module, "offset", 0)
+            yield Limit(most, f"{name} with {most} learned positions", "there is no embedding for a position beyond it")
 
 
 def _limits(config: Any) -> Iterator[Limit]:

@@ -38,7 +38,7 @@ from align.errors import AlignError, CheckpointError, ConfigError, ProofError
 from align.files import whole_file
 from align.manifest import read_manifest, seal_folder, unseal_folder
 from align.models.adapters import is_adapted, load_weights, trained_shapes
-from align.models.exactness import longest_sequence, refuse_untrainable, require_within
+from align.models.exactness import longest_sequence, refuse_untrainable, require_within, warn_of_untrained_positions
 from align.models.logps import TreeModel, TreePolicy
 from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, Progress, logger
@@ -82,6 +82,8 @@ class TreeTrainer(Trainer, ABC):
         refuse_untrainable(model.model)
         if model.limit is not None:
             require_within(model.limit, longest_sequence(trees, floor=model.limit.tokens))
+        if arguments.process_index == 0:
+            warn_of_untrained_positions(model.model, trees)
         self.trees = trees
         self.protocol = protocol
         self.start = start
