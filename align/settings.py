@@ -1,6 +1,6 @@
 """The sections of a config that more than one recipe or stage reads, in one place.
 
-They stand apart from the code that reads them so that `--help` and a bad config are answered without importing torch.
+They are apart from the code that reads them so that `--help` and a bad config are answered without importing torch.
 A value that the Llama 3 paper gives is the default, and says so (P = arXiv:2407.21783, L2 = Llama 2, arXiv:2307.09288).
 """
 
@@ -140,7 +140,7 @@ class ModelConfig(Section):
     """A checkpoint folder or Hub name, and how to load it."""
 
     path: InputPath
-    """A Hugging Face folder, or a name on the Hub. Local folders are taken as they stand. A peft adapter folder is
+    """A Hugging Face folder, or a name on the Hub. Local folders are used as they are. A peft adapter folder is
     loaded over the base that it names: with lora its adapter is trained on, without it is merged in memory."""
     revision: str | None = None
     """A branch, tag or commit of a Hub name; None for its main branch. A commit always gives the same weights."""
@@ -210,7 +210,7 @@ class PreferenceDataConfig(TreeDataConfig):
     """Preference rows to train on."""
 
     levels: tuple[Level, ...] = STRONG_LEVELS
-    """Graded rows are kept at these levels (P 4.2.1); rows that nobody graded are kept."""
+    """Graded rows are kept at these levels (P 4.2.1); rows without a level are kept."""
 
 
 class TrainingConfig(Section):
@@ -275,8 +275,9 @@ class RewardConfig(Section):
     (arXiv:2312.09244); 0.01 is the usual start."""
     margins: dict[Level, float] = Field(default_factory=dict)
     """Level -> by how many log-odds chosen should beat rejected, such as {significantly better: 1, better: 0.67} (L2
-    eq. 2 and table 27, up to 1 or up to 3). An edited completion is asked to beat the rejected one by it too; how much
-    it beats the chosen one nobody graded. Levels without an entry, and rows without a level, ask for 0."""
+    eq. 2 and table 27, up to 1 or up to 3). An edited completion is asked to beat the rejected one by it too; by
+    how much it should beat the chosen one is not graded. Levels without an entry, and rows without a level, ask for
+    0."""
 
     @field_validator("margins")
     @classmethod

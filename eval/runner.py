@@ -1,8 +1,8 @@
 """What every evaluation shares: who is evaluated, a result on disk that is not made twice, a table for the terminal.
 
 A result is one JSON: scores with intervals, counts, and every row with prompt, answer and verdict. Its `key` says what
-it was made from; a result that stands with the same key is read and not run again. What is asked and how answers are
-judged stands in the file of each evaluation.
+it was made from; an existing result with the same key is read and not run again. What is asked and how answers are
+judged is in the file of each evaluation.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Generator:
     def logps(self, requests: Sequence[ScoreRequest]) -> tuple[list[list[float]], list[list[int]]]:
         """Log-probabilities of each completion's content in nats, and of how many tokens they are the sum.
 
-        The generator is let go first: the model is loaded anew in the form that reads a prompt with all its
+        The generator is let go first: the model is loaded again in the form that reads a prompt with all its
         completions at once.
         """
         from align.judges.likelihood import LikelihoodJudge
@@ -150,19 +150,19 @@ def evaluated(
     settings: Mapping[str, Section | int | None],
     evaluate: Callable[[Path], Result],
 ) -> dict[str, Any]:
-    """The result of one evaluation: read where it stands with the same key, else made and written whole.
+    """The result of one evaluation: read where one exists with the same key, else made and written whole.
 
     settings: all that the result depends on; the content of every input path in them is part of the key. So is the code
         of `eval/<name>.py` and of all that it imports: other code is another evaluation.
-    evaluate: gets a folder for units, which is deleted when the result stands.
+    evaluate: gets a folder for units, which is deleted when the result is written.
     """
     code = code_of("eval.runner", f"eval.{name}")
     made_from = _key(name, settings, code)
     key = fingerprint_of(made_from, packaged_data(code), *_commits(settings))
     path = output_dir / f"{name}.json"
-    standing = read_result(path)
-    if standing.get("key") == key:
-        return standing
+    existing = read_result(path)
+    if existing.get("key") == key:
+        return existing
     units = output_dir / f".{name}-{key[:12]}"
     began = time.monotonic()
     result = evaluate(units)

@@ -52,7 +52,7 @@ def run(recipe: AnnotateRecipe) -> Path:
     from data_builders.annotation.tasks import tasks_of
 
     tasks = tasks_of(recipe.tasks, recipe.rating.seed)
-    server = Server(recipe.server)  # before any model: a port that is taken is told at once
+    server = Server(recipe.server)  # before any model: a port that is in use is reported at once
     store = Store(recipe.database, recipe.rating, goes_on=len(recipe.models) > 1)
     store.add(tasks)
     answers = None

@@ -128,8 +128,8 @@ def _write(recipe: RejectionSampleRecipe, name: str, rows: Sequence[Row], droppe
     sources = dict(sorted(Counter(row.source for row in rows).items()))
     counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
     write_data_manifest(path, config=dump(recipe), inputs=inputs_of(recipe), counts=counts)
-    told = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
-    logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), told)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
+    logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), reasons)
 
 
 if __name__ == "__main__":

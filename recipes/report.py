@@ -14,7 +14,7 @@ from align.settings import InputPath, OutputPath
 
 
 class ReportRecipe(Recipe):
-    """What a run made, told for people."""
+    """A run's results, written for people."""
 
     run_dir: InputPath
     """The folder of a run that recipes/rounds.py made."""

@@ -126,7 +126,7 @@ def test_an_index_without_the_package_gives_pips_last_line(index: Path) -> None:
 def test_a_pip_that_fails_without_a_word_is_told(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="")
     monkeypatch.setattr(assets.subprocess, "run", lambda *arguments, **settings: failed)
-    assert "pip could not download it (it said nothing)" in message(lambda: assets.path_of("toy"))
+    assert "pip could not download it (it printed nothing)" in message(lambda: assets.path_of("toy"))
 
 
 def test_offline_says_what_is_missing(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def test_a_score_that_is_no_number_ends_the_run_with_the_candidates_name(tmp_pat
 
 
 def test_a_prompt_given_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RowError, match="prompt p0: stands 2 times"):
+    with pytest.raises(RowError, match="prompt p0: occurs 2 times"):
         sample(tmp_path, Counting(), rows=[*prompt_rows(2), prompt_rows(1)[0]])
 
 

@@ -225,7 +225,7 @@ def test_a_broken_line_is_tried_again_with_longer_waits(checkpoint: Path, waits:
 
 def test_it_gives_up_in_the_end(checkpoint: Path, waits: list[float]) -> None:
     api = StandIn(*[ConnectionError("reset")] * 9)
-    with pytest.raises(PublishError, match=r"the Hub did not take it \(ConnectionError: reset\). Try again once"):
+    with pytest.raises(PublishError, match=r"the Hub did not accept it \(ConnectionError: reset\). Try again once"):
         upload(checkpoint, PUSH, api=api)
     assert len(waits) == hub.TRIES - 1
 
@@ -234,7 +234,9 @@ def test_a_refusal_is_not_tried_again_and_the_token_is_not_told(
     checkpoint: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(PublishError, match=r"the Hub did not take it .*<token>.*Check HF_TOKEN and hub.repo") as caught:
+    with pytest.raises(
+        PublishError, match=r"the Hub did not accept it .*<token>.*Check HF_TOKEN and hub.repo"
+    ) as caught:
         upload(checkpoint, PUSH, api=StandIn(HubError(403)))
     assert waits == []
     assert TOKEN not in str(caught.value)
@@ -244,7 +246,7 @@ def test_a_refusal_is_not_tried_again_and_the_token_is_not_told(
 
 def test_without_a_token_it_says_so(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(PublishError, match=r"me/model: needs a token in HF_TOKEN, found none. Set HF_TOKEN to"):
+    with pytest.raises(PublishError, match=r"me/model: requires a token in HF_TOKEN, found none. Set HF_TOKEN to"):
         upload(checkpoint, PUSH)
 
 
@@ -500,7 +502,7 @@ def test_a_failed_push_gives_a_command_with_this_checkpoints_base_and_licence(
     told: list[str] = []
     monkeypatch.setattr(hub.log, "warning", lambda text, *values: told.append(text % values))
     assert publish(folder, HubConfig(repo="me/model", push=True, private=private)) is False
-    assert told[0].startswith("not published: me/model: needs a token in HF_TOKEN")
+    assert told[0].startswith("not published: me/model: requires a token in HF_TOKEN")
     settings = f"checkpoint={folder} hub.repo=me/model hub.push=true"
     settings += "" if private else " hub.private=false"
     settings += " base_model=meta-llama/Llama-3.1-8B license=llama3.1"

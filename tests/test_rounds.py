@@ -266,7 +266,7 @@ def statuses(house: House) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the rounds make when nobody disturbs them, reward in six parts."""
+    """What the rounds make when they are not disturbed, reward in six parts."""
     with pytest.MonkeyPatch.context() as patch:
         house = House(tmp_path_factory.mktemp("undisturbed"))
         patch.setenv("TEST_DIARY", str(house.diary_file))
@@ -382,7 +382,10 @@ def test_a_failing_stage_is_told_with_command_log_and_last_words(house: House) -
     assert f"stage round-1/bad: python {house.recipes}/fail.py {config} output=" in out
     assert "ended with code 3" in out
     assert "    | the disk of the moon is full" in out
-    assert f"The whole log is {house.run_dir}/logs/round-1-bad.log. Once mended, the same command goes on" in out
+    assert (
+        f"The whole log is {house.run_dir}/logs/round-1-bad.log. Fix the cause, then start the same command again"
+        in out
+    )
     assert statuses(house)["round-1/bad"] == "failed"
     (house.recipes / "fail.py").write_text(FAIL.replace("sys.exit(recipe.code)", "recipe.output.write_text('')"))
     assert house.run() == ONE_ROUND[3:]
@@ -395,7 +398,7 @@ def test_a_stage_that_does_not_make_its_output_has_failed(house: House) -> None:
     failing = {"name": "bad", "recipe": "fail", "config": str(config), "set": {"output": "{run}/bad"}}
     house.values["once"] = [failing]
     house.values["each_round"] = [house.stage("sft", "{round_dir}/sft", ["{best}"])]
-    with pytest.raises(StageError, match=r"ended well and did not make .*/run/bad. Its last words:"):
+    with pytest.raises(StageError, match=r"ended well and did not make .*/run/bad. Its last lines:"):
         house.run()
     assert statuses(house) == {"bad": "failed"}
 
@@ -772,7 +775,7 @@ def test_mistakes_in_braces_are_told(house: House) -> None:
     assert "set.text: 'a}' has a brace too many or too few" in first_set(house, text="a}")
     house.values["once"][0]["set"]["text"] = ""
     house.values["each_round"][0]["set"]["text"] = "{every_round}"
-    assert "set.text: {every_round} stands outside a list. Write a list: ['{every_round}']" in message(house)
+    assert "set.text: {every_round} is allowed only in a list. Write a list: ['{every_round}']" in message(house)
 
 
 def test_mistakes_in_paths_are_told(house: House) -> None:
@@ -794,7 +797,9 @@ def test_mistakes_in_paths_are_told(house: House) -> None:
 def test_mistakes_in_names_are_told(house: House) -> None:
     house.values["once"][0]["recipe"] = "jion"
     told = message(house)
-    assert told == "stage data: recipe jion: there is no jion.py beside this recipe. Known: fail, join, rounds."
+    assert (
+        told == "stage data: recipe jion: there is no jion.py in the folder of this recipe. Known: fail, join, rounds."
+    )
     house.values["once"][0] |= {"recipe": "join", "launch": "none.yaml"}
     assert "stage data: launch: there is no file none.yaml. Name an accelerate config" in message(house)
     del house.values["once"][0]["launch"]

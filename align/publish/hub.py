@@ -126,7 +126,7 @@ def _without_places(file: Path, card: CardFacts) -> str | None:
         elif base:
             values[key] = base
         elif not is_hub_name(Path(values[key])):
-            what = f"names its base model as {shown_path(values[key])}, where nobody else can load it from"
+            what = f"names its base model as {shown_path(values[key])}, a place that others cannot load it from"
             raise PublishError(file.name, what, "Publish the base first, and name it: base_model=owner/name")
     return json.dumps(values, indent=2, ensure_ascii=False)
 
@@ -140,7 +140,7 @@ def _sent(files: list[Path], checkpoint: Path, manifest: dict[str, Any], hub: Hu
     token = os.environ.get("HF_TOKEN", "")
     if api is None:
         if not token:
-            raise PublishError(hub.repo, "needs a token in HF_TOKEN, found none", "Set HF_TOKEN to a write token")
+            raise PublishError(hub.repo, "requires a token in HF_TOKEN, found none", "Set HF_TOKEN to a write token")
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
@@ -189,13 +189,13 @@ def _tried(call: Callable[[], T], repo: str, token: str) -> T:
             return call()
         except Exception as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
-            told = f"{type(error).__name__}: {error}".split("\n")[0][:300]
-            told = told.replace(token, "<token>") if token else told
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
+            reason = reason.replace(token, "<token>") if token else reason
             if status in _HOPELESS or number == TRIES:
                 how = "Check HF_TOKEN and hub.repo" if status in _HOPELESS else "Try again once the Hub is in reach"
                 # The cause is left out: its text and its request could hold the token.
-                raise PublishError(repo, f"the Hub did not take it ({told})", how) from None
-            log.warning("%s: try %d of %d failed (%s); again in %.0f s", repo, number, TRIES, told, seconds)
+                raise PublishError(repo, f"the Hub did not accept it ({reason})", how) from None
+            log.warning("%s: try %d of %d failed (%s); again in %.0f s", repo, number, TRIES, reason, seconds)
             time.sleep(seconds)
             seconds *= 2
     raise AssertionError("the last try returns or raises")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from align.errors import PublishError
 
-_KEY = rb"(?<![A-Za-z0-9])"  # not \b: in `\nhf_...` inside JSON the letter n stands before the key
+_KEY = rb"(?<![A-Za-z0-9])"  # not \b: in `\nhf_...` inside JSON the letter n comes before the key
 _RANDOM = rb"(?=[A-Za-z_-]*(?:[0-9]|[A-Za-z]{24}))"
 """What follows holds a digit, or 24 letters on end: a key, and not words as in `sk-learn-based-estimators`."""
 _SECRETS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {

@@ -157,7 +157,7 @@ def without_nul(message: Message) -> Message:
 
 
 def check_ids(rows: Sequence[PromptRow]) -> None:
-    """Raises RowError for an id that stands twice: what is sampled meets its prompt by it."""
+    """Raises RowError for a repeated id: what is sampled meets its prompt by it."""
     for name, count in Counter(row.id for row in rows).items():
         if count > 1:
-            raise RowError(f"prompt {name}", f"stands {count} times among the prompts", "Give each row its own id")
+            raise RowError(f"prompt {name}", f"occurs {count} times among the prompts", "Give each row its own id")

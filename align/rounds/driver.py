@@ -361,10 +361,10 @@ class _Driver:
 
     def _failure(self, stage: Stage, what: str) -> StageError:
         log = self._log(stage)
-        told = [line for line in _last_start(log) if not _PROGRESS.search(line)][-_TAIL_LINES:]
-        tail = "".join(f"\n    | {line}" for line in told) or " (it said nothing)"
-        how = f"The whole log is {log}. Once mended, the same command goes on from here"
-        return StageError(f"stage {stage.label}: {stage.shell}", f"{what}. Its last words:{tail}\n", how)
+        printed = [line for line in _last_start(log) if not _PROGRESS.search(line)][-_TAIL_LINES:]
+        tail = "".join(f"\n    | {line}" for line in printed) or " (it printed nothing)"
+        how = f"The whole log is {log}. Fix the cause, then start the same command again: it continues from here"
+        return StageError(f"stage {stage.label}: {stage.shell}", f"{what}. Its last lines:{tail}\n", how)
 
     def _left(self, place: int, elapsed: float = 0.0) -> str:
         """Time left for the whole run, from how long its stages took in an earlier round or start."""
@@ -491,12 +491,12 @@ def _is_quiet(log: Path) -> bool:
 
 def _writers(log: Path) -> list[int]:
     """Processes whose standard output or error is the log. Linux only; elsewhere none are found."""
-    wanted = os.path.realpath(log)
+    expected = os.path.realpath(log)
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         for descriptor in ("1", "2"):
             try:
-                if os.readlink(entry / "fd" / descriptor) == wanted and int(entry.name) != os.getpid():
+                if os.readlink(entry / "fd" / descriptor) == expected and int(entry.name) != os.getpid():
                     found.add(int(entry.name))
             except OSError:
                 continue  # gone meanwhile, or another user's

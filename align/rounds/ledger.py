@@ -237,7 +237,7 @@ def still_holds(record: StageRecord | None, key: str, outputs: Mapping[str, Path
 
 
 def content_of(path: Path) -> str:
-    """A fingerprint of what stands at `path`; empty when nothing does.
+    """A fingerprint of what is at `path`; empty if it does not exist.
 
     A checkpoint counts by its MANIFEST.json, which lists the hash of each file, and by the files' presence and sizes:
     reading tens of gigabytes again for every stage would cost minutes.

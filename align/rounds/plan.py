@@ -58,7 +58,7 @@ class RoundsConfig(Recipe):
     """Stages that run once before the rounds, in each round, and once after them."""
 
     run_dir: OutputPath
-    """Where the whole run stands: ledger, logs, a folder a round."""
+    """Where the whole run is kept: ledger, logs, a folder a round."""
     start: InputPath
     """The starting checkpoint: a Hugging Face folder, or a name on the Hub."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -166,13 +166,13 @@ def plan(config: RoundsConfig, recipes: Path) -> list[Stage]:
 def load_stages(config: RoundsConfig, recipes: Path) -> list[Stage]:
     """The stages with their configs, without a look at the disk for what they read. Raises as `plan`."""
     stages: list[Stage] = []
-    mistakes: dict[str, ConfigError] = {}  # by message: the same mistake stands in every round
+    mistakes: dict[str, ConfigError] = {}  # by message: the same mistake occurs in every round
     for stage_config, round_number, names in _unrolled(config):
         try:
             stages.append(_stage(stage_config, round_number, names, recipes, config.precision))
         except ConfigError as error:
-            told = ConfigError(f"stage {stage_config.name}: {error.where}", error.what, error.how)
-            mistakes.setdefault(str(told), told)
+            located = ConfigError(f"stage {stage_config.name}: {error.where}", error.what, error.how)
+            mistakes.setdefault(str(located), located)
     if mistakes:
         raise joined(list(mistakes.values()))
     return stages
@@ -183,7 +183,7 @@ def recipe_class(recipes: Path, name: str) -> type[Recipe]:
     path = recipes / f"{name}.py"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in recipes.glob("*.py")))
-        raise ConfigError(f"recipe {name}", f"there is no {path.name} beside this recipe", f"Known: {known}")
+        raise ConfigError(f"recipe {name}", f"there is no {path.name} in the folder of this recipe", f"Known: {known}")
     module_name = f"_recipe_{name}"
     module = sys.modules.get(module_name)
     if module is None or getattr(module, "__file__", None) != str(path):
@@ -198,7 +198,7 @@ def recipe_class(recipes: Path, name: str) -> type[Recipe]:
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, Recipe) and member.__module__ == module_name
     ]
-    assert len(classes) == 1, f"{path} defines {len(classes)} subclasses of Recipe; one is wanted"
+    assert len(classes) == 1, f"{path} defines {len(classes)} subclasses of Recipe; expected one"
     return classes[0]
 
 
@@ -295,16 +295,16 @@ def _expanded(value: Any, names: Names, where: str) -> Any:
 
 def _filled(text: str, names: Names, where: str) -> str:
     try:
-        wanted = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        named = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
     except ValueError as error:
         raise ConfigError(
             where, f"{text!r} has a brace too many or too few ({error})", "Write {{ for a brace"
         ) from None
-    for name in wanted:
+    for name in named:
         if name not in names:
             raise ConfigError(where, f"{{{name}}} is not known here", f"Known: {', '.join(f'{{{n}}}' for n in names)}")
         if isinstance(names[name], list):
-            raise ConfigError(where, f"{{{name}}} stands outside a list", f"Write a list: [{text!r}]")
+            raise ConfigError(where, f"{{{name}}} is allowed only in a list", f"Write a list: [{text!r}]")
     return text.format(**names)
 
 
@@ -330,20 +330,20 @@ def _blank(values: Any, key: Sequence[str]) -> None:
 
 def _path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigError]:
     made: list[tuple[Stage, Path]] = []
-    told = set()
+    reported = set()
     for stage in stages:
         where = f"stage {stage.label}"
         for key, path in stage.inputs.items():
-            if path in told:
+            if path in reported:
                 continue
             if within(path, run_dir):
                 known = within(run_dir, path) or any(within(path, out) or within(out, path) for _, out in made)
                 if not known:
-                    told.add(path)
+                    reported.add(path)
                     how = "Name a file of an earlier stage, or move the stage after the one that makes it"
                     yield ConfigError(f"{where}: {key}", f"reads {path}, which no stage before it makes", how)
             elif not matching(path) and not is_hub_name(path):
-                told.add(path)
+                reported.add(path)
                 how = "Run `make assets` first" if ".assets" in path.parts else "Name a file or folder that exists"
                 yield ConfigError(f"{where}: {key}", f"there is no {path}", how)
         for key, path in stage.outputs.items():

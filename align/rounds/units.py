@@ -53,7 +53,7 @@ def in_units(
 
     make: the rows of one unit, and how many `things` (tokens, for example) that took, for the progress bar `label`.
     folder: `unit-00000.jsonl` and so on. key: all that the rows depend on, as JSON values.
-    code: modules that the rows depend on beside those that the module of `make` imports.
+    code: modules that the rows depend on in addition to those that the module of `make` imports.
     Raises StageError where the folder holds units of another key, or another process works in it.
     """
     key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code)}))
