@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from align.config import Section, dump
 from align.errors import RowError
@@ -24,6 +25,14 @@ class MixSource(Section):
     """How often each row stands in the mix: 2 repeats every row, 0.5 keeps a seeded half."""
     limit: int | None = Field(None, gt=0)
     """At most so many rows before the weight acts, taken by a seeded shuffle."""
+
+    @model_validator(mode="after")
+    def _one_weight(self) -> Self:
+        for path in self.path if isinstance(self.path, tuple) else (self.path,):
+            if isinstance(path, Source) and path.weight != 1:
+                what = "is set in a section of path, whose copies the mix would drop as duplicates"
+                raise ValueError(f"weight {path.weight:g} {what}; set weight next to path")
+        return self
 
 
 class SFTMixConfig(Reading):

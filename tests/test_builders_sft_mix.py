@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
@@ -81,3 +82,11 @@ def test_an_empty_source_is_no_mistake_if_a_stage_wrote_it_so(files: dict[str, P
     assert len(rows) == 21
     with pytest.raises(RowError, match=r"none\.jsonl: cannot be read"):
         mix({**files, "none": tmp_path / "none.jsonl"}, tmp_path / "out")
+
+
+def test_a_weight_that_the_mix_would_undo_is_refused() -> None:
+    source = {"path": "a.jsonl", "weight": 2}
+    for path in (source, ["b.jsonl", source]):
+        with pytest.raises(ValidationError, match=r"weight 2 is set in a section of path.*set weight next to path"):
+            MixSource.model_validate({"path": path})
+    assert MixSource.model_validate({"path": {"path": "a.jsonl"}, "weight": 2}).weight == 2
