@@ -91,6 +91,9 @@ def pair_of(columns: Columns) -> Pair:
     better, worse = pair_names(columns) or ("messages", "rejected_response")
     calls: dict[str, str] = {}
     prompt = _prompt_of_a_pair(columns, calls, (better, worse))
+    if prompt and prompt[-1]["role"] == "assistant":
+        what = "ends with an assistant message; a prompt ends where the assistant is to go on"
+        raise RowError(columns.place("prompt"), what, "Leave the last answer out")
     known = ranked_of(columns, 2, models=False)
     gap, said = _gap(columns, better, worse)
     models = _models(columns)

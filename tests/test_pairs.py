@@ -134,6 +134,13 @@ def test_a_level_is_read_however_its_words_are_joined(level: str) -> None:
     assert row_of(PAIR | {"level": level}, PreferenceRow, HERE).level == "significantly better"
 
 
+def test_a_prompt_that_has_its_answer_already_is_refused_by_every_reader() -> None:
+    prompt = [{"role": "user", "content": "Name a river"}, {"role": "assistant", "content": "Po"}]
+    for kind in (PreferenceRow, PromptRow):
+        with pytest.raises(RowError, match=":7: prompt: ends with an assistant message"):
+            row_of(PAIR | {"prompt": prompt}, kind, HERE)
+
+
 def test_a_prompt_may_be_a_transcript_too() -> None:
     prompt = "\n\nHuman: Hi \n\nAssistant: Yes?\n\nHuman: A river\n\nAssistant:"
     assert asked(PAIR | {"prompt": prompt}) == [("user", "Hi"), ("assistant", "Yes?"), ("user", "A river")]
