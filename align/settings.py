@@ -152,7 +152,8 @@ class ModelConfig(Section):
     """The chat protocol. auto goes by the tokenizer's control tokens, and refuses a checkpoint whose own chat template
     writes dialogs in another way; a protocol named here replaces such a template."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
-    """How tool calls are written. The protocol's own way where none is named: chatml hermes, llama3 json."""
+    """How tool calls are written. Where none is named: as the checkpoint's template says if a training here has saved
+    it, else the protocol's own way: chatml hermes, llama3 json."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
     attention: Literal["segments", "flex"] = "segments"

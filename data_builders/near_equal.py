@@ -29,7 +29,10 @@ class NearEqualConfig(Section):
     max_ngram_similarity: float | None = Field(0.9, ge=0, le=1)
     """Pairs with more n-grams in common are dropped: one changed word in sixty gives 0.9. None for no check."""
     encoder: InputPath | None = None
-    """A Hugging Face folder of a sentence encoder that is read by mean pooling, such as all-MiniLM-L6-v2."""
+    """A folder, or a name on the Hub, of a sentence encoder that is read by mean pooling, such as
+    sentence-transformers/all-MiniLM-L6-v2."""
+    encoder_revision: str | None = None
+    """A branch, tag or commit of a Hub name; None for its main branch."""
     max_embedding_similarity: float = Field(0.98, ge=-1, le=1)
     """Pairs whose embeddings have a larger cosine are dropped. Read with encoder; what fits depends on it."""
     encoder_max_tokens: int = Field(512, gt=0)
@@ -62,13 +65,13 @@ def embeddings(texts: Sequence[str], config: NearEqualConfig) -> np.ndarray:
     """[texts, width], float32, each of length 1: the mean of the encoder's last hidden states over a text's tokens."""
     import numpy as np
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    if not texts:
+    from align.models.loading import load_encoder
+
+    if not texts or config.encoder is None:
         return np.zeros((0, 1), np.float32)
-    tokenizer = AutoTokenizer.from_pretrained(config.encoder)
+    tokenizer, encoder = load_encoder(config.encoder, config.encoder_revision, key="near_equal.encoder")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    encoder = AutoModel.from_pretrained(config.encoder, dtype=torch.float32).eval()
     by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     for start in range(0, len(texts), config.encoder_batch_size):

@@ -36,15 +36,15 @@ GROUPS: Mapping[GroupBy, Callable[[PreferenceRow], str]] = {
 
 
 def measures(tokenizer: Path | None) -> dict[str, Measure]:
-    """Unit -> measure: tokens with a tokenizer's folder, else characters and words, as spaces tell them.
+    """Unit -> measure: tokens with a tokenizer's folder or Hub name, else characters and words, as spaces tell them.
 
     What is measured is content and calls, without headers and terminators.
     """
     if tokenizer is None:
         return {"characters": characters, "words": lambda messages: sum(len(text.split()) for text in _texts(messages))}
-    from transformers import AutoTokenizer
+    from align.models.loading import plain_tokenizer
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = plain_tokenizer(tokenizer, key="tokenizer")
     return {
         "tokens": lambda messages: sum(
             len(loaded(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in _texts(messages)

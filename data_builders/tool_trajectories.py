@@ -51,11 +51,13 @@ class TrajectoriesConfig(Reading):
     """The system message. A prompt's own stands in the place of `instructions`. With ipython (Llama 3) the interpreter
     and the built-in tools that it names are offered by its lines, without it every function by its schema."""
     model: InputPath
-    """The checkpoint that is sampled: a Hugging Face folder."""
+    """The checkpoint that is sampled: a Hugging Face folder, or a name on the Hub."""
+    revision: str | None = None
+    """A branch, tag or commit of a Hub name; None for its main branch."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
     """The chat protocol; auto looks at the tokenizer's control tokens."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
-    """How calls are written; the protocol's own way where none is named."""
+    """How calls are written; where none is named as the checkpoint's template says, else the protocol's own way."""
     samples: int = Field(4, ge=1)
     """Trajectories sampled for each prompt. Pairs want two or more."""
     sampling: SamplingConfig = SamplingConfig()
@@ -261,6 +263,6 @@ def _load(config: TrajectoriesConfig) -> tuple[Any, Any]:
     from align.generation.local import LocalBackend
     from align.models.loading import load_generator, load_tokenizer
 
-    _, protocol = load_tokenizer(config.model, config.chat, config.call_syntax)
-    model = load_generator(config.model, config.sampling.dtype)
+    _, protocol = load_tokenizer(config.model, config.chat, config.call_syntax, config.revision)
+    model = load_generator(config.model, config.sampling.dtype, config.revision)
     return LocalBackend(model, protocol, config.sampling), protocol

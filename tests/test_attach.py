@@ -268,3 +268,30 @@ def test_a_merged_manifest_names_no_place_of_this_machine(policy_adapter: Path, 
 def test_an_adapter_that_is_not_there_is_named_by_its_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"adapter: there is no folder .*gone\. Name a checkpoint folder that exists"):
         merge_adapter(tmp_path / "gone", tmp_path / "out", prompts=PROMPTS)
+
+
+def test_what_peft_cannot_merge_is_one_message(tiny_checkpoint: Path, chatml_tokenizer: Any, tmp_path: Path) -> None:
+    folder, ids = tmp_path / "adapter", torch.arange(10, 40)[None]
+    adapter(tiny_checkpoint, folder, chatml_tokenizer, ids, lora_bias=True)
+    for attach in (sampled, merged):
+        with pytest.raises(CheckpointError, match=r"adapter: cannot be merged by peft \(.*lora_bias"):
+            attach(folder, ids)
+
+
+def test_an_adapter_without_a_head_on_a_reward_model_is_merged_into_a_reward_model(
+    tiny_reward_checkpoint: Path, chatml_tokenizer: Any, tmp_path: Path
+) -> None:
+    folder, ids = tmp_path / "adapter", torch.arange(10, 40)[None]
+    settings: Any = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"])
+    model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(tiny_reward_checkpoint), settings).eval()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+        model.save_pretrained(folder)
+        chatml_tokenizer.save_pretrained(folder)
+        expected = model(ids).logits
+        whole = merge_adapter(folder, tmp_path / "merged", prompts=PROMPTS, dtype="float32")
+        found = AutoModelForSequenceClassification.from_pretrained(whole)(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from align.errors import CheckpointError, ConfigError
 from align.manifest import seal_folder, verify_folder
 from align.models.averaging import average_checkpoints
 from align.models.checkpoints import weights_fingerprint
+from align.models.output import new_folder
 from align.rounds.plan import RoundsConfig, load_stages
 from recipes.average import AverageRecipe
 from recipes.average import run as run_average
@@ -313,3 +316,51 @@ def test_the_rehearsal_gives_most_of_the_weight_to_dpo_and_none_is_left_behind(
         assert stage.key(known, "", "") != stage.key(known | {"checkpoints.0.path": "y"}, "", "")
     alone = load_config(AverageRecipe, "recipes/configs/average/rehearsal.yaml")
     assert {member.path.name: member.weight for member in alone.checkpoints} == {"dpo": 0.75, "sft": 0.25}
+
+
+def test_a_copy_of_a_tied_embedding_is_no_difference(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    one, two = checkpoints(tiny_checkpoint, tmp_path, 2)
+    tensors = load_file(two / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, two / "model.safetensors", metadata={"format": "pt"})
+    for place, members in enumerate(([one, two], [two, one], [two, two])):
+        mean = load_file(average_checkpoints(members, tmp_path / f"mean-{place}") / "model.safetensors")
+        assert "lm_head.weight" not in mean
+    tensors["lm_head.weight"] += 1
+    save_file(tensors, two / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"says tie_word_embeddings, and the tensors .* differ"):
+        average_checkpoints([one, two], tmp_path / "other")
+
+
+def test_one_run_at_a_time_makes_a_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom align.models.output import new_folder\n"
+        "with new_folder(Path(sys.argv[1]), 'averaged') as rough:\n"
+        "    (rough / 'half').touch()\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "mean")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(ConfigError, match=f"another run is writing to it .process {other.pid}"):  # noqa: SIM117
+            with new_folder(tmp_path / "mean", "averaged"):
+                pass
+        other.kill()
+    with new_folder(tmp_path / "mean", "averaged") as rough:
+        assert not list(rough.iterdir())
+        (rough / "whole").touch()
+    assert [file.name for file in tmp_path.iterdir()] == ["mean"], "what the killed run has left is deleted"
+    assert [file.name for file in (tmp_path / "mean").iterdir()] == ["whole"]
+
+
+def test_an_earlier_mean_survives_a_run_that_is_killed_while_it_takes_its_place(tmp_path: Path) -> None:
+    work = tmp_path / ".mean.part"
+    for name in ("new", "old"):
+        (work / name).mkdir(parents=True)
+        (work / name / name).touch()
+        seal_folder(work / name, [work / name / name], {"averaged": []})
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "mean", "averaged"):
+        raise RuntimeError
+    assert sorted(file.name for file in (tmp_path / "mean").iterdir()) == ["MANIFEST.json", "old"]
+    assert [file.name for file in tmp_path.iterdir()] == ["mean"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from align.errors import CheckpointError, ConfigError
 from align.overlap import ngram_similarity
 from align.rows import Message, Messages, PreferenceRow, ToolCall
 from data_builders.counted import Counted
@@ -103,3 +106,35 @@ def test_a_pair_with_a_large_cosine_goes(tiny_checkpoint: Path) -> None:
     drop_near_equal(found, config.model_copy(update={"max_embedding_similarity": (near + far) / 2}))
     assert [one.id for one in found.rows] == ["r"]
     assert found.dropped == {"near-equal embeddings": 1}
+
+
+def test_an_encoder_whose_weights_are_missing_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    lost = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = NearEqualConfig(encoder=folder)
+    with pytest.raises(CheckpointError, match=r"has a tensor layers\.1\.mlp\.up_proj\.weight that is in no file"):
+        embeddings(["Paris."], config)
+    tensors["model.layers.1.mlp.up_proj.weight"] = lost * float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not finite"):
+        embeddings(["Paris."], config)
+    with pytest.raises(ConfigError, match=r"near_equal\.encoder: there is no folder no/such/encoder"):
+        embeddings(["Paris."], NearEqualConfig(encoder="no/such/encoder"))
+
+
+def test_an_encoder_without_a_pooler_is_read(chatml_tokenizer, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=len(chatml_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    chatml_tokenizer.save_pretrained(tmp_path)
+    assert embeddings(["Paris.", "Rome"], NearEqualConfig(encoder=tmp_path)).shape == (2, 32)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from align.errors import CheckpointError, ConfigError
 from align.jsonl import write_rows
 from align.rows import Level, Message, PreferenceRow, ToolCall
 from data_builders.preference_report import composition, length_bias, level_shares, main, measures, table_text
@@ -102,3 +104,14 @@ def test_the_table_of_any_file_is_printed(tmp_path: Path, capsys: pytest.Capture
     assert "chosen is longer in 50.0% of 4 rows" in shown
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_there_is_one_message(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer: there is no folder .*absent"):
+        measures(tmp_path / "absent")
+    (tmp_path / "tokenizer.json").write_text("{oops", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"holds a tokenizer that cannot be read"):
+        measures(tmp_path)
+    shutil.copy(tiny_checkpoint / "tokenizer.json", tmp_path)
+    shutil.copy(tiny_checkpoint / "tokenizer_config.json", tmp_path)
+    assert measures(tmp_path)["tokens"]((Message(role="assistant", content="Paris"),)) > 0

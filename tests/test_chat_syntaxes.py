@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -263,3 +264,13 @@ def test_parallel_calls_stand_in_one_list(llama3_tokenizer) -> None:
     ids = protocol.encode([Message(role="user"), Message(role="assistant", tool_calls=calls)]).ids
     text = llama3_tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
     assert text.endswith('<|end_header_id|>\n\n[f(a=1), g(**{"from": "x"})]<|eot_id|>')
+
+
+@pytest.mark.parametrize("syntax", ["json", "function_tag", "python_list"])
+def test_a_checkpoint_trained_in_a_syntax_keeps_it_where_none_is_named(syntax, llama3_tokenizer) -> None:
+    tokenizer = copy.deepcopy(llama3_tokenizer)
+    tokenizer.chat_template = load_protocol(tokenizer, "llama3", syntax).chat_template
+    assert load_protocol(tokenizer).syntax == load_protocol(tokenizer, "llama3").syntax == syntax
+    assert load_protocol(tokenizer, "auto", "json").syntax == "json"
+    tokenizer.chat_template = None
+    assert load_protocol(tokenizer).syntax == "json"

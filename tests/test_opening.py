@@ -528,3 +528,19 @@ def test_an_adapters_relative_base_is_looked_for_from_here_and_from_the_adapter(
         base_of(adapter)
     assert base_of(folder) is None
     assert open_checkpoint(folder).manifest == {}
+
+
+def test_an_index_that_transformers_cannot_read_is_named(tiny_checkpoint: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    (folder / WEIGHTS).unlink()
+    loaded.save_pretrained(folder, max_shard_size="100KB")
+    index = folder / "model.safetensors.index.json"
+    table = json.loads(index.read_text(encoding="utf-8"))
+    index.write_text(json.dumps(table | {"metadata": {"total_size": 5}}), encoding="utf-8")
+    assert open_checkpoint(folder).tensors.keys() == table["weight_map"].keys(), "the size is for display only"
+    for broken in ({"metadata": None}, {}):
+        index.write_text(json.dumps({"weight_map": table["weight_map"]} | broken), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"index\.json: has no object .metadata., .*Add .metadata.: {} to it"):
+            open_checkpoint(folder)

@@ -43,10 +43,15 @@ def load_protocol(
     where it has one, writes dialogs (`align/chat/agreement.py`). A protocol that is named replaces any template. Both
     report once what sets the template that they replace apart.
 
-    syntax: how it writes calls; None for the protocol's own way.
+    syntax: how it writes calls; None for that of the tokenizer's template, where the template is one that training here
+        has saved, else for the protocol's own way.
     Raises ConfigError for a name that is none, a syntax that the protocol has not, a tokenizer without the protocol's
     control tokens, or, under `auto`, a template that writes other control tokens or role names.
     """
+    if syntax is None:
+        saved = protocol_of_template(tokenizer)
+        if saved is not None and name in ("auto", saved.name):
+            return saved
     if name != "auto":
         if name not in PROTOCOLS:
             known = ", ".join(["auto", *sorted(PROTOCOLS)])

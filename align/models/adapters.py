@@ -152,7 +152,7 @@ def _merged(adapted: PeftModel, folder: Path) -> Any:
     expected = outputs(alone, probe)
     with without_adapter(adapted):
         base_only = outputs(alone, probe)
-    merged = adapted.merge_and_unload(safe_merge=True).requires_grad_(True)
+    merged = summed(adapted, folder).requires_grad_(True)
     untie_if_separate(merged)
     found = difference(outputs(merged, probe), expected, base_only)
     lost = not found.effect_share <= EFFECT_SHARE[dtype]
@@ -169,6 +169,17 @@ def _merged(adapted: PeftModel, folder: Path) -> Any:
         )
         log.warning(told, folder, dtype, found.effect_share)
     return merged
+
+
+def summed(adapted: PeftModel, folder: Path) -> Any:
+    """The base with the adapter added to its weights. Raises CheckpointError where peft cannot add it."""
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        what = f"cannot be merged by peft ({str(error).strip().splitlines()[0][:300]})"
+        raise CheckpointError(folder, what, "Train it again without what cannot be merged") from error
 
 
 def untie_if_separate(model: Any) -> None:

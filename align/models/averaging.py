@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ SHARD_BYTES = 5 * 10**9
 MADE = "averaged"
 """The key of an averaged checkpoint's manifest that says what it was made of."""
 
+_HEAD_OF_LANGUAGE_MODEL = "lm_head.weight"
 _NOT_OF_THE_MODEL = (SEAL, INDEX, "trainer_state.json", "dropped.json", "timing.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 _HARMLESS = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "problem_type"}
@@ -54,6 +56,7 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
     shares = _shares(folders, weights)
     members = [_opened(folder) for folder in folders]
     refuse_overlap(output, [member.folder for member in members])
+    require_fit(members[0], scorer=HEAD in members[0].tensors)
     for member in members[1:]:
         _refuse_unlike(members[0], member)
     with new_folder(output, MADE) as rough:
@@ -87,7 +90,20 @@ def _opened(folder: Path) -> Checkpoint:
         # The mean of two products is not the product of two means.
         what = "holds an adapter, and the mean of adapters is not the adapter of the mean"
         raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and average the whole models")
-    return open_checkpoint(folder, key="checkpoints")
+    return _without_tied_head(open_checkpoint(folder, key="checkpoints"))
+
+
+def _without_tied_head(member: Checkpoint) -> Checkpoint:
+    """The checkpoint without a copy of its embedding under the output head's name, as some programs save tied weights.
+
+    The mean is saved without one as well. A head that is not the embedding, though the config says so, is refused by
+    `require_fit`.
+    """
+    tied = getattr(model_config(member).get_text_config(), "tie_word_embeddings", False)
+    if not tied or _HEAD_OF_LANGUAGE_MODEL not in member.tensors:
+        return member
+    require_fit(member, scorer=False)
+    return replace(member, tensors={name: t for name, t in member.tensors.items() if name != _HEAD_OF_LANGUAGE_MODEL})
 
 
 def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
@@ -105,8 +121,7 @@ def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
         if tensor.dtype != wanted.dtype:
             what = f"tensor {name} has the type {tensor.dtype}, and {wanted.dtype} in {first.name}"
             raise CheckpointError(other.name, what, "Save both in one type; a mean of two would be rounded to either")
-    for member in (first, other):
-        require_fit(member, scorer=HEAD in member.tensors)
+    require_fit(other, scorer=HEAD in other.tensors)
     _refuse_other_config(first, other)
     _refuse_other_tokenizer(first, other)
 

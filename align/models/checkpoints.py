@@ -82,7 +82,7 @@ def open_checkpoint(
     config = read_config(folder)
     _refuse_quantized(folder, config, quantized)
     if not _is_local(path):
-        _fetch(str(path), revision, _weight_files(folder, fetched=False))
+        _fetch(str(path), revision, weight_files(folder, fetched=False))
     tensors = tensor_files(folder)
     if not quantized:
         for name, tensor in tensors.items():
@@ -216,7 +216,7 @@ def tensor_files(folder: Path) -> dict[str, Tensor]:
     index = folder / INDEX
     assigned = _index(index) if index.exists() else {}
     found: dict[str, Tensor] = {}
-    files = _weight_files(folder)
+    files = weight_files(folder)
     for name in files:
         for tensor_name, tensor in _header(folder / name).items():
             if assigned and assigned.get(tensor_name) != name:
@@ -236,8 +236,12 @@ def tensor_files(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _weight_files(folder: Path, *, fetched: bool = True) -> list[str]:
-    """Names of the files that hold a whole model's weights. fetched: whether they have to be in the folder."""
+def weight_files(folder: Path, *, fetched: bool = True) -> list[str]:
+    """Names of the files that hold a whole model's weights: the index decides, without one it is model.safetensors.
+
+    fetched: whether they have to be in the folder. Raises CheckpointError where one is missing, or where the folder
+    holds both a single file and the index of others.
+    """
     index = folder / INDEX
     if index.exists():
         files = sorted(set(_index(index).values()))
@@ -270,7 +274,11 @@ def _missing(folder: Path, name: str, *, of_index: bool) -> CheckpointError:
 
 def _index(index: Path) -> dict[str, str]:
     """Tensor name -> file name. Raises CheckpointError where the index names what may not be read."""
-    table = read_json(index).get("weight_map")
+    content = read_json(index)
+    table = content.get("weight_map")
+    if not isinstance(content.get("metadata"), dict):
+        what = 'has no object "metadata", without which transformers cannot read it'
+        raise CheckpointError(index, what, 'Add "metadata": {} to it')
     if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
         what = "has no weight_map from tensor names to file names"
         raise CheckpointError(index, what, "Copy the checkpoint again")
@@ -420,7 +428,7 @@ def weights_fingerprint(path: str | Path, revision: str | None = None) -> str:
             raise CheckpointError(folder, f"holds no {ADAPTER_WEIGHTS}", "Name a finished adapter folder")
         own = json.dumps(settings, sort_keys=True), _content(folder, ADAPTER_WEIGHTS)
         return fingerprint_of("adapter", *own, weights_fingerprint(base.name, base.revision))
-    files = [CONFIG, *_weight_files(folder)]
+    files = [CONFIG, *weight_files(folder)]
     return fingerprint_of(*((name, _content(folder, name)) for name in files))
 
 

@@ -90,11 +90,18 @@ def _not_finite(name: str, key: str) -> CheckpointError:
 
 
 def is_finite(values: torch.Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; true for integers and for an empty one."""
+    """Whether every value can be computed with: the sum of their squares is finite in float32.
+
+    True for integers and for an empty tensor. A weight of 3e38 is finite and its square is not; no product with it
+    would be. Training seals by the same rule, so that what it saves can be loaded.
+    """
     if not values.is_floating_point() or values.numel() == 0 or values.is_meta:
         return True
-    low, high = torch.aminmax(values.detach())  # NaN anywhere makes both NaN
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    values = values.detach()
+    low, high = map(float, torch.aminmax(values))  # NaN anywhere makes both NaN
+    if max(low * low, high * high) * values.numel() < torch.finfo(torch.float32).max:
+        return True  # what nearly every tensor comes to, in a tenth of the time that the norm takes in bfloat16
+    return bool(torch.isfinite(torch.linalg.vector_norm(values, dtype=torch.float32)))
 
 
 def quietly_loaded(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:

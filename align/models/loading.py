@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
@@ -44,7 +44,10 @@ from align.settings import ModelConfig
 
 log = logger(__name__)
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("sentencepiece.bpe.model", "spiece.model"),
+)
 
 
 def load_tokenizer(
@@ -67,6 +70,36 @@ def load_tokenizer(
     protocol = load_protocol(tokenizer, chat, call_syntax)
     tokenizer.chat_template = protocol.chat_template
     return tokenizer, protocol
+
+
+def plain_tokenizer(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> Any:
+    """A tokenizer to count tokens with or for an encoder: of a checkpoint, or of a folder with a tokenizer alone.
+
+    Raises CheckpointError where there is none that can be read, and as `located` does.
+    """
+    disable_progress_bar()
+    folder = Path(path) if _has_tokenizer(Path(path)) else located(path, revision, key=key)
+    if not _has_tokenizer(folder):
+        what = f"holds no tokenizer: none of {', '.join(_TOKENIZER_FILES)}"
+        raise CheckpointError(folder, what, "Copy the tokenizer's files out of the model that it was made from")
+    return _tokenizer_of(folder)
+
+
+def load_encoder(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> tuple[Any, Any]:
+    """A tokenizer, and a model in float32 in evaluation mode whose last hidden states are read.
+
+    Raises CheckpointError where its weights are missing, damaged or not finite; a pooler, which is not read, may be
+    missing.
+    """
+    disable_progress_bar()
+    checkpoint = open_checkpoint(path, revision, key=key)
+    model, report = quietly_loaded(AutoModel, checkpoint, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        what = f"the encoder of {CONFIG} has a tensor {missing[0]} that is in no file"
+        raise CheckpointError(checkpoint.name, what, "Copy the checkpoint again; nothing is made up in its place")
+    require_finite(model, checkpoint.name)
+    return plain_tokenizer(checkpoint.folder), model.eval()
 
 
 def load_policy(config: ModelConfig, precision: str = "fp32", seed: int = 0) -> TreePolicy:

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from align.errors import ConfigError, ProofError
 from align.manifest import seal_folder
-from align.models.adapters import beside, untie_if_separate
+from align.models.adapters import beside, summed, untie_if_separate
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
+    HEAD,
     Checkpoint,
     open_adapter,
     open_checkpoint,
@@ -60,17 +61,17 @@ def merge_adapter(
     base = open_checkpoint(opened.base.name, opened.base.revision)
     refuse_overlap(output, [opened.folder, base.folder])
     manifest = verified(opened.folder)
-    scorer = opened.has_head
+    scorer = opened.has_head or HEAD in base.tensors
     dtype = dtype or str(model_config(base).dtype or torch.float32).removeprefix("torch.")
     call_syntax = manifest.get("config", {}).get("model", {}).get("call_syntax")
     _, protocol = load_tokenizer(adapter, chat, call_syntax)
     ids = [protocol.encode((Message(role="user", content=text),), open_assistant=True).ids for text in prompts]
     with new_folder(output, MADE) as rough:
-        adapted = beside(_read(base, scorer, fresh_head=scorer), opened.folder).eval()
+        adapted = beside(_read(base, scorer, fresh_head=opened.has_head), opened.folder).eval()
         expected = outputs(adapted.get_base_model(), ids)
         with without_adapter(adapted):
             alone = outputs(adapted.get_base_model(), ids)
-        merged = adapted.merge_and_unload(safe_merge=True).to(getattr(torch, dtype))
+        merged = summed(adapted, opened.folder).to(getattr(torch, dtype))
         untie_if_separate(merged)
         merged.save_pretrained(rough)
         del adapted, merged

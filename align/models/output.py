@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from align.errors import CheckpointError, ConfigError
-from align.files import sync_folder
+from align.files import FolderLock, sync_folder
 from align.manifest import read_manifest
 
 
@@ -46,29 +45,49 @@ def refuse_overlap(output: Path, inputs: Sequence[str | Path], key: str = "outpu
 def new_folder(output: Path, made: str) -> Iterator[Path]:
     """A temporary folder next to `output` that takes its place when the block ends without an error.
 
+        .NAME.part/.lock   held by the run that makes `NAME`
+        .NAME.part/new     what is being made
+        .NAME.part/old     an earlier result, while the new one takes its place
+
+    What a killed run has left there is deleted by the next run; its earlier result takes its place again first.
+
     made: a key of the manifest by which an older result of the same kind is known, which is replaced. Raises
-    ConfigError before anything is written where `output` holds anything else.
+    ConfigError before anything is written where `output` holds anything else, or where another run makes it.
     """
+    place = output.absolute()
+    work = place.parent / f".{place.name}.part"
+    _refuse_foreign(output, made)
+    lock = FolderLock.acquire(work, f"output_dir: {output}")
+    lock.created = True  # to be deleted with the lock, also where a killed run has left it
+    new, old = work / "new", work / "old"
+    try:
+        _clear(new, old, place)
+        _refuse_foreign(output, made)  # it may have been made since
+        new.mkdir()
+        yield new
+        if place.exists():
+            place.rename(old)  # a folder cannot be renamed onto one that is not empty
+        new.rename(place)
+        sync_folder(place.parent)
+    finally:
+        _clear(new, old, place)
+        lock.release()
+
+
+def _refuse_foreign(output: Path, made: str) -> None:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConfigError("output_dir", f"{output} exists and is not a folder", "Name another")
     if output.is_dir() and any(output.iterdir()) and made not in _manifest_or_nothing(output):
         what = f"{output} holds files that this recipe did not write"
         raise ConfigError("output_dir", what, "Name a folder that is empty or does not exist; nothing was written")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    rough = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield rough
-        rough.chmod(0o755)  # mkdtemp keeps a folder to its owner
-        if output.exists():
-            old = rough.with_name(rough.name + ".old")
-            output.rename(old)  # a folder cannot be renamed onto one that is not empty
-            rough.rename(output)
-            shutil.rmtree(old)
-        else:
-            rough.rename(output)
-        sync_folder(output.parent)
-    finally:
-        shutil.rmtree(rough, ignore_errors=True)
+
+
+def _clear(new: Path, old: Path, place: Path) -> None:
+    """Delete what a run has left. An earlier result returns to its place where no new one has taken it."""
+    if old.exists() and not place.exists():
+        old.rename(place)
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _manifest_or_nothing(folder: Path) -> dict[str, Any]:

@@ -39,11 +39,12 @@ from align.files import whole_file
 from align.manifest import read_manifest, seal_folder, unseal_folder
 from align.models.adapters import is_adapted, load_weights, trained_shapes
 from align.models.exactness import longest_sequence, refuse_untrainable, require_within, warn_of_untrained_positions
+from align.models.fitting import is_finite
 from align.models.logps import TreeModel, TreePolicy
 from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, Progress, logger
 from align.settings import ModelConfig, TrainingConfig
-from align.trainers.checkpoints import CheckpointFolders, is_finite, model_files, require_saved, run_identity
+from align.trainers.checkpoints import CheckpointFolders, model_files, require_saved, run_identity
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.proofs import prove_packing, prove_terminators, show_supervision

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
 from align.files import fingerprint, fingerprint_of
 from align.manifest import SEAL, delete_sealed_files, read_manifest, unseal_folder, verify_folder
-from align.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from align.models.checkpoints import ADAPTER_WEIGHTS, INDEX, weight_files
+from align.models.fitting import is_finite
 from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
@@ -36,7 +36,6 @@ STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.p
 NOT_RESUMABLE = "optimizer_states_deleted"
 """In the manifest of a finished run's checkpoints: weights only."""
 
-_INDEX = "model.safetensors.index.json"
 _MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _HARMLESS = {
@@ -251,18 +250,20 @@ class CheckpointFolders:
                 raise CheckpointError(folder, what, f"Restore what changed, {how}")
 
 
-def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold a saved model's weights, or an adapter's: the index decides where there is one."""
-    if (folder / _INDEX).exists():
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return sorted({_INDEX, *index["weight_map"].values()})
-    return [name for name in ("model.safetensors", ADAPTER_WEIGHTS) if (folder / name).exists()]
+def saved_weights(folder: Path) -> list[str]:
+    """Names of the files that hold what a run has saved: an adapter, or a whole model with its index.
+
+    Raises CheckpointError where a file is missing.
+    """
+    if (folder / ADAPTER_WEIGHTS).exists():
+        return [ADAPTER_WEIGHTS]
+    return [*([INDEX] if (folder / INDEX).exists() else []), *weight_files(folder)]
 
 
 def model_files(folder: Path) -> list[Path]:
     """What a finished model's manifest lists: weights, config, tokenizer; not the records of the run beside them."""
     records = {"timing.json", "dropped.json", SEAL, STATE}
-    weights = set(weight_files(folder))
+    weights = set(saved_weights(folder))
     return [
         file
         for file in folder.iterdir()
@@ -270,7 +271,7 @@ def model_files(folder: Path) -> list[Path]:
         and not file.name.startswith(".")
         and file.suffix in _MODEL_SUFFIXES
         and file.name not in records
-        and (file.name in weights or not file.name.endswith((".safetensors", _INDEX)))
+        and (file.name in weights or not file.name.endswith((".safetensors", INDEX)))
     ]
 
 
@@ -280,7 +281,7 @@ def require_saved(folder: Path, shapes: Mapping[str, list[int]], *, sharded: boo
     sharded: under ZeRO-3, which is known to save tensors of shape [0].
     """
     saved: dict[str, list[int]] = {}
-    for name in weight_files(folder):
+    for name in saved_weights(folder):
         if name.endswith(".safetensors"):
             with safe_open(folder / name, "pt") as handle:
                 saved.update({key: handle.get_slice(key).get_shape() for key in handle.keys()})  # noqa: SIM118
@@ -300,19 +301,11 @@ def require_finite(folder: Path, manifest: dict[str, Any]) -> None:
             with safe_open(folder / name, "pt") as handle:
                 for key in handle.keys():  # noqa: SIM118
                     tensor = handle.get_tensor(key)
-                    if tensor.is_floating_point() and not is_finite(tensor):
+                    if not is_finite(tensor):
                         what = f"weight {key} in {name} is not finite: training had diverged when it was written"
                         raise CheckpointError(folder, what, "Delete it; an earlier one is used")
         except SafetensorError as error:
             raise CheckpointError(folder / name, f"cannot be read ({error})", "Delete the checkpoint") from None
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether every value is a number that can be computed with: the sum of their squares is finite in float32.
-
-    A weight of 3e38 is finite and its square is not; no product with it would be.
-    """
-    return bool(torch.isfinite(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)))
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:
