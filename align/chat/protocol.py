@@ -9,6 +9,7 @@ mask in the project comes from the kinds and turns given here, never from a sear
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from align.chat.offers import Written
 from align.chat.templates import template
 from align.chat.vocabulary import OwnTokens, padding_id, segment_tokenizer
 from align.errors import ConfigError, RowError
+from align.files import fingerprint_of
 from align.rows import Message
 
 if TYPE_CHECKING:
@@ -215,6 +217,16 @@ class ChatProtocol(ABC):
     @abstractmethod
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         """The dialog in pieces, in order."""
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """BLAKE3 of all that the tokenizer does to a text. Writing a vocabulary of 49,152 out takes a tenth of a second
+        or more, and a run asks several times.
+        """
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for name in ("padding", "truncation"):  # left by the last call, and no property of the tokenizer
+            state.pop(name, None)
+        return fingerprint_of(json.dumps(state, sort_keys=True))
 
     @cached_property
     def _own_tokens(self) -> OwnTokens:

@@ -9,7 +9,6 @@ and the config, the starting weights, the encoded rows and the tokenizer are tho
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,16 +74,13 @@ def run_identity(
 
 def template_fingerprint(start: Path | str, protocol: ChatProtocol, revision: str | None = None) -> str:
     """BLAKE3 of all that makes tokens of text: protocol, template, tokenizer, and the tokenizer files of the start."""
-    tokenizer = json.loads(protocol.tokenizer.backend_tokenizer.to_str())
-    for state in ("padding", "truncation"):  # left by the last call, and no property of the tokenizer
-        tokenizer.pop(state, None)
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
     files = [checkpoint_folder(start, revision) / name for name in names]
     return fingerprint_of(
         protocol.name,
         protocol.syntax,
         protocol.chat_template,
-        json.dumps(tokenizer, sort_keys=True),
+        protocol.tokenizer_fingerprint,
         *(f"{file.name} {fingerprint(file)}" for file in files if file.exists()),
     )
 

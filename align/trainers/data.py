@@ -134,7 +134,6 @@ def _key(
 ) -> str:
     """Everything that the trees depend on. inputs: what identifies each source."""
     settings = data.model_dump_json(exclude={"path"})
-    tokenizer = protocol.tokenizer.backend_tokenizer.to_str()
     weighed = any(source.weight != 1 for source in sources_of(data.path))
     seed = training.seed if data.limit or weighed else None
     return fingerprint_of(
@@ -145,7 +144,7 @@ def _key(
         seed,
         protocol.name,
         protocol.syntax,
-        tokenizer,
+        protocol.tokenizer_fingerprint,
         key_of(data.path, inputs),
     )
 
