@@ -269,7 +269,10 @@ def is_foreign(message: Any) -> bool:
         return True
     if message.get("role") == "developer" or any(value is None for value in message.values()):
         return True
-    return any(isinstance(call, dict) and "function" in call for call in listed(message.get("tool_calls")))
+    return any(
+        isinstance(call, dict) and ("function" in call or isinstance(call.get("arguments"), dict))
+        for call in listed(message.get("tool_calls"))
+    )
 
 
 def _message(message: Any, where: str, calls: dict[str, str]) -> Json:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from align.errors import RowError, UnusableRow
 from align.files import whole_file
-from align.formats import to_row
+from align.formats import is_ours, to_row
 from align.records import Entry, Record, SourceLike, count_of, entries_of, label_of, parsed, sources_of
 from align.reporting import logger
 from align.rows import PreferenceRow, Row, SFTRow
@@ -262,7 +262,7 @@ def _row(entry: Entry, kind: type[R], where: str, ignore: Collection[str] = ()) 
     if isinstance(entry, RowError):
         raise entry
     record = parsed(entry, where) if isinstance(entry, bytes) else entry
-    if "id" in record and "source" in record:  # a row in our own form has both
+    if is_ours(record, kind):
         with contextlib.suppress(ValidationError, RecursionError):
             return answered(kind.model_validate(record), where), True
     # another toolkit's form, or a fault that is named there

@@ -32,13 +32,13 @@ class ToolCall(Frozen):
 
     name: str = Field(min_length=1)
     arguments: str = "{}"
-    """A JSON object as text, as OpenAI has it. Of an object its nulls are left out: Arrow fills missing keys with them,
-    so that calls of f(x) and g(y) in one column become f(x, y=null) and g(x=null, y). A text keeps its nulls."""
+    """A JSON object as text, as OpenAI has it: Arrow would fill a nested object's missing keys with nulls. An object is
+    written out as it is, nulls included; readers of records leave out those that Arrow may have filled in."""
 
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, value: Any) -> str:
-        text = value if isinstance(value, str) else arguments_text(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
         _json_of(text, dict, "a JSON object of argument names and values")
         return text
 
@@ -272,7 +272,11 @@ def row_id(*parts: object) -> str:
 
 
 def arguments_text(value: Any) -> str:
-    """Arguments given as an object, as JSON text without the keys whose value is null."""
+    """Arguments that a record gives as an object, as JSON text without the keys whose value is null.
+
+    Arrow fills missing keys with nulls, so that calls of f(x) and g(y) in one column become f(x, y=null) and
+    g(x=null, y).
+    """
     return json.dumps(_without_null_keys(value), ensure_ascii=False, allow_nan=False)
 
 

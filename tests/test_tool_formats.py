@@ -339,6 +339,15 @@ def test_nulls_with_which_arrow_fills_arguments_are_not_arguments(tmp_path: Path
         {"x": 1, "at": {"a": 1}},
         {"y": [1, 2], "at": {"b": 2}},
     ]
-    assert ToolCall(name="f", arguments={"x": 1, "y": None}).arguments == '{"x": 1}'
+    call = {"name": "f", "arguments": {"x": 1, "y": None}}
+    ours = {
+        "id": "1",
+        "source": "s",
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}],
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(ours) + "\n")
+    (read,) = read_rows(tmp_path / "a.jsonl", SFTRow)
+    assert read.messages[1].tool_calls[0].parsed() == {"x": 1}
+    assert ToolCall(**call).parsed() == {"x": 1, "y": None}  # what a model wrote stays, so that it can be judged
     written = to_row(row("f", '{"x": null}'), SFTRow, "a.jsonl:1")  # somebody wrote this null
     assert written.messages[1].tool_calls[0].parsed() == {"x": None}

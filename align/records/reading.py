@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from align.config import Section
 from align.errors import RowError
 from align.files import fingerprint, fingerprint_of, matching
@@ -63,6 +65,14 @@ _LOOK_FOR_COLUMNS = 1000
 """Records after which a mapped column that none has had is an error."""
 
 
+def _source(path: str) -> Source:
+    try:
+        return Source(path=path)
+    except ValidationError as error:
+        what = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise RowError(path[:200], what, "Name a file that exists") from None
+
+
 def sources_of(given: SourceLike | Iterable[SourceLike]) -> list[Source]:
     """What a config names, as sections: one for every file that a pattern matches.
 
@@ -70,7 +80,7 @@ def sources_of(given: SourceLike | Iterable[SourceLike]) -> list[Source]:
     """
     found: list[Source] = []
     for entry in [given] if isinstance(given, str | Path | Source) else given:
-        source = entry if isinstance(entry, Source) else Source(path=str(entry))
+        source = entry if isinstance(entry, Source) else _source(str(entry))
         whole = _HUB_ADDRESS.fullmatch(source.path)
         if whole:  # hf://datasets/owner/name names the dataset, and no file in it
             source = source.model_copy(update={"path": whole[1], "revision": source.revision or whole[2]})
