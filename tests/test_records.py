@@ -409,7 +409,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         (tmp_path, "is a folder that `save_to_disk` did not write"),
         (tmp_path / "none.jsonl", "cannot be read (No such file or directory)"),
         (tmp_path / ("x" * 300), "has a name of 300 bytes"),
-        (tmp_path / "a\0b.jsonl", "holds a NUL character"),
+        (tmp_path / "a\0b.jsonl", "a path has no control characters"),
     ):
         assert message in refused(path)
         with pytest.raises(RowError):
