@@ -1,4 +1,4 @@
-# make rehearsal   the whole recipe, two rounds, on a small real model (CPU, about 20 minutes on two cores)
+# make rehearsal   the whole recipe, two rounds, on a small real model (CPU, within half an hour on two cores)
 # make test        what holds the project: style, types, tests
 # make bench       time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
 # make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)

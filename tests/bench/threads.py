@@ -28,9 +28,9 @@ SETTINGS: dict[str, dict[str, str]] = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 BUSY = (0, 1)
-ROWS = (8, 64)
-TOKENS = (128, 512)
-REPEATS = 3
+ROWS = (64,)
+TOKENS = (512,)
+REPEATS = 2
 STEPS = 4
 """Tokens that a row decodes in one measurement."""
 
