@@ -22,7 +22,8 @@ from align.models.checkpoints import base_of, open_checkpoint, tensor_files, ver
 from align.models.checkpoints import weights_fingerprint as fingerprint
 from align.models.fitting import require_finite_files, require_fit
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
-from align.models.output import refuse_overlap, short_name
+from align.models.output import refuse_overlap
+from align.publish.names import shown_path
 from align.settings import ModelConfig
 
 WEIGHTS = "model.safetensors"
@@ -406,9 +407,9 @@ def test_a_fingerprint_is_of_the_files_that_are_read(folder: Path, tmp_path: Pat
 
 def test_a_manifest_names_no_place_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert short_name("owner/name") == "owner/name"
-    assert short_name("runs/sft") == short_name(tmp_path / "runs" / "sft") == "runs/sft"
-    assert short_name("/home/me/runs/round-1/sft") == "round-1/sft"
+    assert shown_path("owner/name") == "owner/name"
+    assert shown_path("runs/sft") == shown_path(tmp_path / "runs" / "sft") == "runs/sft"
+    assert shown_path("/data/me/runs/round-1/sft") == "round-1/sft"
 
 
 @pytest.mark.parametrize("output", ["model", "model/out", ".", "link"])

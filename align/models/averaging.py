@@ -28,8 +28,9 @@ from align.models.checkpoints import (
     weights_fingerprint,
 )
 from align.models.fitting import is_finite, model_config, read_tensor, require_fit
-from align.models.output import new_folder, refuse_overlap, short_name
+from align.models.output import new_folder, refuse_overlap
 from align.models.serving import write_serving_files_of_average
+from align.publish.names import shown_path
 
 SHARD_BYTES = 5 * 10**9
 MADE = "averaged"
@@ -177,7 +178,7 @@ def _note(member: Checkpoint, share: float) -> dict[str, Any]:
     kept = ("stage", "steps", "processes", "config", MADE, "merged")
     how = {key: _without_places(member.manifest[key]) for key in kept if key in member.manifest}
     fingerprint = weights_fingerprint(member.folder)
-    return {"checkpoint": short_name(member.name), "weight": share, "fingerprint": fingerprint, **how}
+    return {"checkpoint": shown_path(member.name), "weight": share, "fingerprint": fingerprint, **how}
 
 
 def _without_places(value: Any) -> Any:
@@ -186,7 +187,7 @@ def _without_places(value: Any) -> Any:
         return {key: _without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_places(inner) for inner in value]
-    return short_name(value) if isinstance(value, str) and value.startswith("/") else value
+    return shown_path(value) if isinstance(value, str) and value.startswith("/") else value
 
 
 def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], output: Path) -> list[Path]:

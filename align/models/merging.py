@@ -28,9 +28,10 @@ from align.models.checkpoints import (
 from align.models.comparison import EFFECT_SHARE, LARGEST_SHARE, Difference, difference, outputs, without_adapter
 from align.models.fitting import model_config, quietly_loaded, require_finite, require_fit
 from align.models.loading import load_policy, load_reward_model, load_tokenizer
-from align.models.output import new_folder, refuse_overlap, short_name
+from align.models.output import new_folder, refuse_overlap
 from align.models.quantization import bitsandbytes_is_missing
 from align.models.serving import write_serving_files
+from align.publish.names import shown_path
 from align.reporting import logger
 from align.rows import Message
 from align.settings import ModelConfig
@@ -82,9 +83,9 @@ def merge_adapter(
         told = "merged outputs lie within %.2g of base and adapter (%.2g of the largest), %.2g of what the adapter does"
         log.info(told, *moved)
         notes = {
-            "adapter": short_name(adapter),
+            "adapter": shown_path(adapter),
             "adapter_fingerprint": weights_fingerprint(adapter),
-            "base": short_name(base.name),
+            "base": shown_path(base.name),
             "base_revision": opened.base.revision,
             "base_fingerprint": weights_fingerprint(base.folder),
             "dtype": dtype,

@@ -13,20 +13,6 @@ from align.files import FolderLock, sync_folder
 from align.manifest import read_manifest
 
 
-def short_name(path: str | Path) -> str:
-    """A checkpoint's name for a manifest: without where on this machine its folder is.
-
-    `runs/sft` and `owner/name` stay as they are, as does an absolute path inside of the working folder, made relative;
-    of any other path its last two parts are kept: `/home/me/runs/round-1/sft` becomes `round-1/sft`.
-    """
-    place = Path(path)
-    if not place.is_absolute() and ".." not in place.parts:
-        return place.as_posix()
-    place = place.resolve()
-    here = Path.cwd().resolve()
-    return (place.relative_to(here) if place.is_relative_to(here) else Path(*place.parts[-2:])).as_posix()
-
-
 def refuse_overlap(output: Path, inputs: Sequence[str | Path], key: str = "output_dir") -> None:
     """Raise ConfigError if `output` is, contains, or lies in a folder that is read."""
     target = output.resolve()

@@ -11,7 +11,7 @@ from typing import Any
 from align.errors import RowError
 from align.manifest import SEAL, data_manifest_path
 from align.publish.licences import UNKNOWN, card_licence, licence_of_base, licence_of_source, source_name
-from align.publish.lineage import lineage_of, relation_of
+from align.publish.lineage import json_object, lineage_of, relation_of
 from align.publish.model_card import CardFacts, DataFile
 from align.publish.names import shown_path
 from align.reporting import logger
@@ -53,7 +53,7 @@ def card_facts(
     base_licences = [licence_of_base(base) for base in bases] + [UNKNOWN for _ in unknown]
     data_licences = [licence for file in files for licence in file.licences.values()]
     scores = {record["name"]: record["scores"] for record in _evaluations_of(checkpoint, evaluations)}
-    config = _json(checkpoint / "config.json")
+    config = json_object(checkpoint / "config.json")
     return CardFacts(
         title=repo.rpartition("/")[2],
         repo=repo,
@@ -67,7 +67,7 @@ def card_facts(
         languages=tuple(languages),
         model_type=str(config.get("model_type") or ""),
         has_chat_template=(checkpoint / "chat_template.jinja").is_file()
-        or "chat_template" in _json(checkpoint / "tokenizer_config.json"),
+        or "chat_template" in json_object(checkpoint / "tokenizer_config.json"),
         evaluations=scores,
         command=command,
     )
@@ -75,7 +75,7 @@ def card_facts(
 
 def data_file(path: Path, licences: Mapping[str, str] | None = None) -> DataFile:
     """A file of rows as a card lists it: how many, what was dropped, and the licence of each source in its rows."""
-    counts = _json(data_manifest_path(path)).get("counts")
+    counts = json_object(data_manifest_path(path)).get("counts")
     counts = counts if isinstance(counts, dict) else {}
     sources = counts.get("sources")
     rows = counts.get("rows")
@@ -131,15 +131,7 @@ def _evaluations_of(checkpoint: Path, paths: Iterable[Path]) -> list[dict[str, A
 
 
 def _evaluation(path: Path) -> dict[str, Any]:
-    record = _json(path)
+    record = json_object(path)
     if isinstance(record.get("scores"), dict) and "name" in record:
         return record
     raise RowError(path, "is not the result of an evaluation", "Name a JSON file that recipes/run_eval.py wrote")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -56,7 +56,7 @@ def relation_of(folder: Path, manifest: Mapping[str, Any]) -> Relation:
         return "adapter"
     if "averaged" in manifest:
         return "merge"
-    if _json(folder / "config.json").get("quantization_config"):
+    if json_object(folder / "config.json").get("quantization_config"):
         return "quantized"
     return "finetune"
 
@@ -84,7 +84,7 @@ def _follow(manifest: Mapping[str, Any], folder: Path, found: Lineage, seen: set
         _start(str(merged.get("base", "")), folder, found, seen)
         adapter = _local(str(merged.get("adapter", "")), folder)
         if adapter is not None:
-            _data(_json(adapter / SEAL), adapter, found)
+            _data(json_object(adapter / SEAL), adapter, found)
     config = manifest.get("config")
     model = config.get("model") if isinstance(config, Mapping) else None
     if isinstance(model, Mapping) and model.get("path"):
@@ -105,10 +105,10 @@ def _start(name: str, folder: Path, found: Lineage, seen: set[Path]) -> None:
     if place in seen:
         return
     seen.add(place)
-    manifest = _json(place / SEAL)
+    manifest = json_object(place / SEAL)
     origin = manifest.get("converted_from")
     package = str(origin.get("package", "")).rpartition("-")[0] if isinstance(origin, Mapping) else ""
-    adapter = _json(place / ADAPTER_CONFIG)
+    adapter = json_object(place / ADAPTER_CONFIG)
     cached = re.search(r"models--([\w.-]+?)--([\w.-]+)", str(place))
     if package in _PACKAGED:
         _add(found.bases, _PACKAGED[package])
@@ -119,7 +119,7 @@ def _start(name: str, folder: Path, found: Lineage, seen: set[Path]) -> None:
     elif adapter.get("base_model_name_or_path"):
         _start(str(adapter["base_model_name_or_path"]), place, found, seen)
     else:
-        named = str(_json(place / "config.json").get("_name_or_path") or "")
+        named = str(json_object(place / "config.json").get("_name_or_path") or "")
         if is_hub_name(Path(named)):
             _add(found.bases, named)
         else:
@@ -186,7 +186,8 @@ def _add(names: list[Any], name: Any) -> None:
         names.append(name)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty if there is none, or if it cannot be read: what is unknown is not stated."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -27,6 +27,8 @@ def shown_path(path: str | Path) -> str:
     names stay as they are.
     """
     text = str(path)
+    if ".." in Path(text).parts:
+        text = os.path.abspath(text)
     if not os.path.isabs(os.path.expanduser(text)):
         return text
     whole = os.path.normpath(os.path.expanduser(text))
