@@ -132,7 +132,7 @@ class FolderLock:
                 raise ConfigError(where, what, "Wait until it ends, or name another folder") from None
             # `release` deletes the file. A lock on a file that was deleted between open and flock protects nothing:
             #   A holds inode 1 | B opens inode 1 | A deletes it | B locks inode 1 | C creates and locks inode 2
-            # so B compares what it has locked with what the name stands for now, and tries again.
+            # so B compares what it has locked with the file that now has the name, and tries again.
             try:
                 current = path.stat().st_ino == os.fstat(handle.fileno()).st_ino
             except FileNotFoundError:

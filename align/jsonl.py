@@ -89,7 +89,7 @@ class Drops:
 def read_rows(
     sources: Sources, kind: type[R], reading: Reading | None = None, *, drops: Drops | None = None, seed: int = 0
 ) -> list[R]:
-    """All rows of one or more sources, in order; what is dropped is counted in `drops`, and told in the log.
+    """All rows of one or more sources, in order; what is dropped is counted in `drops`, and named in the log.
 
     Raises RowError naming file, line and field, or where no row is left.
     """
@@ -126,7 +126,7 @@ def stream_rows(
     reading = Reading() if reading is None else reading
     drops = Drops() if drops is None else drops
     listed = sources_of(sources)
-    wanted = None if places is None else frozenset(places)
+    chosen = None if places is None else frozenset(places)
     seen = _Seen()
     place, empty = 0, True
     for number, source in enumerate(listed):
@@ -136,7 +136,7 @@ def stream_rows(
             empty = False
             repeats = times.of(index)
             first, place = place, place + repeats
-            copies = [copy for copy in range(repeats) if wanted is None or first + copy in wanted]
+            copies = [copy for copy in range(repeats) if chosen is None or first + copy in chosen]
             if not copies:
                 if not repeats:
                     drops.read(label)

@@ -3,7 +3,7 @@
 bfloat16 on CUDA with support for it. On a CPU only if it has the instructions and a short trial shows them to be
 faster: without them bfloat16 is emulated, and 20 times slower is usual. Else float32.
 
-A decision is kept beside what is made with it, and the config that a run works with holds the value in place of `auto`,
+A decision is kept with what is made with it, and the config that a run works with holds the value in place of `auto`,
 so that manifests, keys and caches name it and a later start does not decide again:
 
     1. a checkpoint in the output folder: its run continues with the precision that its manifest names
@@ -176,7 +176,7 @@ def trial(seconds: float = TRIAL_SECONDS, tokens: int = 512) -> float:
 
     Forward and backward passes of one layer of a small model (576 wide, SmolLM2-135M's shapes), in turns
     until the time is up. The fastest of each counts, in processor seconds of one thread: so the answer does not depend
-    on what else the machine does. With two threads on two cores beside eight busy processes five trials gave 0.7 to
+    on what else the machine does. With two threads on two cores next to eight busy processes five trials gave 0.7 to
     1.4, with one thread 1.6 to 1.9.
     """
     import torch

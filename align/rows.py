@@ -83,7 +83,7 @@ def order_problem(messages: Sequence[Message]) -> str | None:
     """What is wrong with the order of a dialog's roles, or None.
 
     A dialog has one system message at most, at its beginning, and something is said before the assistant speaks. The
-    output of a tool may stand without a call: files that a user uploads are such messages.
+    output of a tool may come without a call: files that a user uploads are such messages.
     """
     for turn, message in enumerate(messages):
         before = messages[turn - 1].role if turn else None
@@ -328,11 +328,11 @@ def _finite(text: str) -> float:
 _STRICT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def _json_of(text: str, kind: type, wanted: str) -> Any:
+def _json_of(text: str, kind: type, expected: str) -> Any:
     try:
         found = strict_json(text)
     except ValueError as error:
-        raise ValueError(f"expected {wanted}, found text that is not JSON ({error}): {text[:80]}") from None
+        raise ValueError(f"expected {expected}, found text that is not JSON ({error}): {text[:80]}") from None
     if not isinstance(found, kind):
-        raise ValueError(f"expected {wanted}, found {text[:80]}")
+        raise ValueError(f"expected {expected}, found {text[:80]}")
     return found

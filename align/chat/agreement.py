@@ -1,7 +1,7 @@
 """Whether a checkpoint's own chat template writes dialogs as a protocol does.
 
 Tokens alone do not tell: Tulu 3 and R1-Distill-Llama have Llama 3's vocabulary and other dialogs, and Phi-4 puts
-`<|im_sep|>` between ChatML's tokens. So the same dialogs are rendered by both templates, and what stands between their
+`<|im_sep|>` between ChatML's tokens. So the same dialogs are rendered by both templates, and the text between their
 contents is compared. With C for a content:
 
     ours (ChatML)   <|im_start|>user\\n C <|im_end|>\\n<|im_start|>assistant\\n C <|im_end|>
@@ -220,7 +220,7 @@ def _dialog(*contents: str) -> list[dict]:
 
 
 def _gaps(text: str, contents: Sequence[str]) -> list[str] | None:
-    """What stands before, between and after the contents; None unless each is there once, in order."""
+    """The text before, between and after the contents; None unless each is there once, in order."""
     found = []
     for content in contents:
         before, there, text = text.partition(content)

@@ -105,7 +105,7 @@ def _is_marker(token: AddedToken) -> bool:
 def _pattern(tokens: Collection[AddedToken]) -> re.Pattern[str] | None:
     """What finds added tokens in a text as `tokenizers` does: the leftmost, and of several the longest.
 
-    A token with lstrip or rstrip takes the white space at that side; a single word has no letter or digit beside it.
+    A token with lstrip or rstrip takes the white space at that side; a single word has no letter or digit next to it.
     """
     if not tokens:
         return None

@@ -59,12 +59,12 @@ def attach(
     Raises ConfigError for targets that the model does not have, or that differ from those of the adapter in `folder`;
     ProofError where that adapter changes nothing.
     """
-    wanted = _layers(model, lora)
+    targeted = _layers(model, lora)
     scorer = hasattr(model, "score")
     settings: Any = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        **_placed(model, lora, wanted),
+        **_placed(model, lora, targeted),
         task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if scorer else None,
     )
@@ -84,7 +84,7 @@ def attach(
             if isinstance(module, ModulesToSaveWrapper):
                 module.float()
     if folder is not None:
-        _refuse_other_settings(model, lora, wanted, settings, folder)
+        _refuse_other_settings(model, lora, targeted, settings, folder)
         _refuse_adapted_head(model, folder)
         load_weights(model, folder)
         prove_it_acts(model, folder)
@@ -112,7 +112,7 @@ def attached(model: Any, folder: Path, *, merge: bool) -> Any:
 
 
 def beside(model: Any, folder: Path) -> PeftModel:
-    """`model` with the adapter of `folder` beside its weights, frozen, in peft's own wrapper.
+    """`model` with the adapter of `folder` next to its weights, frozen, in peft's own wrapper.
 
     Raises CheckpointError where the adapter's file is not what peft expects of it, or adapts weights that are shared.
     """
@@ -143,7 +143,7 @@ def _merged(adapted: PeftModel, folder: Path) -> Any:
     """The adapter added to the weights, with a proof that the model computes what it did before.
 
     The row of tokens is spread over the vocabulary. In bfloat16 the forward pass rounds as well, so an adapter that is
-    small beside that rounding is reported and not refused; recipes/merge.py compares in float32.
+    small next to that rounding is reported and not refused; recipes/merge.py compares in float32.
     """
     alone = adapted.get_base_model().eval()
     rows = alone.get_input_embeddings().weight.shape[0]
@@ -164,10 +164,10 @@ def _merged(adapted: PeftModel, folder: Path) -> Any:
         )
         raise ProofError(folder, what, "Load it with peft, and compare its versions with those that it was made with")
     if lost:
-        told = (
+        message = (
             "%s: rounding the sum to %s moves outputs by %.2g of what the adapter does; load it in float32 to keep it"
         )
-        log.warning(told, folder, dtype, found.effect_share)
+        log.warning(message, folder, dtype, found.effect_share)
     return merged
 
 
@@ -287,29 +287,29 @@ def _layers(model: Any, lora: LoRAConfig) -> set[str]:
     return found
 
 
-def _placed(model: Any, lora: LoRAConfig, wanted: set[str]) -> dict[str, Any]:
+def _placed(model: Any, lora: LoRAConfig, targeted: set[str]) -> dict[str, Any]:
     """The same as peft's settings. It knows "all-linear" for all decoder layers only."""
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     if not lora.first_layer:
         return {"target_modules": targets}
     if isinstance(targets, str):
-        targets = sorted({name.rpartition(".")[2] for name in wanted})
+        targets = sorted({name.rpartition(".")[2] for name in targeted})
     return {
         "target_modules": targets,
         "layers_to_transform": list(range(lora.first_layer, model.config.num_hidden_layers)),
     }
 
 
-def _refuse_other_settings(model: Any, lora: LoRAConfig, wanted: set[str], found: LoraConfig, folder: Path) -> None:
+def _refuse_other_settings(model: Any, lora: LoRAConfig, targeted: set[str], found: LoraConfig, folder: Path) -> None:
     there = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    if (lora.rank, lora.alpha, wanted) != (found.r, found.lora_alpha, there):
-        here = f"rank {lora.rank}, alpha {lora.alpha} and {_told(wanted)}"
-        of_folder = f"rank {found.r}, alpha {found.lora_alpha} and {_told(there)}"
+    if (lora.rank, lora.alpha, targeted) != (found.r, found.lora_alpha, there):
+        here = f"rank {lora.rank}, alpha {lora.alpha} and {_described(targeted)}"
+        of_folder = f"rank {found.r}, alpha {found.lora_alpha} and {_described(there)}"
         how = "Give model.lora the adapter's own settings, or merge it first with recipes/merge.py"
         raise ConfigError("model.lora", f"has {here}, and the adapter in {folder} {of_folder}", how)
 
 
-def _told(layers: set[str]) -> str:
+def _described(layers: set[str]) -> str:
     return f"{len(layers)} layers ({', '.join(sorted({name.rpartition('.')[2] for name in layers}))})"
 
 
@@ -341,7 +341,7 @@ def _refuse_adapted_head(model: Any, folder: Path) -> None:
     """Log-probabilities are computed from the head's own weight (LabelHead), which an adapter on it does not reach."""
     head = model.get_output_embeddings()
     if isinstance(head, LoraLayer | ModulesToSaveWrapper):
-        what = f"adapts the output head ({type(head).__name__}), beside which it cannot be kept"
+        what = f"adapts the output head ({type(head).__name__}), next to which it cannot be kept"
         raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and name the merged folder")
 
 

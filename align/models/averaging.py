@@ -115,12 +115,12 @@ def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
         what = f"tensor {odd[0]} is in {holder.name} and not in the other ({len(odd)} such tensors)"
         raise CheckpointError(other.name, what, how)
     for name, tensor in other.tensors.items():
-        wanted = first.tensors[name]
-        if tensor.shape != wanted.shape:
-            what = f"tensor {name} has shape {list(tensor.shape)}, and {list(wanted.shape)} in {first.name}"
+        expected = first.tensors[name]
+        if tensor.shape != expected.shape:
+            what = f"tensor {name} has shape {list(tensor.shape)}, and {list(expected.shape)} in {first.name}"
             raise CheckpointError(other.name, what, how)
-        if tensor.dtype != wanted.dtype:
-            what = f"tensor {name} has the type {tensor.dtype}, and {wanted.dtype} in {first.name}"
+        if tensor.dtype != expected.dtype:
+            what = f"tensor {name} has the type {tensor.dtype}, and {expected.dtype} in {first.name}"
             raise CheckpointError(other.name, what, "Save both in one type; a mean of two would be rounded to either")
     require_fit(other, scorer=HEAD in other.tensors)
     _refuse_other_config(first, other)

@@ -399,8 +399,8 @@ def base_of(adapter: Path) -> Base | None:
     if not name or not isinstance(name, str):
         what = f"{ADAPTER_CONFIG} names no base model"
         raise CheckpointError(adapter, what, "Write base_model_name_or_path into it")
-    beside = adapter / name
-    folder = next((str(place) for place in (Path(name), beside) if place.is_dir()), None)
+    inside = adapter / name
+    folder = next((str(place) for place in (Path(name), inside) if place.is_dir()), None)
     if folder is None and not _HUB_NAME.fullmatch(name):
         what = f"its base {name} is missing: no such folder from {Path.cwd()} or from the adapter's folder"
         raise CheckpointError(adapter, what, f"Restore it, or correct base_model_name_or_path in {ADAPTER_CONFIG}")

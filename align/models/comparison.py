@@ -19,7 +19,7 @@ LARGEST_SHARE = {"float32": 1e-4, "bfloat16": 0.05}
 rounding alone gives: 3e-6 and 0.011, measured on a 135M model with an adapter of rank 16."""
 EFFECT_SHARE = {"float32": 1e-2, "bfloat16": 0.25}
 """How far merging may move the outputs, as a share of how far the adapter moves them (root mean squares). An adapter
-that is small beside the rounding of bfloat16 weights is lost in them, and refused here. Measured as above: 6e-5 and
+that is small next to the rounding of bfloat16 weights is lost in them, and refused here. Measured as above: 6e-5 and
 0.14 after six steps of SFT at 2e-4; 0.002 and 7.8 after two at 1e-5, of which bfloat16 keeps nothing."""
 
 

@@ -80,8 +80,10 @@ def merge_adapter(
         found = outputs(_read(open_checkpoint(rough), scorer), ids)
         moved = difference(found, expected, alone)
         _refuse(moved, adapter, dtype)
-        told = "merged outputs lie within %.2g of base and adapter (%.2g of the largest), %.2g of what the adapter does"
-        log.info(told, *moved)
+        message = (
+            "merged outputs lie within %.2g of base and adapter (%.2g of the largest), %.2g of what the adapter does"
+        )
+        log.info(message, *moved)
         notes = {
             "adapter": shown_path(adapter),
             "adapter_fingerprint": weights_fingerprint(adapter),
@@ -132,12 +134,12 @@ def _moved_from_quantized(
         return {}
     missing = bitsandbytes_is_missing()
     if missing:
-        told = "it was trained over %s weights; how far the merged model lies from that is not measured: %s"
-        log.warning(told, settings["quantization"], missing)
+        message = "it was trained over %s weights; how far the merged model lies from that is not measured: %s"
+        log.warning(message, settings["quantization"], missing)
         return {"trained_over": settings["quantization"]}
     config = ModelConfig(path=adapter, dtype=settings["dtype"], quantization=settings["quantization"])
     trained = (load_reward_model if scorer else load_policy)(config).model.eval()
     moved = difference(found, outputs(trained, ids), alone)
-    told = "trained over %s weights and merged into whole ones, it moved outputs by up to %.2g (%.2g of the largest)"
-    log.info(told, settings["quantization"], moved.largest, moved.largest_share)
+    message = "trained over %s weights and merged into whole ones, it moved outputs by up to %.2g (%.2g of the largest)"
+    log.info(message, settings["quantization"], moved.largest, moved.largest_share)
     return {"trained_over": settings["quantization"], "moved_from_there": moved._asdict()}

@@ -352,7 +352,7 @@ def _is_object(line: bytes) -> bool:
     with contextlib.suppress(ValueError, RecursionError):
         json.loads(line)
         return True
-    return line.rstrip().endswith(b"}")  # a faulty line of JSON lines: told with its number
+    return line.rstrip().endswith(b"}")  # a faulty line of JSON lines: its error names the line
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ _BOM = codecs.BOM_UTF8
 _OTHER_ENCODINGS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPES = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escape that may stand for half a character; `\\\\ud83d`, an escaped backslash, matches too."""
+"""An escape that may be half a character; `\\\\ud83d`, an escaped backslash, matches too."""
 _OBJECT_A_LINE = "Write one JSON object a line, or one array"
 _JSON_COLUMNS = frozenset(
     [
