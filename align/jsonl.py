@@ -144,7 +144,7 @@ def stream_rows(
                 continue
             drops.read(label)
             try:
-                row, is_ours = _row(entry, kind, where, reading.ignore_columns)
+                row, ours = _row(entry, kind, where, reading.ignore_columns)
             except UnusableRow as error:
                 drops.drop(label, error.reason)
                 continue
@@ -153,7 +153,7 @@ def stream_rows(
                     raise
                 drops.drop_bad(label, error)
                 continue
-            known = seen.add(row, is_ours)
+            known = seen.add(row, ours)
             if (known == "other" and reading.bad_rows == "stop") or (
                 known == "repeat" and reading.duplicates == "error"
             ):
@@ -307,13 +307,13 @@ class _Seen:
         self._used = 0
         self._copies: Counter[str] = Counter()
 
-    def add(self, row: Row, is_ours: bool) -> Literal["new", "repeat", "other"]:
+    def add(self, row: Row, ours: bool) -> Literal["new", "repeat", "other"]:
         """new; repeat: this very row was there; other: a different row has its id."""
         content = _content(row)
         known = self._put(hash(("id", row.id)), content)
         if known is not None:
             return "repeat" if known == content else "other"
-        if not is_ours and self._put(hash(("content", content)), content) is not None:
+        if not ours and self._put(hash(("content", content)), content) is not None:
             return "repeat"
         return "new"
 

@@ -71,11 +71,8 @@ def resolved(config: S, folder: Path | None = None) -> S:
 
     folder: the output folder of the run, in which a decision is kept and looked for; None keeps none.
     """
-    fields = automatic(config)
-    if _trains(config):
-        fields = {key: name for key, name in fields.items() if name == "precision"}
     _warn_of_emulation(config)
-    if not fields:
+    if not _left_open(config):
         return cast(S, _replaced(config, None, _trains(config)))
     decision = _agreed(lambda: _looked_up(folder))
     log.info("precision: %s (%s)", decision.precision, decision.reason)
@@ -89,11 +86,8 @@ def automatic(config: Section) -> dict[str, str]:
 
 def overrides(config: Section, precision: str) -> list[str]:
     """`key=value` for each setting that `resolved` would decide: how rounds give their decision to a stage."""
-    dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
-    keys = automatic(config)
-    if _trains(config):
-        keys = {key: name for key, name in keys.items() if name == "precision"}
-    return [f"{key}={precision if name == 'precision' else dtype}" for key, name in keys.items()]
+    values = {"precision": precision, "dtype": DTYPES[cast(Precision, precision)]}
+    return [f"{key}={values[name]}" for key, name in _left_open(config).items()]
 
 
 def decided(folder: Path) -> Decision:
@@ -213,6 +207,12 @@ def trial(seconds: float = TRIAL_SECONDS, tokens: int = 512) -> float:
     finally:
         torch.set_num_threads(threads)
     return fastest["fp32"] / fastest["bf16"]
+
+
+def _left_open(config: Section) -> dict[str, str]:
+    """`automatic`, but without the dtype of a model that is trained, which is always float32."""
+    fields = automatic(config)
+    return {key: name for key, name in fields.items() if name == "precision" or not _trains(config)}
 
 
 def _looked_up(folder: Path | None) -> Decision:
