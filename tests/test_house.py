@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import resource
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -195,6 +197,36 @@ def recipes_loaded() -> dict[str, list[str]]:
 def test_importing_a_recipe_brings_nothing_heavy(recipes_loaded: dict[str, list[str]]) -> None:
     assert len(recipes_loaded) == len(RECIPES)
     assert not {Path(path).name: heavy for path, heavy in recipes_loaded.items() if heavy}
+
+
+OPTIONAL = ("tools", "data", "annotate")
+"""Extras that a recipe's `--help` and the check of a config must not need."""
+
+
+def test_every_recipe_is_imported_without_the_extras() -> None:
+    """`pip install -e .` alone is enough to read any recipe and to check any config."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {_normalized(re.split(r"[<>=\[]", entry)[0]) for extra in OPTIONAL for entry in extras[extra]}
+    brought = {owner: name for name, owners in packages_distributions().items() for owner in map(_normalized, owners)}
+    assert named <= brought.keys(), f"not installed here: {named - brought.keys()}"
+    modules = {name for name, owners in packages_distributions().items() if named & set(map(_normalized, owners))}
+    code = (
+        "import runpy, sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {modules!r}:\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "for recipe in sys.argv[1:]:\n"
+        "    runpy.run_path(recipe)\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, RECIPES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def _normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def processor_seconds(command: list[str]) -> tuple[float, subprocess.CompletedProcess[str]]:

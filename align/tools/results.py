@@ -53,7 +53,7 @@ def library(module: str) -> Any:
             raise
         raise ConfigError(
             "align.tools",
-            f"wanted the library {module}, which is not installed",
+            f"the library {module} is required, but not installed",
             "Install the extra: pip install 'align[tools]'",
         ) from None
 

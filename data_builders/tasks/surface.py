@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from docstring_parser import compose, parse
-
 from align.rows import ToolCall
 from align.tools.registry import Tool, tool_of
+from align.tools.results import library
 from data_builders.tasks.task import Task
 
 PREFIXES = ("get", "find", "compute", "fetch", "run", "do", "lookup")
@@ -80,8 +79,9 @@ def _under_other_names(
 
     signature = inspect.signature(function)
     types = typing.get_type_hints(function, include_extras=True)
-    told = parse(function.__doc__ or "")
-    for item in told.params:
+    docstrings = library("docstring_parser")
+    described = docstrings.parse(function.__doc__ or "")
+    for item in described.params:
         default = signature.parameters[item.arg_name].default
         text = (item.description or "").rstrip()
         if default is not inspect.Parameter.empty and "efault" not in text and rng.random() < 0.5:
@@ -90,7 +90,7 @@ def _under_other_names(
         item.arg_name = names[item.arg_name]
         item.args = ["param", item.arg_name]
     call.__name__ = name
-    call.__doc__ = compose(told)
+    call.__doc__ = docstrings.compose(described)
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[
             parameter.replace(name=names[own], kind=inspect.Parameter.KEYWORD_ONLY)
