@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
 from align.hardware import describe
-from align.publish.names import is_hub_name
+from align.hub_names import is_hub_name
 from align.records import remote_inputs_of
 from align.rounds.hub_inputs import hub_content
 from align.rounds.ledger import content_of

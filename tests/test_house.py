@@ -29,7 +29,7 @@ WINGS = {
 
 RECORD_ROOMS = {"columns", "dialogs", "pairs", "rated"}
 FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
-    {"errors", "failures", "files", "hardware", "reporting", "overlap", "losses", "source_code"},
+    {"errors", "failures", "files", "hardware", "hub_names", "reporting", "overlap", "losses", "source_code"},
     {"rows", "strict_yaml", "config_values", "config", "settings", "manifest"},
     {"records"},
     {"precision", "formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets", *RECORD_ROOMS},

@@ -21,8 +21,8 @@ import pytest
 from align.assets import ASSETS, assets_folder
 from align.config import load_config
 from align.errors import ConfigError, StageError
+from align.hub_names import is_hub_name
 from align.manifest import seal_folder, write_data_manifest
-from align.publish.names import is_hub_name
 from align.rounds.driver import _launch_content, run_rounds
 from align.rounds.finished import STAGE_RECORD
 from align.rounds.ledger import Ledger

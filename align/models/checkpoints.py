@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from align.errors import CheckpointError, ConfigError
 from align.files import fingerprint, fingerprint_of
+from align.hub_names import HUB_NAME
 from align.manifest import SEAL, read_manifest, verify_folder
 from align.reporting import logger
 
@@ -39,7 +39,6 @@ _SMALL = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """The files of a Hub repository that are fetched before its weights."""
 _READ_AS_JSON = (CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def located(
             what = f"is {revision!r}, and {text} is a folder on this disk"
             raise ConfigError("model.revision", what, "Remove it: revisions are for names on the Hub")
         verified(folder)
-    elif _HUB_NAME.fullmatch(text):
+    elif HUB_NAME.fullmatch(text):
         folder = _fetch(text, revision, _SMALL, local_files_only=local_files_only, key=key)
     else:
         how = "Name a checkpoint folder that exists, or owner/name on the Hub"
@@ -401,7 +400,7 @@ def base_of(adapter: Path) -> Base | None:
         raise CheckpointError(adapter, what, "Write base_model_name_or_path into it")
     inside = adapter / name
     folder = next((str(place) for place in (Path(name), inside) if place.is_dir()), None)
-    if folder is None and not _HUB_NAME.fullmatch(name):
+    if folder is None and not HUB_NAME.fullmatch(name):
         what = f"its base {name} is missing: no such folder from {Path.cwd()} or from the adapter's folder"
         raise CheckpointError(adapter, what, f"Restore it, or correct base_model_name_or_path in {ADAPTER_CONFIG}")
     if folder is not None and (Path(folder) / ADAPTER_CONFIG).exists():

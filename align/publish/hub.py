@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 from align.errors import AlignError, PublishError
 from align.files import fingerprint, whole_file
+from align.hub_names import is_hub_name
 from align.manifest import SEAL, verify_folder, write_manifest
 from align.publish.facts import card_facts
 from align.publish.licences import UNKNOWN
 from align.publish.model_card import CardFacts, model_card
-from align.publish.names import is_hub_name, shown_path, without_paths
+from align.publish.names import shown_path, without_paths
 from align.publish.secrets import refuse_secrets
 from align.reporting import logger
 from align.settings import HubConfig

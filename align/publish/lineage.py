@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from align.files import matching
+from align.hub_names import is_hub_name
 from align.manifest import SEAL
-from align.publish.names import is_hub_name, shown_path
+from align.publish.names import shown_path
 
 ADAPTER_CONFIG = "adapter_config.json"
 Relation = Literal["adapter", "finetune", "merge", "quantized"]

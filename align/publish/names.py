@@ -1,4 +1,4 @@
-"""Names of checkpoints and files as others may read them: Hub names stay, paths of this machine are shortened."""
+"""Paths as others may read them: Hub names stay, paths of this machine are shortened."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-_DATA_ENDINGS = {".csv", ".json", ".jsonl", ".parquet", ".txt", ".yaml", ".yml"}
 _ABSOLUTE = re.compile(r"(?:(?<![\w.:/~])|(?<=file://))(?:~\w*/|/)(?:[^\s'\"/,;:=()\[\]{}]+/)+[^\s'\"/,;:=()\[\]{}]*")
 _HOME = re.compile(r"/(?:home|Users)/[^/]+(?=/|$)|/root(?=/|$)")
 _KEPT_PARTS = 2
-
-
-def is_hub_name(path: Path) -> bool:
-    """Whether a path that is not on this disk reads like owner/name on the Hub."""
-    looks = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) is not None
-    return looks and not path.exists() and path.suffix.lower() not in _DATA_ENDINGS
 
 
 def shown_path(path: str | Path) -> str:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from align.config import Section
 from align.errors import RowError
 from align.files import fingerprint, fingerprint_of, matching
+from align.hub_names import DATA_ENDINGS, is_hub_name
 from align.manifest import input_fingerprint, read_data_manifest
 from align.records.tables import (
     address_identity,
@@ -58,8 +59,6 @@ _MAGIC = {
     b"<!DOCTYPE": ("is a web page", "Download the file itself"),
     b"<html": ("is a web page", "Download the file itself"),
 }
-_DATA_ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".arrow", ".yaml", ".yml")
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/?")
 _LOOK_FOR_COLUMNS = 1000
 """Records after which a mapped column that none has had is an error."""
@@ -99,9 +98,7 @@ def label_of(source: Source) -> str:
 
 def is_on_hub(source: Source) -> bool:
     """Whether the source is a dataset's name on the Hub: owner/name, and nothing here has that path."""
-    if not _HUB_NAME.fullmatch(source.path) or source.path.lower().endswith(_DATA_ENDINGS):
-        return False
-    return not os.path.lexists(source.path)
+    return is_hub_name(source.path)
 
 
 def is_known_to_be_empty(source: Source) -> bool:
@@ -286,7 +283,7 @@ def _in_folder(folder: Path, source: Source) -> Iterator[tuple[int, Entry]]:
         yield from saved_records(folder, source)
         return
     if source.split is None and source.name is None:
-        names = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(_DATA_ENDINGS))
+        names = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(DATA_ENDINGS))
         held = f"; it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
         how = "Name a file in it or a pattern such as *.jsonl, or give split for a folder laid out as on the Hub"
         raise RowError(folder, f"is a folder that `save_to_disk` did not write{held}", how)

@@ -30,9 +30,9 @@ from typing import IO, Any
 from align.config import dump
 from align.errors import StageError
 from align.files import fingerprint_of, matching
+from align.hub_names import is_hub_name
 from align.manifest import data_manifest_path
 from align.precision import AUTO, Decision, kept, overrides
-from align.publish.names import is_hub_name
 from align.reporting import duration
 from align.rounds.finished import (
     changes_since,

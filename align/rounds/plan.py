@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 from align.config import Recipe, Section, dump, joined, load_config, parse_yaml, section_of
 from align.errors import ConfigError
 from align.files import fingerprint_of, matching
+from align.hub_names import is_hub_name
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
-from align.publish.names import is_hub_name
 from align.rounds.packaged import packaged_data
 from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of
 from align.source_code import code_of
