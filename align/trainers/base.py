@@ -11,7 +11,6 @@ import json
 import math
 import shutil
 import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -29,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.core_model_loading import revert_weight_conversion
 
 from align.chat.protocol import ChatProtocol
@@ -42,13 +41,14 @@ from align.models.exactness import longest_sequence, refuse_untrainable, require
 from align.models.fitting import is_finite
 from align.models.logps import TreeModel, TreePolicy
 from align.models.serving import write_serving_files
-from align.reporting import MetricsFile, Progress, logger
+from align.reporting import MetricsFile, logger
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.checkpoints import CheckpointFolders, model_files, require_saved, run_identity
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
 from align.trainers.schedules import Schedule, warmup_steps
+from align.trainers.steering import Steering
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
 from align.tree.store import TreeStore
@@ -112,7 +112,7 @@ class TreeTrainer(Trainer, ABC):
         self._metrics: MetricsFile | None = None
         super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
         self.remove_callback(PrinterCallback)
-        self._steering = _Steering(self)
+        self._steering = Steering(self)
         self.add_callback(self._steering)
 
     # What a method defines
@@ -429,7 +429,7 @@ class TreeTrainer(Trainer, ABC):
         # Under ZeRO-3 ds_tensor is this process's part of the weight.
         parts = ((name, getattr(weight, "ds_tensor", weight)) for name, weight in named if weight.requires_grad)
         broken = [name for name, part in parts if not is_finite(part)]
-        if self._anywhere(bool(broken)):
+        if self.anywhere(bool(broken)):
             raise ProofError(
                 f"step {self.state.global_step}",
                 f"the weight {broken[0] if broken else 'of another process'} is not finite after the update on rows "
@@ -437,7 +437,7 @@ class TreeTrainer(Trainer, ABC):
                 f"Nothing of it was saved. {self._what_to_change()}",
             )
 
-    def _anywhere(self, here: bool) -> bool:
+    def anywhere(self, here: bool) -> bool:
         """Whether something holds on any process. Every process comes here."""
         if self.args.world_size == 1:
             return here
@@ -501,51 +501,6 @@ class TreeTrainer(Trainer, ABC):
             self.checkpoints.clear_states()
             if isinstance(self.trees, TreeStore):
                 self.trees.path.unlink(missing_ok=True)
-
-
-class _Steering(TrainerCallback):
-    """Progress, and leaving cleanly when asked to."""
-
-    def __init__(self, trainer: TreeTrainer) -> None:
-        self.trainer = trainer
-        self.stop = False
-        self.progress: Progress | None = None
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """In the block, SIGTERM and SIGINT ask for a checkpoint after the step that is under way. Afterwards they do
-        what they did before. Outside the main thread, which alone may set handlers, signals stay as they are.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.progress = Progress(self.trainer.stage, len(self.trainer.plan), done=state.global_step)
-        state.compute_steps(args, state.max_steps)  # of now: a resumed state has log_steps and save_steps of before
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer._anywhere(self.stop):
-            control.should_save = control.should_training_stop = True
-        if control.should_save:
-            # The means that metrics.jsonl reports would otherwise lose the steps since the last line.
-            control.should_log = True
-        if state.global_step >= state.max_steps:
-            control.should_save = False  # the finished model is written instead
-
-    def on_log(self, args, state, control, **kwargs):
-        if self.progress and state.global_step > self.progress.done:
-            self.progress.advance(state.global_step - self.progress.done, self.trainer.progress_note)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.stop = True
-        log.warning("asked to stop: a checkpoint is written after this step")
 
 
 def _only(items: list[Any]) -> Any:

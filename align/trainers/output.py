@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from align.errors import AlignError, CheckpointError, ConfigError
 from align.files import FolderLock
 from align.manifest import SEAL, read_manifest
+from align.models.output import refuse_overlap
 
 CHECKPOINT = "checkpoint-"
 METRICS = "metrics.jsonl"
@@ -37,8 +38,7 @@ def claim_output(output: Path, start: Path | str) -> None:
     if int(os.environ.get("RANK", "0")) != 0:
         return
     try:
-        for model in _models_of(start):
-            _refuse_overlap(output, model)
+        refuse_overlap(output, list(_models_of(start)), _KEY)
         _refuse_foreign_models(output)
     except (OSError, RuntimeError) as error:  # a name that is too long, or for pathlib's RuntimeError a loop of links
         what = f"{output} cannot be used ({getattr(error, 'strerror', None) or error})"
@@ -84,19 +84,6 @@ def _models_of(start: Path | str) -> Iterator[Path]:
             yield Path(base)
     except (OSError, ValueError, KeyError, TypeError):
         return  # no adapter, or one that loading will refuse by name
-
-
-def _refuse_overlap(output: Path, model: Path) -> None:
-    ours, theirs = output.resolve(), model.resolve()
-    if ours == theirs:
-        what = f"{output} is the folder of the model that training starts from ({model}), which would be overwritten"
-    elif theirs in ours.parents:
-        what = f"{output} is inside the folder of the model that training starts from ({model})"
-    elif ours in theirs.parents:
-        what = f"{output} contains the model that training starts from ({model})"
-    else:
-        return
-    raise ConfigError(_KEY, what, "Name a folder of its own")
 
 
 def _refuse_foreign_models(output: Path) -> None:

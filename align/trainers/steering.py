@@ -1,0 +1,72 @@
+"""What happens between the steps of a run: progress, and leaving cleanly when asked to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+from align.reporting import Progress, logger
+from align.tree.pack import RunPlan
+
+log = logger(__name__)
+
+
+class Steered(Protocol):
+    """What steering needs of a trainer."""
+
+    stage: str
+    plan: RunPlan
+    progress_note: str
+
+    def anywhere(self, here: bool) -> bool:
+        """Whether something holds on any process. Every process calls it."""
+
+
+class Steering(TrainerCallback):
+    """Progress, and leaving cleanly when asked to."""
+
+    def __init__(self, trainer: Steered) -> None:
+        self.trainer = trainer
+        self.stop = False
+        self.progress: Progress | None = None
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """In the block, SIGTERM and SIGINT ask for a checkpoint after the step that is under way. Afterwards they do
+        what they did before. Outside the main thread, which alone may set handlers, signals stay as they are.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress = Progress(self.trainer.stage, len(self.trainer.plan), done=state.global_step)
+        state.compute_steps(args, state.max_steps)  # of now: a resumed state has log_steps and save_steps of before
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.anywhere(self.stop):
+            control.should_save = control.should_training_stop = True
+        if control.should_save:
+            # The means that metrics.jsonl reports would otherwise lose the steps since the last line.
+            control.should_log = True
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the finished model is written instead
+
+    def on_log(self, args, state, control, **kwargs):
+        if self.progress and state.global_step > self.progress.done:
+            self.progress.advance(state.global_step - self.progress.done, self.trainer.progress_note)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.stop = True
+        log.warning("asked to stop: a checkpoint is written after this step")
