@@ -2,8 +2,9 @@
 
 Each package is downloaded without its dependencies, held to its SHA-256, and the few required files are unpacked into a
 cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names. ALIGN_OFFLINE=1 fetches
-nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/sources.py` and
-`align/bfcl.py`. No code of a package is run, save BFCL's checker by `eval/bfcl.py`, and llama-models' encoder by tests.
+nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/packaged.py` and
+`align/formats/bfcl.py`. No code of a package is run, save BFCL's checker by `eval/bfcl.py`, and llama-models' encoder
+by tests.
 """
 
 from __future__ import annotations

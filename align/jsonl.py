@@ -1,7 +1,7 @@
 """Rows from any source of records, and rows to JSON lines: errors name file and line, files appear whole.
 
 `align/records/` reads the records. A record may be one of our rows, or a form that other toolkits write
-(`align/formats.py` turns it into ours). What is dropped on the way is counted in `Drops`.
+(`align/formats/rows.py` turns it into ours). What is dropped on the way is counted in `Drops`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from align.errors import RowError, UnusableRow
 from align.files import whole_file
-from align.formats import is_ours, to_row
+from align.formats.rows import is_ours, to_row
 from align.records import Entry, Record, SourceLike, count_of, entries_of, label_of, parsed, sources_of
 from align.reporting import logger
 from align.rows import PreferenceRow, Row, SFTRow

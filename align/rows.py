@@ -1,7 +1,7 @@
 """The rows that stages hand to each other: messages, prompts, SFT rows, preferences, candidates, questions.
 
 Each row has an `id`, by which rows meet, and a `source`, which says where it came from. A row checks itself when it is
-made. Reading and writing them is `align/jsonl.py`; other toolkits' forms are `align/formats.py`.
+made. Reading and writing them is `align/jsonl.py`; other toolkits' forms are `align/formats/rows.py`.
 """
 
 from __future__ import annotations

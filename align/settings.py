@@ -167,7 +167,7 @@ class ModelConfig(Section):
 
 
 class EnvironmentConfig(Section):
-    """The system lines and results of a dialog with tools. Read by `align/chat/environment.py`."""
+    """The system lines and results of a dialog with tools. Read by `align/chat/system_prompt.py`."""
 
     ipython: bool = True
     """Write `Environment: ipython`: the code interpreter and the built-in tools are on (Llama 3)."""

@@ -26,10 +26,10 @@ def code_of(*starts: str | Path) -> dict[str, str]:
         A module that is not part of the project, such as one of a library or of a test, counts as no code.
 
     Why imports are followed, instead of hashing all sources: `recipes/dpo.py` imports `align.trainers.dpo`, which
-    imports `align.losses`; `data_builders/sft_mix.py` imports neither. After an edit of `align/losses.py` DPO stages
-    have another hash and run again, and the mix of SFT rows keeps its hash and its days of sampled rows. Imports inside
-    functions count like those at the top. The hash is of the syntax tree: comments and line breaks are not part of it,
-    docstrings are, since the schemas of tools are made from them.
+    imports `align.losses`; `data_builders/quality/mix.py` imports neither. After an edit of `align/losses.py`, DPO
+    stages have another hash and run again, and the mix of SFT rows keeps its hash and its days of sampled rows. Imports
+    inside functions count like those at the top. The hash is of the syntax tree: comments and line breaks are not part
+    of it, docstrings are, since the schemas of tools are made from them.
     """
     files: list[Path] = []
     for start in starts:
@@ -95,10 +95,12 @@ def _imported_names(tree: ast.Module) -> Iterator[str]:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            name = node.value.partition(":")[0]  # catalogs name modules as text: "data_builders.splits:SplitsConfig"
+            name = node.value.partition(":")[
+                0
+            ]  # catalogs name modules as text: "data_builders.rehearsal.builder:SplitsConfig"
             if _MODULE_NAME.fullmatch(name):
                 yield name
-            elif _MODULE_NAME.fullmatch(name.removesuffix(".")):  # f"data_builders.tasks.{name}": any of the package
+            elif _MODULE_NAME.fullmatch(name.removesuffix(".")):  # f"data_builders.tool_use.domains.{name}"
                 yield from (f"{name}{file.stem}" for file in sorted(ROOT.joinpath(*name.split(".")).glob("*.py")))
 
 

@@ -20,9 +20,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from align.assets import path_of
-from align.bfcl import DATA, first_answer, prompt_fields, read_records
 from align.config import Section
 from align.errors import RowError
+from align.formats.bfcl import DATA, first_answer, prompt_fields, read_records
 from align.rows import Message, PromptRow, ToolCall
 from align.settings import InputPath
 from eval.intervals import Share, share

@@ -2,8 +2,8 @@
 
 Llama 3 (section 4.3.6) wants a model to know what it knows: answer that, and refuse the rest. So abstaining is counted
 apart from being wrong, and, against a baseline, apart again where the answer was known before. Answers are judged by
-the string rules of `align/judges/rules.py`. How surely each is given is `eval/answer_scores.py`, and the curves of it
-`eval/risk_coverage.py`.
+the string rules of `align/judges/answers/rules.py`. How surely each is given is `eval/confidence.py`, and the curves of
+it `eval/risk_coverage.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from align.errors import RowError
 from align.jsonl import Drops, read_rows
-from align.judges.rules import verdict
+from align.judges.answers.rules import verdict
 from align.rows import QuestionRow
 from align.settings import InputPath, InputSources, Reading
-from eval.answer_scores import SCORES, AnswerScoresConfig, answer_scores
+from eval.confidence import SCORES, AnswerScoresConfig, answer_scores
 from eval.intervals import Share, bootstrapped, clustered_share, share
 from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
 from eval.runner import Generator, Result, completion_text, limited, prompt_text, read_result

@@ -65,7 +65,7 @@ class Generator:
 
     def answers(self, rows: Sequence[PromptRow], folder: Path, label: str) -> list[Candidate]:
         """One answer to each row, in their order. Units in `folder` survive a crash."""
-        from align.rounds.candidates import sample_candidates
+        from align.sampling.candidates import sample_candidates
 
         backend, protocol = self._loaded()
         return sample_candidates(rows, backend, protocol, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
@@ -75,7 +75,7 @@ class Generator:
     ) -> list[Trajectory]:
         """The dialog of each row with its tools, run live, in their order. Nothing is kept for a crash."""
         from align.generation.tool_loop import run_dialogs
-        from align.rounds.candidates import candidate_seed
+        from align.sampling.candidates import candidate_seed
 
         backend, protocol = self._loaded()
         return run_dialogs(

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from align.jsonl import Drops, read_rows
-from align.judges.values import holds
+from align.judges.answers.values import holds
 from align.rows import ToolCall, ToolQuestionRow, tools_of
 from align.settings import InputSources, Reading
 from align.tools.catalog import ToolsConfig, make_registry

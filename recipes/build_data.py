@@ -14,40 +14,35 @@ from pydantic import model_validator
 
 from align.config import Recipe, main
 from align.settings import OutputPath
-from data_builders import (
-    document_questions,
-    judged_answers,
-    knowledge_probe,
-    preference,
-    question_splits,
-    sft_mix,
-    splits,
-    tool_templates,
-    tool_trajectories,
-    tool_use,
-)
-from data_builders.document_questions import DocumentQuestionsConfig
-from data_builders.judged_answers import JudgedAnswersConfig
-from data_builders.preference import PreferencesConfig
-from data_builders.probe_config import KnowledgeProbeConfig
-from data_builders.question_splits import QuestionSplitsConfig
-from data_builders.sft_mix import SFTMixConfig
-from data_builders.splits import SplitsConfig
-from data_builders.tool_templates import ToolTemplatesConfig
-from data_builders.tool_trajectories import TrajectoriesConfig
-from data_builders.tool_use import ToolUseConfig
+from data_builders.knowledge_probe import builder as knowledge_probe
+from data_builders.knowledge_probe.config import KnowledgeProbeConfig
+from data_builders.preferences import builder as preferences
+from data_builders.preferences.builder import PreferencesConfig
+from data_builders.quality import mix
+from data_builders.quality.mix import SFTMixConfig
+from data_builders.questions import from_documents, from_facts
+from data_builders.questions.from_documents import DocumentQuestionsConfig
+from data_builders.questions.from_facts import QuestionSplitsConfig
+from data_builders.rehearsal import builder as rehearsal
+from data_builders.rehearsal import judged_answers
+from data_builders.rehearsal.builder import SplitsConfig
+from data_builders.rehearsal.judged_answers import JudgedAnswersConfig
+from data_builders.tool_use import imported, templates, trajectories
+from data_builders.tool_use.imported import ToolUseConfig
+from data_builders.tool_use.templates import ToolTemplatesConfig
+from data_builders.tool_use.trajectories import TrajectoriesConfig
 
 BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
-    "splits": splits.build,
-    "question_splits": question_splits.build,
-    "preferences": preference.build,
+    "splits": rehearsal.build,
+    "question_splits": from_facts.build,
+    "preferences": preferences.build,
     "judged_answers": judged_answers.build,
-    "tool_use": tool_use.build,
-    "tool_templates": tool_templates.build,
-    "tool_trajectories": tool_trajectories.build,
-    "document_questions": document_questions.build,
+    "tool_use": imported.build,
+    "tool_templates": templates.build,
+    "tool_trajectories": trajectories.build,
+    "document_questions": from_documents.build,
     "knowledge_probe": knowledge_probe.build,
-    "sft_mix": sft_mix.build,
+    "sft_mix": mix.build,
 }
 
 

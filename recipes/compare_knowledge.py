@@ -38,7 +38,7 @@ class CompareKnowledgeRecipe(Recipe):
 
 def run(recipe: CompareKnowledgeRecipe) -> Path:
     """Write the files, print the tables, and return the folder."""
-    from eval.knowledge_report import compare, read_json, read_knowledge, write
+    from eval.reports.knowledge import compare, read_json, read_knowledge, write
 
     comparison = compare(
         {

@@ -72,9 +72,9 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
     from align.models.loading import load_generator, load_reward_model, load_tokenizer
     from align.precision import resolved
     from align.publish.names import shown_path
-    from align.rounds.candidates import fitting_prompts, sample_candidates, score_candidates
-    from align.rounds.selection import best_of, pairs_of
     from align.rows import PromptRow
+    from align.sampling.candidates import fitting_prompts, sample_candidates, score_candidates
+    from align.sampling.selection import best_of, pairs_of
 
     recipe = resolved(recipe, recipe.output_dir)
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)

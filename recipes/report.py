@@ -29,8 +29,8 @@ class ReportRecipe(Recipe):
 def run(recipe: ReportRecipe) -> Path:
     """Write both files, print the table, and return the page."""
     from align.files import write_text
-    from eval.report import markdown, read_report, text_table
-    from eval.report_page import page
+    from eval.reports.page import page
+    from eval.reports.rounds import markdown, read_report, text_table
 
     report = read_report(recipe.run_dir, recipe.samples)
     write_text(recipe.html, page(report))

@@ -24,7 +24,7 @@ class RewardReportRecipe(Recipe):
 
 def run(recipe: RewardReportRecipe) -> Path:
     """Write both files, print the table, and return its file."""
-    from eval.reward_report import markdown, read_columns, write_report
+    from eval.reports.reward import markdown, read_columns, write_report
 
     columns = read_columns(recipe.runs)
     written = write_report(columns, recipe.output_dir)

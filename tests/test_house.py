@@ -1,4 +1,4 @@
-"""Who may import whom, and what holds for every recipe and YAML: the drawing in CONTRIBUTING.md, held to the files."""
+"""The layers of imports (described in CONTRIBUTING.md), and checks that hold for every recipe and every YAML."""
 
 from __future__ import annotations
 
@@ -27,41 +27,23 @@ WINGS = {
     "recipes": {"align", "data_builders", "eval"},
 }
 
-RECORD_ROOMS = {"columns", "dialogs", "pairs", "rated"}
-FLOORS = [  # of align/, from the ground up; a room may use the rooms below it and its own inside
-    {"errors", "failures", "files", "hardware", "hub_names", "reporting", "overlap", "losses", "source_code"},
-    {"rows", "strict_yaml", "config_values", "config", "settings", "manifest"},
-    {"records"},
-    {"precision", "formats", "tool_formats", "bfcl", "jsonl", "chat", "tools", "publish", "assets", *RECORD_ROOMS},
+LAYERS = [  # of align/, from the lowest up; a module or folder imports from layers below its own, and from itself
+    {"errors", "reporting", "hub_names", "hardware", "losses"},
+    {"failures", "files", "strict_yaml"},
+    {"source_code", "text", "rows", "config_values"},
+    {"config", "manifest"},
+    {"assets", "settings", "precision"},
+    {"records", "publish"},
+    {"formats", "rounds"},
+    {"jsonl", "tools"},
+    {"chat"},
     {"tree"},
     {"models"},
-    {"trainers", "generation"},
+    {"generation", "trainers"},
     {"judges"},
-    {"rounds"},
+    {"sampling"},
 ]
-FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {  # along a floor, one way only: what a room needs of one that stands beside it
-    ("align/jsonl.py", "formats"),
-    ("align/formats.py", "tool_formats"),
-    ("align/formats.py", "bfcl"),
-    *(("align/formats.py", room) for room in ("columns", "dialogs", "pairs", "rated")),
-    *(("align/pairs.py", room) for room in ("columns", "dialogs")),
-    *(("align/rated.py", room) for room in ("columns", "dialogs")),
-    *(("align/dialogs.py", room) for room in ("columns", "tool_formats")),
-    ("align/tool_formats.py", "columns"),
-    ("align/settings.py", "config"),
-    ("align/settings.py", "config_values"),
-    ("align/settings.py", "rows"),
-    ("align/config_values.py", "strict_yaml"),
-    ("align/config.py", "strict_yaml"),
-    ("align/config.py", "config_values"),
-    ("align/failures.py", "errors"),
-    ("align/files.py", "errors"),
-    ("align/overlap.py", "files"),
-    ("align/source_code.py", "files"),
-    ("align/chat/environment.py", "tools"),
-    ("align/tools/schema.py", "bfcl"),
-}
+LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = {"torch", "transformers", "deepspeed", "accelerate", "datasets", "vllm", "peft", "numpy", "huggingface_hub"}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
@@ -88,30 +70,30 @@ def imports_of(file: Path) -> dict[str, int]:
     return found
 
 
-def test_every_room_of_align_has_a_floor() -> None:
+def test_every_part_of_align_has_a_layer() -> None:
     here = (ROOT / "align").iterdir()
-    rooms = {path.stem for path in here if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert len(rooms) > 10, "the walk found no house"
-    assert rooms - {"__init__"} <= FLOOR_OF.keys(), "a new room: say in FLOORS where it stands"
+    parts = {path.stem for path in here if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert len(parts) > 10, "the walk found too few modules"
+    assert parts - {"__init__"} == LAYER_OF.keys(), "name each module and folder of align/ in one of LAYERS"
 
 
-def test_imports_follow_the_drawing() -> None:
+def test_imports_go_to_lower_layers() -> None:
     files = python_files(*WINGS)
     assert len(files) > 50, f"the walk found {len(files)} files only"
     broken = []
     for file in files:
         here = file.relative_to(ROOT)
-        wing, room = here.with_suffix("").parts[:2]
+        wing, part = here.with_suffix("").parts[:2]
         for name, line in imports_of(file).items():
             other_wing, _, rest = name.partition(".")
-            other_room = rest.partition(".")[0]
+            other_part = rest.partition(".")[0]
             where = f"{here}:{line} -> {name}"
             if other_wing in WINGS and other_wing != wing and other_wing not in WINGS[wing]:
-                broken.append(f"{where}: {wing} may not use {other_wing}")
-            elif wing == other_wing == "align" and other_room in FLOOR_OF and room in FLOOR_OF:
-                beside = FLOOR_OF[other_room] == FLOOR_OF[room] and (here.as_posix(), other_room) not in SAME_FLOOR
-                if other_room != room and (FLOOR_OF[other_room] > FLOOR_OF[room] or beside):
-                    broken.append(f"{where}: runs up, or along the floor")
+                broken.append(f"{where}: {wing} must not import {other_wing}")
+            elif wing == other_wing == "align" and other_part != part and {part, other_part} <= LAYER_OF.keys():
+                broken += [f"{where}: imports from its own layer or a higher one"] * (
+                    LAYER_OF[other_part] >= LAYER_OF[part]
+                )
     assert not broken, "\n".join(broken)
 
 

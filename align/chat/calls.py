@@ -7,7 +7,7 @@ r"""Tool calls as text, both ways: what an assistant writes to make a call, and 
 
 What is written is read back before it is given out, so a call that a syntax cannot hold is refused and never bent.
 Control tokens around a call, and Llama's built-in tools, are the protocol's affair (`align/chat/llama3.py`); how
-functions are offered is `align/chat/offers.py`.
+functions are offered is `align/chat/tool_prompts.py`.
 
 Source: hermes, NousResearch/Hermes-Function-Calling; json, the chat template shipped with Llama 3.1 Instruct;
 function_tag, meta-llama/llama-models, models/llama3_1/prompt_format.md; python_list, the same, models/llama3_2.

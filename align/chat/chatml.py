@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from align.chat.calls import CallSyntax, ParsedCalls, parse_calls
-from align.chat.offers import with_offer
 from align.chat.protocol import ChatProtocol, Piece, TokenKind
+from align.chat.tool_prompts import with_offer
 from align.rows import Message
 
 if TYPE_CHECKING:

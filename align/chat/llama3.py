@@ -25,8 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from align.chat.calls import SYNTAXES, TAG_OPEN, CallSyntax, ParsedCalls, Part, json_text, parse_calls
-from align.chat.offers import with_offer
 from align.chat.protocol import ChatProtocol, Piece, TokenKind
+from align.chat.tool_prompts import with_offer
 from align.errors import RowError
 from align.rows import Message, ToolCall
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from align.chat.calls import SYNTAXES, CallSyntax, ParsedCalls, Part, call_parts, joined
-from align.chat.offers import Written
 from align.chat.templates import template
+from align.chat.tool_prompts import Written
 from align.chat.vocabulary import OwnTokens, padding_id, segment_tokenizer
 from align.errors import ConfigError, RowError
 from align.files import fingerprint_of

@@ -13,7 +13,7 @@ from keyword import kwlist
 from string import ascii_letters, digits
 
 from align.chat.calls import SYNTAXES, CallSyntax
-from align.chat.offers import (
+from align.chat.tool_prompts import (
     HERMES_AFTER,
     HERMES_BEFORE,
     JSON_BEFORE,

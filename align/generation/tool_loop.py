@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from align.chat.environment import tool_message
 from align.chat.protocol import ChatProtocol, Dialog
+from align.chat.system_prompt import tool_message
 from align.files import fingerprint_of
 from align.generation.backend import Backend, Completion
 from align.rows import Message, Messages, PromptRow

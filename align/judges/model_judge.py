@@ -15,7 +15,7 @@ from typing import NamedTuple
 from align.chat.protocol import ChatProtocol
 from align.files import fingerprint_of
 from align.generation.backend import Backend
-from align.judges.rules import Verdict
+from align.judges.answers.rules import Verdict
 from align.rows import Message, Messages, QuestionRow
 
 MAX_TOKENS = 8

@@ -18,7 +18,7 @@ from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Messages
-from align.trainers.proofs import PACKING_TOLERANCE, prove_own_forward
+from align.trainers.checks import PACKING_TOLERANCE, prove_own_forward
 from align.tree.encode import Ask, PromptTree, encode_completions
 from align.tree.pack import bins_under_budget, collate
 

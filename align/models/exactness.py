@@ -3,7 +3,7 @@
 Packed trees replace a model's attention by `align/tree/attention.py`, and read log-probabilities and scores without the
 model's own last lines. Where that would give other numbers than the model's own forward pass, the checks here stop the
 run and name the setting of config.json that is the cause. They look at the config and at module names, so they cost
-nothing; what they do not know is left to the proof before the first step (`align/trainers/proofs.py`), which runs the
+nothing; what they do not know is left to the proof before the first step (`align/trainers/checks.py`), which runs the
 model's own forward pass, and to the attention function, which refuses every argument that it does not know.
 """
 

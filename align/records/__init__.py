@@ -2,7 +2,7 @@
 
 `source` in, `(path:line, record)` out: JSON lines, JSON arrays, CSV, TSV and Parquet, compressed or not, patterns,
 folders that `datasets` saved, datasets on the Hub. docs/formats.md has the table. A record is not yet a row:
-`align/jsonl.py` makes rows of records, and `align/formats.py` knows other toolkits' forms.
+`align/jsonl.py` makes rows of records, and `align/formats/rows.py` knows other toolkits' forms.
 """
 
 from __future__ import annotations

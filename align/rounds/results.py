@@ -1,6 +1,6 @@
 """What the stages of a run left on disk, read back for people: metrics, counts, scores.
 
-The driver makes one line of it when a stage ends, `eval/report.py` the whole report. Nothing here is written.
+The driver makes one line of it when a stage ends, `eval/reports/rounds.py` the whole report. Nothing here is written.
 """
 
 from __future__ import annotations

@@ -2,6 +2,6 @@
 
 `registry` holds the tools and runs a call; `catalog` makes a registry from a config; `search`, `calculator`, `reader`
 and `interpreter` are the tools; `replay` records calls and plays them back; `schema` checks calls that nobody ran.
-`bounded` and `web` are how a tool is kept to time and memory, and how it asks a service. `sandbox` runs model-written
-code behind `boundary` and `seccomp`.
+`limited_process` and `web` are how a tool is kept to time and memory, and how it asks a service. `sandbox` runs model-written
+code behind Linux namespaces and seccomp.
 """

@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from align.tools.bounded import Bounded
+from align.tools.limited_process import Bounded
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolFailure, library
 from align.tools.web import Service

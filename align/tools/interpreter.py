@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolFailure
-from align.tools.sandbox import Execution, Sandbox, Session
+from align.tools.sandbox.session import Execution, Sandbox, Session
 
 
 class DialogSession:

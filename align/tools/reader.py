@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from align.tools.bounded import Bounded
+from align.tools.limited_process import Bounded
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolError, ToolFailure, library
 

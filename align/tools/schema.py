@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from align.bfcl import JSON_TYPES
+from align.formats.bfcl import JSON_TYPES
 from align.rows import ToolCall, ToolSpec
 from align.tools.results import library
 

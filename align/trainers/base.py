@@ -44,9 +44,9 @@ from align.models.serving import write_serving_files
 from align.reporting import MetricsFile, logger
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.checkpoints import CheckpointFolders, model_files, require_saved, run_identity
+from align.trainers.checks import prove_packing, prove_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
-from align.trainers.proofs import prove_packing, prove_terminators, show_supervision
 from align.trainers.schedules import Schedule, warmup_steps
 from align.trainers.steering import Steering
 from align.tree.encode import PromptTree, Segment
@@ -279,7 +279,7 @@ class TreeTrainer(Trainer, ABC):
         return self.model.low_precision
 
     def _prove(self, model: torch.nn.Module) -> None:
-        """The proofs of align/trainers/proofs.py on the first step's rows, by all processes alike."""
+        """The proofs of align/trainers/checks.py on the first step's rows, by all processes alike."""
         rows = [self.trees[row] for row in self.plan[0].rows]
         show_supervision(rows[:2], self.supervised, self.protocol)
         prove_terminators(rows, self.supervised, self.protocol)

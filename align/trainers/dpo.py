@@ -25,7 +25,7 @@ from align.losses import (
 )
 from align.settings import DPOConfig
 from align.trainers.base import TreeTrainer
-from align.trainers.proofs import prove_untrained
+from align.trainers.checks import prove_untrained
 from align.trainers.reference import NO_REFERENCE, Reference, ReferenceCache, reference_key
 from align.tree.encode import PromptTree
 from align.tree.pack import TreeBatch

@@ -16,8 +16,8 @@ from align.chat.protocol import ChatProtocol
 from align.errors import AlignError, RowError
 from align.generation.backend import Backend
 from align.reporting import logger
-from align.rounds.candidates import candidate_seed
 from align.rows import Message, Messages, row_id
+from align.sampling.candidates import candidate_seed
 from align.settings import ModelConfig, SamplingConfig
 from data_builders.annotation.settings import RatingConfig
 from data_builders.annotation.store import Asked, Store, Turn

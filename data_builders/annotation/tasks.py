@@ -8,17 +8,17 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from align.columns import RESPONSES, Columns, first_given
 from align.errors import RowError
 from align.files import fingerprint_of
+from align.formats.columns import RESPONSES, Columns, first_given
+from align.formats.pairs import pair_names
 from align.jsonl import Drops, read_rows, row_of, usable
-from align.pairs import pair_names
 from align.records import Record, SourceLike, label_of, records_of, sources_of
 from align.reporting import logger
 from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
 from data_builders.annotation.settings import TasksConfig
-from data_builders.counted import message_texts
-from data_builders.rated_responses import asked_of
+from data_builders.preferences.ratings import asked_of
+from data_builders.row_set import message_texts
 
 
 @dataclass(frozen=True)

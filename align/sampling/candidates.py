@@ -1,0 +1,163 @@
+"""Candidates: K completions of each prompt, sampled and scored in units that survive a crash.
+
+A unit is a fixed slice of the prompts; how units are kept is `work_units.py`, which candidates are kept is `selection.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from align.chat.protocol import ChatProtocol
+from align.errors import RowError
+from align.files import fingerprint_of
+from align.generation.backend import Backend
+from align.judges.judge import Judge, ScoreRequest
+from align.rows import Candidate, Message, PromptRow, row_id
+from align.sampling.work_units import in_units
+
+
+def sample_candidates(
+    rows: Sequence[PromptRow],
+    backend: Backend,
+    protocol: ChatProtocol,
+    *,
+    k: int,
+    seed: int,
+    folder: Path,
+    unit_size: int,
+    label: str = "candidates",
+    model: str = "",
+    round_number: int | None = None,
+    temperature: float | None = None,
+) -> list[Candidate]:
+    """K candidates of each prompt, in the order of the rows and then of their index.
+
+    seed: with the prompt's id and the index it gives each candidate its own seed, so a candidate is the same whichever
+        other prompts are sampled.
+    folder: `unit-00000.jsonl` and so on, `unit_size` prompts in each. Units that are whole there are read, not run.
+    label: the name on the progress bar.
+    model, round_number, temperature: what each candidate says of its origin; they change nothing that is sampled.
+
+    Raises StageError where the folder holds units of other rows, k, seed, weights or sampling.
+    """
+    check_ids(rows)
+    key = {
+        "rows": fingerprint_of(*(row.model_dump_json() for row in rows)),
+        "k": k,
+        "seed": seed,
+        "unit_size": unit_size,
+        **backend.identity,
+        "origin": [model, round_number, temperature],
+    }
+
+    def sample(unit: Sequence[PromptRow]) -> tuple[list[Candidate], int]:
+        prompts = [protocol.encode(row.prompt, row.tools, open_assistant=True).ids for row in unit]
+        seeds = [[candidate_seed(seed, row.id, index) for index in range(k)] for row in unit]
+        completions = backend.complete(prompts, seeds)
+        made = [
+            Candidate(
+                id=row_id(row.id, index, own_seed),
+                source=row.source,
+                tools=row.tools,
+                prompt_id=row.id,
+                prompt=row.prompt,
+                completion=(without_nul(protocol.parse(completion.ids)),),
+                index=index,
+                seed=own_seed,
+                finished=completion.finished,
+                model=model,
+                round=round_number,
+                temperature=temperature,
+            )
+            for row, own_seeds, group in zip(unit, seeds, completions, strict=True)
+            for index, (own_seed, completion) in enumerate(zip(own_seeds, group, strict=True))
+        ]
+        return made, sum(len(completion.ids) for group in completions for completion in group)
+
+    units = [rows[first : first + unit_size] for first in range(0, len(rows), unit_size)]
+    code = (type(backend).__module__, type(protocol).__module__)
+    return in_units(units, sample, Candidate, folder=folder, key=key, label=label, things="tokens", code=code)
+
+
+def score_candidates(
+    candidates: Sequence[Candidate],
+    judge: Judge,
+    *,
+    folder: Path | None = None,
+    unit_size: int = 64,
+    label: str = "scores",
+) -> list[Candidate]:
+    """The candidates with the judge's score, in their order. Candidates of one prompt must stand together.
+
+    folder: as for `sample_candidates`, `unit_size` prompts in a unit; None keeps nothing on disk.
+
+    Raises RowError, and keeps nothing of the unit, where the judge returns a score that is not a finite number.
+    """
+    groups = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
+
+    def score(unit: Sequence[list[Candidate]]) -> tuple[list[Candidate], int]:
+        requests = [
+            ScoreRequest(group[0].prompt, [candidate.completion for candidate in group], group[0].tools)
+            for group in unit
+        ]
+        scored = [
+            candidate.model_copy(update={"score": value})
+            for group, values in zip(unit, judge.score_many(requests), strict=True)
+            for candidate, value in zip(group, values, strict=True)
+        ]
+        for candidate in scored:
+            if candidate.score is None or not math.isfinite(candidate.score):
+                what = f"the judge gave it the score {candidate.score}, expected a finite number"
+                how = "Check the weights of the reward model: its checkpoint may hold values that are not finite"
+                raise RowError(f"candidate {candidate.id} of prompt {candidate.prompt_id}", what, how)
+        return scored, len(scored)
+
+    units = [groups[first : first + unit_size] for first in range(0, len(groups), unit_size)]
+    if folder is None:
+        return [candidate for unit in units for candidate in score(unit)[0]]
+    sampled = fingerprint_of(*(candidate.model_dump_json(exclude={"score"}) for candidate in candidates))
+    key = {"candidates": sampled, "unit_size": unit_size, **judge.identity}
+    code = (type(judge).__module__,)
+    return in_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
+
+
+def fitting_prompts(
+    rows: Iterable[PromptRow], backend: Backend, protocol: ChatProtocol
+) -> tuple[list[PromptRow], Counter[str]]:
+    """The rows whose prompt leaves room for a completion, and how many were dropped by reason.
+
+    Raises RowError where no row is left.
+    """
+    kept, dropped = [], Counter[str]()
+    for row in rows:
+        if len(protocol.encode(row.prompt, row.tools, open_assistant=True).ids) <= backend.max_prompt_tokens:
+            kept.append(row)
+        else:
+            dropped["prompt too long"] += 1
+    if not kept:
+        what = f"none of {dropped.total()} leaves room for a completion"
+        raise RowError("prompts", what, "Bring shorter prompts, or lower sampling.max_completion_tokens")
+    return kept, dropped
+
+
+def candidate_seed(seed: int, prompt_id: str, index: int) -> int:
+    """The seed of one candidate: 48 bits, so that every reader of JSON keeps it exact."""
+    return int(fingerprint_of(seed, prompt_id, index)[:12], 16)
+
+
+def without_nul(message: Message) -> Message:
+    """A sampled message as a row may hold it: a NUL becomes U+FFFD, as bytes that are no UTF-8 do when decoded."""
+    if "\0" not in message.content:
+        return message
+    return message.model_copy(update={"content": message.content.replace("\0", "\ufffd")})
+
+
+def check_ids(rows: Sequence[PromptRow]) -> None:
+    """Raises RowError for a repeated id: what is sampled meets its prompt by it."""
+    for name, count in Counter(row.id for row in rows).items():
+        if count > 1:
+            raise RowError(f"prompt {name}", f"occurs {count} times among the prompts", "Give each row its own id")

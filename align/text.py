@@ -1,0 +1,66 @@
+"""What makes two texts the same, and how much two texts have in common: normalization, exact keys, n-grams.
+
+Used to drop duplicates, and training rows that repeat an evaluation prompt. Whether an answer is right is another
+question: see `align/judges/answers/rules.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+from align.files import fingerprint_of
+
+# 5*3 is not 5/3 and 1.5 is not 1 5, but a full stop or a hyphen between words tells nothing apart.
+_ARITHMETIC = re.compile(r"(?<=\d)[.,](?=\d)|(?<=\d)\s?[-*/%]|[-*/%](?=\s?\d)")
+
+
+class _Kept(dict[int, int]):
+    """For `str.translate`: letters, marks, digits and symbols stay, anything else is a space; learnt as it is met."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMNS" else ord(" ")
+        return self[code]
+
+
+_KEPT = _Kept()
+
+# Thai, Lao, kana and ideographs: written without spaces, so each character counts as a word.
+_UNSPACED = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+
+
+def normalize(text: str) -> str:
+    """Text without what does not tell two texts apart: width forms, case, punctuation, spacing.
+
+    Letters, accents, marks, digits and symbols of every script are kept, and the signs of arithmetic beside a digit.
+    """
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    pieces, end = [], 0
+    for match in _ARITHMETIC.finditer(folded):
+        pieces += [folded[end : match.start()].translate(_KEPT), match.group()]
+        end = match.end()
+    pieces.append(folded[end:].translate(_KEPT))
+    return " ".join("".join(pieces).split())
+
+
+def exact_key(*texts: str) -> str:
+    """A key that is the same for texts that are the same after `normalize`: 64 hex digits of BLAKE3."""
+    return fingerprint_of(*map(normalize, texts))
+
+
+def ngram_similarity(one: str, other: str, size: int = 3) -> float:
+    """Share of word n-grams that two texts have in common, after `normalize`, from 0 to 1 (Jaccard, with repeats).
+
+    size: words in an n-gram. A text with fewer words is one n-gram. Two texts without a word are the same: 1.
+    """
+    first, second = _ngrams(one, size), _ngrams(other, size)
+    union = (first | second).total()
+    return (first & second).total() / union if union else 1.0
+
+
+def _ngrams(text: str, size: int) -> Counter[tuple[str, ...]]:
+    words = _UNSPACED.sub(r" \1 ", normalize(text)).split()
+    return Counter(
+        tuple(words[start : start + size]) for start in range(max(len(words) - size + 1, min(len(words), 1)))
+    )

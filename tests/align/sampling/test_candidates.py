@@ -1,0 +1,428 @@
+"""Candidates in units: killed and resumed equals not killed, nothing sampled twice, no folder mixes two runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from align.config import load_config
+from align.errors import RowError, StageError
+from align.generation.backend import Completion
+from align.jsonl import read_rows, write_rows
+from align.judges.judge import ScoreRequest
+from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
+from align.sampling import work_units
+from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
+
+ROOT = Path(__file__).parents[3]
+
+
+class Letters:
+    """A protocol whose tokens are letters."""
+
+    def encode(self, messages: Sequence[Message], tools: str = "", *, open_assistant: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(ids=[ord(letter) for message in messages for letter in message.content])
+
+    def parse(self, ids: Sequence[int]) -> Message:
+        return Message(role="assistant", content=" ".join(map(str, ids)))
+
+
+class Counting:
+    """A backend that answers with its prompt's length and the seed, and remembers what it was asked."""
+
+    max_prompt_tokens = 30
+
+    def __init__(self, weights: str = "one", stop_after: int | None = None) -> None:
+        self.identity = {"model": weights}
+        self.asked: list[int] = []
+        self.stop_after = stop_after
+
+    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        if self.stop_after is not None and len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += [seed for group in seeds for seed in group]
+        return [
+            [Completion((len(prompt), seed), seed % 3 > 0) for seed in group]
+            for prompt, group in zip(prompts, seeds, strict=True)
+        ]
+
+
+class Lengths:
+    """A judge that likes long completions."""
+
+    identity = {"judge": "lengths"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def score(self, prompt: Messages, completions: Sequence[Messages], tools: str = "") -> list[float]:
+        return self.score_many([ScoreRequest(prompt, completions, tools)])[0]
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        self.requests += len(requests)
+        return [[float(len(done[0].content)) for done in request.completions] for request in requests]
+
+
+def prompt_rows(count: int) -> list[PromptRow]:
+    said = [Message(role="user", content=f"Say {'x' * n}") for n in range(count)]
+    return [PromptRow(id=f"p{n}", source="test", prompt=(message,)) for n, message in enumerate(said)]
+
+
+def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None, **changed: int) -> list[Candidate]:
+    settings = {"k": 3, "seed": 5, "unit_size": 2, **changed}
+    return sample_candidates(rows or prompt_rows(7), backend, Letters(), folder=folder, **settings)  # type: ignore[arg-type]
+
+
+def test_each_candidate_has_its_own_seed_and_an_id_from_it(tmp_path: Path) -> None:
+    found = sample(tmp_path, Counting())
+    assert [(candidate.prompt_id, candidate.index) for candidate in found] == [
+        (f"p{n}", index) for n in range(7) for index in range(3)
+    ]
+    assert len({candidate.seed for candidate in found}) == 21
+    for candidate in found:
+        assert candidate.seed == candidate_seed(5, candidate.prompt_id, candidate.index) < 2**53
+        assert candidate.id == row_id(candidate.prompt_id, candidate.index, candidate.seed)
+        assert candidate.finished == (candidate.seed % 3 > 0)
+        assert candidate.score is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"unit-{n:05}.jsonl" for n in range(4)] + ["units.json"]
+
+
+def test_a_sampled_nul_becomes_a_character_that_rows_may_hold(tmp_path: Path) -> None:
+    class Broken(Letters):
+        def parse(self, ids: Sequence[int]) -> Message:
+            return Message(role="assistant", content="a\0b")
+
+    [made] = sample_candidates(  # type: ignore[arg-type]
+        prompt_rows(1), Counting(), Broken(), k=1, seed=0, folder=tmp_path / "units", unit_size=1
+    )
+    assert made.completion[0].content == "a\ufffdb"
+    write_rows(tmp_path / "candidates.jsonl", [made])
+    assert read_rows(tmp_path / "candidates.jsonl", Candidate) == [made]
+
+
+def test_a_candidate_is_the_same_whichever_other_prompts_are_sampled(tmp_path: Path) -> None:
+    all_of_them = {candidate.id: candidate for candidate in sample(tmp_path / "all", Counting())}
+    few = sample(tmp_path / "few", Counting(), rows=prompt_rows(7)[3:5], unit_size=5)
+    assert all(all_of_them[candidate.id] == candidate for candidate in few)
+
+
+def test_finished_units_are_read_and_not_sampled_again(tmp_path: Path) -> None:
+    expected = sample(tmp_path / "whole", Counting())
+    interrupted = Counting(stop_after=12)
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path / "parts", interrupted)
+    (tmp_path / "parts" / ".unit-00002.jsonl.x.part").write_text('{"half')
+    resumed = Counting()
+    assert sample(tmp_path / "parts", resumed) == expected
+    assert sorted(interrupted.asked + resumed.asked) == sorted(candidate.seed for candidate in expected)
+    assert not list((tmp_path / "parts").glob(".*"))
+    again = Counting()
+    assert sample(tmp_path / "parts", again) == expected
+    assert again.asked == []
+
+
+@pytest.mark.parametrize(
+    "changed, named",
+    [
+        ({"k": 4}, "k was 3 there, is 4 now"),
+        ({"seed": 6}, "seed was 5 there, is 6 now"),
+        ({"unit_size": 3}, "unit_s"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_with_what_differs(
+    tmp_path: Path, changed: dict[str, int], named: str
+) -> None:
+    sample(tmp_path, Counting())
+    with pytest.raises(StageError, match=rf"units\.json: {named}.*Name another folder, or delete this one"):
+        sample(tmp_path, Counting(), **changed)
+
+
+def test_other_rows_or_weights_are_refused_too(tmp_path: Path) -> None:
+    sample(tmp_path, Counting())
+    with pytest.raises(StageError, match="rows was"):
+        sample(tmp_path, Counting(), rows=prompt_rows(6))
+    with pytest.raises(StageError, match="model was one there, is two now"):
+        sample(tmp_path, Counting(weights="two"))
+    (tmp_path / "units.json").unlink()
+    with pytest.raises(StageError, match=r"holds units of other work \(unit-00000.jsonl\) and no units\.json"):
+        sample(tmp_path, Counting(weights="two"))
+
+
+@pytest.mark.parametrize("text", [None, b'{"k": 3, "se', b"\xff\xfe{}", b"[]", b"", b"[" * 100_000])
+def test_a_lost_or_damaged_claim_is_written_again_from_what_the_units_say(tmp_path: Path, text: bytes | None) -> None:
+    expected = sample(tmp_path, Counting())
+    claim = tmp_path / "units.json"
+    before = claim.read_bytes()
+    claim.unlink() if text is None else claim.write_bytes(text)
+    again = Counting()
+    assert sample(tmp_path, again) == expected
+    assert again.asked == []
+    assert claim.read_bytes() == before
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+def damage(kind: str, unit: Path, other: Path) -> None:
+    """Changes `unit` as a disk, a person or a wrong copy may."""
+    lines = lines_of(unit)
+    if kind == "cut off":
+        unit.write_bytes(unit.read_bytes()[:-20])
+    elif kind == "a bit flipped":
+        content = bytearray(unit.read_bytes())
+        content[-30] ^= 4
+        unit.write_bytes(content)
+    elif kind == "a candidate missing":
+        unit.write_text("".join(lines[:-1]), encoding="utf-8")
+    elif kind == "a candidate more":
+        unit.write_text("".join([*lines, lines[-1]]), encoding="utf-8")
+    elif kind == "an edited text":
+        unit.write_text("".join(lines).replace("Say", "Sing", 1), encoding="utf-8")
+    elif kind == "another unit's content":
+        unit.write_bytes(other.read_bytes())
+    elif kind == "two swapped":
+        unit.write_bytes(other.read_bytes()), other.write_text("".join(lines), encoding="utf-8")
+    elif kind == "no header":
+        unit.write_text("".join(lines[1:]), encoding="utf-8")
+    elif kind == "another count":
+        unit.write_text("".join([lines[0].replace('"rows": 6', '"rows": 5'), *lines[1:]]), encoding="utf-8")
+    else:
+        unit.write_bytes(b"" if kind == "empty" else b"\xff\xfe\x00not text")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut off",
+        "a bit flipped",
+        "a candidate missing",
+        "a candidate more",
+        "an edited text",
+        "another unit's content",
+        "two swapped",
+        "no header",
+        "another count",
+        "empty",
+        "no text",
+    ],
+)
+def test_a_damaged_unit_is_made_again_and_no_other(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("align"), "propagate", True)
+    expected = sample(tmp_path, Counting())
+    damage(kind, tmp_path / "unit-00001.jsonl", tmp_path / "unit-00002.jsonl")
+    again = Counting()
+    assert sample(tmp_path, again) == expected
+    remade = {"p2", "p3", "p4", "p5"} if kind == "two swapped" else {"p2", "p3"}
+    assert again.asked == [candidate.seed for candidate in expected if candidate.prompt_id in remade]
+    assert "unit-00001.jsonl" in caplog.text
+    assert "the unit is made again" in caplog.text
+    third = Counting()
+    assert sample(tmp_path, third) == expected
+    assert third.asked == []
+
+
+def test_an_edited_score_is_scored_again(tmp_path: Path) -> None:
+    candidates = sample(tmp_path / "units", Counting())
+    expected = score_candidates(candidates, Lengths(), folder=tmp_path / "scores", unit_size=3)
+    unit = tmp_path / "scores" / "unit-00000.jsonl"
+    unit.write_text(re.sub(r'"score":[\d.]+', '"score":99.0', unit.read_text(encoding="utf-8")), encoding="utf-8")
+    judge = Lengths()
+    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == expected
+    assert judge.requests == 3
+
+
+def test_two_processes_in_one_folder_are_refused(tmp_path: Path) -> None:
+    class Second(Counting):
+        def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+            with pytest.raises(StageError, match="is in use by another process that makes the same units"):
+                sample(tmp_path, Counting())
+            return super().complete(prompts, seeds)
+
+    assert sample(tmp_path, Second())
+
+
+def test_units_that_other_code_made_are_refused_with_the_files_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample(tmp_path, Counting())
+    code_of = work_units.code_of
+    monkeypatch.setattr(work_units, "code_of", lambda *names: {**code_of(*names), "align/chat/protocol.py": "other"})
+    with pytest.raises(StageError, match=r"were made by other code \(changed: align/chat/protocol.py\)"):
+        sample(tmp_path, Counting())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_ends_the_run_with_the_candidates_name(tmp_path: Path, value: float) -> None:
+    class Broken(Lengths):
+        def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+            return [[value] * len(request.completions) for request in requests]
+
+    candidates = sample(tmp_path / "units", Counting())
+    for folder in (None, tmp_path / "scores"):
+        with pytest.raises(RowError, match=rf"candidate \w+ of prompt p0: the judge gave it the score {value}, exp"):
+            score_candidates(candidates, Broken(), folder=folder)
+    assert not list((tmp_path / "scores").glob("unit-*"))
+
+
+def test_a_prompt_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="prompt p0: occurs 2 times"):
+        sample(tmp_path, Counting(), rows=[*prompt_rows(2), prompt_rows(1)[0]])
+
+
+def test_prompts_without_room_are_dropped_and_counted() -> None:
+    rows = prompt_rows(40)
+    kept, dropped = fitting_prompts(rows, Counting(), Letters())  # type: ignore[arg-type]
+    assert kept == rows[:27]
+    assert dropped == {"prompt too long": 13}
+    with pytest.raises(RowError, match="prompts: none of 13 leaves room for a completion"):
+        fitting_prompts(rows[27:], Counting(), Letters())  # type: ignore[arg-type]
+
+
+def test_scores_come_in_order_and_are_not_asked_for_twice(tmp_path: Path) -> None:
+    candidates = sample(tmp_path / "units", Counting())
+    plain = score_candidates(candidates, Lengths())
+    assert [candidate.score for candidate in plain] == [len(candidate.completion[0].content) for candidate in plain]
+    judge = Lengths()
+    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
+    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
+    assert judge.requests == 7
+    with pytest.raises(StageError, match="candidates was"):
+        score_candidates(candidates[3:], judge, folder=tmp_path / "scores", unit_size=3)
+
+
+@pytest.fixture(scope="module")
+def rejection_config(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of the recipe over a tiny generator and reward model, and its prompts."""
+    from align.models.loading import load_reward_model
+    from align.settings import ModelConfig
+
+    folder = tmp_path_factory.mktemp("rejection")
+    reward = load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True)
+    reward.model.save_pretrained(folder / "reward")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "reward" / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    long = PromptRow(id="long", source="test", prompt=(Message(role="user", content="0 " * 3000),))
+    write_rows(folder / "prompts.jsonl", [*prompt_rows(14), long])
+    config = folder / "config.yaml"
+    config.write_text(
+        f"""
+model: {{path: {tiny_checkpoint}}}
+reward_model: {{path: {folder / "reward"}}}
+prompts: {folder / "prompts.jsonl"}
+k: 4
+seed: 3
+sampling: {{max_completion_tokens: 150, batch_size: 8, dtype: float32, threads: 1}}
+unit_size: 2
+pairs: {{min_gap: 0.0}}
+output_dir: overridden
+""",
+        encoding="utf-8",
+    )
+    return config
+
+
+def command(config: Path, output: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "recipes" / "rejection_sample.py"), str(config), f"output_dir={output}"]
+
+
+def run_here(config: Path, output: Path, *overrides: str) -> None:
+    """The recipe in this process."""
+    name = "rejection_sample"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    recipe = sys.modules[name] = importlib.util.module_from_spec(spec)  # pydantic looks annotations up there
+    spec.loader.exec_module(recipe)
+    recipe.run(load_config(recipe.RejectionSampleRecipe, config, [f"output_dir={output}", *overrides]))
+    del sys.modules[name]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Rows as they are on disk; manifests without their config, which names the folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name.endswith(".manifest.json"):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found[path.name] = json.dumps([manifest["blake3"], manifest["counts"], manifest["inputs"]]).encode()
+        elif path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_here(rejection_config, whole)
+
+    kept: dict[Path, int] = {}
+    kills = 0
+    for wanted in (2, 9):  # units on disk, of 7 sampled and 7 scored
+        process = subprocess.Popen(
+            command(rejection_config, parts), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list(parts.rglob("unit-*.jsonl"))) < wanted:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait(timeout=60) == -signal.SIGKILL
+        assert all(path.stat().st_mtime_ns == made for path, made in kept.items()), "a finished unit was made again"
+        kept = {path: path.stat().st_mtime_ns for path in parts.rglob("unit-*.jsonl")}
+    assert kills == 2
+    subprocess.run(command(rejection_config, parts), check=True, env=environment, capture_output=True, timeout=300)
+    assert all(path.stat().st_mtime_ns == made for path, made in kept.items())
+
+    expected, got = files_of(whole), files_of(parts)
+    assert got.keys() == expected.keys()
+    assert got == expected
+    candidates = read_rows(parts / "candidates.jsonl", Candidate)
+    assert len(candidates) == 14 * 4
+    assert all(candidate.score is not None for candidate in candidates)
+    counts = json.loads((parts / "candidates.jsonl.manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert counts == {"rows": 56, "dropped": {"prompt too long": 1}, "sources": {"test": 56}}
+
+    best = {candidate.id: candidate for candidate in candidates}
+    sft = read_rows(parts / "sft.jsonl", SFTRow)
+    assert sft
+    for row in sft:
+        group = [candidate for candidate in candidates if candidate.prompt_id == best[row.id].prompt_id]
+        assert best[row.id].score == max(candidate.score for candidate in group if candidate.finished)
+    assert read_rows(parts / "preferences.jsonl", PreferenceRow)
+
+
+def test_the_generator_is_gone_before_the_reward_model_loads(
+    rejection_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import weakref
+
+    from align.models import loading
+
+    generators = []
+    load_generator, load_reward_model = loading.load_generator, loading.load_reward_model
+
+    def remembered(*args: object) -> object:
+        model = load_generator(*args)  # type: ignore[arg-type]
+        generators.append(weakref.ref(model))
+        return model
+
+    def checked(*args: object) -> object:
+        assert [generator() for generator in generators] == [None]
+        return load_reward_model(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "load_generator", remembered)
+    monkeypatch.setattr(loading, "load_reward_model", checked)
+    run_here(rejection_config, tmp_path, "k=1")
+    assert len(generators) == 1

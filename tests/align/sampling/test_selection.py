@@ -1,0 +1,116 @@
+"""Which candidates are kept, and for which reason the others are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align.errors import RowError
+from align.jsonl import read_rows, write_rows
+from align.rows import Candidate, Message, PreferenceRow, SFTRow
+from align.sampling.selection import best_of, pairs_of, similarity
+
+
+def candidates(*made: tuple[str, float | None, bool], prompt: str = "p") -> list[Candidate]:
+    """(text, score, finished) of each candidate of one prompt."""
+    return [
+        Candidate(
+            id=f"{prompt}-{index}",
+            source="test",
+            prompt_id=prompt,
+            prompt=(Message(role="user", content="Say."),),
+            completion=(Message(role="assistant", content=text),),
+            index=index,
+            seed=index,
+            finished=finished,
+            score=score,
+            model="round-1/average",
+            round=2,
+            temperature=0.8,
+        )
+        for index, (text, score, finished) in enumerate(made)
+    ]
+
+
+def test_the_best_finished_candidate_is_kept() -> None:
+    rows, dropped = best_of(
+        candidates(("low", 0.1, True), ("high", 0.9, True), ("cut off", 3.0, False), (" ", 5.0, True))
+    )
+    assert [(row.id, row.messages[-1].content, row.source) for row in rows] == [
+        ("p-1", "high", "rejection-sampling/test")
+    ]
+    assert rows[0].messages[0].content == "Say."
+    assert not dropped
+
+
+def test_of_equal_scores_the_first_is_kept_whatever_the_order_given() -> None:
+    made = candidates(("a", 1.0, True), ("b", 1.0, True), ("c", 1.0, True))
+    assert best_of(made).rows == best_of(made[::-1]).rows
+    assert best_of(made).rows[0].id == "p-0"
+
+
+def test_a_prompt_without_a_finished_candidate_is_counted() -> None:
+    made = [*candidates(("x", 1.0, False), ("", 2.0, True)), *candidates(("y", 0.0, True), prompt="q")]
+    assert [row.id for row in best_of(made).rows] == ["q-0"]
+    assert best_of(made).dropped == {"no finished candidate": 1}
+    assert pairs_of(made, 0.0).dropped == {"no finished candidate": 1, "all the same": 1}
+
+
+def test_a_pair_is_the_best_over_the_worst() -> None:
+    made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False), ("", -9.0, True))
+    [pair] = pairs_of(made, 1.0).rows
+    assert (pair.chosen[0].content, pair.rejected[0].content) == ("good", "bad, on and on")
+    assert pair.level is None
+
+
+def test_what_is_kept_says_which_candidates_it_was_and_how_they_scored(tmp_path: Path) -> None:
+    made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False))
+    write_rows(tmp_path / "pairs.jsonl", pairs_of(made, 1.0).rows)
+    [pair] = read_rows(tmp_path / "pairs.jsonl", PreferenceRow)
+    assert (pair.candidates, pair.scores, pair.seeds) == (("p-0", "p-2"), (2.0, -1.0), (0, 2))
+    assert (pair.models, pair.round, pair.temperature) == (("round-1/average", "round-1/average"), 2, 0.8)
+    write_rows(tmp_path / "best.jsonl", best_of(made).rows)
+    [best] = read_rows(tmp_path / "best.jsonl", SFTRow)
+    assert (best.candidate, best.score, best.model, best.round) == ("p-0", 2.0, "round-1/average", 2)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0])
+def test_equal_scores_make_no_pair_and_are_counted(gap: float) -> None:
+    tied = candidates(("one thing", 0.5, True), ("something else", 0.5, True))
+    assert pairs_of(tied, gap) == ([], {"equal scores": 1})
+    [best] = best_of(tied).rows
+    assert best.candidate == "p-0"
+
+
+@pytest.mark.parametrize(
+    "best, worst, gap, reason",
+    [
+        (("one two", 1.0, True), ("three four", 0.6, True), 0.5, "scores too close"),
+        (("one two", 1.0, True), ("one two ", 0.0, True), 0.5, "all the same"),
+        (("a b c d e f g h i j k l", 1.0, True), ("a b c d e f g h i j k L", 0.0, True), 0.5, "too similar"),
+        (("one", 1.0, True), ("cut", 2.0, False), 0.0, "scores too close"),
+    ],
+)
+def test_a_pair_that_teaches_nothing_is_dropped_with_its_reason(
+    best: tuple[str, float, bool], worst: tuple[str, float, bool], gap: float, reason: str
+) -> None:
+    rows, dropped = pairs_of(candidates(best, worst), gap)
+    # The last case: the unfinished one scores highest, so best and worst are the same candidate.
+    assert not rows
+    assert dropped == {reason if worst[2] else "all the same": 1}
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
+def test_a_candidate_without_a_score_is_refused(score: float | None) -> None:
+    told = "has no score. Score the candidates" if score is None else f"has the score {score}, expected a finite number"
+    for select in (best_of, lambda made: pairs_of(made, 0.0)):
+        with pytest.raises(RowError, match=f"candidate p-0 of prompt p: {told}"):
+            select(candidates(("a", score, True)))
+
+
+def test_similarity_counts_words_with_their_repeats() -> None:
+    assert similarity("a b c", "C b A") == 1
+    assert similarity("a a a a", "a") == pytest.approx(2 / 5)
+    assert similarity("a b", "c d") == 0
+    assert similarity("", "") == 1

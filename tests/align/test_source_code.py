@@ -1,0 +1,83 @@
+"""Which source files a result depends on: its own imports, also those inside functions, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from align import source_code
+from align.manifest import code_fingerprint
+from align.source_code import code_changes, code_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_recipe_is_made_of_what_it_imports_and_of_nothing_else() -> None:
+    dpo = code_of(ROOT / "recipes" / "dpo.py")
+    assert {"recipes/dpo.py", "align/losses.py", "align/trainers/dpo.py", "align/tree/pack.py"} <= dpo.keys()
+    assert not [name for name in dpo if name.startswith(("data_builders/", "eval/"))]
+    mix = code_of("data_builders.quality.mix")
+    assert {"data_builders/quality/mix.py", "data_builders/row_set.py", "align/jsonl.py"} <= mix.keys()
+    assert not [name for name in mix if "losses" in name or "trainers" in name or "/models/" in name]
+    everything = code_of()
+    assert dpo.keys() | mix.keys() < everything.keys()
+    assert len(everything) > 150
+
+
+def test_pins_of_packaged_sources_are_part_of_what_reads_them() -> None:
+    assert "align/assets.py" in code_of("data_builders.rehearsal.builder")
+    assert "align/assets.py" not in code_of("data_builders.quality.mix")
+
+
+def test_code_that_is_named_and_not_imported_counts() -> None:
+    assert "align/tools/sandbox/worker.py" in code_of("align.tools.sandbox.namespaces")  # started by its path
+    assert "data_builders/tool_use/domains/physics.py" in code_of(
+        "data_builders.tool_use.templates"
+    )  # imported by an f-string's name
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A small project: recipes/train.py imports align.loop inside a function, which imports align.loss."""
+    for name, text in {
+        "align/__init__.py": "",
+        "align/loop.py": "from align.loss import loss\n",
+        "align/loss.py": "def loss(x):\n    return x\n",
+        "align/other.py": "",
+        "recipes/train.py": "def run():\n    import align.loop\n",
+    }.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(source_code, "ROOT", tmp_path)
+    source_code._module_files.cache_clear()
+    source_code._parsed.cache_clear()
+    yield tmp_path
+    source_code._module_files.cache_clear()
+    source_code._parsed.cache_clear()
+
+
+def test_an_edit_changes_the_hash_of_what_imports_the_file(project: Path) -> None:
+    train = project / "recipes" / "train.py"
+    before, fingerprint = code_of(train), code_fingerprint(train)
+    assert list(before) == ["align/__init__.py", "align/loop.py", "align/loss.py", "recipes/train.py"]
+    (project / "align" / "other.py").write_text("other = 1\n")
+    assert code_of(train) == before
+    (project / "align" / "loss.py").write_text("def loss(x):  # a comment\n\n    return (x)\n")
+    assert code_of(train) == before, "comments and line breaks are no change"
+    (project / "align" / "loss.py").write_text("def loss(x):\n    return 2 * x\n")
+    assert code_changes(before, code_of(train)) == ["align/loss.py"]
+    assert code_fingerprint(train) != fingerprint
+
+
+def test_code_outside_the_project_is_no_code() -> None:
+    assert code_of("torch.nn", "test_source_code", "align_other") == {}
+
+
+def test_a_file_that_does_not_parse_counts_by_its_bytes(project: Path) -> None:
+    (project / "align" / "loss.py").write_text("def (:\n")
+    before = code_of(project / "recipes" / "train.py")
+    (project / "align" / "loss.py").write_text("def (::\n")
+    assert code_changes(before, code_of(project / "recipes" / "train.py")) == ["align/loss.py"]

