@@ -4,7 +4,7 @@
 # make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
 # make knowledge   what a model does not know, found and taught: probe, SFT, DPO, three seeds, held-out facts before and after
 # make preferences a reward model on pairs that people marked, held-out parts in turn, with and without edits
-# make check       style and types only
+# make check       style, spelling and types only
 # make assets      fetch the model and data that both need
 # make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
 #
@@ -107,6 +107,7 @@ preferences: assets
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 # Programs that tests want besides Python: the sandbox for model-written code, a browser for the raters' page. Installed
