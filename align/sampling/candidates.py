@@ -1,6 +1,6 @@
 """Candidates: K completions of each prompt, sampled and scored in units that survive a crash.
 
-A unit is a fixed slice of the prompts; how units are kept is `work_units.py`, which candidates are kept is `selection.py`.
+A unit is a fixed slice of the prompts. `work_units.py` saves the units; `selection.py` selects among the candidates.
 """
 
 from __future__ import annotations

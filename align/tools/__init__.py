@@ -1,7 +1,7 @@
-"""What a model may call, live or replayed.
+"""Tools that a model can call: typed functions with a docstring.
 
-`registry` holds the tools and runs a call; `catalog` makes a registry from a config; `search`, `calculator`, `reader`
-and `interpreter` are the tools; `replay` records calls and plays them back; `schema` checks calls that nobody ran.
-`limited_process` and `web` are how a tool is kept to time and memory, and how it asks a service. `sandbox` runs model-written
-code behind Linux namespaces and seccomp.
+`registry.py` holds the tools and runs a call; `catalog.py` makes a registry from a config; `search.py`,
+`calculator.py`, `reader.py` and `interpreter.py` are the tools. `replay.py` records calls and replays them, and
+`schema.py` checks calls that were not executed. `limited_process.py` limits a tool's time and memory, and `web.py`
+makes requests to web services. `sandbox/` runs code that a model wrote, isolated by Linux namespaces and seccomp.
 """
