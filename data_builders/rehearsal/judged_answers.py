@@ -1,8 +1,8 @@
 """Preference rows out of answers that people marked: definitely correct, possibly correct, definitely incorrect.
 
 `judged_pairs` ranks the answers to a question, best first, for `builder.py`. `build` makes the data of the proof that
-preferences work (docs/preferences.md): pairs graded by their marks, with edits and without, of which length alone tells
-nothing, and a part of the questions held out.
+preferences work (docs/results/preferences.md): pairs graded by their marks, with edits and without, of which length
+alone tells nothing, and a part of the questions held out.
 """
 
 from __future__ import annotations

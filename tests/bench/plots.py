@@ -1,4 +1,4 @@
-"""The plots of docs/bench/, out of results.json. The one file that needs matplotlib."""
+"""The plots of docs/results/bench/, out of results.json. The one file that needs matplotlib."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Measure everything, or a part, and write docs/bench/ and the tables of docs/benchmark.md.
+"""Measure everything, or a part, and write docs/results/bench/ and the tables of docs/results/benchmark.md.
 
     make bench                          # all of it
-    make bench ARGS="--only dpo sft"    # these groups; what stands in docs/bench/results.json for the others is kept
+    make bench ARGS="--only dpo sft"    # these groups; the others keep their results
     make bench ARGS="--only million"    # memory of preparing a million rows: half an hour more
     make bench ARGS="--quick"           # tiny models and few steps into runs/bench/quick/: does it run, not how fast
 
@@ -31,7 +31,7 @@ from align.reporting import duration
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "runs" / "bench"
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "results"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets")
 NOT_MEASURED = ("refused", "failed")
 

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmark.md, out of results.json: what stands between `<!-- table NAME -->` and `<!-- end -->`.
+"""Fill the tables of docs/results/benchmark.md, between `<!-- table NAME -->` and `<!-- end -->`, from results.json.
 
 A case that was refused or failed stands in its table with the reason, and one that was not run with a dash: a number is
 printed only where it was measured behind the gate.

@@ -1,0 +1,91 @@
+"""The documentation: links lead somewhere, the site's navigation has every page, the reference has every setting.
+
+`make docs` builds the site, and checks anchors and links between pages as well.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from align.config import help_text
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+GENERATED = {"configuration.md"}
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_reference", DOCS / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(ROOT))
+    try:
+        spec.loader.exec_module(module)
+        module.recipes()
+    finally:
+        sys.path.remove(str(ROOT))
+    return module
+
+
+def in_navigation(entry: object) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    assert not isinstance(inner, int)
+    return [page for each in inner for page in in_navigation(each)]  # type: ignore[attr-defined]
+
+
+def test_links_of_readme_and_docs_lead_to_files() -> None:
+    found = 0
+    for page in PAGES:
+        text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path = target.partition("#")[0]
+            if not path or "://" in path or target.startswith("mailto:"):
+                continue
+            found += 1
+            is_generated = page.parent == DOCS and path in GENERATED
+            assert is_generated or (page.parent / path).exists(), f"{page.relative_to(ROOT)} links to {target}"
+    assert found > 20
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} | GENERATED
+    assert sorted(in_navigation(site["nav"])) == sorted(pages)
+
+
+def test_the_configuration_reference_has_every_setting_of_every_help(reference: ModuleType) -> None:
+    page = reference.configuration_page()
+    recipes = reference.recipes()
+    assert recipes.keys() == {script.stem for script in (ROOT / "recipes").glob("[a-z]*.py")}
+    for name, recipe in recipes.items():
+        settings = re.findall(r"^  ([\w.<>]+) \(", help_text(recipe, name), re.MULTILINE)
+        assert settings
+        missing = [setting for setting in settings if f"| `{setting.rpartition('.')[2]}` |" not in page]
+        assert not missing, name
+
+
+def test_links_inside_the_configuration_reference_lead_to_its_sections(reference: ModuleType) -> None:
+    page = reference.configuration_page()
+    anchors = re.findall(r"\{ #([\w.-]+) \}", page)
+    assert len(anchors) == len(set(anchors)) > 40
+    assert set(re.findall(r"\]\(#([\w.-]+)\)", page)) <= set(anchors)
+
+
+def test_the_api_has_a_page_for_every_package_of_align(reference: ModuleType) -> None:
+    pages = reference.api_pages()
+    packages = {path.parent.name for path in (ROOT / "align").glob("*/__init__.py")}
+    assert pages.keys() == {"api/align.md", *(f"api/align.{name}.md" for name in packages)}
+    assert "::: align.losses" in pages["api/align.md"]
+    assert "::: align.tree.pack" in pages["api/align.tree.md"]
