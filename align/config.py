@@ -1,7 +1,8 @@
-"""YAML and `key=value` to a checked recipe config. No torch in reach: a mistake is answered before anything heavy.
+"""Read a recipe's config from YAML and `key=value`, check it, and start the recipe. It imports no torch.
 
-`Section` and `Recipe` are what config classes derive from; the classes themselves are in `align/settings.py` and in
-the recipe that owns them. The YAML itself is read by `align/strict_yaml.py`.
+`Section` and `Recipe` are the base classes of configs; the classes themselves are in `align/settings.py` and in the
+recipe that owns them. The YAML is read by `align/strict_yaml.py`, the text of `--help` is made by
+`align/config_help.py`, and messages about mistakes by `align/config_mistakes.py`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import re
 import select
 import sys
 import traceback
-import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from align.config_values import held_by, holder_of, kinds_of, prepared
+from align.config_help import model_in, papers_cited, settings_of
+from align.config_mistakes import mistake, place_of
+from align.config_values import kinds_of, prepared
 from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
 from align.strict_yaml import MAX_DEPTH, Key, parse_value, parse_yaml, read_yaml
@@ -41,6 +44,19 @@ class Section(BaseModel):
 class Recipe(Section):
     """All that one recipe reads, in the order of use."""
 
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
+        """The class that checks these values. A recipe with a catalogue of sections imports only the one in use here.
+
+        values: the config as it was read, before any check.
+        """
+        return cls
+
+    @classmethod
+    def catalogue(cls) -> dict[str, str]:
+        """Name -> one line of meaning, for the sections of which a config has one; `--help NAME` shows its settings."""
+        return {}
+
     def code_modules(self) -> tuple[str, ...]:
         """The modules whose code makes the result, where the script imports more than this config uses.
 
@@ -55,14 +71,17 @@ R = typing.TypeVar("R", bound=Section)
 def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
     """The config named on the command line: `CONFIG.yaml key=value ...`; `--key=value` and `--key value` count too.
 
-    `--help` prints every setting and leaves with 0; a bad config prints one line for each mistake and leaves with 2.
+    `--help` prints every setting, `--help NAME` those of one section or builder, and both exit with code 0. A bad
+    config prints one line for each mistake and exits with code 2.
     """
     argv = sys.argv[1:] if argv is None else argv
     script = Path(sys.argv[0]).name
-    if not argv or any(word in ("-h", "--help") for word in argv):
-        _print(help_text(recipe, script))
-        raise SystemExit(0 if argv else 2)
     try:
+        asked = next((place for place, word in enumerate(argv) if word in ("-h", "--help")), None)
+        if asked is not None or not argv:
+            topics = [] if asked is None else argv[asked + 1 : asked + 2]
+            _print(help_text(recipe, script, "".join(topics) if _is_topic(topics) else ""))
+            raise SystemExit(0 if argv else 2)
         path, overrides = _split(argv)
         return load_config(recipe, path, overrides)
     except ConfigError as error:
@@ -71,19 +90,20 @@ def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
 
 
 def main(recipe: type[R], run: typing.Callable[[R], object], argv: list[str] | None = None) -> None:
-    """What a recipe does when it is started: read the config and run.
+    """Start a recipe: read the config from the command line, and run.
 
-    What a user can fix is one message. The exit code is 2 for a config or a row of data, 1 for everything else (a
-    checkpoint, a stage, the disk, the Hub, memory), 130 after Ctrl-C. Unexpected errors keep their traceback.
+    An error that a user can fix is printed as one message. The exit code is 2 for a mistake in a config or a row of
+    data, 1 for everything else (a checkpoint, a stage, the disk, the Hub, memory), 130 after Ctrl-C. Unexpected errors
+    keep their traceback.
     """
     config = config_from_argv(recipe, argv)
     answering(lambda: run(config), lambda: list(_hub_names(config)))
 
 
 def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], list[str]] = list) -> None:
-    """Do `work`, and answer what a user can fix by a message and an exit code, as `main` says.
+    """Do `work`, and turn errors that a user can fix into a message and an exit code, as `main` describes.
 
-    hub_names: what it reads from the Hub, for errors of the Hub that name nothing.
+    hub_names: returns the names that `work` reads from the Hub, for errors of the Hub that name nothing.
     """
     try:
         work()
@@ -105,10 +125,10 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
 
 
 def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[str] = ()) -> R:
-    """Read `path`, lay the `key=value` overrides over it, check everything.
+    """Read `path`, apply the `key=value` overrides, and check everything.
 
-    Types are strict: true is not 1, "1" is not 1, and 1.0 is no integer. One value where a list is expected is a list
-    of that one. `~` at the start of a path is the home folder.
+    Types are strict: true is not 1, "1" is not 1, and 1.0 is no integer. A single value where a list is expected counts
+    as a list of one. `~` at the start of a path is the home folder.
     Raises ConfigError that names file, line and dotted key; with several mistakes, one line each.
     """
     path = Path(path)
@@ -120,15 +140,16 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
         where = {known: at for known, at in where.items() if known[: len(key)] != key}
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
+    checks = _class_for(recipe, values, path)
     found: dict[Key, ConfigError] = {}
-    values = prepared([recipe], values, (), lambda key, detail: _note(found, recipe, path, where, key, detail))
+    values = prepared([checks], values, (), lambda key, detail: _note(found, checks, path, where, key, detail))
     try:
-        checked = recipe.model_validate(values)
+        checked = checks.model_validate(values)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            _note(found, recipe, path, where, detail["loc"], detail)
+            _note(found, checks, path, where, detail["loc"], detail)
     if found:
-        # What may be of two types fails once for each: the most exact place is reported, and once.
+        # A setting that allows two types fails once for each of them: report the most exact place, and once.
         exact = [key for key in found if not any(len(other) > len(key) and other[: len(key)] == key for other in found)]
         exact.sort(key=lambda key: lines.get(key, 0))
         raise joined([found[key] for key in exact])
@@ -138,36 +159,70 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
 def _note(
     found: dict[Key, ConfigError], recipe: type[Section], path: Path, where: dict[Key, str], loc: Key, detail: Any
 ) -> None:
-    place = _place(recipe, loc, detail["type"])
-    found.setdefault(place.key, _mistake(place, path, where, detail))
+    place = place_of(recipe, loc, detail["type"])
+    found.setdefault(place.key, mistake(place, path, where, detail))
 
 
 def joined(mistakes: typing.Sequence[ConfigError]) -> ConfigError:
-    """Several mistakes as one error, a line each; one alone stays as it is."""
+    """Several mistakes as one error with a line for each; a single one is returned unchanged."""
     first, *rest = mistakes
     return ConfigError(first.where, first.what, "\n".join([first.how, *map(str, rest)])) if rest else first
 
 
-def help_text(recipe: type[Section], script: str) -> str:
-    """Every setting with its type, default and meaning."""
-    out = [f"usage: {script} CONFIG.yaml [key=value ...]", "", (recipe.__doc__ or "").strip(), ""]
-    out += ["A setting is given as key=value, --key=value or --key value, and is laid over the file.", ""]
-    for key, annotation, default, text in _settings(recipe, ""):
-        first = f"  {key} ({annotation}{default})"
-        out.append(first)
-        if text:
-            out.extend(f"      {line.strip()}" for line in text.strip().splitlines())
+def help_text(recipe: type[Section], script: str, topic: str = "") -> str:
+    """Every setting with its type, default and meaning, then the papers that the text cites.
+
+    topic: a section, a setting or a name of the recipe's catalogue; only its settings are shown.
+    Raises ConfigError for a topic that does not exist.
+    """
+    catalogue = recipe.catalogue() if issubclass(recipe, Recipe) else {}
+    name = topic.partition(".")[0]
+    shown = _class_for(recipe, {name: {}}, "--help") if name in catalogue else recipe
+    settings = list(settings_of(shown))
+    if topic and (topic != name or name not in catalogue):
+        settings = [each for each in settings if f"{each.key}.".startswith(f"{topic}.")]
+    if not settings:
+        known = dict.fromkeys([*catalogue, *(each.key.partition(".")[0] for each in settings_of(recipe))])
+        close = difflib.get_close_matches(topic, known, n=1)
+        how = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}"
+        raise ConfigError(f"--help {topic}", "there is no setting or section of this name", how)
+    about = [catalogue[name]] if name in catalogue else [(recipe.__doc__ or "").strip()]
+    body = [line for each in settings for line in each.lines()]
+    if catalogue and not topic:
+        width = max(map(len, catalogue))
+        body += ["", f"A config has one of these sections; `{script} --help NAME` shows its settings:", ""]
+        body += [f"  {each:{width}}  {meaning}" for each, meaning in catalogue.items()]
+    out = [f"usage: {script} CONFIG.yaml [key=value ...]", f"       {script} --help [NAME]", "", *about, ""]
+    out += ["A setting is given as key=value, --key=value or --key value, and overrides the YAML file.", "", *body]
+    if papers := papers_cited("\n".join((*about, *body))):
+        out += ["", "Papers and data that are cited above:", "", *(f"  {paper}" for paper in papers)]
     return "\n".join(out)
 
 
 def dump(config: Section) -> dict[str, Any]:
-    """The whole config as plain values, defaults included: what manifests and logs keep."""
+    """The whole config as plain values, defaults included, for manifests and logs."""
     return config.model_dump(mode="json")
 
 
 def section_of(annotation: Any) -> type[Section] | None:
     """The Section class in an annotation such as `DPOConfig` or `HubConfig | None`."""
-    return next((kind for kind in kinds_of(annotation) if isinstance(kind, type) and issubclass(kind, Section)), None)
+    found = model_in(kinds_of(annotation))
+    return found if found is not None and issubclass(found, Section) else None
+
+
+def _class_for(recipe: type[R], values: Mapping[str, Any], where: object) -> type[R]:
+    """The class that checks `values`, by `Recipe.for_values`; a class that is no Recipe checks them itself."""
+    if not issubclass(recipe, Recipe):
+        return recipe
+    try:
+        return typing.cast(type[R], recipe.for_values(values))
+    except ValueError as error:
+        raise ConfigError(where, str(error), "See --help") from None
+
+
+def _is_topic(words: typing.Sequence[str]) -> bool:
+    """Whether the word after `--help` names a section or a setting, and is no config file and no key=value."""
+    return bool(words) and not words[0].startswith("-") and not re.search(r"[=/]|\.ya?ml$", words[0])
 
 
 def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
@@ -194,7 +249,7 @@ def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _print(text: str) -> None:
-    """Print to standard output; a reader that has left (`| head`) has read enough."""
+    """Print to standard output; a reader that closed the pipe (`| head`) is no error."""
     try:
         print(text)
         sys.stdout.flush()
@@ -203,7 +258,7 @@ def _print(text: str) -> None:
 
 
 def _quiet_stdout() -> int:
-    """Send what is still buffered nowhere, so that leaving says nothing of it. Returns the code of SIGPIPE's end."""
+    """Discard what is still buffered, so that Python prints no error at exit. Returns the exit code of SIGPIPE."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -211,7 +266,7 @@ def _quiet_stdout() -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that no one reads any more."""
+    """Whether standard output is a pipe whose reader has closed it."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
@@ -221,7 +276,7 @@ def _reader_is_gone() -> bool:
 
 
 def _hub_names(value: Any) -> typing.Iterator[str]:
-    """The paths that a config reads, are no file here and look like owner/name."""
+    """The paths that a config reads which do not exist here and look like owner/name, a name on the Hub."""
     if isinstance(value, Section):
         for name, field in type(value).model_fields.items():
             if "output" not in field.metadata:  # align.settings.OUTPUT
@@ -254,7 +309,11 @@ def _override(text: str) -> tuple[Key, Any]:
 
 
 def _set(values: dict, key: Key, value: Any, override: str) -> Key:
-    """Put `value` in its place. Returns the key as it is there: a number counts a list, and is text in a mapping."""
+    """Set `value` at `key`. Returns the key as it is in `values`: a number is an index of a list, or text in a mapping.
+
+    For example "sources.0.weight=2" sets the weight of the first item where `sources` is a list, and that of the item
+    named "0" where it is a mapping.
+    """
     place: Any = values
     placed: list[str | int] = []
     for number, part in enumerate(key):
@@ -272,180 +331,3 @@ def _set(values: dict, key: Key, value: Any, override: str) -> Key:
             what = f"there is no {part} to set" + ("" if last else " a value in")
             raise ConfigError(override, what, "See --help for the settings") from None
     return tuple(placed)
-
-
-_EXPECTED = {  # pydantic's name of a mistake -> what its setting must be
-    "string_type": "text",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "a mapping of `key: value`",
-    "model_type": "a section of `key: value` lines",
-    "path_type": "a path",
-    "finite_number": "a finite number",
-    "int_type": "an integer",
-    "int_parsing": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-}
-
-
-def _mistake(place: _Place, path: Path, where: dict[Key, str], detail: Any) -> ConfigError:
-    key = place.key
-    dotted = ".".join(map(str, key))
-    at = str(next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), path))
-    at += f": {dotted}" if dotted else ""  # a recipe that checks itself as a whole points at no key
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        return ConfigError(at, "is not a setting", _nearest(place))
-    if kind == "missing":
-        how = f"Add it: {place.text}" if place.text else "Add it to the file"
-        return ConfigError(at, "required, but missing", how)
-    how = f"Start from {_shown(place.default)}" if place.default is not None else (place.text or "See --help")
-    if kind == "value_error":
-        return ConfigError(at, str(context.get("error", detail.get("msg"))), how)
-    given = detail.get("input")
-    if kind == "kind":
-        expected = f"be {detail['expected']}"
-        if isinstance(given, str) and type(parse_value(given, "")) in (int, float, bool):
-            how = "Write it without quotes"
-    elif kind in _EXPECTED:
-        expected = f"be {_EXPECTED[kind]}"
-        if kind == "model_type" and given is None:
-            how = "Write its settings under it, or remove the line"
-        if kind == "string_type" and isinstance(given, int | float):  # such as a commit of digits alone
-            how = "Write it in quotes"
-    else:  # pydantic says "Input should be greater than 0" or "String should match pattern ..."
-        expected = detail["msg"].partition(" should ")[2].split(", unable")[0] or "be of another kind"
-        expected = expected.replace("greater than", "above").replace("less than", "below")
-    return ConfigError(at, f"must {expected}, got {_shown(given)}", how)
-
-
-def _shown(value: Any) -> str:
-    """A value as a config would have it: true and null rather than True and None; long ones cut."""
-    names: dict[Any, str] = {True: "true", False: "false", None: "null"}
-    text = names[value] if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-_NAMES_ELSEWHERE = {  # of transformers, TRL and peft -> ours
-    "model_name_or_path": "path",
-    "torch_dtype": "dtype",
-    "attn_implementation": "attention",
-    "load_in_4bit": "quantization",
-    "r": "rank",
-    "lora_r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "target_modules": "targets",
-    "lr": "learning_rate",
-    "lr_scheduler_type": "schedule",
-    "warmup_ratio": "warmup_share",
-    "num_train_epochs": "epochs",
-    "train_batch_size": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "batch_size",
-    "bf16": "precision",
-    "fp16": "precision",
-    "save_total_limit": "keep_checkpoints",
-    "logging_steps": "log_steps",
-    "max_length": "token_budget",
-    "max_seq_length": "token_budget",
-    "max_new_tokens": "max_completion_tokens",
-}
-
-
-def _nearest(place: _Place) -> str:
-    """A setting that an unknown key may mean: of a like name in its section, or of its name in another section."""
-    known = sorted(place.section.model_fields) if place.section else []
-    if (renamed := _NAMES_ELSEWHERE.get(str(place.key[-1]))) in known:
-        return f"Did you mean {''.join(f'{part}.' for part in place.key[:-1])}{renamed}?"
-    close = difflib.get_close_matches(str(place.key[-1]), known, n=1, cutoff=0.6)
-    prefix = "".join(f"{part}." for part in place.key[:-1])
-    if close:
-        return f"Did you mean {prefix}{close[0]}?"
-    elsewhere = [name for name, *_ in _settings(place.recipe, "") if name.rpartition(".")[2] == place.key[-1]]
-    if len(elsewhere) == 1:
-        return f"Did you mean {elsewhere[0]}?"
-    return f"Known here: {', '.join(known) or 'nothing'}"
-
-
-class _Place(typing.NamedTuple):
-    """Where in a recipe a mistake is."""
-
-    key: Key
-    recipe: type[Section]
-    section: type[Section] | None
-    """The section that holds the last part of the key."""
-    field: Any
-    """The pydantic field that the key names; None for an unknown one."""
-
-    @property
-    def text(self) -> str:
-        return " ".join((self.field.description or "").split()).rstrip(".") if self.field else ""
-
-    @property
-    def default(self) -> Any:
-        if self.field is None or self.field.is_required():
-            return None
-        default = self.field.get_default(call_default_factory=True)
-        return None if isinstance(default, BaseModel) else default
-
-
-_BRANCHES = ("<path>", "<section>", "<list>")  # of the tagged unions in align/settings.py
-
-
-def _place(recipe: type[Section], loc: Key, kind: str = "") -> _Place:
-    """pydantic's location of a mistake as a dotted key has it: without the names of a union's branches."""
-    key: list[str | int] = []
-    kinds: list[Any] = [recipe]
-    section, field = None, None
-    for number, part in enumerate(loc):
-        if part in _BRANCHES and not (kind == "extra_forbidden" and number == len(loc) - 1):  # that is a user's key
-            continue
-        here = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-        holder = holder_of(kinds)
-        if here is not None and (part in here.model_fields or number == len(loc) - 1):
-            section, field = here, here.model_fields.get(str(part))
-            kinds = kinds_of(field.annotation) if field else []
-        elif holder is not None and isinstance(part, int) != (typing.get_origin(holder) is dict):
-            kinds = kinds_of(held_by(holder))
-        else:
-            continue
-        key.append(part)
-    return _Place(tuple(key), recipe, section, field)
-
-
-def _settings(section: type[Section], prefix: str) -> typing.Iterator[tuple[str, str, str, str]]:
-    for name, field in section.model_fields.items():
-        kinds = kinds_of(field.annotation)
-        holder = holder_of(kinds)
-        # a path or a section with a path in it is one setting, whose type names the section's keys
-        is_plain = Path in kinds or (holder is not None and Path in kinds_of(held_by(holder)))
-        inner = None if is_plain else section_of(field.annotation)
-        if inner is not None:
-            yield from _settings(inner, f"{prefix}{name}.")
-            continue
-        inner = section_of(held_by(holder)) if holder and not is_plain else None
-        if inner is not None:
-            each = "<name>" if typing.get_origin(holder) is dict else "<number>"
-            yield from _settings(inner, f"{prefix}{name}.{each}.")
-            continue
-        default = "" if field.is_required() else f", default {field.get_default(call_default_factory=True)!r}"
-        yield f"{prefix}{name}", _type_name(field.annotation), default, field.description or ""
-
-
-def _type_name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _type_name(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) is typing.Union:
-        return " | ".join(map(_type_name, typing.get_args(annotation)))
-    if typing.get_origin(annotation) is tuple and typing.get_args(annotation)[1:] == (...,):
-        return f"list[{_type_name(typing.get_args(annotation)[0])}]"
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return f"{{{', '.join(annotation.model_fields)}}}"
-    if isinstance(annotation, types.GenericAlias) or typing.get_origin(annotation) is not None:
-        return str(annotation).replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")
-    return getattr(annotation, "__name__", str(annotation))

@@ -97,7 +97,7 @@ def _imported_names(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.partition(":")[
                 0
-            ]  # catalogs name modules as text: "data_builders.rehearsal.builder:SplitsConfig"
+            ]  # catalogs name modules as text: "data_builders.rehearsal.builder:RehearsalConfig"
             if _MODULE_NAME.fullmatch(name):
                 yield name
             elif _MODULE_NAME.fullmatch(name.removesuffix(".")):  # f"data_builders.tool_use.domains.{name}"

@@ -6,65 +6,41 @@ python recipes/build_data.py recipes/configs/data/preferences.yaml preferences.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import create_model, model_validator
 
 from align.config import Recipe, main
 from align.settings import OutputPath
-from data_builders.knowledge_probe import builder as knowledge_probe
-from data_builders.knowledge_probe.config import KnowledgeProbeConfig
-from data_builders.preferences import builder as preferences
-from data_builders.preferences.builder import PreferencesConfig
-from data_builders.quality import mix
-from data_builders.quality.mix import SFTMixConfig
-from data_builders.questions import from_documents, from_facts
-from data_builders.questions.from_documents import DocumentQuestionsConfig
-from data_builders.questions.from_facts import QuestionSplitsConfig
-from data_builders.rehearsal import builder as rehearsal
-from data_builders.rehearsal import judged_answers
-from data_builders.rehearsal.builder import SplitsConfig
-from data_builders.rehearsal.judged_answers import JudgedAnswersConfig
-from data_builders.tool_use import imported, templates, trajectories
-from data_builders.tool_use.imported import ToolUseConfig
-from data_builders.tool_use.templates import ToolTemplatesConfig
-from data_builders.tool_use.trajectories import TrajectoriesConfig
-
-BUILDERS: dict[str, Callable[[Any, Path], Path]] = {
-    "splits": rehearsal.build,
-    "question_splits": from_facts.build,
-    "preferences": preferences.build,
-    "judged_answers": judged_answers.build,
-    "tool_use": imported.build,
-    "tool_templates": templates.build,
-    "tool_trajectories": trajectories.build,
-    "document_questions": from_documents.build,
-    "knowledge_probe": knowledge_probe.build,
-    "sft_mix": mix.build,
-}
+from data_builders.catalog import BUILDERS, build_function, config_class
 
 
 class BuildDataRecipe(Recipe):
-    """Exactly one builder section, and the folder that it fills."""
+    """Exactly one section, named for a builder, and the folder that the builder fills."""
 
-    splits: SplitsConfig | None = None
-    question_splits: QuestionSplitsConfig | None = None
-    preferences: PreferencesConfig | None = None
-    judged_answers: JudgedAnswersConfig | None = None
-    tool_use: ToolUseConfig | None = None
-    tool_templates: ToolTemplatesConfig | None = None
-    tool_trajectories: TrajectoriesConfig | None = None
-    document_questions: DocumentQuestionsConfig | None = None
-    knowledge_probe: KnowledgeProbeConfig | None = None
-    sft_mix: SFTMixConfig | None = None
     output: OutputPath
     """The folder that the files are written into, each with its manifest."""
 
+    @classmethod
+    def catalogue(cls) -> dict[str, str]:
+        return {name: builder.summary for name, builder in BUILDERS.items()}
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
+        """This class with the section of the builder that `values` name: only that builder is imported."""
+        given = [name for name in BUILDERS if values.get(name) is not None]
+        if len(given) == 1:
+            sections: dict[str, Any] = {given[0]: (config_class(given[0]), ...)}
+            sections |= {name: (None, None) for name in BUILDERS if name in values and name != given[0]}
+        else:  # `_has_one_builder` refuses it, and names the builders
+            sections = {name: (Any, None) for name in BUILDERS}
+        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=cls.__module__, **sections)
+
     @model_validator(mode="after")
     def _has_one_builder(self) -> Self:
-        given = [name for name in BUILDERS if getattr(self, name) is not None]
+        given = [name for name in BUILDERS if getattr(self, name, None) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"expected exactly one builder section ({', '.join(BUILDERS)}), found {found}")
@@ -73,10 +49,10 @@ class BuildDataRecipe(Recipe):
     @property
     def builder(self) -> str:
         """The name of the one section that is given."""
-        return next(name for name in BUILDERS if getattr(self, name) is not None)
+        return next(name for name in BUILDERS if getattr(self, name, None) is not None)
 
     def code_modules(self) -> tuple[str, ...]:
-        return BUILDERS[self.builder].__module__, type(getattr(self, self.builder)).__module__
+        return build_function(self.builder).__module__, type(getattr(self, self.builder)).__module__
 
 
 def run(recipe: BuildDataRecipe) -> Path:
@@ -91,7 +67,7 @@ def _run(recipe: BuildDataRecipe) -> Path:
     from align.precision import resolved
 
     recipe = resolved(recipe, recipe.output)
-    return BUILDERS[recipe.builder](getattr(recipe, recipe.builder), recipe.output)
+    return build_function(recipe.builder)(getattr(recipe, recipe.builder), recipe.output)
 
 
 if __name__ == "__main__":

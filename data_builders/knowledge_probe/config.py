@@ -16,7 +16,7 @@ class KnowledgeProbeConfig(Reading):
     """Ask, judge, and make rows of what is known and what is not."""
 
     questions: InputSources
-    """Questions with their accepted answers. The builders splits and document_questions make such files."""
+    """Questions with their accepted answers. The builders rehearsal and document_questions make such files."""
     model: InputPath
     """The checkpoint that is probed: a Hugging Face folder."""
     chat: Chat = "auto"

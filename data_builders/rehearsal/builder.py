@@ -37,7 +37,7 @@ class PromptsConfig(Section):
     """A longer prompt is dropped, and counted."""
 
 
-class SplitsConfig(BadRows):
+class RehearsalConfig(BadRows):
     """The packaged data, cut into what is trained on and what is held out."""
 
     heldout_share: float = Field(0.2, ge=0, lt=1)
@@ -55,7 +55,7 @@ class SplitsConfig(BadRows):
     """Every cut and shuffle."""
 
 
-def build(config: SplitsConfig, output: Path) -> Path:
+def build(config: RehearsalConfig, output: Path) -> Path:
     """Write all the files into the folder `output`, and return it."""
     heldout_preferences, preferences = _preferences(config)
     tools, heldout_tools = tool_rows(packaged.tool_dialogs(), config.tools, config.seed)
@@ -85,7 +85,7 @@ def build(config: SplitsConfig, output: Path) -> Path:
     return _write(files, config, output)
 
 
-def _preferences(config: SplitsConfig) -> tuple[Counted[PreferenceRow], Counted[PreferenceRow]]:
+def _preferences(config: RehearsalConfig) -> tuple[Counted[PreferenceRow], Counted[PreferenceRow]]:
     """(held out, to train on). Questions and prompts are cut first, and become pairs after."""
     share, seed = (config.heldout_share,), config.seed
     asked: tuple[list, list] = ([], [])
@@ -108,7 +108,7 @@ def _limit_preferences(part: Counted[PreferenceRow], judged: int | None, general
     part.limit_each(lambda row: row.source, {packaged.NQ_OPEN: judged, packaged.GENERAL: general}, seed)
 
 
-def _prompts(config: SplitsConfig, evaluation: set[str]) -> list[Counted[PromptRow]]:
+def _prompts(config: RehearsalConfig, evaluation: set[str]) -> list[Counted[PromptRow]]:
     """One part a round. Questions and prompts that preference rows hold out are left out as held out."""
     parts: list[Counted[PromptRow]] = [Counted() for _ in range(config.rounds)]
     for source, prompt in _all_prompts():
@@ -143,7 +143,7 @@ def _contents(prompt: Messages) -> list[str]:
     return [f"{message.role}: {message.content}" for message in prompt]
 
 
-def _write(files: dict[str, Counted], config: SplitsConfig, output: Path) -> Path:
+def _write(files: dict[str, Counted], config: RehearsalConfig, output: Path) -> Path:
     log = logger("data_builders")
     notes = {"provenance": packaged.provenance(tuple(packaged.PACKAGES))}
     for name, part in files.items():

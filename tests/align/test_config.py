@@ -432,6 +432,49 @@ def test_help_tells_every_setting_with_type_default_and_meaning() -> None:
     assert {"sources.<name>.path", "sources.<name>.weight", "parts.<number>.path"} <= told
 
 
+def test_help_of_one_section_or_setting_shows_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    for topic, expected in (
+        ("loss", {"loss.beta", "loss.kind", "loss.steps"}),
+        ("loss.beta", {"loss.beta"}),
+        ("name", {"name"}),
+    ):
+        lines = help_text(Toy, "toy.py", topic).splitlines()
+        assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == expected
+    with pytest.raises(SystemExit) as left:
+        config_from_argv(Toy, ["--help", "lose"])
+    assert left.value.code == 2
+    assert "--help lose: there is no setting or section of this name. Did you mean loss?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        config_from_argv(Toy, ["--help", "loss"])
+    assert left.value.code == 0
+    assert "name (" not in capsys.readouterr().out
+
+
+class Cited(Recipe):
+    """Made for tests, as in Tulu 3."""
+
+    beta: float = 0.1
+    """P 4.1.4: 0.1."""
+    kind: Literal["sum", "mean"] | None = None
+    paths: tuple[Path, ...] = ()
+    levels: dict[str, int] = Field(default_factory=dict)
+
+
+def test_help_explains_the_papers_that_it_cites_and_no_others() -> None:
+    text = help_text(Cited, "cited.py")
+    assert "The Llama 3 Herd of Models. Llama Team, 2024. arXiv:2407.21783. `P 4.1.4` is its section 4.1.4." in text
+    assert "Lambert et al., 2024. arXiv:2411.15124." in text
+    assert "LoRA" not in text
+    assert "cited above" not in help_text(Toy, "toy.py")
+
+
+def test_help_writes_types_and_defaults_as_a_config_file_has_them() -> None:
+    lines = help_text(Cited, "cited.py").splitlines()
+    assert "  kind (sum | mean | null, default null)" in lines
+    assert "  paths (list[path], default [])" in lines
+    assert "  levels (mapping[text: int], default {})" in lines
+
+
 def test_help_and_nothing_leave_with_their_codes(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, code in ((["--help"], 0), (["-h"], 0), ([], 2)):
         with pytest.raises(SystemExit) as left:

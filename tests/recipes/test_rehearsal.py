@@ -18,15 +18,15 @@ REHEARSAL = ROOT / "recipes" / "configs" / "rounds" / "rehearsal.yaml"
 
 FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter completions
     "data": {
-        "splits.judged.limit": 12,
-        "splits.judged.heldout_limit": 6,
-        "splits.general.limit": 2,
-        "splits.general.heldout_limit": 2,
-        "splits.tools.limits": {"call": 3, "answer": 1, "no-call": 1},
-        "splits.tools.heldout_limits": {"call": 2, "answer": 0, "no-call": 1},
-        "splits.questions.limits": {"capital": 6, "symbol": 4},
-        "splits.questions.heldout_limits": {"capital": 4, "symbol": 2},
-        "splits.prompts.limits": {"nq-open": 6, "llamafactory/alpaca_en_demo": 2},
+        "rehearsal.judged.limit": 12,
+        "rehearsal.judged.heldout_limit": 6,
+        "rehearsal.general.limit": 2,
+        "rehearsal.general.heldout_limit": 2,
+        "rehearsal.tools.limits": {"call": 3, "answer": 1, "no-call": 1},
+        "rehearsal.tools.heldout_limits": {"call": 2, "answer": 0, "no-call": 1},
+        "rehearsal.questions.limits": {"capital": 6, "symbol": 4},
+        "rehearsal.questions.heldout_limits": {"capital": 4, "symbol": 2},
+        "rehearsal.prompts.limits": {"nq-open": 6, "llamafactory/alpaca_en_demo": 2},
     },
     "probe": {
         # A model with random weights knows nothing; without this share it would be taught nothing either.

@@ -47,7 +47,7 @@ def rows(built: Path) -> dict[str, list]:
 
 def test_every_file_is_filled_to_its_limits_or_nearly(rows: dict[str, list]) -> None:
     """The packages hold enough for the YAML's limits: a filter that drops too much would show here."""
-    limits = load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml").splits
+    limits = load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml").rehearsal
     assert limits is not None
 
     def filled(name: str, limit: int) -> bool:
@@ -119,9 +119,9 @@ def test_three_ranked_answers_reach_the_training_file(rows: dict[str, list]) -> 
 
 def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(built: Path, tmp_path: Path) -> None:
     recipe = load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml")
-    assert recipe.splits is not None
-    again = build(recipe.splits, tmp_path / "again")
-    other = build(recipe.splits.model_copy(update={"seed": 1}), tmp_path / "other")
+    assert recipe.rehearsal is not None
+    again = build(recipe.rehearsal, tmp_path / "again")
+    other = build(recipe.rehearsal.model_copy(update={"seed": 1}), tmp_path / "other")
     for name in KINDS:
         file = f"{name}.jsonl"
         assert fingerprint(again / file) == fingerprint(built / file)
@@ -129,7 +129,7 @@ def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(built: 
 
 
 def test_a_further_evaluation_file_is_kept_out(built: Path, rows: dict[str, list], tmp_path: Path) -> None:
-    evaluation = [f"splits.evaluation=[{built / 'questions.round-1.jsonl'}]", f"output={tmp_path}"]
+    evaluation = [f"rehearsal.evaluation=[{built / 'questions.round-1.jsonl'}]", f"output={tmp_path}"]
     run(load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml", evaluation))
     kept = tmp_path / "questions.round-1.jsonl"
     dropped = read_data_manifest(kept)["counts"]["dropped"]["matches an evaluation prompt"]
@@ -138,7 +138,10 @@ def test_a_further_evaluation_file_is_kept_out(built: Path, rows: dict[str, list
 
 def test_a_recipe_has_exactly_one_builder(tmp_path: Path) -> None:
     config = tmp_path / "two.yaml"
-    for text, found in (("output: x\n", "none"), ("output: x\nsplits: {}\ntool_use: {}\n", "splits and tool_use")):
+    for text, found in (
+        ("output: x\n", "none"),
+        ("output: x\nrehearsal: {}\ntool_use: {}\n", "tool_use and rehearsal"),
+    ):
         config.write_text(text)
         with pytest.raises(ConfigError, match=rf"two\.yaml: expected exactly one builder section .*, found {found}"):
             load_config(BuildDataRecipe, config)

@@ -1,0 +1,86 @@
+"""The builders of `recipes/build_data.py` by name. A builder is imported only when it is asked for.
+
+So a bare install builds preference data without the libraries that other builders need, and a stage of the rounds is
+made again only when the code of its own builder changed.
+
+To add a builder, write a module with a config class and a function `build(config, output) -> Path`, and add an entry
+to `BUILDERS`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from align.config import Section
+
+
+class Builder(NamedTuple):
+    """Where a builder is, and what it is for."""
+
+    config: str
+    """"module:Class" of its settings. The function `build` is in the same module."""
+    summary: str
+    """One line for `--help`."""
+
+
+class Build(Protocol):
+    """Write the builder's files into a folder, and return the folder."""
+
+    def __call__(self, config: Section, output: Path, /) -> Path: ...
+
+
+BUILDERS = {
+    "preferences": Builder(
+        "data_builders.preferences.builder:PreferencesConfig",
+        "Your own comparisons, ratings or scores: checked, settled, and split into training and held-out pairs.",
+    ),
+    "sft_mix": Builder(
+        "data_builders.quality.mix:SFTMixConfig", "Several sources of dialogs, mixed into one file by weight."
+    ),
+    "tool_use": Builder(
+        "data_builders.tool_use.imported:ToolUseConfig",
+        "Dialogs with tool calls from elsewhere, checked against the tools' schemas.",
+    ),
+    "tool_templates": Builder(
+        "data_builders.tool_use.templates:ToolTemplatesConfig",
+        "Dialogs with tool calls made from typed functions and task templates, and executed. Needs no model.",
+    ),
+    "tool_trajectories": Builder(
+        "data_builders.tool_use.trajectories:TrajectoriesConfig",
+        "Dialogs that a model writes while its tool calls are executed.",
+    ),
+    "document_questions": Builder(
+        "data_builders.questions.from_documents:DocumentQuestionsConfig",
+        "Questions about your documents, written by a model or imported from a set of questions.",
+    ),
+    "question_splits": Builder(
+        "data_builders.questions.from_facts:QuestionSplitsConfig",
+        "Questions about countries, elements and cities, split by entity into training, dev and held-out files.",
+    ),
+    "knowledge_probe": Builder(
+        "data_builders.knowledge_probe.builder:KnowledgeProbeConfig",
+        "What a model knows: its answers to questions, and rows that teach it to refuse where it does not know.",
+    ),
+    "judged_answers": Builder(
+        "data_builders.rehearsal.judged_answers:JudgedAnswersConfig",
+        "Demo data: graded pairs from answers to NQ-open questions that people judged.",
+    ),
+    "rehearsal": Builder(
+        "data_builders.rehearsal.builder:RehearsalConfig", "Demo data: all the rows that `make rehearsal` reads."
+    ),
+}
+
+
+def config_class(name: str) -> type[Section]:
+    """The class of a builder's settings."""
+    module, _, member = BUILDERS[name].config.partition(":")
+    found: type[Section] = getattr(import_module(module), member)
+    return found
+
+
+def build_function(name: str) -> Build:
+    """The function that runs a builder."""
+    build: Build = import_module(BUILDERS[name].config.partition(":")[0]).build
+    return build
