@@ -27,7 +27,10 @@ from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
 from align.strict_yaml import MAX_DEPTH, Key, parse_value, parse_yaml, read_yaml
 
-__all__ = ["Recipe", "Section", "config_from_argv", "dump", "help_text", "joined", "load_config", "main", "parse_yaml"]
+__all__ = [
+    "Recipe", "Section", "checked_values", "config_from_argv", "dump", "help_text", "joined", "load_config", "main",
+    "parse_yaml",
+]  # fmt: skip
 
 DEBUG = "ALIGN_DEBUG"
 """Environment variable: with 1 every message is printed below its traceback."""
@@ -140,14 +143,24 @@ def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[st
         where = {known: at for known, at in where.items() if known[: len(key)] != key}
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
-    checks = _class_for(recipe, values, path)
+    return checked_values(_class_for(recipe, values, path), values, path, where, lines)
+
+
+def checked_values(
+    recipe: type[R], values: dict[str, typing.Any], path: Path, where: dict[Key, str], lines: dict[Key, int]
+) -> R:
+    """Values that `read_yaml` returned, as the section that they describe. Raises ConfigError as `load_config` does.
+
+    where: dotted key -> its place for messages, `file:line` or "command line".
+    lines: dotted key -> its line; mistakes are listed in this order.
+    """
     found: dict[Key, ConfigError] = {}
-    values = prepared([checks], values, (), lambda key, detail: _note(found, checks, path, where, key, detail))
+    values = prepared([recipe], values, (), lambda key, detail: _note(found, recipe, path, where, key, detail))
     try:
-        checked = checks.model_validate(values)
+        checked = recipe.model_validate(values)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            _note(found, checks, path, where, detail["loc"], detail)
+            _note(found, recipe, path, where, detail["loc"], detail)
     if found:
         # A setting that allows two types fails once for each of them: report the most exact place, and once.
         exact = [key for key in found if not any(len(other) > len(key) and other[: len(key)] == key for other in found)]

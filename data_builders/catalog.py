@@ -40,7 +40,7 @@ BUILDERS = {
         "data_builders.quality.mix:SFTMixConfig", "Several sources of dialogs, mixed into one file by weight."
     ),
     "tool_use": Builder(
-        "data_builders.tool_use.imported:ToolUseConfig",
+        "data_builders.tool_use.imported:ImportedDialogsConfig",
         "Dialogs with tool calls from elsewhere, checked against the tools' schemas.",
     ),
     "tool_templates": Builder(

@@ -40,7 +40,7 @@ class ToolDialogsConfig(Section):
     """Rows held out, by kind of turn."""
 
 
-class ToolUseConfig(ToolDialogsConfig, Reading):
+class ImportedDialogsConfig(ToolDialogsConfig, Reading):
     """Tool dialogs alone: `tools.jsonl` and `tools.heldout.jsonl`."""
 
     path: InputSources | None = None
@@ -52,7 +52,7 @@ class ToolUseConfig(ToolDialogsConfig, Reading):
     """The cut and the shuffles."""
 
 
-def build(config: ToolUseConfig, output: Path) -> Path:
+def build(config: ImportedDialogsConfig, output: Path) -> Path:
     """Write `tools.jsonl` and `tools.heldout.jsonl` into the folder `output`."""
     source, dialogs, read = GLAIVE, None, Counted[SFTRow]()
     if config.path is not None:

@@ -16,28 +16,28 @@ from typing import Any
 
 from align.rows import Message, PreferenceRow, ToolCall, row_id, tools_text
 from align.tools.registry import Registry
-from data_builders.tool_use.dialogs.dialog import Played, request
+from data_builders.tool_use.dialogs.dialog import ExecutedDialog, request
 from data_builders.tool_use.dialogs.renaming import Offered
 
 Spoiler = Callable[[dict[str, Any], Offered, random.Random], dict[str, Any] | None]
 
 
-def pairs_of(played: Played, label: str, rng: random.Random) -> Iterator[PreferenceRow]:
+def pairs_of(dialog: ExecutedDialog, label: str, rng: random.Random) -> Iterator[PreferenceRow]:
     """A pair for each assistant message whose wrong form is known: every call, and words where no function is right."""
-    for place, message in enumerate(played.messages):
+    for place, message in enumerate(dialog.messages):
         if message.role != "assistant":
             continue
         if message.tool_calls:
-            failed = place + 1 < len(played.messages) and played.messages[place + 1].content.startswith("Error:")
-            found = None if failed else _wrong(message, played, rng)
-        elif played.kind in ("none-right", "restraint"):
-            found = "needless call", _needless(played, rng)
+            failed = place + 1 < len(dialog.messages) and dialog.messages[place + 1].content.startswith("Error:")
+            found = None if failed else _wrong(message, dialog, rng)
+        elif dialog.kind in ("none-right", "restraint"):
+            found = "needless call", _needless(dialog, rng)
         else:
             found = None
         if found is not None:
             what, wrong = found
-            tools = tools_text(list(played.tools))
-            context = played.messages[:place]
+            tools = tools_text(list(dialog.tools))
+            context = dialog.messages[:place]
             yield PreferenceRow(
                 id=row_id(label, what, tools, *(each.model_dump_json() for each in (*context, message, wrong))),
                 source=f"{label}/{what}",
@@ -47,14 +47,14 @@ def pairs_of(played: Played, label: str, rng: random.Random) -> Iterator[Prefere
             )
 
 
-def _wrong(message: Message, played: Played, rng: random.Random) -> tuple[str, Message] | None:
+def _wrong(message: Message, dialog: ExecutedDialog, rng: random.Random) -> tuple[str, Message] | None:
     """A message with one of its calls spoiled, and how."""
     at = rng.randrange(len(message.tool_calls))
     call = message.tool_calls[at]
-    offered = next(each for each in played.offered if each.tool.spec.name == call.name)
+    offered = next(each for each in dialog.offered if each.tool.spec.name == call.name)
     if rng.random() < 0.15:
         return "no call", Message(role="assistant", content=rng.choice(_WORDS))
-    others = [each.tool.spec.name for each in played.offered if each is not offered]
+    others = [each.tool.spec.name for each in dialog.offered if each is not offered]
     if others and rng.random() < 0.3:
         return "wrong function", _with(message, at, ToolCall(name=rng.choice(others), arguments=call.arguments))
     names = list(_SPOILERS)
@@ -85,9 +85,9 @@ def _with(message: Message, at: int, call: ToolCall) -> Message:
     return message.model_copy(update={"tool_calls": tuple(calls)})
 
 
-def _needless(played: Played, rng: random.Random) -> Message:
+def _needless(dialog: ExecutedDialog, rng: random.Random) -> Message:
     """A call of something that is offered, with arguments that nobody gave."""
-    offered = rng.choice(played.offered)
+    offered = rng.choice(dialog.offered)
     call = offered.call(request(offered.task, rng).arguments)
     return Message(role="assistant", tool_calls=(call,))
 
@@ -146,7 +146,9 @@ def _misnamed(arguments: dict[str, Any], offered: Offered, rng: random.Random) -
     name = rng.choice(list(arguments))
     real = next(own for own, other in offered.names.items() if other == name)
     taken = offered.names.values()
-    others = [each for each in (real, *offered.task.parameters.get(real, ())) if each != name and each not in taken]
+    others = [
+        each for each in (real, *offered.task.other_parameter_names.get(real, ())) if each != name and each not in taken
+    ]
     wrong = rng.choice(others or [f"{name}_value"])
     return {wrong if key == name else key: value for key, value in arguments.items()}
 

@@ -31,7 +31,7 @@ from data_builders.questions.documents import read_documents
 from data_builders.questions.importers import open_questions
 from data_builders.row_set import evaluation_keys, keys_of
 from data_builders.tool_use import imported
-from data_builders.tool_use.imported import ToolUseConfig
+from data_builders.tool_use.imported import ImportedDialogsConfig
 from eval import reward_accuracy
 from eval.reward_accuracy import RewardAccuracyConfig
 
@@ -221,8 +221,8 @@ def test_builders_count_bad_rows(tmp_path: Path) -> None:
     assert manifest["counts"]["rows"] == 3
     assert sum(count for reason, count in manifest["counts"]["dropped"].items() if reason.startswith("bad row")) == 2
     with pytest.raises(RowError, match="is not JSON"):
-        imported.build(ToolUseConfig(path=tmp_path / "a.jsonl"), tmp_path / "tools")
-    imported.build(ToolUseConfig(path=tmp_path / "a.jsonl", bad_rows="drop"), tmp_path / "tools")
+        imported.build(ImportedDialogsConfig(path=tmp_path / "a.jsonl"), tmp_path / "tools")
+    imported.build(ImportedDialogsConfig(path=tmp_path / "a.jsonl", bad_rows="drop"), tmp_path / "tools")
     dropped = read_data_manifest(tmp_path / "tools" / "tools.jsonl")["counts"]["dropped"]
     assert sum(count for reason, count in dropped.items() if reason.startswith("bad row")) == 2
 

@@ -15,8 +15,9 @@ from string import Template
 from align.tools.interpreter import DialogSession, interpreter_tool
 from align.tools.sandbox.session import Sandbox
 from data_builders.tool_use.dialogs.renaming import Offered
-from data_builders.tool_use.dialogs.samplers import CITIES, FIRST_NAMES, Sampler, Value, date, one_of, several, whole
+from data_builders.tool_use.dialogs.samplers import Sampler, Value, date, one_of, several, whole
 from data_builders.tool_use.dialogs.task import Task
+from data_builders.tool_use.names import CITIES, FIRST_NAMES
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from align.tools.reader import file_reader
 from data_builders.tool_use.dialogs.file_forms import Content, Note, Script, Table, bytes_of, suffixes_of
 from data_builders.tool_use.dialogs.renaming import Offered
-from data_builders.tool_use.dialogs.samplers import CITIES, FIRST_NAMES
 from data_builders.tool_use.dialogs.task import Task
+from data_builders.tool_use.names import CITIES, FIRST_NAMES
 
 NOTICE = '# There is a file accessible to you at "{path}"'
 """What tells the model of a file."""

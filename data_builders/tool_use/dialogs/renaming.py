@@ -1,6 +1,7 @@
-"""The same function under another name: a model that has seen one name of everything learns names, and not schemas.
+"""The same function under other names, so that a model learns to read schemas: one name each would be memorized.
 
-Function and parameters are renamed, order, wording and case vary; the function that runs stays the real one.
+The function and its parameters get other names, and their spelling and descriptions vary; the function that runs stays
+the real one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Offered:
     task: Task
     tool: Tool
     names: Mapping[str, str]
-    """Parameter of the real function -> what it is called here."""
+    """Parameter of the real function -> its name in this dialog."""
 
     def call(self, arguments: Mapping[str, Any]) -> ToolCall:
         """A call with the real function's arguments, under the names of this dialog and in the schema's order."""
@@ -44,17 +45,17 @@ class Offered:
 
 
 def plain(task: Task) -> Offered:
-    """The function as it is."""
+    """The function under its own names."""
     return Offered(task, tool_of(task.function), {name: name for name in inspect.signature(task.function).parameters})
 
 
 def renamed(task: Task, domain: str, rng: random.Random) -> Offered:
     """The function under names drawn from those that the task lists, in one style of writing.
 
-    The domain's name may stand before the function's, as a module's would.
+    The domain's name may come before the function's, as a module's would.
     """
     style = rng.choices(tuple(STYLES), weights=(6, 2, 2, 1))[0]
-    words = rng.choice((task.name, *task.names)).split("_")
+    words = rng.choice((task.name, *task.other_names)).split("_")
     if style == "dotted" or rng.random() < 0.1:
         words = [domain.split("_")[0], *words]
     elif rng.random() < 0.15 and words[0] not in PREFIXES:
@@ -62,7 +63,7 @@ def renamed(task: Task, domain: str, rng: random.Random) -> Offered:
     parameters = inspect.signature(task.function).parameters
     names: dict[str, str] = {}
     for name in parameters:
-        other = rng.choice((name, *task.parameters.get(name, ())))
+        other = rng.choice((name, *task.other_parameter_names.get(name, ())))
         other = STYLES["camel"](other.split("_")) if style == "camel" else other
         names[name] = other if other not in names.values() and other not in parameters.keys() - {name} else name
     function = _under_other_names(task.function, STYLES[style](words), names, rng)
@@ -102,8 +103,10 @@ def _under_other_names(
 
 
 def name_key(name: str) -> str:
-    """What spellings of a function's name share: its last part in small letters, without marks and a verb that says
-    nothing (`get_stock_price`, `stocks.stockPrice`)."""
+    """One key for all spellings of a function's name: `get_stock_price` and `stocks.stockPrice` give `stockprice`.
+
+    It is the last part in lower case, without punctuation and without a leading verb such as get.
+    """
     last = re.sub(r"[^a-z0-9]", "", name.rsplit(".", 1)[-1].lower())
     for verb in (*PREFIXES, "calculate", "calc"):
         if last.startswith(verb) and len(last) > len(verb):

@@ -1,16 +1,29 @@
-"""What arguments are drawn from: a value for the call, and how a person says it."""
+"""Samplers: how the values of an argument are drawn. A value has two forms, the call's and the one that people say.
+
+A domain's YAML names samplers with their arguments:
+
+    surface: {whole: [15, 240]}                           # a list: the arguments in their order
+    rate: {percent: {low: 1, high: 11, as_ratio: true}}   # a mapping: the arguments by name
+    town: city                                            # a name alone: no arguments
+    walls: {several: [{decimal: [2, 9]}, 3, 6]}           # a sampler may take samplers
+
+The order in which a sampler draws from the random source is fixed: the same seed gives the same bytes.
+"""
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date as Date
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from data_builders.tool_use.names import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS, WEEKDAYS
+
 
 class Value(NamedTuple):
-    """An argument: what stands in the call, and how a person says it."""
+    """An argument: the value in the call, and how a person says it."""
 
     value: Any
     said: str
@@ -20,7 +33,8 @@ Sampler = Callable[[random.Random], Value]
 
 
 def whole(low: int, high: int) -> Sampler:
-    """A whole number, large ones said with or without commas."""
+    """A whole number from low to high; large ones are said with or without commas."""
+    _check_order(low, high)
 
     def sample(rng: random.Random) -> Value:
         value = rng.randint(low, high)
@@ -30,7 +44,8 @@ def whole(low: int, high: int) -> Sampler:
 
 
 def decimal(low: float, high: float, places: int = 1) -> Sampler:
-    """A number with at most so many decimal places."""
+    """A number with at most `places` decimal places."""
+    _check_order(low, high)
 
     def sample(rng: random.Random) -> Value:
         value = round(rng.uniform(low, high), rng.randint(0, places))
@@ -40,28 +55,36 @@ def decimal(low: float, high: float, places: int = 1) -> Sampler:
     return sample
 
 
-def percent(low: float, high: float, places: int = 1, *, as_share: bool = False) -> Sampler:
-    """A percentage; as_share puts 0.05 into the call where people say 5%."""
+def percent(low: float, high: float, places: int = 1, *, as_ratio: bool = False) -> Sampler:
+    """A percentage; as_ratio puts 0.05 into the call for 5%."""
+    number = decimal(low, high, places)
 
     def sample(rng: random.Random) -> Value:
-        value = decimal(low, high, places)(rng).value
-        return Value(round(value / 100, 6) if as_share else value, f"{value}{rng.choice(('%', '%', ' percent'))}")
+        value = number(rng).value
+        return Value(round(value / 100, 6) if as_ratio else value, f"{value}{rng.choice(('%', '%', ' percent'))}")
 
     return sample
 
 
-def one_of(*values: Any) -> Sampler:
-    """One of the values; a pair is (value in the call, how people say it)."""
+def one_of(*values: Any, said: str = "{value}") -> Sampler:
+    """One of the values. said: how people say each of them, such as "{value}%".
+
+    A value that people say in its own way is a pair (value in the call, how people say it); in YAML {value: 1, said:
+    first}.
+    """
+    if not values:
+        raise ValueError("has no values")
 
     def sample(rng: random.Random) -> Value:
         value = rng.choice(values)
-        return Value(*value) if isinstance(value, tuple) else Value(value, str(value))
+        return Value(*value) if isinstance(value, tuple) else Value(value, said.format(value=value))
 
     return sample
 
 
 def several(sampler: Sampler, low: int, high: int) -> Sampler:
-    """A list of different values."""
+    """A list of low to high different values."""
+    _check_order(low, high)
 
     def sample(rng: random.Random) -> Value:
         found: dict[str, Value] = {}
@@ -76,9 +99,52 @@ def several(sampler: Sampler, low: int, high: int) -> Sampler:
     return sample
 
 
+def repeated(*values: Any, low: int, high: int) -> Sampler:
+    """A list of low to high values, in which a value may occur several times, such as votes."""
+    _check_order(low, high)
+
+    def sample(rng: random.Random) -> Value:
+        chosen = [rng.choice(values) for _ in range(rng.randint(low, high))]
+        return Value(chosen, ", ".join(map(str, chosen)))
+
+    return sample
+
+
+def amounts(*names: str, low: int, high: int, fewest: int, most: int) -> Sampler:
+    """An object of fewest to most names, each with a whole number from low to high; said as "rent 300, food 20"."""
+    _check_order(low, high)
+    _check_order(fewest, min(most, len(names)))
+
+    def sample(rng: random.Random) -> Value:
+        found = {name: rng.randint(low, high) for name in rng.sample(names, rng.randint(fewest, most))}
+        return Value(found, ", ".join(f"{name} {number}" for name, number in found.items()))
+
+    return sample
+
+
+def combined(text: str, parts: Mapping[str, Sequence[Any]]) -> Sampler:
+    """One of all the texts that the parts make. "{a}-{b}" with a: [X, Y] and b: [1, 2] makes X-1, X-2, Y-1 and Y-2.
+
+    A part is a list, or {first: 1, last: 9, step: 2} in YAML, which makes 1, 3, 5, 7 and 9.
+    """
+    made = [text.format(**dict(zip(parts, row, strict=True))) for row in itertools.product(*parts.values())]
+    return one_of(*made)
+
+
+def filled(text: str, parts: Mapping[str, Sampler]) -> Sampler:
+    """A text with drawn parts, which are drawn in the order given and stand in the text as people say them."""
+
+    def sample(rng: random.Random) -> Value:
+        said = text.format(**{name: part(rng).said for name, part in parts.items()})
+        return Value(said, said)
+
+    return sample
+
+
 def date(first: str = "2021-01-01", last: str = "2025-12-31") -> Sampler:
-    """A day as YYYY-MM-DD, said in several ways."""
+    """A day as YYYY-MM-DD, from first to last, said in several ways."""
     start, end = Date.fromisoformat(first), Date.fromisoformat(last)
+    _check_order(first, last)
 
     def sample(rng: random.Random) -> Value:
         day = start + timedelta(days=rng.randint(0, (end - start).days))
@@ -100,15 +166,14 @@ def clock() -> Sampler:
     return sample
 
 
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
-)  # fmt: skip
-
-
 def weekday() -> Sampler:
+    """A day of the week."""
     return one_of(*WEEKDAYS)
+
+
+def month() -> Sampler:
+    """A month's name."""
+    return one_of(*MONTHS)
 
 
 def code(pattern: str) -> Sampler:
@@ -122,39 +187,8 @@ def code(pattern: str) -> Sampler:
     return sample
 
 
-_CITIES = """
-Amsterdam, Ankara, Athens, Auckland, Austin, Bangkok, Barcelona, Beirut, Berlin, Bogota, Boston, Brussels,
-Bucharest, Budapest, Cairo, Chicago, Copenhagen, Dakar, Dallas, Delhi, Denver, Dubai, Dublin, Edinburgh, Frankfurt,
-Geneva, Hamburg, Hanoi, Havana, Helsinki, Houston, Istanbul, Jakarta, Johannesburg, Karachi, Kyoto, Lagos, Lima,
-Lisbon, London, Lyon, Madrid, Manila, Marseille, Melbourne, Miami, Milan, Montreal, Moscow, Mumbai, Munich, Nairobi,
-Naples, Osaka, Oslo, Ottawa, Paris, Philadelphia, Phoenix, Portland, Prague, Quito, Riga, Rome, Rotterdam, Santiago,
-Seattle, Seoul, Seville, Shanghai, Singapore, Sofia, Stockholm, Sydney, Tallinn, Tokyo, Toronto, Tunis, Turin,
-Valencia, Vancouver, Venice, Vienna, Vilnius, Warsaw, Zagreb, Zurich, Buenos Aires, Cape Town, Hong Kong, Los
-Angeles, Mexico City, New Orleans, New York, San Diego, San Francisco, Sao Paulo, Tel Aviv, Kuala Lumpur, Ho Chi
-Minh City, Salt Lake City
-"""
-_FIRST_NAMES = """
-Adam, Aisha, Alice, Amir, Anna, Ben, Carla, Chen, Clara, Daniel, David, Diego, Elena, Emma, Eric, Fatima, Felix,
-Grace, Hana, Henry, Ines, Isaac, Ivan, Jack, Jane, Jonas, Julia, Kai, Karim, Laura, Leo, Lena, Liam, Lucia, Maria,
-Marco, Maya, Mei, Mia, Noah, Nora, Olga, Omar, Oscar, Paul, Priya, Rosa, Ruth, Sam, Sara, Sofia, Tom, Uma, Victor,
-Wei, Yara, Zoe
-"""
-_LAST_NAMES = """
-Abbott, Ahmed, Baker, Bauer, Brown, Chen, Costa, Cruz, Davis, Diaz, Evans, Fischer, Garcia, Gupta, Hansen, Ito,
-Jensen, Johnson, Kaya, Kim, Kowalski, Lee, Lopez, Martin, Meyer, Moreau, Nguyen, Novak, Okafor, Olsen, Park, Patel,
-Perez, Rossi, Ryan, Sato, Silva, Singh, Smith, Tanaka, Taylor, Torres, Wagner, Walker, Weber, White, Wilson, Wong,
-Young
-"""
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.replace("\n", " ").split(",") if name.strip())
-
-
-CITIES, FIRST_NAMES, LAST_NAMES = _listed(_CITIES), _listed(_FIRST_NAMES), _listed(_LAST_NAMES)
-
-
 def city() -> Sampler:
+    """A large city."""
     return one_of(*CITIES)
 
 
@@ -170,3 +204,22 @@ def person() -> Sampler:
 
 def first_name() -> Sampler:
     return one_of(*FIRST_NAMES)
+
+
+def last_name() -> Sampler:
+    return one_of(*LAST_NAMES)
+
+
+def _check_order(low: Any, high: Any) -> None:
+    if low > high:
+        raise ValueError(f"{low} is above {high}")
+
+
+SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
+    sampler.__name__: sampler
+    for sampler in (
+        whole, decimal, percent, one_of, several, repeated, amounts, combined, filled, date, clock, weekday, month,
+        code, city, person, first_name, last_name,
+    )
+}  # fmt: skip
+"""What a domain's YAML may name."""

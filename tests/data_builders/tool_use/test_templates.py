@@ -25,15 +25,16 @@ from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.registry import Registry, load_functions
 from align.tools.replay import CallRecord, Recorder, Replay, ReplayError, differences
 from data_builders.row_set import prompt_keys
-from data_builders.tool_use import templates
-from data_builders.tool_use.dialogs.catalog import DOMAINS, Domain
-from data_builders.tool_use.dialogs.dialog import KINDS, Played
+from data_builders.tool_use import template_rows
+from data_builders.tool_use.dialogs.catalog import domain_files, load_domains
+from data_builders.tool_use.dialogs.dialog import KINDS, DialogSource, ExecutedDialog, make_dialog
 from data_builders.tool_use.dialogs.renaming import name_key
-from data_builders.tool_use.dialogs.task import Chain, Task
-from data_builders.tool_use.templates import ToolTemplatesConfig, build, unlike
+from data_builders.tool_use.dialogs.task import Chain, Domain, Task
+from data_builders.tool_use.template_rows import without_similar_tasks
+from data_builders.tool_use.templates import ToolTemplatesConfig, build
 
-TASKS = Path(__file__).parents[3] / "data_builders" / "tasks"
-HELD = (TASKS / "household.py", TASKS / "school.py")
+ROOT = Path(__file__).parents[3]
+HELD = tuple(ROOT / "data_builders" / "tool_use" / "domains" / f"{name}.py" for name in ("household", "school"))
 ROWS = {kind: 8 for kind in KINDS if kind not in ("file", "code")} | {"mended": 12}  # those two have tests of their own
 SMALL: dict[str, Any] = {
     "rows": ROWS,
@@ -50,7 +51,7 @@ class Built:
     """A build, and the dialogs that took place for it, with the functions that were really offered."""
 
     folder: Path
-    played: list[Played] = field(default_factory=list)
+    executed: list[ExecutedDialog] = field(default_factory=list)
 
     @property
     def train(self) -> list[SFTRow]:
@@ -77,13 +78,13 @@ class Built:
     def of_kind(self, kind: str) -> list[SFTRow]:
         return [row for row in self.train if row.source == f"tasks/{kind}"]
 
-    def stage_of(self, row: SFTRow | PreferenceRow) -> Played:
+    def dialog_of(self, row: SFTRow | PreferenceRow) -> ExecutedDialog:
         """The dialog that a row was made of: the same functions offered, and the row's messages are its first ones."""
         messages = row.messages if isinstance(row, SFTRow) else (*row.prompt, *row.completions[0])
         (found, *_) = [
-            played
-            for played in self.played
-            if tools_text(list(played.tools)) == row.tools and played.messages[: len(messages)] == messages
+            dialog
+            for dialog in self.executed
+            if tools_text(list(dialog.tools)) == row.tools and dialog.messages[: len(messages)] == messages
         ]
         return found
 
@@ -91,17 +92,16 @@ class Built:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     found = Built(tmp_path_factory.mktemp("built"))
-    play = templates.play
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(templates, "play", lambda *given: _kept(play(*given), found.played))
+        patch.setattr(template_rows, "make_dialog", lambda *given: _kept(make_dialog(*given), found.executed))
         build(ToolTemplatesConfig(**SMALL), found.folder)
     return found
 
 
-def _kept(played: Played | None, into: list[Played]) -> Played | None:
-    if played is not None:
-        into.append(played)
-    return played
+def _kept(dialog: ExecutedDialog | None, into: list[ExecutedDialog]) -> ExecutedDialog | None:
+    if dialog is not None:
+        into.append(dialog)
+    return dialog
 
 
 def held_out_tools() -> Registry:
@@ -133,7 +133,7 @@ def test_two_builds_of_a_seed_are_the_same_bytes_in_another_process_and_with_oth
         "from data_builders.tool_use.templates import ToolTemplatesConfig, build; "
         "build(ToolTemplatesConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
-    paths = os.pathsep.join([str(TASKS.parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     again = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", code, json.dumps(SMALL), str(tmp_path)], env=again, check=True, timeout=120)
     for name in FILES:
@@ -172,7 +172,7 @@ def test_the_calls_of_a_row_are_its_records_and_play_back(built: Built) -> None:
 
 def test_the_records_come_out_again_when_the_functions_run_anew(built: Built) -> None:
     for row in built.train:
-        tools = Registry(each.tool for each in built.stage_of(row).offered)
+        tools = Registry(each.tool for each in built.dialog_of(row).offered)
         assert differences(built.records[row.id], tools) == []
 
 
@@ -271,7 +271,7 @@ def test_no_function_of_a_held_out_domain_is_offered_or_called_in_training(built
     held = [tool for path in HELD for tool in load_functions(path)]
     identities = {tool.identity for tool in held}
     rows = [*built.train, *built.pairs]
-    offered = {each.tool.identity for row in rows for each in built.stage_of(row).offered}
+    offered = {each.tool.identity for row in rows for each in built.dialog_of(row).offered}
     assert len(offered) > 60
     assert identities.isdisjoint(offered)
     assert identities.isdisjoint(record.tool for found in built.records.values() for record in found)
@@ -321,8 +321,8 @@ def test_without_bfcl_no_function_of_its_raw_files_is_offered_and_no_question_of
 @pytest.mark.parametrize(
     "held, words",
     [
-        (("household", "gardens"), r"heldout_domains: wanted some of algebra, .*, found gardens"),
-        (DOMAINS, "heldout_domains holds every domain, so nothing is left to train on"),
+        (("household", "gardens"), r"heldout_domains: expected some of algebra, .*, found gardens"),
+        (tuple(domain_files()), "heldout_domains names every domain, so none is left to train on"),
     ],
 )
 def test_held_out_domains_that_are_not_there_or_all_there_are_refused(held: tuple[str, ...], words: str) -> None:
@@ -351,10 +351,10 @@ def _said(message: Message) -> tuple[str, list[tuple[str, str]]]:
 def test_the_chosen_message_is_what_the_dialog_did_and_its_calls_run(built: Built) -> None:
     ran = 0
     for row in built.pairs:
-        played = built.stage_of(row)  # found by the prompt with the chosen message after it
+        dialog = built.dialog_of(row)  # found by the prompt with the chosen message after it
         (chosen,) = row.completions[0]
-        recorder = Recorder(Registry(each.tool for each in played.offered))
-        outputs = played.messages[len(row.prompt) + 1 :]
+        recorder = Recorder(Registry(each.tool for each in dialog.offered))
+        outputs = dialog.messages[len(row.prompt) + 1 :]
         for call, output in zip(chosen.tool_calls, outputs, strict=False):
             result = recorder.call(call)
             assert result.ok, result.text
@@ -404,7 +404,7 @@ def test_every_kind_of_spoiling_occurs_and_spoils_what_it_says(built: Built) -> 
 def test_a_misnamed_argument_and_a_number_as_text_are_refused_when_they_run(built: Built) -> None:
     for row in built.pairs:
         if row.source.removeprefix("tasks/") in ("argument misnamed", "number as text"):
-            tools = Registry(each.tool for each in built.stage_of(row).offered)
+            tools = Registry(each.tool for each in built.dialog_of(row).offered)
             errors = [tools.call(call).error for call in row.completions[1][0].tool_calls]
             assert "arguments" in errors, row.completions[1]
 
@@ -412,11 +412,11 @@ def test_a_misnamed_argument_and_a_number_as_text_are_refused_when_they_run(buil
 def test_a_rejected_call_never_gives_what_the_chosen_one_gives(built: Built) -> None:
     compared = 0
     for row in built.pairs:
-        stage = built.stage_of(row)
+        dialog = built.dialog_of(row)
         (chosen,), (rejected,) = row.completions
         if row.source == "tasks/wrong function" or not (chosen.tool_calls and rejected.tool_calls):
             continue
-        tools = Registry(each.tool for each in stage.offered)
+        tools = Registry(each.tool for each in dialog.offered)
         results = [tuple(tools.call(call).text for call in said.tool_calls) for said in (chosen, rejected)]
         assert results[0] != results[1], row
         compared += 1
@@ -469,24 +469,21 @@ def test_a_held_out_task_that_a_trained_domain_comes_near_is_left_out_with_its_c
         return room_length
 
     def task(function: Callable[..., float], *names: str) -> Task:
-        return Task(function, arguments={}, queries=(), answers=(), names=names)
+        return Task(function, arguments={}, queries=(), answers=(), other_names=names)
 
     chains = tuple(Chain(first, other, "amount", (), (), ()) for first in (by_name, by_parameters, other))
     held = Domain("held", (task(by_name, "get_shop_price"), task(by_parameters), task(other)), chains)
-    left = unlike(held, [Domain("trained", (task(trained, "shops.shop_price"),), ())])
+    left = without_similar_tasks(held, [Domain("trained", (task(trained, "shops.shop_price"),), ())])
     assert [each.function for each in left.tasks] == [other]
     assert [chain.first for chain in left.chains] == [other]
-    assert unlike(held, []) == held
+    assert without_similar_tasks(held, []) == held
 
 
 def test_a_text_of_digits_is_passed_on_as_a_text() -> None:
-    from data_builders.tool_use.dialogs.catalog import domains
-    from data_builders.tool_use.dialogs.dialog import Stage, play
-
-    (texts,) = domains(["text_tools"])
-    padding = tuple(chain for chain in texts.chains if chain.feeds == "code")
-    stage = Stage([Domain("text_tools", texts.tasks, padding)], most_offered=3, renamed_share=0.0)
-    played = [play("multi-step", stage, random.Random(seed)) for seed in range(40)]  # a number would be refused
-    fed = [found.records[-1].call.parsed()["code"] for found in played if found is not None]
+    (texts,) = load_domains(["text_tools"])
+    padding = tuple(chain for chain in texts.chains if chain.result_to == "code")
+    source = DialogSource([Domain("text_tools", texts.tasks, padding)], most_offered=3, renamed_share=0.0)
+    dialog = [make_dialog("multi-step", source, random.Random(seed)) for seed in range(40)]  # a number would be refused
+    fed = [found.records[-1].call.parsed()["code"] for found in dialog if found is not None]
     assert all(isinstance(code, str) for code in fed)
     assert any(code.isdigit() for code in fed)

@@ -11,8 +11,6 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,20 +18,26 @@ import pytest
 from align.rows import ToolCall
 from align.tools.registry import Registry, load_functions, tool_of
 from align.tools.results import ToolResult
-from data_builders.tool_use.dialogs.catalog import DOMAINS, Domain, domains
+from data_builders.tool_use.dialogs.catalog import PACKAGED, domain_files, load_domains
 from data_builders.tool_use.dialogs.dialog import shown
 from data_builders.tool_use.dialogs.renaming import STYLES, name_key, renamed
 from data_builders.tool_use.dialogs.samplers import Value
-from data_builders.tool_use.dialogs.task import Chain, Query, Task, as_query
+from data_builders.tool_use.dialogs.task import Chain, Domain, Query, Task
 
+DOMAINS = tuple(domain_files())
 DRAWS = 10
-"""At least so many for each function, shared out among its queries."""
+"""For each function, at least, and divided among its queries."""
 BY_DOMAIN = pytest.mark.parametrize("name", DOMAINS)
 
 
+@cache
 def domain(name: str) -> Domain:
-    (found,) = domains([name])
+    (found,) = load_domains([name])
     return found
+
+
+def domains() -> list[Domain]:
+    return [domain(name) for name in DOMAINS]
 
 
 def own_parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -79,7 +83,7 @@ def drawn(task: Task, query: Query, seed: int) -> dict[str, Value]:
 def draws(task: Task) -> list[tuple[Query, dict[str, Value], dict[str, Any]]]:
     """(query, drawn values, arguments)."""
     found = []
-    for query in map(as_query, task.queries):
+    for query in task.queries:
         for seed in range(math.ceil(DRAWS / len(task.queries))):
             values = drawn(task, query, seed)
             found.append((query, values, {name: value.value for name, value in values.items()} | dict(query.fixed)))
@@ -105,8 +109,7 @@ def test_the_domains_are_many_and_no_two_functions_share_a_name() -> None:
 
 @BY_DOMAIN
 def test_every_public_function_of_a_domain_has_a_task(name: str) -> None:
-    module = import_module(f"data_builders.tool_use.domains.{name}")
-    offered = {tool.spec.name for tool in load_functions(Path(str(module.__file__)))}
+    offered = {tool.spec.name for tool in load_functions(PACKAGED / f"{name}.py")}
     assert offered == {task.name for task in domain(name).tasks}
     assert len(offered) >= 10
 
@@ -128,14 +131,14 @@ def test_queries_name_what_the_function_takes_and_needs(name: str) -> None:
         assert set(task.arguments) <= known, task.name
         assert set(task.different) <= known, task.name
         used: set[str] = set()
-        for query in map(as_query, task.queries):
+        for query in task.queries:
             assert set(query.named) <= set(task.arguments), (task.name, query.text)
             assert not set(query.named) & set(query.fixed), (task.name, query.text)
             given = set(query.named) | set(query.fixed)
             assert required(task.function) <= given <= known, (task.name, query.text)
             used |= given
         assert used == known, f"{task.name}: no query gives {known - used}"
-        assert len({as_query(query).text for query in task.queries}) == len(task.queries) >= 3, task.name
+        assert len({query.text for query in task.queries}) == len(task.queries) >= 3, task.name
         assert len(set(task.answers)) == len(task.answers) >= 2, task.name
 
 
@@ -174,22 +177,22 @@ def test_every_answer_can_be_said_after_every_query(name: str) -> None:
 def test_other_names_are_identifiers_and_do_not_clash(name: str) -> None:
     for task in domain(name).tasks:
         own = set(own_parameters(task.function))
-        assert set(task.parameters) <= own, task.name
-        others = [other for names in task.parameters.values() for other in names]
-        for other in (*others, *task.names):
+        assert set(task.other_parameter_names) <= own, task.name
+        others = [other for names in task.other_parameter_names.values() for other in names]
+        for other in (*others, *task.other_names):
             assert other.isidentifier(), (task.name, other)
             assert not keyword.iskeyword(other), (task.name, other)
         assert len(set(others)) == len(others), (task.name, others)
         assert own.isdisjoint(others), (task.name, own & set(others))
-        assert task.name not in task.names
-        assert len(set(task.names)) == len(task.names) >= 2, task.name
+        assert task.name not in task.other_names
+        assert len(set(task.other_names)) == len(task.other_names) >= 2, task.name
 
 
 @BY_DOMAIN
-def test_a_slip_is_refused_by_the_function_in_words_that_name_what_it_takes(name: str) -> None:
+def test_a_wrong_value_is_refused_by_an_error_that_names_what_is_accepted(name: str) -> None:
     for task in domain(name).tasks:
-        for parameter, pairs in task.slips.items():
-            queries = [query for query in map(as_query, task.queries) if parameter in query.named]
+        for parameter, pairs in task.corrections.items():
+            queries = [query for query in task.queries if parameter in query.named]
             assert queries, f"{task.name}: no query names {parameter}"
             for query in queries:
                 values = {key: value.value for key, value in drawn(task, query, 0).items()} | dict(query.fixed)
@@ -203,9 +206,9 @@ def test_a_slip_is_refused_by_the_function_in_words_that_name_what_it_takes(name
                     assert mended.ok, (task.name, right, mended.text)
 
 
-def test_slips_are_found_in_most_domains() -> None:
-    slipping = [each.name for each in domains() if any(task.slips for task in each.tasks)]
-    assert len(slipping) > len(DOMAINS) / 2, slipping
+def test_most_domains_have_corrections() -> None:
+    correctable = [each.name for each in domains() if any(task.corrections for task in each.tasks)]
+    assert len(correctable) > len(DOMAINS) / 2, correctable
 
 
 def steps(chain: Chain, here: Domain, query: Query, seed: int) -> tuple[dict[str, Value], Any, Any]:
@@ -223,11 +226,11 @@ def steps(chain: Chain, here: Domain, query: Query, seed: int) -> tuple[dict[str
     first = called(chain.first, given)
     assert first.ok, (chain.first.__name__, given, first.text)
     found = returned(chain.first, given)
-    fed = found[chain.takes] if chain.takes else found
-    assert not isinstance(fed, dict), f"{chain.first.__name__}: say in `takes` which key is passed on"
-    second = called(chain.second, arguments_of(chain.second, arguments) | {chain.feeds: fed})
+    fed = found[chain.result_key] if chain.result_key else found
+    assert not isinstance(fed, dict), f"{chain.first.__name__}: name the key that is passed on in `result_key`"
+    second = called(chain.second, arguments_of(chain.second, arguments) | {chain.result_to: fed})
     assert second.ok, (chain.second.__name__, fed, second.text)
-    result = returned(chain.second, arguments_of(chain.second, arguments) | {chain.feeds: fed})
+    result = returned(chain.second, arguments_of(chain.second, arguments) | {chain.result_to: fed})
     for between in chain.between:
         filled(between, {**said(values), **fields_of(found), "result": found, "given": fed})
     return values, fed, result
@@ -249,18 +252,18 @@ def test_the_functions_of_a_chain_share_no_parameter_and_its_queries_give_all_bu
         where = (chain.first.__name__, chain.second.__name__)
         first, second = set(own_parameters(chain.first)), set(own_parameters(chain.second))
         assert first.isdisjoint(second), where
-        assert chain.feeds in second, where
-        for query in map(as_query, chain.queries):
+        assert chain.result_to in second, where
+        for query in chain.queries:
             given = set(query.named) | set(query.fixed)
-            needed = (required(chain.first) | required(chain.second)) - {chain.feeds}
-            assert needed <= given <= (first | second) - {chain.feeds}, (where, query.text)
+            needed = (required(chain.first) | required(chain.second)) - {chain.result_to}
+            assert needed <= given <= (first | second) - {chain.result_to}, (where, query.text)
 
 
 @BY_DOMAIN
 def test_in_a_chain_the_first_result_feeds_the_second_call_and_every_template_is_filled(name: str) -> None:
     here = domain(name)
     for chain in here.chains:
-        for query in map(as_query, chain.queries):
+        for query in chain.queries:
             for seed in range(math.ceil(DRAWS / len(chain.queries))):
                 values, given, result = steps(chain, here, query, seed)
                 assert "{" not in query.text.format(**said(values))
