@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from align.assets import path_of
 from align.jsonl import read_rows
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, SFTRow, ToolQuestionRow, tools_of, tools_text
+from align.source_code import code_of
 from align.text import exact_key
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.registry import Registry, load_functions
@@ -487,3 +489,98 @@ def test_a_text_of_digits_is_passed_on_as_a_text() -> None:
     fed = [found.records[-1].call.parsed()["code"] for found in dialog if found is not None]
     assert all(isinstance(code, str) for code in fed)
     assert any(code.isdigit() for code in fed)
+
+
+# Bytes
+
+
+SAMPLED_KINDS = ("single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off")
+
+
+def test_seeded_dialogs_of_every_domain_keep_their_bytes() -> None:
+    """The order of entries in a YAML file is the order of the draws. Editing a domain changes this hash on purpose."""
+    source = DialogSource(load_domains(), most_offered=3, renamed_share=0.8, alone_share=0.3)
+    digest = hashlib.sha256()
+    for kind in SAMPLED_KINDS:
+        for number in range(15):
+            dialog = make_dialog(kind, source, random.Random(f"{kind} {number}"))
+            if dialog is not None:
+                said = [[message.role, message.content] for message in dialog.messages]
+                calls = [[call.name, call.arguments] for message in dialog.messages for call in message.tool_calls]
+                digest.update(json.dumps([said, calls, tools_text(list(dialog.tools))]).encode())
+    for domain in load_domains():
+        alone = DialogSource([domain], most_offered=2, renamed_share=0.0)
+        for number in range(3):
+            dialog = make_dialog("single", alone, random.Random(f"{domain.name} {number}"))
+            assert dialog is not None
+            digest.update(json.dumps([message.content for message in dialog.messages]).encode())
+    assert digest.hexdigest() == "5871d056843150779ab4d363d353b5e3a13516a4a6b7a5653470be254e9525d1"
+
+
+def test_the_files_of_every_domain_count_in_the_key_of_the_builder() -> None:
+    names = code_of("data_builders.tool_use.templates").keys()
+    folder = "data_builders/tool_use/domains"
+    for name in domain_files():
+        assert {f"{folder}/{name}.py", f"{folder}/{name}.yaml"} <= names
+
+
+# Domains of a user's own
+
+
+def test_domains_of_an_own_folder_replace_the_packaged_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "shop.py").write_text(SHOP, encoding="utf-8")
+    (folder / "shop.yaml").write_text(SHOP_YAML, encoding="utf-8")
+    config = ToolTemplatesConfig(
+        domain_folders=(folder,), heldout_domains=(), heldout_rows={}, rows={"single": 12}, pairs={"single": 5}
+    )
+    out = build(config, tmp_path / "out")
+    rows = read_rows(out / "tools.jsonl", SFTRow)
+    assert rows
+    assert all("pieces cost" in row.messages[-1].content for row in rows)
+    inputs = read_data_manifest(out / "tools.jsonl")["inputs"]
+    assert {Path(name).name for name in inputs} == {"shop.py", "shop.yaml"}
+
+
+SHOP = '''def price(item: str, pieces: int) -> float:
+    """Price of some pieces.
+
+    Args:
+        item: What is bought.
+        pieces: How many of it.
+    """
+    return 2.5 * pieces
+'''
+SHOP_YAML = """\
+tasks:
+  price:
+    arguments:
+      item: {one_of: [pens, cups, maps, rulers, clips]}
+      pieces: {whole: [2, 90]}
+    queries: ["What do {pieces} {item} cost?"]
+    answers: ["{pieces} pieces cost {result}."]
+"""
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "heldout_domains: expected some of shop, found household, school"),
+        ({"heldout_domains": ()}, "heldout_rows requires heldout_domains"),
+        ({"heldout_domains": ("shop",)}, "heldout_domains names every domain"),
+    ],
+)
+def test_an_own_folder_requires_held_out_domains_of_its_own(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "shop.py").write_text(SHOP, encoding="utf-8")
+    (tmp_path / "shop.yaml").write_text(SHOP_YAML, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        ToolTemplatesConfig(domain_folders=(tmp_path,), **settings)
+
+
+def test_a_file_without_its_partner_is_named_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"shop.py: a domain is a pair of files, and shop.yaml is missing"):
+        ToolTemplatesConfig(domain_folders=(tmp_path,))

@@ -303,5 +303,7 @@ def test_rows_encode_and_what_a_file_says_is_never_trained_on(
 
 
 def test_held_out_files_are_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="heldout_rows: code, file cannot be held out, because no domain has their functions"):
+    with pytest.raises(
+        ValueError, match="heldout_rows: code, file cannot be held out, because no domain has their functions"
+    ):
         ToolTemplatesConfig(heldout_rows={"file": 3, "code": 3})
