@@ -110,6 +110,7 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
     """
     try:
         work()
+        _leave_process_group()
         sys.stdout.flush()
     except KeyboardInterrupt:
         _show_traceback()
@@ -125,6 +126,17 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
         hint = "" if isinstance(error, AlignError) else f" ({DEBUG}=1 shows where in the code.)"
         print(f"{message}{hint}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ConfigError | RowError) else 1) from None
+
+
+def _leave_process_group() -> None:
+    """End the communication of a launch with several processes, if this process takes part in one.
+
+    Its threads otherwise run until the interpreter is torn down, which can abort a process whose work is done
+    ("terminate called without an active exception"), and the launcher then reports the whole run as failed.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[str] = ()) -> R:

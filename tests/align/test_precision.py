@@ -242,7 +242,7 @@ def test_all_processes_of_a_launch_have_the_first_ones_decision(tmp_path: Path) 
     """Two processes whose own decisions differ, as two trials may."""
     code = (
         "import sys; from pathlib import Path; from torch import distributed; "
-        "from align.precision import resolved; from tests.test_precision import Trainer; "
+        "from align.precision import resolved; from tests.align.test_precision import Trainer; "
         "rank = int(sys.argv[1]); "
         "distributed.init_process_group('gloo', init_method=f'file://{sys.argv[2]}/meet', rank=rank, world_size=2); "
         "print(resolved(Trainer(), Path(sys.argv[2])).training.precision)"

@@ -23,7 +23,7 @@ from align.rows import Message, PreferenceRow
 ROOT = Path(__file__).parents[3]
 PLAIN = [sys.executable]
 ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/launch/zero3_cpu.yaml"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 pytestmark = pytest.mark.engine
 
@@ -135,7 +135,12 @@ def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -
 
 def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None:
     done = subprocess.run(
-        [*TORCHRUN, "tests/zero3_shapes.py"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+        [*TORCHRUN, "-m", "tests.align.trainers.zero3_shapes"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     told = re.search(r"2 ranks: values (\S+) gradients (\S+)$", done.stdout, re.MULTILINE)

@@ -14,11 +14,11 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
-from test_tree import alone, random_tree, tiny_llama
 from transformers import LlamaForCausalLM
 
 from align.models.logps import TreePolicy
 from align.tree.pack import collate
+from tests.align.tree.test_encode import alone, random_tree, tiny_llama
 
 BATCHES, TREES = 10, 25  # of each process
 
