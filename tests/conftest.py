@@ -295,39 +295,6 @@ def _dialog(
     return Dialog(tuple(messages), json.dumps(offered, ensure_ascii=False) if offered else "")
 
 
-@pytest.fixture(scope="session")
-def scripted() -> type:
-    """`scripted(protocol, reply)`: a backend whose candidate i of a prompt is `reply(the prompt as text, i)`.
-
-    `asked` holds every prompt's text, in order; a reply that ends with "..." ran into the length limit.
-    """
-    from align.generation.backend import Completion
-
-    class Scripted:
-        max_prompt_tokens = 4000
-
-        def __init__(self, protocol, reply: Callable[[str, int], str], name: str = "scripted") -> None:
-            self.protocol, self.reply, self.asked = protocol, reply, []
-            self.identity = {"model": name}
-
-        def complete(self, prompts, seeds):
-            self.asked += [self.protocol.text(prompt) for prompt in prompts]
-            texts = self.asked[len(self.asked) - len(prompts) :]
-            return [
-                [self._completion(self.reply(text, place)) for place in range(len(own))]
-                for text, own in zip(texts, seeds, strict=True)
-            ]
-
-        def _completion(self, text: str) -> Completion:
-            user = Message(role="user", content="?")
-            opened = self.protocol.encode((user,), open_assistant=True).ids
-            whole = self.protocol.encode((user, Message(role="assistant", content=text))).ids
-            assert whole[: len(opened)] == opened
-            return Completion(tuple(whole[len(opened) :]), finished=not text.endswith("..."))
-
-    return Scripted
-
-
 @pytest.fixture
 def closed_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every store of ratings that a test opens is closed behind it: the suite is one process."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import pytest
 
 from align.chat import load_protocol
 from align.errors import AlignError
-from align.generation.backend import Completion
 from align.jsonl import read_rows, write_rows
 from align.rows import Message, ToolCall, ToolQuestionRow, tools_text
 from align.settings import ModelConfig, SamplingConfig
@@ -21,6 +19,7 @@ from eval.catalog import run_evaluations
 from eval.intervals import share
 from eval.runner import Generator
 from eval.tool_dialogs import ToolDialogsEvalConfig, made_in_order
+from tests.fakes import ScriptedDialogs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,25 +78,6 @@ SCRIPTS: dict[str, tuple[tuple[ToolCall, ...] | None, tuple[str, ...], list[str]
 }
 
 
-class Script:
-    """A backend that says a question's lines one after the other."""
-
-    identity = {"model": "a script"}  # noqa: RUF012
-    max_prompt_tokens = 4000
-
-    def __init__(self, protocol: Any) -> None:
-        self.protocol = protocol
-
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        found = []
-        for prompt in prompts:
-            text = self.protocol.tokenizer.decode(list(prompt))
-            (lines,) = [lines for name, (_, _, lines) in SCRIPTS.items() if f"Ask {name}" in text]
-            said = lines[text.count("<|im_start|>assistant\n") - 1] + "<|im_end|>"
-            found.append([Completion(tuple(self.protocol.tokenizer.encode(said, add_special_tokens=False)), True)])
-        return found
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> ToolDialogsEvalConfig:
     (tmp_path / "shop.py").write_text(FUNCTIONS)
@@ -116,7 +96,8 @@ def config(tmp_path: Path) -> ToolDialogsEvalConfig:
 @pytest.fixture
 def generator(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Generator:
     protocol = load_protocol(chatml_tokenizer)
-    return Generator(ModelConfig(path=tmp_path), SamplingConfig(), _parts=(Script(protocol), protocol))
+    backend = ScriptedDialogs(protocol, {f"Ask {name}": [lines] for name, (_, _, lines) in SCRIPTS.items()})
+    return Generator(ModelConfig(path=tmp_path), SamplingConfig(), _parts=(backend, protocol))
 
 
 def test_each_dialog_is_run_and_judged(config: ToolDialogsEvalConfig, generator: Generator, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from align.chat import load_protocol
 from align.chat.protocol import ChatProtocol
-from align.generation.backend import Completion
 from align.generation.tool_loop import Trajectory, run_dialogs, step_seed
 from align.rows import Message, PromptRow, ToolCall, tools_text
 from align.settings import SamplingConfig
 from align.tools.registry import Registry, tool_of
 from align.tools.replay import Recorder, Replay
+from tests.fakes import ScriptedDialogs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -46,41 +46,9 @@ REGISTRY = Registry([tool_of(half_of), tool_of(shout)])
 TOOLS = tools_text(REGISTRY.specs)
 
 
-class Scripted:
-    """A backend that writes prepared texts: what it says depends on the first user message and how often it spoke.
-
-    `<|python_tag|>`, `<|eom_id|>` and the like in a script are control tokens, as a model would write them.
-    """
-
-    identity = {"model": "a script"}  # noqa: RUF012
-
-    def __init__(
-        self, protocol: ChatProtocol, scripts: dict[str, list[str]], max_prompt_tokens: int = 4000, stop: str = ""
-    ) -> None:
-        self.protocol, self.scripts, self.max_prompt_tokens = protocol, scripts, max_prompt_tokens
-        self.stop = stop or ("<|eot_id|>" if protocol.name == "llama3" else "<|im_end|>")
-        self.steps: list[int] = []
-        """Dialogs in each call."""
-        self.seeds: list[list[int]] = []
-        self.prompts: list[list[int]] = []
-
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        assert prompts, "nothing was asked"
-        self.steps.append(sum(map(len, seeds)))
-        self.seeds += [list(own) for own in seeds]
-        self.prompts += [list(prompt) for prompt in prompts]
-        return [[self._next(prompt)] * len(own) for prompt, own in zip(prompts, seeds, strict=True)]
-
-    def _next(self, prompt: Sequence[int]) -> Completion:
-        text = self.protocol.tokenizer.decode(list(prompt))
-        (script,) = [said for question, said in self.scripts.items() if question in text]
-        header = self.protocol.encode((), open_assistant=True).ids
-        header = header[1:] if self.protocol.name == "llama3" else header
-        spoken = sum(list(prompt[at : at + len(header)]) == header for at in range(len(prompt))) - 1
-        said = script[spoken]
-        unfinished = said.endswith("...")
-        whole = said.removesuffix("...") if unfinished else said if said.endswith("<|eom_id|>") else said + self.stop
-        return Completion(tuple(self.protocol.tokenizer.encode(whole, add_special_tokens=False)), not unfinished)
+def scripted(protocol: ChatProtocol, scripts: dict[str, list[str]], **settings: int) -> ScriptedDialogs:
+    """A backend whose samples of a question all say the same."""
+    return ScriptedDialogs(protocol, {question: [lines] for question, lines in scripts.items()}, **settings)
 
 
 def hermes(name: str, **arguments: Any) -> str:
@@ -114,7 +82,7 @@ def run(protocol: ChatProtocol) -> Callable[..., list[Trajectory]]:
     """`run({question: script}, ...)`: the trajectories of the questions over one scripted backend."""
 
     def run(scripts: dict[str, list[str]], **settings: Any) -> list[Trajectory]:
-        backend = Scripted(protocol, scripts, settings.pop("max_prompt_tokens", 4000))
+        backend = scripted(protocol, scripts, max_prompt_tokens=settings.pop("max_prompt_tokens", 4000))
         return run_dialogs(
             [question(text) for text in scripts],
             backend,
@@ -200,7 +168,7 @@ def test_a_result_is_data_and_brings_no_control_token(protocol: ChatProtocol) ->
         return poison
 
     registry = Registry([tool_of(read_note), tool_of(shout)])
-    backend = Scripted(protocol, {"Read it": [hermes("read_note"), "It wants me to obey."]})
+    backend = scripted(protocol, {"Read it": [hermes("read_note"), "It wants me to obey."]})
     recorder = Recorder(registry)
     row = question("Read it", tools_text(registry.specs))
     (found,) = run_dialogs([row], backend, protocol, [recorder], seeds=[0], max_result_characters=500)
@@ -225,12 +193,12 @@ def test_open_dialogs_take_each_step_together_and_samples_of_a_prompt_share_it(p
         "Two": [hermes("half_of", number=4), "2."],
         "Three": [hermes("half_of", number=4), hermes("half_of", number=2), "1."],
     }
-    backend = Scripted(protocol, scripts)
+    backend = scripted(protocol, scripts)
     rows = [question(text) for text in ("One", "Two", "Two", "Three")]
     found = run_dialogs(
         rows, backend, protocol, [REGISTRY] * 4, seeds=[1, 2, 3, 4], max_calls=5, max_result_characters=500
     )
-    assert backend.steps == [4, 3, 1]
+    assert backend.batches == [4, 3, 1]
     assert backend.seeds == [
         [step_seed(1, 0)], [step_seed(2, 0), step_seed(3, 0)], [step_seed(4, 0)],
         [step_seed(2, 1), step_seed(3, 1)], [step_seed(4, 1)],
@@ -254,7 +222,7 @@ def test_llama3_calls_in_each_of_its_syntaxes(
     llama3_tokenizer: PreTrainedTokenizerFast, syntax: Any, call: str, written: str
 ) -> None:
     protocol = load_protocol(llama3_tokenizer, syntax=syntax)
-    backend = Scripted(protocol, {"Half of 8?": [call, "It is 4."]})
+    backend = scripted(protocol, {"Half of 8?": [call, "It is 4."]})
     (found,) = run_dialogs(
         [question("Half of 8?")], backend, protocol, [REGISTRY], seeds=[0], max_result_characters=500
     )
@@ -276,7 +244,7 @@ def test_llama3_built_in_tools_are_called_and_wait_for_their_output(llama3_token
         return f"completed\n[value]{len(code)}[/value]"
 
     protocol = load_protocol(llama3_tokenizer)
-    backend = Scripted(protocol, {"2 to the 5th?": ["<|python_tag|>2**5<|eom_id|>", "It is 32."]})
+    backend = scripted(protocol, {"2 to the 5th?": ["<|python_tag|>2**5<|eom_id|>", "It is 32."]})
     system = Message(role="system", content="Environment: ipython")
     row = PromptRow(id="p", source="test", prompt=(system, Message(role="user", content="2 to the 5th?")))
     registry = Registry([tool_of(code_interpreter)])
@@ -298,7 +266,7 @@ def test_a_call_that_the_protocol_cannot_write_ends_its_own_dialog_only(
     scripts = {"Both": ['[brave_search(query="x"), shout(text="a")]', "Done."], "Shout": ['[shout(text="a")]', "A."]}
     rows = [question(text) for text in scripts]
     rows = [row.model_copy(update={"prompt": (system, *row.prompt)}) for row in rows]
-    backend = Scripted(protocol, scripts)
+    backend = scripted(protocol, scripts)
     both, alone = run_dialogs(rows, backend, protocol, [REGISTRY] * 2, seeds=[0, 1], max_result_characters=500)
     assert (both.ended, len(both.messages)) == ("no form", 3)
     assert "a built-in call stands alone in its message" in both.reason

@@ -10,6 +10,7 @@ import pytest
 from align.chat import load_protocol
 from align.judges.model_judge import AnswerRequest, ModelJudge, read_word, reference_of
 from align.rows import Message, QuestionRow
+from tests.fakes import FakeBackend
 
 PASSAGE = "N'Djamena is the capital and largest city of Chad. It lies on the river Chari."
 
@@ -31,9 +32,9 @@ def knowing_judge(text: str, place: int) -> str:
 
 
 @pytest.fixture
-def judge(chatml_tokenizer: Any, scripted: type) -> ModelJudge:
+def judge(chatml_tokenizer: Any) -> ModelJudge:
     protocol = load_protocol(chatml_tokenizer)
-    return ModelJudge(scripted(protocol, knowing_judge), protocol)
+    return ModelJudge(FakeBackend(protocol, knowing_judge), protocol)
 
 
 def test_an_answer_is_held_against_the_reference_and_one_that_says_nothing_abstains(judge: ModelJudge) -> None:
@@ -61,15 +62,15 @@ def test_a_verdict_does_not_depend_on_what_else_is_asked(judge: ModelJudge) -> N
     assert judge.verdicts(requests[::-1]) == alone[::-1]
 
 
-def test_without_a_word_or_without_room_there_is_no_verdict(chatml_tokenizer: Any, scripted: type) -> None:
+def test_without_a_word_or_without_room_there_is_no_verdict(chatml_tokenizer: Any) -> None:
     protocol = load_protocol(chatml_tokenizer)
-    vague = ModelJudge(scripted(protocol, lambda text, place: "It depends."), protocol)
+    vague = ModelJudge(FakeBackend(protocol, lambda text, place: "It depends."), protocol)
     assert vague.verdicts([AnswerRequest(question(), "N'Djamena.")]) == [None]
     unsure = ModelJudge(
-        scripted(protocol, lambda text, place: "informative" if "uninformative" in text else "Hm."), protocol
+        FakeBackend(protocol, lambda text, place: "informative" if "uninformative" in text else "Hm."), protocol
     )
     assert unsure.verdicts([AnswerRequest(question(), "N'Djamena.")]) == [None]
-    short = ModelJudge(scripted(protocol, knowing_judge), protocol)
+    short = ModelJudge(FakeBackend(protocol, knowing_judge), protocol)
     short.backend.max_prompt_tokens = 100
     assert short.verdicts([AnswerRequest(question(reference="word " * 300), "N'Djamena.")]) == [None]
     assert short.verdicts([]) == []
@@ -100,8 +101,10 @@ def test_the_reference_has_the_passage_the_answers_and_how_near_a_number_must_be
     assert reference_of(near) == ("Accepted answers: 1284000; 1.284 million. A number that is within 5% is correct.")
 
 
-def test_the_identity_tells_judges_apart(chatml_tokenizer: Any, scripted: type) -> None:
+def test_the_identity_tells_judges_apart(chatml_tokenizer: Any) -> None:
     protocol = load_protocol(chatml_tokenizer)
-    one, same, other = (ModelJudge(scripted(protocol, knowing_judge, name), protocol) for name in ("a", "a", "b"))
+    one, same, other = (
+        ModelJudge(FakeBackend(protocol, knowing_judge, name=name), protocol) for name in ("a", "a", "b")
+    )
     assert one.identity == same.identity != other.identity
     assert "judge model" in one.identity

@@ -25,6 +25,7 @@ from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
 from align.sampling import work_units
 from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
+from tests.fakes import FakeBackend
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,24 +40,18 @@ class Letters:
         return Message(role="assistant", content=" ".join(map(str, ids)))
 
 
-class Counting:
-    """A backend that answers with its prompt's length and the seed, and remembers what it was asked."""
-
-    max_prompt_tokens = 30
+class Counting(FakeBackend):
+    """A backend that answers with its prompt's length and the seed."""
 
     def __init__(self, weights: str = "one", stop_after: int | None = None) -> None:
-        self.identity = {"model": weights}
-        self.asked: list[int] = []
-        self.stop_after = stop_after
+        super().__init__(Letters(), name=weights, max_prompt_tokens=30, stop_after=stop_after)  # type: ignore[arg-type]
 
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        if self.stop_after is not None and len(self.asked) >= self.stop_after:
-            raise KeyboardInterrupt
-        self.asked += [seed for group in seeds for seed in group]
-        return [
-            [Completion((len(prompt), seed), seed % 3 > 0) for seed in group]
-            for prompt, group in zip(prompts, seeds, strict=True)
-        ]
+    @property
+    def asked_seeds(self) -> list[int]:
+        return [seed for own in self.seeds for seed in own]
+
+    def completion(self, prompt: Sequence[int], seed: int, place: int) -> Completion:
+        return Completion((len(prompt), seed), seed % 3 > 0)
 
 
 class Lengths:
@@ -120,17 +115,17 @@ def test_a_candidate_is_the_same_whichever_other_prompts_are_sampled(tmp_path: P
 
 def test_finished_units_are_read_and_not_sampled_again(tmp_path: Path) -> None:
     expected = sample(tmp_path / "whole", Counting())
-    interrupted = Counting(stop_after=12)
+    interrupted = Counting(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         sample(tmp_path / "parts", interrupted)
     (tmp_path / "parts" / ".unit-00002.jsonl.x.part").write_text('{"half')
     resumed = Counting()
     assert sample(tmp_path / "parts", resumed) == expected
-    assert sorted(interrupted.asked + resumed.asked) == sorted(candidate.seed for candidate in expected)
+    assert sorted(interrupted.asked_seeds + resumed.asked_seeds) == sorted(candidate.seed for candidate in expected)
     assert not list((tmp_path / "parts").glob(".*"))
     again = Counting()
     assert sample(tmp_path / "parts", again) == expected
-    assert again.asked == []
+    assert again.asked_seeds == []
 
 
 @pytest.mark.parametrize(
@@ -168,7 +163,7 @@ def test_a_lost_or_damaged_claim_is_written_again_from_what_the_units_say(tmp_pa
     claim.unlink() if text is None else claim.write_bytes(text)
     again = Counting()
     assert sample(tmp_path, again) == expected
-    assert again.asked == []
+    assert again.asked_seeds == []
     assert claim.read_bytes() == before
 
 
@@ -228,12 +223,12 @@ def test_a_damaged_unit_is_made_again_and_no_other(
     again = Counting()
     assert sample(tmp_path, again) == expected
     remade = {"p2", "p3", "p4", "p5"} if kind == "two swapped" else {"p2", "p3"}
-    assert again.asked == [candidate.seed for candidate in expected if candidate.prompt_id in remade]
+    assert again.asked_seeds == [candidate.seed for candidate in expected if candidate.prompt_id in remade]
     assert "unit-00001.jsonl" in caplog.text
     assert "the unit is made again" in caplog.text
     third = Counting()
     assert sample(tmp_path, third) == expected
-    assert third.asked == []
+    assert third.asked_seeds == []
 
 
 def test_an_edited_score_is_scored_again(tmp_path: Path) -> None:

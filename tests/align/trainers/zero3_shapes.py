@@ -6,11 +6,11 @@ The rows alone go through a plain transformers model that is whole on each proce
 from __future__ import annotations
 
 import os
-import random
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 
 from align.models.logps import TreePolicy
 from align.tree.pack import collate
-from tests.align.tree.test_encode import alone, random_tree, tiny_llama
+from tests.trees import alone, random_tree, tiny_llama
 
 BATCHES, TREES = 10, 25  # of each process
 
@@ -36,7 +36,7 @@ def main() -> None:
         "zero_allow_untested_optimizer": True,
     }
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=config)
-    rng = random.Random(rank)
+    rng = np.random.default_rng(rank)
     values = gradients = 0.0
     for _ in range(BATCHES):
         trees = [random_tree(rng) for _ in range(TREES)]

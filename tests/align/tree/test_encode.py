@@ -2,65 +2,22 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 import align.tree.attention
 from align.models.logps import TreePolicy, TreeScorer
-from align.tree.encode import PromptTree, Segment
+from align.tree.encode import PromptTree
 from align.tree.pack import collate
-
-VOCABULARY = 97
+from tests.trees import alone, random_tree, tiny_llama
 
 
 @pytest.fixture(autouse=True, params=[1, 128], ids=["alone", "in blocks"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test once with each tree attended to by itself, and once with small trees sharing a mask."""
     monkeypatch.setattr(align.tree.attention, "BLOCK", request.param)
-
-
-def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        max_position_embeddings=256,
-        pad_token_id=0,
-        attn_implementation=align.tree.attention.NAME,
-        **settings,
-    )
-    return kind(config)
-
-
-def random_tree(rng: random.Random, name: str = "t", branches: int | None = None) -> PromptTree:
-    def ids(length: int) -> np.ndarray:
-        return np.array([rng.randrange(1, VOCABULARY) for _ in range(length)], np.int32)
-
-    def branch() -> Segment:
-        length = rng.randint(1, 12)
-        trained = [rng.random() < 0.8 for _ in range(length)]
-        trained[rng.randrange(length)] = True
-        contrasted = [ok and rng.random() < 0.9 for ok in trained]
-        return Segment(ids(length), np.array(trained), np.array(contrasted))
-
-    count = branches or rng.randint(1, 5)
-    return PromptTree(name, ids(rng.randint(1, 15)), tuple(branch() for _ in range(count)))
-
-
-def alone(model: LlamaForCausalLM, tree: PromptTree, branch: Segment) -> torch.Tensor:
-    """Log-probabilities of a branch's trained tokens from its own row: full logits and a plain log-softmax."""
-    row = torch.tensor([[*tree.prompt, *branch.ids]])
-    logps = model(input_ids=row).logits[0].log_softmax(-1)
-    start = len(tree.prompt)
-    return torch.stack([logps[start + i - 1, t] for i, t in enumerate(branch.ids) if branch.loss_mask[i]])
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -72,7 +29,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("tied", [False, True])
 def test_packed_trees_equal_a_row_for_each_completion_in_values_and_gradients(groups, checkpointing, tied) -> None:
     model = tiny_llama(LlamaForCausalLM, groups=groups, tie_word_embeddings=tied)
-    rng = random.Random(groups)
+    rng = np.random.default_rng(groups)
     trees = [random_tree(rng, f"t{n}") for n in range(6)]
     policy = TreePolicy(model)
     policy.train()
@@ -101,10 +58,10 @@ def test_packed_trees_equal_a_row_for_each_completion_in_values_and_gradients(gr
 def test_500_random_shapes_equal_a_row_for_each_completion_in_values_and_gradients() -> None:
     model = tiny_llama(LlamaForCausalLM)
     policy = TreePolicy(model)
-    rng = random.Random(1)
+    rng = np.random.default_rng(1)
     compared = 0
     while compared < 500:
-        trees = [random_tree(rng) for _ in range(rng.randint(1, 8))]
+        trees = [random_tree(rng) for _ in range(rng.integers(1, 9))]
         packed = policy(collate(trees))
         rows = torch.cat([alone(model, tree, branch) for tree in trees for branch in tree.branches])
         torch.testing.assert_close(packed, rows, atol=1e-4, rtol=0)
@@ -119,7 +76,7 @@ def test_500_random_shapes_equal_a_row_for_each_completion_in_values_and_gradien
 
 def test_a_branch_does_not_see_its_siblings() -> None:
     policy = TreePolicy(tiny_llama(LlamaForCausalLM).eval())
-    rng = random.Random(2)
+    rng = np.random.default_rng(2)
     tree = random_tree(rng, branches=2)
     other = PromptTree(tree.id, tree.prompt, (tree.branches[0], random_tree(rng, branches=1).branches[0]))
     count = sum(tree.branches[0].loss_mask)
@@ -129,7 +86,7 @@ def test_a_branch_does_not_see_its_siblings() -> None:
 
 def test_scores_equal_transformers_sequence_classification() -> None:
     model = tiny_llama(LlamaForSequenceClassification, num_labels=1).eval()
-    rng = random.Random(3)
+    rng = np.random.default_rng(3)
     trees = [random_tree(rng, branches=k) for k in (2, 3, 16)]
     with torch.no_grad():
         scores = TreeScorer(model)(collate(trees))
@@ -139,7 +96,7 @@ def test_scores_equal_transformers_sequence_classification() -> None:
 
 def test_bfloat16_stays_near_float32() -> None:
     model = tiny_llama(LlamaForCausalLM).eval()
-    trees = [random_tree(random.Random(4)) for _ in range(4)]
+    trees = [random_tree(np.random.default_rng(4)) for _ in range(4)]
     with torch.no_grad():
         exact, rough = TreePolicy(model)(collate(trees)), TreePolicy(model, "bf16")(collate(trees))
     assert rough.dtype == torch.float32

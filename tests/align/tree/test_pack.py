@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, bins_under_budget, collate, tree_costs
+from tests.trees import random_tree
 
 CONFIG = LlamaConfig(
     vocab_size=89,
@@ -27,20 +27,10 @@ CONFIG = LlamaConfig(
 )
 
 
-def random_tree(rng: np.random.Generator, name: str) -> PromptTree:
-    def branch() -> Segment:
-        length = int(rng.integers(1, 9))
-        loss_mask = rng.random(length) < 0.7
-        return Segment(rng.integers(0, 99, length, np.int32), loss_mask, loss_mask & (rng.random(length) < 0.7))
-
-    prompt = rng.integers(0, 99, rng.integers(1, 9), np.int32)
-    return PromptTree(name, prompt, tuple(branch() for _ in range(rng.integers(1, 4))), rng.choice(["better", None]))
-
-
 def test_a_batch_is_what_going_through_it_token_by_token_gives() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        trees = [random_tree(rng, f"t{n}") for n in range(rng.integers(1, 6))]
+        trees = [random_tree(rng, f"t{n}", untrained=True) for n in range(rng.integers(1, 6))]
         ids, positions, sources, labels, contrast, label_counts, ends = ([] for _ in range(7))
         for tree in trees:
             prompt_end = len(ids) + len(tree.prompt)

@@ -25,8 +25,9 @@ from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
 from align.trainers.data import TREES, preference_trees, sft_trees
-from align.tree.encode import PromptTree, Segment, encode_preferences, encode_sft
+from align.tree.encode import PromptTree, encode_preferences, encode_sft
 from align.tree.store import TreeStore, stored_key, write_trees
+from tests.trees import random_tree
 
 PREPARE = """
 import sys
@@ -72,15 +73,9 @@ def command(checkpoint: Path, rows: Path, output: Path) -> list[str]:
     return [sys.executable, "-c", PREPARE, str(checkpoint), str(rows), str(output)]
 
 
-def random_tree(rng: np.random.Generator, number: int) -> PromptTree:
-    def branch() -> Segment:
-        length = int(rng.integers(1, 9))
-        loss_mask = rng.random(length) < rng.choice([0.0, 0.7])
-        return Segment(rng.integers(0, 2**31 - 1, length, np.int32), loss_mask, loss_mask & (rng.random(length) < 0.7))
-
-    prompt = rng.integers(0, 99, rng.integers(1, 9), np.int32)
-    branches = tuple(branch() for _ in range(rng.integers(1, 4)))
-    return PromptTree(f"ï{number}", prompt, branches, rng.choice(["better", None]))
+def wide_tree(rng: np.random.Generator, number: int) -> PromptTree:
+    """With ids up to the largest that a store holds, and a name that is not ASCII."""
+    return random_tree(rng, f"ï{number}", vocabulary=2**31 - 1, untrained=True)
 
 
 def plain(tree: PromptTree) -> tuple:
@@ -92,7 +87,7 @@ def plain(tree: PromptTree) -> tuple:
 
 def test_trees_come_back_as_they_were_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    trees = [random_tree(rng, number) for number in range(2500)]
+    trees = [wide_tree(rng, number) for number in range(2500)]
     write_trees(tmp_path / "t.arrow", iter(trees), "key")
     store = TreeStore(tmp_path / "t.arrow")
     assert len(store) == len(trees)
@@ -103,13 +98,13 @@ def test_trees_come_back_as_they_were_written(tmp_path: Path) -> None:
     for place in (2500, -2501):
         with pytest.raises(IndexError):
             store[place]
-    assert {len(tree.branches) for tree in trees} == {1, 2, 3}
+    assert {len(tree.branches) for tree in trees} == {1, 2, 3, 4, 5}
     assert any(not branch.loss_mask.any() for tree in trees for branch in tree.branches)
 
 
 def test_numbers_of_all_trees_are_those_of_each(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    trees = [random_tree(rng, number) for number in range(1100)]
+    trees = [wide_tree(rng, number) for number in range(1100)]
     write_trees(tmp_path / "t.arrow", trees, "key")
     store = TreeStore(tmp_path / "t.arrow")
     for place, tree in enumerate(trees):
@@ -124,7 +119,7 @@ def test_numbers_of_all_trees_are_those_of_each(tmp_path: Path) -> None:
 
 
 def test_a_removed_file_can_still_be_read_by_who_has_it(tmp_path: Path) -> None:
-    trees = [random_tree(np.random.default_rng(2), 0)]
+    trees = [wide_tree(np.random.default_rng(2), 0)]
     write_trees(tmp_path / "t.arrow", trees, "key")
     store = TreeStore(tmp_path / "t.arrow")
     (tmp_path / "t.arrow").unlink()
@@ -331,7 +326,7 @@ write_trees(Path(sys.argv[1]), trees(), "key")
 def test_a_second_process_waits_and_reads_the_same_file(tmp_path: Path, tiny_checkpoint: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [row(n) for n in range(40)])
     output = tmp_path / "run"
-    write_trees(output / TREES, [random_tree(np.random.default_rng(3), 0)], "of other rows")
+    write_trees(output / TREES, [wide_tree(np.random.default_rng(3), 0)], "of other rows")
     arguments = command(tiny_checkpoint, tmp_path / "rows.jsonl", output)
     environment = os.environ | {"WORLD_SIZE": "2"}
     waiting = subprocess.Popen(arguments, env=environment | {"RANK": "1"}, stdout=subprocess.PIPE, text=True)

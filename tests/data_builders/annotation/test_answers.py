@@ -17,39 +17,27 @@ from data_builders.annotation.answers import REWRITE, Answers
 from data_builders.annotation.settings import RatingConfig
 from data_builders.annotation.store import Store, Turn
 from data_builders.annotation.tasks import Task
+from tests.fakes import FakeBackend
 
 pytestmark = pytest.mark.usefixtures("closed_stores")
 
 
-class Speaker:
+class Speaker(FakeBackend):
     """A backend that says its name and a running number; `gate` holds it back, `fails` breaks it."""
 
     def __init__(self, name: str, protocol: Any) -> None:
-        self.name, self.protocol = name, protocol
-        self.prompts: list[str] = []
-        self.seeds: list[int] = []
+        super().__init__(protocol, lambda text, place: f"{name} {len(self.asked)}", max_prompt_tokens=400)
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.fails = False
-        self.max_prompt_tokens = 400
-
-    identity: dict[str, str] = {}  # noqa: RUF012
 
     def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         self.entered.set()
         assert self.gate.wait(60)
         if self.fails:
             raise MemoryError("no room")
-        said = []
-        for prompt, (seed,) in zip(prompts, seeds, strict=True):
-            self.prompts.append(self.protocol.text(prompt))
-            self.seeds.append(seed)
-            message = Message(role="assistant", content=f"{self.name} {len(self.prompts)}")
-            opened = self.protocol.encode([Message(role="user", content="x")], open_assistant=True).ids
-            ids = self.protocol.encode([Message(role="user", content="x"), message]).ids[len(opened) :]
-            said.append([Completion(tuple(ids), True)])
-        return said
+        return super().complete(prompts, seeds)
 
 
 Studio = Callable[..., tuple[Store, Answers, dict[str, Speaker]]]
@@ -106,8 +94,8 @@ def test_each_turn_is_answered_once_by_two_different_models(studio: Studio) -> N
         store.leave("ann", turn.id)
     assert all(one != other for one, other in seen)
     assert {name for pair in seen for name in pair} == {"a", "b", "c"}
-    assert sum(len(speaker.prompts) for speaker in speakers.values()) == 24, "asking again answers nothing again"
-    seeds = [seed for speaker in speakers.values() for seed in speaker.seeds]
+    assert sum(len(speaker.asked) for speaker in speakers.values()) == 24, "asking again answers nothing again"
+    seeds = [seed for speaker in speakers.values() for (seed,) in speaker.seeds]
     assert len(set(seeds)) == 24
 
 
@@ -118,7 +106,7 @@ def test_the_next_turn_reads_the_dialog_as_it_went_on(studio: Studio) -> None:
     store.go_on("ann", turn.id, "And more?")
     answered(store, answers, "ann")
     for speaker in speakers.values():
-        read = speaker.prompts[-1]
+        read = speaker.asked[-1]
         assert [read.index(text) for text in ("Well?", "Mended.", "And more?")] == sorted(
             read.index(text) for text in ("Well?", "Mended.", "And more?")
         )
@@ -159,7 +147,7 @@ def test_a_slow_model_holds_up_nobody_who_waits_for_nothing(studio: Studio) -> N
 def test_prompts_are_answered_before_anybody_opens_them(studio: Studio) -> None:
     store, _, speakers = studio([f"Prompt {number}" for number in range(5)], ahead=3)
     until(lambda: True if len(store.unanswered(9)) == 2 else None)
-    assert sum(len(speaker.prompts) for speaker in speakers.values()) == 6
+    assert sum(len(speaker.asked) for speaker in speakers.values()) == 6
     turn = store.current("ann")
     assert turn is not None
     assert turn.responses is not None, "nobody waits"
@@ -191,7 +179,7 @@ def test_refining_asks_the_answers_own_model_with_its_text_and_the_feedback(stud
         name = turn.models[place]
         rewritten = answers.refine(turn, place, "As it now reads.", "shorter, please").result(60)
         assert rewritten[0].content == f"{name} 2"
-        read = speakers[name].prompts[-1]
+        read = speakers[name].asked[-1]
         assert (
             read.index("Well?")
             < read.index("As it now reads.")
@@ -209,4 +197,4 @@ def test_one_model_alone_refines_ready_answers_of_models_that_are_not_here(studi
     assert answers.refine(turn, 1, "no", "why?").result(60)[0].content == "helper 1"
     store.judge("ann", turn.id, "judgement-1", 1, None)
     assert store.current("ann") is None, "one model has nobody to be compared with, so the dialog does not go on"
-    assert len(speakers["helper"].prompts) == 1
+    assert len(speakers["helper"].asked) == 1

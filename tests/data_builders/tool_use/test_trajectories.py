@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from align.chat import load_protocol
 from align.errors import ConfigError, RowError, SandboxError
-from align.generation.backend import Completion
 from align.jsonl import read_rows, write_rows
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, SFTRow, ToolCall, ToolQuestionRow, tools_of
@@ -24,6 +22,7 @@ from align.tools.sandbox.session import Sandbox, SandboxLimits
 from align.tree.encode import encode_sft
 from data_builders.tool_use.trajectories import TrajectoriesConfig, TrajectoryRecords, build, verify
 from data_builders.tool_use.trajectory_rows import SampledTrajectory
+from tests.fakes import ScriptedDialogs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -82,45 +81,6 @@ SCRIPTS: dict[str, tuple[dict[str, Any], list[list[str]]]] = {
 QUESTIONS = [f"Tell me please: {name}?" for name in SCRIPTS]
 
 
-class Script:
-    """A backend whose i-th sample of a question says the i-th list of lines; seeds tell the samples apart."""
-
-    identity = {"model": "a script"}  # noqa: RUF012
-    max_prompt_tokens = 6000
-
-    def __init__(self, protocol: Any, scripts: dict[str, list[list[str]]], stop_after: int = 10**9) -> None:
-        self.protocol, self.scripts, self.stop_after = protocol, scripts, stop_after
-        self.asked: list[str] = []
-        header = protocol.encode((), open_assistant=True).ids
-        self.opened = protocol.tokenizer.decode(header[1:] if protocol.name == "llama3" else header)
-
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        found = []
-        for prompt, own in zip(prompts, seeds, strict=True):
-            text = self.protocol.tokenizer.decode(list(prompt))
-            (name,) = [name for name in self.scripts if name in text]
-            if self.opened not in text.removesuffix(self.opened):
-                if len(self.asked) >= self.stop_after:
-                    raise KeyboardInterrupt
-                self.asked.append(name)
-            before = text.split(self.opened)[1:-1]
-            # Samples that have said the same so far share a prompt, and stand in their order.
-            here = [
-                lines
-                for lines in self.scripts[name]
-                if len(lines) > len(before) and all(map(str.startswith, before, lines))
-            ]
-            assert len(here) == len(own)
-            found.append([self._completion(lines[len(before)]) for lines in here])
-        return found
-
-    def _completion(self, said: str) -> Completion:
-        finished = not said.endswith("...")
-        stop = "<|eot_id|>" if self.protocol.name == "llama3" else "<|im_end|>"
-        said += stop if finished and not said.endswith("<|eom_id|>") else ""
-        return Completion(tuple(self.protocol.tokenizer.encode(said, add_special_tokens=False)), finished)
-
-
 @pytest.fixture
 def protocol(chatml_tokenizer: PreTrainedTokenizerFast) -> Any:
     return load_protocol(chatml_tokenizer)
@@ -146,12 +106,12 @@ def config(tmp_path: Path) -> TrajectoriesConfig:
 
 
 @pytest.fixture
-def backend(protocol: Any) -> Script:
-    return Script(protocol, {name: samples for name, (_, samples) in SCRIPTS.items()})
+def backend(protocol: Any) -> ScriptedDialogs:
+    return ScriptedDialogs(protocol, {name: samples for name, (_, samples) in SCRIPTS.items()})
 
 
 def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
-    config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
+    config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     folder = build(config, tmp_path / "out", backend, protocol)
     rows = read_rows(folder / "trajectories.jsonl", SFTRow)
@@ -183,7 +143,7 @@ def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
 
 
 def test_a_call_that_failed_stands_in_its_dialog_and_is_not_trained_on(
-    config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
+    config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     folder = build(config, tmp_path / "out", backend, protocol)
     (mended,) = [row for row in read_rows(folder / "trajectories.jsonl", SFTRow) if row.source == "r1/mended/t"]
@@ -198,7 +158,7 @@ def test_a_call_that_failed_stands_in_its_dialog_and_is_not_trained_on(
 
 
 def test_pairs_stand_where_a_good_sample_and_a_failing_call_part(
-    config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
+    config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     folder = build(config, tmp_path / "out", backend, protocol)
     pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
@@ -229,7 +189,7 @@ def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig,
     scripts = {name: [[BROKEN], [BROKEN]] for name in SCRIPTS}
     scripts["members of Oslo"] = [[LOWER, OSLO, "400 members."], [BROKEN]]
     two = config.model_copy(update={"samples": 2})
-    folder = build(two, tmp_path / "out", Script(protocol, scripts), protocol)
+    folder = build(two, tmp_path / "out", ScriptedDialogs(protocol, scripts), protocol)
     assert (folder / "preferences.jsonl").read_bytes() == b""
     # The mended one counts as well: it failed, and no good sample of its prompt did better where it did.
     assert read_data_manifest(folder / "preferences.jsonl")["counts"]["dropped"] == {
@@ -239,7 +199,7 @@ def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig,
 
 
 def test_every_trajectory_plays_back_without_a_tool(
-    config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
+    config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     folder = build(config, tmp_path / "out", backend, protocol)
     (tmp_path / "lender.py").unlink()
@@ -276,13 +236,13 @@ def test_a_crash_loses_one_unit_and_the_rows_come_out_the_same(
     config: TrajectoriesConfig, protocol: Any, tmp_path: Path
 ) -> None:
     scripts = {name: samples for name, (_, samples) in SCRIPTS.items()}
-    whole = build(config, tmp_path / "whole", Script(protocol, scripts), protocol)
+    whole = build(config, tmp_path / "whole", ScriptedDialogs(protocol, scripts), protocol)
     with pytest.raises(KeyboardInterrupt):
-        build(config, tmp_path / "parts", Script(protocol, scripts, stop_after=3), protocol)
+        build(config, tmp_path / "parts", ScriptedDialogs(protocol, scripts, stop_after=4), protocol)
     assert [path.name for path in sorted((tmp_path / "parts" / "units").glob("unit*.jsonl"))] == ["unit-00000.jsonl"]
-    resumed = Script(protocol, scripts)
+    resumed = ScriptedDialogs(protocol, scripts)
     parts = build(config, tmp_path / "parts", resumed, protocol)
-    assert resumed.asked == list(SCRIPTS)[2:]
+    assert resumed.started == list(SCRIPTS)[2:]
     for name in ("trajectories.jsonl", "records.jsonl", "preferences.jsonl"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
     with pytest.raises(ValueError, match="max_calls was 3 there, is 4 now"):
@@ -290,18 +250,18 @@ def test_a_crash_loses_one_unit_and_the_rows_come_out_the_same(
 
 
 def test_prompts_of_an_evaluation_are_not_asked(
-    config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
+    config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": QUESTIONS[0].upper()}) + "\n")
     held = config.model_copy(update={"evaluation": (tmp_path / "eval.jsonl",)})
     folder = build(held, tmp_path / "out", backend, protocol)
-    assert backend.asked == list(SCRIPTS)[1:]
+    assert backend.started == list(SCRIPTS)[1:]
     prompts = read_data_manifest(folder / "trajectories.jsonl")["prompts"]
     assert prompts["dropped"] == {"matches an evaluation prompt": 1}
 
 
 def test_a_run_in_which_nothing_ends_well_says_why(config: TrajectoriesConfig, protocol: Any, tmp_path: Path) -> None:
-    hopeless = Script(protocol, {name: [["It is ..."]] * 4 for name in SCRIPTS})
+    hopeless = ScriptedDialogs(protocol, {name: [["It is ..."]] * 4 for name in SCRIPTS})
     with pytest.raises(RowError, match=r"no trajectory is left to train on: 0 rows \(16 dropped: 16 not finished\)"):
         build(config, tmp_path / "out", hopeless, protocol)
 
@@ -332,7 +292,7 @@ def test_a_prompt_is_offered_its_own_functions_alone_under_the_system_message(
     write_rows(tmp_path / "prompts.jsonl", rows)
     environment = EnvironmentConfig(ipython=False, today="1 May 2024", instructions="Be kind.")
     changed = config.model_copy(update={"environment": environment, "samples": 1})
-    script = Script(protocol, {"A fee?": [[OSLO, FEE, "Done."]]})
+    script = ScriptedDialogs(protocol, {"A fee?": [[OSLO, FEE, "Done."]]})
     folder = build(changed, tmp_path / "out", script, protocol)
     found = {row.messages[0].content: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
     mended, plain = found["Today Date: 1 May 2024\n\nBe kind."], found["Today Date: 1 May 2024\n\nBe brief."]
@@ -356,7 +316,7 @@ def test_a_config_that_offers_nothing_or_what_is_not_there_is_refused(
 
 
 def test_the_environment_of_llama_is_refused_under_another_protocol(
-    config: TrajectoriesConfig, backend: Script, protocol: Any, tmp_path: Path
+    config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     changed = config.model_copy(update={"environment": EnvironmentConfig()})
     with pytest.raises(ConfigError, match="ipython: is a line of Llama 3's, and the chat protocol is chatml"):
@@ -390,7 +350,7 @@ def test_code_runs_in_a_sandbox_that_each_dialog_has_to_itself(
             ["<|python_tag|>while True: pass<|eom_id|>", "<|python_tag|>7 * 7<|eom_id|>", "Then 49."],
         ]
     }
-    folder = build(changed, tmp_path / "out", Script(protocol, scripts), protocol)
+    folder = build(changed, tmp_path / "out", ScriptedDialogs(protocol, scripts), protocol)
     rows_by_end = {row.messages[-1].content: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
     assert {end: row.source for end, row in rows_by_end.items()} == {
         "It is 49.": "r1/multi-step/t",
