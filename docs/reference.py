@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from align.config import Recipe, Section
 
 ROOT = Path(__file__).parents[1]
@@ -83,14 +85,28 @@ def _anchor(kind: type[Section]) -> str:
     return f"{kind.__name__}-{kind.__module__.rpartition('.')[2]}".lower()
 
 
+def _fields(kind: type[Section]) -> dict[str, FieldInfo]:
+    """The settings of a section by name, with every section of a recipe that has a catalogue of them."""
+    fields = dict(kind.model_fields)
+    for name in _catalogue(kind):
+        fields[name] = kind.for_values({name: {}}).model_fields[name]  # type: ignore[attr-defined]
+    return fields
+
+
+def _catalogue(kind: type[Section]) -> dict[str, str]:
+    return kind.catalogue() if issubclass(kind, Recipe) else {}
+
+
 def _table(kind: type[Section]) -> list[str]:
-    if not kind.model_fields:
+    fields, catalogue = _fields(kind), _catalogue(kind)
+    if not fields:
         return []
     out = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, field in kind.model_fields.items():
+    for name, field in fields.items():
         kind_and_range = " ".join([_type(field.annotation), *_limits(field.metadata)])
         default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-        cells = [f"`{name}`", kind_and_range, default, _plain(field.description or "")]
+        default = "exactly one of these" if name in catalogue else default
+        cells = [f"`{name}`", kind_and_range, default, _plain(catalogue.get(name) or field.description or "")]
         out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*out, ""]
 
@@ -133,7 +149,7 @@ def _sections_of(annotation: Any) -> Iterator[type[Section]]:
     if inspect.isclass(annotation) and issubclass(annotation, Section):
         if not issubclass(annotation, Recipe):
             yield annotation
-        for field in annotation.model_fields.values():
+        for field in _fields(annotation).values():
             yield from _sections_of(field.annotation)
     for inner in typing.get_args(annotation):
         yield from _sections_of(inner)

@@ -70,7 +70,8 @@ def test_the_configuration_reference_has_every_setting_of_every_help(reference: 
     recipes = reference.recipes()
     assert recipes.keys() == {script.stem for script in (ROOT / "recipes").glob("[a-z]*.py")}
     for name, recipe in recipes.items():
-        settings = re.findall(r"^  ([\w.<>]+) \(", help_text(recipe, name), re.MULTILINE)
+        texts = [help_text(recipe, name, topic) for topic in ("", *recipe.catalogue())]
+        settings = re.findall(r"^  ([\w.<>]+) \(", "\n".join(texts), re.MULTILINE)
         assert settings
         missing = [setting for setting in settings if f"| `{setting.rpartition('.')[2]}` |" not in page]
         assert not missing, name
