@@ -8,6 +8,7 @@ recipe that owns them. The YAML is read by `align/strict_yaml.py`, the text of `
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 import select
@@ -211,7 +212,7 @@ def help_text(recipe: type[Section], script: str, topic: str = "") -> str:
         close = difflib.get_close_matches(topic, known, n=1)
         how = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}"
         raise ConfigError(f"--help {topic}", "there is no setting or section of this name", how)
-    about = [catalogue[name]] if name in catalogue else [(recipe.__doc__ or "").strip()]
+    about = [catalogue[name]] if name in catalogue else [inspect.cleandoc(recipe.__doc__ or "")]
     body = [line for each in settings for line in each.lines()]
     if catalogue and not topic:
         width = max(map(len, catalogue))

@@ -1,4 +1,6 @@
-"""Have people compare two completions on a local web page, as Llama 3's annotators did (section 4.2.1).
+"""Collect comparisons of two completions from people, on a local web page.
+
+Llama 3's preference data was collected in this way (The Llama 3 Herd of Models, section 4.2.1).
 
 python recipes/annotate.py recipes/configs/annotate/default.yaml
 python recipes/annotate.py recipes/configs/annotate/default.yaml export=runs/my/ratings.jsonl
@@ -17,21 +19,22 @@ from data_builders.annotation.settings import RatingConfig, ServerConfig, TasksC
 
 
 class AnnotateRecipe(Recipe):
-    """The raters' page. Killed anywhere, the same command goes on with all that was judged."""
+    """A page on which raters compare completions. After a crash, the same command continues with all judgements."""
 
     tasks: TasksConfig
     models: dict[str, ModelConfig] = Field(default_factory=dict)
-    """Name -> model that works while raters do, all held in memory at once, in sampling.dtype. None: ready comparisons
-    alone; one: it refines answers; two or more: two of them, drawn each time, answer prompts and go on with dialogs
-    (P 4.2.1: two responses from two different models)."""
+    """Name -> model that answers while raters work. All are in memory at once, in sampling.dtype. Without models only
+    ready comparisons are shown. One model refines answers. Of two or more, two are chosen at random each time; they
+    answer prompts and continue dialogs (Llama 3, section 4.2.1: two responses from two different models)."""
     sampling: SamplingConfig = SamplingConfig()
     """How the models answer."""
     rating: RatingConfig = RatingConfig()
     server: ServerConfig = ServerConfig()
     database: OutputPath
-    """The SQLite file that every judgement is in before the page says so."""
+    """The SQLite file of the judgements. Each is saved before the page confirms it."""
     export: OutputPath | None = None
-    """Write the judgements to this JSONL, which the builder `preferences` reads, and end. The page may be running."""
+    """Write the judgements to this JSONL file, which the builder `preferences` reads, and exit. The page may run
+    meanwhile."""
 
     @model_validator(mode="after")
     def _prompts_have_two_models(self) -> Self:

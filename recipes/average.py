@@ -19,10 +19,10 @@ class MemberConfig(Section):
     """A checkpoint and its weight in the mean."""
 
     path: InputPath
-    """A folder with a whole model, or a name on the Hub. Config and tokenizer of the mean are the first member's."""
+    """A folder with a whole model, or a name on the Hub. The mean takes config and tokenizer of the first member."""
     weight: float | None = Field(None, gt=0, le=1)
-    """Its share of the mean. The weights of all members add up to 1; without any, the shares are equal (the paper does
-    not say which it took)."""
+    """Weight in the mean. The weights of all members must add up to 1. Without any, all weights are equal (the Llama 3
+    paper does not give its weights)."""
 
 
 class AverageRecipe(Recipe):
@@ -33,9 +33,9 @@ class AverageRecipe(Recipe):
     """
 
     checkpoints: tuple[MemberConfig, ...] = Field(min_length=1)
-    """What is averaged: paths for equal shares, or entries of a path and a weight."""
+    """What is averaged: paths for equal weights, or entries with a path and a weight each."""
     output_dir: OutputPath
-    """Where the mean is written; a folder that is empty, does not exist, or holds an earlier mean."""
+    """Where the mean is written: a folder that does not exist, is empty, or contains an earlier mean."""
     hub: HubConfig | None = None
 
     @field_validator("checkpoints", mode="before")

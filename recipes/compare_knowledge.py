@@ -1,4 +1,4 @@
-"""Models side by side on the same held-out facts, as Markdown and pictures: what each answers, and what it lost.
+"""Compare what several models know: tables and plots of their answers about the same held-out facts.
 
 python recipes/compare_knowledge.py recipes/configs/compare_knowledge/default.yaml
 """
@@ -15,23 +15,24 @@ from align.settings import InputPath, OutputPath
 
 
 class CompareKnowledgeRecipe(Recipe):
-    """Evaluations of `recipes/run_eval.py` on one file of questions, with `factuality.scores`."""
+    """Compares evaluations by `recipes/run_eval.py` on one file of questions, made with `factuality.scores`."""
 
     evaluations: dict[str, InputPath | tuple[InputPath, ...]] = Field(min_length=1)
-    """Name -> factuality.json, or those of several runs with a seed each; the untouched model first."""
+    """Name -> factuality.json, or the files of several runs with different seeds. The untrained model comes first."""
     dev: InputPath | None = None
-    """The untouched model's factuality.json on the dev entities: with it, a threshold on its score is compared too."""
+    """factuality.json of the untrained model on the dev entities. With it, abstaining below a threshold on the
+    model's score is compared as well."""
     probed: InputPath | None = None
-    """map.json of the probe."""
+    """map.json of the probe, for the plot of what is known."""
     heldout_probe: InputPath | None = None
-    """answers.jsonl of a probe of the held-out questions by the untouched model, made to compare and never trained on:
-    with it, what became of what is consistently known has a table."""
+    """answers.jsonl of a probe of the held-out questions by the untrained model, made for this comparison and never
+    trained on. With it, a table shows what happened to the facts that the model knew consistently."""
     score: Literal["propensity", "answer_mean", "answer_sum"] = "answer_mean"
-    """What the threshold is on."""
+    """The score that the threshold is on."""
     known_kept: float = Field(0.85, gt=0, le=1)
-    """Share of what the untouched model knew of the dev entities that the threshold keeps."""
+    """Ratio of the dev facts known by the untrained model that the threshold must keep."""
     transfer_relations: tuple[str, ...] = ()
-    """Kinds of fact that no stage trained on: shown once more apart."""
+    """Kinds of facts that no stage trained on. They are shown separately as well."""
     output: OutputPath
     """The folder of knowledge.md, risk_coverage.svg and knowledge_map.svg."""
 

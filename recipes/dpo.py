@@ -12,7 +12,8 @@ from align.settings import DPOConfig, HubConfig, ModelConfig, PreferenceDataConf
 
 
 class DPORecipe(Recipe):
-    """Direct preference optimization with format tokens masked and an NLL term (Llama 3, section 4.1.4)."""
+    """Direct preference optimization (DPO) as in Llama 3 (section 4.1.4): format tokens are masked, and a negative
+    log-likelihood (NLL) term on the chosen completions is added."""
 
     model: ModelConfig
     data: PreferenceDataConfig

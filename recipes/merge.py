@@ -1,4 +1,4 @@
-"""Make a LoRA run's adapter and its base one whole checkpoint.
+"""Merge a LoRA adapter into its base model, as one checkpoint.
 
 python recipes/merge.py recipes/configs/merge/llama3.1-8b.yaml
 """
@@ -15,16 +15,17 @@ from align.settings import HubConfig, InputPath, OutputPath
 
 
 class MergeRecipe(Recipe):
-    """Base plus adapter as whole weights, written only when they compute what base and adapter compute."""
+    """Base plus adapter as whole weights. They are written only if they give the same outputs as base and adapter."""
 
     adapter: InputPath
-    """The adapter's folder, as a LoRA run or peft leaves it. Its base is loaded unquantized."""
+    """The adapter's folder, as a LoRA run or peft writes it. Its base is loaded unquantized."""
     output_dir: OutputPath
     """Where the whole checkpoint is written."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """The type of the merged weights; None for the base's own. bfloat16 loses a small adapter, and is refused then."""
+    """The type of the merged weights; null for the type of the base. If bfloat16 would round the adapter away, the
+    merge is refused."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
-    """The chat protocol that the prompts are written in; auto looks at the tokenizer's control tokens."""
+    """The chat protocol of the prompts; auto decides by the control tokens of the tokenizer."""
     prompts: tuple[str, ...] = Field(
         (
             "What is the capital of France, and which river runs through it?",
@@ -34,12 +35,12 @@ class MergeRecipe(Recipe):
         ),
         min_length=1,
     )
-    """What a user says; outputs before and after are compared at every token of these."""
+    """User messages; outputs before and after the merge are compared at every token of them."""
     hub: HubConfig | None = None
 
 
 def run(recipe: MergeRecipe) -> Path:
-    """Merge, prove it, and return the folder of the whole checkpoint."""
+    """Merge, compare the outputs, and return the folder of the whole checkpoint."""
     from align.models.merging import merge_adapter
 
     checkpoint = merge_adapter(

@@ -1,4 +1,4 @@
-"""Push a finished checkpoint to the Hugging Face Hub with its card, or print what would go.
+"""Push a finished checkpoint to the Hub with its model card, or print what would be pushed.
 
     python recipes/publish.py recipes/configs/publish/default.yaml checkpoint=runs/rehearsal/round-2/average
 
@@ -14,7 +14,7 @@ from align.settings import HubConfig, InputPath
 
 
 class PublishRecipe(Recipe):
-    """A checkpoint, what its card says, and where it goes."""
+    """A checkpoint, what its model card says, and the repository it goes to."""
 
     checkpoint: InputPath
     """The finished checkpoint."""
@@ -23,19 +23,19 @@ class PublishRecipe(Recipe):
     """The Hub name of the model that training began from. Empty: found by following the checkpoint's manifest."""
     license: str = ""
     """The Hub's identifier of the model's licence, such as apache-2.0 or llama3.1. Empty: the strictest licence of base
-    model and data, `other` where several apply, `unknown` where one is not known. A permissive licence over a base or
-    data with a stricter one is refused."""
+    model and data; `other` if several apply, `unknown` if one is not known. A licence that is more permissive than that
+    of the base model or the data is refused."""
     languages: tuple[str, ...] = ()
-    """Languages that it was trained on, as ISO 639 codes such as en."""
+    """Languages of the training data, as ISO 639 codes such as en."""
     licences: dict[str, str] = Field(default_factory=dict)
     """Source of rows -> the Hub's identifier of its licence, for your own data."""
     data: tuple[InputPath, ...] = ()
-    """Further files of rows, or folders of them, that it was made from. The files that its manifest names, and those of
-    an average's members, are listed without this."""
+    """Further files of training rows, or folders of them. The files named in the checkpoint's manifest, and in those of
+    an average's members, are listed without this setting."""
     evaluations: tuple[InputPath, ...] = ()
-    """JSON files that recipes/run_eval.py wrote."""
+    """JSON files written by recipes/run_eval.py."""
     command: str = ""
-    """The command that made it, for the card."""
+    """The command that made the checkpoint, for the model card."""
 
 
 def run(recipe: PublishRecipe) -> bool:

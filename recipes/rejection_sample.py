@@ -1,4 +1,4 @@
-"""Sample K completions of each prompt, score them with a reward model, and keep the best (Llama 3, section 4.2.2).
+"""Sample K completions of each prompt, score them with a reward model, and keep the best.
 
 python recipes/rejection_sample.py recipes/configs/rejection_sample/rehearsal.yaml k=4
 """

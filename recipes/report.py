@@ -1,4 +1,4 @@
-"""The report of a run of rounds: a table in the terminal, report.md and one self-contained report.html.
+"""Write the report of a run of rounds: a table in the terminal, Markdown and one self-contained page.
 
 python recipes/report.py recipes/configs/report/default.yaml run_dir=runs/rehearsal
 """
@@ -14,16 +14,16 @@ from align.settings import InputPath, OutputPath
 
 
 class ReportRecipe(Recipe):
-    """A run's results, written for people."""
+    """The results of a run of rounds, as a page to read."""
 
     run_dir: InputPath
-    """The folder of a run that recipes/rounds.py made."""
+    """The folder of a run, made by recipes/rounds.py."""
     html: OutputPath
-    """The page."""
+    """Where the HTML page is written."""
     markdown: OutputPath
-    """The same as Markdown."""
+    """Where the same report is written as Markdown."""
     samples: int = Field(12, ge=0)
-    """Questions with their answers before and after, for each evaluation."""
+    """For each evaluation, this many questions with the answers before and after."""
 
 
 def run(recipe: ReportRecipe) -> Path:

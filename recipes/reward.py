@@ -15,7 +15,7 @@ from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, RewardC
 
 
 class RewardRecipe(Recipe):
-    """Pairwise ranking over two or three completions of a prompt, without a margin (Llama 3, section 4.1.2)."""
+    """Pairwise ranking of two or three completions of a prompt, without a margin by default (Llama 3, 4.1.2)."""
 
     model: ModelConfig
     data: PreferenceDataConfig

@@ -1,4 +1,4 @@
-"""Reward accuracy of several runs as one table, with intervals over questions.
+"""Write a table of the reward accuracy of several runs, with intervals over questions.
 
 python recipes/reward_report.py recipes/configs/reward_report/preferences.yaml
 """
@@ -14,12 +14,12 @@ from align.settings import InputPath, OutputPath
 
 
 class RewardReportRecipe(Recipe):
-    """Runs that belong together are pooled: seeds of one training, or parts of the data that were held out in turn."""
+    """Pools runs that belong together, such as several seeds, or parts of the data that were held out in turn."""
 
     runs: dict[str, tuple[InputPath, ...]] = Field(min_length=1)
-    """Column -> the files `reward_accuracy.json` of its runs."""
+    """Column of the table -> the files `reward_accuracy.json` of its runs."""
     output_dir: OutputPath
-    """report.md and report.json."""
+    """The folder of report.md and report.json."""
 
 
 def run(recipe: RewardReportRecipe) -> Path:

@@ -1,8 +1,8 @@
-"""Run the whole recipe in rounds: reward model, rejection sampling, SFT, DPO, averaging, evaluation, and again.
+"""Run all stages in rounds: reward model, rejection sampling, SFT, DPO, averaging and evaluation.
 
     python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml
 
-Stopped or killed at any moment, the same command goes on where it was.
+If it is stopped or killed, the same command continues where it was.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from align.rounds.plan import RoundsConfig
 
 
 class RoundsRecipe(RoundsConfig):
-    """Stages in rounds, each a process of its own (Llama 3, section 4.1.6). What still holds is not run again."""
+    """Stages in rounds, each in its own process (Llama 3, section 4.1.6). A stage that is up to date is not run again.
+
+    `align rounds status CONFIG.yaml` prints how far the run is.
+    """
 
 
 def run(recipe: RoundsRecipe) -> Path:
-    """Run every stage that does not hold yet, and return the run's folder."""
+    """Run every stage that is not up to date, and return the run's folder."""
     from align.rounds.driver import run_rounds
 
     return run_rounds(recipe, recipes=Path(__file__).parent)

@@ -1,4 +1,4 @@
-"""Evaluate a model, a reward model, or both; each evaluation is one JSON with every row and scores with 95% intervals.
+"""Evaluate a model, a reward model or both; every answer and score with 95% intervals, as JSON.
 
 python recipes/run_eval.py recipes/configs/run_eval/rehearsal.yaml model.path=runs/rehearsal/round-1/average
 """

@@ -12,7 +12,7 @@ from align.settings import HubConfig, ModelConfig, SFTConfig, TrainingConfig, Tr
 
 
 class SFTRecipe(Recipe):
-    """Supervised fine-tuning on the assistant's tokens (Llama 3, section 4.1.3)."""
+    """Supervised fine-tuning (SFT) on the tokens of the assistant (Llama 3, section 4.1.3)."""
 
     model: ModelConfig
     data: TreeDataConfig

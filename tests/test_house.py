@@ -44,6 +44,7 @@ LAYERS = [  # of align/, from the lowest up; a module or folder imports from lay
     {"generation", "trainers"},
     {"judges"},
     {"sampling"},
+    {"cli"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = {"torch", "transformers", "deepspeed", "accelerate", "datasets", "vllm", "peft", "numpy", "huggingface_hub"}

@@ -143,7 +143,8 @@ class _Driver:
 
     def run(self) -> None:
         began = time.monotonic()
-        command = shlex.join(["python", *sys.argv])
+        program, *arguments = sys.argv  # the console command `align rounds`, or the path of recipes/rounds.py
+        command = shlex.join([*(program.split() if program.startswith("align ") else ("python", program)), *arguments])
         self._ledger_was_empty = not self.ledger.stages()
         run_id = self.ledger.begin_run(command)
         for stage in self.stages:
