@@ -54,7 +54,7 @@ def library(module: str) -> Any:
         raise ConfigError(
             "align.tools",
             f"the library {module} is required, but not installed",
-            "Install the extra: pip install 'align[tools]'",
+            "Install the extra: pip install 'align-post-training[tools]'",
         ) from None
 
 
