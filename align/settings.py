@@ -243,12 +243,12 @@ class TrainingConfig(Section):
     a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of half a second;
     else fp32. A run that is continued keeps what it began with."""
     save_steps: int = Field(100, gt=0, le=1_000_000_000)
-    """A resumable checkpoint each so many optimizer steps."""
+    """Optimizer steps between two resumable checkpoints. A smaller number loses less work when a run is interrupted."""
     keep_checkpoints: int = Field(2, ge=2)
     """How many verified checkpoints stay on disk while the run goes: two, so that one may turn out damaged. Their
     optimizer states are deleted when it is finished."""
     log_steps: int = Field(1, gt=0, le=1_000_000_000)
-    """A line of metrics each so many optimizer steps."""
+    """Optimizer steps between two lines of metrics."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers in addition to metrics.jsonl, which is always written: one name or a list."""
     seed: int = Field(0, ge=0, lt=2**32)

@@ -33,7 +33,7 @@ _UNSPACED = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\
 def normalize(text: str) -> str:
     """Text without what does not tell two texts apart: width forms, case, punctuation, spacing.
 
-    Letters, accents, marks, digits and symbols of every script are kept, and the signs of arithmetic beside a digit.
+    Letters, accents, marks, digits and symbols of every script are kept, and signs of arithmetic next to a digit.
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     pieces, end = [], 0

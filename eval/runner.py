@@ -20,9 +20,9 @@ from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
 from align.hardware import describe
 from align.hub_names import is_hub_name
+from align.manifest import content_fingerprint
 from align.records import remote_inputs_of
 from align.rounds.hub_inputs import hub_content
-from align.rounds.ledger import content_of
 from align.rounds.packaged import packaged_data
 from align.rows import Candidate, Messages, PromptRow, Row
 from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
@@ -248,7 +248,7 @@ def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[
 
 def _content(path: Path) -> str:
     """A fingerprint of a file or folder; the name itself for one on the Hub, whose commit `_commits` has."""
-    return content_of(path) or str(path)
+    return content_fingerprint(path) or str(path)
 
 
 def _commits(settings: Mapping[str, Section | int | None]) -> list[str]:

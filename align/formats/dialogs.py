@@ -31,7 +31,7 @@ _MESSAGE_KEYS = {
     *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "weight", "trained")
 }
 _HARMLESS_MESSAGE_KEYS = {
-    # what an API's answer or a log of dialogs says of a message besides its text
+    # what an API's answer or a log of dialogs says of a message in addition to its text
     *("id", "annotations", "timestamp", "turn_identifier", "language", "country", "state", "header", "hashed_ip"),
     *("toxic", "redacted"),
 }

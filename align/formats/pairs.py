@@ -126,7 +126,7 @@ def pair_of(columns: Columns) -> Pair:
 
 
 def ranked_of(columns: Columns, count: int, models: bool = True) -> Json:
-    """What a record says of a comparison besides prompt and completions, in the order of PreferenceRow's fields.
+    """What a record says of a comparison in addition to prompt and completions, in the order of PreferenceRow's fields.
 
     models: read the column `models` too, with a name for each completion.
     """

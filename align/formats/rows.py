@@ -97,7 +97,7 @@ def _to_row(columns: Columns, kind: type[R], where: str) -> R:
     reader = _READERS.get(kind)
     if reader is None or is_ours(columns.values, kind):
         if kind is PreferenceRow:
-            _told_apart(columns.values, columns)
+            _checked_to_differ(columns.values, columns)
         return kind.model_validate(columns.values)
     own = _own_fields(columns, kind)
     fields = reader(columns) | own
@@ -133,7 +133,7 @@ def _has_our_columns(values: Json, kind: type[Row]) -> bool:
 
 
 def _own_fields(columns: Columns, kind: type[Row]) -> Json:
-    """What a row of ours says of itself besides its dialog, where its messages are in another form.
+    """What a row of ours says of itself in addition to its dialog, where its messages are in another form.
 
     Such as our rows after Parquet, which writes nulls into messages: candidates, scores and seeds come along.
     """
@@ -260,7 +260,7 @@ def _preference(columns: Columns) -> Json:
         if any(models):
             known["models"] = models
         completions = [responses.responses[best], responses.responses[worst]]
-        return _told_apart({"prompt": responses.prompt, "completions": completions} | known, columns)
+        return _checked_to_differ({"prompt": responses.prompt, "completions": completions} | known, columns)
     if columns.has("completions", "prompt"):
         calls: dict[str, str] = {}
         prompt = with_system(prompt_of(columns.take("prompt"), columns.place("prompt"), calls), columns)
@@ -269,12 +269,12 @@ def _preference(columns: Columns) -> Json:
             dialog_of(completion, columns.place(f"completions[{rank}]"), dict(calls), "assistant")
             for rank, completion in enumerate(listed_)
         ]
-        return _told_apart({"prompt": prompt, "completions": ranked, **ranked_of(columns, len(ranked))}, columns)
+        return _checked_to_differ({"prompt": prompt, "completions": ranked, **ranked_of(columns, len(ranked))}, columns)
     _refuse_a_rated_response(columns, columns.first(ANSWERS) or "response")
     raise _unknown_form(columns, PreferenceRow)
 
 
-def _told_apart(fields: Json, columns: Columns) -> Json:
+def _checked_to_differ(fields: Json, columns: Columns) -> Json:
     """The fields of a comparison. Raises UnusableRow where the better and the worse completion are the same."""
     completions = fields.get("completions")
     if isinstance(completions, list) and len(completions) > 1 and completions[0] == completions[-1]:

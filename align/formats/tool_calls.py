@@ -174,7 +174,7 @@ def tools_field(value: Any, where: str) -> str:
 
 
 def _glaive_system(text: str, where: str) -> tuple[str, str]:
-    """What the system message says besides the functions, and a row's `tools`."""
+    """What the system message says in addition to the functions, and a row's `tools`."""
     text = text.strip().removeprefix("SYSTEM:").strip()
     start = text.find("{")
     if start == -1:

@@ -13,8 +13,8 @@ from typing import Any
 
 from align.errors import CheckpointError
 from align.files import fingerprints_in, folder_fingerprint, whole_file
-from align.manifest import SEAL, verify_folder
-from align.rounds.ledger import StageRecord, content_of, record_of
+from align.manifest import SEAL, content_fingerprint, verify_folder
+from align.rounds.ledger import StageRecord, record_of
 from align.source_code import code_changes
 
 STAGE_RECORD = ".stage"
@@ -30,7 +30,7 @@ def described(outputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             files = fingerprints_in(path)
             found[name] = {"path": str(path), "blake3": folder_fingerprint(files), "files": files}
         else:
-            found[name] = {"path": str(path), "blake3": content_of(path)}
+            found[name] = {"path": str(path), "blake3": content_fingerprint(path)}
     return found
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from align.errors import CheckpointError, StageError
-from align.files import fingerprint, fingerprint_of, matching
-from align.manifest import SEAL, read_manifest, versions
+from align.errors import StageError
+from align.manifest import versions
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -225,35 +224,6 @@ def record_of(values: Mapping[str, Any]) -> StageRecord:
             if not isinstance(entry, dict) or not {"path", "blake3"} <= entry.keys():
                 raise ValueError(f"{name} {key!r}")
     return record
-
-
-def still_holds(record: StageRecord | None, key: str, outputs: Mapping[str, Path]) -> bool:
-    """Whether the stage's last start finished under this key, and its outputs are unchanged by `content_of`."""
-    if record is None or record.status != "finished" or record.key != key:
-        return False
-    return {name: entry["blake3"] for name, entry in record.outputs.items()} == {
-        name: content_of(path) for name, path in outputs.items()
-    }
-
-
-def content_of(path: Path) -> str:
-    """A fingerprint of what is at `path`; empty if it does not exist.
-
-    A checkpoint counts by its MANIFEST.json, which lists the hash of each file, and by the files' presence and sizes:
-    reading tens of gigabytes again for every stage would cost minutes.
-    """
-    if not path.exists():
-        matched = matching(path)  # a pattern such as rows/*.jsonl counts by the files that it matches
-        return fingerprint_of(*map(content_of, matched)) if matched else ""
-    seal = path / SEAL
-    if not seal.is_file():
-        return fingerprint(path)
-    try:
-        listed = read_manifest(path)["files"]
-        whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
-    except (OSError, CheckpointError):
-        return ""
-    return fingerprint_of("checkpoint", fingerprint(seal)) if whole else ""
 
 
 def _id(cursor: sqlite3.Cursor) -> int:

@@ -83,11 +83,11 @@ def key_numbers(outputs: Mapping[str, Path]) -> str:
             parts.append(f"{last.get('step', len(lines))} steps")
             parts += [f"{words(name)} {last[name]:.3g}" for name in _SHOWN_METRICS if _is_number(last.get(name))]
         for name, counts in counts_of(path).items():
-            parts += _told_counts(name, counts)
+            parts += _counts_line(name, counts)
     return " · ".join(parts[:_SHOWN_PARTS]) + (" ..." if len(parts) > _SHOWN_PARTS else "")
 
 
-def _told_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
+def _counts_line(name: str, counts: Mapping[str, Any]) -> list[str]:
     rows, dropped = counts.get("rows"), sum(dropped_of(counts).values())
     if not isinstance(rows, int):
         return [f"{dropped:,} rows dropped"] if dropped else []

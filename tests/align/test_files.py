@@ -17,7 +17,7 @@ from align.errors import ConfigError
 from align.files import FolderLock, fingerprint, fingerprint_of, sole_writer, whole_file, write_text
 
 
-def test_a_file_stands_only_after_its_block_ends_well(tmp_path: Path) -> None:
+def test_a_file_appears_only_after_its_block_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     with whole_file(path) as handle:
         handle.write("one\n")
@@ -27,7 +27,7 @@ def test_a_file_stands_only_after_its_block_ends_well(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["rows.jsonl"]
 
 
-def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_file_and_nothing_next_to_it(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_text(path, "old")
 

@@ -189,12 +189,12 @@ def test_a_margin_of_minus_1000_costs_a_finite_price_with_a_finite_gradient(name
         "ipo": lambda a, b: ipo_loss(a, b, b * 0, b * 0, beta=1.0).loss,
         "simpo": lambda a, b: simpo_loss(a, b, beta=1.0, gamma=1.0).loss,
     }
-    wanted = {"dpo": 1000, "conservative": 900, "ipo": 1000.5**2, "simpo": 1001, "reward": 1000}
-    wanted |= {"reward with a margin": 1000.7, "centering": 1000**2}
+    expected = {"dpo": 1000, "conservative": 900, "ipo": 1000.5**2, "simpo": 1001, "reward": 1000}
+    expected |= {"reward with a margin": 1000.7, "centering": 1000**2}
     chosen = torch.tensor([-1000.0], requires_grad=True)
     loss = losses[name](chosen, torch.zeros(1))
     loss.sum().backward()
-    assert loss.item() == pytest.approx(wanted[name])
+    assert loss.item() == pytest.approx(expected[name])
     assert chosen.grad is not None
     assert chosen.grad.isfinite().all()
 
@@ -207,7 +207,7 @@ def test_a_margin_of_minus_1000_costs_a_finite_price_with_a_finite_gradient(name
         (partial(ipo_loss, beta=0.25), 4.0),
     ],
 )
-def test_policy_and_reference_that_are_one_pay_what_the_proof_wants(loss: Callable, price: float) -> None:
+def test_policy_and_reference_that_are_one_pay_what_the_check_expects(loss: Callable, price: float) -> None:
     chosen, rejected, _, _ = columns(PAIRS)
     found = loss(chosen, rejected, chosen, rejected)
     torch.testing.assert_close(found.loss, torch.full_like(found.loss, price))

@@ -79,20 +79,20 @@ def refused(checkpoint: Path) -> str:
 def test_without_a_manifest_it_is_no_checkpoint(checkpoint: Path) -> None:
     unseal_folder(checkpoint)
     unseal_folder(checkpoint)
-    told = refused(checkpoint)
-    assert told == "checkpoint: has no MANIFEST.json, so it was never finished. Run its stage again."
+    message = refused(checkpoint)
+    assert message == "checkpoint: has no MANIFEST.json, so it was never finished. Run its stage again."
 
 
 def test_a_truncated_file_is_named(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"weig")
-    told = refused(checkpoint)
-    assert told == "model.safetensors: has 4 bytes where MANIFEST.json says 7. Run its stage again."
+    message = refused(checkpoint)
+    assert message == "model.safetensors: has 4 bytes where MANIFEST.json says 7. Run its stage again."
 
 
 def test_a_flipped_bit_is_found(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"weighus")
-    told = refused(checkpoint)
-    assert told == "model.safetensors: does not have the content that MANIFEST.json says. Run its stage again."
+    message = refused(checkpoint)
+    assert message == "model.safetensors: does not have the content that MANIFEST.json says. Run its stage again."
 
 
 def test_a_missing_file_is_named(checkpoint: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_manifest_that_is_a_folder_or_huge_is_refused(checkpoint: Path) -> Non
 
 
 def test_no_bit_of_a_manifest_can_change_unnoticed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every bit of it, one at a time, and every length. Read from memory: so many writes would take half a minute."""
+    """Every bit of it, one at a time, and every length. Read from memory: writing each variant would take too long."""
     written = (checkpoint / SEAL).read_bytes()
     content = bytearray(written)
     monkeypatch.setattr(Path, "read_bytes", lambda path: bytes(content))

@@ -16,11 +16,11 @@ from align.reporting import MetricsFile, Progress, duration
 
 
 @pytest.mark.parametrize(
-    "seconds, told",
+    "seconds, text",
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (190, "3 min 10 s"), (3599.9, "1 h 0 min"), (7500, "2 h 5 min")],
 )
-def test_durations_are_for_people(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_a_bar_tells_share_count_note_and_time_left() -> None:
@@ -60,16 +60,16 @@ def test_a_bar_of_nothing_is_full() -> None:
 def test_only_rank_zero_speaks() -> None:
     code = (
         "from align.reporting import Progress, logger\n"
-        "log = logger('align.x'); log.info('told'); log.warning('warned'); Progress('bar', 1).advance()\n"
+        "log = logger('align.x'); log.info('noted'); log.warning('warned'); Progress('bar', 1).advance()\n"
     )
 
     def said(rank: str) -> str:
         command = [sys.executable, "-c", code]
         return subprocess.run(command, capture_output=True, text=True, env={"RANK": rank}, check=True).stderr
 
-    assert all(word in said("0") for word in ("told", "warned", "bar"))
+    assert all(word in said("0") for word in ("noted", "warned", "bar"))
     assert "warned" in said("1")
-    assert not any(word in said("1") for word in ("told", "bar"))
+    assert not any(word in said("1") for word in ("noted", "bar"))
 
 
 def test_loggers_of_other_names_hang_below_ours() -> None:

@@ -63,7 +63,7 @@ def test_keys_are_their_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, expected",
     [
         ("a: 1\nb: !!int 3\n", "f.yaml:2: b: tags (!!int) are not supported. Write a plain value."),
         ("a: !!timestamp x\n", "f.yaml:1: a: tags (!!timestamp) are not supported. Write a plain value."),
@@ -81,8 +81,8 @@ def test_keys_are_their_text() -> None:
         ('"x\\0y": 1\n', "f.yaml:1: holds a NUL character. Take it out."),
     ],
 )
-def test_what_is_not_supported_is_refused_with_its_line(text: str, told: str) -> None:
-    assert refused(text) == told
+def test_what_is_not_supported_is_refused_with_its_line(text: str, expected: str) -> None:
+    assert refused(text) == expected
 
 
 def test_an_integer_of_thousands_of_digits_is_refused() -> None:
@@ -111,7 +111,7 @@ def test_depth_and_size_are_refused_before_time_is_spent() -> None:
 
 
 def test_a_file_that_is_not_utf_8_is_refused_with_the_line(tmp_path: Path) -> None:
-    def told(content: bytes) -> str:
+    def explanation(content: bytes) -> str:
         path = tmp_path / "f.yaml"
         path.write_bytes(content)
         with pytest.raises(ConfigError) as caught:
@@ -119,11 +119,11 @@ def test_a_file_that_is_not_utf_8_is_refused_with_the_line(tmp_path: Path) -> No
         return str(caught.value).replace(f"{tmp_path}/", "")
 
     text = "a: 1\n# Schr\u00f6dinger\n"
-    assert told(text.encode("latin-1")) == "f.yaml:2: is not UTF-8 (byte 0xf6). Save the file as UTF-8."
-    assert told(text.encode("utf-16")) == "f.yaml:1: is not UTF-8 (byte 0xff). Save the file as UTF-8."
-    assert "f.yaml:1: is not YAML" in told(text.encode("utf-16-le").replace(b"\xf6", b"o"))
-    assert told(b"a: 1\n" * MAX_BYTES).startswith("f.yaml: has more than 128 KiB; a config has a few.")
-    assert told(b"a: \x00\n").startswith("f.yaml:1: is not YAML: unacceptable character #x0000")
+    assert explanation(text.encode("latin-1")) == "f.yaml:2: is not UTF-8 (byte 0xf6). Save the file as UTF-8."
+    assert explanation(text.encode("utf-16")) == "f.yaml:1: is not UTF-8 (byte 0xff). Save the file as UTF-8."
+    assert "f.yaml:1: is not YAML" in explanation(text.encode("utf-16-le").replace(b"\xf6", b"o"))
+    assert explanation(b"a: 1\n" * MAX_BYTES).startswith("f.yaml: has more than 128 KiB; a config has a few.")
+    assert explanation(b"a: \x00\n").startswith("f.yaml:1: is not YAML: unacceptable character #x0000")
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
@@ -133,8 +133,12 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    for path, told in ((tmp_path, "Is a directory"), (Path("a\0b"), "is not a path"), (tmp_path / "x", "No such file")):
-        with pytest.raises(ConfigError, match=told):
+    for path, expected in (
+        (tmp_path, "Is a directory"),
+        (Path("a\0b"), "is not a path"),
+        (tmp_path / "x", "No such file"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
             read_yaml(path)
     with pytest.raises(ConfigError, match="has more than 128 KiB"):
         read_yaml(Path("/dev/zero"))

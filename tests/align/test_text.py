@@ -42,7 +42,7 @@ def test_texts_do_not_run_together() -> None:
 
 
 def normalized_by_character(text: str) -> str:
-    """The definition, character by character: letters, marks, digits and symbols, and arithmetic beside a digit."""
+    """The definition, character by character: letters, marks, digits and symbols, and arithmetic next to a digit."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     arithmetic = re.compile(r"(?<=\d)[.,](?=\d)|(?<=\d)\s?[-*/%]|[-*/%](?=\s?\d)")
     places = {place for match in arithmetic.finditer(folded) for place in range(*match.span())}

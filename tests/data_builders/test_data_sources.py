@@ -17,8 +17,7 @@ from align.errors import RowError
 from align.files import fingerprint
 from align.jsonl import Drops, read_rows, write_rows
 from align.judges.judge import ScoreRequest
-from align.manifest import read_data_manifest
-from align.rounds.ledger import content_of
+from align.manifest import content_fingerprint, read_data_manifest
 from align.rounds.plan import Stage
 from align.rows import Message, PreferenceRow, PromptRow, QuestionRow, SFTRow
 from align.settings import INPUT, PreferenceDataConfig, Source, TrainingConfig, TreeDataConfig, paths_of
@@ -306,7 +305,7 @@ def test_the_key_of_a_stage_holds_the_sources_of_its_rows(tmp_path: Path) -> Non
         config = PreferenceDataConfig.model_validate({"path": source})
         inputs = paths_of(config, INPUT)
         stage = Stage("s", 1, "r", (), config, inputs=inputs)
-        return stage.key({name: content_of(path) for name, path in inputs.items()}, "", {})
+        return stage.key({name: content_fingerprint(path) for name, path in inputs.items()}, "", {})
 
     (tmp_path / "a").mkdir()
     one, other = as_jsonl(tmp_path / "a" / "1.jsonl", PAIRS), as_jsonl(tmp_path / "b.jsonl", PAIRS)

@@ -77,7 +77,7 @@ def test_trainers_and_the_builder_read_the_same_pair(cells: list[str], tmp_path:
 
 ALL_COLUMNS = {column for cells in FORMS for column in example(cells[5])}
 EXPORTS = ("Argilla 2", "Label Studio")
-"""Their records have columns of the tool's own, so only the project's fields are held to the rule (test_rated.py)."""
+"""Their records have columns of the tool's own, so only the project's fields are checked (test_rated.py)."""
 
 
 @pytest.mark.parametrize("cells", FORMS, ids=lambda cells: cells[0])

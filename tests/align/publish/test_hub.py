@@ -1,4 +1,4 @@
-"""Publishing against a Hub that stands in at the border: what it is sent, what it is never sent, and when it fails."""
+"""Publishing to a fake Hub: what is sent, what is never sent, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_dry_run_says_what_would_go_and_sends_nothing(checkpoint: Path, capsys
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, secret",
     [
         (f'{{"token": "{TOKEN}"}}', "a Hugging Face token"),
         ("sk-proj-" + "x" * 30, "an API key"),
@@ -148,7 +148,7 @@ def test_a_dry_run_says_what_would_go_and_sends_nothing(checkpoint: Path, capsys
     ],
 )
 def test_a_secret_in_a_text_file_is_refused(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, text: str, secret: str
 ) -> None:
     monkeypatch.setenv("SOME_API_KEY", "my-own-password-1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalr/XUtnFEMI+K7MDENG")
@@ -156,7 +156,7 @@ def test_a_secret_in_a_text_file_is_refused(
     (checkpoint / "tokenizer_config.json").write_text(text)
     api = StandIn()
     with pytest.raises(
-        PublishError, match=f"tokenizer_config.json: holds {told}, which must not be published. Remove"
+        PublishError, match=f"tokenizer_config.json: holds {secret}, which must not be published. Remove"
     ) as caught:
         upload(checkpoint, PUSH, api=api)
     assert text not in str(caught.value)
@@ -230,7 +230,7 @@ def test_it_gives_up_in_the_end(checkpoint: Path, waits: list[float]) -> None:
     assert len(waits) == hub.TRIES - 1
 
 
-def test_a_refusal_is_not_tried_again_and_the_token_is_not_told(
+def test_a_refusal_is_not_tried_again_and_the_token_is_not_shown(
     checkpoint: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -499,14 +499,14 @@ def test_a_failed_push_gives_a_command_with_this_checkpoints_base_and_licence(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
     folder = trained(tmp_path / "sft", "meta-llama/Llama-3.1-8B", rows)
-    told: list[str] = []
-    monkeypatch.setattr(hub.log, "warning", lambda text, *values: told.append(text % values))
+    warnings: list[str] = []
+    monkeypatch.setattr(hub.log, "warning", lambda text, *values: warnings.append(text % values))
     assert publish(folder, HubConfig(repo="me/model", push=True, private=private)) is False
-    assert told[0].startswith("not published: me/model: requires a token in HF_TOKEN")
+    assert warnings[0].startswith("not published: me/model: requires a token in HF_TOKEN")
     settings = f"checkpoint={folder} hub.repo=me/model hub.push=true"
     settings += "" if private else " hub.private=false"
     settings += " base_model=meta-llama/Llama-3.1-8B license=llama3.1"
-    assert told[0].endswith(f"recipes/publish.py recipes/configs/publish/default.yaml {settings}")
+    assert warnings[0].endswith(f"recipes/publish.py recipes/configs/publish/default.yaml {settings}")
 
 
 def test_the_default_config_states_nothing_that_is_wrong_for_others() -> None:
@@ -516,11 +516,11 @@ def test_the_default_config_states_nothing_that_is_wrong_for_others() -> None:
 
 def test_a_failed_push_never_fails_a_training(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"flipped")
-    told: list[str] = []
-    monkeypatch.setattr(hub.log, "warning", lambda text, *values: told.append(text % values))
+    warnings: list[str] = []
+    monkeypatch.setattr(hub.log, "warning", lambda text, *values: warnings.append(text % values))
     assert publish(checkpoint, PUSH) is False
-    assert "model.safetensors: does not have the content" in told[0]
-    assert "license=" not in told[0]
+    assert "model.safetensors: does not have the content" in warnings[0]
+    assert "license=" not in warnings[0]
 
 
 # The text of a card
@@ -556,8 +556,8 @@ def test_the_card_holds_what_is_known_and_its_head_is_what_the_hub_reads() -> No
     [result] = card.data.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("factuality", "wrong", 0.19)
     body = card.text
-    for told in ("9, on 2 process(es)", "torch 2.13.0", "python recipes/sft.py x.yaml", "## Limits"):
-        assert told in body
+    for part in ("9, on 2 process(es)", "torch 2.13.0", "python recipes/sft.py x.yaml", "## Limits"):
+        assert part in body
     assert "| mix/sft.jsonl | 12 | 3 duplicate | nq-open: cc-by-sa-3.0 |" in body
     assert "| factuality | wrong | 19.0% | 14.0% to 25.0% | 300 |" in body
     assert "It was evaluated on the sets named above and on nothing else." in body

@@ -23,12 +23,13 @@ from align.config import load_config
 from align.errors import ConfigError, StageError
 from align.hub_names import is_hub_name
 from align.manifest import seal_folder, write_data_manifest
-from align.rounds.driver import _launch_content, run_rounds
+from align.rounds.driver import run_rounds
 from align.rounds.finished import STAGE_RECORD
 from align.rounds.ledger import Ledger
 from align.rounds.packaged import as_recorded, packaged_data
 from align.rounds.plan import RoundsConfig, load_stages, plan
 from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
+from align.rounds.stage_inputs import launch_content
 from align.source_code import code_changes, code_of
 
 ROOT = Path(__file__).parents[3]
@@ -51,14 +52,14 @@ if __name__ != "__main__":  # the driver looks at the class; the stage itself go
         output: OutputPath
         hub: HubConfig | None = None
 
-def told(word):
+def note(word):
     with open(os.environ["TEST_DIARY"], "a") as diary:
         diary.write(f"{word}\\n")
 
 def run(sources=(), text="", parts=1, seconds=0.0, output=""):
     output = Path(output)
     here = "/".join(output.parts[-2:])
-    told(f"began {here}")
+    note(f"began {here}")
     read = [file.read_text() for source in sources for file in sorted(Path(source).rglob("*.txt"))]
     output.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
@@ -67,10 +68,10 @@ def run(sources=(), text="", parts=1, seconds=0.0, output=""):
             time.sleep(60 if part >= int(os.environ.get("TEST_STUCK_AT", parts)) else seconds)
             made.with_suffix(".part").write_text("".join(read) + text + str(part))
             made.with_suffix(".part").rename(made)
-            told(f"made {here}/{part}")
+            note(f"made {here}/{part}")
         print(f"{'join':<14}[{'#' * 20}] 50%  {part}/{parts}", file=sys.stderr)
     print("joined", len(read), "files")
-    told(f"ended {here}")
+    note(f"ended {here}")
 
 def value(text):
     try:
@@ -105,7 +106,7 @@ if __name__ == "__main__":
 '''
 
 
-class House:
+class Project:
     """A folder with recipes, a start, a rounds.yaml, and a diary of what the stages did."""
 
     def __init__(self, root: Path) -> None:
@@ -170,8 +171,8 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    made = House(tmp_path)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    made = Project(tmp_path)
     monkeypatch.setenv("TEST_DIARY", str(made.diary_file))
     return made
 
@@ -187,8 +188,8 @@ ALL = ["run/data", "round-1/reward", "round-1/sft", "round-2/reward", "round-2/s
 ONE_ROUND = ["run/data", "round-1/reward", "round-1/sft", "run/last"]
 
 
-def test_stages_run_in_order_and_a_second_start_runs_none(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    assert house.run() == ALL
+def test_stages_run_in_order_and_a_second_start_runs_none(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.run() == ALL
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith("round")] == ["round 1 of 2", "round 2 of 2"]
     assert "[####################] 50%" in out
@@ -197,67 +198,67 @@ def test_stages_run_in_order_and_a_second_start_runs_none(house: House, capsys: 
     # The second round begins from the first one's model, and reads the reward folders of both rounds.
     data = "start;data;0"
     first = "start;" + data + "reward;0" + "sft;0"
-    assert house.texts()["round-1/sft/0.txt"] == first
-    assert house.texts()["round-2/sft/0.txt"] == first + 2 * (data + "reward;0") + "sft;0"
-    assert house.run() == []
+    assert project.texts()["round-1/sft/0.txt"] == first
+    assert project.texts()["round-2/sft/0.txt"] == first + 2 * (data + "reward;0") + "sft;0"
+    assert project.run() == []
     assert "finished: 0 stages run, 6 up to date" in capsys.readouterr().out
 
 
-def test_one_changed_field_runs_again_exactly_what_depends_on_it(house: House) -> None:
-    house.run()
-    (house.root / "reward.yaml").write_text('{"text": "changed;"}')
-    assert house.run() == ALL[1:]
-    (house.root / "sft.yaml").write_text('{"text": "changed too;"}')
-    assert house.run() == ["round-1/sft", "round-2/sft", "run/last"]
-    (house.root / "last.yaml").write_text('{"text": "last;", "seconds": 0.001}')
-    assert house.run() == ["run/last"]
-    whole = house.texts()
-    shutil.rmtree(house.run_dir)
-    house.run()
-    assert house.texts() == whole
+def test_one_changed_field_runs_again_exactly_what_depends_on_it(project: Project) -> None:
+    project.run()
+    (project.root / "reward.yaml").write_text('{"text": "changed;"}')
+    assert project.run() == ALL[1:]
+    (project.root / "sft.yaml").write_text('{"text": "changed too;"}')
+    assert project.run() == ["round-1/sft", "round-2/sft", "run/last"]
+    (project.root / "last.yaml").write_text('{"text": "last;", "seconds": 0.001}')
+    assert project.run() == ["run/last"]
+    whole = project.texts()
+    shutil.rmtree(project.run_dir)
+    project.run()
+    assert project.texts() == whole
 
 
-def test_a_stage_that_makes_the_same_again_stops_the_chain(house: House) -> None:
-    house.values["rounds"] = 1
-    house.run()
-    (house.root / "reward.yaml").write_text('{"text": "reward;", "seconds": 0.001}')
-    assert house.run() == ["round-1/reward"]
+def test_a_stage_that_makes_the_same_again_stops_the_chain(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.run()
+    (project.root / "reward.yaml").write_text('{"text": "reward;", "seconds": 0.001}')
+    assert project.run() == ["round-1/reward"]
 
 
-def test_outputs_that_changed_or_went_are_made_again(house: House) -> None:
-    house.values["rounds"] = 1
-    house.run()
-    whole = house.texts()
-    shutil.rmtree(house.run_dir / "round-1" / "reward")
-    (house.run_dir / "round-1" / "sft" / "0.txt").write_text("a flipped bit")
-    assert house.run() == ["round-1/reward", "round-1/sft"]
-    assert house.texts() == whole
+def test_outputs_that_changed_or_went_are_made_again(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.run()
+    whole = project.texts()
+    shutil.rmtree(project.run_dir / "round-1" / "reward")
+    (project.run_dir / "round-1" / "sft" / "0.txt").write_text("a flipped bit")
+    assert project.run() == ["round-1/reward", "round-1/sft"]
+    assert project.texts() == whole
 
 
-def test_an_input_from_outside_counts_by_content(house: House) -> None:
-    house.values["rounds"] = 1
-    house.run()
-    (house.start / "model.txt").write_text("another start;")
-    assert house.run() == ONE_ROUND
-    moved = house.root / "moved"
-    house.start.rename(moved)
-    house.values["start"] = str(moved)
-    assert house.run() == []
+def test_an_input_from_outside_counts_by_content(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.run()
+    (project.start / "model.txt").write_text("another start;")
+    assert project.run() == ONE_ROUND
+    moved = project.root / "moved"
+    project.start.rename(moved)
+    project.values["start"] = str(moved)
+    assert project.run() == []
 
 
-def test_nothing_of_an_older_setting_is_left_in_the_folder(house: House) -> None:
-    house.values["rounds"] = 1
-    house.stage("reward", "", [], parts=3)
-    house.run()
-    house.stage("reward", "", [], parts=2)
-    house.run()
-    assert sorted(path.name for path in (house.run_dir / "round-1" / "reward").glob("*.txt")) == ["0.txt", "1.txt"]
+def test_nothing_of_an_older_setting_is_left_in_the_folder(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.stage("reward", "", [], parts=3)
+    project.run()
+    project.stage("reward", "", [], parts=2)
+    project.run()
+    assert sorted(path.name for path in (project.run_dir / "round-1" / "reward").glob("*.txt")) == ["0.txt", "1.txt"]
 
 
-def statuses(house: House) -> dict[str, str]:
-    if not (house.run_dir / "ledger.sqlite").exists():
+def statuses(project: Project) -> dict[str, str]:
+    if not (project.run_dir / "ledger.sqlite").exists():
         return {}
-    ledger = Ledger(house.run_dir / "ledger.sqlite")
+    ledger = Ledger(project.run_dir / "ledger.sqlite")
     try:
         return {record.label: record.status for record in ledger.stages()}
     finally:
@@ -268,221 +269,221 @@ def statuses(house: House) -> dict[str, str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the rounds make when they are not disturbed, reward in six parts."""
     with pytest.MonkeyPatch.context() as patch:
-        house = House(tmp_path_factory.mktemp("undisturbed"))
-        patch.setenv("TEST_DIARY", str(house.diary_file))
-        house.stage("reward", "", [], parts=6)
-        house.run()
-        return house.texts()
+        project = Project(tmp_path_factory.mktemp("undisturbed"))
+        patch.setenv("TEST_DIARY", str(project.diary_file))
+        project.stage("reward", "", [], parts=6)
+        project.run()
+        return project.texts()
 
 
 def test_killed_inside_a_stage_it_goes_on_there(
-    house: House, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    project: Project, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.stage("reward", "", [], parts=6)
+    project.stage("reward", "", [], parts=6)
     monkeypatch.setenv("TEST_STUCK_AT", "2")
-    driver = house.begin()
-    wait_for(lambda: "made round-1/reward/1" in house.diary())
-    driver.kill()  # the driver alone: its stage is still at work
+    driver = project.begin()
+    wait_for(lambda: "made round-1/reward/1" in project.diary())
+    driver.kill()  # the driver alone: its stage is still running
     driver.wait()
     monkeypatch.delenv("TEST_STUCK_AT")
-    again = house.begin()
+    again = project.begin()
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 0, out
-    made = Counter(line for line in house.diary() if line.startswith("made"))
+    made = Counter(line for line in project.diary() if line.startswith("made"))
     assert made
     assert set(made.values()) == {1}, "a part was made twice, or by two processes at once"
-    assert house.diary().count("began run/data") == 1
-    assert house.texts() == undisturbed
+    assert project.diary().count("began run/data") == 1
+    assert project.texts() == undisturbed
     assert "ending what is left of it" in out
 
 
-def test_killed_with_all_its_stages_it_goes_on_there(house: House, undisturbed: dict[str, str]) -> None:
-    house.stage("reward", "", [], parts=6, seconds=0.2)
-    driver = house.begin()
-    wait_for(lambda: "made round-1/reward/0" in house.diary())
+def test_killed_with_all_its_stages_it_goes_on_there(project: Project, undisturbed: dict[str, str]) -> None:
+    project.stage("reward", "", [], parts=6, seconds=0.2)
+    driver = project.begin()
+    wait_for(lambda: "made round-1/reward/0" in project.diary())
     children = subprocess.run(["pgrep", "-P", str(driver.pid)], capture_output=True, text=True, check=False)
     driver.kill()
     for child in children.stdout.split():
         os.kill(int(child), signal.SIGKILL)
     driver.wait()
-    assert house.run() == ALL[1:]
-    made = Counter(line for line in house.diary() if line.startswith("made"))
+    assert project.run() == ALL[1:]
+    made = Counter(line for line in project.diary() if line.startswith("made"))
     assert set(made.values()) == {1}
-    assert house.texts() == undisturbed
+    assert project.texts() == undisturbed
 
 
-def test_killed_between_stages_no_finished_stage_runs_again(house: House, undisturbed: dict[str, str]) -> None:
-    house.stage("reward", "", [], parts=6)
+def test_killed_between_stages_no_finished_stage_runs_again(project: Project, undisturbed: dict[str, str]) -> None:
+    project.stage("reward", "", [], parts=6)
     for done in ("data", "round-1/reward", "round-2/reward"):
-        driver = house.begin()
-        wait_for(lambda done=done: statuses(house).get(done) == "finished")
+        driver = project.begin()
+        wait_for(lambda done=done: statuses(project).get(done) == "finished")
         driver.kill()
         driver.wait()
-    house.run()
-    ledger = Ledger(house.run_dir / "ledger.sqlite")
+    project.run()
+    ledger = Ledger(project.run_dir / "ledger.sqlite")
     ended_well = Counter(record.label for record in ledger.stages() if record.status == "finished")
     ledger.close()
     assert set(ended_well.values()) == {1}
     assert len(ended_well) == len(ALL)
-    assert house.texts() == undisturbed
+    assert project.texts() == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_the_stage_and_the_same_command_goes_on(house: House, number: signal.Signals) -> None:
-    house.values["rounds"] = 1
-    house.stage("reward", "", [], parts=6, seconds=0.2)
-    driver = house.begin()
-    wait_for(lambda: "made round-1/reward/0" in house.diary())
+def test_a_signal_reaches_the_stage_and_the_same_command_goes_on(project: Project, number: signal.Signals) -> None:
+    project.values["rounds"] = 1
+    project.stage("reward", "", [], parts=6, seconds=0.2)
+    driver = project.begin()
+    wait_for(lambda: "made round-1/reward/0" in project.diary())
     driver.send_signal(number)
     out, _ = driver.communicate(timeout=30)
     assert driver.returncode == 128 + number
     assert "stopped after" in out
-    assert "the same command goes on from here" in out
+    assert "the same command continues from here" in out
     assert "Traceback" not in out
-    assert statuses(house) == {"data": "finished", "round-1/reward": "stopped"}
-    told = house.diary()
+    assert statuses(project) == {"data": "finished", "round-1/reward": "stopped"}
+    diary = project.diary()
     time.sleep(0.5)
-    assert house.diary() == told, "the stage went on after the driver had left"
-    assert house.run() == ONE_ROUND[1:]
+    assert project.diary() == diary, "the stage went on after the driver had left"
+    assert project.run() == ONE_ROUND[1:]
 
 
-def test_a_stage_that_will_not_leave_is_killed(house: House) -> None:
+def test_a_stage_that_will_not_leave_is_killed(project: Project) -> None:
     stubborn = JOIN.replace(
         "    here =", "    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    here ="
     )
-    (house.recipes / "join.py").write_text(stubborn)
-    house.stage("data", "", [], parts=6, seconds=5)
-    house.values["stop_seconds"] = 0.5
-    driver = house.begin()
-    wait_for(lambda: "began run/data" in house.diary())
+    (project.recipes / "join.py").write_text(stubborn)
+    project.stage("data", "", [], parts=6, seconds=5)
+    project.values["stop_seconds"] = 0.5
+    driver = project.begin()
+    wait_for(lambda: "began run/data" in project.diary())
     driver.terminate()
     out, _ = driver.communicate(timeout=20)
     assert driver.returncode == 128 + signal.SIGTERM, out
 
 
-def test_a_launched_stage_has_as_long_to_save_as_the_driver_waits(house: House) -> None:
+def test_a_launched_stage_has_as_long_to_save_as_the_driver_waits(project: Project) -> None:
     """torchrun would kill its workers after 30 s."""
-    told = '    told("waits " + os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])\n    here ='
-    (house.recipes / "join.py").write_text(JOIN.replace("    here =", told))
-    house.values |= {"stop_seconds": 240.5, "rounds": 1}
-    house.run()
-    assert {line for line in house.diary() if line.startswith("waits")} == {"waits 241"}
+    noting = '    note("waits " + os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])\n    here ='
+    (project.recipes / "join.py").write_text(JOIN.replace("    here =", noting))
+    project.values |= {"stop_seconds": 240.5, "rounds": 1}
+    project.run()
+    assert {line for line in project.diary() if line.startswith("waits")} == {"waits 241"}
 
 
-def test_a_failing_stage_is_told_with_command_log_and_last_words(house: House) -> None:
-    house.values["rounds"] = 1
-    config = house.root / "bad.yaml"
+def test_a_failing_stage_is_reported_with_command_log_and_last_lines(project: Project) -> None:
+    project.values["rounds"] = 1
+    config = project.root / "bad.yaml"
     config.write_text("code: 3\n")
     failing = {"name": "bad", "recipe": "fail", "config": str(config), "set": {"output": "{round_dir}/bad"}}
-    house.values["each_round"].append(failing)
-    driver = house.begin()
+    project.values["each_round"].append(failing)
+    driver = project.begin()
     out, _ = driver.communicate(timeout=60)
     assert driver.returncode == 1
     assert "Traceback" not in out
-    assert f"stage round-1/bad: python {house.recipes}/fail.py {config} output=" in out
+    assert f"stage round-1/bad: python {project.recipes}/fail.py {config} output=" in out
     assert "ended with code 3" in out
     assert "    | the disk of the moon is full" in out
     assert (
-        f"The whole log is {house.run_dir}/logs/round-1-bad.log. Fix the cause, then start the same command again"
+        f"The whole log is {project.run_dir}/logs/round-1-bad.log. Fix the cause, then start the same command again"
         in out
     )
-    assert statuses(house)["round-1/bad"] == "failed"
-    (house.recipes / "fail.py").write_text(FAIL.replace("sys.exit(recipe.code)", "recipe.output.write_text('')"))
-    assert house.run() == ONE_ROUND[3:]
+    assert statuses(project)["round-1/bad"] == "failed"
+    (project.recipes / "fail.py").write_text(FAIL.replace("sys.exit(recipe.code)", "recipe.output.write_text('')"))
+    assert project.run() == ONE_ROUND[3:]
 
 
-def test_a_stage_that_does_not_make_its_output_has_failed(house: House) -> None:
-    house.values["rounds"] = 1
-    config = house.root / "bad.yaml"
+def test_a_stage_that_does_not_make_its_output_has_failed(project: Project) -> None:
+    project.values["rounds"] = 1
+    config = project.root / "bad.yaml"
     config.write_text("code: 0\n")
     failing = {"name": "bad", "recipe": "fail", "config": str(config), "set": {"output": "{run}/bad"}}
-    house.values["once"] = [failing]
-    house.values["each_round"] = [house.stage("sft", "{round_dir}/sft", ["{best}"])]
+    project.values["once"] = [failing]
+    project.values["each_round"] = [project.stage("sft", "{round_dir}/sft", ["{best}"])]
     with pytest.raises(StageError, match=r"ended well and did not make .*/run/bad. Its last lines:"):
-        house.run()
-    assert statuses(house) == {"bad": "failed"}
+        project.run()
+    assert statuses(project) == {"bad": "failed"}
 
 
-def test_two_drivers_in_one_folder_are_refused(house: House) -> None:
-    house.stage("data", "", [], seconds=1)
-    driver = house.begin()
-    wait_for(lambda: "began run/data" in house.diary())
+def test_two_drivers_in_one_folder_are_refused(project: Project) -> None:
+    project.stage("data", "", [], seconds=1)
+    driver = project.begin()
+    wait_for(lambda: "began run/data" in project.diary())
     with pytest.raises(
         StageError, match=rf"run: is in use by another start of the rounds \(process {driver.pid}\). Wait"
     ):
-        house.run()
+        project.run()
     driver.terminate()
     driver.communicate(timeout=30)
 
 
-def test_a_folder_that_the_ledger_does_not_know_is_not_touched(house: House) -> None:
-    mine = house.run_dir / "data" / "mine.txt"
+def test_a_folder_that_the_ledger_does_not_know_is_not_touched(project: Project) -> None:
+    mine = project.run_dir / "data" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(StageError, match=r"run/data: already exists, but this run has no record of creating it .*Move"):
-        house.run()
+        project.run()
     assert mine.read_text() == "mine"
 
 
-def test_a_stage_may_show_all_that_it_prints_also_when_it_stands(
-    house: House, capsys: pytest.CaptureFixture[str]
+def test_a_stage_may_show_all_that_it_prints_even_when_it_is_up_to_date(
+    project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house.values["rounds"] = 1
-    house.values["after"][0]["show"] = True
-    house.run()
+    project.values["rounds"] = 1
+    project.values["after"][0]["show"] = True
+    project.run()
     assert capsys.readouterr().out.count("joined") == 1
-    house.run()
+    project.run()
     assert capsys.readouterr().out.count("joined 1 files") == 1
 
 
-def test_time_left_is_told_once_a_round_has_shown_how_long_stages_take(
-    house: House, capsys: pytest.CaptureFixture[str]
+def test_time_left_is_shown_once_a_round_has_shown_how_long_stages_take(
+    project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house.stage("sft", "", [], seconds=1.3)
-    house.run()
+    project.stage("sft", "", [], seconds=1.3)
+    project.run()
     _, second = capsys.readouterr().out.split("round 2 of 2")
     assert "left in all" in second
     assert "at least" in second, "the last stage has not been seen yet"
 
 
-def test_a_report_reads_the_run_itself_and_follows_every_stage(house: House) -> None:
-    house.values["rounds"] = 1
-    house.values["after"] = [house.stage("report", "{run}/report", ["{run}"])]
-    house.run()
-    assert house.run() == []
-    (house.root / "sft.yaml").write_text('{"text": "changed;"}')
-    assert house.run() == ["round-1/sft", "run/report"]
+def test_a_report_reads_the_run_itself_and_follows_every_stage(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.values["after"] = [project.stage("report", "{run}/report", ["{run}"])]
+    project.run()
+    assert project.run() == []
+    (project.root / "sft.yaml").write_text('{"text": "changed;"}')
+    assert project.run() == ["round-1/sft", "run/report"]
 
 
 # Code that changed, outputs that were damaged, ledgers that were lost
 
 
-def told_of(stage: str, out: str) -> str:
+def line_of(stage: str, out: str) -> str:
     """What the driver said last of a stage."""
     return [line for line in out.splitlines() if line.startswith(f"  {stage} ")][-1].partition(stage)[2].strip()
 
 
 def test_code_that_changed_runs_again_what_it_makes_and_says_which_file(
-    house: House, capsys: pytest.CaptureFixture[str]
+    project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house.values["rounds"] = 1
-    (house.recipes / "other.py").write_text(JOIN.replace("class JoinRecipe", "class OtherRecipe"))
-    house.values["once"][0]["recipe"] = "other"
-    assert house.run() == ONE_ROUND
+    project.values["rounds"] = 1
+    (project.recipes / "other.py").write_text(JOIN.replace("class JoinRecipe", "class OtherRecipe"))
+    project.values["once"][0]["recipe"] = "other"
+    assert project.run() == ONE_ROUND
     capsys.readouterr()
-    join = house.recipes / "join.py"
+    join = project.recipes / "join.py"
     join.write_text(JOIN + "# a comment at the end\n")
-    assert house.run() == [], "a comment is no change of code"
+    assert project.run() == [], "a comment is no change of code"
     join.write_text(JOIN.replace('"".join(read) + text', '"".join(read) + text + "+"'))
-    house.values["changed_code"] = "keep"
-    assert house.run() == []
+    project.values["changed_code"] = "keep"
+    assert project.run() == []
     assert "up to date, though code changed: recipes/join.py (changed_code: keep)" in capsys.readouterr().out
-    del house.values["changed_code"]
-    assert house.run() == ONE_ROUND[1:]
+    del project.values["changed_code"]
+    assert project.run() == ONE_ROUND[1:]
     out = capsys.readouterr().out
     assert "made again: code changed: recipes/join.py" in out
-    assert told_of("data", out) == "up to date"
-    assert house.texts()["round-1/sft/0.txt"].endswith("sft;+0")
+    assert line_of("data", out) == "up to date"
+    assert project.texts()["round-1/sft/0.txt"].endswith("sft;+0")
 
 
 def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,22 +515,22 @@ def test_packaged_data_that_changed_or_came_later_is_part_of_the_key(
     assert code_changes(as_recorded(code | packaged_data(code), code | real), code | real) == [name]
 
 
-def test_the_log_says_why_a_stage_is_made_again(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    house.values["rounds"] = 1
-    house.run()
+def test_the_log_says_why_a_stage_is_made_again(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.values["rounds"] = 1
+    project.run()
     capsys.readouterr()
-    (house.root / "reward.yaml").write_text('{"text": "changed;", "parts": 2}')
-    house.run()
+    (project.root / "reward.yaml").write_text('{"text": "changed;", "parts": 2}')
+    project.run()
     out = capsys.readouterr().out
     assert "made again: settings changed: parts, text" in out
-    assert f"made again: input changed: sources.1 ({house.run_dir}/round-1/reward)" in out
-    (house.run_dir / "round-1" / "reward" / "1.txt").write_text("edited")
-    (house.run_dir / "round-1" / "reward" / "2.txt").write_text("new")
-    (house.run_dir / "data" / "0.txt").unlink()
-    house.run()
+    assert f"made again: input changed: sources.1 ({project.run_dir}/round-1/reward)" in out
+    (project.run_dir / "round-1" / "reward" / "1.txt").write_text("edited")
+    (project.run_dir / "round-1" / "reward" / "2.txt").write_text("new")
+    (project.run_dir / "data" / "0.txt").unlink()
+    project.run()
     out = capsys.readouterr().out
-    assert f"made again: {house.run_dir}/data/0.txt changed since the stage ended" in out
-    assert f"{house.run_dir}/round-1/reward/1.txt, {house.run_dir}/round-1/reward/2.txt changed since" in out
+    assert f"made again: {project.run_dir}/data/0.txt changed since the stage ended" in out
+    assert f"{project.run_dir}/round-1/reward/1.txt, {project.run_dir}/round-1/reward/2.txt changed since" in out
 
 
 def seal(folder: Path) -> None:
@@ -537,42 +538,42 @@ def seal(folder: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_stage_made_again(
-    house: House, capsys: pytest.CaptureFixture[str]
+    project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house.values["rounds"] = 1
+    project.values["rounds"] = 1
     sealing = "    from align.manifest import seal_folder; seal_folder(output, sorted(output.glob('*.txt')))\n"
-    (house.recipes / "join.py").write_text(JOIN.replace('    print("joined"', sealing + '    print("joined"'))
-    house.run()
-    whole = house.texts()
-    weights = house.run_dir / "round-1" / "reward" / "0.txt"
+    (project.recipes / "join.py").write_text(JOIN.replace('    print("joined"', sealing + '    print("joined"'))
+    project.run()
+    whole = project.texts()
+    weights = project.run_dir / "round-1" / "reward" / "0.txt"
     content = bytearray(weights.read_bytes())
     content[3] ^= 16
     weights.write_bytes(content)
     capsys.readouterr()
-    assert house.run() == ["round-1/reward"], "made as before, it stops the chain"
-    told = f"made again: {weights} does not have the content that MANIFEST.json says"
-    assert told in capsys.readouterr().out
-    assert house.texts() == whole
+    assert project.run() == ["round-1/reward"], "made as before, it stops the chain"
+    reason = f"made again: {weights} does not have the content that MANIFEST.json says"
+    assert reason in capsys.readouterr().out
+    assert project.texts() == whole
     (weights.parent / "MANIFEST.json").write_bytes(b'{"files": \xff')
-    assert house.run() == ["round-1/reward"]
-    assert house.texts() == whole
+    assert project.run() == ["round-1/reward"]
+    assert project.texts() == whole
 
 
-def test_a_damaged_start_is_refused_with_the_files_name(house: House) -> None:
-    seal(house.start)
-    house.run()
-    (house.start / "model.txt").write_text("stert;")
+def test_a_damaged_start_is_refused_with_the_files_name(project: Project) -> None:
+    seal(project.start)
+    project.run()
+    (project.start / "model.txt").write_text("stert;")
     with pytest.raises(StageError, match=r"start: is damaged: .*/start/model.txt does not have the content that MANIF"):
-        house.run()
+        project.run()
 
 
 @pytest.mark.parametrize("how", ["lost", "no database", "damaged inside"])
 def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
-    house: House, how: str, capsys: pytest.CaptureFixture[str]
+    project: Project, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house.run()
-    whole = house.texts()
-    ledger = house.run_dir / "ledger.sqlite"
+    project.run()
+    whole = project.texts()
+    ledger = project.run_dir / "ledger.sqlite"
     if how == "no database":
         ledger.write_bytes(b"garbage" * 1000)
     elif how == "damaged inside":
@@ -580,39 +581,39 @@ def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
             db.execute("UPDATE stages SET inputs = substr(inputs, 1, 10)")
     if how != "lost":
         with pytest.raises(StageError, match=r"ledger.sqlite: .*Delete this file: stages that finished are taken up"):
-            house.run()
+            project.run()
     ledger.unlink()
     capsys.readouterr()
-    assert house.run() == []
+    assert project.run() == []
     assert "the ledger has no record of it; taken from the record in its folder" in capsys.readouterr().out
-    assert house.texts() == whole
-    assert set(statuses(house).values()) == {"finished"}
-    assert house.run() == []
+    assert project.texts() == whole
+    assert set(statuses(project).values()) == {"finished"}
+    assert project.run() == []
 
 
-def test_a_stages_record_is_not_taken_for_a_file_of_the_model(house: House) -> None:
-    house.values["rounds"] = 1
-    house.run()
-    records = [path.relative_to(house.run_dir).as_posix() for path in sorted(house.run_dir.rglob(".stage*"))]
+def test_a_stages_record_is_not_taken_for_a_file_of_the_model(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.run()
+    records = [path.relative_to(project.run_dir).as_posix() for path in sorted(project.run_dir.rglob(".stage*"))]
     assert records == ["data/.stage", "last/.stage", "round-1/reward/.stage", "round-1/sft/.stage"]
     assert not Path(STAGE_RECORD).suffix, "*.json is copied from checkpoint to checkpoint"
 
 
-def test_with_a_lost_ledger_what_changed_is_still_made_again(house: House) -> None:
-    house.run()
-    (house.run_dir / "ledger.sqlite").unlink()
-    (house.run_dir / "round-2" / "reward" / "0.txt").write_text("a flipped bit")
-    (house.root / "last.yaml").write_text('{"text": "other;"}')
-    assert house.run() == ["round-2/reward", "run/last"]
+def test_with_a_lost_ledger_what_changed_is_still_made_again(project: Project) -> None:
+    project.run()
+    (project.run_dir / "ledger.sqlite").unlink()
+    (project.run_dir / "round-2" / "reward" / "0.txt").write_text("a flipped bit")
+    (project.root / "last.yaml").write_text('{"text": "other;"}')
+    assert project.run() == ["round-2/reward", "run/last"]
 
 
-def test_a_folder_copied_from_another_run_is_not_touched(house: House) -> None:
-    house.values["rounds"] = 1
-    house.run()
-    house.values["once"].append(house.stage("more", "{run}/more", ["{start}"]))
-    shutil.copytree(house.run_dir / "data", house.run_dir / "more")
+def test_a_folder_copied_from_another_run_is_not_touched(project: Project) -> None:
+    project.values["rounds"] = 1
+    project.run()
+    project.values["once"].append(project.stage("more", "{run}/more", ["{start}"]))
+    shutil.copytree(project.run_dir / "data", project.run_dir / "more")
     with pytest.raises(StageError, match=r"run/more: already exists, but this run has no record of creating it"):
-        house.run()
+        project.run()
 
 
 def cached(cache: Path, commit: str) -> None:
@@ -624,52 +625,52 @@ def cached(cache: Path, commit: str) -> None:
 
 
 def test_a_model_on_the_hub_counts_by_the_commit_in_the_cache(
-    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    house.values |= {"start": "own/model", "rounds": 1}
-    del house.values["after"]
-    everything = house.run()
-    assert house.run() == []
+    project.values |= {"start": "own/model", "rounds": 1}
+    del project.values["after"]
+    everything = project.run()
+    assert project.run() == []
     cached(cache, "1" * 40)
-    assert house.run() == [], "nothing is known of what the first start read"
-    shutil.rmtree(house.run_dir)
-    assert house.run() == everything
-    assert house.run() == []
+    assert project.run() == [], "nothing is known of what the first start read"
+    shutil.rmtree(project.run_dir)
+    assert project.run() == everything
+    assert project.run() == []
     capsys.readouterr()
     cached(cache, "2" * 40)
-    assert house.run()[0] == "run/data"
+    assert project.run()[0] == "run/data"
     assert "made again: input changed: sources.0 (own/model)" in capsys.readouterr().out
-    assert house.run() == []
+    assert project.run() == []
     shutil.rmtree(cache)
-    assert house.run() == [], "a cache that was deleted says nothing of the model"
+    assert project.run() == [], "a cache that was deleted says nothing of the model"
 
 
 def test_an_interrupted_stage_goes_on_when_its_start_has_been_fetched_meanwhile(
-    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cache = tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    house.values |= {"start": "own/model", "rounds": 1, "each_round": [house.stage("sft", "{round_dir}/sft", [])]}
-    house.values["once"] = [house.stage("data", "{run}/data", ["{start}"], parts=2)]
+    project.values |= {"start": "own/model", "rounds": 1, "each_round": [project.stage("sft", "{round_dir}/sft", [])]}
+    project.values["once"] = [project.stage("data", "{run}/data", ["{start}"], parts=2)]
     monkeypatch.setenv("TEST_STUCK_AT", "1")
-    with house.begin() as driver:
-        wait_for(lambda: "made run/data/0" in house.diary())
+    with project.begin() as driver:
+        wait_for(lambda: "made run/data/0" in project.diary())
         driver.send_signal(signal.SIGTERM)
     monkeypatch.delenv("TEST_STUCK_AT")
     cached(cache, "1" * 40)
-    house.run()
-    assert house.diary().count("made run/data/0") == 1, "the first part was kept"
-    assert house.run() == []
+    project.run()
+    assert project.diary().count("made run/data/0") == 1, "the first part was kept"
+    assert project.run() == []
     cached(cache, "2" * 40)
-    assert house.run()[0] == "run/data", "the commit that was fetched is in the key"
+    assert project.run()[0] == "run/data", "the commit that was fetched is in the key"
 
 
-def test_after_the_rounds_the_last_rounds_folder_is_known(house: House) -> None:
-    house.values["after"][0]["set"] |= {"sources": ["{round_dir}/sft"], "text": "of round {round}"}
-    last = house.plan()[-1]
-    assert last.inputs == {"sources.0": house.run_dir / "round-2" / "sft"}
+def test_after_the_rounds_the_last_rounds_folder_is_known(project: Project) -> None:
+    project.values["after"][0]["set"] |= {"sources": ["{round_dir}/sft"], "text": "of round {round}"}
+    last = project.plan()[-1]
+    assert last.inputs == {"sources.0": project.run_dir / "round-2" / "sft"}
     assert last.config.text == "of round 2"
 
 
@@ -690,44 +691,44 @@ def test_the_deepspeed_file_of_a_launch_is_part_of_the_key(tmp_path: Path) -> No
     launch, deepspeed = tmp_path / "launch.yaml", tmp_path / "zero3.json"
     launch.write_text("deepspeed_config:\n  deepspeed_config_file: zero3.json\n")
     deepspeed.write_text("{}")
-    before = _launch_content(launch)
-    assert before == _launch_content(launch)
+    before = launch_content(launch)
+    assert before == launch_content(launch)
     deepspeed.write_text('{"zero_optimization": {"stage": 3}}')
-    assert _launch_content(launch) != before
+    assert launch_content(launch) != before
 
 
 # The plan
 
 
-def test_names_in_braces_are_filled_in(house: House) -> None:
-    stages = {stage.label: stage for stage in house.plan()}
+def test_names_in_braces_are_filled_in(project: Project) -> None:
+    stages = {stage.label: stage for stage in project.plan()}
     assert list(stages) == ["data", "round-1/reward", "round-1/sft", "round-2/reward", "round-2/sft", "last"]
-    run = house.run_dir
-    assert list(stages["round-1/sft"].inputs.values()) == [house.start, run / "round-1" / "reward"]
-    wanted = [run / "round-1" / "sft", run / "round-1" / "reward", run / "round-2" / "reward"]
-    assert list(stages["round-2/sft"].inputs.values()) == wanted
+    run = project.run_dir
+    assert list(stages["round-1/sft"].inputs.values()) == [project.start, run / "round-1" / "reward"]
+    expected = [run / "round-1" / "sft", run / "round-1" / "reward", run / "round-2" / "reward"]
+    assert list(stages["round-2/sft"].inputs.values()) == expected
     assert list(stages["last"].inputs.values()) == [run / "round-2" / "sft"]
     assert stages["round-2/sft"].outputs == {"output": run / "round-2" / "sft"}
 
 
 @pytest.mark.parametrize("text", ["a b", "1e-5", "12", "null", "yes", "2024-13-45", "{x: 1}", "é", "", "a: b", "# no"])
-def test_a_text_reaches_the_recipe_as_it_stands(house: House, text: str) -> None:
-    house.values["once"][0]["set"]["text"] = text.replace("{", "{{").replace("}", "}}")
-    assert house.plan()[0].config.text == text
+def test_a_text_reaches_the_recipe_unchanged(project: Project, text: str) -> None:
+    project.values["once"][0]["set"]["text"] = text.replace("{", "{{").replace("}", "}}")
+    assert project.plan()[0].config.text == text
 
 
-def test_launch_holds_in_the_rounds_named(house: House) -> None:
-    launch = house.root / "launch.yaml"
+def test_launch_holds_in_the_rounds_named(project: Project) -> None:
+    launch = project.root / "launch.yaml"
     launch.write_text("num_processes: 2\n")
-    house.values["each_round"][1] |= {"launch": str(launch), "launch_rounds": [2]}
-    stages = {stage.label: stage for stage in house.plan()}
+    project.values["each_round"][1] |= {"launch": str(launch), "launch_rounds": [2]}
+    stages = {stage.label: stage for stage in project.plan()}
     assert stages["round-1/sft"].launch is None
-    start = f"python -m accelerate.commands.launch --config_file {launch} {house.recipes}/join.py"
+    start = f"python -m accelerate.commands.launch --config_file {launch} {project.recipes}/join.py"
     assert stages["round-2/sft"].shell.startswith(start)
 
 
-def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(house: House) -> None:
-    stage = house.plan()[0]
+def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(project: Project) -> None:
+    stage = project.plan()[0]
     key = stage.key({"sources.0": "a"}, "", {})
     assert key == stage.key({"sources.0": "a"}, "", {})
     assert key != stage.key({"sources.0": "b"}, "", {})
@@ -744,76 +745,78 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(house: H
     assert changed(hub=hub(repo="me/model", push=True)) == key
 
 
-def test_every_mistake_is_told_before_the_first_stage(house: House) -> None:
+def test_every_mistake_is_reported_before_the_first_stage(project: Project) -> None:
     for name in ("reward", "sft"):
-        (house.root / f"{name}.yaml").write_text('{"txet": "x"}')
-    (house.root / "data.yaml").write_text('{"parts": 0}')
+        (project.root / f"{name}.yaml").write_text('{"txet": "x"}')
+    (project.root / "data.yaml").write_text('{"parts": 0}')
     with pytest.raises(ConfigError) as caught:
-        house.run()
+        project.run()
     lines = str(caught.value).splitlines()
-    assert len(lines) == 3, "a mistake in every round is told once"
-    assert lines[0] == f"stage data: {house.root}/data.yaml:1: parts: must be above 0, got 0. Start from 1."
-    assert lines[1] == f"stage reward: {house.root}/reward.yaml:1: txet: is not a setting. Did you mean text?"
-    assert house.diary() == []
+    assert len(lines) == 3, "a mistake in every round is reported once"
+    assert lines[0] == f"stage data: {project.root}/data.yaml:1: parts: must be above 0, got 0. Start from 1."
+    assert lines[1] == f"stage reward: {project.root}/reward.yaml:1: txet: is not a setting. Did you mean text?"
+    assert project.diary() == []
 
 
-def message(house: House) -> str:
+def message(project: Project) -> str:
     with pytest.raises(ConfigError) as caught:
-        house.plan()
+        project.plan()
     return str(caught.value)
 
 
-def first_set(house: House, **settings: Any) -> str:
-    house.values["once"][0]["set"].update(settings)
-    return message(house)
+def first_set(project: Project, **settings: Any) -> str:
+    project.values["once"][0]["set"].update(settings)
+    return message(project)
 
 
-def test_mistakes_in_braces_are_told(house: House) -> None:
-    told = first_set(house, text="{rnd}")
-    assert told == "stage data: set.text: {rnd} is not known here. Known: {run}, {start}, {best}."
-    assert "set.text: {round} is not known here" in first_set(house, text="{round}"), "no round has begun"
-    assert "set.text: 'a}' has a brace too many or too few" in first_set(house, text="a}")
-    house.values["once"][0]["set"]["text"] = ""
-    house.values["each_round"][0]["set"]["text"] = "{every_round}"
-    assert "set.text: {every_round} is allowed only in a list. Write a list: ['{every_round}']" in message(house)
+def test_mistakes_in_braces_are_reported(project: Project) -> None:
+    text = first_set(project, text="{rnd}")
+    assert text == "stage data: set.text: {rnd} is not known here. Known: {run}, {start}, {best}."
+    assert "set.text: {round} is not known here" in first_set(project, text="{round}"), "no round has begun"
+    assert "set.text: 'a}' has a brace too many or too few" in first_set(project, text="a}")
+    project.values["once"][0]["set"]["text"] = ""
+    project.values["each_round"][0]["set"]["text"] = "{every_round}"
+    assert "set.text: {every_round} is allowed only in a list. Write a list: ['{every_round}']" in message(project)
 
 
-def test_mistakes_in_paths_are_told(house: House) -> None:
-    told = first_set(house, sources=["{run}/nowhere", "missing/rows.jsonl", ".assets/model"])
-    assert f"stage data: sources.0: reads {house.run_dir}/nowhere, which no stage before it makes. Name a file" in told
-    assert "stage data: sources.1: there is no missing/rows.jsonl. Name a file or folder that exists." in told
-    house.values["once"][0]["set"]["sources"] = [str(house.root / ".assets" / "model")]
-    assert "Run `make assets` first." in message(house)
-    house.values["once"][0]["set"]["sources"] = []
-    told = first_set(house, output=str(house.root / "elsewhere"))
-    assert f"output: writes {house.root}/elsewhere, which is not inside the run's folder. Set it to a path" in told
-    told = first_set(house, output="{run}")
-    assert "which is not inside the run's folder" in told
-    told = first_set(house, output="{run}/round-1/sft/data")
-    assert "where stage data writes" in told
-    assert "Give each stage a folder of its own." in told
-
-
-def test_mistakes_in_names_are_told(house: House) -> None:
-    house.values["once"][0]["recipe"] = "jion"
-    told = message(house)
+def test_mistakes_in_paths_are_reported(project: Project) -> None:
+    text = first_set(project, sources=["{run}/nowhere", "missing/rows.jsonl", ".assets/model"])
     assert (
-        told == "stage data: recipe jion: there is no jion.py in the folder of this recipe. Known: fail, join, rounds."
+        f"stage data: sources.0: reads {project.run_dir}/nowhere, which no stage before it makes. Name a file" in text
     )
-    house.values["once"][0] |= {"recipe": "join", "launch": "none.yaml"}
-    assert "stage data: launch: there is no file none.yaml. Name an accelerate config" in message(house)
-    del house.values["once"][0]["launch"]
-    house.values["best"] = "dpo"
-    assert "best names dpo, which is no stage of each_round" in message(house)
-    house.values["best"] = "sft"
-    house.values["each_round"].append(house.values["each_round"][0])
-    assert "each_round has two stages named reward" in message(house)
-    house.values["each_round"].pop()
-    house.values["after"][0]["name"] = "data"
-    assert "once and after have both a stage named data" in message(house)
+    assert "stage data: sources.1: there is no missing/rows.jsonl. Name a file or folder that exists." in text
+    project.values["once"][0]["set"]["sources"] = [str(project.root / ".assets" / "model")]
+    assert "Run `make assets` first." in message(project)
+    project.values["once"][0]["set"]["sources"] = []
+    text = first_set(project, output=str(project.root / "elsewhere"))
+    assert f"output: writes {project.root}/elsewhere, which is not inside the run's folder. Set it to a path" in text
+    text = first_set(project, output="{run}")
+    assert "which is not inside the run's folder" in text
+    text = first_set(project, output="{run}/round-1/sft/data")
+    assert "where stage data writes" in text
+    assert "Give each stage a folder of its own." in text
 
 
-def test_hub_names_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_in_names_are_reported(project: Project) -> None:
+    project.values["once"][0]["recipe"] = "jion"
+    text = message(project)
+    assert (
+        text == "stage data: recipe jion: there is no jion.py in the folder of this recipe. Known: fail, join, rounds."
+    )
+    project.values["once"][0] |= {"recipe": "join", "launch": "none.yaml"}
+    assert "stage data: launch: there is no file none.yaml. Name an accelerate config" in message(project)
+    del project.values["once"][0]["launch"]
+    project.values["best"] = "dpo"
+    assert "best names dpo, which is no stage of each_round" in message(project)
+    project.values["best"] = "sft"
+    project.values["each_round"].append(project.values["each_round"][0])
+    assert "each_round has two stages named reward" in message(project)
+    project.values["each_round"].pop()
+    project.values["after"][0]["name"] = "data"
+    assert "once and after have both a stage named data" in message(project)
+
+
+def test_hub_names_are_distinguished_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "model").mkdir()

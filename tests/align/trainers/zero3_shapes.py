@@ -48,11 +48,11 @@ def main() -> None:
         (rows * weights).sum().backward()
         engine.backward((packed * weights).sum())
         for (name, parameter), sharded in zip(plain.named_parameters(), policy.parameters(), strict=True):
-            wanted = parameter.grad.clone()
-            dist.all_reduce(wanted)
+            expected = parameter.grad.clone()
+            dist.all_reduce(expected)
             found = safe_get_full_grad(sharded)
             assert found is not None, name
-            gap = (found - wanted / dist.get_world_size()).norm() / wanted.norm().clamp(min=1e-6)
+            gap = (found - expected / dist.get_world_size()).norm() / expected.norm().clamp(min=1e-6)
             gradients = max(gradients, gap.item())
         engine.step()
     worst = torch.tensor([values, gradients])
