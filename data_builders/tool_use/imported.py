@@ -1,10 +1,10 @@
 """Tool dialogs as SFT rows, one row per assistant turn, with functions that are held out by name.
 
-Three kinds of turn: `call` (the turn calls a function), `answer` (it answers from a function's output) and `no-call`
-(functions are offered, and the right thing is to speak). The kind is the end of the row's source.
+There are three kinds of turns: `call` (the turn calls a function), `answer` (it answers from a function's output) and
+`no-call` (functions are offered, and the right reply is text). The row's source ends with the kind.
 
-Nobody ran the calls of an imported dialog, so each is held against the functions offered. A row that holds a bad one is
-dropped; the turns before it stay.
+The calls of an imported dialog cannot be run here, so each call is checked against the schemas of the offered
+functions. A row with an invalid call is dropped; the turns before it are kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ToolDialogsConfig(Section):
     max_characters: int = Field(6000, gt=0)
     """A row with more in its messages, calls and functions together is dropped, and counted."""
     limits: dict[Kind, int] = Field(default_factory=dict)
-    """Rows to train on, by kind of turn; a kind that is not named has no limit."""
+    """Rows to train on, by kind of turn; a kind that is not listed has no limit."""
     heldout_limits: dict[Kind, int] = Field(default_factory=dict)
     """Rows held out, by kind of turn."""
 
@@ -49,7 +49,7 @@ class ImportedDialogsConfig(ToolDialogsConfig, Reading):
     evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
     seed: int = 0
-    """The cut and the shuffles."""
+    """Which functions are held out, and the shuffles."""
 
 
 def build(config: ImportedDialogsConfig, output: Path) -> Path:
@@ -75,9 +75,8 @@ def tool_rows(
 ) -> tuple[Counted[SFTRow], Counted[SFTRow]]:
     """(rows to train on, rows held out). A dialog that mixes functions of both sides is dropped, and counted.
 
-    So are the turns of a dialog from its first bad call on, by the reason that `call_problem` gives.
-
-    The rows to train on are not limited yet: those that match an evaluation prompt go first.
+    The turns of a dialog from its first invalid call on are dropped too, with the reason that `call_problem` gives.
+    The rows to train on are not limited here, because rows that match an evaluation prompt are dropped before that.
     """
     held = held_out_functions(dialogs, config.heldout_share, seed)
     train: Counted[SFTRow] = Counted()
@@ -104,7 +103,7 @@ def tool_rows(
 
 
 def held_out_functions(dialogs: Sequence[ToolDialog], share: float, seed: int) -> set[str]:
-    """Functions in an order given by the hash of their names, until their dialogs make up the share."""
+    """Functions in the order of the hashes of their names, until the dialogs that use no others make up the share."""
     offered = [function_names(dialog.messages, dialog.tools) for dialog in dialogs if dialog.tools]
     held: set[str] = set()
     for name in sorted(set().union(*offered), key=lambda name: fingerprint_of(seed, name)):
@@ -115,21 +114,21 @@ def held_out_functions(dialogs: Sequence[ToolDialog], share: float, seed: int) -
 
 
 def function_names(messages: Messages, tools: Sequence) -> set[str]:
-    """The functions that a dialog offers or calls."""
+    """Names of the functions that a dialog offers or calls."""
     return {tool.name for tool in tools} | {call.name for message in messages for call in message.tool_calls}
 
 
 def kind_of(row: SFTRow) -> Kind:
-    """What the last turn of a row is."""
+    """The kind of a row's last turn."""
     if row.messages[-1].tool_calls:
         return "call"
     return "answer" if row.messages[-2].role == "tool" else "no-call"
 
 
 def _first_bad_call(dialog: ToolDialog) -> tuple[int, str]:
-    """Messages before the first bad call, and what is wrong with it; all messages where there is none.
+    """(number of messages before the first invalid call, what is wrong with it); all messages if every call is valid.
 
-    A call that is context only may be bad: the turns after it teach what to do then.
+    A call that is only context may be invalid: the turns after it teach how to react.
     """
     for place, message in enumerate(dialog.messages):
         for call in message.tool_calls if message.trained else ():

@@ -1,8 +1,8 @@
 """Message-level preference pairs for tool use: the right next message against a wrong one, in the same context.
 
-The wrong ones are what small models write: a value that is not the user's, an argument left out, made up or misnamed, a
-number as text, another function, words where a call is due, a call where words are due. Tool outputs are only ever
-context: each completion is one assistant message.
+The wrong messages have the mistakes of small models: a value that the user did not give, an argument left out, made up
+or misnamed, a number as text, another function, text in place of a call, a call in place of text. Tool outputs are
+always context: each completion is one assistant message.
 
 Source: message-level annotation of tool use, Llama 3 (arXiv:2407.21783), section 4.3.5.
 """
@@ -19,11 +19,11 @@ from align.tools.registry import Registry
 from data_builders.tool_use.dialogs.dialog import ExecutedDialog, request
 from data_builders.tool_use.dialogs.renaming import Offered
 
-Spoiler = Callable[[dict[str, Any], Offered, random.Random], dict[str, Any] | None]
+MakeWrong = Callable[[dict[str, Any], Offered, random.Random], dict[str, Any] | None]
 
 
 def pairs_of(dialog: ExecutedDialog, label: str, rng: random.Random) -> Iterator[PreferenceRow]:
-    """A pair for each assistant message whose wrong form is known: every call, and words where no function is right."""
+    """A pair for each message that can be made wrong: every call, and text where no function should be called."""
     for place, message in enumerate(dialog.messages):
         if message.role != "assistant":
             continue
@@ -48,20 +48,20 @@ def pairs_of(dialog: ExecutedDialog, label: str, rng: random.Random) -> Iterator
 
 
 def _wrong(message: Message, dialog: ExecutedDialog, rng: random.Random) -> tuple[str, Message] | None:
-    """A message with one of its calls spoiled, and how."""
+    """(what is wrong, the message with one of its calls made wrong); None if no wrong form changes the result."""
     at = rng.randrange(len(message.tool_calls))
     call = message.tool_calls[at]
     offered = next(each for each in dialog.offered if each.tool.spec.name == call.name)
     if rng.random() < 0.15:
-        return "no call", Message(role="assistant", content=rng.choice(_WORDS))
+        return "no call", Message(role="assistant", content=rng.choice(_NO_CALL))
     others = [each.tool.spec.name for each in dialog.offered if each is not offered]
     if others and rng.random() < 0.3:
         return "wrong function", _with(message, at, ToolCall(name=rng.choice(others), arguments=call.arguments))
-    names = list(_SPOILERS)
+    names = list(_WAYS)
     registry = Registry([offered.tool])
     right = registry.call(call).text
     for what in rng.sample(names, len(names)):
-        arguments = _SPOILERS[what](call.parsed(), offered, rng)
+        arguments = _WAYS[what](call.parsed(), offered, rng)
         if arguments is None or arguments == call.parsed():
             continue
         wrong = ToolCall(name=call.name, arguments=arguments)
@@ -70,7 +70,7 @@ def _wrong(message: Message, dialog: ExecutedDialog, rng: random.Random) -> tupl
     return None
 
 
-_WORDS = (
+_NO_CALL = (
     "Sure, I can help with that. What else do you need?",
     "I have done that for you.",
     "I don't have a function for this request.",
@@ -86,14 +86,14 @@ def _with(message: Message, at: int, call: ToolCall) -> Message:
 
 
 def _needless(dialog: ExecutedDialog, rng: random.Random) -> Message:
-    """A call of something that is offered, with arguments that nobody gave."""
+    """A call of an offered function, with arguments that the user did not give."""
     offered = rng.choice(dialog.offered)
     call = offered.call(request(offered.task, rng).arguments)
     return Message(role="assistant", tool_calls=(call,))
 
 
 def _other_value(arguments: dict[str, Any], offered: Offered, rng: random.Random) -> dict[str, Any] | None:
-    """One value is another one: a number that is off, or a text that is not what the user said."""
+    """One value is replaced: a number that is off, or a text that the user did not say."""
     name = rng.choice(list(arguments)) if arguments else None
     return None if name is None else {**arguments, name: _off(arguments[name], rng)}
 
@@ -120,12 +120,12 @@ def _off(value: Any, rng: random.Random) -> Any:
 def _left_out(arguments: dict[str, Any], offered: Offered, rng: random.Random) -> dict[str, Any] | None:
     if not arguments:
         return None
-    gone = rng.choice(list(arguments))
-    return {name: value for name, value in arguments.items() if name != gone}
+    dropped = rng.choice(list(arguments))
+    return {name: value for name, value in arguments.items() if name != dropped}
 
 
 def _made_up(arguments: dict[str, Any], offered: Offered, rng: random.Random) -> dict[str, Any] | None:
-    """An argument that nobody gave: an optional one of the function, or one that it does not have."""
+    """An argument that the user did not give: an optional one, or one that the function does not have."""
     free = [
         (other, offered.task.arguments[name])
         for name, other in offered.names.items()
@@ -161,7 +161,7 @@ def _as_text(arguments: dict[str, Any], offered: Offered, rng: random.Random) ->
     return {**arguments, name: str(arguments[name])}
 
 
-_SPOILERS: dict[str, Spoiler] = {
+_WAYS: dict[str, MakeWrong] = {
     "other value": _other_value,
     "argument left out": _left_out,
     "argument made up": _made_up,

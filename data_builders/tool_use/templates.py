@@ -36,9 +36,17 @@ from data_builders.tool_use.template_rows import (
 )
 
 ROWS: dict[DialogKind, int] = {
-    "single": 400, "parallel": 80, "multi-step": 120, "mended": 40, "dialog": 80, "none-right": 160, "restraint": 30,
-    "tools-off": 20, "file": 20, "code": 20,
-}  # fmt: skip
+    "single": 400,
+    "parallel": 80,
+    "multi-step": 120,
+    "mended": 40,  # codespell:ignore mended
+    "dialog": 80,
+    "none-right": 160,
+    "restraint": 30,
+    "tools-off": 20,
+    "file": 20,
+    "code": 20,
+}
 
 
 class ToolTemplatesConfig(BadRows):

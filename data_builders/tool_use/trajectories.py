@@ -1,9 +1,9 @@
-"""Executed tool trajectories: a model is given prompts and tools, its calls are run as it writes them, and what ended
-well becomes rows.
+"""Executed tool trajectories: a model gets prompts and tools, its calls are run as it writes them, and the trajectories
+that end well become rows.
 
-The way of Llama 3 (section 4.3.5) to zero-shot and multi-step tool data, with execution in place of annotators. Every
-row has the records of its calls, so a trajectory can be played back without any tool. What is kept, and which pairs
-follow, is `trajectory_rows.py`.
+This is how Llama 3 (section 4.3.5) makes zero-shot and multi-step tool data, with execution in place of annotators.
+Every row has the records of its calls, so a trajectory can be played back without any tool. `trajectory_rows.py`
+decides which trajectories are kept, and makes the pairs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,44 +32,48 @@ from align.tools.sandbox.session import Sandbox, SandboxLimits
 from data_builders.row_set import Counted, evaluation_keys, read_counted
 from data_builders.tool_use.trajectory_rows import SampledTrajectory, preference_rows, sft_rows
 
+if TYPE_CHECKING:  # importing these takes seconds
+    from align.chat.protocol import ChatProtocol
+    from align.generation.backend import Backend
+
 INTERPRETER = "code_interpreter"
 
 
 class TrajectoriesConfig(Reading):
-    """Sample, execute, and make rows of what ended well."""
+    """Sample tool dialogs of a model, execute their calls, and make rows of those that end well."""
 
     prompts: InputSources
-    """Prompts. One with `tools` is offered those functions alone, any other all of them. Tool questions, which
-    name calls that lead to the answer, or what it must hold, are held to that."""
+    """Prompts. A prompt with `tools` is offered only those functions, any other all of them. For a tool question, which
+    has the expected calls or answers, a trajectory is kept only if it calls, and answers, as expected."""
     tools: ToolsConfig = ToolsConfig()
-    """What answers the calls."""
+    """The tools that answer the calls."""
     interpreter: bool = False
     """Offer code_interpreter: each dialog that runs code has a sandboxed process of its own."""
     sandbox: SandboxLimits = SandboxLimits()
-    """What the code of one dialog may use."""
+    """Limits for the code of one dialog."""
     environment: EnvironmentConfig = EnvironmentConfig(ipython=False)
-    """The system message. A prompt's own stands in the place of `instructions`. With ipython (Llama 3) the interpreter
-    and the built-in tools that it names are offered by its lines, without it every function by its schema."""
+    """The system message. A prompt's own system message replaces `instructions`. With ipython (Llama 3) its lines
+    offer the interpreter and the built-in tools that it names; without it every function is offered by its schema."""
     model: InputPath
-    """The checkpoint that is sampled: a Hugging Face folder, or a name on the Hub."""
+    """The checkpoint to sample from: a Hugging Face folder, or a name on the Hub."""
     revision: str | None = None
     """A branch, tag or commit of a Hub name; None for its main branch."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
-    """The chat protocol; auto looks at the tokenizer's control tokens."""
+    """The chat protocol; auto chooses by the tokenizer's control tokens."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
-    """How calls are written; where none is named as the checkpoint's template says, else the protocol's own way."""
+    """How calls are written; null keeps that of the checkpoint's template, or else of the protocol."""
     samples: int = Field(4, ge=1)
-    """Trajectories sampled for each prompt. Pairs want two or more."""
+    """Trajectories sampled for each prompt. Pairs require two or more."""
     sampling: SamplingConfig = SamplingConfig()
     """How each message is sampled."""
     max_calls: int = Field(10, ge=1)
-    """The model is called at most so often in one dialog (Llama's reference loop: 10)."""
+    """Calls of the model in one dialog, at most (Llama's reference loop: 10)."""
     limit: int | None = Field(None, gt=0)
-    """At most so many rows in each file, taken by a seeded shuffle."""
+    """Rows in each file, at most, chosen by a seeded shuffle."""
     evaluation: tuple[InputSource, ...] = ()
-    """JSONL of evaluation prompts. Prompts that match one are not even asked, and counted."""
+    """JSONL of evaluation prompts. Prompts that match one are dropped before sampling, and counted."""
     label: str = Field("tool-trajectories", min_length=1)
-    """What the rows' source begins with; its end says which kind of trajectory it is."""
+    """How the rows' source begins; the kind of trajectory follows."""
     unit_size: int = Field(16, gt=0)
     """Prompts in one unit of work, whose dialogs run together; a crash loses at most one unit."""
     seed: int = 0
@@ -78,36 +82,38 @@ class TrajectoriesConfig(Reading):
     @model_validator(mode="after")
     def _there_are_tools(self) -> Self:
         if not (self.tools.built_in or self.tools.functions or self.interpreter):
-            raise ValueError("wanted tools.built_in, tools.functions or interpreter, found no tool")
+            raise ValueError("expected tools.built_in, tools.functions or interpreter, found no tool")
         if missing := sorted(set(self.environment.built_in) - set(self.tools.built_in)):
             raise ValueError(f"environment.built_in turns on {', '.join(missing)}, which tools.built_in does not name")
         return self
 
 
 class TrajectoryRecords(Row):
-    """The calls of the row of `trajectories.jsonl` that has this id, to play them back."""
+    """The calls of the row of `trajectories.jsonl` with this id, to play them back."""
 
     seed: int
     prompt_messages: int
-    """How many of the row's messages are the prompt; the others were sampled or are results."""
+    """How many of the row's first messages are the prompt; the others were sampled, or are results."""
     records: tuple[CallRecord, ...]
 
 
-def build(config: TrajectoriesConfig, output: Path, backend: Any = None, protocol: Any = None) -> Path:
+def build(
+    config: TrajectoriesConfig, output: Path, backend: Backend | None = None, protocol: ChatProtocol | None = None
+) -> Path:
     """Sample, execute, and write `trajectories.jsonl`, `records.jsonl` and `preferences.jsonl` into `output`.
 
-    backend, protocol: what generates; None loads `config.model`. Units in `output/units` that stand are kept.
+    backend, protocol: what generates; None loads `config.model`. Units that exist in `output/units` are not repeated.
     """
     prompts = read_counted(config.prompts, ToolQuestionRow, config, config.seed)
     prompts.drop_duplicates()
     prompts.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     if not prompts.rows:
         where = ", ".join(map(label_of, sources_of(config.prompts)))
-        raise RowError(where, f"no prompt is left: {prompts.summary()}", "Bring other prompts")
-    if backend is None:
+        raise RowError(where, f"no prompt is left: {prompts.summary()}", "Use other prompts")
+    if backend is None or protocol is None:
         backend, protocol = _load(config)
     if config.environment.ipython and protocol.name != "llama3":
-        what = f"is a line of Llama 3's, and the chat protocol is {protocol.name}"
+        what = f"is for Llama 3's system message, and the chat protocol is {protocol.name}"
         raise ConfigError("tool_trajectories.environment.ipython", what, "Set it to false")
     sampled = sample_trajectories(prompts.rows, config, backend, protocol, output / "units")
 
@@ -130,16 +136,16 @@ def build(config: TrajectoriesConfig, output: Path, backend: Any = None, protoco
     records = Counted(_records(row, made_from[row.id]) for row in rows.rows)
     records.write(output / "records.jsonl", config=dump(config), inputs=inputs)
     if not rows.rows:
-        how = "Bring easier prompts, a stronger model or more samples; output/units has what was said"
+        how = "Use easier prompts, a stronger model or more samples; output/units has the sampled dialogs"
         raise RowError(output, f"no trajectory is left to train on: {rows.summary()}", how)
     verify(output)
     return output
 
 
 def sample_trajectories(
-    rows: Sequence[PromptRow], config: TrajectoriesConfig, backend: Any, protocol: Any, folder: Path
+    rows: Sequence[PromptRow], config: TrajectoriesConfig, backend: Backend, protocol: ChatProtocol, folder: Path
 ) -> list[SampledTrajectory]:
-    """K executed trajectories of each prompt, in the order of the rows and then of their index, made in units."""
+    """K executed trajectories of each prompt, in the order of the rows and then of their index, in units of work."""
     from align.generation.tool_loop import run_dialogs
     from align.sampling.candidates import candidate_seed, check_ids
     from align.sampling.work_units import in_units
@@ -151,10 +157,10 @@ def sample_trajectories(
     sandbox = Sandbox(config.sandbox) if config.interpreter else None
 
     def sample(unit: Sequence[PromptRow]) -> tuple[list[SampledTrajectory], int]:
-        wanted = [(row, index) for row in unit for index in range(config.samples)]
+        tasks = [(row, index) for row in unit for index in range(config.samples)]
         with ExitStack() as sessions:
             offers = []
-            for row, _ in wanted:
+            for row, _ in tasks:
                 own = registry
                 if sandbox is not None:
                     own = registry.extended(interpreter_tool(sessions.enter_context(DialogSession(sandbox))))
@@ -165,7 +171,7 @@ def sample_trajectories(
                 backend,
                 protocol,
                 recorders,
-                seeds=[candidate_seed(config.seed, row.id, index) for row, index in wanted],
+                seeds=[candidate_seed(config.seed, row.id, index) for row, index in tasks],
                 max_calls=config.max_calls,
                 max_result_characters=most,
             )
@@ -183,7 +189,7 @@ def sample_trajectories(
                 reason=each.reason,
                 records=tuple(recorder.records),
             )
-            for each, (_, index), recorder in zip(found, wanted, recorders, strict=True)
+            for each, (_, index), recorder in zip(found, tasks, recorders, strict=True)
         ]
         return made, sum(len(each.messages) for each in made)
 
@@ -199,20 +205,20 @@ def sample_trajectories(
 
 
 def verify(folder: Path) -> int:
-    """Play every trajectory of a built folder back from its records, without any tool. Returns how many there are.
+    """Play back every trajectory of a built folder from its records, without any tool. Returns how many there are.
 
-    Raises ReplayError naming the first row whose calls or results are not the recorded ones, or that has no record.
+    Raises ReplayError with the first row whose calls or results differ from its records, or that has no records.
     """
     path = folder / "records.jsonl"
     records = {record.id: record for record in read_rows(path, TrajectoryRecords)}
     rows = read_rows(folder / "trajectories.jsonl", SFTRow)
     for row in rows:
         if row.id not in records:
-            raise ReplayError(f"{path}, row {row.id}", "wanted its calls, found no such id", "Build the folder anew")
+            raise ReplayError(f"{path}, row {row.id}", "has no records of its calls", "Build the folder again")
         _play_back(row, records.pop(row.id))
     if records:
-        what = f"holds calls of {len(records)} rows that trajectories.jsonl has not"
-        raise ReplayError(f"{path}, row {next(iter(records))}", what, "Build the folder anew")
+        what = f"has records of {len(records)} rows that trajectories.jsonl does not have"
+        raise ReplayError(f"{path}, row {next(iter(records))}", what, "Build the folder again")
     return len(rows)
 
 
@@ -228,17 +234,17 @@ def _play_back(row: SFTRow, recorded: TrajectoryRecords) -> None:
     messages = iter(row.messages[recorded.prompt_messages :])
     for message in messages:
         for call in message.tool_calls:
-            wanted = Message(role="tool", name=call.name, content=replay.call(call).text)
+            expected = Message(role="tool", name=call.name, content=replay.call(call).text)
             found = next(messages, None)
-            if found != wanted:
-                what = f"the result of {call.name} was {wanted.content[:80]!r}, is {found and found.content[:80]!r}"
-                raise ReplayError(f"row {row.id}", what, "Build the folder anew")
+            if found != expected:
+                what = f"the result of {call.name} was {expected.content[:80]!r}, is {found and found.content[:80]!r}"
+                raise ReplayError(f"row {row.id}", what, "Build the folder again")
     replay.end()
 
 
 def _offered(row: PromptRow, registry: Registry, config: TrajectoriesConfig) -> tuple[Registry, PromptRow]:
     """The tools that a prompt may call, and the prompt as the model reads it: with its system lines and schemas."""
-    # What the environment's lines turn on needs no schema.
+    # Tools that the system message turns on by name need no schema.
     lines = [*config.environment.built_in, INTERPRETER] if config.environment.ipython else []
     turned_on = [name for name in lines if name in registry.tools]
     named = [tool.name for tool in tools_of(row.tools)] or [name for name in registry.tools if name not in turned_on]
@@ -259,7 +265,7 @@ def _with_system(prompt: Messages, environment: EnvironmentConfig) -> Messages:
     return (Message(role="system", content=text), *prompt) if text else prompt
 
 
-def _load(config: TrajectoriesConfig) -> tuple[Any, Any]:
+def _load(config: TrajectoriesConfig) -> tuple[Backend, ChatProtocol]:
     from align.generation.local import LocalBackend
     from align.models.loading import load_generator, load_tokenizer
 

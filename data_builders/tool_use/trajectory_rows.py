@@ -1,7 +1,7 @@
-"""What sampled tool trajectories are good for: rows to train on, and pairs of a right and a wrong next message.
+"""Rows of sampled tool trajectories: to train on, and pairs of a right and a wrong next message.
 
-Each trajectory was executed, so what counts is what its calls came back with, and, where the prompt says so, whether it
-called at all and what it answered. How they are sampled is `tool_trajectories.py`.
+Each trajectory was executed, so it is judged by the results of its calls and, if the prompt says what is expected, by
+whether it calls at all and what it answers. `trajectories.py` samples them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from align.rows import Messages, PreferenceRow, Row, SFTRow, ToolQuestionRow, ro
 from align.tools.replay import CallRecord
 from data_builders.row_set import Counted
 
-Kind = Literal["no-call", "single-step", "multi-step", "mended"]
+Kind = Literal["no-call", "single-step", "multi-step", "mended"]  # codespell:ignore mended
+"""The last part of a row's source; the last kind has a failed call that was corrected later, and multi-step has calls
+in more than one message."""
 
 REASONS = {"unknown-tool": "unknown function", "arguments": "arguments do not match the schema"}
-"""Error of a call -> why a trajectory that never mends it is dropped."""
+"""Error of a call -> why a trajectory that never corrects it is dropped."""
 
 
 class SampledTrajectory(Row):
@@ -33,17 +35,17 @@ class SampledTrajectory(Row):
     """Which of the K it is."""
     seed: int
     messages: Messages
-    """What followed the prompt."""
+    """The messages after the prompt."""
     ended: str
     """See `Ending` in `align/generation/tool_loop.py`."""
     reason: str = ""
-    """What was wrong where it ended badly."""
+    """What was wrong, if it ended badly."""
     records: tuple[CallRecord, ...] = ()
-    """Its calls with what they came back with, in the order in which they were made."""
+    """Its calls with their results, in the order in which they were made."""
 
     @property
     def failures(self) -> set[int]:
-        """Places of the messages whose call failed, or could not be read."""
+        """Places of the messages with a call that failed, or that could not be parsed."""
         places = {place for place, records in self.executed.items() if not all(record.ok for record in records)}
         return places | ({len(self.messages) - 1} if self.ended == "malformed call" else set())
 
@@ -58,14 +60,14 @@ class SampledTrajectory(Row):
 
 
 def reason_to_drop(trajectory: SampledTrajectory, question: ToolQuestionRow) -> str | None:
-    """Why a trajectory is not trained on; None where it is. A failed call is forgiven when later calls succeed."""
+    """Why a trajectory is dropped, or None if it is kept. A failed call is accepted if later calls succeed."""
     records, executed = trajectory.records, trajectory.executed
     if trajectory.ended != "answered":
         return trajectory.ended
     if question.calls and not records:
-        return "no call though one was wanted"
+        return "no call, though one is expected"
     if question.calls == () and records:
-        return "a call though none was wanted"
+        return "a call, though none is expected"
     if executed and max(executed) in trajectory.failures:
         error = next(record.error for record in executed[max(executed)] if not record.ok) or ""
         every = not any(record.ok for record in records)
@@ -79,9 +81,9 @@ def reason_to_drop(trajectory: SampledTrajectory, question: ToolQuestionRow) -> 
 
 
 def kind_of(trajectory: SampledTrajectory) -> Kind:
-    """mended: a call failed on the way. multi-step: calls in more than one message."""
+    """The kind of a trajectory that is kept."""
     if trajectory.failures:
-        return "mended"
+        return "mended"  # codespell:ignore mended
     steps = len(trajectory.executed)
     return "no-call" if steps == 0 else "single-step" if steps == 1 else "multi-step"
 
@@ -89,9 +91,9 @@ def kind_of(trajectory: SampledTrajectory) -> Kind:
 def sft_rows(
     sampled: Sequence[SampledTrajectory], questions: Mapping[str, ToolQuestionRow], label: str
 ) -> tuple[Counted[SFTRow], dict[str, SampledTrajectory]]:
-    """The rows to train on, with a count of the others; and each row's trajectory, by the row's id.
+    """(rows to train on and a count of the others, each row's trajectory by the row's id).
 
-    A call that failed stays in its dialog, since the model shall learn to mend one, and is never a target itself.
+    A failed call stays in its dialog, so that the model learns to correct it, but is not trained on.
     """
     rows: Counted[SFTRow] = Counted()
     made_from = {}
@@ -107,7 +109,7 @@ def sft_rows(
         source = f"{label}/{kind_of(each)}"
         row = SFTRow(
             id=row_id(source, each.id),
-            source=f"{source}/{each.source}",  # of the prompt, whose licence the row has
+            source=f"{source}/{each.source}",  # the prompt's source, whose licence applies to the row
             tools=each.tools,
             messages=each.prompt + said,
         )
@@ -119,10 +121,10 @@ def sft_rows(
 def preference_rows(
     sampled: Sequence[SampledTrajectory], questions: Mapping[str, ToolQuestionRow], label: str
 ) -> Counted[PreferenceRow]:
-    """For each trajectory with a failed call: the same context, and there a message of a trajectory that ended well.
+    """For each trajectory with a failed call, a pair with the message of a trajectory that ended well.
 
-    Compared is the first message in which the two differ. Only messages of the assistant are; where a tool's output
-    is the first to differ there is no pair. Counted are the trajectories with a failed call.
+    The pair is the first message in which the two differ, after the same context. If the first difference is a tool's
+    output, there is no pair. The counts are of trajectories with a failed call.
     """
     groups: dict[str, list[SampledTrajectory]] = defaultdict(list)
     for each in sampled:
@@ -142,7 +144,7 @@ def preference_rows(
 
 
 def _pair(good: SampledTrajectory, bad: SampledTrajectory, label: str) -> PreferenceRow | None:
-    """The first message in which they differ, where it is the one that fails in `bad` and not in `good`."""
+    """The first message in which they differ, if it fails in `bad` and not in `good`."""
     both = zip(good.messages, bad.messages, strict=False)
     place = next((place for place, (left, right) in enumerate(both) if left != right), None)
     if place is None or place not in bad.failures or place in good.failures:

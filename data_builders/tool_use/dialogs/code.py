@@ -1,6 +1,6 @@
-"""Questions that a few lines of Python answer. The lines are run in the real sandbox; what they give is the answer.
+"""Questions that a few lines of Python answer. The lines are run in the real sandbox; their output is the answer.
 
-`dialog.py` makes the dialog; what is asked is beyond mental arithmetic, so that a run is due.
+`dialog.py` makes the dialog. The questions are beyond mental arithmetic, so that running code is the right reply.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class Program:
 
 @contextmanager
 def interpreter() -> Iterator[Offered]:
-    """`code_interpreter` over a sandboxed process of its own. Raises SandboxError where none can be had."""
+    """`code_interpreter` over a sandboxed process of its own. Raises SandboxError if it cannot be started."""
     with DialogSession(Sandbox()) as session:
         tool = interpreter_tool(session)
         yield Offered(Task(tool.function, {}, (), ()), tool, {"code": "code"})
 
 
 def result_of(text: str) -> str:
-    """What a run gave: its printed lines, or the value of its last expression."""
+    """The output of a run: its printed lines, or the value of its last expression."""
     found = re.search(r"\[(stdout|value)\](.*)\[/\1\]", text, re.DOTALL)
     return found[2] if found else ""
 
 
 RUNNING = ("", "", "", "I compute it.", "A few lines of Python tell.", "Let me run this.")
-"""What the assistant says beside the call."""
+"""What the assistant says with the call."""
 
 _NUMBERS = several(whole(-50, 400), 6, 10)
 _NAMES = several(one_of(*FIRST_NAMES), 5, 8)

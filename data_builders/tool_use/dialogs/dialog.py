@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from align.errors import ConfigError
 from align.rows import Message, Messages, ToolCall, ToolSpec
@@ -22,12 +22,18 @@ from data_builders.tool_use.dialogs.samplers import Value
 from data_builders.tool_use.dialogs.task import Chain, Domain, Query, Task
 
 DialogKind = Literal[
-    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file", "code"
-]
-KINDS: tuple[DialogKind, ...] = (
-    "single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off", "file",
+    "single",
+    "parallel",
+    "multi-step",
+    "mended",  # codespell:ignore mended
+    "dialog",
+    "none-right",
+    "restraint",
+    "tools-off",
+    "file",
     "code",
-)  # fmt: skip
+]
+KINDS: tuple[DialogKind, ...] = get_args(DialogKind)
 
 
 @dataclass(frozen=True)
@@ -276,7 +282,7 @@ def _ask_chain(dialog: DialogWriter, chain: Chain, first: Offered, second: Offer
     dialog.says(answer(rng.choice(chain.answers), result, asked.said, given))
 
 
-def _mended(source: DialogSource, rng: random.Random) -> ExecutedDialog | None:
+def _corrected(source: DialogSource, rng: random.Random) -> ExecutedDialog | None:
     """The user's value is refused; the function's error says what it accepts, and the second call passes that."""
     domain = source.domain(rng)
     correctable = [task for task in domain.tasks if task.corrections]
@@ -295,10 +301,12 @@ def _mended(source: DialogSource, rng: random.Random) -> ExecutedDialog | None:
     dialog = DialogWriter([offered, *source.others([offered], domain, rng)], rng)
     dialog.user(asked.text)
     dialog.calls(offered.call(asked.arguments), fails=True)
-    mended = {**asked.arguments, parameter: right}
-    (result,) = dialog.calls(offered.call(mended), content=rng.choice(phrases.MENDING).format(wrong=wrong, right=right))
+    corrected = {**asked.arguments, parameter: right}
+    (result,) = dialog.calls(
+        offered.call(corrected), content=rng.choice(phrases.CORRECTIONS).format(wrong=wrong, right=right)
+    )
     dialog.says(answer(rng.choice(task.answers), result, {**asked.said, parameter: str(right)}))
-    return dialog.finished("mended")
+    return dialog.finished("mended")  # codespell:ignore mended
 
 
 def _dialog(source: DialogSource, rng: random.Random) -> ExecutedDialog:
@@ -402,7 +410,7 @@ _MAKERS: dict[DialogKind, Callable[[DialogSource, random.Random], ExecutedDialog
     "single": _single,
     "parallel": _parallel,
     "multi-step": _multi_step,
-    "mended": _mended,
+    "mended": _corrected,  # codespell:ignore mended
     "dialog": _dialog,
     "none-right": _none_right,
     "restraint": _restraint,

@@ -111,7 +111,7 @@ class DomainFile(Section):
 def read_domain(path: Path, functions: Functions) -> Domain:
     """The tasks and chains of a YAML file. Raises ConfigError, one line for each mistake.
 
-    functions: all functions that the .py file beside it defines, by name. Each public one requires a task.
+    functions: all functions that the .py file of the domain defines, by name. Each public one requires a task.
     """
     values, lines = read_yaml(path)
     where = {key: f"{path}:{line}" for key, line in lines.items()}

@@ -1,6 +1,6 @@
-"""Small files of drawn content, in the suffixes that `read_file` reads: the same content always gives the same bytes.
+"""Small files of drawn content, in the formats that `read_file` reads: the same content always gives the same bytes.
 
-A `Table` has rows, a `Note` has named facts, a `Script` has functions; each has a form for the suffixes that suit it.
+A `Table` has rows, a `Note` has named facts, a `Script` has functions; each can be written in the formats that suit it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from align.tools.results import library
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; the first column tells rows apart."""
+    """Rows under named columns; the first column identifies a row."""
 
     title: str
     columns: tuple[str, ...]
@@ -62,7 +62,7 @@ Content = Table | Note | Script
 
 
 def heading(name: str) -> str:
-    """A name as people write it above a column."""
+    """A name as a column's heading: "log_level" gives "Log level"."""
     return name.replace("_", " ").capitalize()
 
 
@@ -213,16 +213,16 @@ _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z?")
 
 
 def _saved(document: Any) -> bytes:
-    """What the library saves, without the time of saving: it stands at each part, and in the core properties."""
-    saved, settled = io.BytesIO(), io.BytesIO()
+    """The bytes that the library saves, without the time of saving: each part and the core properties have one."""
+    saved, timeless = io.BytesIO(), io.BytesIO()
     document.save(saved)
-    with zipfile.ZipFile(saved) as parts, zipfile.ZipFile(settled, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(saved) as parts, zipfile.ZipFile(timeless, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in parts.namelist():
             data = parts.read(name)
             if name == "docProps/core.xml":
                 data = _TIME.sub(b"2024-01-01T00:00:00Z", data)
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-    return settled.getvalue()
+    return timeless.getvalue()
 
 
 _FORMS: dict[type, dict[str, Callable[[Any], bytes]]] = {

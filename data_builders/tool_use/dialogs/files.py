@@ -1,9 +1,9 @@
 """Files with the questions that they answer: a shop's stock, a team's hours, a program's settings, and more.
 
-A file is drawn and really written, the tool `read_file` really reads it, and the answer comes from what was drawn.
-`dialog.py` makes the dialog.
+The content of a file is drawn and written to disk, the tool `read_file` reads it, and the answer is computed from the
+drawn content. `dialog.py` makes the dialog.
 
-Source: the notice of a file, Llama's reference agent, which puts it as a tool's message before the user's.
+Source: the notice of a file is that of Llama's reference agent, a tool's message before the user's.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from data_builders.tool_use.dialogs.task import Task
 from data_builders.tool_use.names import CITIES, FIRST_NAMES
 
 NOTICE = '# There is a file accessible to you at "{path}"'
-"""What tells the model of a file."""
+"""How the model learns of a file."""
 
 Asks = Literal["cell", "absent", "largest", "smallest", "total", "rows", "count", "which", "fact", "returns"]
-"""What of a table, a note (`fact`) or a script (`returns`) is asked for; see `_ASKS`."""
+"""What is asked about a table, a note (`fact`) or a script (`returns`); see `_ASKS`."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that people ask of a file."""
+    """One thing that people ask about a file."""
 
     asks: Asks
     queries: tuple[str, ...]
@@ -48,9 +48,9 @@ class Kind:
     """One kind of file."""
 
     stems: tuple[str, ...]
-    """Names that such a file bears."""
+    """Names of such files, without suffix."""
     draw: Callable[[random.Random], tuple[Content, str]]
-    """The content, and a key that stands nowhere in it."""
+    """Draws the content, and a key that does not occur in it."""
     questions: tuple[Question, ...]
 
 
@@ -72,16 +72,16 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of a file, and its answer."""
+    """A question about a file, and its answer."""
 
     text: str
     answer: str
     result: str
-    """What the answer has to hold."""
+    """What the answer must contain."""
 
 
 def drawn_file(rng: random.Random, suffix: str | None = None) -> Drawn:
-    """A file of any kind that has a form for the suffix, or of any kind and suffix."""
+    """A file with the suffix, of any kind that has a form for it; of any kind and suffix if none is given."""
     while True:
         kind = rng.choice(KINDS)
         content, absent = kind.draw(rng)
@@ -94,7 +94,7 @@ def drawn_file(rng: random.Random, suffix: str | None = None) -> Drawn:
 
 
 def questions_of(drawn: Drawn, count: int, rng: random.Random) -> list[Asked]:
-    """At most so many different questions that the file answers."""
+    """Different questions that the file answers, at most `count`."""
     found: list[Asked] = []
     for question in rng.sample(drawn.kind.questions, len(drawn.kind.questions)):
         said = _ASKS[question.asks](drawn, question.column, rng)
@@ -107,11 +107,11 @@ def questions_of(drawn: Drawn, count: int, rng: random.Random) -> list[Asked]:
 _FRAMES = ("{}", "{}", "{}", "Look into {file}. {}", "{} The file should tell.", "See {file}: {}", "{} (from {file})")
 
 READING = ("", "", "", "I read the file.", "Let me look into the file.", "I will open {path}.")
-"""What the assistant says beside the call."""
+"""What the assistant says with the call."""
 
 
 def reader_over(drawn: Drawn) -> Offered:
-    """`read_file` over a folder that holds this file and no other."""
+    """`read_file` for a folder with this file only."""
     holder, offered = _desk()
     shutil.rmtree(_folder(holder))
     place = _folder(holder) / drawn.path
@@ -122,7 +122,7 @@ def reader_over(drawn: Drawn) -> Offered:
 
 @cache
 def _desk() -> tuple[tempfile.TemporaryDirectory[str], Offered]:
-    """One folder, gone when this process ends, and one process that reads from it for all dialogs."""
+    """One folder, deleted when this process ends, and one reading process for all dialogs."""
     holder = tempfile.TemporaryDirectory(prefix="align-files-")
     _folder(holder).mkdir()
     tool = file_reader(_folder(holder))
@@ -133,7 +133,7 @@ def _folder(holder: tempfile.TemporaryDirectory[str]) -> Path:
     return Path(holder.name) / "files"
 
 
-# What is asked: words to fill in, or None where this content does not allow the question
+# What is asked: values for the templates, or None if the content does not allow the question
 
 
 Said = dict[str, Any] | None
@@ -222,7 +222,7 @@ def _whole(low: int, high: int) -> Cell:
 
 
 def _price(low: int, high: int) -> Cell:
-    """Never a whole number, which a workbook would give back without its point."""
+    """Never a whole number, which a workbook would return without its decimal point."""
     return lambda rng: rng.randint(low, high) + rng.choice((0.25, 0.4, 0.5, 0.75, 0.95))
 
 
@@ -242,7 +242,7 @@ def _clock(rng: random.Random) -> str:
 def _table_of(title: str, key: str, keys: Sequence[str], **columns: Cell) -> Callable[..., tuple[Content, str]]:
     def draw(rng: random.Random) -> tuple[Content, str]:
         absent, *there = rng.sample(keys, rng.randint(4, 7) + 1)
-        there.sort(key=keys.index)  # hours follow each other, names stand in their order
+        there.sort(key=keys.index)  # hours and names in ascending order
         rows = tuple((name, *(cell(rng) for cell in columns.values())) for name in there)
         return Table(title, (key, *columns), rows), absent
 

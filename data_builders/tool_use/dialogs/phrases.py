@@ -1,4 +1,7 @@
-"""What is said around calls: system messages, refusals of a call, small talk, and questions that need no function."""
+"""Phrases around calls: system messages, replies if no function fits, small talk, and questions that need no function.
+
+The texts are data: an edit changes the rows that a seed gives.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ SYSTEM = (
     "Answer briefly. Call a function where one fits the request.",
     "You help with everyday questions. Only call functions that are offered.",
 )  # fmt: skip
-"""Mostly none."""
+"""Most dialogs have no system message."""
 
 NONE_RIGHT = (
     "None of the functions that I have can do that.",
@@ -29,10 +32,10 @@ NONE_RIGHT = (
     "Unfortunately the available functions are for something else, so I can't call one here.",
 )
 
-MENDING = (
+CORRECTIONS = (
     "The function does not take {wrong!r}. I try {right!r}.",
-    "That was refused; it wants {right!r}.",
-    "I mend the call: {right!r} in the place of {wrong!r}.",
+    "That was refused; it wants {right!r}.",  # codespell:ignore wants
+    "I mend the call: {right!r} in the place of {wrong!r}.",  # codespell:ignore mend
     "",
 )
 

@@ -109,7 +109,7 @@ def _pair(value: Any) -> Any:
 
 
 def _range(part: Any, usage: str) -> Any:
-    """{first: 1, last: 9, step: 2} as the list that it stands for."""
+    """{first: 1, last: 9, step: 2} as a list."""
     if not isinstance(part, dict):
         return part
     step = part.get("step", 1)

@@ -132,7 +132,7 @@ def combined(text: str, parts: Mapping[str, Sequence[Any]]) -> Sampler:
 
 
 def filled(text: str, parts: Mapping[str, Sampler]) -> Sampler:
-    """A text with drawn parts, which are drawn in the order given and stand in the text as people say them."""
+    """A text with drawn parts, drawn in the order given and written as people say them."""
 
     def sample(rng: random.Random) -> Value:
         said = text.format(**{name: part(rng).said for name, part in parts.items()})

@@ -1,4 +1,4 @@
-"""Solutions, gases, reactions, genetics, growth and ecology. `sightings_in` stands in for an observation database: its
+"""Solutions, gases, reactions, genetics, growth and ecology. `sightings_in` simulates an observation database: its
 results are made up."""
 
 from __future__ import annotations

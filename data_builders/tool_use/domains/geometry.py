@@ -1,4 +1,4 @@
-"""Shapes, slopes, maps and what fits where. `parcel_size` stands in for a land registry: its results are made up."""
+"""Shapes, slopes, maps and what fits where. `parcel_size` simulates a land registry: its results are made up."""
 
 from __future__ import annotations
 

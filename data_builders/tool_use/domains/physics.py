@@ -1,4 +1,4 @@
-"""Mechanics, electricity, waves and heat. `noise_level_at` stands in for a network of microphones: its results are
+"""Mechanics, electricity, waves and heat. `noise_level_at` simulates a network of microphones: its results are
 made up."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Averages, spread, chances, surveys and series. `archive_column_mean` stands in for a data archive: its results are
+"""Averages, spread, chances, surveys and series. `archive_column_mean` simulates a data archive: its results are
 made up."""
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def test_the_calls_of_a_row_are_its_records_and_play_back(built: Built) -> None:
         Replay(next(iter(filter(None, records.values()))), "other").call(built.pairs[0].completions[1][0].tool_calls[0])
 
 
-def test_the_records_come_out_again_when_the_functions_run_anew(built: Built) -> None:
+def test_the_records_come_out_again_when_the_functions_run_again(built: Built) -> None:
     for row in built.train:
         tools = Registry(each.tool for each in built.dialog_of(row).offered)
         assert differences(built.records[row.id], tools) == []

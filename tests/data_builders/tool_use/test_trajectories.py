@@ -41,7 +41,7 @@ def members(town: str) -> int:
     return 100 * len(town)
 
 def fee(count: int) -> float:
-    """The fee of so many members.
+    """The fee of a number of members.
 
     Args:
         count: How many.
@@ -60,12 +60,12 @@ def called(name: str, **arguments: Any) -> tuple[ToolCall, ...]:
 
 OSLO, LOWER, FEE = hermes("members", town="Oslo"), hermes("members", town="oslo"), hermes("fee", count=400)
 BROKEN = '<tool_call>\n{"name": "members", "town"}\n</tool_call>'
-WANTED: dict[str, Any] = {"calls": called("members", town="Oslo"), "answers": ("400",)}
+EXPECTED: dict[str, Any] = {"calls": called("members", town="Oslo"), "answers": ("400",)}
 SILENT: dict[str, Any] = {"calls": (), "answers": ()}
 
 SCRIPTS: dict[str, tuple[dict[str, Any], list[list[str]]]] = {
     # question -> what is known of it, and what each of its samples says
-    "members of Oslo": (WANTED, [[OSLO, "It has 400."], [LOWER, OSLO, "400 members."], [BROKEN], ["About 400."]]),
+    "members of Oslo": (EXPECTED, [[OSLO, "It has 400."], [LOWER, OSLO, "400 members."], [BROKEN], ["About 400."]]),
     "fee of Oslo": (
         {"answers": ("1000",)},
         [
@@ -124,13 +124,13 @@ def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
     ]
     manifest = read_data_manifest(folder / "trajectories.jsonl")
     assert manifest["counts"]["dropped"] == {
-        "a call though none was wanted": 1,
+        "a call, though none is expected": 1,
         "arguments do not match the schema": 1,
         "duplicate": 1,
         "empty answer": 1,
         "every call failed": 1,
         "malformed call": 1,
-        "no call though one was wanted": 1,
+        "no call, though one is expected": 1,
         "not finished": 1,
         "too many calls": 1,
         "unknown function": 1,
@@ -142,16 +142,16 @@ def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
     assert {tool.name for tool in tools_of(rows[0].tools)} == {"members", "fee"}
 
 
-def test_a_call_that_failed_stands_in_its_dialog_and_is_not_trained_on(
+def test_a_failed_call_stays_in_its_dialog_and_is_not_trained_on(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     folder = build(config, tmp_path / "out", backend, protocol)
-    (mended,) = [row for row in read_rows(folder / "trajectories.jsonl", SFTRow) if row.source == "r1/mended/t"]
-    assert [(message.role, message.trained) for message in mended.messages] == [
+    (corrected,) = [row for row in read_rows(folder / "trajectories.jsonl", SFTRow) if row.source == "r1/mended/t"]
+    assert [(message.role, message.trained) for message in corrected.messages] == [
         ("user", True), ("assistant", False), ("tool", True), ("assistant", True), ("tool", True), ("assistant", True),
     ]  # fmt: skip
     data = TreeDataConfig(path=folder)
-    (tree,) = encode_sft([mended], protocol, data, "final", Counter())
+    (tree,) = encode_sft([corrected], protocol, data, "final", Counter())
     branch = tree.branches[0]
     trained = protocol.text([int(token) for token, kept in zip(branch.ids, branch.loss_mask, strict=True) if kept])
     assert trained == OSLO + "400 members."
@@ -191,7 +191,7 @@ def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig,
     two = config.model_copy(update={"samples": 2})
     folder = build(two, tmp_path / "out", ScriptedDialogs(protocol, scripts), protocol)
     assert (folder / "preferences.jsonl").read_bytes() == b""
-    # The mended one counts as well: it failed, and no good sample of its prompt did better where it did.
+    # The corrected one counts as well: it failed, and no good sample of its prompt did better where it did.
     assert read_data_manifest(folder / "preferences.jsonl")["counts"]["dropped"] == {
         "no good sample": 6,
         "no good sample does better there": 2,
@@ -228,7 +228,7 @@ def test_every_trajectory_plays_back_without_a_tool(
     with pytest.raises(ReplayError, match=rf"row {one.id}, call 2: fee: argument 'count': wanted 400, found 401"):
         verify(folder)
     changed(id="another")
-    with pytest.raises(ReplayError, match="row another: wanted its calls, found no such id"):
+    with pytest.raises(ReplayError, match="row another: has no records of its calls"):
         verify(folder)
 
 
@@ -295,16 +295,16 @@ def test_a_prompt_is_offered_its_own_functions_alone_under_the_system_message(
     script = ScriptedDialogs(protocol, {"A fee?": [[OSLO, FEE, "Done."]]})
     folder = build(changed, tmp_path / "out", script, protocol)
     found = {row.messages[0].content: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
-    mended, plain = found["Today Date: 1 May 2024\n\nBe kind."], found["Today Date: 1 May 2024\n\nBe brief."]
-    assert mended.tools == spec
-    assert "there is no function 'members'. Functions: fee." in mended.messages[3].content
+    corrected, plain = found["Today Date: 1 May 2024\n\nBe kind."], found["Today Date: 1 May 2024\n\nBe brief."]
+    assert corrected.tools == spec
+    assert "there is no function 'members'. Functions: fee." in corrected.messages[3].content
     assert [tool.name for tool in tools_of(plain.tools)] == ["members", "fee"]
 
 
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({"tools": {}}, "wanted tools.built_in, tools.functions or interpreter, found no tool"),
+        ({"tools": {}}, "expected tools.built_in, tools.functions or interpreter, found no tool"),
         ({"environment": {"built_in": ["brave_search"]}}, "turns on brave_search, which tools.built_in does not name"),
     ],
 )
@@ -319,7 +319,7 @@ def test_the_environment_of_llama_is_refused_under_another_protocol(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
     changed = config.model_copy(update={"environment": EnvironmentConfig()})
-    with pytest.raises(ConfigError, match="ipython: is a line of Llama 3's, and the chat protocol is chatml"):
+    with pytest.raises(ConfigError, match="ipython: is for Llama 3's system message, and the chat protocol is chatml"):
         build(changed, tmp_path / "out", backend, protocol)
 
 

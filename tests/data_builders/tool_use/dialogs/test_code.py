@@ -113,8 +113,8 @@ def test_every_program_gives_what_another_way_of_computing_gives(program: Progra
         with interpreter() as runs:
             result = Registry([runs.tool]).call(runs.call({"code": program.lines(drawn)}))
         assert result.ok, result.text
-        wanted = OTHER_WAY[program.name](**{name: value.value for name, value in drawn.items()})
-        assert result_of(result.text) == str(wanted), drawn
+        expected = OTHER_WAY[program.name](**{name: value.value for name, value in drawn.items()})
+        assert result_of(result.text) == str(expected), drawn
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -124,13 +124,13 @@ def test_rows_hold_the_run_that_was_made_and_its_result(tmp_path: Path) -> None:
     rows = list(read_rows(folder / "tools.jsonl", SFTRow))
     assert len(rows) == 20
     for row in rows:
-        *_, asked, called, told, said = row.messages
-        assert [message.role for message in (asked, called, told, said)] == ["user", "assistant", "tool", "assistant"]
+        *_, asked, called, output, said = row.messages
+        assert [message.role for message in (asked, called, output, said)] == ["user", "assistant", "tool", "assistant"]
         (call,) = called.tool_calls
         assert call.name == "code_interpreter"
-        assert result_of(told.content) in said.content
+        assert result_of(output.content) in said.content
         with interpreter() as runs:
-            assert Registry([runs.tool]).call(call).text == told.content
+            assert Registry([runs.tool]).call(call).text == output.content
     again = build(config, tmp_path / "b")
     for name in ("tools.jsonl", "tools.records.jsonl"):
         assert (folder / name).read_bytes() == (again / name).read_bytes()

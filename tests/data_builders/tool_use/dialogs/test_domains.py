@@ -63,11 +63,11 @@ def returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(function(**{key: _typed(value, types[key]) for key, value in arguments.items()})))
 
 
-def _typed(value: Any, wanted: Any) -> Any:
+def _typed(value: Any, expected: Any) -> Any:
     """54 for a float is 54.0: what a service's made-up result depends on."""
-    if wanted == list[float]:
+    if expected == list[float]:
         return [float(each) for each in value]
-    return float(value) if wanted is float else value
+    return float(value) if expected is float else value
 
 
 def drawn(task: Task, query: Query, seed: int) -> dict[str, Value]:
@@ -202,8 +202,8 @@ def test_a_wrong_value_is_refused_by_an_error_that_names_what_is_accepted(name: 
                     assert refused.error == "exception", "the function refuses it; its schema takes it"
                     words = refused.text.replace(repr(wrong), "")
                     assert str(right) in words or ", such as " in words, (task.name, refused.text)  # itself or its form
-                    mended = called(task.function, values | {parameter: right})
-                    assert mended.ok, (task.name, right, mended.text)
+                    corrected = called(task.function, values | {parameter: right})
+                    assert corrected.ok, (task.name, right, corrected.text)
 
 
 def test_most_domains_have_corrections() -> None:

@@ -205,7 +205,7 @@ def test_a_row_tells_of_its_file_reads_it_once_and_can_be_run_again(folder: Path
         assert differences(records[row.id], Registry([file_reader(folder / "files" / row.id)])) == []
 
 
-def test_kept_rows_have_one_folder_each_and_no_machine_path_stands_anywhere(folder: Path, rows: list[SFTRow]) -> None:
+def test_kept_rows_have_one_folder_each_and_no_path_of_the_machine_is_in_them(folder: Path, rows: list[SFTRow]) -> None:
     assert len(rows) >= ROWS * 0.95
     assert {path.name for path in (folder / "files").iterdir()} == {row.id for row in rows}
     assert {row.source for row in rows} == {"tasks/file"}
@@ -298,8 +298,8 @@ def test_rows_encode_and_what_a_file_says_is_never_trained_on(
         assert row.messages[-1].content in text
         assert "accessible to you" not in text
         assert "read_file" in text
-        told = protocol.encode(row.messages, row.tools)
-        assert "There is a file accessible to you at" in tokenizer.decode(told.ids)
+        encoded = protocol.encode(row.messages, row.tools)
+        assert "There is a file accessible to you at" in tokenizer.decode(encoded.ids)
 
 
 def test_held_out_files_are_refused_in_words() -> None:
