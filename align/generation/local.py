@@ -10,6 +10,7 @@ right end: each row's tokens are its last columns, and `lengths_N` says how many
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -222,6 +223,12 @@ class _Layer(DynamicLayer):
         self.is_initialized = True
 
 
+def cache_name(model: Any) -> str:
+    """The argument of the model's forward pass that takes the cache: transformers renames `past_key_values` to `cache`,
+    model by model from 5.24, and drops the old name in 5.40."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 class _Batch:
     """The rows being decoded, their cache, and what was last computed for them."""
 
@@ -229,6 +236,7 @@ class _Batch:
         self.model, self.pad_id, self.sampling = model, pad_id, sampling
         self.rows: list[_Row] = []
         self.cache = Cache(layer_class_to_replicate=_Layer)
+        self.cache_name = cache_name(model)
         self.lengths_N = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def admit(self, groups: list[_Group]) -> None:
@@ -251,8 +259,8 @@ class _Batch:
             input_ids=torch.tensor([[row.ids[-1]] for row in self.rows], device=device),
             attention_mask=(columns >= (width - self.lengths_N)[:, None]).long(),
             position_ids=(self.lengths_N - 1)[:, None],
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_name: self.cache},
         ).logits[:, -1]
         self._extend(self.rows, logits_NV)
 
@@ -281,9 +289,9 @@ class _Batch:
             input_ids=torch.tensor(ids, device=device),
             attention_mask=(columns >= 0).long(),
             position_ids=columns.clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self.cache_name: cache},
         ).logits[:, -1]
         new = [
             _Row(group.prompt, place, [], self._uniforms(group.seeds[place]))

@@ -1,7 +1,10 @@
 """LoRA adapters through peft: attached to a model in place, trained on from a folder, merged in memory, and saved.
 
-Attached in place, the model stays the transformers class that it was, with its keyword arguments and its output head;
-transformers saves it as peft does. Adapter weights are float32 over whatever the frozen weights are.
+Attached in place, the model stays the transformers class that it was, with its keyword arguments and its output head.
+Adapter weights are float32 over whatever the frozen weights are.
+
+peft's own functions do the work. The methods that transformers has for it (`add_adapter`, `save_pretrained` of an
+adapted model) require a minimum version of peft, and transformers 5.24 requires one that is not released yet.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from peft import (
     PeftModel,
     TaskType,
     get_peft_model_state_dict,
+    inject_adapter_in_model,
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -72,7 +76,8 @@ def attach(
         settings = _settings_of(folder)
         settings.inference_mode = False
     settings.lora_dropout = lora.dropout
-    model.add_adapter(settings, _NAME)
+    inject_adapter_in_model(settings, model, _NAME)
+    model._hf_peft_config_loaded = True  # gradient checkpointing and quantized models look at it, see is_adapted
     settings.base_model_name_or_path = str(Path(base).absolute()) if Path(base).is_dir() else base
     settings.revision = base_revision
     if not isinstance(settings.target_modules, str):  # a pattern, in adapters made elsewhere
@@ -192,7 +197,11 @@ def untie_if_separate(model: Any) -> None:
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether a transformers model trains an adapter."""
+    """Whether a transformers model trains an adapter.
+
+    The flag is the one that transformers reads: to let gradients pass through checkpointed layers whose weights are
+    frozen, and to allow training over quantized weights.
+    """
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
@@ -216,6 +225,20 @@ def trained_shapes(model: nn.Module) -> dict[str, list[int]]:
             saved = name.replace(f".modules_to_save.{_NAME}.", ".").replace(f".{_NAME}.", ".")
             found[_PREFIX + saved] = list(getattr(parameter, "ds_shape", parameter.shape))
     return found
+
+
+def save(model: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter's weights and settings as peft does, and the generation settings of its base.
+
+    state_dict: the whole weights of the model, where it has only parts of them itself (ZeRO-3).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(model, state_dict=state_dict, adapter_name=_NAME)
+    model.peft_config[_NAME].save_pretrained(str(folder))
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    tensors = {f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_weights(model: nn.Module, folder: Path | str) -> None:

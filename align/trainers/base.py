@@ -36,6 +36,7 @@ from align.config import Section, dump
 from align.errors import AlignError, CheckpointError, ConfigError, ProofError
 from align.files import whole_file
 from align.manifest import read_manifest, seal_folder, unseal_folder
+from align.models import adapters
 from align.models.adapters import is_adapted, load_weights, trained_shapes
 from align.models.exactness import longest_sequence, refuse_untrainable, require_within, warn_of_untrained_positions
 from align.models.fitting import is_finite
@@ -362,12 +363,16 @@ class TreeTrainer(Trainer, ABC):
             state_dict = {
                 name.removeprefix("model."): tensor for name, tensor in state_dict.items() if name.startswith("model.")
             }
-        config = self._hugging_face_model.config
-        config.use_cache, used = True, config.use_cache  # off for training alone: generation from the files needs it
-        try:
-            self._hugging_face_model.save_pretrained(folder, state_dict=state_dict)
-        finally:
-            config.use_cache = used
+        if is_adapted(self._hugging_face_model):
+            adapters.save(self._hugging_face_model, folder, state_dict)
+        else:
+            config = self._hugging_face_model.config
+            # The cache is off for training alone: generation from the files needs it.
+            config.use_cache, used = True, config.use_cache
+            try:
+                self._hugging_face_model.save_pretrained(folder, state_dict=state_dict)
+            finally:
+                config.use_cache = used
         write_serving_files(folder, self.protocol)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -306,13 +306,13 @@ def test_a_resumed_run_ends_with_the_same_bytes(
 def test_a_weight_that_was_not_saved_stops_the_run_by_name(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import LlamaForCausalLM
+    from align.models import adapters
 
-    honest = LlamaForCausalLM.get_adapter_state_dict
+    honest = adapters.get_peft_model_state_dict
     lost = "model.layers.1.mlp.up_proj.lora_B.weight"
     monkeypatch.setattr(
-        LlamaForCausalLM,
-        "get_adapter_state_dict",
+        adapters,
+        "get_peft_model_state_dict",
         lambda *a, **k: {name: tensor for name, tensor in honest(*a, **k).items() if name != lost},
     )
     with pytest.raises(

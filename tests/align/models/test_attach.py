@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from align.errors import AlignError, CheckpointError, ConfigError, ProofError
+from align.models import adapters
 from align.models.loading import load_generator, load_policy, load_reward_model
 from align.models.merging import merge_adapter
 from align.settings import LoRAConfig, ModelConfig
@@ -152,10 +153,27 @@ def test_an_adapter_that_is_trained_on_computes_what_peft_computes(
     ).model.eval()
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=1e-5)
-    model.save_pretrained(tmp_path / "saved")
+    adapters.save(model, tmp_path / "saved")
     recorded = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert Path(recorded).is_absolute()
     assert Path(recorded).samefile(tiny_checkpoint), "peft loads it from any working folder"
+
+
+def test_a_saved_adapter_has_the_bytes_that_transformers_writes(
+    tiny_checkpoint: Path, policy_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a policy's adapter and of a reward model's, whose score head is saved whole."""
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "0.1.0")  # it may be above the newest peft
+    lora = LoRAConfig(rank=4, alpha=8, targets=("q_proj",))
+    policy = load_policy(ModelConfig(path=policy_adapter, lora=lora)).model
+    scorer = load_reward_model(ModelConfig(path=tiny_checkpoint, lora=lora), fresh_head=True).model
+    for name, model in (("policy", policy), ("scorer", scorer)):
+        ours, theirs = tmp_path / name / "ours", tmp_path / name / "theirs"
+        adapters.save(model, ours)
+        model.save_pretrained(theirs)
+        written = {file.name: file.read_bytes() for file in theirs.iterdir()}
+        assert {"adapter_config.json", WEIGHTS} <= written.keys()
+        assert {file.name: file.read_bytes() for file in ours.iterdir()} == written
 
 
 def test_a_wrong_merge_in_memory_is_found(policy_adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
