@@ -80,7 +80,7 @@ knowledge-0 knowledge-1 knowledge-2: knowledge-%:
 knowledge-refusals:
 	mkdir -p $(KNOWLEDGE)/refusals && cp -r $(KNOWLEDGE)/probe/units $(KNOWLEDGE)/refusals/
 	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$(KNOWLEDGE)/refusals \
-		knowledge_probe.min_refusal_share=0.999 knowledge_probe.max_refusal_share_of_pairs=1.0
+		knowledge_probe.min_refusal_ratio=0.999 knowledge_probe.max_refusal_ratio_of_pairs=1.0
 	$(KNOWLEDGE_SFT) data.path=$(KNOWLEDGE)/refusals/sft.jsonl training.epochs=1 \
 		training.output_dir=$(KNOWLEDGE)/sft-refusals
 	$(KNOWLEDGE_EVAL) model.path=$(KNOWLEDGE)/sft-refusals output_dir=$(KNOWLEDGE)/eval-refusals

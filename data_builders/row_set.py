@@ -1,6 +1,12 @@
-"""Rows on their way to a file, with a count of what was dropped and why, and the checks that every builder shares.
+"""The rows that a builder is about to write, together with the number of rows it dropped for each reason.
 
-The counts add up: what was read is what is kept plus what was dropped, less what was copied.
+Every builder collects its rows in a `RowSet`, so that all of them remove duplicates, remove rows that appear in an
+evaluation set, apply limits and report counts in the same way. The counts always add up:
+
+    rows read = rows kept - copies + rows dropped
+
+For example, 100 rows are read, 10 of them are duplicates, and the rest is repeated twice: 180 rows are kept, 90 of them
+are copies, 10 are dropped, and 180 - 90 + 10 = 100.
 """
 
 from __future__ import annotations
@@ -34,20 +40,20 @@ _PROMPT_COLUMNS = {
     "question": "prompt",
     "query": "prompt",
 }
-"""Columns that hold a prompt -> how `align/formats/rows.py` reads them."""
+"""Column that holds a prompt -> the name under which `align/formats/rows.py` reads it."""
 
-MIN_TELLING_WORDS = 4
-"""A user message with fewer words ("Yes, please.") says too little to be a match by itself."""
+MIN_DISTINCTIVE_WORDS = 4
+"""A user message with fewer words, such as "Yes, please.", is too common to count as a match by itself."""
 
 
-class Counted(Generic[R]):
-    """Rows kept, and how many were dropped for which reason."""
+class RowSet(Generic[R]):
+    """The rows kept so far, and how many rows were dropped for each reason."""
 
     def __init__(self, rows: Iterable[R] = ()) -> None:
         self.rows: list[R] = list(rows)
         self.dropped: Counter[str] = Counter()
         self.copies = 0
-        """Rows that repeat another on purpose: they were not read."""
+        """Rows that `apply_weight` added as repetitions of other rows; they were not read from any source."""
 
     def keep(self, row: R) -> None:
         self.rows.append(row)
@@ -56,7 +62,7 @@ class Counted(Generic[R]):
         if count:
             self.dropped[reason] += count
 
-    def add(self, other: Counted[R]) -> None:
+    def add(self, other: RowSet[R]) -> None:
         self.rows.extend(other.rows)
         self.dropped.update(other.dropped)
         self.copies += other.copies
@@ -67,7 +73,7 @@ class Counted(Generic[R]):
         self.rows = kept
 
     def drop_duplicates(self) -> None:
-        """Keep the first of the rows that say the same, roles, calls and tools included."""
+        """Keep the first of several rows with the same content (messages, roles, calls and tools)."""
         first: dict[str, R] = {}
         for row in self.rows:
             first.setdefault(content_key(row), row)
@@ -75,28 +81,32 @@ class Counted(Generic[R]):
         self.rows = list(first.values())
 
     def drop_matches(self, evaluation: set[str]) -> None:
-        """Drop rows of which the whole prompt, or a telling user message, stands in an evaluation file."""
+        """Drop rows whose whole prompt, or a distinctive user message of it, is in an evaluation set.
+
+        evaluation: the keys that `evaluation_keys` returns.
+        """
         self.drop_where(lambda row: not evaluation.isdisjoint(prompt_keys(row)), "matches an evaluation prompt")
 
     def limit(self, most: int | None, seed: int, reason: str = "over the limit") -> None:
-        """Keep at most so many rows, taken by a seeded shuffle that does not depend on their order."""
+        """Keep at most `most` rows, chosen by a seeded shuffle that does not depend on their current order."""
         if most is not None and len(self.rows) > most:
             surplus = {row.id for row in shuffled(self.rows, seed)[most:]}
             self.drop_where(lambda row: row.id in surplus, reason)
 
     def limit_each(self, kind_of: Callable[[R], str], limits: Mapping[Any, int | None], seed: int) -> None:
-        """`limit` for the rows of each kind; a kind that is not named has no limit."""
+        """Apply `limit` separately to the rows of each kind. A kind that `limits` does not name has no limit."""
         for kind, most in limits.items():
-            of_kind = Counted(row for row in self.rows if kind_of(row) == kind)
+            of_kind = RowSet(row for row in self.rows if kind_of(row) == kind)
             of_kind.limit(most, seed)
             kept = {row.id for row in of_kind.rows}
             self.rows = [row for row in self.rows if row.id in kept or kind_of(row) != kind]
             self.dropped.update(of_kind.dropped)
 
-    def weigh(self, weight: float, seed: int) -> None:
-        """Repeat every row whole times, and a seeded part of them once more for the rest; below 1 drop all but a part.
+    def apply_weight(self, weight: float, seed: int) -> None:
+        """Repeat the rows `weight` times; a weight below 1 keeps only that part of them.
 
-        Copies get ids of their own: `.1`, `.2` and so on behind the row's.
+        With weight 2.5, every row is there twice and a seeded half of the rows a third time; with 0.5, a seeded half is
+        kept. A copy gets its own id: the row's id followed by `.1`, `.2` and so on.
         """
         whole = int(weight)
         order = shuffled(self.rows, seed)
@@ -115,7 +125,10 @@ class Counted(Generic[R]):
 
     @property
     def counts(self) -> dict[str, Any]:
-        """For the manifest: `{"read": 531, "rows": 512, "dropped": {"duplicate": 19}, "sources": {"nq-open": 512}}`."""
+        """The counts for the manifest.
+
+        Example: `{"read": 531, "rows": 512, "dropped": {"duplicate": 19}, "sources": {"nq-open": 512}}`.
+        """
         return {
             "read": len(self.rows) - self.copies + self.dropped.total(),
             "rows": len(self.rows),
@@ -125,7 +138,7 @@ class Counted(Generic[R]):
         }
 
     def summary(self) -> str:
-        """For a person: `512 rows (31 dropped: 19 duplicate, 12 over the limit)`."""
+        """The counts as a line of the log: `512 rows (31 dropped: 19 duplicate, 12 over the limit)`."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
         return f"{len(self.rows)} rows" + (f" ({self.dropped.total()} dropped: {reasons})" if reasons else "")
 
@@ -137,14 +150,14 @@ class Counted(Generic[R]):
         inputs: Iterable[Path] | Mapping[str, str] = (),
         notes: dict[str, Any] | None = None,
     ) -> Path:
-        """The rows as JSONL at `path`, and their manifest beside it."""
+        """Write the rows as JSONL to `path`, and their manifest next to it."""
         write_rows(path, self.rows)
         write_data_manifest(path, config=config, inputs=inputs, counts=self.counts, notes=notes)
         return path
 
 
 def shuffled(rows: Iterable[R], seed: int) -> list[R]:
-    """Rows in an order that depends on their ids and the seed alone."""
+    """Shuffle the rows into an order that depends only on their ids and the seed."""
     ordered = sorted(rows, key=lambda row: row.id)
     random.Random(seed).shuffle(ordered)
     return ordered
@@ -154,21 +167,25 @@ def _copy(row: R, number: int) -> R:
     return row.model_copy(update={"id": f"{row.id}.{number}"})
 
 
-def part_of(key: str, shares: Sequence[float], seed: int) -> int:
-    """Which part a key falls into, by its hash: parts have these shares, and what is left over is the last part.
+def part_of(key: str, ratios: Sequence[float], seed: int) -> int:
+    """Assign a key to a part of a split, by its hash. Returns the number of the part, counted from 0.
 
-    A key keeps its part when others come or go, so a held-out entity stays held out as the data grows.
+    ratios: the size of each part, from 0 to 1; what they leave over is one more part, the last.
+
+    The part of a key does not depend on the other keys, so a held-out entity stays held out when the data grows.
+    Example: with ratios (0.2, 0.1), a key whose hash is 0.25 as a number from 0 to 1 is past the first part (0 to 0.2)
+    and inside the second (0.2 to 0.3): part 1.
     """
     place = int(fingerprint_of(seed, key)[:12], 16) / 16**12
-    for part, share in enumerate(shares):
-        if place < share:
+    for part, ratio in enumerate(ratios):
+        if place < ratio:
             return part
-        place -= share
-    return len(shares)
+        place -= ratio
+    return len(ratios)
 
 
 def content_key(row: Row) -> str:
-    """A key that two rows share when they say the same, whatever their ids and sources."""
+    """Return a key that is equal for two rows with the same content, whatever their ids and sources are."""
     parts = [row.tools]
     if isinstance(row, SFTRow):
         parts += message_texts(row.messages)
@@ -184,43 +201,47 @@ def content_key(row: Row) -> str:
 
 
 def prompt_keys(row: Row) -> set[str]:
-    """The keys by which a row meets an evaluation prompt: the whole prompt, and each telling user message."""
+    """Return the keys by which a row is compared with evaluation prompts.
+
+    There is one key for the whole prompt, and one for each distinctive user message.
+    """
     if isinstance(row, SFTRow):
-        return keys_of(row.messages[:-1])
+        return message_keys(row.messages[:-1])
     if isinstance(row, PreferenceRow | PromptRow):
-        return keys_of(row.prompt)
+        return message_keys(row.prompt)
     raise TypeError(f"no prompt in {type(row).__name__}")
 
 
-def keys_of(prompt: Messages) -> set[str]:
+def message_keys(prompt: Messages) -> set[str]:
+    """Return the keys of a prompt that `prompt_keys` returns for a row."""
     users = [message.content for message in prompt if message.role == "user"]
-    telling = {exact_key(text) for text in users if len(normalize(text).split()) >= MIN_TELLING_WORDS}
-    return telling | {exact_key(*message_texts(prompt))}
+    distinctive = {exact_key(text) for text in users if len(normalize(text).split()) >= MIN_DISTINCTIVE_WORDS}
+    return distinctive | {exact_key(*message_texts(prompt))}
 
 
-def read_counted(sources: Sources, kind: type[R], reading: Reading, seed: int = 0) -> Counted[R]:
-    """The rows of one or more sources; bad rows and exact repeats that were dropped are counted."""
+def read_row_set(sources: Sources, kind: type[R], reading: Reading, seed: int = 0) -> RowSet[R]:
+    """Read the rows of one or more sources. Bad rows and exact repeats that were dropped are counted."""
     drops = Drops()
-    found = Counted(read_rows(sources, kind, reading, drops=drops, seed=seed))
+    found = RowSet(read_rows(sources, kind, reading, drops=drops, seed=seed))
     found.dropped.update(drops.reasons)
     return found
 
 
 def evaluation_keys(sources: Iterable[SourceLike], bad_rows: Literal["stop", "drop"] = "stop") -> set[str]:
-    """The prompt keys of evaluation sets, of whatever kind of row; of each record only its prompt is read.
+    """Return the prompt keys of evaluation sets. Rows of any kind are accepted; only their prompts are read.
 
-    bad_rows: drop passes over records without a prompt, and logs how many.
+    bad_rows: with "drop", records without a prompt are skipped, and the log says how many there were.
     """
     drops = Drops()
     keys: set[str] = set()
     for prompt in usable(records_of(sources), prompt_in, bad_rows, drops):
-        keys |= keys_of(prompt)
+        keys |= message_keys(prompt)
     drops.tell()
     return keys
 
 
 def characters(messages: Iterable[Message], tools: str = "") -> int:
-    """Characters of a dialog's contents and calls, and of the functions offered."""
+    """Count the characters of a dialog: its texts, its calls, and the definitions of the offered functions."""
     return len(tools) + sum(
         len(message.content) + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
         for message in messages
@@ -228,7 +249,7 @@ def characters(messages: Iterable[Message], tools: str = "") -> int:
 
 
 def message_texts(messages: Iterable[Message]) -> list[str]:
-    """What a dialog says, roles and calls included, as texts for a key."""
+    """Return roles, texts and calls of a dialog as a list of texts, from which keys are computed."""
     texts = []
     for message in messages:
         calls = [f"{call.name} {json.dumps(call.parsed(), sort_keys=True)}" for call in message.tool_calls]
@@ -237,16 +258,21 @@ def message_texts(messages: Iterable[Message]) -> list[str]:
 
 
 def prompt_in(record: dict[str, Any], where: str) -> Messages:
-    """The prompt of a record of any form. What else the record holds, such as answers or scores, is not read."""
-    with contextlib.suppress(RowError):  # a row of another kind
+    """Read the prompt of a record of any supported form. Its other columns, such as answers or scores, are ignored."""
+    with contextlib.suppress(RowError):  # not an SFT row: try the next kind
         return row_of(record, SFTRow, where).messages[:-1]
     with contextlib.suppress(RowError):
         return row_of(record, PreferenceRow, where).prompt
     fields = {ours: record[name] for name, ours in _PROMPT_COLUMNS.items() if name in record}
-    fields |= {"id": "-", "source": "-"}  # a prompt of ours is then read as ours
+    fields |= {"id": "-", "source": "-"}  # required columns, so that our own prompt rows are recognized
     try:
         return row_of(fields, PromptRow, where).prompt
     except RowError as error:
         how = "Give prompts, questions, SFT rows or preferences, or map the column: {path: ..., columns: {prompt: ...}}"
         problem = " ".join(error.what.split())[:120]
         raise RowError(where, f"expected a row with prompt or messages, found none ({problem})", how) from None
+
+
+Counted = RowSet
+read_counted = read_row_set
+keys_of = message_keys

@@ -52,11 +52,11 @@ def run(recipe: AnnotateRecipe) -> Path:
 
         return export(recipe.database, recipe.export, recipe)
     from data_builders.annotation.server import Server
-    from data_builders.annotation.tasks import tasks_of
+    from data_builders.annotation.tasks import read_tasks
 
-    tasks = tasks_of(recipe.tasks, recipe.rating.seed)
+    tasks = read_tasks(recipe.tasks, recipe.rating.seed)
     server = Server(recipe.server)  # before any model: a port that is in use is reported at once
-    store = Store(recipe.database, recipe.rating, goes_on=len(recipe.models) > 1)
+    store = Store(recipe.database, recipe.rating, multi_turn=len(recipe.models) > 1)
     store.add(tasks)
     answers = None
     if recipe.models:

@@ -1,6 +1,10 @@
-"""The raters' page: people compare two completions in a browser, and the preferences builder reads what they said.
+"""The annotation page: raters compare two completions in a browser, and the preferences builder reads the result.
 
-`settings.py` has the config, `tasks.py` what is compared, `database.py` and `store.py` where every judgement is before
-the page says so, `answers.py` the models that answer while raters work, `view.py` what a rater is shown, `server.py`
-and `guard.py` the web server, `page.html`, `page.css` and `page.js` the page, `export.py` the way out.
+- `settings.py`: the config.
+- `tasks.py`: reads the comparisons from files.
+- `database.py` and `store.py`: the database, which has every judgement on disk before the page confirms it.
+- `answers.py`: models that answer prompts while raters work.
+- `view.py`: what a rater sees.
+- `server.py` and `guard.py`: the web server and its access control; `page.html`, `page.css` and `page.js`: the page.
+- `export.py`: writes the judgements to a file.
 """

@@ -1,4 +1,8 @@
-"""Models that answer prompts and rewrite answers in a thread of their own, while raters work."""
+"""Models that answer prompts and rewrite answers in a thread of their own, while raters work.
+
+The web server puts requests into a queue. The thread takes several of them at once, so that the model computes them as
+one batch, and writes the answers to the store.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +24,28 @@ from align.rows import Message, Messages, row_id
 from align.sampling.candidates import candidate_seed
 from align.settings import ModelConfig, SamplingConfig
 from data_builders.annotation.settings import RatingConfig
-from data_builders.annotation.store import Asked, Store, Turn
+from data_builders.annotation.store import PromptToAnswer, Store, Turn
 from data_builders.annotation.view import with_last_text
 
 REWRITE = (
     "Write your last answer again, better, following this feedback. Give the new answer alone.\n\nFeedback: {feedback}"
 )
-"""What a model is told after its own answer, to refine it."""
+"""The message after a model's own answer that asks the model to improve it."""
 
 Model = tuple[Backend, ChatProtocol]
 
-_AT_ONCE = 16  # requests that enter one call of a backend: later ones wait until all of them are done,
-_AHEAD_AT_ONCE = 4  # so what nobody waits for goes in small calls
+_BATCH_SIZE = 16
+"""Maximum number of requests in one call of a model. Later requests wait until the call is finished."""
+_AHEAD_BATCH_SIZE = 4
+"""The same for prompts that are answered in advance: a rater who comes then waits for a short call only."""
 
 
 @dataclass(order=True)
 class _Request:
-    """One completion by one model. Smaller ones go first: what a rater waits for, then in the order of asking."""
+    """A request for one completion by one model.
+
+    Requests are sorted: those that a rater is waiting for come first, then in the order in which they were made.
+    """
 
     ahead: bool
     number: int
@@ -48,9 +57,11 @@ class _Request:
 
 
 class Answers:
-    """A queue of requests and the thread that works it off.
+    """A queue of requests and the thread that answers them.
 
-    models: name -> (backend, protocol). What they answer goes into the store. One model alone only refines.
+    models: name -> (backend, protocol). With two or more models, two of them answer each prompt, and the answers go
+    into
+        the store. A single model can only refine answers.
     """
 
     def __init__(self, models: Mapping[str, Model], store: Store, config: RatingConfig) -> None:
@@ -58,35 +69,39 @@ class Answers:
         self._numbers = itertools.count()
         self._waiting: queue.PriorityQueue[_Request] = queue.PriorityQueue()
         self._asked: dict[tuple[str, str, int, Messages], str | None] = {}
-        """What is under way, with None, and what failed, with the reason."""
+        """Prompts that are being answered (None), and prompts that failed (the reason)."""
         self._lock = threading.Lock()
         threading.Thread(target=self._work, name="answers", daemon=True).start()
         self.look_ahead()
 
-    def want(self, turn: Turn) -> str | None:
-        """Have two models answer a turn; asked again, it is not answered again. Returns why it failed, where it did."""
-        return self._want(
-            Asked(turn.task, "" if turn.number == 1 else turn.rater, turn.number, turn.prompt, turn.tools)
+    def request_answers(self, turn: Turn) -> str | None:
+        """Let two models answer a turn, unless they are doing so already. Returns the reason if an attempt has
+        failed."""
+        return self._request(
+            PromptToAnswer(turn.task, "" if turn.number == 1 else turn.rater, turn.number, turn.prompt, turn.tools)
         )
 
     def look_ahead(self) -> None:
-        """Have the next prompts answered before anybody opens them."""
-        if self._store.goes_on:
+        """Let the models answer the next prompts in advance."""
+        if self._store.multi_turn:
             for asked in self._store.unanswered(self._config.ahead):
-                self._want(asked, ahead=True)
+                self._request(asked, ahead=True)
 
     def refine(self, turn: Turn, place: int, text: str, feedback: str) -> Future[Messages]:
-        """Have a response of a turn, as it now reads, rewritten by its own model; by any where that is not here."""
+        """Let a model rewrite a response of a turn: the model that wrote it, or another one if that is not loaded.
+
+        text: the response as the rater has edited it so far.
+        """
         assert turn.responses is not None
         name = turn.models[place] if turn.models[place] in self._models else min(self._models)
-        said = with_last_text(turn.responses[place], text)
-        prompt = (*turn.prompt, *said, Message(role="user", content=REWRITE.format(feedback=feedback)))
-        number = next(self._numbers)  # in the seed too: the same feedback again gives another answer
+        response = with_last_text(turn.responses[place], text)
+        prompt = (*turn.prompt, *response, Message(role="user", content=REWRITE.format(feedback=feedback)))
+        number = next(self._numbers)  # part of the seed, so that the same feedback again gives another answer
         request = _Request(False, number, name, prompt, turn.tools, self._seed(turn.id, text, feedback, number))
         self._waiting.put(request)
         return request.done
 
-    def _want(self, asked: Asked, ahead: bool = False) -> str | None:
+    def _request(self, asked: PromptToAnswer, ahead: bool = False) -> str | None:
         key = (asked.task, asked.rater, asked.number, asked.prompt)
         with self._lock:
             if key in self._asked:
@@ -102,7 +117,7 @@ class Answers:
         def keep(_: Future[Messages]) -> None:
             one, other = (request.done for request in requests)
             if not (one.done() and other.done()):
-                return  # called for each; both are answered by the one thread
+                return  # this is called for each of the two requests; only the second call finds both done
             try:
                 self._store.answer(asked, (one.result(), other.result()), (first, second))
                 del self._asked[key]
@@ -120,8 +135,8 @@ class Answers:
     def _work(self) -> None:
         while True:
             taken = [self._waiting.get()]
-            most = _AHEAD_AT_ONCE if taken[0].ahead else _AT_ONCE
-            # What is put between this look and the taking slips in, which does no harm.
+            most = _AHEAD_BATCH_SIZE if taken[0].ahead else _BATCH_SIZE
+            # A request that is added between the check and the call of `get` can be taken instead, which does no harm.
             while len(taken) < most and self._waiting.queue and self._waiting.queue[0].ahead == taken[0].ahead:
                 taken.append(self._waiting.get())
             by_model: dict[str, list[_Request]] = defaultdict(list)
@@ -130,10 +145,10 @@ class Answers:
             for name, requests in by_model.items():
                 try:
                     self._complete(*self._models[name], requests)
-                except Exception as error:  # whatever an engine raises, such as for memory: the thread must live on
+                except Exception as error:  # any error of the model, such as out of memory: the thread has to continue
                     logger("data_builders").exception("%s could not answer", name)
                     reason = RowError(
-                        "the model", f"could not answer ({type(error).__name__})", "See the operator's log"
+                        "the model", f"could not answer ({type(error).__name__})", "See the log of the server"
                     )
                     for request in requests:
                         if not request.done.done():
@@ -145,8 +160,8 @@ class Answers:
             try:
                 ids = protocol.encode(request.prompt, request.tools, open_assistant=True).ids
                 if len(ids) > backend.max_prompt_tokens:
-                    what = f"has {len(ids)} tokens where {backend.max_prompt_tokens} leave room for an answer"
-                    raise RowError("the dialog", what, "End it here")
+                    what = f"has {len(ids)} tokens, but at most {backend.max_prompt_tokens} leave space for an answer"
+                    raise RowError("the dialog", what, "End the dialog here")
                 fitting.append((request, ids))
             except AlignError as error:
                 request.done.set_exception(error)
@@ -158,7 +173,7 @@ class Answers:
 
 
 def load_models(models: Mapping[str, ModelConfig], sampling: SamplingConfig) -> dict[str, Model]:
-    """Name -> backend and protocol, each model held in sampling.dtype."""
+    """Load models. Returns name -> (backend, protocol). Their weights have the type sampling.dtype."""
     from align.generation.local import LocalBackend
     from align.models.loading import load_generator, load_tokenizer
 

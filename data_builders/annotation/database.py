@@ -1,8 +1,10 @@
-"""The SQLite file of a rating: its tables, how it is opened, and how messages and moments are written in it.
+"""The SQLite database of the annotation page: its tables, and how messages and times are stored.
 
-A task goes to raters as an *assignment*; a *turn* is one comparison as one rater sees it; a *judgement* is what was
-said of a turn. Grades are those of `Judgement.grade`: 4, the first response is significantly better, to -4. Which
-response stands left is the turn's own matter.
+- task: a prompt with two responses, or a prompt that models will answer.
+- assignment: a task that was given to a rater.
+- turn: one comparison as one rater sees it, including which response is shown on the left.
+- judgement: a rater's grade of a turn, from 4 (the first response is significantly better) to -4, as in
+  `Judgement.grade`. The grade refers to the first response, not to the left one.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ MESSAGES = TypeAdapter(Messages)
 RESPONSES = TypeAdapter(tuple[Messages, Messages])
 
 
-def opened(path: Path) -> sqlite3.Connection:
-    """The database, made where there is none. WAL and synchronous=FULL: a commit returns when the disk has it.
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the database, and create it if it does not exist.
 
-    Raises RowError where the file is no such database, or one of another version.
+    With WAL and synchronous=FULL, a commit returns only when the data is on disk. Raises RowError if the file is not a
+    database of the annotation page, or was written by another version.
     """
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     db.row_factory = sqlite3.Row
@@ -61,14 +64,16 @@ def opened(path: Path) -> sqlite3.Connection:
         if found == 0:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         elif found != VERSION:
-            raise RowError(path, f"is a rating of version {found}, this is version {VERSION}", "Name another file")
+            what = f"has database version {found}, expected version {VERSION}"
+            raise RowError(path, what, "Use another file, or the version of this program that made it")
     except sqlite3.DatabaseError as error:
-        raise RowError(path, f"cannot be used as a rating's database ({error})", "Name another file") from None
+        what = f"cannot be used as the database of the annotation page ({error})"
+        raise RowError(path, what, "Use another file") from None
     return db
 
 
-def text_of(messages: Any) -> str | None:
-    """Messages, or two runs of them, as JSON; None for nothing."""
+def messages_json(messages: Any) -> str | None:
+    """Convert messages, or a pair of lists of messages, to JSON. None stays None."""
     if messages is None:
         return None
     plain = [_plain(message) if isinstance(message, Message) else list(map(_plain, message)) for message in messages]
@@ -80,10 +85,10 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def now() -> str:
-    """This moment, as `moment_text` writes it."""
+    """Return the current time as `moment_text` writes it."""
     return moment_text(datetime.now(UTC))
 
 
 def moment_text(moment: datetime) -> str:
-    """A moment in UTC; later ones are larger as text too."""
+    """Format a time in UTC. The texts sort in the order of the times."""
     return moment.isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""The way out: each comparison with the judgements that hold, as the ratings that the builder `preferences` reads."""
+"""Export the judgements as a file of ratings, which the builder `preferences` reads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from align.errors import RowError
 from align.files import whole_file
 from align.manifest import write_data_manifest
 from align.reporting import logger
-from data_builders.annotation.database import opened
+from data_builders.annotation.database import open_database
 
-_HOLDING = """
+_CURRENT = """
 SELECT task.name, task.source, task.tools, task.round, task.batch, turn.id, turn.task, turn.rater, turn.number,
        turn.first_is_left, turn.prompt, turn.responses, turn.models, judgement.grade, judgement.edited
 FROM judgement JOIN turn ON turn.id = judgement.turn JOIN task ON task.id = turn.task
@@ -23,20 +23,20 @@ WHERE judgement.withdrawn IS NULL ORDER BY task.position, turn.number, judgement
 
 
 def export(database: Path, path: Path, config: Section) -> Path:
-    """Write a record for each comparison that was judged, with all its raters, and a manifest beside the file.
+    """Write a record for each comparison that was judged, with the ratings of all its raters, and a manifest.
 
-    A first turn is one comparison for all its raters; a later one is its rater's own. Raises RowError where there is no
-    database, or nothing in it was judged.
+    The first turn of a task is one comparison for all its raters. Later turns differ between raters, so each of them is
+    a comparison with one rater. Raises RowError if the database does not exist or contains no judgement.
     """
     if not database.exists():
-        raise RowError(database, "is not there", "Name the database that the page was run with")
-    db = opened(database)
-    judgements = db.execute(_HOLDING).fetchall()
+        raise RowError(database, "does not exist", "Set database to the file that the page was run with")
+    db = open_database(database)
+    judgements = db.execute(_CURRENT).fetchall()
     withdrawn = db.execute("SELECT count(*) FROM judgement WHERE withdrawn IS NOT NULL").fetchone()[0]
     unjudged = db.execute("SELECT count(*) FROM task").fetchone()[0] - len({row["task"] for row in judgements})
     db.close()
     if not judgements:
-        raise RowError(database, "holds no judgement", "Rate first")
+        raise RowError(database, "contains no judgement", "Run the page and rate some comparisons first")
     records: dict[str, dict[str, Any]] = {}
     for row in judgements:
         key = row["task"] if row["number"] == 1 else row["id"]
@@ -59,7 +59,7 @@ def export(database: Path, path: Path, config: Section) -> Path:
     }
     write_data_manifest(path, config=dump(config), counts=counts)
     logger("data_builders").info(
-        "%-20s %d comparisons, %d judgements by %d raters (%d taken back, %d comparisons not judged)",
+        "%-20s %d comparisons, %d judgements by %d raters (%d judgements undone, %d comparisons not judged)",
         *(path.name, len(records), len(judgements), len(counts["raters"]), withdrawn, unjudged),
     )
     return path

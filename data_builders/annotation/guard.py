@@ -1,7 +1,8 @@
-"""Who may talk to the page: on a loopback address this machine's own pages, elsewhere who has the token.
+"""Access control of the annotation page: this machine only on a loopback address, visitors with the token elsewhere.
 
-A page of another site can make a browser send requests here. Its requests carry its own Origin, and, where its name was
-rebound to this address, its own Host; both are refused.
+A page of another site can make a browser send requests to this server (cross-site request forgery). Such requests have
+the Origin of the other site. If the other site's name was changed to resolve to this address (DNS rebinding), they have
+its Host. Both are refused.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _SECURITY_HEADERS = {
 
 
 class Guard:
-    """Stands before an ASGI app and lets through what may pass.
+    """ASGI middleware that refuses requests without access, and adds security headers to responses.
 
-    token: wanted in a cookie, which a visit with `?token=` sets; None for a page on a loopback address.
-    port: names the cookie, since a browser shares cookies between the ports of a host.
+    token: required in a cookie, which a visit with `?token=` sets. None for a page on a loopback address.
+    port: part of the cookie's name, because browsers share cookies between the ports of a host.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, port: int) -> None:
@@ -45,16 +46,16 @@ class Guard:
         await (self._refusal(scope, Headers(scope=scope)) or self._app)(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        """What is answered in the app's place; None for a request that may pass."""
+        """Return the response to a request that is refused, or None if the request may pass."""
         host = headers.get("host", "")
         if self._token is None and _name(host) not in LOOPBACK_NAMES:
-            return PlainTextResponse("This page is served to this machine alone, as http://localhost.", 421)
+            return PlainTextResponse("This page is available on this machine only, at http://localhost.", 421)
         origin = headers.get("origin")
         if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
-            return PlainTextResponse("Another site's page may not send anything here.", 403)
+            return PlainTextResponse("Requests from pages of other sites are refused.", 403)
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers or not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            return PlainTextResponse(f"A request may hold {MAX_BODY_BYTES} bytes.", 413)
+            return PlainTextResponse(f"The request is too large: at most {MAX_BODY_BYTES} bytes are allowed.", 413)
         return None if self._token is None else self._without_token(scope, headers)
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
@@ -62,7 +63,8 @@ class Guard:
         if scope["method"] == "GET" and any(key == "token" and self._is_token(value) for key, value in query):
             kept = urlencode([(key, value) for key, value in query if key != "token"])
             response = RedirectResponse(f"/?{kept}" if kept else "/", 303)
-            # Lax, not strict: with strict a link in a mail would come without its cookie. Origin guards the rest.
+            # Lax, not strict: with strict, the browser would not send the cookie when the rater opens the link from an
+            # e-mail. Forged POST requests are refused by their Origin.
             response.set_cookie(self._cookie, self._token or "", httponly=True, samesite="lax", max_age=30 * 86400)
             return response
         try:
@@ -71,14 +73,14 @@ class Guard:
             cookie = None
         if cookie is not None and self._is_token(cookie.value):
             return None
-        return PlainTextResponse("Open the link with ?token=... that the operator has sent you.", 401)
+        return PlainTextResponse("Open the link with ?token=... that you received from the operator.", 401)
 
     def _is_token(self, found: str) -> bool:
         return secrets.compare_digest(found.encode(), (self._token or "").encode())
 
 
 def _name(host: str) -> str | None:
-    """The host's name without its port."""
+    """Return the name of the host without its port."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

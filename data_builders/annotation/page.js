@@ -1,6 +1,6 @@
 "use strict";
-// The raters' page. The server holds the state; this draws what it says and sends what the rater does. Every request may
-// be sent again without doing anything twice. What models and users wrote goes in through textContent alone.
+// The annotation page. The server has the state; this script shows it and sends the rater's actions. A request that is
+// sent again has no second effect. Texts of models and users are inserted with textContent only, never as HTML.
 
 const LEVELS = ["significantly better", "better", "slightly better", "marginally better"];
 const SCALE = [...LEVELS.map((level, place) => [4 - place, "left", level]), [0, "tie", "tie"],
@@ -9,9 +9,9 @@ const WAITING_MS = 700, DONE_MS = 15000, RETRY_MS = 1000;
 
 const $ = (id) => document.getElementById(id);
 const rater = new URLSearchParams(location.search).get("rater");
-let state = null;      // what the server said last
-let choice = null;     // {side, grade}: grade 4 is left significantly better, -4 right
-let edits = {};        // side -> text of its rewritten answer
+let state = null;      // the last state that the server sent
+let choice = null;     // {side, grade}: grade 4 means left is significantly better, -4 right
+let edits = {};        // side -> edited text of its answer
 let busy = false;
 let timer = null;
 
@@ -28,7 +28,7 @@ async function post(path, body = {}) {
         method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({rater, ...body}),
       });
     } catch {
-      say(`${path === "/api/judge" ? "Not saved yet: the" : "The"} server does not answer. Trying again.`, true);
+      say(`${path === "/api/judge" ? "Not saved yet: the" : "The"} server does not answer. Retrying.`, true);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       continue;
     }
@@ -36,21 +36,21 @@ async function post(path, body = {}) {
     if (response.ok) return response.json();
     const text = await response.text();
     let error = text;
-    try { error = JSON.parse(text).error ?? text; } catch { /* plain text, as it is */ }
+    try { error = JSON.parse(text).error ?? text; } catch { /* not JSON: show the text itself */ }
     throw new Error(error || `The server answered ${response.status}.`);
   }
 }
 
-// Send, draw what comes back, and only then say that it is done. What the server refuses is told over a fresh state.
-async function act(path, body, told = "") {
+// Send a request, show the new state, and only then confirm it. If the server refuses, show the reason and a fresh state.
+async function act(path, body, confirmation = "") {
   if (busy) return;
   busy = true;
   clearTimeout(timer);
   try {
     draw(await post(path, body));
-    say(told);
+    say(confirmation);
   } catch (error) {
-    try { draw(await post("/api/state")); } catch { /* the first refusal says why */ }
+    try { draw(await post("/api/state")); } catch { /* the first error is the one to show */ }
     $("name").hidden = state !== null;
     say(error.message, true);
   } finally {
@@ -72,9 +72,9 @@ async function look() {
 function draw(found) {
   const same = state && state.turn === found.turn && state.kind === found.kind;
   state = found;
-  const {mine, all, wanted, further_turns: further} = state.progress;
+  const {mine, all, total, further_turns: further} = state.progress;
   $("progress").textContent =
-    `${mine} judged · all raters: ${all} of ${wanted}${further ? ` · ${further} further turns` : ""}`;
+    `${mine} judged · all raters: ${all} of ${total}${further ? ` · ${further} further turns` : ""}`;
   $("who").textContent = state.rater;
   $("undo").disabled = state.undo === null;
   clearTimeout(timer);
@@ -134,10 +134,10 @@ function messageOf(message, named = true) {
 }
 
 function toolsOf(tools) {
-  return tools.map((tool) => messageOf({role: "tool", text: `may be called: ${tool.name}: ${tool.description}`}));
+  return tools.map((tool) => messageOf({role: "tool", text: `available tool: ${tool.name}: ${tool.description}`}));
 }
 
-// grade: 4 to -4, or null for none yet.
+// grade: 4 to -4, or null if nothing is chosen yet.
 function choose(grade) {
   choice = grade === null ? null : {grade, side: grade > 0 ? "left" : grade < 0 ? "right" : "tie"};
   for (const radio of document.querySelectorAll("#scale input")) radio.checked = Number(radio.value) === grade;
@@ -150,7 +150,7 @@ function choose(grade) {
   else if (!$("improve").hidden) $("edited").value = state.last_text[choice.side];
 }
 
-// The rater's own choice, after which "Saved." would be said of the wrong pair.
+// Called for a choice of the rater. It clears the message, because "Saved." was about the previous pair.
 function chosen(grade) {
   choose(grade);
   keepDraft();
@@ -173,7 +173,7 @@ async function submit() {
   if (busy || choice === null || state.kind !== "rate") return;
   const edited = edits[choice.side];
   if (edited !== undefined && !edited.trim()) {
-    say("The edited answer is empty. Write it, or choose the answer as it is by undoing your change.", true);
+    say("The edited answer is empty. Write a text, or restore the original answer.", true);
     return;
   }
   const {turn} = state, grade = choice.grade;
@@ -181,7 +181,7 @@ async function submit() {
   if (state.turn !== turn || state.kind !== "rate") localStorage.removeItem(`draft ${turn}`);
 }
 
-function madeId() {  // crypto.randomUUID is not there on plain http
+function madeId() {  // crypto.randomUUID is not available on plain http
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -196,7 +196,7 @@ async function ask() {
     edits[side] = text;
     keepDraft();
     if (choice?.side === side) improve();
-    say("Rewritten. Change it further, or submit.");
+    say("Rewritten. Edit it further, or submit.");
   } catch (error) {
     say(error.message, true);
   } finally {
@@ -205,7 +205,7 @@ async function ask() {
 }
 
 function undo() {
-  if (!$("undo").disabled) act("/api/undo", {judgement: state.undo}, "Taken back. Change it and submit again.");
+  if (!$("undo").disabled) act("/api/undo", {judgement: state.undo}, "Undone. Change your rating and submit it again.");
 }
 
 function leave() {

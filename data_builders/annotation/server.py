@@ -1,7 +1,7 @@
-"""The web server of the raters' page: what it answers, and where it listens.
+"""The web server of the annotation page.
 
-Every request of the page is a POST with the rater's name in it, so two raters, or two tabs, share nothing that could be
-mixed up. Each answer to one that changes something comes after the database has it on the disk.
+Every request of the page is a POST with the rater's name, so there is no session that two raters or two tabs could mix
+up. A request that changes something is answered only after the change is on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from align.errors import AlignError, ConfigError
 from data_builders.annotation.settings import ServerConfig
 from data_builders.annotation.store import Store
-from data_builders.annotation.view import place_of, shown, turned, with_last_text
+from data_builders.annotation.view import flip_grade, rater_state, response_index, with_last_text
 
 try:
     import uvicorn
@@ -32,7 +32,7 @@ try:
     from data_builders.annotation.guard import Guard
 except ImportError as error:
     how = 'pip install -e ".[annotate]"'
-    raise ConfigError(error.name or "fastapi", "is wanted for the raters' page, and not here", how) from None
+    raise ConfigError(error.name or "fastapi", "is not installed, but the annotation page requires it", how) from None
 
 if TYPE_CHECKING:
     from data_builders.annotation.answers import Answers
@@ -60,7 +60,7 @@ Text = Annotated[str, Field(max_length=_MOST_CHARACTERS), AfterValidator(_some)]
 
 
 class Visit(BaseModel):
-    """What every request says."""
+    """The fields of every request."""
 
     model_config = ConfigDict(extra="forbid")
     rater: Annotated[str, Field(max_length=60), AfterValidator(_one_line)]
@@ -72,11 +72,11 @@ class OfTurn(Visit):
 
 class Judging(OfTurn):
     judgement: Id
-    """Made by the page, so that a request sent again is known."""
+    """An id made by the page, by which a request that is sent again is recognized."""
     grade: int = Field(ge=-4, le=4)
-    """4: left is significantly better, -4: right."""
+    """From 4 (left is significantly better) to -4 (right is significantly better)."""
     edited: Text | None = None
-    """The better answer, rewritten; its last message where it has several."""
+    """The rater's improved version of the better answer (of its last message, if it has several)."""
 
 
 class Undoing(Visit):
@@ -94,7 +94,7 @@ class Refining(OfTurn):
 
 
 def app(store: Store, answers: Answers | None = None) -> FastAPI:
-    """The page and its requests, without the guard that stands before them."""
+    """Make the web app: the page and its requests, without access control (see `Guard`)."""
     api = FastAPI(openapi_url=None)
 
     @api.exception_handler(AlignError)
@@ -110,13 +110,15 @@ def app(store: Store, answers: Answers | None = None) -> FastAPI:
         turn = store.current(rater)
         failure = None
         if turn is not None and turn.responses is None:
-            failure = answers.want(turn) if store.goes_on and answers is not None else "no models are loaded"
-        return shown(store, rater, turn, failure) | {"refines": answers is not None}
+            failure = (
+                answers.request_answers(turn) if store.multi_turn and answers is not None else "no models are loaded"
+            )
+        return rater_state(store, rater, turn, failure) | {"refines": answers is not None}
 
     def known(rater: str) -> str:
         names = store.config.raters
         if names and rater not in names:
-            raise ConfigError("name", f"{rater} is not among the raters", "Type it as the operator wrote it")
+            raise ConfigError("name", f"{rater} is not one of the raters", "Write it exactly as the operator did")
         return rater
 
     @api.post("/api/state")
@@ -124,41 +126,41 @@ def app(store: Store, answers: Answers | None = None) -> FastAPI:
         return state(known(visit.rater))
 
     @api.post("/api/judge")
-    def judge(said: Judging) -> dict[str, Any]:
-        rater = known(said.rater)
-        turn = store.turn(rater, said.turn)
-        grade = turned(turn, said.grade)
+    def judge(request: Judging) -> dict[str, Any]:
+        rater = known(request.rater)
+        turn = store.turn(rater, request.turn)
+        grade = flip_grade(turn, request.grade)
         edited = None
-        if said.edited is not None and grade != 0 and turn.responses is not None:
+        if request.edited is not None and grade != 0 and turn.responses is not None:
             better = turn.responses[turn.better(grade)]
-            if said.edited != better[-1].content:
-                edited = with_last_text(better, said.edited)
-        store.judge(rater, turn.id, said.judgement, grade, edited)
+            if request.edited != better[-1].content:
+                edited = with_last_text(better, request.edited)
+        store.judge(rater, turn.id, request.judgement, grade, edited)
         if answers is not None:
             answers.look_ahead()
         return state(rater)
 
     @api.post("/api/undo")
-    def undo(wanted: Undoing) -> dict[str, Any]:
-        store.undo(known(wanted.rater), wanted.judgement)
-        return state(wanted.rater)
+    def undo(request: Undoing) -> dict[str, Any]:
+        store.undo(known(request.rater), request.judgement)
+        return state(request.rater)
 
     @api.post("/api/go_on")
-    def go_on(wanted: GoingOn) -> dict[str, Any]:
-        store.go_on(known(wanted.rater), wanted.turn, wanted.message)
-        return state(wanted.rater)
+    def go_on(request: GoingOn) -> dict[str, Any]:
+        store.go_on(known(request.rater), request.turn, request.message)
+        return state(request.rater)
 
     @api.post("/api/leave")
-    def leave(wanted: OfTurn) -> dict[str, Any]:
-        store.leave(known(wanted.rater), wanted.turn)
-        return state(wanted.rater)
+    def leave(request: OfTurn) -> dict[str, Any]:
+        store.leave(known(request.rater), request.turn)
+        return state(request.rater)
 
     @api.post("/api/refine")
-    async def refine(wanted: Refining) -> dict[str, str]:
-        turn = await asyncio.to_thread(store.turn, known(wanted.rater), wanted.turn)
+    async def refine(request: Refining) -> dict[str, str]:
+        turn = await asyncio.to_thread(store.turn, known(request.rater), request.turn)
         if answers is None or turn.responses is None:
-            raise ConfigError("refine", "wants a model, and none is loaded", "Edit the answer by hand")
-        future = answers.refine(turn, place_of(turn, wanted.side), wanted.text, wanted.feedback)
+            raise ConfigError("refine", "requires a model, but none is loaded", "Edit the answer by hand")
+        future = answers.refine(turn, response_index(turn, request.side), request.text, request.feedback)
         return {"text": (await asyncio.wrap_future(future))[-1].content}
 
     for path, name in {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}.items():
@@ -174,7 +176,7 @@ def _sender(file: Path) -> Any:
 
 
 class Server:
-    """An address that is taken as soon as this is made, served by `run` until it is interrupted or `stop` is called."""
+    """The server. The address is reserved by the constructor, and served by `run` until Ctrl-C or a call of `stop`."""
 
     def __init__(self, config: ServerConfig) -> None:
         try:
@@ -182,8 +184,8 @@ class Server:
             self._socket = socket.create_server((config.host, config.port), family=family)
         except OSError as error:
             where = f"server.host, server.port: {config.host}:{config.port}"
-            how = "Name another port, or 0 for one that is free"
-            raise ConfigError(where, f"cannot be listened on ({error.strerror or error})", how) from None
+            how = "Use another port, or 0 for any free port"
+            raise ConfigError(where, f"cannot listen on this address ({error.strerror or error})", how) from None
         self.port: int = self._socket.getsockname()[1]
         self._host = config.host
         self.token = None if config.is_loopback else _token()
@@ -191,7 +193,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """What raters open. With a token in it, it is for them alone."""
+        """The address that raters open. If it contains the token, keep it secret."""
         name = f"[{self._host}]" if ":" in self._host else self._host
         if self._host in ("0.0.0.0", "::"):
             name = socket.gethostname()
@@ -204,18 +206,18 @@ class Server:
             lifespan="off",
             ws="none",
             log_level="warning",
-            access_log=False,  # a visit's address holds the token
+            access_log=False,  # the address of a visit contains the token
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=2,
         )
-        print(f"rate here     {self.address}\nto end        Ctrl-C; the same command goes on", flush=True)
+        print(f"annotation page   {self.address}\nstop              Ctrl-C (the same command continues)", flush=True)
         self._serving = uvicorn.Server(settings)
         with closing(store), suppress(KeyboardInterrupt):
             self._serving.run(sockets=[self._socket])
 
     def stop(self) -> None:
-        """End `run` in another thread, after the requests that are being answered."""
+        """Make `run` return in its thread, after the requests that are being answered."""
         if self._serving is not None:
             self._serving.should_exit = True
 
@@ -225,5 +227,6 @@ def _token() -> str:
     if given is None:
         return secrets.token_urlsafe(24)
     if not re.fullmatch(r"[\w-]{16,}", given, re.ASCII):
-        raise ConfigError(TOKEN_VARIABLE, "must be 16 or more letters, digits, - and _", "Leave it out for a made one")
+        what = "must have 16 or more characters: letters, digits, - and _"
+        raise ConfigError(TOKEN_VARIABLE, what, "Or remove it, and a token is generated")
     return given

@@ -1,4 +1,4 @@
-"""The settings of the raters' page. They import nothing heavy, so `--help` and a bad config answer at once."""
+"""The settings of the annotation page. This file imports nothing heavy, so `--help` and config errors are immediate."""
 
 from __future__ import annotations
 
@@ -12,55 +12,58 @@ from align.settings import InputSource, Reading
 
 
 class TasksConfig(Reading):
-    """What is compared. Files may grow between two starts: new lines are added, the old ones stay what they are."""
+    """What raters compare. The files may grow between two starts: new lines are added to the comparisons."""
 
     pairs: tuple[InputSource, ...] = ()
-    """Ready comparisons: `prompt`, `responses` (texts, messages, or objects with text and model) and `models`;
-    or preference rows, whose judgements are neither shown nor kept. Of more than two responses two are drawn."""
+    """Ready comparisons: records with `prompt`, `responses` (texts, messages, or objects with text and model) and
+    `models`, or preference rows, whose judgements are not shown. Two of more than two responses are chosen at
+    random."""
     candidates: dict[str, InputSource] = Field(default_factory=dict)
-    """Name of a model -> its candidates.jsonl from recipes/rejection_sample.py. For each prompt that two of them
-    finished, one completion of each of two models is drawn."""
+    """Name of a model -> its candidates.jsonl from recipes/rejection_sample.py. For each prompt with finished
+    completions of two or more models, two models and one completion of each are chosen at random."""
     prompts: tuple[InputSource, ...] = ()
-    """Prompts that two of `models` answer while the raters work."""
+    """Prompts that two of the `models` answer while raters work."""
     batch: str = ""
-    """The batch of collection, such as a week; for rows that name none. Agreement is reported by it."""
+    """Name of the batch, such as a week, for rows that have none. The agreement of raters is reported by batch."""
     round: int | None = Field(None, ge=0)
-    """The round of post-training; for rows that name none."""
+    """The round of post-training, for rows that have none."""
 
     @model_validator(mode="after")
     def _there_is_something_to_compare(self) -> Self:
         if not (self.pairs or self.candidates or self.prompts):
             raise ValueError("expected pairs, candidates or prompts to compare, found none")
         if len(self.candidates) == 1:
-            raise ValueError("candidates of one model have nothing to be compared with: name those of another")
+            raise ValueError("candidates of a single model cannot be compared. Add the candidates of another model")
         return self
 
 
 class RatingConfig(Section):
-    """Who judges what."""
+    """Who judges which comparisons."""
 
     raters: tuple[str, ...] = ()
-    """The names that may rate; none given: whoever types a name. Names are trusted, not proved."""
+    """Names of the raters; if empty, anyone can rate under any name. There are no passwords: names are trusted."""
     raters_per_pair: int = Field(1, ge=1)
-    """Different raters who judge each comparison. With 2 or more the builder reports how far they agree."""
+    """Number of different raters for each comparison. With 2 or more, the builder `preferences` reports their
+    agreement."""
     hold_minutes: float = Field(60, gt=0)
-    """A comparison that a rater has opened and not judged goes to others after this time."""
+    """Minutes for which a comparison stays reserved for the rater who opened it. After that, others may get it."""
     max_turns: int = Field(10, ge=1)
-    """With `models`: turns of one dialog, each with a comparison of its own. 1: no dialog goes on."""
+    """Maximum number of turns of a dialog, each with its own comparison; requires `models`. 1: dialogs are not
+    continued."""
     ahead: int = Field(4, ge=0)
-    """With `models`: prompts that are answered before anybody has opened them, so that raters do not wait."""
+    """Number of prompts that the models answer in advance, so that raters do not have to wait; requires `models`."""
     seed: int = 0
-    """Which completion stands left for whom, which models answer, and what they sample."""
+    """Seed of the side on which each completion is shown, of the choice of models, and of their sampling."""
 
 
 class ServerConfig(Section):
     """Where the page is served."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any but a loopback address (such as 0.0.0.0) asks every visitor for a token, which
-    stands in the start line; ANNOTATE_TOKEN in the environment names one that stays the same over restarts."""
+    """Address to listen on. With any address other than a loopback address (for example 0.0.0.0), every visitor needs a
+    token, which is printed at the start. Set ANNOTATE_TOKEN in the environment to keep the same token over restarts."""
     port: int = Field(8765, ge=0, le=65535)
-    """0 takes one that is free."""
+    """Port to listen on. 0 takes any free port."""
 
     @property
     def is_loopback(self) -> bool:
@@ -73,5 +76,5 @@ class ServerConfig(Section):
     @model_validator(mode="after")
     def _host_is_an_address(self) -> Self:
         if not self.host.strip():
-            raise ValueError("server.host is empty: name 127.0.0.1, or 0.0.0.0 for all addresses")
+            raise ValueError("server.host is empty. Set it to 127.0.0.1, or to 0.0.0.0 for all addresses")
         return self

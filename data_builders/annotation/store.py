@@ -1,6 +1,6 @@
-"""The database of a rating: tasks, who took which, every turn that was shown, every judgement.
+"""Store and query everything about an annotation: tasks, assignments to raters, turns and judgements.
 
-When a method returns, what it did is on the disk. Nothing is deleted; what is taken back is marked withdrawn. The
+When a method returns, its changes are on disk. Nothing is deleted: what a rater undoes is marked as withdrawn. The
 tables are in `database.py`.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from align.errors import RowError
 from align.rows import Message, Messages, row_id
-from data_builders.annotation.database import MESSAGES, RESPONSES, moment_text, now, opened, text_of
+from data_builders.annotation.database import MESSAGES, RESPONSES, messages_json, moment_text, now, open_database
 from data_builders.annotation.settings import RatingConfig
 from data_builders.annotation.tasks import Task
 
@@ -25,11 +25,16 @@ _LAST = """
 SELECT judgement.id, turn.task, turn.number FROM judgement JOIN turn ON turn.id = judgement.turn
 WHERE turn.rater = ? AND judgement.withdrawn IS NULL ORDER BY judgement.place DESC LIMIT 1
 """
+# The first task for a rater: one that can be shown (it has responses, or models can answer it), that this rater has not
+# had yet, and that still needs raters. A rater counts for a task if the assignment is open and not older than
+# hold_minutes (:stale is the oldest time that counts), or if the rater has judged the task. Example with two raters per
+# pair (:required = 2): ann has judged it, bob opened it 90 minutes ago with hold_minutes = 60. Only ann counts,
+# so a third rater gets the task.
 _NEXT = """
 SELECT * FROM task
 WHERE (:live OR responses IS NOT NULL)
 AND NOT EXISTS (SELECT 1 FROM assignment AS mine WHERE mine.task = task.id AND mine.rater = :rater)
-AND :wanted > (
+AND :required > (
     SELECT count(*) FROM assignment WHERE assignment.task = task.id AND (
         (closed IS NULL AND taken > :stale)
         OR EXISTS (
@@ -47,8 +52,8 @@ WHERE assignment.rater = ? AND closed IS NULL AND withdrawn IS NULL ORDER BY tak
 
 
 @dataclass(frozen=True)
-class Said:
-    """A judgement of a turn."""
+class StoredJudgement:
+    """A judgement of a turn, as it is in the database."""
 
     id: str
     grade: int
@@ -63,56 +68,57 @@ class Turn:
     task: str
     rater: str
     number: int
-    """From 1."""
+    """The number of the turn in its dialog, counted from 1."""
     first_is_left: bool
     prompt: Messages
     tools: str
     responses: tuple[Messages, Messages] | None
     """None until the models have answered."""
     models: tuple[str, ...]
-    said: Said | None
-    """The judgement that holds."""
-    before: Said | None
-    """The one that its rater took back last."""
+    judgement: StoredJudgement | None
+    """The current judgement."""
+    withdrawn_judgement: StoredJudgement | None
+    """The judgement that the rater has undone last, if there is no current one."""
 
     def better(self, grade: int) -> int:
-        """The place of the response that a grade prefers; of a tie the left one, which a draw put there."""
+        """Return the index of the response that a grade prefers; for a tie the left one, which was chosen at random."""
         return 0 if grade > 0 or (grade == 0 and self.first_is_left) else 1
 
-    def continued(self) -> Messages:
-        """What the dialog goes on with: the edited response, else the better one."""
-        assert self.said is not None
+    def continuation(self) -> Messages:
+        """Return the response with which the dialog continues: the edited one, else the better one."""
+        assert self.judgement is not None
         assert self.responses is not None
-        return self.said.edited or self.responses[self.better(self.said.grade)]
+        return self.judgement.edited or self.responses[self.better(self.judgement.grade)]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt that models are to answer."""
+class PromptToAnswer:
+    """A prompt that models have to answer."""
 
     task: str
     rater: str
-    """Empty for a task's first turn: all its raters judge the same two responses."""
+    """Empty for the first turn of a task, because all its raters judge the same two responses."""
     number: int
     prompt: Messages
     tools: str
 
 
 class Store:
-    """All that is known of one rating. Its methods may be called from any thread.
+    """The state of an annotation, in a database. Its methods can be called from any thread.
 
-    goes_on: models can answer, so a judged task stays its rater's until it is closed or has `max_turns` turns.
-    Methods that a rater's doing calls raise RowError where it cannot be done, with nothing changed.
+    multi_turn: models can answer, so that a rater can continue the dialog of a judged task, up to `max_turns` turns.
+
+    If an action of a rater is not possible, its method raises RowError and changes nothing.
     """
 
-    def __init__(self, path: Path, config: RatingConfig, *, goes_on: bool = False) -> None:
+    def __init__(self, path: Path, config: RatingConfig, *, multi_turn: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.config, self.goes_on = config, goes_on
+        self.config, self.multi_turn = config, multi_turn
         self._lock = threading.RLock()
-        self._db = opened(path)
+        self._db = open_database(path)
 
     def add(self, tasks: Iterable[Task]) -> int:
-        """Take in those that are not here yet. Returns how many."""
+        """Add the tasks that are not in the database yet. Returns their number."""
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
@@ -121,7 +127,7 @@ class Store:
                 (
                     (
                         *(task.id, task.name, task.source, task.round, task.batch, task.tools),
-                        *(text_of(task.prompt), text_of(task.responses), json.dumps(task.models)),
+                        *(messages_json(task.prompt), messages_json(task.responses), json.dumps(task.models)),
                     )
                     for task in tasks
                 ),
@@ -129,46 +135,46 @@ class Store:
             return db.total_changes - before
 
     def current(self, rater: str) -> Turn | None:
-        """The turn that the rater is at: of the task taken last that is open, else of a new one; None for nothing.
+        """Return the rater's current turn: that of the open task assigned last, else of a new task, else None.
 
-        It is judged already where the rater has yet to say whether the dialog goes on.
+        If the turn is already judged, the rater still has to decide whether to continue its dialog.
         """
         with self._transaction() as db:
             return self._open(rater) or self._assigned(db, rater)
 
     def turn(self, rater: str, turn_id: str) -> Turn:
-        """A turn of the rater's that was not taken back."""
+        """Return a turn of the rater. Raises RowError if it is another rater's, or withdrawn."""
         with self._lock:
             return self._turn(self._db, rater, turn_id)
 
     def judge(self, rater: str, turn_id: str, judgement_id: str, grade: int, edited: Messages | None) -> None:
-        """Keep a judgement. The same judgement_id again changes nothing, whatever became of it since.
+        """Store a judgement. If a judgement with this id was stored before, nothing changes, even if it was withdrawn.
 
-        edited: the better response, rewritten.
+        edited: the rater's improved version of the better response.
         """
         with self._transaction() as db:
             if self._is_known(db, judgement_id, rater):
                 return
             turn = self._turn(db, rater, turn_id)
             if turn.responses is None:
-                raise RowError("judgement", "is of a turn that nobody has answered yet", "Wait for the answers")
-            if turn.said is not None:
-                raise RowError("judgement", "was given already, in another tab", "Undo it there to change it")
+                raise RowError("judgement", "is for a turn without answers", "Wait for the answers of the models")
+            if turn.judgement is not None:
+                raise RowError("judgement", "was already given in another tab", "Undo it there to change it")
             db.execute(
                 "INSERT INTO judgement (id, turn, grade, edited, said) VALUES (?, ?, ?, ?, ?)",
-                (judgement_id, turn.id, grade, text_of(edited), now()),
+                (judgement_id, turn.id, grade, messages_json(edited), now()),
             )
-            ends = not self.goes_on or turn.number >= self.config.max_turns
+            ends = not self.multi_turn or turn.number >= self.config.max_turns
             self._touch(db, turn.task, rater, closed=now() if ends else None)
 
     def undo(self, rater: str, judgement_id: str) -> None:
-        """Withdraw the rater's last judgement, and the turn that followed it. One that is withdrawn stays so."""
+        """Withdraw the rater's last judgement and the turn that followed it. If it is already withdrawn, do nothing."""
         with self._transaction() as db:
             last = db.execute(_LAST, (rater,)).fetchone()
             if last is None or last["id"] != judgement_id:
                 if self._is_known(db, judgement_id, rater, withdrawn=True):
                     return
-                raise RowError("undo", "is of a judgement that is not your last one", "Load the page again")
+                raise RowError("undo", "is possible for your last judgement only", "Reload the page")
             moment = now()
             db.execute("UPDATE judgement SET withdrawn = ? WHERE id = ?", (moment, judgement_id))
             db.execute(
@@ -178,64 +184,68 @@ class Store:
             self._touch(db, last["task"], rater, closed=None)
 
     def go_on(self, rater: str, turn_id: str, message: str) -> None:
-        """Open the turn after a judged one with the rater's next message. One that is open already stays as it is."""
+        """Continue a judged dialog with the rater's next message. If the next turn already exists, nothing changes."""
         with self._transaction() as db:
             turn = self._turn(db, rater, turn_id)
-            if turn.said is None or not self.goes_on or turn.number >= self.config.max_turns:
-                raise RowError("turn", "cannot go on", "Judge it first; rating.max_turns says how far a dialog goes")
-            prompt = (*turn.prompt, *turn.continued(), Message(role="user", content=message))
+            if turn.judgement is None or not self.multi_turn or turn.number >= self.config.max_turns:
+                how = "Judge it first. The setting rating.max_turns limits the number of turns"
+                raise RowError("turn", "cannot be continued", how)
+            prompt = (*turn.prompt, *turn.continuation(), Message(role="user", content=message))
             self._begin(db, turn.task, rater, turn.number + 1, prompt, None, "[]")
             self._touch(db, turn.task, rater, closed=None)
 
     def leave(self, rater: str, turn_id: str) -> None:
-        """Leave the task of a turn that is judged, or that no model could answer."""
+        """Close the task of a turn that is judged, or that the models could not answer."""
         with self._transaction() as db:
             turn = self._turn(db, rater, turn_id)
-            if turn.said is None and turn.responses is not None:
+            if turn.judgement is None and turn.responses is not None:
                 raise RowError("turn", "is not judged yet", "Judge it first")
             self._touch(db, turn.task, rater, closed=now())
 
-    def answer(self, asked: Asked, responses: tuple[Messages, Messages], models: tuple[str, str]) -> None:
-        """Keep what two models answered, where nothing stands yet."""
-        said, names, prompt = text_of(responses), json.dumps(models), text_of(asked.prompt)
+    def answer(self, asked: PromptToAnswer, responses: tuple[Messages, Messages], models: tuple[str, str]) -> None:
+        """Store the answers of two models, unless the prompt already has answers."""
+        texts, names, prompt = messages_json(responses), json.dumps(models), messages_json(asked.prompt)
         with self._transaction() as db:
             if asked.number == 1:
                 where = "WHERE id = ? AND responses IS NULL"
-                db.execute(f"UPDATE task SET responses = ?, models = ? {where}", (said, names, asked.task))
-                said, names = db.execute("SELECT responses, models FROM task WHERE id = ?", (asked.task,)).fetchone()
+                db.execute(f"UPDATE task SET responses = ?, models = ? {where}", (texts, names, asked.task))
+                texts, names = db.execute("SELECT responses, models FROM task WHERE id = ?", (asked.task,)).fetchone()
             mine, values = ("AND rater = ?", (asked.rater,)) if asked.rater else ("", ())
             db.execute(
                 "UPDATE turn SET responses = ?, models = ? WHERE task = ? AND number = ? AND responses IS NULL "
-                f"AND withdrawn IS NULL AND prompt = ? {mine}",  # one that was undone and begun anew has another
-                (said, names, asked.task, asked.number, prompt, *values),
+                f"AND withdrawn IS NULL AND prompt = ? {mine}",  # after an undo, a new turn has another prompt
+                (texts, names, asked.task, asked.number, prompt, *values),
             )
 
-    def unanswered(self, most: int) -> list[Asked]:
-        """The first tasks without responses, in their order."""
+    def unanswered(self, most: int) -> list[PromptToAnswer]:
+        """Return the first `most` tasks without responses."""
         with self._lock:
             found = self._db.execute("SELECT * FROM task WHERE responses IS NULL ORDER BY position LIMIT ?", (most,))
-            return [Asked(row["id"], "", 1, MESSAGES.validate_json(row["prompt"]), row["tools"]) for row in found]
+            return [
+                PromptToAnswer(row["id"], "", 1, MESSAGES.validate_json(row["prompt"]), row["tools"]) for row in found
+            ]
 
     def last_judgement(self, rater: str) -> str | None:
-        """The id of the rater's last judgement that holds."""
+        """Return the id of the rater's last judgement that is not withdrawn."""
         with self._lock:
             found = self._db.execute(_LAST, (rater,)).fetchone()
             return found["id"] if found else None
 
     def progress(self, rater: str) -> dict[str, int]:
-        """How many comparisons the rater has judged, all raters have judged, and are wanted; further turns besides."""
+        """Count the comparisons that this rater and all raters have judged, and how many there are; and further
+        turns."""
         with self._lock:
-            held = "FROM judgement JOIN turn ON turn.id = judgement.turn WHERE judgement.withdrawn IS NULL"
+            current = "FROM judgement JOIN turn ON turn.id = judgement.turn WHERE judgement.withdrawn IS NULL"
             mine, all_ = (
-                self._db.execute(f"SELECT count(*) {held} AND number = 1 {more}", values).fetchone()[0]
+                self._db.execute(f"SELECT count(*) {current} AND number = 1 {more}", values).fetchone()[0]
                 for more, values in (("AND rater = ?", (rater,)), ("", ()))
             )
-            further = self._db.execute(f"SELECT count(*) {held} AND number > 1").fetchone()[0]
+            further = self._db.execute(f"SELECT count(*) {current} AND number > 1").fetchone()[0]
             tasks = self._db.execute("SELECT count(*) FROM task").fetchone()[0]
-        return {"mine": mine, "all": all_, "wanted": tasks * self.config.raters_per_pair, "further_turns": further}
+        return {"mine": mine, "all": all_, "total": tasks * self.config.raters_per_pair, "further_turns": further}
 
     def close(self) -> None:
-        """Close the file. What was judged is on the disk whether or not this is called."""
+        """Close the database. Judgements are on disk even if this is never called."""
         with self._lock:
             self._db.close()
 
@@ -257,8 +267,8 @@ class Store:
 
     def _assigned(self, db: sqlite3.Connection, rater: str) -> Turn | None:
         stale = moment_text(datetime.now(UTC) - timedelta(minutes=self.config.hold_minutes))
-        wanted = {"rater": rater, "wanted": self.config.raters_per_pair, "stale": stale, "live": self.goes_on}
-        task = db.execute(_NEXT, wanted).fetchone()
+        values = {"rater": rater, "required": self.config.raters_per_pair, "stale": stale, "live": self.multi_turn}
+        task = db.execute(_NEXT, values).fetchone()
         if task is None:
             return None
         db.execute("INSERT INTO assignment (task, rater, taken) VALUES (?, ?, ?)", (task["id"], rater, now()))
@@ -273,7 +283,7 @@ class Store:
         rater: str,
         number: int,
         prompt: Messages,
-        said: str | None,
+        responses: str | None,
         models: str,
     ) -> None:
         before = db.execute("SELECT count(*) FROM turn WHERE task = ? AND rater = ?", (task, rater)).fetchone()[0]
@@ -282,7 +292,7 @@ class Store:
         db.execute(
             "INSERT OR IGNORE INTO turn (id, task, rater, number, first_is_left, prompt, responses, models) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (name, task, rater, number, left, text_of(prompt), said, models),
+            (name, task, rater, number, left, messages_json(prompt), responses, models),
         )
 
     def _turn(self, db: sqlite3.Connection, rater: str, turn_id: str) -> Turn:
@@ -292,10 +302,12 @@ class Store:
             (turn_id, rater),
         ).fetchone()
         if row is None:
-            raise RowError("turn", "is none of yours, or was taken back in another tab", "Load the page again")
-        said = db.execute("SELECT * FROM judgement WHERE turn = ? ORDER BY place DESC LIMIT 1", (turn_id,)).fetchone()
-        last = said and Said(said["id"], said["grade"], said["edited"] and MESSAGES.validate_json(said["edited"]))
-        holds = said is not None and said["withdrawn"] is None
+            raise RowError("turn", "is not one of yours, or was undone in another tab", "Reload the page")
+        found = db.execute("SELECT * FROM judgement WHERE turn = ? ORDER BY place DESC LIMIT 1", (turn_id,)).fetchone()
+        last = found and StoredJudgement(
+            found["id"], found["grade"], found["edited"] and MESSAGES.validate_json(found["edited"])
+        )
+        is_current = found is not None and found["withdrawn"] is None
         return Turn(
             id=row["id"],
             task=row["task"],
@@ -306,8 +318,8 @@ class Store:
             tools=row["tools"],
             responses=row["responses"] and RESPONSES.validate_json(row["responses"]),
             models=tuple(json.loads(row["models"])),
-            said=last if holds else None,
-            before=None if holds else last,
+            judgement=last if is_current else None,
+            withdrawn_judgement=None if is_current else last,
         )
 
     def _is_known(self, db: sqlite3.Connection, judgement_id: str, rater: str, withdrawn: bool = False) -> bool:

@@ -1,4 +1,5 @@
-"""What raters compare, out of files: ready pairs, candidates of several models, prompts that models answer live."""
+"""Read what raters compare from files: ready pairs, candidates of several models, or prompts that models answer
+live."""
 
 from __future__ import annotations
 
@@ -17,36 +18,36 @@ from align.records import Record, SourceLike, label_of, records_of, sources_of
 from align.reporting import logger
 from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
 from data_builders.annotation.settings import TasksConfig
-from data_builders.preferences.ratings import asked_of
+from data_builders.preferences.ratings import rated_prompt_of
 from data_builders.row_set import message_texts
 
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt, and two responses to it where they are ready."""
+    """A prompt with two responses, or a prompt that models will answer."""
 
     name: str
-    """The id that it has in its file."""
+    """The id of the row in its file."""
     source: str
     prompt: Messages
     tools: str = ""
     responses: tuple[Messages, Messages] | None = None
-    """None: two models answer when a rater comes."""
+    """None: two models answer the prompt while raters work."""
     models: tuple[str, str] = ("", "")
     round: int | None = None
     batch: str = ""
 
     @property
     def id(self) -> str:
-        """The same whenever prompt and responses are, so that a file read again adds nothing."""
+        """An id that depends on prompt and responses only, so that reading a file again adds no task twice."""
         said = [fingerprint_of(*message_texts(response)) for response in self.responses or ()]
         return fingerprint_of(self.tools, *message_texts(self.prompt), *said)[:16]
 
 
-def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
-    """All that the files hold, in their order; what has nothing to compare is counted in the log.
+def read_tasks(config: TasksConfig, seed: int) -> list[Task]:
+    """Read the tasks of all files, in their order. The log says how many were dropped, and why.
 
-    Raises RowError naming file, line and field of what cannot be read, or where nothing is left.
+    Raises RowError naming file, line and field of a record that cannot be read, or if there is nothing to compare.
     """
     drops = Drops()
     read = partial(_pair, seed=seed, ignore=config.ignore_columns)
@@ -66,18 +67,19 @@ def tasks_of(config: TasksConfig, seed: int) -> list[Task]:
             round_ = config.round if task.round is None else task.round
             tasks[task.id] = replace(task, batch=task.batch or config.batch, round=round_)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-    told = f" (dropped: {reasons})" if reasons else ""
+    summary = f" (dropped: {reasons})" if reasons else ""
     if not tasks:
-        raise RowError("tasks", f"hold nothing to compare{told}", "Bring prompts, or two different responses to one")
-    logger("data_builders").info("%-20s %d%s", "to compare", len(tasks), told)
+        what = f"there is nothing to compare{summary}"
+        raise RowError("tasks", what, "Add prompts, or prompts with two different responses")
+    logger("data_builders").info("%-20s %d%s", "to compare", len(tasks), summary)
     return list(tasks.values())
 
 
 def _pair(record: Record, where: str, seed: int, ignore: Collection[str]) -> Task:
     several = first_given(record, RESPONSES) and pair_names(Columns(record, where, ignore)) is None
     if several and not _is_ours(record):
-        asked = asked_of(record, where, ignore)
-        first, second = drawn(asked.models, seed, asked.id)
+        asked = rated_prompt_of(record, where, ignore)
+        first, second = choose_two(asked.models, seed, asked.id)
         return Task(
             name=asked.id,
             source=asked.source,
@@ -89,7 +91,7 @@ def _pair(record: Record, where: str, seed: int, ignore: Collection[str]) -> Tas
             batch=asked.batch,
         )
     row = row_of(record, PreferenceRow, where, ignore)
-    chosen, rejected = row.completions[-2:]  # of three the first is an edited one
+    chosen, rejected = row.completions[-2:]  # of three completions, the first is an edited one
     return Task(
         name=row.id,
         source=row.source,
@@ -103,7 +105,8 @@ def _pair(record: Record, where: str, seed: int, ignore: Collection[str]) -> Tas
 
 
 def _is_ours(record: dict[str, object]) -> bool:
-    """A preference row has `completions` too, best first, and says no more about them than their order."""
+    """Return whether this is one of our preference rows, whose `completions` are ordered, best first, without
+    ratings."""
     return {"id", "source", "completions"} <= record.keys() <= PreferenceRow.model_fields.keys()
 
 
@@ -114,14 +117,14 @@ def _of_candidates(config: TasksConfig, seed: int, drops: Drops) -> Iterator[Tas
         for candidate in read_rows(path, Candidate, config, drops=drops):
             known = first.setdefault(candidate.prompt_id, candidate)
             if (known.prompt, known.tools) != (candidate.prompt, candidate.tools):
-                what = f"{candidate.prompt_id!r} is another prompt than in the candidates of another model"
-                raise RowError(f"{_label(path)}: prompt_id", what, "Sample both models on one file of prompts")
+                what = f"{candidate.prompt_id!r} has different prompts in the candidates of two models"
+                raise RowError(f"{_label(path)}: prompt_id", what, "Sample both models on the same file of prompts")
             if candidate.finished:
                 finished[candidate.prompt_id][model].append(candidate)
     for prompt_id, known in first.items():
         by_model = finished[prompt_id]
         if len(by_model) < 2:
-            drops.reasons["prompt that fewer than two models finished"] += 1
+            drops.reasons["prompt with finished candidates of fewer than two models"] += 1
             continue
         draw = random.Random(row_id(seed, prompt_id))
         names = draw.sample(sorted(by_model), 2)
@@ -144,8 +147,8 @@ def _opening(row: PromptRow) -> Task:
     return Task(name=row.id, source=row.source, prompt=row.prompt, tools=row.tools)
 
 
-def drawn(models: Sequence[str], seed: int, name: str) -> tuple[int, int]:
-    """Two places, of different models where there are such, in their order."""
+def choose_two(models: Sequence[str], seed: int, name: str) -> tuple[int, int]:
+    """Choose two responses, from different models if possible. Returns their indices in ascending order."""
     if len(models) == 2:
         return 0, 1
     order = list(range(len(models)))

@@ -1,41 +1,44 @@
-"""What a rater is shown, as plain values, and what comes back as messages. Blind: no model, source or id of a file."""
+"""Convert turns to what the page shows, and what the page sends back to messages and grades.
+
+Raters are blind: no name of a model, source or file is sent to the page.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from align.rows import Message, Messages, tools_of
-from data_builders.annotation.store import Said, Store, Turn
+from data_builders.annotation.store import Store, StoredJudgement, Turn
 
 
-def shown(store: Store, rater: str, turn: Turn | None, failure: str | None) -> dict[str, Any]:
-    """The page's whole state for one rater.
+def rater_state(store: Store, rater: str, turn: Turn | None, failure: str | None) -> dict[str, Any]:
+    """Return the complete state of the page for one rater.
 
-    turn: where the rater is, None where nothing is left.
-    failure: why no model answers the turn.
+    turn: the rater's current turn; None if nothing is left to compare.
+    failure: why the models cannot answer the turn; None if they can.
     """
     return {
         "rater": rater,
         "progress": store.progress(rater),
         "undo": store.last_judgement(rater),
-        "live": store.goes_on,
+        "live": store.multi_turn,
         **({"kind": "done"} if turn is None else _turn(turn, failure)),
     }
 
 
 def with_last_text(response: Messages, text: str) -> Messages:
-    """The response with another text in its last message, its calls as they were."""
+    """Return the response with another text in its last message. Tool calls stay unchanged."""
     *others, last = response
     return (*others, last.model_copy(update={"content": text}))
 
 
-def place_of(turn: Turn, side: str) -> int:
-    """The place of the response that stands left or right."""
+def response_index(turn: Turn, side: str) -> int:
+    """Return the index of the response that is shown on this side."""
     return 0 if (side == "left") == turn.first_is_left else 1
 
 
-def turned(turn: Turn, grade: int) -> int:
-    """A grade of left over right as one of the first response over the second, and back."""
+def flip_grade(turn: Turn, grade: int) -> int:
+    """Convert a grade of left over right to one of the first response over the second, or the other way round."""
     return grade if turn.first_is_left else -grade
 
 
@@ -43,31 +46,31 @@ def _turn(turn: Turn, failure: str | None) -> dict[str, Any]:
     here: dict[str, Any] = {
         "turn": turn.id,
         "number": turn.number,
-        "dialog": _told(turn.prompt),
+        "dialog": _texts(turn.prompt),
         "tools": [{"name": tool.name, "description": tool.description} for tool in tools_of(turn.tools)],
     }
     if turn.responses is None:
         return here | ({"kind": "waiting"} if failure is None else {"kind": "failed", "failure": failure})
-    if turn.said is not None:
-        return here | {"kind": "go_on", "dialog": _told((*turn.prompt, *turn.continued()))}
-    left, right = (turn.responses[place_of(turn, side)] for side in ("left", "right"))
+    if turn.judgement is not None:
+        return here | {"kind": "go_on", "dialog": _texts((*turn.prompt, *turn.continuation()))}
+    left, right = (turn.responses[response_index(turn, side)] for side in ("left", "right"))
     return here | {
         "kind": "rate",
-        "left": _told(left),
-        "right": _told(right),
+        "left": _texts(left),
+        "right": _texts(right),
         "last_text": {"left": left[-1].content, "right": right[-1].content},
-        "before": _before(turn, turn.before),
+        "before": _before(turn, turn.withdrawn_judgement),
     }
 
 
-def _before(turn: Turn, said: Said | None) -> dict[str, Any] | None:
-    """A judgement that was taken back, to begin from."""
-    if said is None:
+def _before(turn: Turn, undone: StoredJudgement | None) -> dict[str, Any] | None:
+    """Return the judgement that the rater has undone, from which the page starts again."""
+    if undone is None:
         return None
-    return {"grade": turned(turn, said.grade), "edited": said.edited[-1].content if said.edited else None}
+    return {"grade": flip_grade(turn, undone.grade), "edited": undone.edited[-1].content if undone.edited else None}
 
 
-def _told(messages: Messages) -> list[dict[str, str]]:
+def _texts(messages: Messages) -> list[dict[str, str]]:
     return [{"role": message.role, "text": _text(message)} for message in messages]
 
 

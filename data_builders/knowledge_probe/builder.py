@@ -1,10 +1,13 @@
-"""The knowledge probe: find what a model knows by asking it several times, and teach it to say so where it does not.
+"""The knowledge probe: find out what a model knows, and make rows that teach it to abstain from the rest.
 
-The six steps of Llama 3 (section 4.3.6). A snippet and a question about it come in as a row (`document_questions.py`
-makes them of documents, `from_facts.py` of structured facts); several answers are sampled without the snippet; each is
-judged correct and informative or not (`verdicts.py`); and where answers are consistently informative and wrong, a
-refusal becomes the target (`refusals.py`). What is known keeps an answer that the model gave itself, so nothing is
-taught that it did not know (`rows.py`).
+It follows section 4.3.6 of Llama 3 ("knowledge probing"):
+
+1. Questions with their accepted answers come in as rows (`data_builders/questions/` makes them from documents or
+facts). 2. The model answers every question several times, without seeing the document. 3. Every answer is judged right,
+wrong or abstained (`verdicts.py`). 4. A question is known or unknown if the verdicts on its answers are consistent. 5.
+Unknown questions get a refusal (`refusals.py`); known ones keep an answer that the model itself gave, so training adds
+   no facts that the model did not know.
+6. Both become SFT rows and preference pairs (`rows.py`).
 """
 
 from __future__ import annotations
@@ -19,20 +22,33 @@ from align.files import whole_file
 from align.manifest import write_data_manifest
 from align.records import inputs_of
 from align.reporting import logger
-from align.rows import Candidate, QuestionRow
+from align.rows import Candidate, PromptRow, QuestionRow
+from align.settings import SamplingConfig
 from data_builders.engines import Engine, Engines
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
+from data_builders.knowledge_probe.refusals import writer_prompt
 from data_builders.knowledge_probe.rows import (
+    Balance,
+    checked_refusals,
+    choose_targets,
     judged_refusals,
     preference_rows,
     sft_rows,
     worded_refusals,
-    written_refusals,
 )
-from data_builders.knowledge_probe.verdicts import Probed, judge_answers, knowledge_map, text_of
-from data_builders.row_set import Counted, evaluation_keys, read_counted
+from data_builders.knowledge_probe.verdicts import (
+    ProbedQuestion,
+    Thresholds,
+    completion_text,
+    group_answers,
+    knowledge_counts,
+    model_verdicts,
+    probed_questions,
+    rule_verdicts,
+)
+from data_builders.row_set import RowSet, evaluation_keys, read_row_set
 
-if TYPE_CHECKING:  # it brings torch, and `--help` is answered without it
+if TYPE_CHECKING:  # the judge model imports torch, and `--help` has to answer without it
     from align.judges.model_judge import ModelJudge
 
 
@@ -45,126 +61,158 @@ def build(
     judge: Engine | None = None,
     writer: Engine | None = None,
 ) -> Path:
-    """Probe, and write `answers.jsonl`, `map.json` and the rows, `sft.jsonl` and `preferences.jsonl`, into `output`.
+    """Probe the model and write `answers.jsonl`, `map.json`, `sft.jsonl` and `preferences.jsonl` into `output`.
 
-    backend, protocol: what answers; None loads `config.model`. judge, writer: the same for what judges and what writes
-    refusals, where the config wants a model for that. What was sampled into `output/units`, `output/judge-units` and
-    `output/refusal-units` is kept.
+    backend, protocol: the model that answers; by default `config.model` is loaded.
+    judge, writer: the models that judge answers and write refusals; by default the config's models are loaded if
+    needed.
+
+    Answers, verdicts and refusals are saved while they are made, in `output/units`, `output/judge-units` and
+    `output/refusal-units`. A run that was interrupted continues from them.
     """
-    engines = Engines()
-    questions = _questions(config)
-    asked = (backend, protocol) if backend is not None else engines.engine(config.model, config.chat, config.sampling)
-    answers = _answers(questions.rows, asked, config, output / "units")
-    del asked, backend  # what judges may be another model, and one is in memory at a time
-
-    probed = judge_answers(questions.rows, answers, config, _judge(config, engines, judge), output / "judge-units")
+    models = _Models(config, (backend, protocol) if backend is not None else None, judge, writer)
+    del backend  # only one model is in memory at a time, and judge and writer may be other models
+    questions = _read_questions(config)
+    probed = _probe(config, questions.rows, models, output)
 
     inputs = inputs_of(config)
-    found = knowledge_map(probed)
-    _write_answers(output / "answers.jsonl", probed, config, inputs, questions.counts | {"knowledge": found["all"]})
+    found = knowledge_counts(probed)
+    counts = questions.counts | {"knowledge": found["all"]}
+    _write_answers(output / "answers.jsonl", probed, config=dump(config), inputs=inputs, counts=counts)
     if config.make_rows:
-        refusals, told = _refusals(probed, config, engines, judge, writer, output / "refusal-units")
-        found["refusals"] = told
+        targets = choose_targets(probed, refuse_unsure=config.middle == "refuse")
+        refusals = worded_refusals(probed, targets, config.refusals, config.seed)
+        counted: dict[str, Any] = {"by templates": len(refusals)}
+        if config.refusals.by == "model":
+            questions_with_rows = [each.question for each in probed if each.question.id in targets]
+            written, problems = _write_refusals(config, questions_with_rows, models, output / "refusal-units")
+            refusals |= written
+            counted = {"by templates": len(refusals) - len(written), "by a model": len(written), "not taken": problems}
+        found["refusals"] = counted
         for name, rows in (
-            ("sft", sft_rows(probed, refusals, config)),
-            ("preferences", preference_rows(probed, refusals, config)),
+            ("sft", sft_rows(probed, targets, refusals, config.label, _balance(config, config.max_refusal_ratio))),
+            (
+                "preferences",
+                preference_rows(probed, targets, refusals, config.label, _balance(config, config.pairs_ratio)),
+            ),
         ):
-            rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"refusals": told})
+            rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"refusals": counted})
             logger("data_builders").info("%-20s %s", f"probe {name}", rows.summary())
     if "agree" in (judges := found.get("judges", {})):
-        told_by = "rules and model agree on %.0f%% of %d answers, alpha %s"
-        logger("data_builders").info(told_by, 100 * judges["agree"], judges["answers"], judges["alpha"])
+        line = "rules and judge model agree on %.0f%% of %d answers, Krippendorff's alpha %s"
+        logger("data_builders").info(line, 100 * judges["agree"], judges["answers"], judges["alpha"])
     with whole_file(output / "map.json") as handle:
         json.dump(found, handle, indent=1, ensure_ascii=False)
     return output
 
 
-def _questions(config: KnowledgeProbeConfig) -> Counted[QuestionRow]:
-    questions = read_counted(config.questions, QuestionRow, config, config.seed)
+class _Models:
+    """The models of a probe. Each is loaded when it is asked for, unless the caller of `build` gave it."""
+
+    def __init__(
+        self, config: KnowledgeProbeConfig, probed: Engine | None, judge: Engine | None, writer: Engine | None
+    ) -> None:
+        self._config, self._engines = config, Engines()
+        self._probed, self._judge, self._writer = probed, judge, writer
+
+    def probed(self) -> Engine:
+        """Return the model that is probed. It is handed out once, so that no reference keeps it in memory."""
+        config, given = self._config, self._probed
+        self._probed = None
+        return given or self._engines.engine(config.model, config.chat, config.sampling)
+
+    def judge(self) -> ModelJudge:
+        """Return the model that judges, decoding greedily."""
+        from align.judges.model_judge import MAX_TOKENS, ModelJudge
+
+        config = self._config
+        greedy = config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
+        return ModelJudge(*(self._judge or self._load(config.judge_model, config.judge_chat, greedy)))
+
+    def writer(self) -> Engine:
+        """Return the model that writes refusals."""
+        refusals = self._config.refusals
+        return self._writer or self._load(refusals.model, refusals.chat, refusals.sampling)
+
+    def _load(self, path: Path | None, chat: str, sampling: SamplingConfig) -> Engine:
+        """Load the model in the folder `path`, or the probed model if no path is set."""
+        config = self._config
+        return self._engines.engine(*((config.model, config.chat) if path is None else (path, chat)), sampling)
+
+
+def _read_questions(config: KnowledgeProbeConfig) -> RowSet[QuestionRow]:
+    questions = read_row_set(config.questions, QuestionRow, config, config.seed)
     questions.drop_duplicates()
     questions.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     return questions
 
 
-def _answers(
-    questions: Sequence[QuestionRow], asked: Engine, config: KnowledgeProbeConfig, folder: Path
+def _probe(
+    config: KnowledgeProbeConfig, questions: Sequence[QuestionRow], models: _Models, output: Path
+) -> list[ProbedQuestion]:
+    """Sample answers, judge them, and classify every question."""
+    answers = _sample(questions, models.probed(), config.samples, config, output / "units", "candidates")
+    answered = group_answers(questions, answers)
+    by_rules = None if config.judge == "model" else rule_verdicts(answered)
+    by_model = None
+    if config.judge != "rules":
+        by_model = model_verdicts(answered, models.judge(), config.unit_size, output / "judge-units")
+    thresholds = Thresholds(config.known_ratio, config.unknown_ratio)
+    return probed_questions(answered, by_rules, by_model, thresholds, pool_facts=config.pool == "fact")
+
+
+def _write_refusals(
+    config: KnowledgeProbeConfig, questions: Sequence[QuestionRow], models: _Models, folder: Path
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Let a model write refusals. Returns question id -> refusal, and how many texts were not used, by reason.
+
+    Known questions get a written refusal too. If a model wrote only one side of the preference pairs, DPO would learn
+    the style instead of the content.
+    """
+    prompts = [writer_prompt(question) for question in questions]
+    written = _sample(prompts, models.writer(), 1, config, folder, "refusals")
+    kept, problems = checked_refusals(questions, written, allow_apology=config.refusals.allow_apology)
+    if config.judge != "rules":
+        kept, more = judged_refusals(kept, questions, models.judge())
+        problems.update(more)
+    return kept, dict(problems)
+
+
+def _sample(
+    prompts: Sequence[PromptRow], engine: Engine, k: int, config: KnowledgeProbeConfig, folder: Path, label: str
 ) -> list[Candidate]:
     from align.sampling.candidates import sample_candidates
 
-    backend, protocol = asked
-    return sample_candidates(
-        questions,
-        backend,
-        protocol,
-        k=config.samples,
-        seed=config.seed,
-        folder=folder,
-        unit_size=config.unit_size,
-    )
+    unit_size, seed = config.unit_size, config.seed
+    return sample_candidates(prompts, *engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label=label)
 
 
-def _judge(config: KnowledgeProbeConfig, engines: Engines, given: Engine | None) -> ModelJudge | None:
-    """The model that judges, where the config wants one."""
-    from align.judges.model_judge import MAX_TOKENS, ModelJudge
-
-    if config.judge == "rules":
-        return None
-    if given is None:
-        greedy = config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
-        path, chat = _or_probed(config, config.judge_model, config.judge_chat)
-        given = engines.engine(path, chat, greedy)
-    return ModelJudge(*given)
-
-
-def _refusals(
-    probed: Sequence[Probed],
-    config: KnowledgeProbeConfig,
-    engines: Engines,
-    judge: Engine | None,
-    writer: Engine | None,
-    folder: Path,
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Question id -> its refusal, and for the map: by whom they are, and what was not taken, by reason."""
-    worded = worded_refusals(probed, config)
-    told: dict[str, Any] = {"by templates": len(worded)}
-    if config.refusals.by == "templates":
-        return worded, told
-    if writer is None:
-        path, chat = _or_probed(config, config.refusals.model, config.refusals.chat)
-        writer = engines.engine(path, chat, config.refusals.sampling)
-    written, faults = written_refusals(probed, config, writer, folder)
-    del writer
-    model_judge = _judge(config, engines, judge)
-    if model_judge is not None:
-        written, more = judged_refusals(written, probed, model_judge)
-        faults.update(more)
-    refusals = worded | written
-    told = {"by templates": len(refusals) - len(written), "by a model": len(written), "not taken": dict(faults)}
-    return refusals, told
-
-
-def _or_probed(config: KnowledgeProbeConfig, path: Path | None, chat: str) -> tuple[Path, str]:
-    return (config.model, config.chat) if path is None else (path, chat)
+def _balance(config: KnowledgeProbeConfig, max_ratio: float) -> Balance:
+    return Balance(max_ratio, config.min_refusal_ratio, config.balance == "relation", config.limit, config.seed)
 
 
 def _write_answers(
     path: Path,
-    probed: Sequence[Probed],
-    config: KnowledgeProbeConfig,
+    probed: Sequence[ProbedQuestion],
+    *,
+    config: dict[str, Any],
     inputs: Mapping[str, str],
     counts: dict[str, Any],
 ) -> None:
-    """Every question with every answer, its seed, what each judge said of it, and what counted."""
+    """Write every question with all its answers: text, seed, the verdict of each judge, and the verdict that counts."""
     with whole_file(path) as handle:
         for each in probed:
             samples = []
             for place, answer in enumerate(each.answers):
-                told: dict[str, Any] = {"text": text_of(answer.completion), "verdict": each.verdicts[place]}
+                sample: dict[str, Any] = {
+                    "text": completion_text(answer.completion),
+                    "verdict": each.verdicts[place],
+                }
                 if each.by_model:
-                    told["model"] = each.by_model[place]
-                    told |= {"rules": each.by_rules[place]} if each.by_rules else {}
-                samples.append(told | {"finished": answer.finished, "seed": answer.seed})
+                    sample["model"] = each.by_model[place]
+                    sample |= {"rules": each.by_rules[place]} if each.by_rules else {}
+                samples.append(sample | {"finished": answer.finished, "seed": answer.seed})
             line = each.question.model_dump(exclude_defaults=True)
             line |= {"knowledge": each.knowledge, "samples": samples}
             handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-    write_data_manifest(path, config=dump(config), inputs=inputs, counts=counts)
+    write_data_manifest(path, config=config, inputs=inputs, counts=counts)

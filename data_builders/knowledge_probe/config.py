@@ -1,4 +1,4 @@
-"""The settings of the knowledge probe, of which `knowledge_probe.py` is the run."""
+"""The settings of the knowledge probe. `data_builders/knowledge_probe/builder.py` reads them."""
 
 from __future__ import annotations
 
@@ -13,76 +13,83 @@ Chat = Literal["auto", "chatml", "llama3"]
 
 
 class KnowledgeProbeConfig(Reading):
-    """Ask, judge, and make rows of what is known and what is not."""
+    """Find out what a model knows by asking it several times, and make rows that teach it to refuse the rest."""
 
     questions: InputSources
-    """Questions with their accepted answers. The builders rehearsal and document_questions make such files."""
+    """Questions with their accepted answers, as the builders rehearsal, question_splits and document_questions write
+    them."""
     model: InputPath
-    """The checkpoint that is probed: a Hugging Face folder."""
+    """The checkpoint to probe: a Hugging Face folder."""
     chat: Chat = "auto"
-    """The chat protocol; auto looks at the tokenizer's control tokens."""
+    """The chat protocol of the model. auto: detect it from the control tokens of the tokenizer."""
     samples: int = Field(5, ge=1)
-    """Answers sampled for each question."""
+    """Number of answers to sample for each question. More answers make the classification more reliable."""
     sampling: SamplingConfig = SamplingConfig(max_completion_tokens=48)
-    """How they are sampled."""
+    """How the answers are sampled."""
     judge: Literal["rules", "model", "both"] = "rules"
-    """rules: comparing strings. model: a model that reads the reference. both: an answer of which they think
-    differently is disputed, which is neither right nor wrong, and map.json has how far they agree
-    (`pip install -e ".[data]"`)."""
+    """Who decides whether an answer is right. rules: compare strings. model: a model that reads the reference text.
+    both: an answer on which the two disagree counts as neither right nor wrong, and map.json says how often they agree
+    (requires `pip install -e ".[data]"`)."""
     judge_model: InputPath | None = None
-    """The checkpoint that judges, greedily; None for the one that is probed (P 4.3.6: Llama 3 judges itself)."""
+    """The checkpoint that judges, decoding greedily. null: the probed model judges itself, as in Llama 3 (section
+    4.3.6)."""
     judge_chat: Chat = "auto"
     """The chat protocol of judge_model."""
-    known_share: float = Field(0.6, gt=0, le=1)
-    """A question is known when at least this share of its informative answers, those that do not abstain, is right."""
-    unknown_share: float = Field(1.0, gt=0, le=1)
-    """A question is unknown when at least this share of its informative answers is wrong and none is right."""
+    known_ratio: float = Field(0.6, gt=0, le=1)
+    """A question is known if at least this ratio of its informative answers is right, from 0 to 1. Answers that abstain
+    are not informative."""
+    unknown_ratio: float = Field(1.0, gt=0, le=1)
+    """A question is unknown if at least this ratio of its informative answers is wrong and none is right."""
     pool: Literal["question", "fact"] = "question"
-    """What these are shares of. question: its own answers. fact: the answers to all wordings of the question in its
-    language, so that no fact is taught in one wording and refused in another."""
+    """Which answers the two ratios are computed over. question: the answers to the question itself. fact: the answers
+    to
+    all wordings of the question in its language, so that a fact is not taught in one wording and refused in another."""
     middle: Literal["leave_out", "refuse"] = "leave_out"
-    """What becomes of questions between the two, which the model may or may not know."""
+    """What to do with questions that are neither known nor unknown."""
     refusals: RefusalsConfig = RefusalsConfig()
     """How refusals are worded."""
-    max_refusal_share: float = Field(0.5, gt=0, le=1)
-    """Refusals are at most this share of the rows, so that a model that knows little does not learn to say only no."""
-    max_refusal_share_of_pairs: float | None = Field(None, gt=0, le=1)
-    """The same of the preference pairs; None for that of the rows. DPO on pairs that mostly answer brings back answers
-    that SFT on mostly refusals lost."""
-    min_refusal_share: float = Field(0.0, ge=0, lt=1)
-    """Refusals are at least this share of the rows: what is known is cut until they are. The same value in both gives
-    that share."""
+    max_refusal_ratio: float = Field(0.5, gt=0, le=1)
+    """Maximum ratio of refusals among the rows. Without it, a model that knows little would learn to refuse
+    everything."""
+    max_refusal_ratio_of_pairs: float | None = Field(None, gt=0, le=1)
+    """Maximum ratio of refusals among the preference pairs; null: max_refusal_ratio. If SFT on many refusals made the
+    model refuse too much, DPO on pairs that mostly prefer answers corrects that."""
+    min_refusal_ratio: float = Field(0.0, ge=0, lt=1)
+    """Minimum ratio of refusals among the rows; known questions are dropped to reach it. Set both ratios to the same
+    value to get exactly that ratio."""
     balance: Literal["all", "relation"] = "all"
-    """Where the two shares hold. relation: among the rows of each relation, so that what is asked does not tell whether
-    to refuse; a relation of which nothing is known then gives no refusal where max_refusal_share is below 1."""
+    """Which rows the two ratios apply to. all: all rows together. relation: the rows of each relation separately, so
+    that the kind of question does not reveal whether to refuse. With relation and max_refusal_ratio below 1, a relation
+    of
+    which nothing is known gets no refusals."""
     make_rows: bool = True
-    """false: only measure, as a probe of held-out questions does; no refusal is written and no row to train on."""
+    """false: only measure, without making refusals and training rows, for example on held-out questions."""
     limit: int | None = Field(None, gt=0)
-    """At most so many rows in each file, taken by a seeded shuffle."""
+    """Maximum number of rows in each file, chosen at random. null: no limit."""
     evaluation: tuple[InputSource, ...] = ()
-    """JSONL of evaluation prompts. Questions that match one are not even asked, and counted."""
+    """Evaluation sets. Questions that are in one of them are counted and not asked."""
     label: str = "probe"
-    """What the rows' source begins with, such as `round-1`."""
+    """The beginning of the rows' source, such as `round-1`."""
     unit_size: int = Field(32, gt=0)
-    """Questions in one unit of work; a crash loses at most one."""
+    """Number of questions between two saves. A crash loses the work on at most this many questions."""
     seed: int = 0
-    """Sampling, the choice of wordings, and shuffles."""
+    """Seed of the sampling, of the choice of wordings, and of the order of the rows."""
 
     @property
-    def pairs_share(self) -> float:
-        """The largest share of refusals among the pairs."""
-        return self.max_refusal_share if self.max_refusal_share_of_pairs is None else self.max_refusal_share_of_pairs
+    def pairs_ratio(self) -> float:
+        """The maximum ratio of refusals among the preference pairs."""
+        return self.max_refusal_ratio if self.max_refusal_ratio_of_pairs is None else self.max_refusal_ratio_of_pairs
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
-        if self.min_refusal_share > self.max_refusal_share:
-            low, high = self.min_refusal_share, self.max_refusal_share
-            raise ValueError(f"min_refusal_share is {low}, above max_refusal_share, which is {high}")
-        if self.min_refusal_share > self.pairs_share:
+        if self.min_refusal_ratio > self.max_refusal_ratio:
+            low, high = self.min_refusal_ratio, self.max_refusal_ratio
+            raise ValueError(f"min_refusal_ratio is {low}, above max_refusal_ratio ({high}). Lower it")
+        if self.min_refusal_ratio > self.pairs_ratio:
             raise ValueError(
-                f"min_refusal_share is {self.min_refusal_share}, above max_refusal_share_of_pairs, which is "
-                f"{self.pairs_share}"
+                f"min_refusal_ratio is {self.min_refusal_ratio}, above max_refusal_ratio_of_pairs "
+                f"({self.pairs_ratio}). Lower it"
             )
         if self.judge_model is not None and self.judge == "rules":
-            raise ValueError("judge_model is given, and judge is rules, which asks none; set judge to model or both")
+            raise ValueError("judge_model is set, but judge is rules and uses no model. Set judge to model or both")
         return self

@@ -1,8 +1,8 @@
-"""What a refusal says: wordings in six languages, or a sentence that a model wrote, held to what a refusal must be.
+"""The texts of refusals: wordings in six languages, or a sentence that a model writes, and the check of both.
 
-A refusal gives up in the language of its question, as the rules of `align/judges/answers/refusals.py` hear it; it does
-not open with an apology; and it does not state the answer. It names what is not known where the question's row says it,
-and may offer another fact about the same entity that is known.
+A refusal must abstain in the language of its question (as `align/judges/answers/refusals.py` detects it), must not
+begin with an apology, and must not contain the answer. It names what the model does not know if the question's row has
+a subject ("I don't know the capital of Chad."), and can add a fact about the same entity that the model does know.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Não conheço a resposta a essa pergunta.",
     ),
 }
-"""Language -> wordings. `{subject}` is what the question asks for, as it stands behind "I don't know" in the language
-(in German the accusative); `{Subject}` the same at the beginning of a sentence."""
+"""Language -> wordings. `{subject}` is what the question asks for, in the form that follows "I don't know" in that
+language (in German the accusative). `{Subject}` is the same at the beginning of a sentence."""
 
 OFFERS = {
     "en": "I do know {subject}: {answer}.",
@@ -90,14 +90,14 @@ OFFERS = {
     "it": "Conosco invece {subject}: {answer}.",
     "pt": "Conheço, por outro lado, {subject}: {answer}.",
 }
-"""Language -> what else is known about the entity."""
+"""Language -> the sentence that adds another fact about the same entity."""
 
 LANGUAGE_NAMES = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese",
 }  # fmt: skip
 
 MAX_CHARACTERS = 200
-"""A longer refusal by a model says more than that it does not know."""
+"""A refusal written by a model that is longer says more than that the answer is not known, and is not used."""
 
 WRITER = """\
 Somebody asks: {question}
@@ -107,75 +107,81 @@ apologize, and give no advice."""
 
 
 class RefusalsConfig(Section):
-    """How refusals are worded."""
+    """How refusals are worded: from a list of wordings, or by a model."""
 
     by: Literal["templates", "model"] = "templates"
-    """templates: drawn from the wordings. model: a model writes each (P 4.3.6); one that is no refusal in the
-    question's language, apologizes, states the answer or is long falls back to a wording, and is counted."""
+    """templates: choose one of the wordings. model: a model writes each refusal, as in Llama 3 (section 4.3.6). A text
+    that does not abstain in the question's language, apologizes, contains the answer or is too long is counted and
+    replaced with one of the wordings."""
     model: InputPath | None = None
-    """The checkpoint that writes; None for the one that is probed."""
+    """The checkpoint that writes refusals. null: the probed model."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
     """The chat protocol of `model`."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_completion_tokens=64)
-    """How it writes."""
+    """How refusals are sampled."""
     wordings: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Language (en, de, fr, es, it, pt) -> wordings in place of ours. {subject} and {Subject} are what is not known;
-    one wording at least does without, for questions that do not say it."""
-    named_share: float = Field(1.0, ge=0, le=1)
-    """Share of the refusals that name what is not known, among questions that say it."""
-    offer_share: float = Field(0.0, ge=0, le=1)
-    """Share of the refusals that go on with another fact about the same entity, where one is known. 0: a small model
-    learns from such rows to go on with facts that it does not know."""
+    """Language (en, de, fr, es, it, pt) -> wordings that replace the built-in ones. {subject} and {Subject} are
+    replaced
+    with what the question asks for. At least one wording must work without them, for questions without a subject."""
+    named_ratio: float = Field(1.0, ge=0, le=1)
+    """Ratio of refusals that name what is not known, among questions with a subject."""
+    offer_ratio: float = Field(0.0, ge=0, le=1)
+    """Ratio of refusals that add a fact about the same entity, if the model knows one. Start from 0: a small model
+    learns
+    from such rows to add facts that it does not know."""
     allow_apology: bool = False
-    """Whether a wording may open with "I'm sorry", "Unfortunately" and the like, in any language."""
+    """Whether a refusal may begin with an apology, such as "I'm sorry" or "Unfortunately", in any language."""
 
     @model_validator(mode="after")
     def _every_wording_is_a_refusal(self) -> Self:
         for language, wordings in self.wordings.items():
             where = f"wordings.{language}"
             if language not in LANGUAGES:
-                raise ValueError(f"{where}: refusals are understood in {', '.join(LANGUAGES)} only")
+                raise ValueError(f"{where}: unknown language. Refusals are supported in {', '.join(LANGUAGES)}")
             for place, text in enumerate(wordings):
                 _check(text, language, f"{where}.{place}", self.allow_apology)
-            if all(_slots(text) for text in wordings):
-                raise ValueError(f"{where}: every wording names a subject, and some questions have none; add another")
+            if all(_has_subject(text) for text in wordings):
+                raise ValueError(
+                    f"{where}: every wording contains a subject, but some questions have none. Add a wording without it"
+                )
         if self.model is not None and self.by != "model":
-            raise ValueError("model is given, and refusals are by templates; set by to model")
+            raise ValueError("model is set, but refusals come from templates. Set refusals.by to model")
         return self
 
     def wordings_in(self, language: str) -> tuple[str, ...]:
-        """What may be drawn for a question in this language; nothing where none is known."""
+        """Return the wordings for questions in this language; an empty tuple if there are none."""
         return self.wordings.get(language) or WORDINGS.get(language, ())
 
 
 def refusal_for(
     question: QuestionRow, config: RefusalsConfig, seed: int, known: Sequence[QuestionRow] = ()
 ) -> str | None:
-    """A wording that depends on the question, the seed and what is known; None where its language has none.
+    """Choose a wording for a question, depending on the seed. Returns None if its language has no usable wording.
 
-    known: questions about the same entity, in the same language, that are known.
+    known: the known questions about the same entity in the same language, one of which the refusal may mention.
     """
     draw = random.Random(row_id(seed, question.id))
     wordings = list(config.wordings_in(question.language))
     draw.shuffle(wordings)
-    named = bool(question.subject) and draw.random() < config.named_share
-    # A subject may hold what breaks a sentence, as in "Washington, D.C.": then the next wording is tried.
+    named = bool(question.subject) and draw.random() < config.named_ratio
+    # Some subjects break a wording, such as "Washington, D.C.", whose full stops end the sentence. Try the next
+    # wording.
     filled = (
         _filled(wording, question.subject)
-        for wording in sorted(wordings, key=lambda wording: _slots(wording) != named)
-        if question.subject or not _slots(wording)
+        for wording in sorted(wordings, key=lambda wording: _has_subject(wording) != named)
+        if question.subject or not _has_subject(wording)
     )
-    text = next((one for one in filled if fault_of(one, question, allow_apology=True) is None), None)
+    text = next((one for one in filled if refusal_problem(one, question, allow_apology=True) is None), None)
     others = [one for one in known if one.subject and one.subject != question.subject]
-    if text is None or not others or draw.random() >= config.offer_share:
+    if text is None or not others or draw.random() >= config.offer_ratio:
         return text
     other = draw.choice(sorted(others, key=lambda one: one.id))
     offered = f"{text} {OFFERS[question.language].format(subject=other.subject, answer=other.answers[0])}"
-    return offered if fault_of(offered, question, allow_apology=True) is None else text
+    return offered if refusal_problem(offered, question, allow_apology=True) is None else text
 
 
 def writer_prompt(question: QuestionRow) -> PromptRow:
-    """What a model that writes the refusal is asked."""
+    """Return the prompt that asks a model to write the refusal of a question."""
     asked = WRITER.format(
         question="\n".join(message.content for message in question.prompt),
         subject=question.subject or "the answer",
@@ -185,38 +191,40 @@ def writer_prompt(question: QuestionRow) -> PromptRow:
     return PromptRow(id=row_id("refusal", question.id), source=question.source, prompt=prompt)
 
 
-def fault_of(text: str, question: QuestionRow, *, allow_apology: bool) -> str | None:
-    """Why a text is no refusal to answer the question; None for one that is."""
+def refusal_problem(text: str, question: QuestionRow, *, allow_apology: bool) -> str | None:
+    """Check whether a text is a usable refusal of the question. Returns the reason if it is not, else None."""
     given_up = surrender(text)
     if not text.strip() or given_up is None:
-        return "does not give up"
+        return "does not abstain"
     if given_up.language != question.language:
-        return "gives up in another language"
+        return "abstains in another language"
     if apologizes(text) and not allow_apology:
         return "apologizes"
     if not are_yes_or_no(question.answers) and states(text, question.answers, question.tolerance):
-        return "states the answer"
+        return "contains the answer"
     return "too long" if len(text) > MAX_CHARACTERS else None
 
 
 def _check(text: str, language: str, where: str, allow_apology: bool) -> None:
-    """Raises ValueError for a wording that is none."""
+    """Raise ValueError if a wording from the config is not a usable refusal."""
     if unknown := {name for _, name, _, _ in Formatter().parse(text) if name is not None} - {"subject", "Subject"}:
-        raise ValueError(f"{where}: {text!r} has the slot {unknown.pop()!r}; wanted {{subject}} or {{Subject}}")
+        raise ValueError(f"{where}: {text!r} contains {unknown.pop()!r} in braces. Use {{subject}} or {{Subject}}")
     filled = _filled(text, "x")
     given_up = surrender(filled)
     if not text.strip() or given_up is None:
-        raise ValueError(f"{where}: {text!r} does not read as a refusal. Word it as the judge understands it")
+        raise ValueError(
+            f"{where}: {text!r} is not recognized as a refusal. Write it like one of the built-in wordings"
+        )
     if given_up.language != language:
-        raise ValueError(f"{where}: {text!r} reads as a refusal in {given_up.language!r}, not in {language!r}")
+        raise ValueError(f"{where}: {text!r} is a refusal in {given_up.language!r}, not in {language!r}. Move it there")
     if apologizes(filled) and not allow_apology:
-        raise ValueError(f"{where}: {text!r} opens with an apology; leave it out, or set allow_apology to true")
+        raise ValueError(f"{where}: {text!r} begins with an apology. Remove it, or set allow_apology to true")
 
 
 def _filled(wording: str, subject: str) -> str:
     return wording.format(subject=subject, Subject=subject[:1].upper() + subject[1:])
 
 
-def _slots(wording: str) -> bool:
-    """Whether a wording names a subject."""
+def _has_subject(wording: str) -> bool:
+    """Return whether a wording contains a subject."""
     return any(name is not None for _, name, _, _ in Formatter().parse(wording))

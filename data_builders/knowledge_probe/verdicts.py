@@ -1,121 +1,190 @@
-"""What the sampled answers say about what a model knows: verdicts by rules, by a model or by both, and what follows."""
+"""From sampled answers to what the model knows: judge every answer, then classify every question.
+
+An answer is judged by rules that compare strings, by a judge model, or by both. A question is then known, unknown,
+unsure or uninformative, depending on how many of its answers are right and wrong (`classify`).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from align.files import fingerprint_of
 from align.judges.answers.rules import Verdict, verdict
 from align.rows import Candidate, Messages, QuestionRow, Row
-from data_builders.knowledge_probe.config import KnowledgeProbeConfig
 from data_builders.preferences.agreement import alpha
 
-if TYPE_CHECKING:  # it brings torch, and the config of the probe is read without it
+if TYPE_CHECKING:  # the judge model imports torch, which reading a config must not do
     from align.judges.model_judge import ModelJudge
 
 Knowledge = Literal["known", "unknown", "unsure", "uninformative"]
-Settled = Literal["right", "wrong", "abstained", "disputed", "unjudged"]
-"""A verdict, or why there is none: two judges disagree, or the model that judges did not say."""
+FinalVerdict = Literal["right", "wrong", "abstained", "disputed", "unjudged"]
+"""A verdict, or why there is none: the two judges disagree (disputed), or the judge model gave no verdict
+(unjudged)."""
 
 _STEPS = {"wrong": -1, "abstained": 0, "right": 1}
 
 
+class Thresholds(NamedTuple):
+    """From which ratio of its informative answers on a question counts as known or unknown; both from 0 to 1."""
+
+    known: float
+    """Minimum ratio of right answers."""
+    unknown: float
+    """Minimum ratio of wrong answers, if none is right."""
+
+
+class AnsweredQuestion(NamedTuple):
+    """A question with the answers that were sampled for it."""
+
+    question: QuestionRow
+    answers: tuple[Candidate, ...]
+
+
 class ModelVerdict(Row):
-    """What the model said of the candidate that has this id; None where it did not say."""
+    """The judge model's verdict on the candidate with this id; None if the model gave no verdict."""
 
     verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
-class Probed:
-    """A question, its sampled answers with their verdicts, and what follows from them."""
+class ProbedQuestion:
+    """A question, its sampled answers with their verdicts, and the conclusion about what the model knows."""
 
     question: QuestionRow
     answers: tuple[Candidate, ...]
     by_rules: tuple[Verdict, ...]
-    """Each answer's verdict by the rules; empty where they were not asked."""
+    """The verdict of the rules on each answer; empty if the rules were not used."""
     by_model: tuple[Verdict | None, ...]
-    """The same by the model."""
-    verdicts: tuple[Settled, ...]
-    """What counts."""
+    """The verdict of the judge model on each answer; empty if there was no judge model."""
+    verdicts: tuple[FinalVerdict, ...]
+    """The verdict that counts, for each answer."""
     knowledge: Knowledge
 
-    def with_verdict(self, wanted: Settled) -> list[Messages]:
-        """The finished answers that were judged so, shortest first: what follows the fact is judged by nobody."""
+    def with_verdict(self, expected: FinalVerdict) -> list[Messages]:
+        """Return the finished answers with this verdict, shortest first.
+
+        Short answers are preferred because nothing checks what an answer says in addition to the fact.
+        """
         found = [
             answer.completion
             for answer, judged in zip(self.answers, self.verdicts, strict=True)
-            if judged == wanted and answer.finished
+            if judged == expected and answer.finished
         ]
-        return sorted(found, key=lambda completion: (len(text_of(completion)), text_of(completion)))
+        return sorted(found, key=lambda completion: (len(completion_text(completion)), completion_text(completion)))
 
 
-def judge_answers(
-    questions: Sequence[QuestionRow],
-    answers: Sequence[Candidate],
-    config: KnowledgeProbeConfig,
-    judge: ModelJudge | None,
-    folder: Path,
-) -> list[Probed]:
-    """Each question with its answers judged, in the order of the questions.
-
-    judge: where `config.judge` wants a model. folder: its verdicts, in units; those that stand there are not asked for.
-    """
+def group_answers(questions: Sequence[QuestionRow], answers: Sequence[Candidate]) -> list[AnsweredQuestion]:
+    """Group the sampled answers by question, in the order of the questions."""
     by_question: dict[str, list[Candidate]] = {question.id: [] for question in questions}
     for answer in answers:
         by_question[answer.prompt_id].append(answer)
-    groups = [(question, by_question[question.id]) for question in questions]
-    said = _model_verdicts(groups, judge, config.unit_size, folder) if judge is not None else {}
-    judged = []
-    for question, own in groups:
-        by_rules: tuple[Verdict, ...] = ()
-        if config.judge != "model":
-            by_rules = tuple(
-                verdict(text_of(answer.completion), question.answers, question.tolerance) for answer in own
-            )
-        by_model = tuple(said[answer.id] for answer in own) if judge is not None else ()
-        judged.append((question, tuple(own), by_rules, by_model, _settled(by_rules, by_model)))
+    return [AnsweredQuestion(question, tuple(by_question[question.id])) for question in questions]
 
-    pooled: dict[str, list[Settled]] = {}
-    for question, _, _, _, verdicts in judged:
-        pooled.setdefault(_pool_key(question, config), []).extend(verdicts)
+
+def rule_verdicts(answered: Sequence[AnsweredQuestion]) -> dict[str, Verdict]:
+    """Judge every answer by comparing strings. Returns candidate id -> verdict."""
+    return {
+        answer.id: verdict(completion_text(answer.completion), question.answers, question.tolerance)
+        for question, answers in answered
+        for answer in answers
+    }
+
+
+def model_verdicts(
+    answered: Sequence[AnsweredQuestion], judge: ModelJudge, unit_size: int, folder: Path
+) -> dict[str, Verdict | None]:
+    """Let a model judge every answer. Returns candidate id -> verdict, or None if the model gave no verdict.
+
+    unit_size: the number of questions after which the verdicts are saved into `folder`. A run that was interrupted
+    reads
+        the saved verdicts and asks the judge only for the rest.
+    """
+    from align.judges.model_judge import AnswerRequest
+    from align.sampling.work_units import in_units
+
+    def ask(unit: Sequence[AnsweredQuestion]) -> tuple[list[ModelVerdict], int]:
+        asked = [(question, answer) for question, own in unit for answer in own]
+        requests = [AnswerRequest(question, completion_text(answer.completion)) for question, answer in asked]
+        rows = [
+            ModelVerdict(id=answer.id, source=question.source, verdict=found)
+            for (question, answer), found in zip(asked, judge.verdicts(requests), strict=True)
+        ]
+        return rows, len(rows)
+
+    questions = [question.model_dump_json() for question, _ in answered]
+    answers = [answer.model_dump_json() for _, own in answered for answer in own]
+    key = {"answers": fingerprint_of(*questions, *answers), "unit_size": unit_size, **judge.identity}
+    units = [answered[first : first + unit_size] for first in range(0, len(answered), unit_size)]
+    rows = in_units(units, ask, ModelVerdict, folder=folder, key=key, label="judging", things="answers")
+    return {row.id: row.verdict for row in rows}
+
+
+def probed_questions(
+    answered: Sequence[AnsweredQuestion],
+    by_rules: Mapping[str, Verdict] | None,
+    by_model: Mapping[str, Verdict | None] | None,
+    thresholds: Thresholds,
+    *,
+    pool_facts: bool,
+) -> list[ProbedQuestion]:
+    """Combine the verdicts of both judges and classify every question.
+
+    by_rules, by_model: candidate id -> verdict; None if that judge was not used.
+    pool_facts: classify all wordings of a fact together, by the verdicts on all their answers, instead of each alone.
+    """
+    key_of = _fact_key if pool_facts else _question_key
+    judged = []
+    pooled: dict[str, list[FinalVerdict]] = {}
+    for question, answers in answered:
+        rules = () if by_rules is None else tuple(by_rules[answer.id] for answer in answers)
+        model = () if by_model is None else tuple(by_model[answer.id] for answer in answers)
+        verdicts = _final_verdicts(rules, model)
+        judged.append((question, answers, rules, model, verdicts))
+        pooled.setdefault(key_of(question), []).extend(verdicts)
     return [
-        Probed(*one, knowledge=knowledge_of(pooled[_pool_key(one[0], config)], config))  # the question is its first
-        for one in judged
+        ProbedQuestion(question, answers, rules, model, verdicts, classify(pooled[key_of(question)], thresholds))
+        for question, answers, rules, model, verdicts in judged
     ]
 
 
-def knowledge_of(verdicts: Sequence[str], config: KnowledgeProbeConfig) -> Knowledge:
-    """What verdicts on answers to one question say.
+def classify(verdicts: Sequence[str], thresholds: Thresholds) -> Knowledge:
+    """Conclude from the verdicts on a question's answers what the model knows.
 
-    Answers that abstain are passed over: from the second round on the probed model was taught to, while training begins
-    from the untaught checkpoint again, so what it only sometimes invents must be refused again, and what it only
-    sometimes refuses but has right must be answered again. Those that have no verdict are neither right nor wrong.
+    Abstentions are not counted: from the second round on, the probed model has been taught to abstain, but training
+    starts again from the untrained checkpoint. So a question that the model sometimes makes up an answer to must be
+    refused again, and a question that it answers correctly whenever it answers must be answered again. Disputed and
+    unjudged answers count as informative, and as neither right nor wrong.
+
+    Example, with known = 0.75 and unknown = 1.0: right, right, right, wrong is known (3 of 4 are right); wrong, wrong,
+    wrong, abstained is unknown (all 3 informative answers are wrong); right, wrong, wrong, abstained is unsure.
     """
     right, wrong = verdicts.count("right"), verdicts.count("wrong")
     informative = len(verdicts) - verdicts.count("abstained")
     if not informative:
         return "uninformative"
-    if right >= config.known_share * informative:
+    if right >= thresholds.known * informative:
         return "known"
-    if not right and wrong >= config.unknown_share * informative:
+    if not right and wrong >= thresholds.unknown * informative:
         return "unknown"
     return "unsure"
 
 
-def knowledge_map(probed: Sequence[Probed]) -> dict[str, Any]:
-    """How many questions are known, unknown, unsure and uninformative, and the share of answers that is right: over
-    all, and in each relation, topic and language. Where two judges were asked, how far they agree."""
+def knowledge_counts(probed: Sequence[ProbedQuestion]) -> dict[str, Any]:
+    """Return what `map.json` says: how many questions are known, unknown, unsure and uninformative.
 
-    def counts(some: Sequence[Probed]) -> dict[str, Any]:
+    The counts are over all questions and for each relation, topic and language, with the ratio of right answers. If
+    both judges were used, `judges` says how often they agree.
+    """
+
+    def counts(some: Sequence[ProbedQuestion]) -> dict[str, Any]:
         found = Counter(each.knowledge for each in some)
         verdicts = [one for each in some for one in each.verdicts]
-        shares = {"right_share": round(verdicts.count("right") / len(verdicts), 4) if verdicts else None}
-        return {kind: found[kind] for kind in ("known", "unknown", "unsure", "uninformative")} | shares
+        right = {"right_share": round(verdicts.count("right") / len(verdicts), 4) if verdicts else None}
+        return {kind: found[kind] for kind in ("known", "unknown", "unsure", "uninformative")} | right
 
     def parts(key_of: Callable[[QuestionRow], str]) -> dict[str, dict[str, Any]]:
         keys = sorted({key_of(each.question) for each in probed})
@@ -128,72 +197,50 @@ def knowledge_map(probed: Sequence[Probed]) -> dict[str, Any]:
         "languages": parts(lambda question: question.language),
     }
     if any(each.by_model for each in probed):
-        found["judges"] = _judges(probed)
+        found["judges"] = _judge_agreement(probed)
     return found
 
 
-def text_of(completion: Messages) -> str:
-    """What a completion says, calls left out."""
+def completion_text(completion: Messages) -> str:
+    """Return the text of a completion, without its tool calls."""
     return "\n".join(message.content for message in completion if message.role == "assistant")
 
 
-def _model_verdicts(
-    groups: Sequence[tuple[QuestionRow, list[Candidate]]], judge: ModelJudge, unit_size: int, folder: Path
-) -> dict[str, Verdict | None]:
-    """Candidate id -> what the model says of it."""
-    from align.judges.model_judge import AnswerRequest
-    from align.sampling.work_units import in_units
-
-    def ask(unit: Sequence[tuple[QuestionRow, list[Candidate]]]) -> tuple[list[ModelVerdict], int]:
-        asked = [(question, answer) for question, own in unit for answer in own]
-        requests = [AnswerRequest(question, text_of(answer.completion)) for question, answer in asked]
-        rows = [
-            ModelVerdict(id=answer.id, source=question.source, verdict=found)
-            for (question, answer), found in zip(asked, judge.verdicts(requests), strict=True)
-        ]
-        return rows, len(rows)
-
-    questions = [question.model_dump_json() for question, _ in groups]
-    answers = [answer.model_dump_json() for _, own in groups for answer in own]
-    key = {"answers": fingerprint_of(*questions, *answers), "unit_size": unit_size, **judge.identity}
-    units = [groups[first : first + unit_size] for first in range(0, len(groups), unit_size)]
-    rows = in_units(units, ask, ModelVerdict, folder=folder, key=key, label="judging", things="answers")
-    return {row.id: row.verdict for row in rows}
-
-
-def _settled(by_rules: Sequence[Verdict], by_model: Sequence[Verdict | None]) -> tuple[Settled, ...]:
-    """The verdicts of whoever was asked; where both were, what they agree on."""
+def _final_verdicts(by_rules: Sequence[Verdict], by_model: Sequence[Verdict | None]) -> tuple[FinalVerdict, ...]:
+    """Return the verdicts of the judge that was used; if both were used, the verdicts on which they agree."""
     if not by_model:
         return tuple(by_rules)
-    told: list[Settled] = ["unjudged" if said is None else said for said in by_model]
+    model: list[FinalVerdict] = ["unjudged" if one is None else one for one in by_model]
     if not by_rules:
-        return tuple(told)
-    return tuple(said if said in (rule, "unjudged") else "disputed" for rule, said in zip(by_rules, told, strict=True))
+        return tuple(model)
+    return tuple(one if one in (rule, "unjudged") else "disputed" for rule, one in zip(by_rules, model, strict=True))
 
 
-def _pool_key(question: QuestionRow, config: KnowledgeProbeConfig) -> str:
-    """Questions with one key are known or unknown together: wordings of a fact have entity, relation and answers."""
-    if config.pool == "question":
-        return question.id
+def _question_key(question: QuestionRow) -> str:
+    return question.id
+
+
+def _fact_key(question: QuestionRow) -> str:
+    """Return a key that all wordings of a fact in one language share."""
     return fingerprint_of(question.entity, question.relation, question.language, *question.answers)
 
 
-def _judges(probed: Sequence[Probed]) -> dict[str, Any]:
-    """For the map: what the model judged, and how far it agrees with the rules where both were asked."""
+def _judge_agreement(probed: Sequence[ProbedQuestion]) -> dict[str, Any]:
+    """Count what the judge model judged, and measure how often it agrees with the rules if both were used."""
     by_model = [one for each in probed for one in each.by_model]
     found: dict[str, Any] = {"answers": len(by_model), "unjudged": by_model.count(None)}
     both = [
-        (rule, said)
+        (rule, model)
         for each in probed
         if each.by_rules
-        for rule, said in zip(each.by_rules, each.by_model, strict=True)
-        if said is not None
+        for rule, model in zip(each.by_rules, each.by_model, strict=True)
+        if model is not None
     ]
     if both:
-        table = Counter(f"rules {rule}, model {said}" for rule, said in both)
+        table = Counter(f"rules {rule}, model {model}" for rule, model in both)
         found |= {
-            "agree": round(sum(rule == said for rule, said in both) / len(both), 4),
-            "alpha": alpha((_STEPS[rule], _STEPS[said]) for rule, said in both),
+            "agree": round(sum(rule == model for rule, model in both) / len(both), 4),
+            "alpha": alpha((_STEPS[rule], _STEPS[model]) for rule, model in both),
             "table": dict(sorted(table.items())),
         }
     return found

@@ -1,8 +1,8 @@
-"""How far raters agree: Krippendorff's alpha over all, for each rater and for each batch.
+"""Measure how far raters agree: Krippendorff's alpha over all comparisons, for each rater and for each batch.
 
-Alpha is 1 minus observed over expected disagreement: 1 for full agreement, 0 for what chance gives, below 0 for less
-than that (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability). Grades and sides are ordinal: how far apart
-two values are depends on how many judgements lie between them.
+Alpha is 1 - observed disagreement / expected disagreement. 1 means full agreement, 0 means the agreement that chance
+would give, and values below 0 mean less than that (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability).
+Sides and grades are ordinal values: the distance of two values depends on how many judgements lie between them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from align.errors import ConfigError
-from data_builders.preferences.comparisons import Compared, Judgement
+from data_builders.preferences.comparisons import Comparison, Judgement
 
 
 def alpha(units: Iterable[Sequence[int]]) -> float | None:
@@ -46,30 +46,30 @@ def ordinal_distance(counts: Counter[int]) -> Callable[[int, int], float]:
     return distance
 
 
-def agreement(found: Sequence[Compared]) -> dict[str, Any]:
-    """For a report: alpha over all, by rater and by batch, and every tie and contradiction.
+def agreement(found: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the section of the report on agreement: alpha over all, by rater and by batch, ties and contradictions.
 
-    `sides` is alpha over first, tie and second; `grades` over -4 to 4, of the judgements that were graded or ties.
-    A rater has alpha over the comparisons that he judged, and `with_majority`: the share of his judgements that agree
-    with most of the others' on the same comparison.
+    `sides` is alpha over the sides (first, tie, second). `grades` is alpha over the grades from -4 to 4 of judgements
+    that have a level or are ties. A rater's alpha is over the comparisons that this rater judged; `with_majority` is
+    the ratio of the rater's judgements that agree with the majority of the other raters.
     """
-    batches: dict[str, list[Compared]] = defaultdict(list)
-    raters: dict[str, list[Compared]] = defaultdict(list)
-    for compared in found:
-        batches[batch_name(compared.round, compared.batch)].append(compared)
-        for rater in {judgement.rater for judgement in compared.judgements if judgement.rater}:
-            raters[rater].append(compared)
+    batches: dict[str, list[Comparison]] = defaultdict(list)
+    raters: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in found:
+        batches[batch_name(comparison.round, comparison.batch)].append(comparison)
+        for rater in {judgement.rater for judgement in comparison.judgements if judgement.rater}:
+            raters[rater].append(comparison)
     return {
-        **_alphas([compared.judgements for compared in found]),
+        **_alphas([comparison.judgements for comparison in found]),
         "batches": {name: _alphas([one.judgements for one in part]) for name, part in sorted(batches.items())},
         "raters": {rater: _rater(rater, part) for rater, part in sorted(raters.items())},
-        "ties": [compared.told() for compared in found if compared.has_a_tie],
-        "contradictions": [compared.told() for compared in found if compared.is_contradicted],
+        "ties": [comparison.as_record() for comparison in found if comparison.has_a_tie],
+        "contradictions": [comparison.as_record() for comparison in found if comparison.is_contradicted],
     }
 
 
 def batch_name(round_: int | None, batch: str) -> str:
-    """A batch is named within its round: `round-2/week-7`; empty where neither is known."""
+    """Return the full name of a batch, such as `round-2/week-7`; an empty text if neither round nor batch is known."""
     return "/".join(part for part in ("" if round_ is None else f"round-{round_}", batch) if part)
 
 
@@ -84,17 +84,17 @@ def _alphas(judged: Sequence[Sequence[Judgement]]) -> dict[str, Any]:
     }
 
 
-def _rater(rater: str, own: Sequence[Compared]) -> dict[str, Any]:
+def _rater(rater: str, own: Sequence[Comparison]) -> dict[str, Any]:
     agreed: list[bool] = []
     sides: Counter[int] = Counter()
-    for compared in own:
-        others = Counter(judgement.side for judgement in compared.judgements if judgement.rater != rater)
-        mine = [judgement.side for judgement in compared.judgements if judgement.rater == rater]
+    for comparison in own:
+        others = Counter(judgement.side for judgement in comparison.judgements if judgement.rater != rater)
+        mine = [judgement.side for judgement in comparison.judgements if judgement.rater == rater]
         sides.update(mine)
         if others and (most := others.most_common(1)[0])[1] * 2 > others.total():
             agreed += [side == most[0] for side in mine]
     return {
-        **_alphas([compared.judgements for compared in own]),
+        **_alphas([comparison.judgements for comparison in own]),
         "judgements": sides.total(),
         "ties": sides[0],
         "with_majority": sum(agreed) / len(agreed) if agreed else None,

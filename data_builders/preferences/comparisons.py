@@ -1,8 +1,9 @@
-"""Comparisons that raters judged, how judgements of one comparison meet, and how they are settled into a row.
+"""Comparisons of two responses, the judgements of raters on them, and the preference row that follows by majority.
 
-A rater judges two responses to one prompt: which is better, and by how much. Importers give comparisons with the
-judgements that one record holds; `merged` brings those of one comparison together, whatever record they come from and
-whichever response was shown first; `settled` makes one row of each by majority, or says why there is none.
+A rater judges two responses to one prompt: which one is better, and by how much. An importer returns comparisons with
+the judgements of one record. `merge_judgements` then collects all judgements of the same comparison, from whatever
+record and whichever response was shown first. `majority_row` decides each comparison, or returns why it cannot be
+decided.
 """
 
 from __future__ import annotations
@@ -18,48 +19,53 @@ from align.rows import Level, Messages, PreferenceRow, row_id
 from data_builders.row_set import message_texts
 
 Side = Literal[1, 0, -1]
-"""1: the first response is better, -1: the second, 0: a tie."""
+"""1: the first response is better. -1: the second is better. 0: a tie."""
 
 GRADES: dict[Level, int] = {level: 4 - place for place, level in enumerate(get_args(Level))}
-"""Level -> 4 for significantly better, down to 1 for marginally better."""
+"""Level -> grade: 4 for significantly better, 3, 2, and 1 for marginally better."""
 LEVELS: dict[int, Level] = {grade: level for level, grade in GRADES.items()}
+"""Grade -> level."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one rater, or several as one, said of two responses."""
+    """The judgement of one rater on two responses."""
 
     side: Side
     level: Level | None = None
-    """How much better; None for a tie, and where there is no grade."""
+    """How much better the preferred response is; None for a tie, or if the rater gave no level."""
     raters: tuple[str, ...] = ()
-    """Who said it: empty where it is not known, several where a settled row is read again."""
+    """Name of the rater. Empty if it is not known; several names if a finished preference row is read again."""
     edited: Messages | None = None
-    """The better response, rewritten to be better still; None where there is no edit."""
+    """An improved version of the better response that the rater wrote; None if there is none."""
 
     @property
     def rater(self) -> str:
+        """The names of the raters as one text."""
         return " & ".join(self.raters)
 
     @property
     def grade(self) -> int | None:
-        """From 4, the first is significantly better, over 0, a tie, to -4; None where a side was taken ungraded."""
+        """The judgement as a number from 4 (the first response is significantly better) over 0 (a tie) to -4.
+
+        None if a response was preferred without a level.
+        """
         if self.side == 0:
             return 0
         return None if self.level is None else self.side * GRADES[self.level]
 
-    def turned(self) -> Judgement:
-        """The same judgement with the two responses exchanged."""
-        turned: dict[Side, Side] = {1: -1, 0: 0, -1: 1}
-        return replace(self, side=turned[self.side])
+    def swapped(self) -> Judgement:
+        """Return the same judgement for the two responses in the opposite order."""
+        other: dict[Side, Side] = {1: -1, 0: 0, -1: 1}
+        return replace(self, side=other[self.side])
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Two responses to one prompt, and every judgement of them that is known."""
+class Comparison:
+    """Two responses to one prompt, and all judgements of them."""
 
     places: tuple[str, ...]
-    """`file:line` of each record that it was read from."""
+    """`file:line` of each record that this comparison was read from."""
     id: str
     source: str
     prompt: Messages
@@ -72,79 +78,88 @@ class Compared:
 
     @property
     def key(self) -> str:
-        """The same for two comparisons of the same responses to the same prompt, character by character."""
+        """A key that is equal for comparisons of exactly the same responses to exactly the same prompt."""
         return fingerprint_of(self.tools, *message_texts(self.prompt), *(_key(response) for response in self.responses))
 
-    def ordered(self) -> Compared:
-        """With the responses in an order that depends on what they say alone, not on who was shown first or won."""
+    def ordered(self) -> Comparison:
+        """Return the comparison with its responses in an order that depends on their contents only.
+
+        So two comparisons are equal whichever response was shown first or won.
+        """
         if _key(self.responses[0]) <= _key(self.responses[1]):
             return self
         return replace(
             self,
             responses=self.responses[::-1],
             models=self.models[::-1],
-            judgements=tuple(judgement.turned() for judgement in self.judgements),
+            judgements=tuple(judgement.swapped() for judgement in self.judgements),
         )
 
     def votes(self) -> Counter[Side]:
+        """Count how many judgements prefer each side."""
         return Counter(judgement.side for judgement in self.judgements)
 
     @property
     def has_a_tie(self) -> bool:
+        """Whether any rater judged the responses to be equally good."""
         return self.votes()[0] > 0
 
     @property
     def is_contradicted(self) -> bool:
-        """Whether each of the two responses was called the better one."""
+        """Whether some raters prefer the first response and others the second."""
         return self.votes()[1] > 0 < self.votes()[-1]
 
-    def told(self) -> dict[str, object]:
-        """For a report: where it was read from and who said what."""
-        said = [
+    def as_record(self) -> dict[str, object]:
+        """Return the comparison for a report: where it was read from, and every judgement."""
+        judgements = [
             {"rater": judgement.rater, "side": judgement.side, "level": judgement.level}
             for judgement in self.judgements
         ]
-        return {"id": self.id, "places": list(self.places), "batch": self.batch, "judgements": said}
+        return {"id": self.id, "places": list(self.places), "batch": self.batch, "judgements": judgements}
 
 
-def merged(found: Iterable[Compared]) -> tuple[list[Compared], int]:
-    """Comparisons with all their judgements together, in the order of their first record; and how many were repeats.
+def merge_judgements(found: Iterable[Comparison]) -> tuple[list[Comparison], int]:
+    """Collect all judgements of the same comparison. Returns the comparisons, and the number of repeated records.
 
-    The same judgement of the same rater, named or not, counts once: a repeat. What the first record says of source,
-    round and batch holds. Ids are made to differ.
+    The comparisons are in the order of their first record, whose source, round and batch they keep. If the same rater
+    gives the same judgement in two records, it counts once, and the second record is a repeat. Ids are made unique.
     """
-    together: dict[str, Compared] = {}
+    together: dict[str, Comparison] = {}
     repeats = 0
-    for compared in map(Compared.ordered, found):
-        first = together.get(compared.key)
+    for comparison in map(Comparison.ordered, found):
+        first = together.get(comparison.key)
         if first is None:
-            together[compared.key] = compared
+            together[comparison.key] = comparison
             continue
-        new = tuple(judgement for judgement in compared.judgements if judgement not in first.judgements)
+        new = tuple(judgement for judgement in comparison.judgements if judgement not in first.judgements)
         repeats += not new
-        together[compared.key] = replace(
+        together[comparison.key] = replace(
             first,
-            places=tuple(dict.fromkeys(first.places + compared.places)),
+            places=tuple(dict.fromkeys(first.places + comparison.places)),
             judgements=first.judgements + new,
-            models=(first.models[0] or compared.models[0], first.models[1] or compared.models[1]),
+            models=(first.models[0] or comparison.models[0], first.models[1] or comparison.models[1]),
         )
     taken: set[str] = set()
-    for key, compared in together.items():
-        if compared.id in taken:
-            together[key] = replace(compared, id=row_id(compared.id, key))
+    for key, comparison in together.items():
+        if comparison.id in taken:
+            together[key] = replace(comparison, id=row_id(comparison.id, key))
         taken.add(together[key].id)
     return list(together.values()), repeats
 
 
-def settled(compared: Compared, majority: float) -> PreferenceRow | str:
-    """One row by majority, or the reason why there is none.
+def majority_row(comparison: Comparison, majority: float) -> PreferenceRow | str:
+    """Decide a comparison by majority. Returns the preference row, or the reason why there is none.
 
-    majority: the share of the judgements, ties included, that must agree on the better response; more than half always.
-    The row's level is the median of the grades given by those who chose its chosen response, the weaker of two middle
-    ones; the edited response is the first by one of them.
+    majority: the ratio of the judgements, ties included, that must prefer the same response. More than half is always
+        required.
+
+    The level of the row is the median of the levels given by the raters in the majority (the weaker one if two are in
+    the middle), and its edited response is the first one that one of them wrote. Example: three raters prefer A, two of
+    them significantly (4) and one slightly (2), and one prefers B. The ratio for A is 3/4, and the median of 2, 4, 4 is
+    4.
     """
-    votes = compared.votes()
-    if compared.responses[0] == compared.responses[1]:
+    votes = comparison.votes()
+    if comparison.responses[0] == comparison.responses[1]:
         return "identical completions"
     if not votes:
         return "not judged"
@@ -153,40 +168,42 @@ def settled(compared: Compared, majority: float) -> PreferenceRow | str:
     if votes[1] == votes[-1]:
         return "raters contradict each other"
     side: Side = 1 if votes[1] > votes[-1] else -1
-    share = votes[side] / votes.total()
-    if share <= 0.5 or share < majority:
+    ratio = votes[side] / votes.total()
+    if ratio <= 0.5 or ratio < majority:
         return "no majority of the raters"
-    agreeing = [judgement for judgement in compared.judgements if judgement.side == side]
+    agreeing = [judgement for judgement in comparison.judgements if judgement.side == side]
     grades = [GRADES[judgement.level] for judgement in agreeing if judgement.level is not None]
     edited = next((judgement.edited for judgement in agreeing if judgement.edited is not None), None)
-    completions: tuple[Messages, ...] = compared.responses if side == 1 else compared.responses[::-1]
-    models: tuple[str, ...] = compared.models if side == 1 else compared.models[::-1]
+    completions: tuple[Messages, ...] = comparison.responses if side == 1 else comparison.responses[::-1]
+    models: tuple[str, ...] = comparison.models if side == 1 else comparison.models[::-1]
     if edited is not None:
         completions, models = (edited, *completions), ("", *models)
     return PreferenceRow(
-        id=compared.id,
-        source=compared.source,
-        tools=compared.tools,
-        prompt=compared.prompt,
+        id=comparison.id,
+        source=comparison.source,
+        tools=comparison.tools,
+        prompt=comparison.prompt,
         completions=completions,
         level=LEVELS[statistics.median_low(grades)] if grades else None,
         models=models if any(models) else (),
-        raters=tuple(sorted({name for judgement in compared.judgements for name in judgement.raters})),
-        round=compared.round,
-        batch=compared.batch,
+        raters=tuple(sorted({name for judgement in comparison.judgements for name in judgement.raters})),
+        round=comparison.round,
+        batch=comparison.batch,
     )
 
 
 def judgement_of_grade(grade: int, *raters: str) -> Judgement:
-    """From a grade of -4 to 4, as `Judgement.grade` has it."""
+    """Make a judgement of a grade from -4 to 4 (see `Judgement.grade`)."""
     side: Side = 0 if grade == 0 else 1 if grade > 0 else -1
     return Judgement(side, LEVELS[abs(grade)] if grade else None, raters)
 
 
 def judgement_of_scores(first: float, second: float, gaps: Mapping[Level, float], *raters: str) -> Judgement:
-    """From a score for each response.
+    """Make a judgement of the scores of two responses; the higher score is better, and equal scores are a tie.
 
-    gaps: level -> from which difference on it is given; a difference under all of them is not graded.
+    gaps: level -> the smallest difference for which it is given. A smaller difference gives a judgement without a
+    level. Example: with {"better": 2, "significantly better": 3}, scores 5 and 2 are "significantly better", 5 and 3
+    "better".
     """
     if first == second:
         return Judgement(0, None, raters)

@@ -1,9 +1,14 @@
-"""Exports of Argilla and Label Studio as records of ratings, which `data_builders/preferences/importers.py` reads.
+"""Read exports of Argilla and Label Studio as records with ratings, which `importers.py` turns into comparisons.
 
-Argilla 2.x: records as `to_json` and `to_list` give them, nested or flattened. Argilla 1.x: a FeedbackDataset's rows, a
-column for each question, or records whose responses hold the values of one user each. Label Studio: JSON and JSON-MIN,
-with Pairwise, Choices, Rating, Number and TextArea. A project names its own fields and questions: `ExportFields` says
-which is which.
+Supported exports:
+
+- Argilla 2.x: records as written by `to_json` and `to_list`, nested or flattened.
+- Argilla 1.x: rows of a FeedbackDataset with a column per question, or records whose responses contain the values of
+  one
+  user each.
+- Label Studio: JSON and JSON-MIN, with the controls Pairwise, Choices, Rating, Number and TextArea.
+
+Fields and questions have different names in every project; `ExportFields` says which is which.
 """
 
 from __future__ import annotations
@@ -32,43 +37,47 @@ Grade = Annotated[int, Field(ge=-4, le=4)]
 
 
 class ExportFields(Section):
-    """Names in a project of Argilla or Label Studio."""
+    """The names of fields and questions in a project of Argilla or Label Studio."""
 
     prompt: str = "prompt"
-    """The field of the prompt: a text or a list of messages."""
+    """The field with the prompt: a text or a list of messages."""
     responses: tuple[str, ...] = Field(("answer1", "answer2"), min_length=2)
-    """The fields of the responses. The defaults are those of Label Studio's template for human preferences."""
+    """The fields with the responses. The defaults are the names in Label Studio's template for human preferences."""
     question: str = "comparison"
-    """The question that compares them: a label, a ranking of the responses' names, or Label Studio's Pairwise."""
+    """The question that compares the responses: a label, a ranking of the fields' names, or Label Studio's Pairwise."""
     choices: dict[str, Grade | Literal["first", "second", "tie"]] = Field(default_factory=dict)
-    """What the question's other answers mean: first, second or tie, or a grade from 4 (the first is significantly
-    better) over 0 (a tie) to -4; stars are written in quotes, {"5": 4}. Read without being named: the responses'
-    own names, left, right and tie."""
+    """Answer to the question -> what it means: first, second or tie, or a grade from 4 (the first is significantly
+    better) over 0 (a tie) to -4. Write a number of stars in quotes: {"5": 4}. The names of the response fields, left,
+    right and
+    tie are understood without an entry."""
     scores: tuple[str, ...] = ()
-    """In place of question: the rating questions, one for each response in their order."""
+    """Rating questions, one for each response in the same order. They are read instead of `question`."""
     level: str | None = None
-    """A further question that says how much better the chosen one is."""
+    """A second question that asks how much better the chosen response is."""
     levels: dict[str, Level] = Field(default_factory=dict)
-    """What its answers mean; the levels' own names are read without being named."""
+    """Answer to that question -> level. The names of the levels are understood without an entry."""
     edited: str | None = None
-    """A text question with the better response rewritten."""
+    """A text question with an improved version of the better response."""
     models: tuple[str, ...] = ()
-    """The fields or metadata with the responses' models."""
+    """The fields or metadata with the names of the models that wrote the responses."""
     batch: str = "batch"
-    """The field or metadata with the batch; it may be absent."""
+    """The field or metadata with the batch. It may be missing."""
     round: str = "round"
-    """The field or metadata with the round; it may be absent."""
+    """The field or metadata with the round. It may be missing."""
 
     @model_validator(mode="after")
     def _one_for_each_response(self) -> Self:
         for name, given in (("scores", self.scores), ("models", self.models)):
             if given and len(given) != len(self.responses):
-                raise ValueError(f"{name} names {len(given)} for {len(self.responses)} responses; name one for each")
+                count = len(self.responses)
+                raise ValueError(
+                    f"{name} has {len(given)} names for {count} responses. Give one name for each response"
+                )
         return self
 
 
 def is_export(record: Json, fields: ExportFields) -> bool:
-    """Whether a record has the shape of an export that is read here."""
+    """Return whether a record looks like an export of Argilla or Label Studio."""
     question = fields.scores[0] if fields.scores else fields.question
     return (
         (isinstance(record.get("data"), dict) and isinstance(record.get("annotations"), list))
@@ -80,22 +89,25 @@ def is_export(record: Json, fields: ExportFields) -> bool:
 
 
 def plain_record(record: Json, where: str, fields: ExportFields, ignore: Collection[str] = ()) -> Json:
-    """`{"id", "prompt", "responses", "models", "batch", "round", "ratings": [one a rater]}`, and a system prompt.
+    """Convert a record of an export to `{"id", "prompt", "responses", "models", "batch", "round", "ratings": [...]}`.
 
-    ignore: fields of the project that are left out because the user said so. A field with text that is neither named
-    in `fields` nor ignored is refused, where fields are kept apart from answers and metadata (Argilla's `fields`,
-    Label Studio's `data`).
-    Raises RowError naming `where` and the field. Skipped, discarded and unfinished answers are left out.
+    The result also has the system prompt, if there is one. Skipped, discarded and unfinished answers are left out.
+
+    ignore: fields of the project that the user wants to leave out. Any other field with text that `fields` does not
+    name
+        raises an error, because it could be something that the raters saw. This is checked if the export separates
+        fields from answers and metadata (`fields` in Argilla, `data` in Label Studio).
+    Raises RowError naming `where` and the field.
     """
     known, answers = _read(record, where, fields)
-    known = {name: record[name] for name in SYSTEM if name in record} | known  # next to the fields, not one of them
+    known = {name: record[name] for name in SYSTEM if name in record} | known  # it can be outside the fields
     known = {name: value for name, value in known.items() if name not in ignore}
     expected = (fields.prompt, *fields.responses, *fields.models)
     for name in expected:
         if known.get(name) is None:
             found = ", ".join(sorted(key for key, value in known.items() if isinstance(value, str | list))) or "nothing"
-            how = "Name the project's own fields under preferences.imports.export"
-            raise RowError(f"{where}: {name}", f"expected this field of the export, found {found}", how)
+            how = "Set the names of your project's fields in preferences.imports.export"
+            raise RowError(f"{where}: {name}", f"expected this field in the export, found {found}", how)
     _refuse_unread_fields(record, where, fields, ignore)
     identity = next((record[key] for key in ("id", "external_id", "_server_id") if record.get(key) is not None), None)
     return {
@@ -115,7 +127,7 @@ def plain_record(record: Json, where: str, fields: ExportFields, ignore: Collect
 
 
 def _refuse_unread_fields(record: Json, where: str, fields: ExportFields, ignore: Collection[str]) -> None:
-    """Raise RowError for a text of the project that would be lost, such as a context that raters saw."""
+    """Raise RowError for a field with text that would be lost, such as a context that the raters saw."""
     place = "data" if isinstance(record.get("data"), dict) else "fields"
     if not isinstance(record.get(place), dict):
         return
@@ -124,12 +136,12 @@ def _refuse_unread_fields(record: Json, where: str, fields: ExportFields, ignore
     columns.read.update(("id", "external_id", "source"))
     name = next((name for name in columns.unread() if isinstance(columns.values[name], str | list)), None)
     if name is not None:
-        how = "Name it under preferences.imports.export, or list it in preferences.imports.ignore_columns"
-        raise RowError(columns.place(name), "is a field of the project that is not read, and would be lost", how)
+        how = "Name it in preferences.imports.export, or list it in preferences.imports.ignore_columns"
+        raise RowError(columns.place(name), "is a field of the project that would be ignored", how)
 
 
 def _read(record: Json, where: str, fields: ExportFields) -> tuple[Json, Answers]:
-    """All fields and metadata by name, and the answers of each rater."""
+    """Return all fields and metadata by name, and the answers of each rater."""
     if isinstance(record.get("data"), dict) and isinstance(record.get("annotations"), list):
         return record["data"], _label_studio(record["annotations"], where)
     if "annotation_id" in record:
@@ -156,7 +168,7 @@ def _label_studio(annotations: list[Any], where: str) -> Answers:
 
 
 def _by_question(responses: Json, where: str) -> Answers:
-    """Argilla 2.x: question -> [{"value", "user_id"}]."""
+    """Read Argilla 2.x: question -> [{"value", "user_id"}]."""
     answers: Answers = defaultdict(dict)
     for question, given in responses.items():
         for number, answer in enumerate(_objects(given or [], where, f"responses.{question}")):
@@ -166,7 +178,7 @@ def _by_question(responses: Json, where: str) -> Answers:
 
 
 def _by_user(responses: list[Any], where: str) -> Answers:
-    """Argilla 1.x: [{"user_id", "status", "values": {question: {"value"}}}]."""
+    """Read Argilla 1.x: [{"user_id", "status", "values": {question: {"value"}}}]."""
     answers: Answers = {}
     for number, response in enumerate(_objects(responses, where, "responses")):
         if not isinstance(response.get("values") or {}, dict):
@@ -182,12 +194,12 @@ def _by_user(responses: list[Any], where: str) -> Answers:
 
 
 def _columns(record: Json, where: str) -> Answers:
-    """Argilla 1.x's column of answers for each question, and 2.x's flattened `question.responses` with its users."""
+    """Read Argilla 1.x with a column per question, and flattened 2.x with `question.responses` and its users."""
     answers: Answers = defaultdict(dict)
     for name, column in record.items():
         if name.endswith(".responses") and isinstance(column, list):
             question = name.removesuffix(".responses")
-            users, states = (record.get(f"{name}.{beside}") or [] for beside in ("users", "status"))
+            users, states = (record.get(f"{name}.{other}") or [] for other in ("users", "status"))
             given = [
                 {"value": value, "user_id": _at(users, place), "status": _at(states, place)}
                 for place, value in enumerate(column)
@@ -202,7 +214,8 @@ def _columns(record: Json, where: str) -> Answers:
 
 
 def _is_column(value: Any) -> bool:
-    """Whether this is a question's column: [{"user_id", "value", ...}], or the same as lists under each key."""
+    """Return whether this is the column of a question: [{"user_id", "value", ...}], or a dict of lists with these
+    keys."""
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and {"user_id", "value"} <= first.keys()
 
@@ -215,7 +228,7 @@ def _rows_of(column: Any) -> list[Json]:
 
 
 def _entry(said: Json, where: str, fields: ExportFields) -> Json | None:
-    """One rater's judgement as an entry of `ratings`; None where the question was left open."""
+    """Convert one rater's answers to an entry of `ratings`. Returns None if the rater did not answer the question."""
     if fields.scores:
         scores = [said.get(question) for question in fields.scores]
         return None if None in scores else {"scores": scores}
@@ -244,12 +257,15 @@ def _choice(value: Any, where: str, fields: ExportFields) -> Json:
         return {"chosen": places[meant]}
     if isinstance(meant, str) and meant.lower() == "tie":
         return {"chosen": None}
-    how = "Say what it means under preferences.imports.export.choices"
-    raise RowError(f"{where}: {fields.question}", f"expected a choice that is known, found {shown(value)}", how)
+    how = "Say what this answer means in preferences.imports.export.choices"
+    raise RowError(f"{where}: {fields.question}", f"expected a known answer, found {shown(value)}", how)
 
 
 def _ranks(value: Any, where: str, fields: ExportFields) -> list[int] | None:
-    """The rank of each response, 1 the best, from a ranking: options in order, or options with ranks."""
+    """Read a ranking as the rank of each response, 1 for the best. The options are in order, or have ranks.
+
+    Returns None if the value is not a ranking.
+    """
     if isinstance(value, dict) and {"rank", "value"} <= value.keys():
         value = _rows_of(value)
     if not isinstance(value, list):
@@ -260,13 +276,13 @@ def _ranks(value: Any, where: str, fields: ExportFields) -> list[int] | None:
         found[str(name)] = rank
     ranks = [rank for name in fields.responses if isinstance(rank := found.get(name), int)]
     if len(ranks) < len(fields.responses):
-        how = "The ranking's options must have the names of the response fields"
+        how = "Name the options of the ranking like the response fields"
         raise RowError(f"{where}: {fields.question}", f"expected a rank for each response, found {shown(value)}", how)
     return ranks
 
 
 def _plain(value: Any) -> Any:
-    """Label Studio's value as what was answered: `{"selected": "left"}` as left, `{"choices": ["A"]}` as A."""
+    """Unwrap an answer of Label Studio: `{"selected": "left"}` becomes left, `{"choices": ["A"]}` becomes A."""
     if isinstance(value, list) and len(value) == 1:
         return _plain(value[0])
     if isinstance(value, dict):
@@ -276,14 +292,14 @@ def _plain(value: Any) -> Any:
 
 
 def _person(value: Any) -> str:
-    """A rater's name from an id, or from a user with email and id."""
+    """Return the name of a rater, given as an id or as a user with email and id."""
     if isinstance(value, dict):
         value = value.get("email") or value.get("id")
     return "" if value is None else str(value)
 
 
 def _metadata(value: Any) -> Json:
-    """Argilla 1.x writes metadata as a text of JSON."""
+    """Return metadata as a dict; Argilla 1.x writes it as JSON text."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

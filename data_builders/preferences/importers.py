@@ -1,18 +1,21 @@
-"""Preference records of many forms as comparisons: pairs, ratings by several raters, scores, dialogs, tool exports.
+"""Read preference records of many formats as comparisons of two responses.
 
-The forms, distinguished by their columns (docs/formats.md has an example of each):
+The format of a record is detected from its columns. docs/formats.md has an example of each:
 
-- pairs: ours, and what `align/formats/pairs.py` reads (TRL, HH-RLHF, LLaMA-Factory, Argilla, OpenAI), with what is
-  known of
-  them: `level`, `edited`, `models`, `raters`, `round`, `batch`; a score for each grades the pair (`scores.levels`);
-- ratings: a prompt, `responses` and `ratings`, one entry a rater: `{"rater": "ann", "chosen": 0, "level": "better"}`
-  (`chosen: null` is a tie), `{"rater": "ann", "grade": -2}`, `{"rater": "ann", "scores": [4, 2]}` or `ranks`;
-- scores, ranks or a preference: what `align/formats/rated.py` reads (UltraFeedback, distilabel, Nectar, HelpSteer,
-  PKU);
-- one rated response a record (HelpSteer2): consecutive records that share a prompt are compared;
-- dialogs: `turns`, each one of the forms above with its own `prompt`: one comparison a turn, after all that was said
-  before; a turn with a `completion` alone is context;
-- exports of Argilla and Label Studio: `data_builders/preferences/exports.py`.
+- Pairs: our own rows, and the formats that `align/formats/pairs.py` reads (TRL, HH-RLHF, LLaMA-Factory, Argilla,
+  OpenAI).
+  Optional columns: `level`, `edited`, `models`, `raters`, `round`, `batch`. If each response has a score, the
+  difference gives the level (`scores.levels`).
+- Ratings: a prompt, `responses` and `ratings` with one entry per rater, which is one of
+  `{"rater": "ann", "chosen": 0, "level": "better"}` (`chosen: null` is a tie), `{"rater": "ann", "grade": -2}`,
+  `{"rater": "ann", "scores": [4, 2]}` and `{"rater": "ann", "ranks": [1, 2]}`.
+- Scores, ranks or a preference without raters: the formats that `align/formats/rated.py` reads (UltraFeedback,
+  distilabel,
+  Nectar, HelpSteer, PKU-SafeRLHF).
+- One rated response per record (HelpSteer2): consecutive records with the same prompt are compared with each other.
+- Dialogs: `turns`, each of which has its own `prompt` and one of the formats above. Every turn gives a comparison whose
+  prompt includes the turns before it. A turn that has only a `completion` is context.
+- Exports of Argilla and Label Studio: see `data_builders/preferences/exports.py`.
 """
 
 from __future__ import annotations
@@ -44,33 +47,35 @@ from align.jsonl import row_of
 from align.records import SourceLike, records_of
 from align.rows import Message, Messages, PreferenceRow, row_id
 from data_builders.preferences import exports
-from data_builders.preferences.comparisons import Compared, Judgement, judgement_of_scores
+from data_builders.preferences.comparisons import Comparison, Judgement, judgement_of_scores
 from data_builders.preferences.exports import ExportFields
-from data_builders.preferences.ratings import ScoresConfig, asked_of, ratings_of
+from data_builders.preferences.ratings import ScoresConfig, rated_prompt_of, ratings_of
 
 Json = dict[str, Any]
 
 _RATED = ("helpfulness", "score", "rating", "overall_score")
-"""What rates a single response; of HelpSteer's five attributes the first is the overall one."""
+"""Columns that rate a single response. Of HelpSteer's five attributes, helpfulness is the overall one."""
 
 
 class ImportConfig(Section):
-    """How records become comparisons."""
+    """How records of other formats become comparisons."""
 
     export: ExportFields = ExportFields()
-    """Which fields an export of Argilla or Label Studio keeps what in."""
+    """The names of fields and questions in your Argilla or Label Studio project."""
     scores: ScoresConfig = ScoresConfig()
-    """What scores mean."""
+    """How scores become preferences with a level."""
     ignore_columns: tuple[str, ...] = ()
-    """Columns to leave out, of records and of the responses in them. Any other column that is neither read nor known
-    to be harmless (docs/formats.md) is an error."""
+    """Columns to ignore, in records and in the responses in them. A column that is neither read nor ignored nor known
+    to
+    be harmless (see docs/formats.md) is an error."""
 
 
-def comparisons_in(path: SourceLike, config: ImportConfig) -> Iterator[list[Compared] | RowError]:
-    """For each record of a source its comparisons, or what is wrong with it, with `file:line: column`.
+def comparisons_in(path: SourceLike, config: ImportConfig) -> Iterator[list[Comparison] | RowError]:
+    """Yield the comparisons of each record of a source, or the error (with `file:line: column`) if it cannot be read.
 
-    Consecutive records with one rated response each to the same prompt, as HelpSteer2 has them, are compared with each
-    other: the comparisons come with the first of them. An UnusableRow is a record that prefers nothing.
+    If consecutive records rate one response each to the same prompt, as in HelpSteer2, their comparisons are yielded
+    with the first of them, and the others yield an empty list. UnusableRow is the error of a record that prefers no
+    response.
     """
     group: list[tuple[str, Json]] = []
     for where, record in records_of(path):
@@ -91,11 +96,11 @@ def comparisons_in(path: SourceLike, config: ImportConfig) -> Iterator[list[Comp
     yield from _of_group(group, config)
 
 
-def _comparisons(record: Json, where: str, config: ImportConfig) -> list[Compared]:
+def _comparisons(record: Json, where: str, config: ImportConfig) -> list[Comparison]:
     columns = Columns(record, where, config.ignore_columns)
     if exports.is_export(record, config.export):
         return _export(record, where, config)
-    if isinstance(record.get("turns"), list):  # a number is how many turns a prompt has: Nectar
+    if isinstance(record.get("turns"), list):  # in Nectar, `turns` is a number: how many turns the prompt has
         return _dialog(record, where, config)
     if pair_names(columns) is None and is_rated(columns) and not is_ours(columns.values, PreferenceRow):
         return ratings_of(columns, config.scores)
@@ -103,7 +108,7 @@ def _comparisons(record: Json, where: str, config: ImportConfig) -> list[Compare
 
 
 def _is_one_rated_response(record: Json, config: ImportConfig) -> bool:
-    """One response to a prompt with a rating of it, and nothing that it is compared with."""
+    """Return whether a record has a prompt and one rated response, and nothing to compare it with."""
     columns = Columns(record, "")
     return (
         columns.first(PROMPTS) is not None
@@ -116,7 +121,7 @@ def _is_one_rated_response(record: Json, config: ImportConfig) -> bool:
 
 
 def _goes_on(first: Json, record: Json | RowError) -> bool:
-    """Whether a record rates another response to the same prompt."""
+    """Return whether a record rates another response to the same prompt as `first`."""
     if isinstance(record, RowError):
         return False
     return all(first.get(name) == record.get(name) for name in (*PROMPTS, *SYSTEM, "context", "tools")) and (
@@ -124,16 +129,16 @@ def _goes_on(first: Json, record: Json | RowError) -> bool:
     )
 
 
-def _of_group(group: Sequence[tuple[str, Json]], config: ImportConfig) -> Iterator[list[Compared] | RowError]:
-    """One answer for each record of the group."""
+def _of_group(group: Sequence[tuple[str, Json]], config: ImportConfig) -> Iterator[list[Comparison] | RowError]:
+    """Compare the records of a group with each other. Yields one result for each record."""
     if not group:
         return
     (where, first), *others = group
     rated = first_given(first, _RATED)
     assert rated is not None
     if not others:
-        what = "rates one response: no form known here, unless a record next to it rates another to the same prompt"
-        how = "Put records that share a prompt one after the other, or give each record all its responses"
+        what = "rates a single response, and no neighboring record rates another response to the same prompt"
+        how = "Put records that share a prompt one after the other, or put all responses into one record"
         yield RowError(f"{where}: {rated}", what, how)
         return
     try:
@@ -154,7 +159,7 @@ def _of_group(group: Sequence[tuple[str, Json]], config: ImportConfig) -> Iterat
     yield from ([] for _ in others)
 
 
-def _pair(record: Json, where: str, config: ImportConfig) -> list[Compared]:
+def _pair(record: Json, where: str, config: ImportConfig) -> list[Comparison]:
     row = row_of(record, PreferenceRow, where, config.ignore_columns)
     chosen, rejected = row.completions[-2:]
     edited = row.completions[0] if len(row.completions) == 3 else None
@@ -164,7 +169,7 @@ def _pair(record: Json, where: str, config: ImportConfig) -> list[Compared]:
         gap = pair_of(columns).gap
         level = None if gap is None else judgement_of_scores(gap, 0.0, config.scores.levels).level
     return [
-        Compared(
+        Comparison(
             places=(where,),
             id=row.id,
             source=row.source,
@@ -179,13 +184,13 @@ def _pair(record: Json, where: str, config: ImportConfig) -> list[Compared]:
     ]
 
 
-def _dialog(record: Json, where: str, config: ImportConfig) -> list[Compared]:
-    """Each turn's comparisons, with all that was said before as their prompt."""
+def _dialog(record: Json, where: str, config: ImportConfig) -> list[Comparison]:
+    """Read a dialog: the comparisons of every turn, whose prompts include all turns before."""
     columns = Columns(record, where, config.ignore_columns)
     turns = columns.take("turns")
     if not turns or not all(isinstance(turn, dict) for turn in turns):
         raise RowError(
-            f"{where}: turns", f"expected a list of objects, found {shown(turns)}", "Write one object a turn"
+            f"{where}: turns", f"expected a list of objects, found {shown(turns)}", "Write one object for each turn"
         )
     names = ("source", "tools", "round", "batch", "rater")
     shared = {key: columns.take(key) for key in names if key in columns}
@@ -195,7 +200,7 @@ def _dialog(record: Json, where: str, config: ImportConfig) -> list[Compared]:
     columns.refuse_unread(("turns",))
     opening: list[Json] = [] if system is None else [{"role": "system", "content": system[1]}]
     history: Messages = ()
-    pairs: list[Compared] = []
+    pairs: list[Comparison] = []
     for number, turn in enumerate(turns):
         here = f"{where}: turns[{number}]"
         fields = shared | {"id": f"{identity}/turn-{number + 1}"} | turn
@@ -211,7 +216,7 @@ def _dialog(record: Json, where: str, config: ImportConfig) -> list[Compared]:
                 found = _turn(fields, where, config)
                 pairs += found
                 if number + 1 < len(turns):
-                    said = _went_on_with(fields, continued, found, where)
+                    said = _continuation(fields, continued, found, where)
         except RowError as error:
             place = f"{here}.{error.where.removeprefix(f'{where}: ')}"
             if isinstance(error, UnusableRow):
@@ -226,7 +231,7 @@ def _plain(message: Message) -> Json:
 
 
 def _context(turn: Json, where: str, config: ImportConfig) -> Messages:
-    """The answer of a turn that is not compared."""
+    """Read the answer of a turn without a comparison."""
     columns = Columns(turn, where, config.ignore_columns)
     columns.read.update(("id", "prompt", "source", "tools", "round", "batch", "rater"))
     place = columns.place("completion")
@@ -235,35 +240,40 @@ def _context(turn: Json, where: str, config: ImportConfig) -> Messages:
     return said
 
 
-def _turn(turn: Json, where: str, config: ImportConfig) -> list[Compared]:
+def _turn(turn: Json, where: str, config: ImportConfig) -> list[Comparison]:
     if first_given(turn, RESPONSES):
         return ratings_of(Columns(turn, where, config.ignore_columns), config.scores)
     return _pair(turn, where, config)
 
 
-def _went_on_with(turn: Json, continued: Any, found: Sequence[Compared], where: str) -> Messages:
-    """The response that `continued` names, else the edited one, else the one that was chosen most often."""
+def _continuation(turn: Json, continued: Any, found: Sequence[Comparison], where: str) -> Messages:
+    """Return the response with which the dialog continues.
+
+    It is the response that `continued` names, else the edited one, else the one that was chosen most often.
+    """
     name = first_given(turn, RESPONSES)
     if continued is not None:
         listed = turn.get(name) if name else None
         if not isinstance(listed, list) or not isinstance(continued, int) or not 0 <= continued < len(listed):
-            what = f"expected a response's place, found {shown(continued)}"
+            what = f"expected the index of a response, found {shown(continued)}"
             raise RowError(f"{where}: continued", what, "Count from 0")
         field = f"{name}[{continued}]"
         return completion_of(response_of(listed[continued], where, field), f"{where}: {field}")
     judged = [(compared, judgement) for compared in found for judgement in compared.judgements if judgement.side]
     if not judged:
         raise RowError(
-            f"{where}: responses", "none was chosen, so how the dialog went on is not known", "Add continued"
+            f"{where}: responses",
+            "none was chosen, so it is unknown with which response the dialog continues",
+            "Add continued with the index of that response",
         )
     edits = [judgement.edited for _, judgement in judged if judgement.edited is not None]
     chosen = Counter(compared.responses[0 if judgement.side == 1 else 1] for compared, judgement in judged)
     return edits[0] if edits else chosen.most_common(1)[0][0]
 
 
-def _export(record: Json, where: str, config: ImportConfig) -> list[Compared]:
+def _export(record: Json, where: str, config: ImportConfig) -> list[Comparison]:
     plain = exports.plain_record(record, where, config.export, config.ignore_columns)
     if not plain["ratings"]:
-        asked = asked_of(plain, where)
-        return [asked.compared(0, 1, [])]
+        rated = rated_prompt_of(plain, where)
+        return [rated.comparison(0, 1, [])]
     return ratings_of(Columns(plain, where), config.scores)

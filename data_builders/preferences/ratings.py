@@ -1,8 +1,8 @@
-"""Several responses to one prompt, rated by raters or scored, as comparisons of two.
+"""Turn several responses to one prompt, with ratings or scores, into comparisons of two responses.
 
-A record has a prompt, responses (texts, messages, or objects with text, model and score), and `ratings`, one entry a
-rater, or scores, ranks or a preference; `align/formats/rated.py` reads it, and
-`data_builders/preferences/importers.py` says what an entry may hold.
+A record has a prompt and responses (texts, messages, or objects with text, model and score). It also has `ratings` with
+one entry per rater, or scores, ranks or a preference. `align/formats/rated.py` reads the record; the documentation of
+`data_builders/preferences/importers.py` lists the fields of an entry.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from align.formats.dialogs import check_order, completion_of, dialog_of, frozen
 from align.formats.rated import RATERS, Preferred, Responses, Values, check_level, responses_of
 from align.formats.tool_calls import tools_field
 from align.rows import Level, Messages, row_id
-from data_builders.preferences.comparisons import Compared, Judgement, judgement_of_grade, judgement_of_scores
+from data_builders.preferences.comparisons import Comparison, Judgement, judgement_of_grade, judgement_of_scores
 from data_builders.row_set import message_texts
 
 Json = dict[str, Any]
 
 
 class ScoresConfig(Section):
-    """What the scores of responses mean."""
+    """How scores of responses become preferences with a level."""
 
     levels: dict[Level, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Level -> from which difference of two scores on it is given, such as {significantly better: 3, better: 2} on a
-    scale of 1 to 5. A difference without a level leaves the pair ungraded."""
+    """Level -> the smallest difference of two scores for which it is given, such as {significantly better: 3, better:
+    2}
+    for scores from 1 to 5. A pair with a smaller difference has no level."""
     pairs: Literal["best_worst", "all"] = "best_worst"
-    """Of three or more scored or ranked responses: the best and the worst by their mean over raters, or every pair."""
+    """Which pairs to make of three or more scored or ranked responses. best_worst: the best and the worst by their mean
+    over the raters. all: every pair."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every pair of one record shares."""
+class RatedPrompt:
+    """One record: a prompt with its responses, without judgements. All comparisons of the record share these
+    columns."""
 
     where: str
     id: str
@@ -53,9 +56,9 @@ class Asked:
     responses: tuple[Messages, ...]
     models: tuple[str, ...]
 
-    def compared(self, first: int, second: int, judgements: Sequence[Judgement]) -> Compared:
+    def comparison(self, first: int, second: int, judgements: Sequence[Judgement]) -> Comparison:
         number = f"/{first}-{second}" if len(self.responses) > 2 else ""
-        return Compared(
+        return Comparison(
             places=(self.where,),
             id=f"{self.id}{number}",
             source=self.source,
@@ -71,21 +74,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A value for each response, the higher the better, from one rater."""
+    """The values that one rater gave to the responses; higher is better."""
 
     raters: tuple[str, ...]
     values: list[float]
     are_scores: bool = True
-    """Whether a difference says how much better, as scores do and ranks do not."""
+    """Whether a difference of two values says how much better a response is: true for scores, false for ranks."""
 
 
-def ratings_of(columns: Columns, config: ScoresConfig) -> list[Compared]:
-    """The comparisons of one record, each with the judgements that the record holds.
+def ratings_of(columns: Columns, config: ScoresConfig) -> list[Comparison]:
+    """Read one record as comparisons with their judgements.
 
-    Raises RowError naming file, line and column; also for a column that would be lost.
+    Raises RowError naming file, line and column if a column cannot be read, or would be ignored.
     """
-    asked, found = _read(columns)
-    count = len(asked.responses)
+    rated, found = _read(columns)
+    count = len(rated.responses)
     judged: dict[tuple[int, int], list[Judgement]] = {}
     scored: list[_Scored] = []
     if isinstance(found.said, Preferred):
@@ -123,25 +126,25 @@ def ratings_of(columns: Columns, config: ScoresConfig) -> list[Compared]:
             )
             for one in scored
         )
-    if level is not None:  # of the two responses of a record without raters, who have levels of their own
+    if level is not None:  # a level of the whole record: raters who gave their own level keep it
         judged = {places: [_graded(one, level) for one in judgements] for places, judgements in judged.items()}
-    return [asked.compared(*places, judgements) for places, judgements in judged.items()]
+    return [rated.comparison(*places, judgements) for places, judgements in judged.items()]
 
 
 def _graded(judgement: Judgement, level: Level) -> Judgement:
     return judgement if judgement.side == 0 or judgement.level is not None else replace(judgement, level=level)
 
 
-def asked_of(record: Json, where: str, ignore: Collection[str] = ()) -> Asked:
-    """Prompt, responses and what else is known of a record, without judgements. Raises RowError."""
+def rated_prompt_of(record: Json, where: str, ignore: Collection[str] = ()) -> RatedPrompt:
+    """Read prompt and responses of a record, without its judgements. Raises RowError if they cannot be read."""
     columns = Columns(record, where, ignore)
-    asked, _ = _read(columns)
+    rated, _ = _read(columns)
     columns.read.update((*RATERS, "rater"))
     columns.refuse_unread()
-    return asked
+    return rated
 
 
-def _read(columns: Columns) -> tuple[Asked, Responses]:
+def _read(columns: Columns) -> tuple[RatedPrompt, Responses]:
     found = responses_of(columns, raters=True)
     key, where = found.prompt_column, columns.where
     check_order(found.prompt, columns.place(key))
@@ -152,7 +155,7 @@ def _read(columns: Columns) -> tuple[Asked, Responses]:
     parts = [text for messages in (prompt, *responses) for text in message_texts(messages)]
     tools = "tools" if columns.values.get("tools") else "functions"
     columns.note_repeats([message.content for messages in (prompt, *responses) for message in messages])
-    asked = Asked(
+    rated = RatedPrompt(
         where=where,
         id=str(given) if given not in (None, "") else row_id("compared", *parts),
         source=source_of(columns) or Path(where.rpartition(":")[0]).stem,
@@ -163,7 +166,7 @@ def _read(columns: Columns) -> tuple[Asked, Responses]:
         responses=responses,
         models=found.models,
     )
-    return asked, found
+    return rated, found
 
 
 def _raters(columns: Columns) -> tuple[str, ...]:
@@ -176,12 +179,12 @@ def _raters(columns: Columns) -> tuple[str, ...]:
 def _rater(entry: Columns) -> str:
     rater = entry.take("rater")
     if not isinstance(rater, str | int) or isinstance(rater, bool) or rater == "":
-        raise RowError(entry.place("rater"), f"expected a name, found {shown(rater)}", "Say who judged")
+        raise RowError(entry.place("rater"), f"expected a name, found {shown(rater)}", "Name the rater")
     return str(rater)
 
 
 def _direct(entry: Columns, rater: str, count: int) -> tuple[int, int, Judgement]:
-    """(first, second, judgement) of an entry that names the better response or grades the first over the second."""
+    """Read an entry that names the better response or gives a grade. Returns (first, second, judgement)."""
     edited: Messages | None = None
     if "edited" in entry:
         place = entry.place("edited")
@@ -189,34 +192,40 @@ def _direct(entry: Columns, rater: str, count: int) -> tuple[int, int, Judgement
     if "grade" in entry:
         grade = entry.take("grade")
         if not isinstance(grade, int) or isinstance(grade, bool) or not -4 <= grade <= 4 or count != 2:
-            how = "4 says that the first of two responses is significantly better, -4 the second, 0 a tie"
-            raise RowError(entry.place("grade"), f"expected -4 to 4 of two responses, found {shown(grade)}", how)
+            how = "4 means that the first of two responses is significantly better, -4 the second, 0 a tie"
+            what = f"expected a number from -4 to 4 for two responses, found {shown(grade)}"
+            raise RowError(entry.place("grade"), what, how)
         return 0, 1, replace(judgement_of_grade(grade, rater), edited=edited)
     named = entry.values.keys() - {"rater", "edited"}
     if not named and "chosen" not in entry.given:
         how = "Give chosen with level, grade, scores or ranks"
-        raise RowError(f"{entry.where}: {entry.prefix[:-1]}", f"holds no judgement, found {shown(entry.values)}", how)
+        what = f"contains no judgement, found {shown(entry.values)}"
+        raise RowError(f"{entry.where}: {entry.prefix[:-1]}", what, how)
     chosen, rejected = entry.take("chosen"), entry.take("rejected")
     level = level_of(entry.take("level"), entry.where, f"{entry.prefix}level")
     if chosen is None and "chosen" in entry.given and count == 2:
         if level is not None:
-            what = f"is {level!r} of a tie: chosen is null"
-            raise RowError(entry.place("level"), what, "Name the chosen response, or leave the level out")
+            what = f"is {level!r}, but chosen is null, which means a tie"
+            raise RowError(entry.place("level"), what, "Name the chosen response, or remove the level")
         return 0, 1, Judgement(0, None, (rater,))
     if rejected is None and count == 2 and chosen in (0, 1):
         rejected = 1 - chosen
     for name, place_of in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(place_of, int) or isinstance(place_of, bool) or not 0 <= place_of < count:
-            how = f"Count the {count} responses from 0; with more than two name chosen and rejected"
-            raise RowError(entry.place(name), f"expected a response's place, found {shown(place_of)}", how)
+            how = f"Count the {count} responses from 0; with more than two, name both chosen and rejected"
+            raise RowError(entry.place(name), f"expected the index of a response, found {shown(place_of)}", how)
     if chosen == rejected:
-        raise RowError(entry.place("rejected"), "is the chosen response", "Name two responses")
+        raise RowError(entry.place("rejected"), "is the chosen response", "Name two different responses")
     first, second = sorted((chosen, rejected))
     return first, second, Judgement(1 if chosen == first else -1, level, (rater,), edited)
 
 
 def _scored_pairs(scored: Sequence[_Scored], which: str) -> list[tuple[int, int]]:
-    """Places of the responses to pair: the best and the worst by their mean over raters, or every two."""
+    """Choose the pairs of responses (by index) to compare.
+
+    which: "all" for every pair, else the best and the worst by their mean over the raters. Example: with the means 3, 5
+    and 1, the best is response 1 and the worst response 2, which gives [(1, 2)].
+    """
     if not scored:
         return []
     means = [statistics.fmean(values) for values in zip(*(one.values for one in scored), strict=True)]

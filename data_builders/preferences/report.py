@@ -1,8 +1,8 @@
-"""What a set of preference rows is made of: the table of Llama 3 (its table 6), length bias, shares of the levels.
+"""Describe the composition of preference data: the columns of Llama 3's table 6, length bias, and levels.
 
     python -m data_builders.preferences.report FILE.jsonl [FILE.jsonl ...] [--tokenizer FOLDER] [--by source]
 
-prints it for any preference file.
+prints the report for any file of preference rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from data_builders.row_set import characters, message_texts
 
 GroupBy = Literal["source", "batch", "level"]
 Measure = Callable[[Messages], int]
-"""How long messages are, in some unit."""
+"""A function that returns the length of messages in some unit."""
 
 GROUPS: Mapping[GroupBy, Callable[[PreferenceRow], str]] = {
     "source": lambda row: row.source,
@@ -36,9 +36,9 @@ GROUPS: Mapping[GroupBy, Callable[[PreferenceRow], str]] = {
 
 
 def measures(tokenizer: Path | None) -> dict[str, Measure]:
-    """Unit -> measure: tokens with a tokenizer's folder or Hub name, else characters and words, as spaces tell them.
+    """Return unit -> measure: tokens if a tokenizer (folder or Hub name) is given, else characters and words.
 
-    What is measured is content and calls, without headers and terminators.
+    Words are separated by spaces. Contents and calls are measured, without the chat protocol's control tokens.
     """
     if tokenizer is None:
         return {"characters": characters, "words": lambda messages: sum(len(text.split()) for text in _texts(messages))}
@@ -53,11 +53,13 @@ def measures(tokenizer: Path | None) -> dict[str, Measure]:
 
 
 def composition(rows: Sequence[PreferenceRow], by: GroupBy, units: Mapping[str, Measure]) -> list[dict[str, Any]]:
-    """One line for each group, the largest first, and the total: P table 6.
+    """Return the columns of table 6 of Llama 3 for each group of rows, the largest first, and for the total.
 
-    turns_per_dialog: user messages of the longest row of each dialog; rows are of one dialog where one's prompt begins
-    with the other's. An example is a row: its prompt with all that was said before, and all its responses. The prompt
-    is the last user message alone, and a response is one completion.
+    turns_per_dialog: the mean number of user messages per dialog. Rows belong to one dialog if the prompt of one begins
+        with the prompt of the other; the longest of them counts.
+    per_example: the whole row: its prompt with all earlier turns, and all its responses.
+    in_prompt: the last user message only.
+    in_response: one completion.
     """
     groups: dict[str, list[PreferenceRow]] = defaultdict(list)
     for row in rows:
@@ -67,7 +69,10 @@ def composition(rows: Sequence[PreferenceRow], by: GroupBy, units: Mapping[str, 
 
 
 def length_bias(rows: Sequence[PreferenceRow]) -> dict[str, Any]:
-    """How often the best response is the longer one, in characters, over all and by level; the means of both."""
+    """Measure how often the chosen response is the longer one (in characters), over all rows and by level.
+
+    If it is much more than half, a reward model can score well by preferring long answers.
+    """
     lengths: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in rows:
         for group in ("all", row.level or "(ungraded)"):
@@ -85,14 +90,14 @@ def length_bias(rows: Sequence[PreferenceRow]) -> dict[str, Any]:
 
 
 def level_shares(rows: Iterable[PreferenceRow]) -> dict[str, dict[str, float]]:
-    """Level -> rows and their share, the strongest first, ungraded rows last."""
+    """Return level -> number of rows and their ratio, the strongest level first and rows without a level last."""
     counts: Counter[str] = Counter(row.level or "(ungraded)" for row in rows)
     order: list[str] = [*GRADES, "(ungraded)"]
     return {level: {"rows": counts[level], "share": counts[level] / counts.total()} for level in order if counts[level]}
 
 
 def table_text(lines: Sequence[Mapping[str, Any]]) -> str:
-    """`composition` for a person: a column for each key, shares in percent."""
+    """Format the result of `composition` as a table of text."""
     if not lines:
         return "no rows"
     cells = [[key.replace("_", " ") for key in lines[0]], *[[_cell(*item) for item in line.items()] for line in lines]]
@@ -104,10 +109,10 @@ def table_text(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def bias_text(bias: Mapping[str, Mapping[str, Any]]) -> str:
-    """`length_bias` for a person."""
+    """Format the result of `length_bias` as lines of text."""
     return "\n".join(
         f"{group}: chosen is longer in {100 * one['chosen_longer']:.1f}% of {one['rows']} rows "
-        f"({one['mean_chosen_characters']:.0f} characters against {one['mean_rejected_characters']:.0f} on the mean)"
+        f"(on average {one['mean_chosen_characters']:.0f} characters, rejected {one['mean_rejected_characters']:.0f})"
         for group, one in bias.items()
     )
 
@@ -129,7 +134,7 @@ def _line(name: str, rows: Sequence[PreferenceRow], total: int, units: Mapping[s
 
 
 def _turns_of_dialogs(rows: Sequence[PreferenceRow]) -> list[int]:
-    """User messages of each dialog: prompts that are no beginning of another row's prompt."""
+    """Count the user messages of each dialog. A prompt with which another row's prompt begins is not counted."""
     turns: dict[str, int] = {}
     begun: set[str] = set()
     for row in rows:
@@ -164,9 +169,9 @@ def _cell(key: str, value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="data_builders.preferences.report", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", help="JSONL of preference rows")
-    parser.add_argument("--tokenizer", type=Path, help="a tokenizer's folder: count tokens, not characters and words")
-    parser.add_argument("--by", choices=list(GROUPS), default="source", help="a line of the table for each")
+    parser.add_argument("files", nargs="+", help="JSONL files with preference rows")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer folder: count tokens instead of characters and words")
+    parser.add_argument("--by", choices=list(GROUPS), default="source", help="what the table is grouped by")
     given = parser.parse_args(arguments)
     try:
         rows = read_rows(given.files, PreferenceRow)

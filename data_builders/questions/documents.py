@@ -1,7 +1,6 @@
-"""Documents, and the snippets that questions are asked about: whole paragraphs of one document, up to a limit.
+"""Read documents, and cut them into snippets for questions: whole paragraphs of one document, up to a maximum length.
 
-A `.txt` file holds one document a line, as dumps of Wikipedia have it; JSON lines have `text`, and `title` where it is
-known.
+A `.txt` file has one document per line, as in dumps of Wikipedia. JSON lines have `text` and, optionally, `title`.
 """
 
 from __future__ import annotations
@@ -18,17 +17,21 @@ from align.records import Record, SourceLike, records_of, sources_of, text_lines
 
 
 class Document(NamedTuple):
-    """One text."""
+    """A document with its title and source."""
 
     title: str
-    """Its own, or the words that it opens with."""
+    """The title of the document, or the first words of its text."""
     text: str
     source: str
-    """The name of its file, without the ending."""
+    """The name of the file without its suffix."""
 
 
 _PARAGRAPHS = re.compile(r"\n\s*|(?<=[a-z0-9)\]\"'”][.!?])(?=[A-Z“])")
-"""A line break, or a full stop with a capital right behind it: dumps that were stripped of their line breaks."""
+"""Where paragraphs end: at a line break, or at a full stop that is directly followed by a capital letter.
+
+The second case occurs in dumps whose line breaks were removed: in "It lies in Chad.The river", there was a line break
+between "." and "T".
+"""
 _SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[\"'“(]?[A-Z0-9])")
 _OPENING = re.compile(
     r"^(?!This\b|These\b|It\b)(?:The )?\W*(.{2,80}?)(?=\s*[(,;:]|\s+(?:is|are|was|were|refers|primarily)\b)"
@@ -38,9 +41,9 @@ _OPENING = re.compile(
 def read_documents(
     given: Sequence[SourceLike], bad_rows: Literal["stop", "drop"] = "stop", drops: Drops | None = None
 ) -> Iterator[Document]:
-    """The documents of all sources, in order. What is dropped is counted in `drops`.
+    """Yield the documents of all sources in order. Records that are dropped are counted in `drops`.
 
-    Raises RowError naming file and line.
+    Raises RowError naming file and line if a record cannot be read and `bad_rows` is "stop".
     """
     drops = Drops() if drops is None else drops
     for source in sources_of(given):
@@ -50,9 +53,10 @@ def read_documents(
 
 
 def snippets_of(text: str, most: int) -> list[str]:
-    """The text in snippets of at most `most` characters: whole paragraphs, or sentences where one is longer.
+    """Cut a text into snippets of at most `most` characters.
 
-    Edge: a sentence that is longer alone is left out.
+    A snippet consists of whole paragraphs. A paragraph that is too long is cut between sentences, and a sentence that
+    is too long is left out.
     """
     pieces: list[str] = []
     for paragraph in filter(None, map(str.strip, _PARAGRAPHS.split(text))):
@@ -64,13 +68,16 @@ def snippets_of(text: str, most: int) -> list[str]:
 
 
 def opening_words(text: str) -> str:
-    """What a text without a title is about, by how an article opens: "Albedo is ..." -> "Albedo"."""
+    """Guess the subject of a text without a title from its beginning: "Albedo is ..." gives "Albedo"."""
     found = _OPENING.match(text)
     return found[1].strip() if found else " ".join(text.split()[:8])
 
 
 def _packed(pieces: Sequence[str], joint: str, most: int) -> list[str]:
-    """Neighbors joined as long as they fit."""
+    """Join neighboring pieces as long as the result has at most `most` characters. Longer pieces are left out.
+
+    Example with most = 10 and joint " ": ["abc", "def", "ghij"] gives ["abc def", "ghij"].
+    """
     found: list[str] = []
     for piece in pieces:
         if len(piece) > most:
@@ -85,8 +92,8 @@ def _packed(pieces: Sequence[str], joint: str, most: int) -> list[str]:
 def _document(record: Record, where: str, source: str) -> Document:
     text, title = record.get("text"), record.get("title") or ""
     if not isinstance(text, str) or not isinstance(title, str):
-        what = f"expected text, and title where it is known, found {', '.join(record)}"
-        raise RowError(where, what, "Write one document a line")
+        what = f"expected the column text, and optionally title, found {', '.join(record)}"
+        raise RowError(where, what, "Write one document per line")
     if not text.strip():
-        raise RowError(where, "holds an empty text", "Remove the line")
+        raise RowError(where, "the text is empty", "Remove the line")
     return Document(title.strip() or opening_words(text), text.strip(), source)

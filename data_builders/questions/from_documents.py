@@ -1,8 +1,8 @@
-"""Questions to probe with, out of documents: the first two steps of Llama 3's knowledge probe (section 4.3.6).
+"""Make questions from documents for the knowledge probe: the first two steps of section 4.3.6 of Llama 3.
 
-Snippets are cut from documents, and a generator model is asked for a question about each with its short answer
-(`generated_questions.py`). Documents that come with questions are read too (`question_imports.py`). What is written is
-what `knowledge_probe.py` reads: each question with its accepted answers, and the snippet for judges to read.
+Documents are cut into snippets (`documents.py`), and a model writes questions with short answers about each of them
+(`generated.py`). Data sets of questions can be added (`importers.py`). The result is read by the knowledge probe: every
+question has its accepted answers, and the snippet as a reference for the judge.
 """
 
 from __future__ import annotations
@@ -25,68 +25,73 @@ from data_builders.engines import Engine, Engines
 from data_builders.questions.documents import read_documents
 from data_builders.questions.generated import generated_questions, snippet_rows
 from data_builders.questions.importers import boolq_questions, open_questions
-from data_builders.row_set import Counted, evaluation_keys, part_of
+from data_builders.row_set import RowSet, evaluation_keys, part_of
 
 
 class DocumentQuestionsConfig(BadRows):
-    """Questions about documents, and questions that come with theirs."""
+    """Questions for the knowledge probe that a model writes about your documents, or that come with a data set."""
 
     documents: tuple[InputSource, ...] = ()
-    """Texts that a model asks questions about: .txt with one document a line, or JSONL with `text` and `title`."""
+    """Documents to ask questions about: .txt files with one document per line, or JSONL with `text` and `title`."""
     model: InputPath | None = None
-    """The checkpoint that writes the questions: a Hugging Face folder. Wanted with documents."""
+    """The checkpoint that writes the questions: a Hugging Face folder. Required with documents. Use a capable model."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
-    """The chat protocol; auto looks at the tokenizer's control tokens."""
+    """The chat protocol of the model. auto: detect it from the control tokens of the tokenizer."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_completion_tokens=96)
-    """How questions are sampled."""
+    """How the questions are sampled."""
     language: str = "en"
-    """Of the documents, and so of questions and refusals: en, de, fr, es, it or pt."""
+    """Language of the documents, and so of questions and refusals: en, de, fr, es, it or pt."""
     min_characters: int = Field(200, ge=0)
-    """A shorter snippet is dropped, and counted."""
+    """Minimum length of a snippet in characters. Shorter snippets are dropped and counted."""
     max_characters: int = Field(1200, gt=0)
-    """Snippets are whole paragraphs up to this length; longer paragraphs are cut between sentences."""
+    """Maximum length of a snippet in characters. A snippet consists of whole paragraphs; longer paragraphs are cut
+    between
+    sentences."""
     snippets_per_document: int | None = Field(None, gt=0)
-    """At most so many of one document, taken by a seeded shuffle."""
+    """Maximum number of snippets of one document, chosen at random. null: no limit."""
     snippets: int | None = Field(500, gt=0)
-    """At most so many in all."""
+    """Maximum number of snippets in total, chosen at random. null: no limit."""
     questions_per_snippet: int = Field(2, ge=1)
-    """How often a question is sampled for each."""
+    """Number of questions to sample for each snippet."""
     max_answer_words: int = Field(6, ge=1)
-    """A question whose answer is longer is dropped, and counted: rules cannot compare it, and guessing is no fact."""
+    """Maximum number of words in an answer. Questions with longer answers are dropped and counted, because rules cannot
+    compare them."""
     boolq: tuple[InputSource, ...] = ()
-    """JSONL of `question`, `passage`, `answer` (true or false) and `title`."""
+    """Yes-or-no questions in the format of BoolQ: JSONL with `question`, `passage`, `answer` (true or false) and
+    `title`."""
     nq_open: tuple[InputSource, ...] = ()
-    """JSONL of `question` and `answer` (a list): no snippet comes with it."""
+    """Questions in the format of NQ-open, which have no snippet: JSONL with `question` and `answer` (a list)."""
     limit: int | None = Field(None, gt=0)
-    """At most so many questions of each source, taken by a seeded shuffle."""
-    heldout_share: float = Field(0.0, ge=0, lt=1)
-    """Share of the documents of which every question is held out, in `questions.heldout.jsonl`."""
+    """Maximum number of questions of each source, chosen at random. null: no limit."""
+    heldout_ratio: float = Field(0.0, ge=0, lt=1)
+    """Ratio of the documents to hold out, from 0 to 1. All their questions go into `questions.heldout.jsonl`."""
     evaluation: tuple[InputSource, ...] = ()
-    """JSONL of evaluation prompts. Questions that match one are dropped, and counted."""
+    """Evaluation sets. Questions that are in one of them are dropped and counted."""
     unit_size: int = Field(32, gt=0)
-    """Snippets in one unit of work; a crash loses at most one."""
+    """Number of snippets between two saves. A crash loses the work on at most this many snippets."""
     seed: int = 0
-    """Which snippets are taken, sampling, cuts and shuffles."""
+    """Seed of the choice of snippets and questions, of the sampling, and of the split."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
         if not (self.documents or self.boolq or self.nq_open):
-            raise ValueError("wanted documents, boolq or nq_open, found none")
+            raise ValueError("expected documents, boolq or nq_open, found none of them")
         if (self.model is None) == bool(self.documents):
-            raise ValueError("documents and model belong together: the model writes questions about the documents")
+            raise ValueError("set documents and model together: the model writes questions about the documents")
         if self.language not in LANGUAGES:
-            raise ValueError(f"language is {self.language!r}; refusals are understood in {', '.join(LANGUAGES)} only")
+            raise ValueError(f"language is {self.language!r}. Use one of {', '.join(LANGUAGES)}")
         return self
 
 
 def build(config: DocumentQuestionsConfig, output: Path, backend: Any = None, protocol: Any = None) -> Path:
-    """Write `questions.jsonl`, and `questions.heldout.jsonl` where documents are held out, into the folder `output`.
+    """Write `questions.jsonl`, and `questions.heldout.jsonl` if documents are held out, into the folder `output`.
 
-    backend, protocol: what writes questions; None loads `config.model`. Units in `output/units` that stand are kept.
-    Raises RowError where no question is left.
+    backend, protocol: the model that writes the questions; by default `config.model` is loaded. What it has written is
+        saved in `output/units`, from which an interrupted run continues.
+    Raises RowError if no question is left.
     """
     given = (backend, protocol) if backend is not None else None
-    found: Counted[QuestionRow] = Counted()
+    found: RowSet[QuestionRow] = RowSet()
     notes: dict[str, Any] = {}
     for part in (
         _generated(config, output / "units", given, notes),
@@ -99,9 +104,9 @@ def build(config: DocumentQuestionsConfig, output: Path, backend: Any = None, pr
     found.drop_duplicates()
     found.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     if not found.rows:
-        how = "Bring longer documents or a stronger generator; output/units has what it wrote"
+        how = "Use longer documents or a stronger model; output/units contains what it wrote"
         raise RowError(output, f"no question is left: {found.summary()}", how)
-    heldout, train = _cut(found, config)
+    heldout, train = _split(found, config.heldout_ratio, config.seed)
     inputs = inputs_of(config)
     for name, rows in (("questions", train), ("questions.heldout", heldout)):
         if rows.rows or name == "questions":
@@ -112,9 +117,9 @@ def build(config: DocumentQuestionsConfig, output: Path, backend: Any = None, pr
 
 def _generated(
     config: DocumentQuestionsConfig, folder: Path, given: Engine | None, notes: dict[str, Any]
-) -> Counted[QuestionRow]:
+) -> RowSet[QuestionRow]:
     if config.model is None:
-        return Counted()
+        return RowSet()
     drops = Drops()
     snippets = snippet_rows(
         read_documents(config.documents, config.bad_rows, drops),
@@ -127,7 +132,7 @@ def _generated(
     )
     snippets.dropped.update(drops.reasons)
     if not snippets.rows:
-        where, how = ", ".join(map(str, config.documents)), "Bring longer documents, or lower min_characters"
+        where, how = ", ".join(map(str, config.documents)), "Use longer documents, or lower min_characters"
         raise RowError(where, f"no snippet is left: {snippets.summary()}", how)
     notes["snippets"] = snippets.counts
     backend, protocol = given or Engines().engine(config.model, config.chat, config.sampling)
@@ -144,14 +149,14 @@ def _generated(
     )
 
 
-def _cut(found: Counted[QuestionRow], config: DocumentQuestionsConfig) -> tuple[Counted[QuestionRow], ...]:
-    """(held out, to probe with), cut by document. What was dropped counts with what is probed."""
-    heldout: Counted[QuestionRow] = Counted()
-    train: Counted[QuestionRow] = Counted()
+def _split(found: RowSet[QuestionRow], heldout_ratio: float, seed: int) -> tuple[RowSet[QuestionRow], ...]:
+    """Split by document into held-out questions and the others, with which dropped questions are counted."""
+    heldout: RowSet[QuestionRow] = RowSet()
+    train: RowSet[QuestionRow] = RowSet()
     train.dropped.update(found.dropped)
     for row in found.rows:
-        held = part_of(normalize(row.entity), (config.heldout_share,), config.seed) == 0
+        held = part_of(normalize(row.entity), (heldout_ratio,), seed) == 0
         (heldout if held else train).keep(row)
     for part in (heldout, train):
-        part.shuffle(config.seed)
+        part.shuffle(seed)
     return heldout, train

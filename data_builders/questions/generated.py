@@ -1,7 +1,8 @@
-"""Questions that a model writes about snippets, and the checks that keep only what is a question of fact by itself.
+"""Let a model write questions about snippets, and keep only questions of fact that can be understood without the
+snippet.
 
-The generator sees the snippet; the model that is probed will not. So a question must say what it is about, its answer
-must stand in the snippet and not in the question, and neither may point at "the passage".
+The generator sees the snippet, but the probed model will not. So a question has to name what it is about, its answer
+has to be in the snippet and not in the question, and the question must not mention "the passage".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from align.judges.answers.rules import states
 from align.rows import Message, PromptRow, QuestionRow, row_id
 from data_builders.knowledge_probe.refusals import LANGUAGE_NAMES
 from data_builders.questions.documents import Document, snippets_of
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 if TYPE_CHECKING:
     from align.generation.backend import Backend
@@ -31,26 +32,32 @@ passage. The answer is a few words that stand in the passage. Write three lines 
 Question: What is the capital of Chad?
 Answer: N'Djamena
 Subject: the capital of Chad"""
-"""The third line is what a refusal will name: "I don't know the capital of Chad."."""
+"""A refusal will name what the third line says: "I don't know the capital of Chad."."""
 
 TOPIC = "documents"
 RELATION = "fact"
 
 
 class SnippetRow(PromptRow):
-    """What the generator is asked, with the snippet that it is asked about."""
+    """The prompt of the generator, with the snippet that the question is about."""
 
     title: str
     snippet: str
 
 
+# The three lines that GENERATOR asks for, of which the subject may be missing:
+#   Question: What is the capital of Chad?
+#   Answer: N'Djamena
+#   Subject: the capital of Chad
 _FORM = re.compile(
     r"\s*question:[ \t]*(?P<question>[^\n]+?)[ \t]*\n+"
     r"\s*answer:[ \t]*(?P<answer>[^\n]+?)[ \t]*"
     r"(?:\n+\s*subject:[ \t]*(?P<subject>[^\n]+?)[ \t]*)?\s*",
     re.IGNORECASE,
 )
-_LEANS = re.compile(
+# References to the snippet in six languages: "according to the passage", "mentioned above", "laut dem Text", "le
+# texte". "the author of" is allowed, because it can be about a book: "Who is the author of Faust?"
+_MENTIONS_PASSAGE = re.compile(
     r"\b(?:the|this|that|given|provided|above|following) (?:passage|text|article|snippet|paragraph|excerpt|document)\b|"
     r"\b(?:mentioned|described|stated|listed|discussed|given) (?:above|here|in (?:the|this))\b|"
     r"\bis (?:mentioned|described|discussed)\b|\bthe author\b(?! of)|"
@@ -82,11 +89,15 @@ def snippet_rows(
     per_document: int | None,
     limit: int | None,
     seed: int,
-) -> Counted[SnippetRow]:
-    """Snippets of documents as prompts for the generator, at most `per_document` of each and `limit` in all."""
-    found: Counted[SnippetRow] = Counted()
+) -> RowSet[SnippetRow]:
+    """Cut documents into snippets, and make prompts for the generator of them.
+
+    shortest, longest: limits of the length of a snippet, in characters.
+    per_document, limit: the maximum number of snippets of one document, and of all documents.
+    """
+    found: RowSet[SnippetRow] = RowSet()
     for document in documents:
-        own: Counted[SnippetRow] = Counted()
+        own: RowSet[SnippetRow] = RowSet()
         for snippet in snippets_of(document.text, longest):
             if len(snippet) < shortest:
                 own.drop("snippet too short")
@@ -120,14 +131,14 @@ def generated_questions(
     seed: int,
     folder: Path,
     unit_size: int,
-) -> Counted[QuestionRow]:
-    """K questions sampled for each snippet, less what is no question of fact; why is counted.
+) -> RowSet[QuestionRow]:
+    """Sample k questions for each snippet, and keep those that pass all checks. The others are counted by reason.
 
-    folder: what the model wrote, in units; those that stand there are read and not asked for again.
+    folder: where the texts of the model are saved; an interrupted run continues from there.
     """
     from align.sampling.candidates import fitting_prompts, sample_candidates
 
-    found: Counted[QuestionRow] = Counted()
+    found: RowSet[QuestionRow] = RowSet()
     fitting, too_long = fitting_prompts(snippets, backend, protocol)
     for reason, count in too_long.items():
         found.drop(reason, count * k)
@@ -136,7 +147,11 @@ def generated_questions(
         fitting, backend, protocol, k=k, seed=seed, folder=folder, unit_size=unit_size, label="questions"
     ):
         row = by_id[written.prompt_id]
-        made = parsed(written.completion[-1].content, row, language, max_answer_words) if written.finished else None
+        made = (
+            parse_question(written.completion[-1].content, row, language, max_answer_words)
+            if written.finished
+            else None
+        )
         if isinstance(made, QuestionRow):
             found.keep(made)
         else:
@@ -145,8 +160,8 @@ def generated_questions(
     return found
 
 
-def parsed(text: str, snippet: SnippetRow, language: str, max_answer_words: int) -> QuestionRow | str:
-    """The question that a generator wrote about a snippet, or why it is none."""
+def parse_question(text: str, snippet: SnippetRow, language: str, max_answer_words: int) -> QuestionRow | str:
+    """Parse what the generator wrote about a snippet. Returns the question, or the reason why it is not used."""
     form = _FORM.fullmatch(text)
     if form is None:
         return "does not parse"
@@ -154,8 +169,8 @@ def parsed(text: str, snippet: SnippetRow, language: str, max_answer_words: int)
     if fault := _fault(question, answer, snippet, language, max_answer_words):
         return fault
     subject = (form["subject"] or "").rstrip(".?")
-    if states(subject, [answer]) or _LEANS.search(subject):
-        subject = ""  # a refusal that names it would give the answer away, or point at the passage
+    if states(subject, [answer]) or _MENTIONS_PASSAGE.search(subject):
+        subject = ""  # a refusal with this subject would contain the answer, or mention the passage
     return QuestionRow(
         id=row_id(TOPIC, question),
         source=snippet.source,
@@ -176,18 +191,21 @@ def _fault(question: str, answer: str, snippet: SnippetRow, language: str, max_a
     if len(answer.split()) > max_answer_words:
         return "answer over max_answer_words"
     if not states(snippet.snippet, [answer]):
-        return "answer does not stand in the snippet"
+        return "answer is not in the snippet"
     if states(question, [answer]):
-        return "answer stands in the question"
-    if _LEANS.search(question):
-        return "points at the passage"
+        return "answer is in the question"
+    if _MENTIONS_PASSAGE.search(question):
+        return "mentions the passage"
     pronoun = _PRONOUNS[language].search(question)
     if pronoun is not None and not _names_something(question[: pronoun.start()], snippet.title, language):
-        return "its pronoun stands for nothing"
+        return "pronoun refers to nothing"
     return None
 
 
 def _names_something(words: str, title: str, language: str) -> bool:
-    """Whether the words before a pronoun hold the title of the document, or another name. German writes every noun with
-    a capital, so there only the title counts."""
+    """Return whether the words before a pronoun contain something that it can refer to.
+
+    This is the title of the document or another name (a word with a capital letter, not the first one). In German,
+    every noun has a capital letter, so only the title counts.
+    """
     return states(words, [title]) or (language != "de" and re.search(r"(?<=\s)[A-Z\d]", words) is not None)

@@ -1,4 +1,4 @@
-"""Questions that come with their answers: BoolQ's, with the passages that hold them, and open ones without."""
+"""Read data sets of questions with their answers: BoolQ, which has a passage for each question, and NQ-open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from align.jsonl import Drops, usable
 from align.judges.answers.rules import normalize, states
 from align.records import Record, SourceLike, records_of
 from align.rows import Message, Messages, QuestionRow, row_id
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 BadRowsAre = Literal["stop", "drop"]
 
@@ -22,17 +22,18 @@ NQ_OPEN = "nq-open"
 _BOOLQ_COLUMNS = ("question", "passage", "answer", "title")
 _OPEN_COLUMNS = (
     *("question", "answer", "def_correct_predictions"),
-    # EfficientQA's other judgements: not certain, wrong, and a repetition of what is read
+    # the other judgements of EfficientQA: possibly correct, incorrect, and the union of two columns that are read
     *("poss_correct_predictions", "def_incorrect_predictions", "answer_and_def_correct_predictions"),
 )
 
 _SIDES = {"true": "yes", "false": "no", "yes": "yes", "no": "no"}
 
 
-def boolq_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -> Counted[QuestionRow]:
-    """Yes-or-no questions with the passage that answers them: records of `question`, `passage`, `answer`, `title`.
+def boolq_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -> RowSet[QuestionRow]:
+    """Read yes-or-no questions with the passage that answers them: `question`, `passage`, `answer`, `title`.
 
-    The prompt asks for yes or no, since the rules read nothing else. Raises RowError for a record of another form.
+    The prompt asks to answer yes or no, because the rules that judge answers understand nothing else. Raises RowError
+    for a record with other columns.
     """
 
     def read(record: Record, where: str) -> QuestionRow:
@@ -40,7 +41,7 @@ def boolq_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") 
         answer = record.get("answer")
         side = _SIDES.get(str(answer).strip().casefold())
         if side is None:
-            raise RowError(f"{where}: answer", f"expected true or false, found {answer!r}", "See BoolQ's own files")
+            raise RowError(f"{where}: answer", f"expected true or false, found {answer!r}", "Use the format of BoolQ")
         question, passage = _text(record, "question", where), _text(record, "passage", where)
         return QuestionRow(
             id=row_id(BOOLQ, question, passage),
@@ -56,10 +57,10 @@ def boolq_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") 
     return _counted(paths, read, bad_rows)
 
 
-def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -> Counted[QuestionRow]:
-    """Questions with their accepted answers, without a passage: records of `question` and `answer`, a text or a list.
+def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -> RowSet[QuestionRow]:
+    """Read questions with accepted answers, without a passage: `question` and `answer` (a text or a list of texts).
 
-    Where people marked further answers as definitely correct (EfficientQA), these are accepted too.
+    Answers that people judged to be definitely correct (EfficientQA) are accepted too.
     """
 
     def read(record: Record, where: str) -> QuestionRow:
@@ -69,10 +70,10 @@ def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -
         texts = [given] if isinstance(given, str) else [*(given or ()), *(record.get("def_correct_predictions") or ())]
         answers = tuple(dict.fromkeys(text for text in map(unescaped, map(str, texts)) if normalize(text)))
         if not answers:
-            raise UnusableRow(f"{where}: answer", "holds no answer", "Add one", "no accepted answer")
+            raise UnusableRow(f"{where}: answer", "contains no answer", "Add an answer", "no accepted answer")
         if any(states(question, [answer]) for answer in answers):
-            reason = "answer stands in the question"
-            raise UnusableRow(f"{where}: answer", "is in the question", "Ask without it", reason)
+            reason = "answer is in the question"
+            raise UnusableRow(f"{where}: answer", "is in the question", "Reword the question", reason)
         return QuestionRow(
             id=row_id(NQ_OPEN, question),
             source=NQ_OPEN,
@@ -87,13 +88,13 @@ def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -
 
 
 def as_question(text: str) -> str:
-    """A question as people write it, out of one as they type it into a search: a capital, and a question mark."""
+    """Turn a search query into a question: "who wrote faust" becomes "Who wrote faust?"."""
     text = text.strip()
     return text[:1].upper() + text[1:].rstrip(" ?.!") + "?"
 
 
 def unescaped(text: str) -> str:
-    r"""An answer without the escapes that were left in a file (`\\u00f4`, `\"`)."""
+    r"""Resolve escape sequences that a file contains literally, such as `\\u00f4` and `\"`."""
     text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match.group(1), 16)), text)
     return re.sub(r"\\+\"", '"', text).strip()
 
@@ -104,9 +105,9 @@ def _user(text: str) -> Messages:
 
 def _counted(
     paths: Sequence[SourceLike], read: Callable[[Record, str], QuestionRow], bad_rows: BadRowsAre
-) -> Counted[QuestionRow]:
+) -> RowSet[QuestionRow]:
     drops = Drops()
-    found = Counted(usable(records_of(paths), read, bad_rows, drops))
+    found = RowSet(usable(records_of(paths), read, bad_rows, drops))
     found.dropped.update(drops.reasons)
     return found
 
@@ -120,5 +121,5 @@ def _refuse_other_columns(record: Record, where: str, known: Sequence[str]) -> N
 def _text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"{where}: {key}", f"expected a text, found {value!r}", f"Give each record its {key}")
+        raise RowError(f"{where}: {key}", f"expected a text, found {value!r}", f"Add {key} to the record")
     return value.strip()

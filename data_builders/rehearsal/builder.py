@@ -1,8 +1,10 @@
-"""All the data of a rehearsal from the pinned packages: every split is cut by entity, function or question first.
+"""Build all demo data for `make rehearsal`, which runs the whole recipe on a small model.
 
-Writes, each with its manifest: `preferences`, `preferences.heldout`, `tools`, `tools.heldout`, `questions.heldout`, and
-for each round `questions.round-N` and `prompts.round-N`. What is held out is never trained on, probed or sampled from,
-and training rows that match an evaluation prompt word for word are dropped.
+It writes `preferences`, `preferences.heldout`, `tools`, `tools.heldout` and `questions.heldout`, and for each round
+`questions.round-N` and `prompts.round-N`, each as JSONL with a manifest.
+
+The data is split by entity, function or question before any row is made, so held-out data is never used for training,
+probing or sampling. Training rows that match a held-out or evaluation prompt word for word are dropped.
 """
 
 from __future__ import annotations
@@ -19,44 +21,51 @@ from align.rows import Message, Messages, PreferenceRow, PromptRow, row_id
 from align.settings import BadRows, InputSource
 from align.text import normalize
 from data_builders import packaged
-from data_builders.preferences.builder import GeneralConfig, general_pairs, prompt_identity
+from data_builders.preferences.builder import prompt_identity
 from data_builders.questions.from_facts import QuestionsConfig, finish_training_part, question_parts
+from data_builders.rehearsal.general_pairs import GeneralConfig, general_pairs
 from data_builders.rehearsal.judged_answers import JudgedConfig, judged_pairs
-from data_builders.row_set import Counted, characters, evaluation_keys, part_of, prompt_keys
-from data_builders.tool_use.imported import ToolDialogsConfig, kind_of, tool_rows
+from data_builders.row_set import RowSet, characters, evaluation_keys, part_of, prompt_keys
+from data_builders.tool_use.imported import ImportedDialogsConfig, kind_of, tool_rows
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]
 
 
 class PromptsConfig(Section):
-    """Prompts to sample candidates for."""
+    """Prompts for rejection sampling."""
 
     limits: dict[PromptSource, int] = Field(default_factory=dict)
-    """Prompts in each round, by source; a source that is not named has no limit, 0 leaves it out."""
+    """Source -> maximum number of prompts in each round; 0 leaves the source out. A source that is not named has no
+    limit."""
     max_characters: int = Field(400, gt=0)
-    """A longer prompt is dropped, and counted."""
+    """Maximum length of a prompt in characters. Longer prompts are dropped and counted."""
 
 
 class RehearsalConfig(BadRows):
-    """The packaged data, cut into what is trained on and what is held out."""
+    """Demo data of the rehearsal: packaged preferences, tool dialogs, questions and prompts, split for training."""
 
-    heldout_share: float = Field(0.2, ge=0, lt=1)
-    """Share of the questions and prompts behind preference rows that is held out."""
+    heldout_ratio: float = Field(0.2, ge=0, lt=1)
+    """Ratio of the questions and prompts of preference rows to hold out, from 0 to 1."""
     rounds: int = Field(2, ge=1)
-    """Into so many disjoint parts questions and prompts are cut: one a round."""
+    """Number of rounds. Questions and prompts are split into one part per round."""
     judged: JudgedConfig = JudgedConfig()
+    """Preference rows from answers that people judged."""
     general: GeneralConfig = GeneralConfig()
-    tools: ToolDialogsConfig = ToolDialogsConfig()
+    """Preference rows from general demo pairs."""
+    tools: ImportedDialogsConfig = ImportedDialogsConfig()
+    """SFT rows from demo dialogs with tools."""
     questions: QuestionsConfig = QuestionsConfig()
+    """Questions about facts, for the knowledge probe and for evaluation."""
     prompts: PromptsConfig = PromptsConfig()
+    """Prompts for rejection sampling."""
     evaluation: tuple[InputSource, ...] = ()
-    """JSONL of further evaluation prompts, of any kind of row. Matching training rows are dropped, and counted."""
+    """Further evaluation sets. Training rows whose prompt is in one of them are dropped and counted."""
     seed: int = 0
-    """Every cut and shuffle."""
+    """Seed of all splits and of the order of the rows."""
 
 
 def build(config: RehearsalConfig, output: Path) -> Path:
-    """Write all the files into the folder `output`, and return it."""
+    """Write all files into the folder `output` and return it."""
     heldout_preferences, preferences = _preferences(config)
     tools, heldout_tools = tool_rows(packaged.tool_dialogs(), config.tools, config.seed)
     heldout_questions, dev_questions, questions = question_parts(config.questions, config.rounds, config.seed)
@@ -68,14 +77,14 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
     tools.drop_matches(evaluation)
     tools.limit_each(kind_of, config.tools.limits, config.seed)
-    files: dict[str, Counted] = {
+    files: dict[str, RowSet] = {
         "preferences": preferences,
         "preferences.heldout": heldout_preferences,
         "tools": tools,
         "tools.heldout": heldout_tools,
         "questions.heldout": heldout_questions,
     }
-    if config.questions.dev_share:
+    if config.questions.dev_ratio:
         files["questions.dev"] = dev_questions
     for number, part in enumerate(questions, start=1):
         finish_training_part(part, config.questions, evaluation, config.seed)
@@ -85,37 +94,37 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     return _write(files, config, output)
 
 
-def _preferences(config: RehearsalConfig) -> tuple[Counted[PreferenceRow], Counted[PreferenceRow]]:
-    """(held out, to train on). Questions and prompts are cut first, and become pairs after."""
-    share, seed = (config.heldout_share,), config.seed
-    asked: tuple[list, list] = ([], [])
+def _preferences(config: RehearsalConfig) -> tuple[RowSet[PreferenceRow], RowSet[PreferenceRow]]:
+    """Return held-out rows and training rows. Questions and prompts are split first, and become pairs afterwards."""
+    ratios, seed = (config.heldout_ratio,), config.seed
+    questions: tuple[list[packaged.JudgedQuestion], ...] = ([], [])
     for question in packaged.judged_answers():
-        asked[part_of(normalize(question.question), share, seed)].append(question)
-    compared: tuple[list, list] = ([], [])
-    for comparison in packaged.general_pairs():
-        compared[part_of(prompt_identity(comparison.prompt), share, seed)].append(comparison)
+        questions[part_of(normalize(question.question), ratios, seed)].append(question)
+    pairs: tuple[list[packaged.AnswerPair], ...] = ([], [])
+    for pair in packaged.general_pairs():
+        pairs[part_of(prompt_identity(pair.prompt), ratios, seed)].append(pair)
     parts = []
-    for questions, comparisons in zip(asked, compared, strict=True):
-        part = judged_pairs(questions, config.judged, seed)
-        part.add(general_pairs(comparisons, config.general.max_characters))
+    for part_questions, part_pairs in zip(questions, pairs, strict=True):
+        part = judged_pairs(part_questions, config.judged, seed)
+        part.add(general_pairs(part_pairs, config.general.max_characters))
         parts.append(part)
     heldout, train = parts
     _limit_preferences(heldout, config.judged.heldout_limit, config.general.heldout_limit, seed)
     return heldout, train
 
 
-def _limit_preferences(part: Counted[PreferenceRow], judged: int | None, general: int | None, seed: int) -> None:
+def _limit_preferences(part: RowSet[PreferenceRow], judged: int | None, general: int | None, seed: int) -> None:
     part.limit_each(lambda row: row.source, {packaged.NQ_OPEN: judged, packaged.GENERAL: general}, seed)
 
 
-def _prompts(config: RehearsalConfig, evaluation: set[str]) -> list[Counted[PromptRow]]:
-    """One part a round. Questions and prompts that preference rows hold out are left out as held out."""
-    parts: list[Counted[PromptRow]] = [Counted() for _ in range(config.rounds)]
+def _prompts(config: RehearsalConfig, evaluation: set[str]) -> list[RowSet[PromptRow]]:
+    """Return one part per round. Prompts of held-out preference rows are dropped as held out."""
+    parts: list[RowSet[PromptRow]] = [RowSet() for _ in range(config.rounds)]
     for source, prompt in _all_prompts():
         row = PromptRow(id=row_id("prompt", source, *_contents(prompt)), source=source, prompt=prompt)
         identity = prompt_identity(prompt)
         part = parts[part_of(f"round {identity}", [1 / config.rounds] * (config.rounds - 1), config.seed)]
-        if part_of(identity, (config.heldout_share,), config.seed) == 0:
+        if part_of(identity, (config.heldout_ratio,), config.seed) == 0:
             part.drop("held out")
         else:
             part.keep(row)
@@ -135,7 +144,7 @@ def _all_prompts() -> list[tuple[PromptSource, Messages]]:
     found += [
         ("llamafactory/alpaca_en_demo", (Message(role="user", content=text),)) for text in packaged.instructions()
     ]
-    found += [("llamafactory/dpo_en_demo", comparison.prompt) for comparison in packaged.general_pairs()]
+    found += [("llamafactory/dpo_en_demo", pair.prompt) for pair in packaged.general_pairs()]
     return found
 
 
@@ -143,7 +152,7 @@ def _contents(prompt: Messages) -> list[str]:
     return [f"{message.role}: {message.content}" for message in prompt]
 
 
-def _write(files: dict[str, Counted], config: RehearsalConfig, output: Path) -> Path:
+def _write(files: dict[str, RowSet], config: RehearsalConfig, output: Path) -> Path:
     log = logger("data_builders")
     notes = {"provenance": packaged.provenance(tuple(packaged.PACKAGES))}
     for name, part in files.items():

@@ -1,8 +1,9 @@
-"""Preference rows out of answers that people marked: definitely correct, possibly correct, definitely incorrect.
+"""Preference rows from answers that people judged: definitely correct, possibly correct or definitely incorrect.
 
-`judged_pairs` ranks the answers to a question, best first, for `builder.py`. `build` makes the data of the proof that
-preferences work (docs/results/preferences.md): pairs graded by their marks, with edits and without, of which length
-alone tells nothing, and a part of the questions held out.
+`judged_pairs` makes the rows of the rehearsal. `build` makes the data of the experiment in docs/results/preferences.md, which
+measures whether edited responses help a reward model: the same pairs with and without edits, and a part of the
+questions held out. There, chosen responses are as often longer as shorter, so that a reward model cannot score by
+length.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from align.rows import Level, Message, Messages, PreferenceRow, row_id
 from align.text import normalize
 from data_builders.packaged import NQ_OPEN, JudgedQuestion, judged_answers, provenance
 from data_builders.preferences.report import bias_text, length_bias
-from data_builders.row_set import Counted, part_of, shuffled
+from data_builders.row_set import RowSet, part_of, shuffled
 
 DEFINITELY: Level = "significantly better"
 """A definitely correct answer over a definitely incorrect one."""
@@ -33,63 +34,66 @@ BOTH_RIGHT: Level = "slightly better"
 
 
 Length = tuple[int, int]
-"""How much longer, in characters and in words, each in steps of a doubling."""
+"""How much longer chosen is than rejected, in characters and in words, each as returned by `_doublings`."""
 
 
 class JudgedConfig(Section):
-    """Ranked rows from the NQ-open answers that people judged."""
+    """Preference rows from the NQ-open answers that people judged."""
 
     pairs_per_question: int = Field(2, ge=1)
-    """At most so many rows from one question, with different wrong answers."""
+    """Maximum number of rows from one question, with different wrong answers."""
     levels: tuple[Level, ...] = (DEFINITELY, POSSIBLY)
-    """Which rows are made: definitely correct over incorrect, possibly correct over incorrect."""
+    """Levels of the rows: `significantly better` is definitely correct over incorrect, `better` is possibly correct
+    over
+    incorrect."""
     limit: int | None = Field(None, gt=0)
-    """Rows to train on."""
+    """Maximum number of training rows. null: no limit."""
     heldout_limit: int | None = Field(None, gt=0)
-    """Rows held out."""
+    """Maximum number of held-out rows. null: no limit."""
 
 
 class JudgedAnswersConfig(Section):
-    """Graded pairs from the NQ-open answers that people judged, and a part of the questions held out."""
+    """Demo preference pairs with levels, from NQ-open answers that people judged; for `make preferences`."""
 
     parts: int = Field(3, ge=2)
-    """The questions are cut into so many parts of about one size."""
+    """Number of parts of about equal size into which the questions are split."""
     heldout_part: int = Field(0, ge=0)
-    """Which of them is held out, counted from 0. Runs that hold out each in turn measure every question once."""
+    """The part to hold out, counted from 0. Run once for each part to evaluate on every question."""
     pairs_per_question: int = Field(12, ge=1)
-    """At most so many rows to train on from one question, drawn from all pairs of a right and a wrong answer."""
+    """Maximum number of training rows from one question, chosen from all pairs of a right and a wrong answer."""
     heldout_pairs_per_question: int = Field(4, ge=1)
-    """At most so many rows of a level held out from one question."""
+    """Maximum number of held-out rows of each level from one question."""
     seed: int = 0
-    """The cut into parts, which answers meet, and which rows go where one length is too frequent."""
+    """Seed of the split, of the pairing of answers, and of the rows that are dropped to balance lengths."""
 
     @model_validator(mode="after")
     def _the_part_is_there(self) -> Self:
         if self.heldout_part >= self.parts:
-            raise ValueError(f"heldout_part is {self.heldout_part}, and the {self.parts} parts are counted from 0")
+            most = self.parts - 1
+            raise ValueError(f"heldout_part must be from 0 to {most} for {self.parts} parts, found {self.heldout_part}")
         return self
 
 
 def build(config: JudgedAnswersConfig, output: Path) -> Path:
     """Write `preferences.with_edits`, `preferences.without_edits` and `preferences.heldout` (.jsonl) into `output`.
 
-    The first two hold the same chosen and rejected answers; the second lacks the edits. Held-out rows are pairs of all
-    three levels. No answer that stands in a held-out row, edits included, stands in a row to train on.
+    The first two files have the same chosen and rejected answers; the second one has no edits. Held-out rows are pairs
+    of all three levels. No answer of a held-out row, edits included, is in a training row.
     """
     parts: list[list[JudgedQuestion]] = [[] for _ in range(config.parts)]
-    shares = [1 / config.parts] * (config.parts - 1)
+    ratios = [1 / config.parts] * (config.parts - 1)
     for question in judged_answers():
-        parts[part_of(normalize(question.question), shares, config.seed)].append(question)
-    asked = parts.pop(config.heldout_part)
+        parts[part_of(normalize(question.question), ratios, config.seed)].append(question)
+    heldout_questions = parts.pop(config.heldout_part)
 
     others = [question for part in parts for question in part]
-    heldout = _rows_of(asked, heldout_rows, config.heldout_pairs_per_question, config.seed)
+    heldout = _rows_of(heldout_questions, heldout_rows, config.heldout_pairs_per_question, config.seed)
     train = _rows_of(others, training_rows, config.pairs_per_question, config.seed)
     known = {text for row in heldout.rows for text in _normalized(row)}
-    train.drop_where(lambda row: not known.isdisjoint(_normalized(row)), "holds a held-out answer")
+    train.drop_where(lambda row: not known.isdisjoint(_normalized(row)), "contains a held-out answer")
     for part in (heldout, train):
         balance_lengths(part, config.seed)
-    plain = Counted(without_edit(row) for row in train.rows)
+    plain = RowSet(without_edit(row) for row in train.rows)
     plain.dropped.update(train.dropped)
 
     log = logger("data_builders")
@@ -102,19 +106,20 @@ def build(config: JudgedAnswersConfig, output: Path) -> Path:
 
 
 def training_rows(question: JudgedQuestion, most: int, seed: int) -> list[PreferenceRow]:
-    """Right over wrong answers. A possibly correct answer has a definitely correct one as its edit, where there is one.
+    """Pair right with wrong answers. If the right one is possibly correct, a definitely correct one is used as its
+    edit.
 
-    Nobody edited these answers: the edit is another system's answer that people marked higher.
+    So the edits are not edits by a person, but answers of another system that people judged higher.
     """
-    answers = _drawn(question, seed)
+    answers = _shuffled_answers(question, seed)
     if answers.possible:
         return _pairs(question, answers.possible, answers.wrong, POSSIBLY, most, seed, answers.definite)
     return _pairs(question, answers.definite, answers.wrong, DEFINITELY, most, seed)
 
 
 def heldout_rows(question: JudgedQuestion, most: int, seed: int) -> list[PreferenceRow]:
-    """Pairs of all levels: every two kinds of answers that the question has."""
-    definite, possible, wrong = _drawn(question, seed)
+    """Make pairs of all levels, from every two kinds of answers that the question has."""
+    definite, possible, wrong = _shuffled_answers(question, seed)
     return [
         *_pairs(question, definite, wrong, DEFINITELY, most, seed),
         *_pairs(question, possible, wrong, POSSIBLY, most, seed),
@@ -122,36 +127,40 @@ def heldout_rows(question: JudgedQuestion, most: int, seed: int) -> list[Prefere
     ]
 
 
-def balance_lengths(found: Counted[PreferenceRow], seed: int) -> None:
-    """Drop rows, level by level, until chosen is longer as often as shorter and by as much, in characters and in words.
+def balance_lengths(found: RowSet[PreferenceRow], seed: int) -> None:
+    """Drop rows of each level until chosen is longer as often as it is shorter, by as much, in characters and in words.
 
-    So a rule that looks at lengths alone ranks about half of the pairs. How often is not enough: where chosen is longer
-    by more than it is shorter elsewhere, a score that grows with length is paid. An edit is not looked at.
+    A rule that looks at the lengths only then ranks about half of the pairs correctly. The amount has to be balanced
+    too: if chosen were longer by more than it is shorter in other rows, a reward that grows with length would gain from
+    it. Edits are not considered.
+
+    Rows are grouped by how much longer chosen is. Example: 10 rows where chosen is 3 to 6 characters longer and 7 rows
+    where it is 3 to 6 characters shorter: 3 of the 10 are dropped.
     """
-    alike: dict[tuple[str, Length], list[PreferenceRow]] = defaultdict(list)
+    by_length: dict[tuple[str, Length], list[PreferenceRow]] = defaultdict(list)
     for row in found.rows:
-        alike[row.level or "", _longer(row)].append(row)
+        by_length[row.level or "", _longer(row)].append(row)
     surplus: set[str] = set()
-    for (level, (characters, words)), rows in alike.items():
-        opposite = alike.get((level, (-characters, -words)), [])
+    for (level, (characters, words)), rows in by_length.items():
+        opposite = by_length.get((level, (-characters, -words)), [])
         surplus.update(row.id for row in shuffled(rows, seed)[len(opposite) :])
     found.drop_where(lambda row: row.id in surplus, "length balance")
 
 
 def without_edit(row: PreferenceRow) -> PreferenceRow:
-    """The row with its chosen and rejected completion alone."""
+    """Return the row with only its chosen and rejected completion."""
     if len(row.completions) == 2:
         return row
     return row.model_copy(update={"id": row_id(row.id, "without edit"), "completions": row.completions[-2:]})
 
 
-def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed: int) -> Counted[PreferenceRow]:
-    """Rows that rank definitely correct over possibly correct over definitely incorrect answers to one question.
+def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed: int) -> RowSet[PreferenceRow]:
+    """Rank definitely correct over possibly correct over definitely incorrect answers to each question.
 
-    Three completions where the question has all three kinds, else two. A wrong answer that says the same as a right
-    one, or holds it, is no rejected answer. A question without both sides counts as one row dropped.
+    A row has three completions if the question has all three kinds of answers, else two. A wrong answer that is similar
+    to a right one is not used. A question without a right or without a wrong answer counts as one dropped row.
     """
-    found: Counted[PreferenceRow] = Counted()
+    found: RowSet[PreferenceRow] = RowSet()
     for question in questions:
         level = DEFINITELY if question.definitely_correct else POSSIBLY
         right = question.definitely_correct + question.possibly_correct
@@ -169,9 +178,10 @@ def judged_pairs(questions: Sequence[JudgedQuestion], config: JudgedConfig, seed
 
 
 class _Answers(NamedTuple):
-    """The answers to one question, in a drawn order, no two of different marks similar.
+    """The answers to one question in a random order, without answers that are similar to one that was judged higher.
 
-    All in small letters but the first: "fewer capitals win" would rank 55% of the pairs, since systems differ in them.
+    All letters except the first are lower-case, because the systems that wrote the answers differ in capitalization:
+    "fewer capitals win" would rank 55% of the pairs correctly.
     """
 
     definite: list[str]
@@ -179,11 +189,11 @@ class _Answers(NamedTuple):
     wrong: list[str]
 
 
-def _drawn(question: JudgedQuestion, seed: int) -> _Answers:
+def _shuffled_answers(question: JudgedQuestion, seed: int) -> _Answers:
     draw = random.Random(row_id(seed, question.question))
-    marked = (question.definitely_correct, question.possibly_correct, question.definitely_incorrect)
+    kinds = (question.definitely_correct, question.possibly_correct, question.definitely_incorrect)
     kept: list[list[str]] = []
-    for answers in marked:
+    for answers in kinds:
         better = [answer for kind in kept for answer in kind]
         sentences = list(dict.fromkeys(_as_sentence(answer.lower()) for answer in answers))
         kept.append([one for one in sentences if not any(_similar(one, other) for other in better)])
@@ -196,13 +206,13 @@ def _rows_of(
     rows_of: Callable[[JudgedQuestion, int, int], list[PreferenceRow]],
     most: int,
     seed: int,
-) -> Counted[PreferenceRow]:
-    found: Counted[PreferenceRow] = Counted()
+) -> RowSet[PreferenceRow]:
+    found: RowSet[PreferenceRow] = RowSet()
     for question in questions:
         rows = rows_of(question, most, seed)
         found.rows.extend(rows)
         if not rows:
-            found.drop("question without answers of two marks")
+            found.drop("question without answers of two kinds")
     return found
 
 
@@ -243,24 +253,24 @@ def _row(question: JudgedQuestion, ranked: Sequence[str], level: Level) -> Prefe
         id=row_id(NQ_OPEN, question.question, *ranked),
         source=NQ_OPEN,
         prompt=(Message(role="user", content=question.question),),
-        completions=tuple(_said(_as_sentence(answer)) for answer in ranked),
+        completions=tuple(_assistant(_as_sentence(answer)) for answer in ranked),
         level=level,
     )
 
 
 def _as_sentence(answer: str) -> str:
-    """Systems differ in capitals and full stops; answers of one shape leave only what they say to tell them apart."""
+    """Give all answers one form: a capital first letter and a full stop, so that only their content differs."""
     answer = answer.strip().rstrip(".")
     return f"{answer[:1].upper()}{answer[1:]}."
 
 
 def _similar(one: str, other: str) -> bool:
-    """Whether two answers say the same, or one holds all the words of the other."""
+    """Return whether one answer contains all words of the other, after normalization."""
     words, others = set(normalize(one).split()), set(normalize(other).split())
     return not words or not others or words <= others or others <= words
 
 
-def _said(text: str) -> Messages:
+def _assistant(text: str) -> Messages:
     return (Message(role="assistant", content=text),)
 
 
@@ -269,7 +279,7 @@ def _normalized(row: PreferenceRow) -> set[str]:
 
 
 def _longer(row: PreferenceRow) -> Length:
-    """By how much chosen is longer than rejected, or shorter (below 0), in characters and in words."""
+    """Return how much longer chosen is than rejected, in characters and in words; negative if it is shorter."""
     (chosen,), (rejected,) = row.completions[-2:]
     measured = [(len(text.content), len(text.content.split())) for text in (chosen, rejected)]
     characters, words = (_doublings(one - other) for one, other in zip(*measured, strict=True))
@@ -277,6 +287,6 @@ def _longer(row: PreferenceRow) -> Length:
 
 
 def _doublings(difference: int) -> int:
-    """0 for no difference, 1 for one or two, 2 for three to six, 3 for seven to fourteen, with its sign."""
+    """Put a difference into a group: 0 for none, 1 for 1 to 2, 2 for 3 to 6, 3 for 7 to 14, with its sign."""
     size = (abs(difference) + 1).bit_length() - 1
     return size if difference > 0 else -size

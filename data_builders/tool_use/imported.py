@@ -30,7 +30,7 @@ Kind = Literal["call", "answer", "no-call"]
 class ToolDialogsConfig(Section):
     """How tool dialogs become rows."""
 
-    heldout_share: float = Field(0.25, ge=0, lt=1)
+    heldout_ratio: float = Field(0.25, ge=0, lt=1)
     """Share of the dialogs held out, by their functions: no function of a held-out dialog is trained on."""
     max_characters: int = Field(6000, gt=0)
     """A row with more in its messages, calls and functions together is dropped, and counted."""
@@ -78,7 +78,7 @@ def tool_rows(
     The turns of a dialog from its first invalid call on are dropped too, with the reason that `call_problem` gives.
     The rows to train on are not limited here, because rows that match an evaluation prompt are dropped before that.
     """
-    held = held_out_functions(dialogs, config.heldout_share, seed)
+    held = held_out_functions(dialogs, config.heldout_ratio, seed)
     train: Counted[SFTRow] = Counted()
     heldout: Counted[SFTRow] = Counted()
     for dialog in dialogs:

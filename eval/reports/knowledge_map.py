@@ -1,7 +1,8 @@
-"""The knowledge map: what a model knew of each kind of fact before, and what it answers after, by round.
+"""The knowledge map: what a model knew about each kind of fact before a round, and what it answers after the round.
 
-Before is the probe's map.json (questions that are trained on, asked several times), after is factuality (held-out
-questions, asked once): the two are about the same kinds of fact, and never about the same entities.
+"Before" comes from the probe's `map.json`: training questions, each asked several times. "After" comes from the
+factuality evaluation: held-out questions, each asked once. Both are about the same kinds of facts, but never about the
+same entities.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from align.rounds.results import words
 from eval.reports.plots import Bar, stacked_bars
 
 ALL = "all"
-"""In place of a relation: all of its topic."""
+"""Used instead of a relation for the sum over a topic."""
 KNOWLEDGE = ("known", "unknown", "unsure")
 ANSWERS = ("right", "wrong", "abstained")
 _PART_OF = {"known": "right", "unknown": "wrong", "unsure": "unsure"} | {name: name for name in ANSWERS}
 _LEGEND = {"right": "known, right", "wrong": "unknown, wrong", "abstained": "abstained", "unsure": "unsure"}
 
 
-class Probed(NamedTuple):
-    """What the probe of one round found, before that round's training."""
+class ProbeColumn(NamedTuple):
+    """What the probe of one round found before the training of that round."""
 
     round: str
     relations: Mapping[str, Mapping[str, int]]
     """Relation -> known, unknown, unsure, uninformative."""
 
 
-class Evaluated(NamedTuple):
-    """What one model answers, after a round or before all of them."""
+class EvaluationColumn(NamedTuple):
+    """What one model answers, after a round or before the first one."""
 
     column: str
     relations: Mapping[tuple[str, str], Mapping[str, int]]
@@ -37,29 +38,29 @@ class Evaluated(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One kind of fact, or a whole topic."""
+    """A row of the map: one kind of fact, or a whole topic."""
 
     topic: str
     relation: str
     counts: tuple[Mapping[str, int] | None, ...]
-    """For each column of the map; None where nothing was asked."""
+    """The counts in each column of the map; None if nothing was asked."""
 
 
 class KnowledgeMap(NamedTuple):
-    """Every kind of fact that was probed or asked."""
+    """All kinds of facts that were probed or evaluated."""
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
-    """(column, what its counts are counts of), in the order in which they were found."""
+    """(name, what is counted), such as ("round 1", ("right", "wrong", "abstained"))."""
     entries: tuple[Entry, ...]
 
 
 NOTHING_ASKED = KnowledgeMap((), ())
 
 
-def probed_of(label: str, found: Mapping[str, Any]) -> Probed:
-    """A map.json as it stands. Answers that say nothing leave it open what is known: they count as unsure."""
+def probe_column(label: str, found: Mapping[str, Any]) -> ProbeColumn:
+    """Convert the content of a `map.json` to a column. Uninformative questions count as unsure."""
     relations = found.get("relations", {})
-    return Probed(
+    return ProbeColumn(
         label,
         {
             name: {
@@ -72,27 +73,29 @@ def probed_of(label: str, found: Mapping[str, Any]) -> Probed:
     )
 
 
-def evaluated_of(column: str, rows: Sequence[Mapping[str, Any]]) -> Evaluated:
-    """The rows of a factuality.json. Rows from before there were topics have an empty one; those of no relation go."""
+def evaluation_column(column: str, rows: Sequence[Mapping[str, Any]]) -> EvaluationColumn:
+    """Convert the rows of a `factuality.json` to a column. Rows without a relation are left out."""
     relations: dict[tuple[str, str], dict[str, int]] = {}
     for row in rows:
         relation, verdict = row.get("relation", ""), row.get("verdict")
         if relation and verdict in ANSWERS:
             counts = relations.setdefault((row.get("topic", ""), relation), dict.fromkeys(ANSWERS, 0))
             counts[verdict] += 1
-    return Evaluated(column, relations)
+    return EvaluationColumn(column, relations)
 
 
-def knowledge_map(found: Sequence[Probed | Evaluated]) -> KnowledgeMap:
-    """One column for each of `found`, in their order; a topic's sum, then its kinds of fact by name.
+def knowledge_map(found: Sequence[ProbeColumn | EvaluationColumn]) -> KnowledgeMap:
+    """Combine columns into a map. Its rows are each topic's sum, followed by its kinds of facts in alphabetical order.
 
-    A relation that was only probed stands under the topic that an evaluation names for it, or under none.
+    A probe does not know topics: its relations get the topic that an evaluation gives them, or an empty one.
     """
-    topic_of = {relation: topic for one in found if isinstance(one, Evaluated) for topic, relation in one.relations}
+    topic_of = {
+        relation: topic for one in found if isinstance(one, EvaluationColumn) for topic, relation in one.relations
+    }
     columns = []
     cells: list[dict[tuple[str, str], Mapping[str, int]]] = []
     for one in found:
-        if isinstance(one, Probed):
+        if isinstance(one, ProbeColumn):
             columns.append((f"{one.round}, before", KNOWLEDGE))
             cells.append({(topic_of.get(name, ""), name): counts for name, counts in one.relations.items()})
         else:
@@ -108,17 +111,17 @@ def knowledge_map(found: Sequence[Probed | Evaluated]) -> KnowledgeMap:
 
 
 def map_table(found: KnowledgeMap) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: each cell the shares in percent, in the order of the column's head, and how many were asked."""
+    """Return head and rows of the map as a table. A cell has ratios in percent and the number of questions."""
     head = ["topic", "kind of fact", *(f"{column}: {' / '.join(kinds)}" for column, kinds in found.columns)]
     rows = []
     for entry in found.entries:
-        cells = [_told(counts, kinds) for counts, (_, kinds) in zip(entry.counts, found.columns, strict=True)]
+        cells = [_cell(counts, kinds) for counts, (_, kinds) in zip(entry.counts, found.columns, strict=True)]
         rows.append([words(entry.topic) or "-", words(entry.relation), *cells])
     return head, rows
 
 
-def map_picture(found: KnowledgeMap) -> str:
-    """Stacked bars: for each kind of fact one bar a column."""
+def map_plot(found: KnowledgeMap) -> str:
+    """Draw the map as stacked bars: one group for each kind of fact, with one bar for each column."""
     groups = []
     for entry in found.entries:
         bars = [
@@ -129,7 +132,7 @@ def map_picture(found: KnowledgeMap) -> str:
             if counts and sum(counts.values())
         ]
         groups.append((f"{words(entry.topic) or '-'}: {words(entry.relation)}", bars))
-    return stacked_bars("what was known before, and what is answered after", groups, _LEGEND)
+    return stacked_bars("what was known before the training, and what is answered after it", groups, _LEGEND)
 
 
 def _shares(counts: Mapping[str, int], kinds: Sequence[str]) -> list[tuple[str, float]]:
@@ -137,7 +140,7 @@ def _shares(counts: Mapping[str, int], kinds: Sequence[str]) -> list[tuple[str, 
     return [(kind, counts[kind] / whole) for kind in kinds]
 
 
-def _told(counts: Mapping[str, int] | None, kinds: Sequence[str]) -> str:
+def _cell(counts: Mapping[str, int] | None, kinds: Sequence[str]) -> str:
     if not counts or not sum(counts.values()):
         return "-"
     shares = " / ".join(f"{100 * share:.0f}" for _, share in _shares(counts, kinds))

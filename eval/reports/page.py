@@ -1,6 +1,7 @@
-"""The report as one HTML page that needs nothing beside it; what it tells is `eval/reports/rounds.py`.
+"""Render the report of a run (`eval/reports/rounds.py`) as a single HTML page without other files.
 
-No script, no link, no font from elsewhere, and a policy in the page that forbids them: it shows text that models wrote.
+The page shows text that models wrote. So all text is escaped, and the page has no scripts, links or external fonts, and
+a content security policy that forbids them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from collections.abc import Sequence
 from html import escape
 
 from align.rounds.results import words
-from eval.reports.knowledge_map import map_picture, map_table
+from eval.reports.knowledge_map import map_plot, map_table
 from eval.reports.plots import LINES, STYLE, color_style, line_chart
 from eval.reports.rounds import (
     MAP_NOTE,
+    SCORES_NOTE,
     Curve,
     Report,
     Sample,
@@ -46,22 +48,22 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(report: Report) -> str:
-    """The whole page."""
+    """Return the whole page as HTML."""
     parts = [
         f"<h1>Report of {escape(report.run_dir)}</h1>",
         f"<p>{escape(summary(report))}</p>",
-        "<h2>Before and after</h2><p class='faint'>Held-out data. In brackets: 95% interval, in percent.</p>",
+        f"<h2>Before and after</h2><p class='faint'>{escape(SCORES_NOTE)}</p>",
         _table(score_table(report)),
         *_knowledge(report),
-        "<h2>Curves</h2>",
+        "<h2>Training and evaluation curves</h2>",
         *_curves(report.curves),
         "<h2>Answers to the same questions</h2>",
         *_samples(report),
-        "<h2>Rows kept and dropped</h2>",
+        "<h2>Rows kept and dropped</h2><p class='faint'>Every data file of the run, and why rows were left out.</p>",
         _table(dropped_table(report)),
-        "<h2>Time by stage</h2>",
+        "<h2>Time by stage</h2><p class='faint'>Training steps: the part of the time spent in optimizer steps.</p>",
         _table(time_table(report)),
-        "<h2>How it was made</h2>",
+        "<h2>Command and versions</h2>",
         *(f"<pre>{escape(run.command)}</pre>" for run in report.runs[-1:]),
         f"<p class='faint'>{escape(versions_line(report))}</p>",
     ]
@@ -75,7 +77,7 @@ def page(report: Report) -> str:
 
 
 def _table(table: Table, text_from: int | None = None) -> str:
-    """A table that scrolls by itself on a narrow screen. text_from: the first column that holds long text."""
+    """Render a table, which scrolls horizontally on a narrow screen. text_from: the first column with long text."""
     head, rows = table
     lines = [
         "<div class='wide'><table><thead><tr>",
@@ -93,7 +95,7 @@ def _table(table: Table, text_from: int | None = None) -> str:
 
 def _samples(report: Report) -> list[str]:
     if not report.samples:
-        return ["<p class='faint'>None: two evaluations of the same questions are wanted.</p>"]
+        return ["<p class='faint'>No answers to compare: this requires two evaluations of the same questions.</p>"]
     by_evaluation: dict[str, list[Sample]] = {}
     for sample in report.samples:
         by_evaluation.setdefault(sample.evaluation, []).append(sample)
@@ -101,10 +103,10 @@ def _samples(report: Report) -> list[str]:
     for name, samples in by_evaluation.items():
         rows = []
         for sample in samples:
-            told = [_answer(sample, column) for column in report.columns]
-            rows.append([sample.prompt, sample.expected, *told])
+            answers = [_answer(sample, column) for column in report.columns]
+            rows.append([sample.prompt, sample.expected, *answers])
         parts.append(f"<h3>{escape(words(name))}</h3>")
-        parts.append(_table((["question", "expected", *report.columns], rows), text_from=0))
+        parts.append(_table((["question", "expected answer", *report.columns], rows), text_from=0))
     return parts
 
 
@@ -114,7 +116,7 @@ def _answer(sample: Sample, column: str) -> str:
 
 def _curves(curves: Sequence[Curve]) -> list[str]:
     if not curves:
-        return ["<p class='faint'>No stage wrote metrics.</p>"]
+        return ["<p class='faint'>No stage has written metrics.</p>"]
     return ["<div class='curves'>", *(_figure(curve) for curve in curves), "</div>"]
 
 
@@ -122,18 +124,18 @@ def _figure(curve: Curve) -> str:
     title = f"{curve.stage}: {words(curve.metric)}"
     drawn = line_chart(title, curve.lines, curve.axis)
     if not drawn:
-        return f"<figure><figcaption>{escape(title)}: no finite value</figcaption></figure>"
+        return f"<figure><figcaption>{escape(title)}: no finite values</figcaption></figure>"
     keys = " ".join(f"<span class='key-{n % LINES}'>{escape(name)}</span>" for n, name in enumerate(curve.lines))
     return f"<figure><figcaption>{escape(title)} {keys}</figcaption>{drawn}</figure>"
 
 
 def _knowledge(report: Report) -> list[str]:
-    """The knowledge map as a picture and a table; nothing where no question about facts was asked."""
+    """Render the knowledge map as a plot and a table. Without questions about facts, there is none."""
     if not report.knowledge.entries:
         return []
     return [
         "<h2>Knowledge map</h2>",
-        f"<p class='faint'>{escape(MAP_NOTE)} In percent; n questions.</p>",
-        f"<figure class='wide'>{map_picture(report.knowledge)}</figure>",
+        f"<p class='faint'>{escape(MAP_NOTE)} In percent; n is the number of questions.</p>",
+        f"<figure class='wide'>{map_plot(report.knowledge)}</figure>",
         _table(map_table(report.knowledge)),
     ]

@@ -1,6 +1,7 @@
-"""Small charts as SVG text: lines over a shared axis, and stacked bars. Colors are the page's; labels are escaped.
+"""Small plots as SVG text: line charts and stacked bars. All labels are escaped.
 
-`standalone` makes a file of its own out of one, with the colors in it; `eval/reports/page.py` sets them for a page.
+The plots use CSS variables for their colors. `eval/reports/page.py` sets these variables for a whole page, and
+`svg_file` adds them to a plot that is written to a file of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ COLORS = {
     },
 }  # fmt: skip
 LINES = 6
-"""Lines of one chart that have a color of their own."""
+"""Number of different line colors; further lines repeat them."""
 STYLE = (
     "svg text { fill: var(--faint); font: 11px system-ui, sans-serif; } svg .rule { stroke: var(--rule); }\n"
     "svg text.head { fill: var(--ink); font-weight: 600; }\n"
@@ -38,24 +39,24 @@ STYLE = (
         for name in ("right", "wrong", "abstained", "unsure")
     )
 )
-"""For charts, over the variables of `color_style`."""
+"""The CSS of plots, which uses the variables of `color_style`."""
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 320, 150, 46, 20, 8
 _BAR, _BARS_WIDTH, _LABELS = 14, 640, 250
 
 
 class Bar(NamedTuple):
-    """One bar of parts that add up to 1, or no part where there is nothing to show."""
+    """One bar, whose parts add up to 1. A bar without data has no parts."""
 
     label: str
     note: str
-    """What stands behind the bar, such as how many cases it holds."""
+    """The text after the bar, such as the number of cases."""
     parts: Sequence[tuple[str, float]]
-    """(`right`, `wrong`, `abstained` or `unsure`, share), from left to right."""
+    """(`right`, `wrong`, `abstained` or `unsure`, ratio from 0 to 1), from left to right."""
 
 
 def color_style() -> str:
-    """The colors as CSS variables, those of a dark scheme where the reader wants one."""
+    """Return the colors as CSS variables, with those of the dark scheme for readers who prefer it."""
 
     def variables(scheme: str) -> str:
         return " ".join(f"--{name}: {color};" for name, color in COLORS[scheme].items())
@@ -67,12 +68,14 @@ def color_style() -> str:
 
 
 def line_chart(
-    title: str, lines: Mapping[str, Sequence[tuple[float, float]]], axis: str = "step", *, alone: bool = False
+    title: str, lines: Mapping[str, Sequence[tuple[float, float]]], axis: str = "step", *, large: bool = False
 ) -> str:
-    """Lines of (where, value): the axis to the right, values upwards. Values that are not finite are left out.
+    """Draw a line chart. Values that are not finite are left out.
 
-    axis: its name; `step` counts whole steps, any other is a share from 0 to 1, shown in percent, as its values are.
-    alone: for a picture that stands alone: larger, with the lines' names below, and shares ruled at every fifth.
+    lines: name -> points (x, y).
+    axis: the name of the x axis. With `step`, x is a number of steps and y any number. With any other name, x and y are
+        ratios from 0 to 1 and shown in percent.
+    large: double the size, and add a legend below and grid lines at 20%, 40%, 60% and 80%.
     """
     lines = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
     every = [point for points in lines.values() for point in points]
@@ -84,27 +87,28 @@ def line_chart(
         low, high = low - 0.5, high + 0.5
     if axis != "step":
         left, low = 0.0, 0.0
-    width, height = (2 * _WIDTH, 2 * _HEIGHT) if alone else (_WIDTH, _HEIGHT)
-    end, floor = width - 8, height - _BOTTOM
+    width, height = (2 * _WIDTH, 2 * _HEIGHT) if large else (_WIDTH, _HEIGHT)
+    end, bottom = width - 8, height - _BOTTOM  # the plot area is from (_LEFT, _TOP) to (end, bottom), in pixels
 
     def at(place: float, value: float) -> tuple[float, float]:
+        """Return the pixel of a point. In SVG, y grows downwards."""
         across = _LEFT + (place - left) / ((right - left) or 1) * (end - _LEFT)
-        return across, _TOP + (high - value) / (high - low) * (floor - _TOP)
+        return across, _TOP + (high - value) / (high - low) * (bottom - _TOP)
 
-    def told(number: float, form: str) -> str:
+    def formatted(number: float, form: str) -> str:
         return f"{number:{form}}" if axis == "step" else f"{number:.0%}"
 
     marks = [
-        f"<line class='rule' x1='{_LEFT}' y1='{floor}' x2='{end}' y2='{floor}'/>",
-        f"<text x='{_LEFT - 4}' y='{_TOP + 8}' text-anchor='end'>{told(high, '.3g')}</text>",
-        f"<text x='{_LEFT - 4}' y='{floor}' text-anchor='end'>{told(low, '.3g')}</text>",
-        f"<text x='{_LEFT}' y='{height - 5}'>{escape(axis)} {told(left, '.0f')}</text>",
-        f"<text x='{end}' y='{height - 5}' text-anchor='end'>{told(right, '.0f')}</text>",
+        f"<line class='rule' x1='{_LEFT}' y1='{bottom}' x2='{end}' y2='{bottom}'/>",
+        f"<text x='{_LEFT - 4}' y='{_TOP + 8}' text-anchor='end'>{formatted(high, '.3g')}</text>",
+        f"<text x='{_LEFT - 4}' y='{bottom}' text-anchor='end'>{formatted(low, '.3g')}</text>",
+        f"<text x='{_LEFT}' y='{height - 5}'>{escape(axis)} {formatted(left, '.0f')}</text>",
+        f"<text x='{end}' y='{height - 5}' text-anchor='end'>{formatted(right, '.0f')}</text>",
     ]
-    for share in (0.2, 0.4, 0.6, 0.8) if alone and axis != "step" else ():
+    for share in (0.2, 0.4, 0.6, 0.8) if large and axis != "step" else ():
         across, up = at(share, share)
         if share < right:
-            marks.append(f"<line class='rule' x1='{across:.1f}' y1='{_TOP}' x2='{across:.1f}' y2='{floor}'/>")
+            marks.append(f"<line class='rule' x1='{across:.1f}' y1='{_TOP}' x2='{across:.1f}' y2='{bottom}'/>")
             marks.append(f"<text x='{across:.1f}' y='{height - 5}' text-anchor='middle'>{share:.0%}</text>")
         if share < high - 0.05:
             marks.append(f"<line class='rule' x1='{_LEFT}' y1='{up:.1f}' x2='{end}' y2='{up:.1f}'/>")
@@ -113,7 +117,7 @@ def line_chart(
         drawn = " ".join("{:.1f},{:.1f}".format(*at(place, value)) for place, value in points)
         marks.append(f"<polyline class='line-{number % LINES}' points='{drawn}'/>")
     down = height
-    for number, name in enumerate(lines if alone else ()):
+    for number, name in enumerate(lines if large else ()):
         down += 16
         line = f"x1='{_LEFT}' y1='{down - 8}' x2='{_LEFT + 18}' y2='{down - 8}'"
         marks.append(f"<line class='line-{number % LINES}' {line}/>")
@@ -122,7 +126,10 @@ def line_chart(
 
 
 def stacked_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], legend: Mapping[str, str]) -> str:
-    """Bars under the name of their group, each part as wide as its share. legend: what each part means."""
+    """Draw groups of horizontal bars, whose parts are as wide as their ratio.
+
+    groups: (name, bars). legend: part -> what it means.
+    """
     if not groups:
         return ""
     keys = "".join(f"<tspan class='key-{part}'>■ {escape(name)}  </tspan>" for part, name in legend.items())
@@ -145,8 +152,8 @@ def stacked_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], legend
     return _svg(title, _BARS_WIDTH, down + 4, marks)
 
 
-def standalone(svg: str) -> str:
-    """A chart as a file of its own."""
+def svg_file(svg: str) -> str:
+    """Return the content of an SVG file with this plot; an empty text if there is no plot."""
     if not svg:
         return ""
     head, _, rest = svg.partition(">")

@@ -1,7 +1,8 @@
-"""Reward accuracy of several runs as one table: pooled over seeds or parts of the data, and columns held to each other.
+"""Combine the reward accuracy of several runs into one table, and compare groups of runs.
 
-Runs that scored the same pairs, with models of several seeds, and runs that held out each another part of the questions
-are pooled alike: the interval is over questions, and a question with all its scores is one draw.
+A column of the table is a group of runs: models with different seeds that scored the same pairs, or models that each
+held out another part of the questions. Their pairs are pooled. Confidence intervals are over questions: the bootstrap
+draws a question together with all its scores.
 """
 
 from __future__ import annotations
@@ -24,20 +25,24 @@ Gain = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Column:
-    """Runs that belong together."""
+    """A group of runs, and their pooled results."""
 
     pairs: tuple[ScoredPair, ...]
     runs: tuple[Share, ...]
-    """The accuracy of each run by itself."""
+    """The accuracy of each run."""
     scores: Mapping[str, Share | None]
-    """Metric -> share, over all of its runs."""
+    """Metric -> ratio, over all runs."""
     length_correlation: float | None
     gains: Mapping[str, Gain]
-    """Column -> by how much this one's accuracy is higher, on the pairs that both have, with its 95% interval."""
+    """Other column -> how much higher the accuracy of this one is on the pairs that both have, with its 95%
+    interval."""
 
 
 def read_columns(runs: Mapping[str, Sequence[Path]]) -> dict[str, Column]:
-    """runs: column -> files `reward_accuracy.json`. Raises StageError for one that is not there or is another's."""
+    """Read the results. runs: name of the column -> its files `reward_accuracy.json`.
+
+    Raises StageError if a file is missing, or is the result of another evaluation.
+    """
     results = {name: [_result(path) for path in paths] for name, paths in runs.items()}
     pairs = {name: tuple(pair for result in found for pair in result) for name, found in results.items()}
     columns = {}
@@ -54,23 +59,29 @@ def read_columns(runs: Mapping[str, Sequence[Path]]) -> dict[str, Column]:
 
 
 def markdown(columns: Mapping[str, Column]) -> str:
-    """The table: a line for each metric, then each run by itself, and by how much a column is better than another."""
+    """Return the table as Markdown: a line for each metric, then the accuracy of each run, and the gains over
+    others."""
     metrics = list(dict.fromkeys(metric for column in columns.values() for metric in column.scores))
     lines = [["", *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[words(metric), *(_told(column.scores.get(metric)) for column in columns.values())] for metric in metrics]
-    lines.append(["correlation of score and length", *map(_correlation, columns.values())])
+    lines += [
+        [words(metric), *(_share_text(column.scores.get(metric)) for column in columns.values())] for metric in metrics
+    ]
+    lines.append(["correlation of reward and length", *map(_correlation, columns.values())])
     lines.append(
-        ["each run", *(", ".join(f"{100 * run.value:.1f}%" for run in column.runs) for column in columns.values())]
+        [
+            "accuracy of each run",
+            *(", ".join(f"{100 * run.value:.1f}%" for run in column.runs) for column in columns.values()),
+        ]
     )
     for other in columns:
         gains = [_gain(column.gains.get(other)) for column in columns.values()]
         if set(gains) != {""}:
-            lines.append([f"more than {other}, points", *gains])
+            lines.append([f"gain over {other}, percentage points", *gains])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def write_report(columns: Mapping[str, Column], folder: Path) -> Path:
-    """`report.md`, and `report.json` with the same figures."""
+    """Write `report.md`, and `report.json` with the same numbers."""
     write_text(folder / "report.md", markdown(columns))
     with whole_file(folder / "report.json") as handle:
         json.dump({name: _record(column) for name, column in columns.items()}, handle, indent=1)
@@ -81,11 +92,12 @@ def _result(path: Path) -> list[ScoredPair]:
     found = read_result(path)
     rows = found.get("rows", [])
     if found.get("name") != "reward_accuracy" or not all("characters" in row for row in rows):
-        raise StageError(path, "holds no result of reward_accuracy", "Run recipes/run_eval.py with that section first")
+        how = "Run recipes/run_eval.py with the section reward_accuracy first"
+        raise StageError(path, "is not a result of reward_accuracy", how)
     return [pair for row in rows for pair in pairs_of(row)]
 
 
-def _told(score: Share | None) -> str:
+def _share_text(score: Share | None) -> str:
     if score is None:
         return "-"
     return f"{100 * score.value:.1f}% ({100 * score.low:.1f}-{100 * score.high:.1f}, n {score.n})"

@@ -1,7 +1,7 @@
-"""The report of a run: before and after with intervals, curves, answers side by side, what was dropped, time.
+"""The report of a run: scores before and after with intervals, curves, answers side by side, dropped rows, and times.
 
-It reads the run's ledger and what the stages left, and tells it as a table for the terminal and as Markdown; the HTML
-page is `eval/reports/page.py`. Text that a model or a data set wrote is escaped wherever it stands.
+`read_report` collects everything from the run's ledger and the outputs of its stages. This file formats it as a table
+for the terminal and as Markdown; `eval/reports/page.py` formats it as HTML. Text from models and data sets is escaped.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from align.rounds.ledger import Ledger, RunRecord, StageRecord
 from align.rounds.results import counts_of, dropped_of, evaluations_of, metrics_of, words
 from eval.reports.knowledge_map import (
     NOTHING_ASKED,
-    Evaluated,
+    EvaluationColumn,
     KnowledgeMap,
-    Probed,
-    evaluated_of,
+    ProbeColumn,
+    evaluation_column,
     knowledge_map,
     map_table,
-    probed_of,
+    probe_column,
 )
 
 BEFORE = "before"
@@ -35,15 +35,17 @@ TIMING = "timing.json"
 CURVES = ("loss", "margin", "accuracy")
 
 Score = Mapping[str, Any]
+SCORES_NOTE = "Measured on held-out data. In parentheses: 95% confidence interval, in percent. n: number of cases."
 MAP_NOTE = (
-    "Before a round, the probe asks what is trained on, several times over; answers are held-out questions, asked once."
+    "Known, unknown and unsure: the probe before a round, which asks every training question several times. Right, wrong "
+    "and abstained: the evaluation after it, which asks every held-out question once."
 )
 MAP = "map.json"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out question with the answer of each column."""
+    """One held-out question with the answer of the model in each column."""
 
     evaluation: str
     prompt: str
@@ -55,27 +57,29 @@ class Sample:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one stage: a line for each round."""
+    """A plot of one metric of one stage, with a line for each round."""
 
     stage: str
     metric: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
-    """Line -> (step, value), or (share, share) over another axis."""
+    """Name of the line -> points: (step, value), or two ratios if the axis is another one."""
     axis: str = "step"
 
 
 @dataclass(frozen=True)
 class StageTime:
+    """How long a stage took."""
+
     label: str
     seconds: float
     trained_seconds: float | None
-    """Of them inside optimizer steps; None for stages that do not train."""
+    """The part of the time that was spent in optimizer steps; None for stages that do not train."""
     command: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report tells."""
+    """The content of a report."""
 
     run_dir: str
     columns: tuple[str, ...]
@@ -96,23 +100,26 @@ class Report:
         return sum(time.seconds for time in self.times)
 
     @property
-    def effective_training_share(self) -> float | None:
-        """Of the training stages' time, the share inside optimizer steps: the rest is loading, encoding, saving."""
+    def effective_training_ratio(self) -> float | None:
+        """The ratio of the training stages' time that was spent in optimizer steps, not in loading, encoding and
+        saving."""
         training = [(time.trained_seconds, time.seconds) for time in self.times if time.trained_seconds is not None]
         whole = sum(seconds for _, seconds in training)
         return sum(trained for trained, _ in training) / whole if whole else None
 
 
 def read_report(run_dir: Path, samples: int) -> Report:
-    """Everything that the run's stages left, as they last finished.
+    """Read the outputs of a run's stages, each as it was finished last.
 
-    samples: questions shown side by side, for each evaluation.
-    Raises StageError when the folder holds no run.
+    samples: the number of questions of each evaluation whose answers are shown side by side.
+    Raises StageError if the folder does not contain a run.
     """
     path = run_dir / LEDGER
     if not path.is_file():
         raise StageError(
-            run_dir, f"has no {LEDGER}, so no rounds ran there", "Run recipes/rounds.py first, or name its run_dir"
+            run_dir,
+            f"contains no {LEDGER}, so it is not the folder of a run",
+            "Run recipes/rounds.py first, or set run_dir",
         )
     ledger = Ledger(path)
     latest = {record.label: record for record in ledger.stages()}
@@ -144,23 +151,23 @@ def read_report(run_dir: Path, samples: int) -> Report:
 
 
 def text_table(report: Report) -> str:
-    """Before and after for the terminal; the interval is the last column's."""
+    """Format the scores as a table for the terminal. The interval is that of the last column."""
     if not report.columns:
         return f"no evaluation has finished yet\n\n{summary(report)}"
     rows = [["", *report.columns, "(95% interval)"]]
     for (evaluation, metric), by_column in report.scores.items():
-        told = [_percent(by_column.get(column)) for column in report.columns]
-        rows.append([row_name(evaluation, metric), *told, _interval(by_column.get(report.columns[-1]))])
+        values = [_percent(by_column.get(column)) for column in report.columns]
+        rows.append([row_name(evaluation, metric), *values, _interval(by_column.get(report.columns[-1]))])
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = []
-    for name, *told in rows:
-        cells = [text.rjust(width) for text, width in zip(told, widths[1:], strict=True)]
+    for name, *values in rows:
+        cells = [text.rjust(width) for text, width in zip(values, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *cells]))
     return "\n".join([*lines, *_map_lines(report.knowledge), "", summary(report)])
 
 
 def _map_lines(found: KnowledgeMap) -> list[str]:
-    """The knowledge map for the terminal, in percent."""
+    """Format the knowledge map for the terminal, in percent."""
     if not found.entries:
         return []
     head, rows = map_table(found)
@@ -169,12 +176,12 @@ def _map_lines(found: KnowledgeMap) -> list[str]:
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown."""
+    """Format the report as Markdown."""
     parts = [
         f"# Report of {cell(report.run_dir)}",
         summary(report),
         "## Before and after",
-        "Held-out data. In brackets: 95% interval.",
+        SCORES_NOTE,
         _markdown_table(*score_table(report)),
     ]
     if report.knowledge.entries:
@@ -182,19 +189,19 @@ def markdown(report: Report) -> str:
     parts.append("## Answers to the same questions")
     for sample in report.samples:
         lines = [f"- **{cell(words(sample.evaluation))}:** {cell(sample.prompt)}"]
-        lines.append(f"  - expected: {cell(sample.expected)}")
+        lines.append(f"  - expected answer: {cell(sample.expected)}")
         for column, answer in sample.answers.items():
             lines.append(f"  - {cell(column)} ({cell(sample.verdicts[column])}): {cell(answer)}")
         parts.append("\n".join(lines))
     parts += ["## Rows kept and dropped", _markdown_table(*dropped_table(report))]
     parts += ["## Time by stage", _markdown_table(*time_table(report))]
-    parts += ["## How it was made", *(f"    {run.command}" for run in report.runs[-1:])]
+    parts += ["## Command and versions", *(f"    {run.command}" for run in report.runs[-1:])]
     parts.append(versions_line(report))
     return "\n\n".join(parts) + "\n"
 
 
 def row_name(evaluation: str, metric: str) -> str:
-    """`wrong answers`, `tool use: parses`: what a metric is called for a person."""
+    """Return the readable name of a metric, such as `wrong answers` or `tool use: parses`."""
     if evaluation == "factuality":
         return words(metric) + (" answers" if metric in ("right", "wrong") else "")
     if evaluation == metric or evaluation.endswith(f"_{metric}"):
@@ -206,33 +213,37 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def score_table(report: Report) -> Table:
+    """Return head and rows of the table of scores."""
     rows = []
     for (evaluation, metric), by_column in report.scores.items():
-        told = [f"{_percent(s)} {_interval(s)}".strip() for s in (by_column.get(c) for c in report.columns)]
+        values = [f"{_percent(s)} {_interval(s)}".strip() for s in (by_column.get(c) for c in report.columns)]
         sizes = [score["n"] for score in by_column.values() if "n" in score]
-        rows.append([row_name(evaluation, metric), *told, str(sizes[-1]) if sizes else "-"])
+        rows.append([row_name(evaluation, metric), *values, str(sizes[-1]) if sizes else "-"])
     return ["", *report.columns, "n"], rows
 
 
 def dropped_table(report: Report) -> Table:
+    """Return head and rows of the table of kept and dropped rows."""
     rows = []
     for stage, file, kept, dropped in report.dropped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         rows.append([stage, file, "-" if kept is None else f"{kept:,}", f"{sum(dropped.values()):,}", reasons])
-    return ["stage", "file", "rows", "dropped", "why"], rows
+    return ["stage", "file", "rows kept", "rows dropped", "reasons"], rows
 
 
 def time_table(report: Report) -> Table:
+    """Return head and rows of the table of times."""
     rows = []
     for time in report.times:
         trained = "-" if time.trained_seconds is None else duration(time.trained_seconds)
         rows.append([time.label, duration(time.seconds), trained, time.command])
-    return ["stage", "time", "in training steps", "command"], rows
+    return ["stage", "total time", "training steps", "command"], rows
 
 
 def summary(report: Report) -> str:
-    share = report.effective_training_share
-    parts = [] if share is None else [f"effective training time {share:.0%} of the training stages"]
+    """Return a line on times and unfinished stages."""
+    ratio = report.effective_training_ratio
+    parts = [] if ratio is None else [f"effective training time {ratio:.0%} of the training stages"]
     parts.append(f"{duration(report.seconds)} in all stages")
     if report.unfinished:
         parts.append(f"not finished: {', '.join(report.unfinished)}")
@@ -240,6 +251,7 @@ def summary(report: Report) -> str:
 
 
 def versions_line(report: Report) -> str:
+    """Return the versions of the software that the run used."""
     versions = report.runs[-1].versions if report.runs else {}
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
@@ -271,7 +283,7 @@ def _made(record: StageRecord) -> list[Path]:
 
 
 def _samples(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int) -> tuple[Sample, ...]:
-    """Questions that the first and the last column both answered, seeded; half of them with another verdict."""
+    """Choose questions that the first and the last column both answered; half of them with different verdicts."""
     columns = list(evaluations)
     if len(columns) < 2:
         return ()
@@ -315,13 +327,13 @@ def _curves(records: Sequence[StageRecord]) -> tuple[Curve, ...]:
 
 
 def _risk_coverage(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Curve]:
-    """The risk-coverage curves of factuality, one chart for each score with a line for each column."""
+    """Yield the risk-coverage curves of factuality: one plot for each score, with a line for each column."""
     by_score: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for column, by_name in evaluations.items():
         found = by_name.get("factuality", {}).get("counts", {}).get("risk_coverage", {})
-        for score, told in found.items():
-            if isinstance(told, dict):
-                by_score.setdefault(score, {})[column] = [(point[0], point[1]) for point in told["points"]]
+        for score, drawn in found.items():
+            if isinstance(drawn, dict):
+                by_score.setdefault(score, {})[column] = [(point[0], point[1]) for point in drawn["points"]]
     for score, lines in by_score.items():
         yield Curve("factuality", f"wrong among answered, by {words(score)}", lines, axis="answered")
 
@@ -329,23 +341,23 @@ def _risk_coverage(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
 def _knowledge(
     records: Sequence[StageRecord], evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> KnowledgeMap:
-    """In the order of the run: the start's answers, then for each round what was probed before and answered after."""
-    probed: dict[str, Probed] = {}
+    """Make the knowledge map in the order of the run: the first answers, then probe and answers of each round."""
+    probed: dict[str, ProbeColumn] = {}
     for record in records:
         for made in _made(record):
             found = _json_of(made / MAP) if made.is_dir() else {}
             if "relations" in found:
-                probed[_column(record)] = probed_of(_column(record), found)
-    columns: list[Probed | Evaluated] = []
+                probed[_column(record)] = probe_column(_column(record), found)
+    columns: list[ProbeColumn | EvaluationColumn] = []
     for column in sorted({*probed, *evaluations}, key=_place):
         rows = evaluations.get(column, {}).get("factuality", {}).get("rows", [])
         columns += [probed[column]] if column in probed else []
-        columns += [evaluated_of(column, rows)] if rows else []
+        columns += [evaluation_column(column, rows)] if rows else []
     return knowledge_map(columns)
 
 
 def _place(column: str) -> int:
-    """Where a column stands: before, then the rounds by number."""
+    """Return the position of a column: `before` first, then the rounds by number."""
     return 0 if column == BEFORE else int(column.removeprefix("round "))
 
 

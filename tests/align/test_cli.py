@@ -79,7 +79,7 @@ def test_a_recipe_answers_as_it_does_when_started_by_its_path(tmp_path: Path) ->
 
 def test_a_recipe_runs_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n')
-    (tmp_path / "data.yaml").write_text("output: data\npreferences: {path: rows.jsonl, heldout_share: 0}\n")
+    (tmp_path / "data.yaml").write_text("output: data\npreferences: {path: rows.jsonl, heldout_ratio: 0}\n")
     done = align(tmp_path, "build_data", "data.yaml", "output=made")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made" / "preferences.jsonl").read_text().count("\n") == 1

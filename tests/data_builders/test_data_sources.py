@@ -28,7 +28,7 @@ from data_builders.quality import mix
 from data_builders.quality.mix import MixSource, SFTMixConfig
 from data_builders.questions.documents import read_documents
 from data_builders.questions.importers import open_questions
-from data_builders.row_set import evaluation_keys, keys_of
+from data_builders.row_set import evaluation_keys, message_keys
 from data_builders.tool_use import imported
 from data_builders.tool_use.imported import ImportedDialogsConfig
 from eval import reward_accuracy
@@ -123,12 +123,12 @@ def test_trainers_read_every_form(form: Form, tmp_path: Path, chatml_tokenizer: 
 
 
 def test_builders_read_every_form(form: Form, tmp_path: Path) -> None:
-    builder.build(PreferencesConfig(path=form(tmp_path / "pairs", PAIRS), heldout_share=0), tmp_path / "built")
+    builder.build(PreferencesConfig(path=form(tmp_path / "pairs", PAIRS), heldout_ratio=0), tmp_path / "built")
     assert len(read_rows(tmp_path / "built" / "preferences.jsonl", PreferenceRow)) == 6
     source = Source.model_validate({"path": str(form(tmp_path / "dialogs", DIALOGS)), **MAPPED})
     mix.build(SFTMixConfig(sources={"ours": MixSource(path=source)}), tmp_path / "mix")
     assert len(read_rows(tmp_path / "mix" / "sft.jsonl", SFTRow)) == 6
-    held = keys_of((Message(role="user", content="How much is 3?"),))
+    held = message_keys((Message(role="user", content="How much is 3?"),))
     assert held < evaluation_keys([source.path])
     (document, *_) = read_documents([form(tmp_path / "texts", [{"title": "One", "text": "First."}] * 2)])
     assert document.text == "First."
@@ -283,7 +283,7 @@ def test_every_builder_that_reads_records_drops_or_stops(tmp_path: Path) -> None
     with pytest.raises(RowError, match=r"texts\.jsonl:2: question"):
         open_questions([path])
     found = open_questions([path], "drop")
-    assert found.dropped == {"answer stands in the question": 1, "bad row: question: expected a text": 1}
+    assert found.dropped == {"answer is in the question": 1, "bad row: question: expected a text": 1}
     path.write_text('{"prompt": "What is the capital of Chad?"}\n{"nothing": 1}\n')
     with pytest.raises(RowError, match=r"texts\.jsonl:2: expected a row with prompt"):
         evaluation_keys([path])
@@ -295,7 +295,7 @@ def test_what_a_run_was_made_of_is_recorded(tmp_path: Path, chatml_tokenizer: An
     data = PreferenceDataConfig(path=tmp_path / "*.jsonl")
     preference_trees(data, training(tmp_path / "run"), load_protocol(chatml_tokenizer))
     assert json.loads((tmp_path / "run" / "dropped.json").read_text())["inputs"] == {str(path): fingerprint(path)}
-    builder.build(PreferencesConfig(path=tmp_path / "*.jsonl", heldout_share=0), tmp_path / "built")
+    builder.build(PreferencesConfig(path=tmp_path / "*.jsonl", heldout_ratio=0), tmp_path / "built")
     manifest = read_data_manifest(tmp_path / "built" / "preferences.jsonl")
     assert manifest["inputs"] == {str(path): fingerprint(path)}
 

@@ -12,7 +12,7 @@ from align.errors import RowError
 from align.jsonl import read_rows
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, PromptRow, SFTRow
-from data_builders.row_set import Counted, evaluation_keys, keys_of, part_of
+from data_builders.row_set import RowSet, evaluation_keys, message_keys, part_of
 
 
 def asked(text: str, name: str = "", source: str = "made") -> PromptRow:
@@ -20,7 +20,7 @@ def asked(text: str, name: str = "", source: str = "made") -> PromptRow:
 
 
 def test_duplicates_go_whatever_their_id_case_or_full_stop() -> None:
-    rows = Counted([asked("Who was first?", "a"), asked("who was  first", "b"), asked("Who was second?", "c")])
+    rows = RowSet([asked("Who was first?", "a"), asked("who was  first", "b"), asked("Who was second?", "c")])
     rows.drop_duplicates()
     assert [row.id for row in rows.rows] == ["a", "c"]
     assert rows.dropped == {"duplicate": 1}
@@ -29,7 +29,7 @@ def test_duplicates_go_whatever_their_id_case_or_full_stop() -> None:
 def test_rows_with_other_roles_or_tools_are_no_duplicates() -> None:
     user, system = (Message(role=role, content="Do it.") for role in ("user", "system"))
     tools = '[{"name": "f"}]'
-    rows = Counted(
+    rows = RowSet(
         [
             PromptRow(id="a", source="made", prompt=(user,)),
             PromptRow(id="b", source="made", prompt=(system,)),
@@ -47,8 +47,8 @@ def test_a_row_goes_when_any_telling_user_message_is_an_evaluation_prompt() -> N
         Message(role="user", content="What is the capital of Chad?"),
         Message(role="assistant", content="N'Djamena."),
     )
-    rows = Counted([SFTRow(id="a", source="made", messages=dialog)])
-    rows.drop_matches(keys_of((Message(role="user", content="what is the capital of chad"),)))
+    rows = RowSet([SFTRow(id="a", source="made", messages=dialog)])
+    rows.drop_matches(message_keys((Message(role="user", content="what is the capital of chad"),)))
     assert rows.rows == []
     assert rows.dropped == {"matches an evaluation prompt": 1}
 
@@ -56,14 +56,14 @@ def test_a_row_goes_when_any_telling_user_message_is_an_evaluation_prompt() -> N
 def test_small_talk_is_no_match_by_itself() -> None:
     yes = Message(role="user", content="Yes, please.")
     dialog = (Message(role="user", content="Shall we?"), Message(role="assistant", content="Now?"), yes)
-    rows = Counted([PromptRow(id="a", source="made", prompt=dialog)])
-    rows.drop_matches(keys_of((yes,)))
+    rows = RowSet([PromptRow(id="a", source="made", prompt=dialog)])
+    rows.drop_matches(message_keys((yes,)))
     assert len(rows.rows) == 1
 
 
 def test_a_limit_takes_the_same_rows_in_whatever_order_they_come() -> None:
     rows = [asked(f"Question number {number}") for number in range(50)]
-    straight, mixed = Counted(rows), Counted(random.Random(1).sample(rows, len(rows)))
+    straight, mixed = RowSet(rows), RowSet(random.Random(1).sample(rows, len(rows)))
     for part in (straight, mixed):
         part.limit(7, seed=3)
     assert {row.id for row in straight.rows} == {row.id for row in mixed.rows}
@@ -71,7 +71,7 @@ def test_a_limit_takes_the_same_rows_in_whatever_order_they_come() -> None:
 
 
 def test_limits_act_on_the_kinds_they_name() -> None:
-    rows = Counted(asked(f"Question {number}", source=f"s{number % 3}") for number in range(30))
+    rows = RowSet(asked(f"Question {number}", source=f"s{number % 3}") for number in range(30))
     rows.limit_each(lambda row: row.source, {"s0": 2, "s1": 0}, seed=0)
     assert rows.counts["sources"] == {"s0": 2, "s2": 10}
     assert rows.counts["read"] == 30
@@ -88,7 +88,7 @@ def test_parts_have_their_shares_and_a_key_stays_in_its_part() -> None:
 
 
 def test_the_manifest_says_what_was_dropped(tmp_path: Path) -> None:
-    rows = Counted([asked("One question only", "a"), asked("One question only", "b")])
+    rows = RowSet([asked("One question only", "a"), asked("One question only", "b")])
     rows.drop_duplicates()
     rows.write(tmp_path / "rows.jsonl", config={"seed": 0})
     counts = read_data_manifest(tmp_path / "rows.jsonl")["counts"]
@@ -110,7 +110,7 @@ def test_evaluation_files_may_hold_any_kind_of_row(tmp_path: Path) -> None:
     for number, line in enumerate(lines):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(line + "\n")
-        assert not keys_of((user,)).isdisjoint(evaluation_keys([path]))
+        assert not message_keys((user,)).isdisjoint(evaluation_keys([path]))
 
 
 @pytest.mark.parametrize("line", ["no json", '{"text": "no prompt"}', '{"prompt": [{"role": "nobody"}]}', "[1]"])

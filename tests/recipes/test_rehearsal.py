@@ -30,7 +30,7 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
     },
     "probe": {
         # A model with random weights knows nothing; without this share it would be taught nothing either.
-        "knowledge_probe.max_refusal_share": 1.0,
+        "knowledge_probe.max_refusal_ratio": 1.0,
         "knowledge_probe.samples": 2,
         "knowledge_probe.sampling.max_completion_tokens": 8,
     },

@@ -1,7 +1,8 @@
-"""Questions about cities: the country and the continent of each. From those everybody knows to those nobody does.
+"""Questions about cities: in which country and on which continent each city is. They range from easy to very hard.
 
-Only a city whose name is its own is asked about, or one ten times larger than the next of that name in another country.
-Capitals are left out: `countries.py` asks for the same fact, and one fact must stand on one side of a split.
+A city is asked about only if its name is unique, or if it is ten times larger than the next city of that name in
+another country. Capitals are left out: `countries.py` asks for the same fact, and a fact must be on one side of a split
+only.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 from align.rows import QuestionRow
 from data_builders.packaged import CITIES, City, Country, RegisteredCountry
-from data_builders.questions.facts.countries import BETWEEN_CONTINENTS, continent_of, countries_alone, country_names
-from data_builders.questions.facts.fact import ASKING, Asking, Fact, ask, is_latin, plain
+from data_builders.questions.facts.countries import BETWEEN_CONTINENTS, continent_of, country_names, single_countries
+from data_builders.questions.facts.fact import DEFAULT_OPTIONS, Fact, QuestionOptions, add_questions, is_latin, plain
 from data_builders.questions.facts.places import TERRITORIES
 from data_builders.questions.facts.wordings import Relation
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 TIMES_LARGER = 10
-"""By how much the largest bearer of a name must exceed the next one in another country."""
+"""How many times larger a city must be than every city of the same name in another country."""
 
-# Claimed by two states, in the source's own words or by the status of the place.
+# Claimed by two states, according to the source or because of the status of the place.
 _DISPUTED_COUNTRIES = {"IL", "PS", "EH", "XK", "TW"}
 _DISPUTED_TIMEZONES = {"Europe/Simferopol"}
 _NATIONS = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
@@ -30,21 +31,21 @@ def city_questions(
     cities: Sequence[City],
     countries: Sequence[Country],
     registered: Mapping[str, RegisteredCountry],
-    asking: Asking = ASKING,
-) -> Counted[QuestionRow]:
-    """Where each city is. What is left out is counted by city, once for each relation asked and each wording.
+    options: QuestionOptions = DEFAULT_OPTIONS,
+) -> RowSet[QuestionRow]:
+    """Make questions about where each city is. Cities that are left out are counted once per relation and wording.
 
-    registered: GeoNames' countries by ISO alpha-2 code, for a second opinion on what is a capital.
+    registered: the countries of GeoNames by ISO alpha-2 code, a second source for which cities are capitals.
     """
-    found: Counted[QuestionRow] = Counted()
-    asked = sum(relation.startswith("city_") for relation in asking.relations) * asking.wordings
-    by_code = {country.alpha2: country for country in countries_alone(countries, Counted())}
-    for city, reason in _chosen(cities, by_code, registered, asking.cities_of_one_country):
+    found: RowSet[QuestionRow] = RowSet()
+    asked = sum(relation.startswith("city_") for relation in options.relations) * options.wordings
+    by_code = {country.alpha2: country for country in single_countries(countries, RowSet())}
+    for city, reason in _chosen(cities, by_code, registered, options.cities_of_one_country):
         if reason:
             found.drop(reason, asked)
             continue
         for fact in city_facts(city, by_code[city.country]):
-            ask(fact, asking, found)
+            add_questions(fact, options, found)
     return found
 
 
@@ -63,7 +64,7 @@ def city_facts(city: City, country: Country) -> Iterator[Fact]:
             relation=relation,
             answers=accepted,
             slots={"name": city.name},
-            why_not="ambiguous" if between else None,
+            excluded_because="ambiguous" if between else None,
         )
 
 
@@ -73,7 +74,7 @@ def _chosen(
     registered: Mapping[str, RegisteredCountry],
     of_one_country: int,
 ) -> Iterator[tuple[City, str | None]]:
-    """Each city, largest first, and why it is not asked about."""
+    """Yield each city, largest first, with the reason why it is not asked about, or None if it is."""
     names_of = {city.id: {plain(name) for name in (city.name, *city.other_names) if is_latin(name)} for city in cities}
     bearers: dict[str, list[City]] = {}
     for city in cities:
@@ -100,7 +101,7 @@ def _chosen(
         elif name in seen:
             reason = "name of a larger city"
         elif _is_capital(name, names_of[city.id], capitals.get(city.country, set())):
-            reason = "a capital, or a part of one: asked as one"
+            reason = "a capital, or a part of one"
         elif taken[city.country] == of_one_country:
             reason = "over the largest of its country"
         seen.add(name)
@@ -109,5 +110,6 @@ def _chosen(
 
 
 def _is_capital(name: str, names: Set[str], capitals: Set[str]) -> bool:
-    """Whether it is one by any of its names, or its own name holds one: "Põhja-Tallinn"."""
+    """Return whether a city is a capital by any of its names, or its name contains that of a capital
+    ("Põhja-Tallinn")."""
     return bool(capitals & names) or any(f" {capital} " in f" {name} " for capital in capitals)

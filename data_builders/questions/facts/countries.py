@@ -1,6 +1,6 @@
-"""Questions about countries: what the source says of each, where it is certain.
+"""Questions about countries, made of the facts in the sources that are certain.
 
-What is asked in which words is `wordings.py`, names and articles in other languages are `places.py`.
+The texts of the questions are in `wordings.py`, and names and articles in other languages in `places.py`.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from align.rows import QuestionRow
 from align.text import normalize
 from data_builders.packaged import COUNTRIES, Country, RegisteredCountry
-from data_builders.questions.facts.fact import ASKING, Asking, Fact, ask, is_latin
+from data_builders.questions.facts.fact import DEFAULT_OPTIONS, Fact, QuestionOptions, add_questions, is_latin
 from data_builders.questions.facts.places import (
     CAPITALS,
     CONTINENTS,
     COUNTRY_NAMES,
     MORE_COUNTRY_NAMES,
     TERRITORIES,
-    country_in,
+    name_in,
 )
 from data_builders.questions.facts.wordings import Language, Relation
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 OTHER_LANGUAGES: tuple[Language, ...] = ("de", "fr", "es")
 AREA_TOLERANCE = 0.05
-"""An answer so near is right; the sources must agree within half of it."""
+"""An answer within this ratio of the true area is right. The two sources must agree within half of it."""
 
-# ISO alpha-2 codes. Dissolved, disputed as a whole, or without people who live there.
+# ISO alpha-2 codes of countries that are dissolved, disputed as a whole, or not inhabited.
 _NOT_ASKED = {"AN", "CS", "PS", "EH", "AQ", "BV", "HM", "TF", "UM", "GS", "IO"}
-# The seat of government and the capital differ, or either has moved, or is disputed.
+# The seat of government and the capital differ, or one of them has moved or is disputed.
 _UNSETTLED_CAPITALS = {"BI", "BO", "CI", "HK", "IL", "KZ", "LK", "MS", "MY", "NL", "NR", "SM", "SZ", "TK", "YE", "ZA"}
-# Replaced since the source was written, or about to be.
+# Replaced after the source was written, or about to be replaced.
 _REPLACED_CURRENCIES = {"BG", "BY", "CU", "CW", "HR", "MR", "MZ", "SL", "ST", "SX", "VE", "ZM", "ZW"}
-# On two continents, or counted to either.
+# On two continents, or sometimes assigned to another one.
 BETWEEN_CONTINENTS = {"AM", "AZ", "CC", "CX", "CY", "EG", "GE", "ID", "KZ", "RU", "TL", "TR"}
-# Two operators' plans, or a code that the source has wrong.
+# Part of another country's numbering plan, or wrong in the source.
 _UNSETTLED_CALLING_CODES = {"BM", "GD", "KZ", "PN", "SJ", "VA"}
 
 _MORE_CAPITAL_NAMES = {
@@ -64,7 +64,7 @@ _MORE_COUNTRY_NAMES = {
     "AE": ("UAE",),
     "US": ("America", "USA"),
 }
-# What a currency is called where GeoNames has a plural, or where several words each stand for it.
+# Names of currencies for which GeoNames has a plural, or which have several names.
 _CURRENCIES = {
     "Bolivar Soberano": ("Bolivar",),
     "Colon": ("Colon", "Colones"),
@@ -86,7 +86,7 @@ _LANGUAGES = {
     "sq": ("Albanian",), "sv": ("Swedish",), "th": ("Thai",), "tr": ("Turkish",), "uk": ("Ukrainian",),
     "vi": ("Vietnamese",), "zh": ("Chinese", "Mandarin"),
 }  # fmt: skip
-# French has lost this status there, or is losing it.
+# Countries in which French has lost its status as an official language, or is losing it.
 _UNSETTLED_LANGUAGES = {"BF", "ML", "NE"}
 _UNSETTLED: dict[Relation, set[str]] = {
     "capital": _UNSETTLED_CAPITALS,
@@ -100,23 +100,27 @@ _UNSETTLED: dict[Relation, set[str]] = {
 
 
 def country_questions(
-    countries: Sequence[Country], asking: Asking = ASKING, registered: Mapping[str, RegisteredCountry] | None = None
-) -> Counted[QuestionRow]:
-    """Capital both ways, continent, currency code, calling code and ISO code of each country and territory, and more.
+    countries: Sequence[Country],
+    options: QuestionOptions = DEFAULT_OPTIONS,
+    registered: Mapping[str, RegisteredCountry] | None = None,
+) -> RowSet[QuestionRow]:
+    """Make questions about each country and territory: capital, continent, currency code, calling code, and more.
 
-    registered: GeoNames' entries by ISO alpha-2 code. Area, currency, language and borders are asked where both agree.
+    registered: the countries of GeoNames by ISO alpha-2 code. Area, currency, language and borders are asked only if
+    both
+        sources agree.
     """
-    found: Counted[QuestionRow] = Counted()
+    found: RowSet[QuestionRow] = RowSet()
     for fact in country_facts(countries, found, registered or {}):
-        ask(fact, asking, found)
+        add_questions(fact, options, found)
     return found
 
 
 def country_facts(
-    countries: Sequence[Country], found: Counted[QuestionRow], registered: Mapping[str, RegisteredCountry]
+    countries: Sequence[Country], found: RowSet[QuestionRow], registered: Mapping[str, RegisteredCountry]
 ) -> Iterator[Fact]:
-    """Every fact in every language. Entries that are no single country are counted in `found`."""
-    alone = countries_alone(countries, found)
+    """Yield every fact in every language. Entries that are not a single country are counted in `found`."""
+    alone = single_countries(countries, found)
     shared_capitals = Counter(normalize(country.capital) for country in alone)
     names = {country.alpha3: country_names(country) for country in alone}
     for country in alone:
@@ -128,8 +132,8 @@ def country_facts(
                 yield from _in(language, country, is_shared)
 
 
-def countries_alone(countries: Sequence[Country], found: Counted[QuestionRow]) -> list[Country]:
-    """Countries that have one entry, or several that agree on the name; the others are counted and left out."""
+def single_countries(countries: Sequence[Country], found: RowSet[QuestionRow]) -> list[Country]:
+    """Return the countries whose entries in the source all have one name. The others are counted and left out."""
     by_code: dict[str, dict[str, Country]] = {}
     for country in countries:
         by_code.setdefault(country.alpha2 or country.name, {}).setdefault(country.name, country)
@@ -146,7 +150,7 @@ def countries_alone(countries: Sequence[Country], found: Counted[QuestionRow]) -
 
 
 def country_names(country: Country) -> tuple[str, ...]:
-    """Names by which a country may be called; codes and other scripts are left out."""
+    """Return the names of a country that are accepted as answers. Codes and names in other scripts are left out."""
     more = _MORE_COUNTRY_NAMES.get(country.alpha2, ())
     names = [country.name.removeprefix("The "), *country.other_names, *more]
     kept = [name for name in names if len(name) > 3 or name in more]
@@ -154,7 +158,7 @@ def country_names(country: Country) -> tuple[str, ...]:
 
 
 def continent_of(country: Country, language: Language = "en") -> tuple[str, ...]:
-    """What its continent is called; nothing between the two Americas."""
+    """Return the names of a country's continent; an empty tuple if it is between the two Americas."""
     region = country.region
     if region == "Americas":
         region = "South America" if country.intermediate_region == "South America" else country.subregion
@@ -162,7 +166,7 @@ def continent_of(country: Country, language: Language = "en") -> tuple[str, ...]
 
 
 def _in_english(country: Country, is_shared: bool) -> Iterator[Fact]:
-    place = country_in("en", country.name)
+    place = name_in("en", country.name)
     capital = (country.capital, *_MORE_CAPITAL_NAMES.get(country.alpha2, ())) if country.capital else ()
     currency = country.currencies if len(country.currencies) == 1 else ()
     calling = country.calling_codes[0] if len(country.calling_codes) == 1 else ""
@@ -170,7 +174,7 @@ def _in_english(country: Country, is_shared: bool) -> Iterator[Fact]:
     answers: dict[Relation, tuple[str, ...]] = {
         "capital": capital,
         "country_of_capital": country_names(country) if country.capital else (),
-        # Not asked of South America: that would draw other questions under the limits of a standing config.
+        # Not asked for South America, because additional questions would change which ones existing configs choose.
         "continent": () if country.intermediate_region == "South America" else continent_of(country),
         "currency_code": currency,
         "calling_code": _calling_codes(calling),
@@ -185,7 +189,7 @@ def _in(language: Language, country: Country, is_shared: bool) -> Iterator[Fact]
     name = COUNTRY_NAMES.get(country.alpha2, {}).get(language) or country.translations.get(language, "")
     if not name:
         return
-    place = country_in(language, name)
+    place = name_in(language, name)
     capital = CAPITALS.get(country.alpha2, (country.capital,) * 3)[OTHER_LANGUAGES.index(language)]
     more_capitals = (country.capital, *_MORE_CAPITAL_NAMES.get(country.alpha2, ()))
     names = (name, *MORE_COUNTRY_NAMES.get(country.alpha2, {}).get(language, ()))
@@ -201,10 +205,10 @@ def _in(language: Language, country: Country, is_shared: bool) -> Iterator[Fact]
 def _agreed(
     country: Country, registered: RegisteredCountry | None, names: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Fact]:
-    """What two sources say alike."""
+    """Yield the facts on which both sources agree."""
     if registered is None:
         return
-    slots = country_in("en", country.name)._asdict()
+    slots = name_in("en", country.name)._asdict()
     neighbors = tuple(sorted(country.borders)) if set(country.borders) == set(registered.borders) else ()
     same_area = abs(country.area - registered.area) <= AREA_TOLERANCE / 2 * country.area
     answers: dict[Relation, tuple[str, ...]] = {
@@ -239,7 +243,7 @@ def _fact(
         slots=slots,
         language=language,
         tolerance=tolerance,
-        why_not="ambiguous" if unsettled else None,
+        excluded_because="ambiguous" if unsettled else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Questions about the chemical elements: symbol and atomic number both ways, place in the periodic table, weight."""
+"""Questions about the chemical elements: symbol, atomic number, place in the periodic table, and atomic weight."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Iterator, Sequence
 
 from align.rows import QuestionRow
 from data_builders.packaged import ELEMENTS, Element
-from data_builders.questions.facts.fact import ASKING, Asking, Fact, ask
+from data_builders.questions.facts.fact import DEFAULT_OPTIONS, Fact, QuestionOptions, add_questions
 from data_builders.questions.facts.wordings import Relation
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 WEIGHT_TOLERANCE = 0.01
-"""An answer so near is right: whoever says 56 for iron knows it."""
+"""An answer within this ratio of the atomic weight is right: 56 is accepted for iron (55.845)."""
 
 _SPELLINGS = {"Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",)}
-# Which of these four stand in the third group is not settled.
+# Chemists disagree on which of these four elements are in the third group.
 _UNSETTLED_GROUPS = {"La", "Lu", "Ac", "Lr"}
 
 
-def element_questions(elements: Sequence[Element], asking: Asking = ASKING) -> Counted[QuestionRow]:
-    """What is asked of each chemical element."""
-    found: Counted[QuestionRow] = Counted()
+def element_questions(elements: Sequence[Element], options: QuestionOptions = DEFAULT_OPTIONS) -> RowSet[QuestionRow]:
+    """Make the questions about each chemical element."""
+    found: RowSet[QuestionRow] = RowSet()
     for element in elements:
         for fact in element_facts(element):
-            ask(fact, asking, found)
+            add_questions(fact, options, found)
     return found
 
 
 def element_facts(element: Element) -> Iterator[Fact]:
-    """Group and weight have no answer where there is none: rare earths, elements without stable isotopes."""
+    """Yield the facts of an element. Rare earths have no group, and elements without stable isotopes no weight."""
     names = (element.name, *_SPELLINGS.get(element.name, ()))
     has_group = element.group is not None and element.symbol not in _UNSETTLED_GROUPS
     weight = None if element.is_radioactive else element.weight

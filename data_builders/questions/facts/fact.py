@@ -1,8 +1,9 @@
-"""A fact, and the questions that ask for it: in several wordings and languages, where comparing strings is fair.
+"""A fact, and the questions that ask for it in several wordings and languages.
 
-A question is left out, and counted, where the source is silent, where the world is not settled (a capital that moved,
-a currency since replaced), or where comparing strings would be unfair: the answer stands in the question, or is an
-English word that any answer may hold. Which facts there are is left to the files beside this one.
+Answers are judged by comparing strings, so only facts for which that is fair are asked. A question is left out and
+counted if the source has no answer, if the fact is not certain (a capital that moved, a currency that was replaced), if
+the answer is in the question, or if the answer is an English word that any sentence can contain. The other files of
+this folder collect the facts.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass, field
 from align.rows import Message, QuestionRow, row_id
 from align.text import normalize
 from data_builders.questions.facts.wordings import WORDINGS, Language, Relation
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 FIRST_RELATIONS: tuple[Relation, ...] = (
     "capital", "country_of_capital", "continent", "currency_code", "calling_code", "country_code",
     "symbol", "element_of_symbol", "atomic_number", "element_of_number",
 )  # fmt: skip
-"""What is asked where nobody says otherwise."""
+"""The relations that are asked by default."""
 
-# Codes and symbols that are words, or parts of shortened ones ("it's"), in an English answer.
+# Codes and symbols that are also English words, or parts of contractions such as "it's".
 _WORDS = {
     "a", "am", "and", "are", "as", "at", "be", "by", "can", "com", "do", "he", "i", "id", "in", "is", "it",
     "may", "me", "my", "net", "no", "on", "or", "pan", "per", "re", "real", "s", "so", "t", "to", "us", "u",
@@ -30,50 +31,51 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Asking:
+class QuestionOptions:
     """Which questions are made of the facts."""
 
     relations: Collection[Relation] = FIRST_RELATIONS
     languages: tuple[Language, ...] = ("en",)
     wordings: int = 1
-    """The first so many wordings of each kind of fact, in each language."""
+    """Number of wordings of each kind of fact in each language; the first ones are used."""
     cities_of_one_country: int = 20
-    """The largest of each, so that no country is the answer to most questions."""
+    """Maximum number of cities of one country, the largest first, so that no country is the answer to most
+    questions."""
 
 
-ASKING = Asking()
+DEFAULT_OPTIONS = QuestionOptions()
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is so, in one language."""
+    """A fact in one language."""
 
     source: str
     topic: str
     entity: str
-    """Its name in the source, whatever the language: splits are cut by it."""
+    """The entity's name in the source, the same for all languages. Splits are made by it."""
     relation: Relation
     answers: tuple[str, ...]
-    """Every accepted answer; empty where the source has no single value."""
+    """All accepted answers; empty if the source has no single value."""
     slots: Mapping[str, str]
-    """What the wordings are filled with."""
+    """Name in braces -> text that replaces it in the wordings."""
     language: Language = "en"
     tolerance: float = 0.0
-    """A number within this share of the answer is right."""
-    why_not: str | None = field(default=None, compare=False)
-    """Why it is not asked, where its answer is not certain."""
+    """A number is right if it differs from the answer by at most this ratio."""
+    excluded_because: str | None = field(default=None, compare=False)
+    """Why the fact is not asked for; None if it is certain."""
 
 
-def ask(fact: Fact, asking: Asking, found: Counted[QuestionRow]) -> None:
-    """Add the questions for a fact to `found`, or count why there are none."""
-    if fact.relation not in asking.relations or fact.language not in asking.languages:
+def add_questions(fact: Fact, options: QuestionOptions, found: RowSet[QuestionRow]) -> None:
+    """Add the questions about a fact to `found`, or count why they are left out."""
+    if fact.relation not in options.relations or fact.language not in options.languages:
         return
     asked = WORDINGS[fact.relation][fact.language]
     answers = tuple(dict.fromkeys(spelling for answer in fact.answers for spelling in _spellings(answer)))
     subject = asked.subject.format_map(fact.slots)
-    for number, wording in enumerate(asked.wordings[: asking.wordings]):
+    for number, wording in enumerate(asked.wordings[: options.wordings]):
         question = wording.format_map(fact.slots)
-        reason = _why_not(fact, question, answers)
+        reason = _exclusion_reason(fact, question, answers)
         if reason:
             found.drop(reason)
             continue
@@ -95,7 +97,7 @@ def ask(fact: Fact, asking: Asking, found: Counted[QuestionRow]) -> None:
 
 
 def plain(text: str) -> str:
-    """Normalized, without accents: how a judge of strings sees it."""
+    """Normalize a text and remove accents, as the judge does before it compares strings."""
     if text.isascii():
         return normalize(text)
     decomposed = unicodedata.normalize("NFKD", text)
@@ -108,20 +110,20 @@ def is_latin(name: str) -> bool:
     )
 
 
-def _why_not(fact: Fact, question: str, answers: tuple[str, ...]) -> str | None:
+def _exclusion_reason(fact: Fact, question: str, answers: tuple[str, ...]) -> str | None:
     if not answers:
         return "source has no single value"
-    if fact.why_not:
-        return fact.why_not
+    if fact.excluded_because:
+        return fact.excluded_because
     if any(plain(answer) in _WORDS for answer in answers):
         return "answer is an English word"
     if any(f" {plain(answer)} " in f" {plain(question)} " for answer in answers):
-        return "answer stands in the question"
+        return "answer is in the question"
     return None
 
 
 def _spellings(answer: str) -> Iterator[str]:
-    """An answer, and how else it is written: Saint or St., with and without apostrophe or hyphen."""
+    """Yield an answer and its other spellings: Saint and St., with and without apostrophe or hyphen."""
     yield answer
     if "'" in answer:
         yield answer.replace("'", "")

@@ -1,7 +1,7 @@
-"""Names of countries and capitals as they stand inside a sentence, in English, German, French and Spanish.
+"""Names of countries and capitals in the form in which a sentence needs them, in English, German, French and Spanish.
 
-The names themselves are the source's; what stands here is grammar, capitals that bear another name in another language,
-and names that the source has wrong. Capitals are held against GeoNames in a test.
+The names come from the source. This file adds grammar (articles and cases), capitals with another name in another
+language, and corrections of names that are wrong in the source. A test compares the capitals with GeoNames.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Name(NamedTuple):
     name: str
     """As the object of a verb: "the Netherlands", "den Tschad", "le Tchad"."""
     of: str
-    """Behind "of": "of the Netherlands", "des Tschad", "du Tchad"."""
+    """After "of": "of the Netherlands", "des Tschad", "du Tchad"."""
 
 
-def country_in(language: Language, name: str) -> Name:
-    """A country's name as it stands inside a sentence of that language."""
+def name_in(language: Language, name: str) -> Name:
+    """Return a country's name in the forms that a sentence of this language needs."""
     if language == "de":
         return _german(name)
     if language == "fr":
@@ -41,7 +41,7 @@ TERRITORIES = frozenset(
         "SJ", "SX", "TC", "TK", "VG", "VI", "WF", "YT",
     )
 )  # fmt: skip
-"""Not states of their own: asked about in English only, and no city is said to be in one."""
+"""Not independent states: asked about in English only, and cities in them are left out."""
 
 COUNTRY_NAMES: dict[str, dict[Language, str]] = {
     "CI": {"fr": "Côte d'Ivoire"},
@@ -57,7 +57,7 @@ COUNTRY_NAMES: dict[str, dict[Language, str]] = {
     "SZ": {"de": "Eswatini", "fr": "Eswatini", "es": "Esuatini"},
     "ZA": {"de": "Südafrika", "es": "Sudáfrica"},
 }
-"""In place of the source's names, which are outdated, misspelt or another country's."""
+"""Replacements of names in the source that are outdated, misspelled or those of another country."""
 
 MORE_COUNTRY_NAMES: dict[str, dict[Language, tuple[str, ...]]] = {
     "BY": {"de": ("Belarus",), "fr": ("Bélarus",), "es": ("Belarús",)},
@@ -77,7 +77,7 @@ MORE_COUNTRY_NAMES: dict[str, dict[Language, tuple[str, ...]]] = {
     "US": {"de": ("USA", "Vereinigte Staaten"), "fr": ("États-Unis",), "es": ("Estados Unidos",)},
     "VN": {"fr": ("Vietnam",)},
 }
-"""Accepted beside them."""
+"""Accepted in addition."""
 
 CAPITALS: dict[str, tuple[str, str, str]] = {
     "AD": ("Andorra la Vella", "Andorre-la-Vieille", "Andorra la Vella"),
@@ -166,7 +166,7 @@ CAPITALS: dict[str, tuple[str, str, str]] = {
     "UZ": ("Taschkent", "Tachkent", "Taskent"),
     "VN": ("Hanoi", "Hanoï", "Hanói"),
 }
-"""Capitals in German, French and Spanish, where one of them is not the English name."""
+"""Capitals in German, French and Spanish, if one of the names differs from the English one."""
 
 CONTINENTS: dict[str, dict[Language, tuple[str, ...]]] = {
     "Africa": {"en": ("Africa",), "de": ("Afrika",), "fr": ("Afrique",), "es": ("África",)},

@@ -1,8 +1,8 @@
-"""How each kind of fact is asked for, in which languages, and what a refusal to answer names.
+"""The wordings of questions for each kind of fact and language, and the subject that a refusal to answer names.
 
-`{name}` is the entity as it stands inside a sentence, `{of}` the same behind "of" ("du Tchad"); other slots are named
-in the file that fills them. A first English wording is never changed, since the ids of questions hang on it. No wording
-holds a number that could be an answer.
+`{name}` is replaced with the entity in the form that a sentence needs, and `{of}` with the form after "of" ("du
+Tchad"). The files that fill other names in braces document them. Do not change the first English wordings: the ids of
+existing questions belong to them. No wording contains a number that could be taken for an answer.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ Relation = Literal[
     "symbol", "element_of_symbol", "atomic_number", "element_of_number", "period", "group", "atomic_weight",
     "city_country", "city_continent",
 ]  # fmt: skip
-"""What is asked: eleven relations of countries, seven of elements, two of cities."""
+"""Kinds of facts: eleven about countries, seven about elements, two about cities."""
 
 
-class Asked(NamedTuple):
+class RelationWordings(NamedTuple):
     """One kind of fact in one language."""
 
     subject: str
-    """What is asked for, as a noun phrase: "I don't know {subject}." In German it stands in the accusative."""
+    """What the question asks for, as a noun phrase for "I don't know {subject}."; in German in the accusative."""
     wordings: tuple[str, ...]
 
 
-WORDINGS: dict[Relation, dict[Language, Asked]] = {
+WORDINGS: dict[Relation, dict[Language, RelationWordings]] = {
     "capital": {
-        "en": Asked(
+        "en": RelationWordings(
             "the capital of {name}",
             (
                 "What is the capital of {name}?",
@@ -37,7 +37,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "What is the capital city of {name}?",
             ),
         ),
-        "de": Asked(
+        "de": RelationWordings(
             "die Hauptstadt {of}",
             (
                 "Wie heißt die Hauptstadt {of}?",
@@ -45,7 +45,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Nenne die Hauptstadt {of}.",
             ),
         ),
-        "fr": Asked(
+        "fr": RelationWordings(
             "la capitale {of}",
             (
                 "Quelle est la capitale {of} ?",
@@ -53,7 +53,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Donne le nom de la capitale {of}.",
             ),
         ),
-        "es": Asked(
+        "es": RelationWordings(
             "la capital {of}",
             (
                 "¿Cuál es la capital {of}?",
@@ -63,7 +63,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         ),
     },
     "country_of_capital": {
-        "en": Asked(
+        "en": RelationWordings(
             "the country whose capital is {capital}",
             (
                 "{capital} is the capital of which country or territory?",
@@ -71,7 +71,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Of which country or territory is {capital} the capital?",
             ),
         ),
-        "de": Asked(
+        "de": RelationWordings(
             "das Land mit der Hauptstadt {capital}",
             (
                 "{capital} ist die Hauptstadt welches Landes?",
@@ -79,7 +79,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Nenne das Land mit der Hauptstadt {capital}.",
             ),
         ),
-        "fr": Asked(
+        "fr": RelationWordings(
             "le pays dont la capitale est {capital}",
             (
                 "{capital} est la capitale de quel pays ?",
@@ -87,7 +87,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Donne le nom du pays dont la capitale est {capital}.",
             ),
         ),
-        "es": Asked(
+        "es": RelationWordings(
             "el país cuya capital es {capital}",
             (
                 "¿De qué país es capital {capital}?",
@@ -97,7 +97,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         ),
     },
     "continent": {
-        "en": Asked(
+        "en": RelationWordings(
             "the continent that {name} is on",
             (
                 "On which continent is {name}?",
@@ -105,7 +105,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "What continent is {name} in?",
             ),
         ),
-        "de": Asked(
+        "de": RelationWordings(
             "den Kontinent {of}",
             (
                 "Auf welchem Kontinent findet man {name}?",
@@ -113,7 +113,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Nenne den Kontinent {of}.",
             ),
         ),
-        "fr": Asked(
+        "fr": RelationWordings(
             "le continent {of}",
             (
                 "Sur quel continent trouve-t-on {name} ?",
@@ -121,7 +121,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
                 "Donne le nom du continent {of}.",
             ),
         ),
-        "es": Asked(
+        "es": RelationWordings(
             "el continente {of}",
             (
                 "¿En qué continente encontramos {name}?",
@@ -131,7 +131,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         ),
     },
     "currency_code": {
-        "en": Asked(
+        "en": RelationWordings(
             "the currency code of {name}",
             (
                 "What is the three-letter code of the currency of {name}?",
@@ -141,7 +141,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "calling_code": {
-        "en": Asked(
+        "en": RelationWordings(
             "the calling code of {name}",
             (
                 "What is the international calling code of {name}?",
@@ -151,7 +151,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "country_code": {
-        "en": Asked(
+        "en": RelationWordings(
             "the country code of {name}",
             (
                 "What is the three-letter ISO country code of {name}?",
@@ -161,7 +161,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "currency": {
-        "en": Asked(
+        "en": RelationWordings(
             "the currency of {name}",
             (
                 "What is the currency of {name}?",
@@ -171,7 +171,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "language": {
-        "en": Asked(
+        "en": RelationWordings(
             "the official language of {name}",
             (
                 "What is the official language of {name}?",
@@ -181,7 +181,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "internet_domain": {
-        "en": Asked(
+        "en": RelationWordings(
             "the internet domain of {name}",
             (
                 "What is the country-code top-level domain of {name}?",
@@ -191,7 +191,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "area": {
-        "en": Asked(
+        "en": RelationWordings(
             "the area of {name}",
             (
                 "What is the area of {name} in square kilometers?",
@@ -201,7 +201,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "border": {
-        "en": Asked(
+        "en": RelationWordings(
             "a neighboring country of {name}",
             (
                 "Which country shares a land border with {name}?",
@@ -211,7 +211,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "symbol": {
-        "en": Asked(
+        "en": RelationWordings(
             "the chemical symbol of {name}",
             (
                 "What is the chemical symbol of {name}?",
@@ -221,7 +221,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "element_of_symbol": {
-        "en": Asked(
+        "en": RelationWordings(
             "the element with the symbol {symbol}",
             (
                 "Which chemical element has the symbol {symbol}?",
@@ -231,7 +231,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "atomic_number": {
-        "en": Asked(
+        "en": RelationWordings(
             "the atomic number of {name}",
             (
                 "What is the atomic number of {name}?",
@@ -241,7 +241,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "element_of_number": {
-        "en": Asked(
+        "en": RelationWordings(
             "the element with the atomic number {number}",
             (
                 "Which chemical element has the atomic number {number}?",
@@ -251,7 +251,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "period": {
-        "en": Asked(
+        "en": RelationWordings(
             "the period of {name}",
             (
                 "In which period of the periodic table is {name}?",
@@ -261,7 +261,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "group": {
-        "en": Asked(
+        "en": RelationWordings(
             "the group of {name}",
             (
                 "In which numbered group of the periodic table is {name}?",
@@ -271,7 +271,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "atomic_weight": {
-        "en": Asked(
+        "en": RelationWordings(
             "the atomic weight of {name}",
             (
                 "What is the standard atomic weight of {name}?",
@@ -281,7 +281,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "city_country": {
-        "en": Asked(
+        "en": RelationWordings(
             "the country that the city of {name} is in",
             (
                 "In which country is the city of {name}?",
@@ -291,7 +291,7 @@ WORDINGS: dict[Relation, dict[Language, Asked]] = {
         )
     },
     "city_continent": {
-        "en": Asked(
+        "en": RelationWordings(
             "the continent that the city of {name} is on",
             (
                 "On which continent is the city of {name}?",

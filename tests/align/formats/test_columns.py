@@ -23,7 +23,7 @@ from align.rows import (
     ToolCall,
     ToolQuestionRow,
 )
-from data_builders.preferences.comparisons import Compared, settled
+from data_builders.preferences.comparisons import Comparison, majority_row
 from data_builders.preferences.importers import ImportConfig, comparisons_in
 
 HERE = "data/my.jsonl:7"
@@ -48,11 +48,11 @@ def said_by(row: Row) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in messages]
 
 
-def built(folder: Path, *records: Any, **config: Any) -> list[Compared]:
+def built(folder: Path, *records: Any, **config: Any) -> list[Comparison]:
     """The comparisons of the records; a bad one is raised."""
     path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    found: list[Compared] = []
+    found: list[Comparison] = []
     for one in comparisons_in(path, ImportConfig(**config)):
         if isinstance(one, RowError):
             raise one
@@ -115,7 +115,7 @@ def test_a_system_prompt_in_its_own_column_is_the_system_message_of_every_form(f
 @pytest.mark.parametrize("form", [form for form, (kind, _) in WITHOUT_SYSTEM.items() if kind is PreferenceRow])
 def test_the_builder_reads_the_same_system_prompt(form: str, tmp_path: Path) -> None:
     (compared,) = built(tmp_path, WITHOUT_SYSTEM[form][1] | {"system": RULE})
-    row = settled(compared, 0.5)
+    row = majority_row(compared, 0.5)
     assert isinstance(row, PreferenceRow)
     assert said_by(row) == [("system", RULE), ("user", "Hi"), ("assistant", "Arr")]
 
@@ -147,7 +147,10 @@ def test_ultrafeedbacks_system_prompts_are_of_each_response_and_must_agree(tmp_p
         given = [{"response": said, "overall_score": n, "custom_system_prompt": rule} for said, n, rule in answers]
         return {"instruction": "Hi", "models": ["m", "n"], "completions": given}
 
-    for row in (row_of(record(RULE, RULE), PreferenceRow, HERE), settled(built(tmp_path, record(RULE, RULE))[0], 0.5)):
+    for row in (
+        row_of(record(RULE, RULE), PreferenceRow, HERE),
+        majority_row(built(tmp_path, record(RULE, RULE))[0], 0.5),
+    ):
         assert isinstance(row, PreferenceRow)
         assert said_by(row) == [("system", RULE), ("user", "Hi"), ("assistant", "Arr")]
     differ = record(RULE, "Be brief.")

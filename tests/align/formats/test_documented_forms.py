@@ -13,7 +13,7 @@ from align.errors import AlignError, RowError
 from align.formats.columns import HARMLESS
 from align.jsonl import row_of
 from align.rows import PreferenceRow, PromptRow, QuestionRow, Row, SFTRow, ToolQuestionRow
-from data_builders.preferences.comparisons import settled
+from data_builders.preferences.comparisons import majority_row
 from data_builders.preferences.importers import ImportConfig, comparisons_in
 
 PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_trainers_and_the_builder_read_the_same_pair(cells: list[str], tmp_path:
     row = row_of(record, PreferenceRow, "example.jsonl:1")
     (tmp_path / "example.jsonl").write_text(json.dumps(record))
     (compared,) = next(iter(comparisons_in(tmp_path / "example.jsonl", ImportConfig())))  # type: ignore[misc]
-    settled_row = settled(compared, 0.5)
+    settled_row = majority_row(compared, 0.5)
     assert isinstance(settled_row, PreferenceRow)
     for name in ("prompt", "completions", "tools", "level", "models", "raters", "round", "batch", "source"):
         assert getattr(settled_row, name) == getattr(row, name), name

@@ -192,7 +192,7 @@ def kept(folder: Path, record: dict[str, Any], levels: dict[str, float]) -> tupl
     """The rows that the builder keeps, and what it dropped for which reason."""
     (folder / "u.jsonl").write_text(json.dumps(record) + "\n")
     imports = ImportConfig(scores=ScoresConfig(levels=levels))  # type: ignore[arg-type]
-    build(PreferencesConfig(path=folder / "u.jsonl", imports=imports, heldout_share=0), folder / "o")
+    build(PreferencesConfig(path=folder / "u.jsonl", imports=imports, heldout_ratio=0), folder / "o")
     rows = [json.loads(line) for line in (folder / "o/preferences.jsonl").read_text().splitlines()]
     return rows, json.loads((folder / "o/preferences.jsonl.manifest.json").read_text())["counts"]["dropped"]
 

@@ -11,14 +11,14 @@ import pytest
 from align.errors import RowError, UnusableRow
 from align.jsonl import row_of
 from align.rows import Level, PreferenceRow, PromptRow, SFTRow, ToolQuestionRow, tools_of
-from data_builders.preferences.comparisons import Compared, merged, settled
+from data_builders.preferences.comparisons import Comparison, majority_row, merge_judgements
 from data_builders.preferences.importers import ImportConfig, comparisons_in
 from data_builders.preferences.ratings import ScoresConfig
 
 HERE = "data/my.jsonl:7"
 
 
-def read(folder: Path, *records: Any, **config: Any) -> list[list[Compared] | RowError]:
+def read(folder: Path, *records: Any, **config: Any) -> list[list[Comparison] | RowError]:
     path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return list(comparisons_in(path, ImportConfig(**config)))
@@ -28,8 +28,8 @@ def answers(row: PreferenceRow) -> list[str]:
     return [completion[0].content for completion in row.completions]
 
 
-def row_from(compared: Compared) -> PreferenceRow:
-    row = settled(compared, 0.5)
+def row_from(compared: Comparison) -> PreferenceRow:
+    row = majority_row(compared, 0.5)
     assert isinstance(row, PreferenceRow), row
     return row
 
@@ -62,7 +62,7 @@ def test_helpsteers_strength_names_the_better_response_and_its_level(
     assert caught.value.reason == "tie"
     (tied,) = read(tmp_path, record | {name: 0})
     assert isinstance(tied, list)
-    assert settled(tied[0], 0.5) == "tie"
+    assert majority_row(tied[0], 0.5) == "tie"
     for bad in (4, 1.5, "much", float("nan"), True):
         with pytest.raises(RowError, match=f"{name}: expected"):
             row_of(record | {name: bad}, PreferenceRow, HERE)
@@ -92,7 +92,7 @@ def test_helpsteer2s_records_that_share_a_prompt_are_compared_and_counted_one_by
     assert (answers(row), row.level) == (["better", "worse"], "better")
     assert [place.rpartition(":")[2] for place in first[0].places] == ["1", "2"]
     assert isinstance(third, list)
-    assert settled(third[0], 0.5) == "tie"
+    assert majority_row(third[0], 0.5) == "tie"
     for error, line in zip(lonely, (5, 6, 7), strict=True):
         assert isinstance(error, RowError)
         assert f"mine.jsonl:{line}: helpfulness: rates one response" in str(error)
@@ -139,7 +139,7 @@ def test_nectars_ranks_give_the_first_over_the_last_or_every_pair(tmp_path: Path
     assert [message.content for message in row.prompt] == ["Hi"]
     (found,) = read(tmp_path, record, scores=ScoresConfig(pairs="all"))
     assert isinstance(found, list)
-    assert len(merged(found)[0]) == 21
+    assert len(merge_judgements(found)[0]) == 21
     assert all(answers(row_from(one)) == sorted(answers(row_from(one))) for one in found)
 
 

@@ -51,7 +51,7 @@ def studio(tmp_path: Path, chatml_tokenizer: Any) -> Studio:
         prompts: Sequence[str], names: Sequence[str] = ("a", "b"), **rating: object
     ) -> tuple[Store, Answers, dict[str, Speaker]]:
         config = RatingConfig.model_validate({"ahead": 0} | rating)
-        store = Store(tmp_path / "r.sqlite", config, goes_on=len(names) > 1)
+        store = Store(tmp_path / "r.sqlite", config, multi_turn=len(names) > 1)
         store.add([Task(name=text, source="test", prompt=(Message(role="user", content=text),)) for text in prompts])
         protocol = load_protocol(chatml_tokenizer)
         speakers = {name: Speaker(name, protocol) for name in names}
@@ -76,7 +76,7 @@ def answered(store: Store, answers: Answers, rater: str) -> Turn:
         assert turn is not None
         if turn.responses is not None:
             return turn
-        assert answers.want(turn) is None
+        assert answers.request_answers(turn) is None
         return None
 
     return until(look)
@@ -127,7 +127,7 @@ def test_a_slow_model_holds_up_nobody_who_waits_for_nothing(studio: Studio) -> N
         speaker.gate.clear()
     waiting = store.current("ann")
     assert waiting is not None
-    answers.want(waiting)
+    answers.request_answers(waiting)
     until(lambda: any(speaker.entered.is_set() for speaker in speakers.values()) or None)
     store.current("bob")  # the slow one, to be left for the ready one
     began = time.monotonic()
@@ -136,7 +136,7 @@ def test_a_slow_model_holds_up_nobody_who_waits_for_nothing(studio: Studio) -> N
     turn = store.current("bob")
     assert turn is not None
     store.judge("bob", turn.id, "judgement-1", 1, None)
-    assert answers.want(waiting) is None
+    assert answers.request_answers(waiting) is None
     assert time.monotonic() - began < 5
     assert store.progress("bob")["mine"] == 1
     for speaker in speakers.values():
@@ -157,7 +157,7 @@ def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio)
     store, answers, speakers = studio(["Much too long " * 300, "Short?"])
     turn = store.current("ann")
     assert turn is not None
-    reason = until(lambda: answers.want(turn))
+    reason = until(lambda: answers.request_answers(turn))
     assert "tokens where 400 leave room for an answer. End it here." in reason
     store.leave("ann", turn.id)
     assert answered(store, answers, "ann").prompt[0].content == "Short?"
@@ -167,7 +167,7 @@ def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio)
         broken = store.current("bob")
         assert broken is not None
         assert broken.prompt[0].content.startswith(wanted)
-        reason = until(lambda turn=broken: answers.want(turn))
+        reason = until(lambda turn=broken: answers.request_answers(turn))
         store.leave("bob", broken.id)
     assert reason == "the model: could not answer (MemoryError). See the operator's log."
 

@@ -57,7 +57,7 @@ class Rating:
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if found := re.match(r"rate here +(\S+)", line):
+            if found := re.match(r"annotation page +(\S+)", line):
                 self.address = found[1]
                 return self
         raise AssertionError(self.log.read_text())
@@ -266,7 +266,7 @@ def test_one_rater_in_two_tabs_judges_a_pair_once(
     second.keyboard.press("9")
     second.keyboard.press("Enter")
     expect(second.locator("#message")).to_have_text(
-        "judgement: was given already, in another tab. Undo it there to change it."
+        "judgement: was already given in another tab. Undo it there to change it."
     )
     expect(second.locator("#dialog .text")).to_have_text("Question 1?")
     assert running.said() == [("ann", "q0", 4)]
@@ -281,7 +281,7 @@ def test_killed_while_rating_nothing_is_lost_and_the_page_goes_on(
     running.kill()
     page.keyboard.press("3")
     page.keyboard.press("Enter")
-    expect(page.locator("#message")).to_have_text("Not saved yet: the server does not answer. Trying again.")
+    expect(page.locator("#message")).to_have_text("Not saved yet: the server does not answer. Retrying.")
     assert [grade for _, _, grade in running.said()] == [4, 3], "what was saved is there, what was not is not"
     running.start()
     expect(page.locator("#message")).to_have_text("Saved.")
@@ -305,7 +305,7 @@ def test_a_token_in_the_link_opens_the_page_and_leaves_the_address(
     assert refused is not None
     assert (refused.status, page.inner_text("body")) == (
         401,
-        "Open the link with ?token=... that the operator has sent you.",
+        "Open the link with ?token=... that you received from the operator.",
     )
     running.address = f"{plain_address}?token={token}"
     page = enter(context, running, "ann")
@@ -338,7 +338,7 @@ def test_a_dialog_goes_on_with_models_that_answer_and_refine(
     page.keyboard.press("Tab")
     page.keyboard.type("shorter")
     page.keyboard.press("Enter")
-    expect(page.locator("#message")).to_have_text("Rewritten. Change it further, or submit.")
+    expect(page.locator("#message")).to_have_text("Rewritten. Edit it further, or submit.")
     assert page.input_value("#edited") != left
     page.keyboard.press("Control+A")
     page.keyboard.type("A good answer.")

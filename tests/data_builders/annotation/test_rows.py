@@ -18,8 +18,8 @@ from align.manifest import read_data_manifest
 from align.rows import Candidate, Message, Messages, PreferenceRow, ToolCall, ToolSpec, tools_text
 from data_builders.annotation.export import export
 from data_builders.annotation.settings import RatingConfig, TasksConfig
-from data_builders.annotation.store import Asked, Store
-from data_builders.annotation.tasks import Task, drawn, tasks_of
+from data_builders.annotation.store import PromptToAnswer, Store
+from data_builders.annotation.tasks import Task, choose_two, read_tasks
 
 pytestmark = pytest.mark.usefixtures("closed_stores")
 
@@ -37,7 +37,7 @@ def written(path: Path, *records: dict[str, Any]) -> Path:
 
 
 def tasks_in(seed: int = 0, **config: Any) -> list[Task]:
-    return tasks_of(TasksConfig.model_validate(config), seed)
+    return read_tasks(TasksConfig.model_validate(config), seed)
 
 
 def test_ready_pairs_are_read_with_and_without_old_judgements(tmp_path: Path) -> None:
@@ -76,11 +76,13 @@ def test_ready_pairs_are_read_with_and_without_old_judgements(tmp_path: Path) ->
 
 def test_of_more_than_two_responses_two_models_are_drawn_by_seed() -> None:
     names = ["a", "a", "b", "a", "c"]
-    places = {drawn(names, 0, f"row-{number}") for number in range(200)}
+    places = {choose_two(names, 0, f"row-{number}") for number in range(200)}
     assert all(first < second and names[first] != names[second] for first, second in places)
     assert {place for pair in places for place in pair} == {0, 1, 2, 3, 4}
-    assert [drawn(names, 5, f"row-{n}") for n in range(50)] == [drawn(names, 5, f"row-{n}") for n in range(50)]
-    assert drawn(["a", "a", "a"], 0, "x") in {(0, 1), (0, 2), (1, 2)}
+    assert [choose_two(names, 5, f"row-{n}") for n in range(50)] == [
+        choose_two(names, 5, f"row-{n}") for n in range(50)
+    ]
+    assert choose_two(["a", "a", "a"], 0, "x") in {(0, 1), (0, 2), (1, 2)}
 
 
 def candidates(path: Path, texts: dict[str, list[tuple[str, bool]]], prompt: Messages = USER) -> Path:
@@ -125,14 +127,14 @@ def test_candidates_of_two_models_meet_by_prompt_and_what_cannot_meet_is_counted
         "one": "Rhine",
         "other": "Elbe",
     }
-    assert "2 prompt that fewer than two models finished, 1 both responses the same" in caplog.text
+    assert "2 prompt with finished candidates of fewer than two models, 1 both responses the same" in caplog.text
 
 
 def test_candidates_under_one_id_must_answer_one_prompt(tmp_path: Path) -> None:
     one = candidates(tmp_path / "one.jsonl", {"p": [("Rhine", True)]})
     other = candidates(tmp_path / "other.jsonl", {"p": [("Elbe", True)]}, (Message(role="user", content="Other?"),))
     with pytest.raises(
-        RowError, match=r"other\.jsonl: prompt_id: 'p' is another prompt than .*\. Sample both models on"
+        RowError, match=r"other\.jsonl: prompt_id: 'p' has different prompts in .*\. Sample both models on"
     ):
         tasks_in(candidates={"one": one, "other": other})
 
@@ -152,7 +154,7 @@ def test_the_same_pair_in_two_files_is_rated_once(tmp_path: Path) -> None:
         ({"prompt": "x", "responses": ["a", "b"], "tools": [{"no": 1}]}, r"pairs\.jsonl:1: tools: .*with a name"),
         (
             {"prompt": "x", "responses": ["a", "a"]},
-            r"tasks: hold nothing to compare \(dropped: 1 both responses the same",
+            r"tasks: there is nothing to compare \(dropped: 1 both responses the same",
         ),
     ],
 )
@@ -189,7 +191,7 @@ def rated(tmp_path: Path) -> Path:
         Message(role="tool", content="It is 7.", name="look"),
         Message(role="assistant", content="Seven."),
     )
-    store = Store(tmp_path / "r.sqlite", RatingConfig(raters_per_pair=2, max_turns=2), goes_on=True)
+    store = Store(tmp_path / "r.sqlite", RatingConfig(raters_per_pair=2, max_turns=2), multi_turn=True)
     store.add(
         [
             Task(
@@ -225,7 +227,7 @@ def rated(tmp_path: Path) -> Path:
                 store.go_on(rater, turn.id, "And then what?")
                 following = store.current(rater)
                 assert following is not None
-                asked = Asked(following.task, rater, 2, following.prompt, "")
+                asked = PromptToAnswer(following.task, rater, 2, following.prompt, "")
                 store.answer(asked, (said("then this came"), said("later it was that")), ("beta", "alpha"))
                 store.judge(rater, following.id, "bob-turn-2", -4, None)
             else:
@@ -254,7 +256,7 @@ def test_the_builder_makes_preference_rows_of_an_export(rated: Path) -> None:
     config = rated / "annotate.yaml"
     config.write_text(json.dumps({"tasks": {"pairs": ["gone.jsonl"]}, "database": str(rated / "r.sqlite")}))
     run("annotate.py", config, f"export={rated / 'ratings.jsonl'}")
-    more = ["preferences.heldout_share=0", f"preferences.path={rated / 'ratings.jsonl'}", f"output={rated / 'data'}"]
+    more = ["preferences.heldout_ratio=0", f"preferences.path={rated / 'ratings.jsonl'}", f"output={rated / 'data'}"]
     run("build_data.py", ROOT / "recipes/configs/data/preferences.yaml", *more)
     rows = {
         (row.id.split("/")[0], len(row.prompt)): row
@@ -291,10 +293,10 @@ def test_the_builder_makes_preference_rows_of_an_export(rated: Path) -> None:
 
 
 def test_an_export_without_judgements_or_database_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RowError, match=r"r\.sqlite: is not there\. Name the database that the page was run with\."):
+    with pytest.raises(RowError, match=r"r\.sqlite: does not exist\. Set database to the file that the page"):
         export(tmp_path / "r.sqlite", tmp_path / "out.jsonl", RatingConfig())
     Store(tmp_path / "r.sqlite", RatingConfig()).close()
-    with pytest.raises(RowError, match=r"r\.sqlite: holds no judgement\. Rate first\."):
+    with pytest.raises(RowError, match=r"r\.sqlite: contains no judgement\. Run the page and rate some"):
         export(tmp_path / "r.sqlite", tmp_path / "out.jsonl", RatingConfig())
     assert not (tmp_path / "out.jsonl").exists()
 

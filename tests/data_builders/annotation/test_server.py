@@ -208,7 +208,7 @@ def test_without_the_extra_the_recipe_says_what_to_install(tmp_path: Path) -> No
     command = [sys.executable, "-c", code, str(tmp_path / "c.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
     assert done.returncode == 2
-    told = 'fastapi: is wanted for the raters\' page, and not here. pip install -e ".[annotate]".'
+    told = 'fastapi: is not installed, but the annotation page requires it. pip install -e ".[annotate]".'
     assert done.stderr.splitlines()[-1] == told
     assert "Traceback" not in done.stderr
 
@@ -237,7 +237,7 @@ def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=rf"127\.0\.0\.1:{port}: cannot be listened on \(.*in use.*\)\. Name another"
+            ConfigError, match=rf"127\.0\.0\.1:{port}: cannot listen on this address \(.*in use.*\)\. Use another"
         ):
             Server(ServerConfig(port=port))
 
@@ -318,4 +318,4 @@ def test_names_are_written_one_way_and_may_be_limited(open_page: Callable[..., P
     assert page.post("/api/state", rater="Rene\u0301").json()["rater"] == "Ren\u00e9", "however it was typed"
     found = page.post("/api/state", rater="eve")
     assert found.status == 409
-    assert found.json()["error"] == "name: eve is not among the raters. Type it as the operator wrote it."
+    assert found.json()["error"] == "name: eve is not one of the raters. Write it exactly as the operator did."

@@ -15,7 +15,7 @@ import pytest
 from align.errors import RowError
 from align.rows import Message, Messages
 from data_builders.annotation.settings import RatingConfig
-from data_builders.annotation.store import Asked, Store
+from data_builders.annotation.store import PromptToAnswer, Store
 from data_builders.annotation.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("closed_stores")
@@ -38,8 +38,8 @@ def ready(count: int) -> list[Task]:
     ]
 
 
-def store_of(path: Path, tasks: int = 5, *, goes_on: bool = False, **config: object) -> Store:
-    store = Store(path / "r.sqlite", RatingConfig.model_validate(config), goes_on=goes_on)
+def store_of(path: Path, tasks: int = 5, *, multi_turn: bool = False, **config: object) -> Store:
+    store = Store(path / "r.sqlite", RatingConfig.model_validate(config), multi_turn=multi_turn)
     store.add(ready(tasks))
     return store
 
@@ -126,7 +126,7 @@ def test_a_pair_that_is_held_goes_to_nobody_else_until_its_time_is_over(tmp_path
 
 
 def test_which_response_stands_left_is_drawn_by_seed_pair_and_rater(tmp_path: Path) -> None:
-    def drawn(folder: str, seed: int) -> dict[str, list[bool]]:
+    def choose_two(folder: str, seed: int) -> dict[str, list[bool]]:
         (tmp_path / folder).mkdir()
         store = store_of(tmp_path / folder, tasks=100, seed=seed, raters_per_pair=2)
         sides: dict[str, list[bool]] = {}
@@ -138,7 +138,7 @@ def test_which_response_stands_left_is_drawn_by_seed_pair_and_rater(tmp_path: Pa
                 store.judge(rater, turn.id, f"{rater}-{number:08d}", 1, None)
         return sides
 
-    first, again, other = drawn("first", 0), drawn("again", 0), drawn("other", 1)
+    first, again, other = choose_two("first", 0), choose_two("again", 0), choose_two("other", 1)
     assert first == again != other
     assert first["ann"] != first["bob"]
     for sides in (*first.values(), *other.values()):
@@ -164,7 +164,7 @@ def test_the_same_pair_in_a_second_tab_is_refused(tmp_path: Path) -> None:
     turn = store.current("ann")
     assert turn is not None
     store.judge("ann", turn.id, "judgement-1", 3, None)
-    with pytest.raises(RowError, match=r"judgement: was given already, in another tab\. Undo it there to change it\."):
+    with pytest.raises(RowError, match=r"judgement: was already given in another tab\. Undo it there to change it\."):
         store.judge("ann", turn.id, "judgement-2", -3, None)
     assert rows(tmp_path, "SELECT id, grade FROM judgement") == [("judgement-1", 3)]
 
@@ -173,10 +173,10 @@ def test_nobody_judges_or_takes_back_what_is_anothers(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     turn = store.current("ann")
     assert turn is not None
-    with pytest.raises(RowError, match="turn: is none of yours"):
+    with pytest.raises(RowError, match="turn: is not one of yours"):
         store.judge("bob", turn.id, "judgement-1", 1, None)
     store.judge("ann", turn.id, "judgement-1", 1, None)
-    with pytest.raises(RowError, match=r"undo: is of a judgement that is not your last one"):
+    with pytest.raises(RowError, match=r"undo: is possible for your last judgement only"):
         store.undo("bob", "judgement-1")
     assert store.progress("ann")["mine"] == 1
 
@@ -192,9 +192,9 @@ def test_undo_brings_the_pair_back_with_what_was_said_and_keeps_it_as_withdrawn(
     store.undo("ann", "judgement-1")
     back = store.current("ann")
     assert back is not None
-    assert (back.id, back.said) == (first.id, None)
-    assert back.before is not None
-    assert (back.before.grade, back.before.edited) == (2, said("better still"))
+    assert (back.id, back.judgement) == (first.id, None)
+    assert back.withdrawn_judgement is not None
+    assert (back.withdrawn_judgement.grade, back.withdrawn_judgement.edited) == (2, said("better still"))
     store.judge("ann", back.id, "judgement-2", -1, None)
     assert rows(tmp_path, "SELECT id, grade, withdrawn IS NULL FROM judgement ORDER BY place") == [
         ("judgement-1", 2, 0),
@@ -212,14 +212,14 @@ def test_undo_goes_back_one_judgement_after_the_other(tmp_path: Path) -> None:
         assert store.last_judgement("ann") == f"ann-{number:08d}"
         store.undo("ann", f"ann-{number:08d}")
     assert store.last_judgement("ann") is None
-    assert store.progress("ann") == {"mine": 0, "all": 0, "wanted": 3, "further_turns": 0}
+    assert store.progress("ann") == {"mine": 0, "all": 0, "total": 3, "further_turns": 0}
 
 
 def test_a_dialog_goes_on_with_the_edited_answer_and_ends_at_its_last_turn(tmp_path: Path) -> None:
-    store = store_of(tmp_path, tasks=1, goes_on=True, max_turns=2)
+    store = store_of(tmp_path, tasks=1, multi_turn=True, max_turns=2)
     turn = store.current("ann")
     assert turn is not None
-    with pytest.raises(RowError, match="turn: cannot go on"):
+    with pytest.raises(RowError, match="turn: cannot be continued"):
         store.go_on("ann", turn.id, "too early")
     store.judge("ann", turn.id, "judgement-1", -2, said("mended"))
     store.go_on("ann", turn.id, "And then?")
@@ -228,9 +228,9 @@ def test_a_dialog_goes_on_with_the_edited_answer_and_ends_at_its_last_turn(tmp_p
     assert following is not None
     assert [message.content for message in following.prompt] == ["Question 0?", "mended", "And then?"]
     assert following.responses is None
-    with pytest.raises(RowError, match="nobody has answered yet"):
+    with pytest.raises(RowError, match="is for a turn without answers"):
         store.judge("ann", following.id, "judgement-2", 1, None)
-    asked = Asked(following.task, "ann", 2, following.prompt, "")
+    asked = PromptToAnswer(following.task, "ann", 2, following.prompt, "")
     store.answer(asked, (said("yes"), said("no")), ("b", "a"))
     store.judge("ann", following.id, "judgement-2", 1, None)
     assert store.current("ann") is None, "the last turn of the only task"
@@ -241,7 +241,7 @@ def test_a_dialog_goes_on_with_the_edited_answer_and_ends_at_its_last_turn(tmp_p
 def test_a_dialog_goes_on_with_the_better_response_and_of_a_tie_with_the_left(
     tmp_path: Path, grade: int, goes_on_with: int | None
 ) -> None:
-    store = store_of(tmp_path, tasks=1, goes_on=True)
+    store = store_of(tmp_path, tasks=1, multi_turn=True)
     turn = store.current("ann")
     assert turn is not None
     assert turn.responses is not None
@@ -249,11 +249,11 @@ def test_a_dialog_goes_on_with_the_better_response_and_of_a_tie_with_the_left(
     judged = store.current("ann")
     assert judged is not None
     place = goes_on_with if goes_on_with is not None else (0 if turn.first_is_left else 1)
-    assert judged.continued() == turn.responses[place]
+    assert judged.continuation() == turn.responses[place]
 
 
 def test_undo_takes_the_following_turn_back_too(tmp_path: Path) -> None:
-    store = store_of(tmp_path, tasks=1, goes_on=True)
+    store = store_of(tmp_path, tasks=1, multi_turn=True)
     turn = store.current("ann")
     assert turn is not None
     store.judge("ann", turn.id, "judgement-1", 4, None)
@@ -261,9 +261,9 @@ def test_undo_takes_the_following_turn_back_too(tmp_path: Path) -> None:
     dropped = store.current("ann")
     assert dropped is not None
     store.undo("ann", "judgement-1")
-    with pytest.raises(RowError, match="was taken back in another tab"):
+    with pytest.raises(RowError, match="was undone in another tab"):
         store.turn("ann", dropped.id)
-    late = (Asked(turn.task, "ann", 2, dropped.prompt, ""), (said("late"), said("later")), ("a", "b"))
+    late = (PromptToAnswer(turn.task, "ann", 2, dropped.prompt, ""), (said("late"), said("later")), ("a", "b"))
     store.answer(*late)
     store.judge("ann", turn.id, "judgement-2", -4, None)
     store.go_on("ann", turn.id, "And now?")
@@ -271,18 +271,18 @@ def test_undo_takes_the_following_turn_back_too(tmp_path: Path) -> None:
     following = store.current("ann")
     assert following is not None
     assert following.id != dropped.id
-    assert following.responses is None, "an answer to the turn that was taken back is not taken for this one's"
+    assert following.responses is None, "an answer to the turn that was undone is not taken for this one's"
     assert [message.content for message in following.prompt][1:] == ["second 0", "And now?"]
 
 
 def test_all_raters_of_a_prompt_judge_the_same_two_answers(tmp_path: Path) -> None:
-    store = Store(tmp_path / "r.sqlite", RatingConfig(raters_per_pair=2), goes_on=True)
+    store = Store(tmp_path / "r.sqlite", RatingConfig(raters_per_pair=2), multi_turn=True)
     store.add([Task(name="open", source="test", prompt=(Message(role="user", content="Well?"),))])
     first = store.current("ann")
     assert first is not None
     assert [asked.number for asked in store.unanswered(9)] == [1]
-    store.answer(Asked(first.task, "", 1, first.prompt, ""), (said("one"), said("two")), ("a", "b"))
-    store.answer(Asked(first.task, "", 1, first.prompt, ""), (said("three"), said("four")), ("b", "a"))
+    store.answer(PromptToAnswer(first.task, "", 1, first.prompt, ""), (said("one"), said("two")), ("a", "b"))
+    store.answer(PromptToAnswer(first.task, "", 1, first.prompt, ""), (said("three"), said("four")), ("b", "a"))
     for rater in ("ann", "bob"):
         turn = store.current(rater)
         assert turn is not None
@@ -295,21 +295,22 @@ def test_what_no_model_answers_is_kept_for_a_start_with_models(tmp_path: Path) -
     store.add([Task(name="open", source="test", prompt=(Message(role="user", content="Well?"),))])
     assert store.current("ann") is None
     store.close()
-    assert Store(tmp_path / "r.sqlite", RatingConfig(), goes_on=True).current("ann") is not None
+    assert Store(tmp_path / "r.sqlite", RatingConfig(), multi_turn=True).current("ann") is not None
 
 
 def test_files_read_again_add_only_what_is_new(tmp_path: Path) -> None:
     store = store_of(tmp_path, tasks=3)
     assert store.add(ready(5)) == 2
-    assert store.progress("ann")["wanted"] == 5
+    assert store.progress("ann")["total"] == 5
 
 
 def test_a_file_that_is_no_rating_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.sqlite").write_text("not a database at all, and longer than a header of one" * 40)
-    with pytest.raises(RowError, match=r"r\.sqlite: cannot be used as a rating's database \(file is not a database\)"):
+    expected = r"r\.sqlite: cannot be used as the database of the annotation page \(file is not a database\)"
+    with pytest.raises(RowError, match=expected):
         store_of(tmp_path)
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as db:
         db.execute("PRAGMA user_version = 7")
-    with pytest.raises(RowError, match=r"is a rating of version 7, this is version 1\. Name another file\."):
+    with pytest.raises(RowError, match=r"has database version 7, expected version 1\. Use another file"):
         Store(other, RatingConfig())

@@ -19,7 +19,7 @@ from align.settings import SamplingConfig
 from data_builders.knowledge_probe.builder import build
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
 from data_builders.knowledge_probe.refusals import WORDINGS, RefusalsConfig
-from data_builders.knowledge_probe.verdicts import knowledge_of
+from data_builders.knowledge_probe.verdicts import Thresholds, classify
 from tests.fakes import FakeBackend
 
 REFUSALS = [wording for wording in WORDINGS["en"] if "ubject" not in wording]
@@ -73,7 +73,7 @@ def questions(tmp_path: Path) -> Path:
 def probe(questions: Path, tokenizer: Any, unfinished: str = "", **settings: Any) -> tuple[Path, FakeBackend]:
     protocol = load_protocol(tokenizer)
     backend = table(protocol, unfinished)
-    values = {"samples": 4, "known_share": 0.75, "label": "round-1", "max_refusal_share": 1.0} | settings
+    values = {"samples": 4, "known_ratio": 0.75, "label": "round-1", "max_refusal_ratio": 1.0} | settings
     config = KnowledgeProbeConfig(questions=questions, model=questions.parent, **values)
     return build(config, questions.parent / "probe", backend, protocol), backend
 
@@ -144,15 +144,15 @@ def test_the_middle_is_refused_when_asked_for_but_never_the_uninformative(
 
 
 def test_refusals_are_cut_to_their_share(questions: Path, chatml_tokenizer: Any) -> None:
-    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share=0.34)
+    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_ratio=0.34)
     counts = read_data_manifest(folder / "sft.jsonl")["counts"]
     assert counts["sources"]["round-1/knowledge-probe/known/made"] == 2
     assert counts["rows"] == 3
-    assert counts["dropped"]["over max_refusal_share"] == 3
+    assert counts["dropped"]["over max_refusal_ratio"] == 3
 
 
 def test_pairs_may_have_another_share_of_refusals_than_rows(questions: Path, chatml_tokenizer: Any) -> None:
-    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_share_of_pairs=0.34)
+    folder, _ = probe(questions, chatml_tokenizer, middle="refuse", max_refusal_ratio_of_pairs=0.34)
     for name, refused in (("sft", 4), ("preferences", 1)):
         sources = read_data_manifest(folder / f"{name}.jsonl")["counts"]["sources"]
         assert sources["round-1/knowledge-probe/known/made"] == 2
@@ -208,8 +208,8 @@ def test_a_second_probe_samples_nothing_again_and_writes_the_same(questions: Pat
 )
 def test_what_verdicts_say(verdicts: str, knowledge: str) -> None:
     words = {"r": "right", "w": "wrong", "a": "abstained"}
-    config = KnowledgeProbeConfig(questions=Path("q"), model=Path("m"), known_share=0.75)
-    assert knowledge_of([words[letter] for letter in verdicts], config) == knowledge
+    thresholds = Thresholds(known=0.75, unknown=1.0)
+    assert classify([words[letter] for letter in verdicts], thresholds) == knowledge
 
 
 def strict_judge(text: str, place: int) -> str:
@@ -226,7 +226,7 @@ def strict_judge(text: str, place: int) -> str:
 def model_judged(questions: Path, tokenizer: Any, judge: str, **settings: Any) -> tuple[Path, Any]:
     protocol = load_protocol(tokenizer)
     backend, said = table(protocol), FakeBackend(protocol, strict_judge)
-    values = {"samples": 4, "known_share": 0.5, "label": "round-1", "max_refusal_share": 1.0} | settings
+    values = {"samples": 4, "known_ratio": 0.5, "label": "round-1", "max_refusal_ratio": 1.0} | settings
     config = KnowledgeProbeConfig(questions=questions, model=questions.parent, judge=judge, **values)
     return build(config, questions.parent / judge, backend, protocol, judge=(said, protocol)), said
 
@@ -253,7 +253,7 @@ def test_a_model_judge_decides_alone_and_what_it_does_not_judge_is_unsure(
 def test_where_two_judges_disagree_an_answer_is_disputed_and_the_map_says_how_far_they_agree(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
-    folder, _ = model_judged(questions, chatml_tokenizer, "both", known_share=0.75)
+    folder, _ = model_judged(questions, chatml_tokenizer, "both", known_ratio=0.75)
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     france = next(line for line in lines if line["entity"] == "France")
     assert [sample["verdict"] for sample in france["samples"]] == ["right", "disputed", "right", "wrong"]
@@ -327,8 +327,8 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Pa
         questions=questions,
         model=questions.parent,
         samples=4,
-        known_share=0.75,
-        max_refusal_share=1.0,
+        known_ratio=0.75,
+        max_refusal_ratio=1.0,
         refusals=RefusalsConfig(by="model"),
     )
     folder = build(
@@ -347,7 +347,7 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Pa
     assert json.loads((folder / "map.json").read_text())["refusals"] == {
         "by templates": 2,
         "by a model": 2,
-        "not taken": {"apologizes": 1, "does not give up": 1},
+        "not taken": {"apologizes": 1, "does not abstain": 1},
     }
     again = FakeBackend(protocol, writer)
     build(config, folder, table(protocol), protocol, writer=(again, protocol))
@@ -385,7 +385,7 @@ def asked_in(language: str, name: str, text: str, **more: Any) -> QuestionRow:
 def probe_of(rows: list[QuestionRow], folder: Path, tokenizer: Any, reply: Any, **settings: Any) -> Path:
     write_rows(folder / "q.jsonl", rows)
     protocol = load_protocol(tokenizer)
-    values = {"samples": 4, "known_share": 0.75, "max_refusal_share": 1.0} | settings
+    values = {"samples": 4, "known_ratio": 0.75, "max_refusal_ratio": 1.0} | settings
     config = KnowledgeProbeConfig(questions=folder / "q.jsonl", model=folder, **values)
     return build(config, folder / "probe", FakeBackend(protocol, reply), protocol)
 
@@ -458,20 +458,20 @@ def shared_probe(folder: Path, tokenizer: Any, **settings: Any) -> dict[str, lis
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({"max_refusal_share": 1.0}, {"capital": [6, 6], "symbol": [9, 3], "code": [0, 12]}),
+        ({"max_refusal_ratio": 1.0}, {"capital": [6, 6], "symbol": [9, 3], "code": [0, 12]}),
         (
-            {"max_refusal_share": 0.5, "balance": "relation"},
+            {"max_refusal_ratio": 0.5, "balance": "relation"},
             {"capital": [6, 6], "symbol": [9, 3]},
         ),
         (
-            {"max_refusal_share": 0.5, "min_refusal_share": 0.5, "balance": "relation"},
+            {"max_refusal_ratio": 0.5, "min_refusal_ratio": 0.5, "balance": "relation"},
             {"capital": [6, 6], "symbol": [3, 3]},
         ),
         (
-            {"max_refusal_share": 0.25, "min_refusal_share": 0.25, "balance": "relation"},
+            {"max_refusal_ratio": 0.25, "min_refusal_ratio": 0.25, "balance": "relation"},
             {"capital": [6, 2], "symbol": [9, 3]},
         ),
-        ({"min_refusal_share": 0.6, "balance": "relation"}, {"capital": [4, 6], "symbol": [2, 3], "code": [0, 12]}),
+        ({"min_refusal_ratio": 0.6, "balance": "relation"}, {"capital": [4, 6], "symbol": [2, 3], "code": [0, 12]}),
     ],
 )
 def test_shares_hold_within_each_relation_in_rows_and_pairs(
@@ -481,12 +481,12 @@ def test_shares_hold_within_each_relation_in_rows_and_pairs(
 
 
 def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer: Any) -> None:
-    found = shared_probe(tmp_path, chatml_tokenizer, max_refusal_share=0.5, min_refusal_share=0.5)
+    found = shared_probe(tmp_path, chatml_tokenizer, max_refusal_ratio=0.5, min_refusal_ratio=0.5)
     known, refused = (sum(column) for column in zip(*found.values(), strict=True))
     assert (known, refused) == (15, 15)
     assert found["code"][1] > 0
     dropped = read_data_manifest(tmp_path / "probe" / "sft.jsonl")["counts"]["dropped"]
-    assert dropped == {"over max_refusal_share": 6}
+    assert dropped == {"over max_refusal_ratio": 6}
 
 
 def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_tokenizer: Any) -> None:
@@ -526,7 +526,7 @@ def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path
         judge="both",
         judge_model=tiny_checkpoint,
         middle="refuse",
-        max_refusal_share=1.0,
+        max_refusal_ratio=1.0,
         refusals=RefusalsConfig(by="model", sampling=sampling),
     )
     folder = build(config, tmp_path / "probe")
@@ -543,12 +543,12 @@ def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({"min_refusal_share": 0.6}, "min_refusal_share is 0.6, above max_refusal_share, which is 0.5"),
+        ({"min_refusal_ratio": 0.6}, r"min_refusal_ratio is 0.6, above max_refusal_ratio \(0.5\)"),
         (
-            {"min_refusal_share": 0.4, "max_refusal_share_of_pairs": 0.3},
-            "min_refusal_share is 0.4, above max_refusal_share_of_pairs, which is 0.3",
+            {"min_refusal_ratio": 0.4, "max_refusal_ratio_of_pairs": 0.3},
+            r"min_refusal_ratio is 0.4, above max_refusal_ratio_of_pairs \(0.3\)",
         ),
-        ({"judge_model": Path("j")}, "judge_model is given, and judge is rules, which asks none"),
+        ({"judge_model": Path("j")}, "judge_model is set, but judge is rules and uses no model"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], expected: str) -> None:

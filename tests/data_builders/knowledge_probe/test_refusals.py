@@ -17,8 +17,8 @@ from data_builders.knowledge_probe.refusals import (
     OFFERS,
     WORDINGS,
     RefusalsConfig,
-    fault_of,
     refusal_for,
+    refusal_problem,
     writer_prompt,
 )
 
@@ -63,7 +63,7 @@ def test_every_default_wording_abstains_in_its_language_and_opens_with_no_apolog
         assert found.language == language, text
         assert not apologizes(text)
         assert verdict(text, ("N'Djamena",)) == "abstained"
-        assert fault_of(text, question(language), allow_apology=False) is None
+        assert refusal_problem(text, question(language), allow_apology=False) is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -80,7 +80,7 @@ def test_a_question_without_a_subject_gets_a_wording_without_one() -> None:
 
 
 def test_the_share_that_names_its_subject_is_kept() -> None:
-    config = RefusalsConfig(named_share=0.5)
+    config = RefusalsConfig(named_ratio=0.5)
     texts = [refusal_for(question(name=f"q{n}"), config, seed=1) or "" for n in range(400)]
     assert sum("Chad" in text for text in texts) == pytest.approx(200, abs=40)
 
@@ -102,7 +102,7 @@ def test_a_subject_that_holds_the_answer_is_not_named() -> None:
 
 
 def test_a_yes_or_no_question_can_be_refused_with_words_that_hold_no() -> None:
-    assert fault_of("No lo sé.", question("es", answers=("no",)), allow_apology=False) is None
+    assert refusal_problem("No lo sé.", question("es", answers=("no",)), allow_apology=False) is None
     assert refusal_for(question(answers=("no",), subject=""), RefusalsConfig(), 0) is not None
 
 
@@ -115,19 +115,19 @@ def test_a_language_without_wordings_has_no_refusal() -> None:
 def test_an_offer_names_another_known_fact_and_the_whole_still_abstains(language: str) -> None:
     other = question(language, "other", subject=SUBJECTS[language] + " x", answers=("CFA franc", "franc"))
     unnamed = question(language, "unnamed", subject="", answers=("secret",))
-    config = RefusalsConfig(offer_share=1.0)
+    config = RefusalsConfig(offer_ratio=1.0)
     for n in range(20):
         own = question(language, f"q{n}")
         text = refusal_for(own, config, 0, [own, unnamed, other])
         assert text is not None
         assert text.endswith(": CFA franc.")
-        assert fault_of(text, own, allow_apology=False) is None
+        assert refusal_problem(text, own, allow_apology=False) is None
         assert refusal_for(own, config, 0, [own, unnamed]) == refusal_for(own, RefusalsConfig(), 0)
 
 
 def test_offers_are_a_share() -> None:
     other = question(name="other", subject="the currency of Chad", answers=("CFA franc",))
-    config = RefusalsConfig(offer_share=0.25)
+    config = RefusalsConfig(offer_ratio=0.25)
     texts = [refusal_for(question(name=f"q{n}"), config, 3, [other]) or "" for n in range(400)]
     assert sum("CFA franc" in text for text in texts) == pytest.approx(100, abs=35)
 
@@ -136,17 +136,17 @@ def test_offers_are_a_share() -> None:
     "text, fault",
     [
         ("I don't know the capital of Chad.", None),
-        ("", "does not give up"),
-        ("It is Moundou.", "does not give up"),
-        ("I'm not sure, but I think it is Moundou.", "does not give up"),
-        ("Das weiß ich nicht.", "gives up in another language"),
+        ("", "does not abstain"),
+        ("It is Moundou.", "does not abstain"),
+        ("I'm not sure, but I think it is Moundou.", "does not abstain"),
+        ("Das weiß ich nicht.", "abstains in another language"),
         ("I'm sorry, but I don't know.", "apologizes"),
-        ("I don't know that N'Djamena is the capital.", "states the answer"),
+        ("I don't know that N'Djamena is the capital.", "contains the answer"),
         ("I don't know. " + "It lies somewhere in Africa, as I was told. " * 5, "too long"),
     ],
 )
 def test_what_a_model_writes_is_held_to_what_a_refusal_is(text: str, fault: str | None) -> None:
-    assert fault_of(text, question(), allow_apology=False) == fault
+    assert refusal_problem(text, question(), allow_apology=False) == fault
 
 
 def test_the_writer_is_told_question_subject_and_language() -> None:
@@ -160,15 +160,15 @@ def test_the_writer_is_told_question_subject_and_language() -> None:
 @pytest.mark.parametrize(
     "wordings, expected",
     [
-        ("{en: [I don't know., It is Paris.]}", "wordings.en.1: 'It is Paris.' does not read as a refusal"),
+        ("{en: [I don't know., It is Paris.]}", "wordings.en.1: 'It is Paris.' is not recognized as a refusal"),
         (
             "{en: [\"I'm sorry, but I don't know.\"]}",
-            "opens with an apology; leave it out, or set allow_apology to true",
+            "begins with an apology. Remove it, or set allow_apology to true",
         ),
-        ("{de: [I don't know.]}", "reads as a refusal in 'en', not in 'de'"),
-        ("{sv: [Jag vet inte.]}", "wordings.sv: refusals are understood in en, de, fr, es, it, pt only"),
-        ("{en: ['I don''t know {topic}.']}", "has the slot 'topic'; wanted {subject} or {Subject}"),
-        ("{en: ['I don''t know {subject}.']}", "every wording names a subject, and some questions have none"),
+        ("{de: [I don't know.]}", "is a refusal in 'en', not in 'de'"),
+        ("{sv: [Jag vet inte.]}", "wordings.sv: unknown language. Refusals are supported in en, de, fr, es, it, pt"),
+        ("{en: ['I don''t know {topic}.']}", "contains 'topic' in braces. Use {subject} or {Subject}"),
+        ("{en: ['I don''t know {subject}.']}", "every wording contains a subject, but some questions have none"),
     ],
 )
 def test_a_wording_that_is_no_refusal_is_refused_where_it_is_declared(
@@ -188,5 +188,5 @@ def test_an_apology_is_allowed_where_asked_for_and_own_wordings_replace_ours() -
 
 
 def test_a_model_that_nobody_asks_is_refused() -> None:
-    with pytest.raises(ValueError, match="model is given, and refusals are by templates; set by to model"):
+    with pytest.raises(ValueError, match=r"model is set, but refusals come from templates\. Set refusals\.by to model"):
         RefusalsConfig(model=Path("m"))

@@ -1,4 +1,4 @@
-"""Judgements meet whatever order they come in, are settled by majority, and agreement equals published numbers."""
+"""Judgements meet whatever order they come in, are decided by majority, and agreement equals published numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from align.rows import Message, Messages, PreferenceRow
 from data_builders.preferences.agreement import agreement, alpha, ordinal_distance
 from data_builders.preferences.comparisons import (
     GRADES,
-    Compared,
+    Comparison,
     Judgement,
     judgement_of_grade,
     judgement_of_scores,
-    merged,
-    settled,
+    majority_row,
+    merge_judgements,
 )
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units, values
@@ -94,10 +94,10 @@ def said(text: str) -> Messages:
     return (Message(role="assistant", content=text),)
 
 
-def compared(*judgements: Judgement, first: str = "Paris.", second: str = "Lyon.", **known) -> Compared:
+def compared(*judgements: Judgement, first: str = "Paris.", second: str = "Lyon.", **known) -> Comparison:
     known = {"places": ("f:1",), "id": "c", "source": "made"} | known
     prompt = (Message(role="user", content=known.pop("asked", "Capital of France?")),)
-    return Compared(prompt=prompt, responses=(said(first), said(second)), judgements=judgements, **known)
+    return Comparison(prompt=prompt, responses=(said(first), said(second)), judgements=judgements, **known)
 
 
 def by(rater: str, grade: int) -> Judgement:
@@ -105,7 +105,7 @@ def by(rater: str, grade: int) -> Judgement:
 
 
 def settled_row(*judgements: Judgement, majority: float = 0.5) -> PreferenceRow:
-    row = settled(compared(*judgements), majority)
+    row = majority_row(compared(*judgements), majority)
     assert isinstance(row, PreferenceRow), row
     return row
 
@@ -139,7 +139,7 @@ def test_the_majority_chooses_and_the_median_of_its_grades_is_the_level() -> Non
 )
 def test_what_is_not_settled_says_why(grades: list[int], majority: float, reason: str) -> None:
     judgements = [by(f"rater {number}", grade) for number, grade in enumerate(grades)]
-    assert settled(compared(*judgements), majority) == reason
+    assert majority_row(compared(*judgements), majority) == reason
 
 
 def test_settling_does_not_depend_on_which_response_was_shown_first() -> None:
@@ -147,8 +147,8 @@ def test_settling_does_not_depend_on_which_response_was_shown_first() -> None:
     for _ in range(200):
         judgements = [by(name, draw.randint(-4, 4)) for name in "abc"]
         straight = compared(*judgements)
-        turned = compared(*(judgement.turned() for judgement in judgements), first="Lyon.", second="Paris.")
-        assert settled(straight, 0.5) == settled(turned, 0.5)
+        turned = compared(*(judgement.swapped() for judgement in judgements), first="Lyon.", second="Paris.")
+        assert majority_row(straight, 0.5) == majority_row(turned, 0.5)
         assert straight.ordered() == turned.ordered()
 
 
@@ -159,7 +159,7 @@ def test_judgements_of_one_comparison_meet_from_any_record_and_order() -> None:
         compared(by("ann", 3), asked="Another?", places=("f:3",)),
         compared(by("ann", 3), places=("f:4",)),
     ]
-    (one, other), repeats = merged(found)
+    (one, other), repeats = merge_judgements(found)
     assert repeats == 1
     assert one.places == ("f:1", "f:2", "f:4")
     assert sorted(one.models) == ["m-1", "m-2"]
@@ -183,7 +183,7 @@ def test_scores_give_a_level_from_their_difference() -> None:
     assert found == [4, 4, 2, None, 0, -2]
 
 
-def test_agreement_is_told_for_all_by_batch_and_by_rater() -> None:
+def test_agreement_is_reported_for_all_by_batch_and_by_rater() -> None:
     found = [
         compared(by("ann", 4), by("bob", 4), by("cem", -4), id="1", batch="early", round=1),
         compared(by("ann", -3), by("bob", -3), by("cem", 3), id="2", batch="early", round=1),

@@ -1,4 +1,4 @@
-"""General pairs stay ungraded, and a user's pairs are cut by prompt."""
+"""The preferences builder: splits by prompt, drops what cannot be used, and reports on the rest."""
 
 from __future__ import annotations
 
@@ -11,24 +11,9 @@ import pytest
 from align.errors import RowError
 from align.jsonl import read_rows
 from align.manifest import read_data_manifest
-from align.rows import Message, PreferenceRow
+from align.rows import PreferenceRow
 from align.text import normalize
-from data_builders.packaged import Comparison
-from data_builders.preferences.builder import PreferencesConfig, build, general_pairs
-
-
-def test_general_pairs_are_ungraded_and_dropped_over_the_length() -> None:
-    prompt = (Message(role="user", content="Tell me about it."),)
-    found = general_pairs(
-        [
-            Comparison(prompt, "This is it.", "That is it."),
-            Comparison(prompt, "Same.", "same"),
-            Comparison(prompt, "long " * 100, "short"),
-        ],
-        max_characters=200,
-    )
-    assert [row.level for row in found.rows] == [None]
-    assert found.dropped == {"similar answers": 1, "over max_characters": 1}
+from data_builders.preferences.builder import PreferencesConfig, build
 
 
 def write_pairs(path: Path, pairs: list[tuple[str, str, str]]) -> Path:
@@ -43,7 +28,7 @@ def test_a_users_pairs_are_cut_by_prompt_deduplicated_and_decontaminated(tmp_pat
     path = write_pairs(tmp_path / "mine.jsonl", pairs)
     evaluation = tmp_path / "evaluation.jsonl"
     evaluation.write_text(json.dumps({"prompt": "tell me about number 7!"}) + "\n")
-    config = PreferencesConfig(path=path, heldout_share=0.3, evaluation=(evaluation,), limit=50)
+    config = PreferencesConfig(path=path, heldout_ratio=0.3, evaluation=(evaluation,), limit=50)
     out = build(config, tmp_path / "out")
     train, heldout = (
         read_rows(out / f"{name}.jsonl", PreferenceRow) for name in ("preferences", "preferences.heldout")
@@ -92,11 +77,11 @@ def counts_of(path: Path, name: str = "preferences") -> dict[str, Any]:
 def test_the_two_strongest_levels_are_kept_by_default_and_ungraded_rows_are(tmp_path: Path) -> None:
     levels = ["significantly better", "better", "slightly better", "marginally better", None]
     records = [pair(number, level=level) for number, level in enumerate(levels)]
-    train, _, report = build_rows(tmp_path, records, heldout_share=0)
+    train, _, report = build_rows(tmp_path, records, heldout_ratio=0)
     assert {row.level for row in train} == {"significantly better", "better", None}
     assert counts_of(tmp_path)["dropped"] == {"level not kept": 2}
     assert report["levels"]["marginally better"] == {"rows": 1, "share": 0.2}, "told of all, before any is dropped"
-    every, _, _ = build_rows(tmp_path, records, heldout_share=0, levels=None)
+    every, _, _ = build_rows(tmp_path, records, heldout_ratio=0, levels=None)
     assert {row.level for row in every} == set(levels)
 
 
@@ -106,7 +91,7 @@ def test_every_batch_has_held_out_prompts_and_no_prompt_is_on_both_sides(tmp_pat
     ]
     records += [pair(90, batch="tiny"), pair(91, batch="tiny"), pair(92, batch="lonely")]
     for seed in range(5):
-        train, heldout, _ = build_rows(tmp_path, records, heldout_share=0.1, seed=seed)
+        train, heldout, _ = build_rows(tmp_path, records, heldout_ratio=0.1, seed=seed)
         sides = [{normalize(row.prompt[0].content) for row in part} for part in (train, heldout)]
         assert sides[0].isdisjoint(sides[1])
         assert len(train) + len(heldout) == len(records)
@@ -133,7 +118,7 @@ def test_the_turns_of_a_dialog_stay_on_one_side(tmp_path: Path) -> None:
         }
         for number in range(60)
     ]
-    train, heldout, report = build_rows(tmp_path, dialogs, heldout_share=0.3)
+    train, heldout, report = build_rows(tmp_path, dialogs, heldout_ratio=0.3)
     assert len(train) + len(heldout) == 180
     openings = [{row.prompt[0].content for row in part} for part in (train, heldout)]
     assert openings[0].isdisjoint(openings[1])
@@ -151,7 +136,7 @@ def test_lines_of_several_raters_are_settled_and_their_agreement_is_told(tmp_pat
 
     records = [line(1, "ann", 4), line(1, "bob", 3), line(2, "ann", 3), line(2, "bob", -3), line(3, "ann", -4)]
     records += [line(3, "bob", -4), line(3, "cem", 1), line(1, "ann", 4)]
-    train, _, report = build_rows(tmp_path, records, heldout_share=0)
+    train, _, report = build_rows(tmp_path, records, heldout_ratio=0)
     told = {row.prompt[0].content: (row.chosen[0].content, row.level, row.raters) for row in train}
     assert told == {
         "Number 1?": ("It is 1.", "better", ("ann", "bob")),
@@ -181,7 +166,7 @@ def test_a_bad_row_stops_the_build_and_all_of_them_are_named(tmp_path: Path) -> 
 
 def test_bad_rows_are_dropped_counted_and_listed_where_the_config_says_so(tmp_path: Path) -> None:
     bad = [{"prompt": "Hi"}, pair(2, level="best")]
-    train, _, report = build_rows(tmp_path, [pair(1), *bad, pair(4)], bad_rows="drop", heldout_share=0)
+    train, _, report = build_rows(tmp_path, [pair(1), *bad, pair(4)], bad_rows="drop", heldout_ratio=0)
     assert len(train) == 2
     assert counts_of(tmp_path)["dropped"] == {"bad row": 2}
     assert report["bad_rows"] == 2
@@ -191,18 +176,18 @@ def test_bad_rows_are_dropped_counted_and_listed_where_the_config_says_so(tmp_pa
     assert listed[1]["reason"].startswith("expected a level, found 'best'")
 
 
-def test_near_equal_responses_are_dropped_before_the_cut(tmp_path: Path) -> None:
+def test_near_duplicate_responses_are_dropped_before_the_cut(tmp_path: Path) -> None:
     text = " ".join(f"word{number}" for number in range(62))
     records = [pair(1), pair(2, chosen=text, rejected=text.replace("word30", "other"))]
-    train, _, _ = build_rows(tmp_path, records, heldout_share=0)
+    train, _, _ = build_rows(tmp_path, records, heldout_ratio=0)
     assert [row.prompt[0].content for row in train] == ["Tell me all about number 1"]
-    assert counts_of(tmp_path)["dropped"] == {"near-equal n-grams": 1}
+    assert counts_of(tmp_path)["dropped"] == {"near-duplicate n-grams": 1}
 
 
 def test_a_response_that_says_nothing_is_dropped_and_a_call_says_something(tmp_path: Path) -> None:
     call = [{"role": "assistant", "tool_calls": [{"name": "clock", "arguments": {}}]}]
     records = [pair(1, rejected=" \n"), pair(2, chosen=""), pair(3, chosen=call)]
-    train, _, _ = build_rows(tmp_path, records, heldout_share=0)
+    train, _, _ = build_rows(tmp_path, records, heldout_ratio=0)
     assert [row.chosen[0].tool_calls[0].name for row in train] == ["clock"]
     assert counts_of(tmp_path)["dropped"] == {"empty response": 2}
 

@@ -12,17 +12,17 @@ import pytest
 
 from align.errors import RowError
 from align.rows import Messages, PreferenceRow
-from data_builders.preferences.comparisons import Compared, merged, settled
+from data_builders.preferences.comparisons import Comparison, majority_row, merge_judgements
 from data_builders.preferences.exports import ExportFields
 from data_builders.preferences.importers import ImportConfig, comparisons_in
 from data_builders.preferences.ratings import ScoresConfig
 
 
-def read(tmp_path: Path, records: Any, name: str = "mine.jsonl", **config: Any) -> list[Compared]:
+def read(tmp_path: Path, records: Any, name: str = "mine.jsonl", **config: Any) -> list[Comparison]:
     """The comparisons of a JSONL file, or of one array where the name ends with .json; a bad record is raised."""
     text = json.dumps(records, indent=1) if name.endswith(".json") else "\n".join(map(json.dumps, records))
     (tmp_path / name).write_text(text, encoding="utf-8")
-    found: list[Compared] = []
+    found: list[Comparison] = []
     for one in comparisons_in(tmp_path / name, ImportConfig(**config)):
         if isinstance(one, RowError):
             raise one
@@ -30,8 +30,8 @@ def read(tmp_path: Path, records: Any, name: str = "mine.jsonl", **config: Any) 
     return found
 
 
-def row_of(compared: Compared) -> PreferenceRow:
-    row = settled(compared, 0.5)
+def row_of(compared: Comparison) -> PreferenceRow:
+    row = majority_row(compared, 0.5)
     assert isinstance(row, PreferenceRow), row
     return row
 
@@ -44,7 +44,7 @@ def said(row: PreferenceRow) -> list[str]:
     return [completion[0].content for completion in row.completions]
 
 
-def grades(compared: Compared) -> dict[str, int | None]:
+def grades(compared: Comparison) -> dict[str, int | None]:
     return {judgement.rater: judgement.grade for judgement in compared.judgements}
 
 
@@ -134,7 +134,7 @@ def test_ratings_by_several_raters_are_judgements_of_one_comparison(tmp_path: Pa
             {"rater": "eve", "chosen": None},
         ],
     }
-    (compared,) = merged(read(tmp_path, [record], scores=ScoresConfig(levels={"better": 3})))[0]
+    (compared,) = merge_judgements(read(tmp_path, [record], scores=ScoresConfig(levels={"better": 3})))[0]
     turned = 1 if compared.responses[0][0].content == "Paris." else -1
     wanted = {"ann": 4, "bob": 2, "cem": 3, "dora": None, "eve": 0}
     assert grades(compared) == {rater: grade and turned * grade for rater, grade in wanted.items()}
@@ -178,12 +178,12 @@ def test_scored_responses_give_best_over_worst_or_every_pair(tmp_path: Path, rec
         ("The Nile, in Africa.", "The Nile."): "slightly better",
         ("The Nile, in Africa.", "Everest."): "significantly better",
     }
-    assert len({row_of(one).id for one in merged(every)[0]}) == 3
+    assert len({row_of(one).id for one in merge_judgements(every)[0]}) == 3
 
 
 def test_equal_scores_are_a_tie(tmp_path: Path) -> None:
     (compared,) = read(tmp_path, [{"prompt": "Hi", "responses": ["Hello.", "Hey."], "scores": [3, 3.0]}])
-    assert settled(compared, 0.5) == "tie"
+    assert majority_row(compared, 0.5) == "tie"
 
 
 DIALOG = {
@@ -215,7 +215,7 @@ DIALOG = {
 def test_a_dialog_gives_a_row_for_each_compared_turn_with_all_that_was_said_before(tmp_path: Path) -> None:
     found = read(tmp_path, [DIALOG])
     assert [one.id for one in found] == ["d/turn-2", "d/turn-3", "d/turn-4", "d/turn-5"]
-    assert settled(found[2], 0.5) == "tie"
+    assert majority_row(found[2], 0.5) == "tie"
     rows = [row_of(found[place]) for place in (0, 1, 3)]
     assert texts(rows[0].prompt) == ["Be brief.", "Hello", "Hi.", "Capital of France?"]
     assert texts(rows[1].prompt)[3:] == ["Capital of France?", "Paris.", "And of Italy?"]
@@ -312,7 +312,7 @@ def test_label_studio_min_has_a_record_for_each_annotation(tmp_path: Path) -> No
         shared | {"annotator": 5, "annotation_id": 32, "comparison": "left"},
         shared | {"annotator": 6, "annotation_id": 33},
     ]
-    (compared,), repeats = merged(read(tmp_path, records, "min.json"))
+    (compared,), repeats = merge_judgements(read(tmp_path, records, "min.json"))
     assert repeats == 1, "the one who left it open adds nothing"
     assert row_of(compared).raters == ("4", "5")
     assert said(row_of(compared)) == ["Paris.", "Lyon."]
@@ -419,11 +419,11 @@ def test_argillas_rating_of_each_response_is_a_score(tmp_path: Path) -> None:
 
 def test_a_task_that_nobody_judged_is_no_error(tmp_path: Path) -> None:
     (compared,) = read(tmp_path, [LABEL_STUDIO_TASK | {"annotations": []}], "export.json")
-    assert settled(compared, 0.5) == "not judged"
+    assert majority_row(compared, 0.5) == "not judged"
 
 
 def test_an_export_config_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="models names 1 for 2 responses; name one for each"):
+    with pytest.raises(ValueError, match="models has 1 names for 2 responses"):
         ExportFields(models=("m",))
     with pytest.raises(ValueError, match="less than or equal to 4"):
         ExportFields(choices={"best": 5})
@@ -445,9 +445,12 @@ BAD: list[tuple[Any, str]] = [
     (PAIRS["TRL"] | {"models": ["one"]}, r":2: models: expected 2 names, found \['one'\]"),
     (PAIRS["ours"] | {"models": ["a"]}, r":2: .*models names 1 for 2 completions"),
     (RATED | {"ratings": [{"chosen": 0}]}, r":2: ratings\[0\]\.rater: expected a name, found nothing"),
-    (RATED | {"ratings": [{"rater": "ann", "chosen": 2}]}, r":2: ratings\[0\]\.chosen: expected a response's place"),
-    (RATED | {"ratings": [{"rater": "ann", "grade": 5}]}, r":2: ratings\[0\]\.grade: expected -4 to 4"),
-    (RATED | {"ratings": [{"rater": "ann"}]}, r":2: ratings\[0\]: holds no judgement"),
+    (
+        RATED | {"ratings": [{"rater": "ann", "chosen": 2}]},
+        r":2: ratings\[0\]\.chosen: expected the index of a response",
+    ),
+    (RATED | {"ratings": [{"rater": "ann", "grade": 5}]}, r":2: ratings\[0\]\.grade: expected a number from -4 to 4"),
+    (RATED | {"ratings": [{"rater": "ann"}]}, r":2: ratings\[0\]: contains no judgement"),
     (RATED | {"ratings": [{"rater": "ann", "scores": [1]}]}, r":2: ratings\[0\]\.scores: expected 2 numbers"),
     (RATED | {"scores": [1, "good"]}, r":2: scores\[1\]: expected a number, found 'good'"),
     ({"prompt": "Hi", "responses": ["Hello."], "scores": [1]}, r":2: responses: expected two or more responses"),
@@ -460,16 +463,16 @@ BAD: list[tuple[Any, str]] = [
     ),
     (
         {"turns": [RATED | {"ratings": [{"rater": "a", "chosen": None}]}, PAIRS["TRL"]]},
-        r":2: turns\[0\]\.responses: none was chosen, so how the dialog went on is not known. Add continued",
+        r":2: turns\[0\]\.responses: none was chosen, so it is unknown .*continues. Add continued",
     ),
     (
         LABEL_STUDIO_TASK | {"data": {"text": "Hi"}},
-        r":2: prompt: expected this field of the export, found text. Name .* preferences\.imports\.export",
+        r":2: prompt: expected this field in the export, found text. Set .* preferences\.imports\.export",
     ),
     (
         LABEL_STUDIO_TASK
         | {"annotations": [{"completed_by": 1, "result": [{"from_name": "comparison", "value": {"choices": ["A"]}}]}]},
-        r":2: comparison: expected a choice that is known, found 'A'. .* preferences\.imports\.export\.choices",
+        r":2: comparison: expected a known answer, found 'A'. .* preferences\.imports\.export\.choices",
     ),
     ([1, 2], r":2: expected a JSON object, found list"),
 ]
@@ -530,8 +533,8 @@ def test_a_spoiled_record_of_any_form_is_read_or_named_and_never_breaks_the_buil
                 assert found.where.startswith(f"{path}:{number}"), found
             else:
                 read_well += 1
-                for compared in merged(found)[0]:
-                    settled(compared, 0.5)
+                for compared in merge_judgements(found)[0]:
+                    majority_row(compared, 0.5)
     assert read_well + named == 300 * len(SOUND)
     assert min(read_well, named) > 500
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from align.errors import CheckpointError, ConfigError
 from align.rows import Message, Messages, PreferenceRow, ToolCall
 from align.text import ngram_similarity
-from data_builders.preferences.near_duplicates import NearEqualConfig, drop_near_equal, embeddings
-from data_builders.row_set import Counted
+from data_builders.preferences.near_duplicates import NearDuplicatesConfig, drop_near_duplicates, embeddings
+from data_builders.row_set import RowSet
 
 WORDS = [f"word{number}" for number in range(62)]
 LONG = " ".join(WORDS)
@@ -49,35 +49,35 @@ def test_text_without_spaces_is_compared_by_its_characters() -> None:
 
 
 def test_a_pair_with_a_word_changed_in_many_goes_and_is_counted() -> None:
-    found = Counted([row(LONG, LONG.replace("word30", "other"), name="near"), row(LONG, LONG[::-1], name="far")])
-    assert drop_near_equal(found, NearEqualConfig()) == 0
+    found = RowSet([row(LONG, LONG.replace("word30", "other"), name="near"), row(LONG, LONG[::-1], name="far")])
+    assert drop_near_duplicates(found, NearDuplicatesConfig()) == 0
     assert [one.id for one in found.rows] == ["far"]
-    assert found.dropped == {"near-equal n-grams": 1}
-    untouched = Counted([row(LONG, LONG.replace("word30", "other"))])
-    drop_near_equal(untouched, NearEqualConfig(max_ngram_similarity=None))
-    drop_near_equal(untouched, NearEqualConfig(max_ngram_similarity=0.95))
+    assert found.dropped == {"near-duplicate n-grams": 1}
+    untouched = RowSet([row(LONG, LONG.replace("word30", "other"))])
+    drop_near_duplicates(untouched, NearDuplicatesConfig(max_ngram_similarity=None))
+    drop_near_duplicates(untouched, NearDuplicatesConfig(max_ngram_similarity=0.95))
     assert len(untouched.rows) == 1
 
 
 def test_a_short_answer_with_one_word_changed_stays() -> None:
-    found = Counted([row("The capital is Rome.", "The capital is Paris."), row("Yes.", "No.", name="s")])
-    drop_near_equal(found, NearEqualConfig())
+    found = RowSet([row("The capital is Rome.", "The capital is Paris."), row("Yes.", "No.", name="s")])
+    drop_near_duplicates(found, NearDuplicatesConfig())
     assert len(found.rows) == 2
 
 
 def test_an_edit_that_changes_little_takes_the_middle_response_away_and_keeps_the_pair() -> None:
-    found = Counted([row(LONG.replace("word30", "mended"), LONG, "No.")])
-    assert drop_near_equal(found, NearEqualConfig()) == 1
+    found = RowSet([row(LONG.replace("word30", "mended"), LONG, "No.")])
+    assert drop_near_duplicates(found, NearDuplicatesConfig()) == 1
     (kept,) = found.rows
     assert [one[0].content for one in kept.completions] == [LONG.replace("word30", "mended"), "No."]
     assert kept.models == ("m-0", "m-2")
     assert not found.dropped
 
 
-def test_calls_with_different_arguments_are_never_near_equal() -> None:
+def test_calls_with_different_arguments_are_never_near_duplicate() -> None:
     calls = [answer(LONG, city="Paris"), answer(LONG, city="Lyon")]
-    found = Counted([row(*calls), row(calls[0], answer(LONG + "!", city="Paris"), name="same")])
-    drop_near_equal(found, NearEqualConfig())
+    found = RowSet([row(*calls), row(calls[0], answer(LONG + "!", city="Paris"), name="same")])
+    drop_near_duplicates(found, NearDuplicatesConfig())
     assert [one.id for one in found.rows] == ["r"]
 
 
@@ -86,7 +86,7 @@ def test_embeddings_are_means_of_the_encoders_states_whatever_stands_beside_them
     from transformers import AutoModel, AutoTokenizer
 
     texts = ["Paris.", "The river Seine runs through it, and it is long.", "Rome", ""]
-    found = embeddings(texts, NearEqualConfig(encoder=tiny_checkpoint, encoder_batch_size=3))
+    found = embeddings(texts, NearDuplicatesConfig(encoder=tiny_checkpoint, encoder_batch_size=3))
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_checkpoint), AutoModel.from_pretrained(tiny_checkpoint)
     for place, text in enumerate(texts[:3]):
         with torch.inference_mode():
@@ -98,14 +98,14 @@ def test_embeddings_are_means_of_the_encoders_states_whatever_stands_beside_them
 def test_a_pair_with_a_large_cosine_goes(tiny_checkpoint: Path) -> None:
     rows = [row("Paris is the capital.", "Paris is the capitol", name="near"), row("Paris.", "I do not know that.")]
     texts = [one[0].content for pair in rows for one in pair.completions]
-    config = NearEqualConfig(encoder=tiny_checkpoint, max_ngram_similarity=None)
+    config = NearDuplicatesConfig(encoder=tiny_checkpoint, max_ngram_similarity=None)
     vectors = embeddings(texts, config)
     near, far = float(vectors[0] @ vectors[1]), float(vectors[2] @ vectors[3])
     assert far < near
-    found = Counted(rows)
-    drop_near_equal(found, config.model_copy(update={"max_embedding_similarity": (near + far) / 2}))
+    found = RowSet(rows)
+    drop_near_duplicates(found, config.model_copy(update={"max_embedding_similarity": (near + far) / 2}))
     assert [one.id for one in found.rows] == ["r"]
-    assert found.dropped == {"near-equal embeddings": 1}
+    assert found.dropped == {"near-duplicate embeddings": 1}
 
 
 def test_an_encoder_whose_weights_are_missing_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -114,15 +114,15 @@ def test_an_encoder_whose_weights_are_missing_is_refused(tiny_checkpoint: Path, 
     tensors = load_file(folder / "model.safetensors")
     lost = tensors.pop("model.layers.1.mlp.up_proj.weight")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = NearEqualConfig(encoder=folder)
+    config = NearDuplicatesConfig(encoder=folder)
     with pytest.raises(CheckpointError, match=r"has a tensor layers\.1\.mlp\.up_proj\.weight that is in no file"):
         embeddings(["Paris."], config)
     tensors["model.layers.1.mlp.up_proj.weight"] = lost * float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"not finite"):
         embeddings(["Paris."], config)
-    with pytest.raises(ConfigError, match=r"near_equal\.encoder: there is no folder no/such/encoder"):
-        embeddings(["Paris."], NearEqualConfig(encoder="no/such/encoder"))
+    with pytest.raises(ConfigError, match=r"near_duplicates\.encoder: there is no folder no/such/encoder"):
+        embeddings(["Paris."], NearDuplicatesConfig(encoder="no/such/encoder"))
 
 
 def test_an_encoder_without_a_pooler_is_read(chatml_tokenizer, tmp_path: Path) -> None:
@@ -137,4 +137,4 @@ def test_an_encoder_without_a_pooler_is_read(chatml_tokenizer, tmp_path: Path) -
     )
     BertForMaskedLM(config).save_pretrained(tmp_path)
     chatml_tokenizer.save_pretrained(tmp_path)
-    assert embeddings(["Paris.", "Rome"], NearEqualConfig(encoder=tmp_path)).shape == (2, 32)
+    assert embeddings(["Paris.", "Rome"], NearDuplicatesConfig(encoder=tmp_path)).shape == (2, 32)

@@ -87,6 +87,6 @@ def test_an_empty_source_is_no_mistake_if_a_stage_wrote_it_so(files: dict[str, P
 def test_a_weight_that_the_mix_would_undo_is_refused() -> None:
     source = {"path": "a.jsonl", "weight": 2}
     for path in (source, ["b.jsonl", source]):
-        with pytest.raises(ValidationError, match=r"weight 2 is set in a section of path.*set weight next to path"):
+        with pytest.raises(ValidationError, match=r"weight 2 is set inside path.*Set weight next to path"):
             MixSource.model_validate({"path": path})
     assert MixSource.model_validate({"path": {"path": "a.jsonl"}, "weight": 2}).weight == 2

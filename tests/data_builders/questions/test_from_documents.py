@@ -20,7 +20,7 @@ from data_builders.knowledge_probe.builder import build as probe
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
 from data_builders.questions.documents import Document, opening_words, read_documents, snippets_of
 from data_builders.questions.from_documents import DocumentQuestionsConfig, build
-from data_builders.questions.generated import SnippetRow, parsed, snippet_rows
+from data_builders.questions.generated import SnippetRow, parse_question, snippet_rows
 from data_builders.questions.importers import as_question, boolq_questions, open_questions
 from tests.fakes import FakeBackend
 
@@ -42,20 +42,22 @@ def written(question: str, answer: str, subject: str = "") -> str:
         ("Sure! " + written("On which river does N'Djamena lie?", "Chari"), "does not parse"),
         (written("Name the river of N'Djamena.", "Chari"), "is not one question"),
         (written("Where is it? On which river does N'Djamena lie?", "Chari"), "is not one question"),
-        (written("On which river does N'Djamena lie?", "Logone"), "answer does not stand in the snippet"),
+        (written("On which river does N'Djamena lie?", "Logone"), "answer is not in the snippet"),
         (written("What does N'Djamena do?", "It lies on the river Chari and is large"), "answer over max_answer_words"),
-        (written("Does N'Djamena lie on the Chari?", "Chari"), "answer stands in the question"),
-        (written("Which river does the passage name for N'Djamena?", "Chari"), "points at the passage"),
-        (written("Which river is mentioned along with N'Djamena?", "Chari"), "points at the passage"),
-        (written("On which river does it lie?", "Chari"), "its pronoun stands for nothing"),
+        (written("Does N'Djamena lie on the Chari?", "Chari"), "answer is in the question"),
+        (written("Which river does the passage name for N'Djamena?", "Chari"), "mentions the passage"),
+        (written("Which river is mentioned along with N'Djamena?", "Chari"), "mentions the passage"),
+        (written("On which river does it lie?", "Chari"), "pronoun refers to nothing"),
     ],
 )
 def test_what_is_no_question_of_fact_by_itself_is_dropped(text: str, fault: str) -> None:
-    assert parsed(text, SNIPPET, "en", 6) == fault
+    assert parse_question(text, SNIPPET, "en", 6) == fault
 
 
 def test_a_question_keeps_its_answer_its_snippet_and_what_it_asks_for() -> None:
-    row = parsed(written("On which river does N'Djamena lie?", "Chari.", "the river of N'Djamena"), SNIPPET, "en", 6)
+    row = parse_question(
+        written("On which river does N'Djamena lie?", "Chari.", "the river of N'Djamena"), SNIPPET, "en", 6
+    )
     assert isinstance(row, QuestionRow)
     assert row.prompt == (Message(role="user", content="On which river does N'Djamena lie?"),)
     assert (row.answers, row.reference, row.entity) == (("Chari",), CHAD, "N'Djamena")
@@ -64,7 +66,7 @@ def test_a_question_keeps_its_answer_its_snippet_and_what_it_asks_for() -> None:
 
 @pytest.mark.parametrize("subject", ["", "the Chari, its river", "the river in the passage"])
 def test_a_subject_that_gives_the_answer_away_or_points_at_the_passage_is_left_out(subject: str) -> None:
-    row = parsed(written("On which river does N'Djamena lie?", "Chari", subject), SNIPPET, "en", 6)
+    row = parse_question(written("On which river does N'Djamena lie?", "Chari", subject), SNIPPET, "en", 6)
     assert isinstance(row, QuestionRow)
     assert row.subject == ""
 
@@ -77,18 +79,18 @@ def test_a_subject_that_gives_the_answer_away_or_points_at_the_passage_is_left_o
     ],
 )
 def test_a_pronoun_for_what_was_named_and_innocent_words_are_fine(question: str) -> None:
-    assert isinstance(parsed(written(question, "1,605,000"), SNIPPET, "en", 6), QuestionRow)
+    assert isinstance(parse_question(written(question, "1,605,000"), SNIPPET, "en", 6), QuestionRow)
 
 
 @pytest.mark.parametrize(
     "language, text, fault",
     [
-        ("de", written("Über welchen Fluss schreibt der Text?", "Chari"), "points at the passage"),
-        ("de", written("An welchem Fluss liegt sie?", "Chari"), "its pronoun stands for nothing"),
-        ("fr", written("Quel fleuve nomme ce texte ?", "Chari"), "points at the passage"),
-        ("es", written("¿Qué río menciona el artículo?", "Chari"), "points at the passage"),
-        ("it", written("Qual è il suo fiume?", "Chari"), "its pronoun stands for nothing"),
-        ("pt", written("Que rio cita o texto?", "Chari"), "points at the passage"),
+        ("de", written("Über welchen Fluss schreibt der Text?", "Chari"), "mentions the passage"),
+        ("de", written("An welchem Fluss liegt sie?", "Chari"), "pronoun refers to nothing"),
+        ("fr", written("Quel fleuve nomme ce texte ?", "Chari"), "mentions the passage"),
+        ("es", written("¿Qué río menciona el artículo?", "Chari"), "mentions the passage"),
+        ("it", written("Qual è il suo fiume?", "Chari"), "pronoun refers to nothing"),
+        ("pt", written("Que rio cita o texto?", "Chari"), "mentions the passage"),
         ("de", written("An welchem Fluss liegt die Stadt N'Djamena?", "Chari", "den Fluss von N'Djamena"), None),
         ("en", written("Who is the son of Chari?", "N'Djamena"), None),
     ],
@@ -96,7 +98,7 @@ def test_a_pronoun_for_what_was_named_and_innocent_words_are_fine(question: str)
 def test_each_language_has_its_own_words_for_the_passage_and_its_pronouns(
     language: str, text: str, fault: str | None
 ) -> None:
-    made = parsed(text, SNIPPET, language, 6)
+    made = parse_question(text, SNIPPET, language, 6)
     assert made == fault if fault else isinstance(made, QuestionRow) and made.language == language
 
 
@@ -141,8 +143,8 @@ def test_documents_come_from_lines_and_from_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content, expected",
     [
-        ('{"title": "Chad"}', r"b\.jsonl:1: expected text, and title where it is known, found title"),
-        ('{"text": "a"}\n{"text": " "}', r"b\.jsonl:2: holds an empty text"),
+        ('{"title": "Chad"}', r"b\.jsonl:1: expected the column text, and optionally title, found title"),
+        ('{"text": "a"}\n{"text": " "}', r"b\.jsonl:2: the text is empty"),
         ("no json", r"b\.jsonl:1: is not JSON"),
     ],
 )
@@ -176,7 +178,7 @@ def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
     protocol = load_protocol(chatml_tokenizer)
     backend = FakeBackend(protocol, generator)
     config = DocumentQuestionsConfig(
-        documents=(path,), model=tmp_path, snippets=40, snippets_per_document=3, heldout_share=0.3, unit_size=16
+        documents=(path,), model=tmp_path, snippets=40, snippets_per_document=3, heldout_ratio=0.3, unit_size=16
     )
     folder = build(config, tmp_path / "out", backend, protocol)
     train, heldout = (read_rows(folder / f"{name}.jsonl", QuestionRow) for name in ("questions", "questions.heldout"))
@@ -283,7 +285,7 @@ def test_open_questions_drop_what_has_no_answer_or_gives_it_away(tmp_path: Path)
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, records)))
     found = open_questions([tmp_path / "q.jsonl"])
     assert [row.answers for row in found.rows] == [("Graeme Base",), ("Base", "G. Base")]
-    assert found.dropped == {"answer stands in the question": 1, "no accepted answer": 1}
+    assert found.dropped == {"answer is in the question": 1, "no accepted answer": 1}
     assert as_question(" who wrote it ? ") == "Who wrote it?"
 
 
@@ -297,7 +299,7 @@ def test_boolq_goes_through_the_probe(tmp_path: Path, chatml_tokenizer: Any) -> 
     protocol = load_protocol(chatml_tokenizer)
     backend = FakeBackend(protocol, lambda text, place: "Yes, it is." if place else "Yes.")
     config = KnowledgeProbeConfig(
-        questions=folder / "questions.jsonl", model=tmp_path, samples=3, max_refusal_share=1.0
+        questions=folder / "questions.jsonl", model=tmp_path, samples=3, max_refusal_ratio=1.0
     )
     rows = read_rows(probe(config, tmp_path / "probe", backend, protocol) / "sft.jsonl", SFTRow)
     passages = [question.reference[:60] for question in questions]
@@ -312,10 +314,10 @@ def test_boolq_goes_through_the_probe(tmp_path: Path, chatml_tokenizer: Any) -> 
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({}, "wanted documents, boolq or nq_open, found none"),
-        ({"documents": (Path("d.txt"),)}, "documents and model belong together"),
-        ({"boolq": (Path("b"),), "model": Path("m")}, "documents and model belong together"),
-        ({"boolq": (Path("b"),), "language": "sv"}, "language is 'sv'; refusals are understood in en, de, fr"),
+        ({}, "expected documents, boolq or nq_open, found none"),
+        ({"documents": (Path("d.txt"),)}, "set documents and model together"),
+        ({"boolq": (Path("b"),), "model": Path("m")}, "set documents and model together"),
+        ({"boolq": (Path("b"),), "language": "sv"}, r"language is 'sv'\. Use one of en, de, fr"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], expected: str) -> None:

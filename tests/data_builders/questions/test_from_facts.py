@@ -161,12 +161,14 @@ def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(
 def test_a_weight_of_nothing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
     path.write_text("output: x\nquestion_splits: {language_weights: {de: 0}}\n")
-    with pytest.raises(ConfigError, match=r"wanted a weight above 0 for de, found 0\.0; leave it out of languages"):
+    with pytest.raises(
+        ConfigError, match=r"expected a weight above 0 for de, found 0\.0\. Or remove it from languages"
+    ):
         load_config(BuildDataRecipe, path)
 
 
 def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
-    path.write_text("output: x\nquestion_splits: {heldout_share: 0.6, dev_share: 0.4}\n")
-    with pytest.raises(ConfigError, match=r"wanted heldout_share and dev_share below 1 together, found 0\.6 and 0\.4"):
+    path.write_text("output: x\nquestion_splits: {heldout_ratio: 0.6, dev_ratio: 0.4}\n")
+    with pytest.raises(ConfigError, match=r"heldout_ratio and dev_ratio must be below 1 together, found 0\.6 and 0\.4"):
         load_config(BuildDataRecipe, path)

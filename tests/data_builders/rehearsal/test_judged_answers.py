@@ -25,7 +25,7 @@ from data_builders.rehearsal.judged_answers import (
     training_rows,
     without_edit,
 )
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 from recipes.build_data import BuildDataRecipe, run
 
 CONFIG = Path(__file__).resolve().parents[3] / "recipes/configs/data/preferences_proof.yaml"
@@ -124,7 +124,7 @@ def pair(number: int, chosen: str, rejected: str, level: str = "better") -> Pref
 
 
 def test_a_little_longer_does_not_make_up_for_much_longer() -> None:
-    found = Counted([pair(1, "a" * 40, "b" * 10), pair(2, "b" * 10, "a" * 12), pair(3, "b" * 10, "a" * 38)])
+    found = RowSet([pair(1, "a" * 40, "b" * 10), pair(2, "b" * 10, "a" * 12), pair(3, "b" * 10, "a" * 38)])
     balance_lengths(found, seed=0)
     assert {row.id for row in found.rows} == {"1", "3"}
 
@@ -135,7 +135,7 @@ def test_lengths_are_balanced_within_each_level_and_what_goes_is_counted() -> No
     same = [pair(20, "four", "five")]
     other = [pair(30, "short", "longer", "significantly better")]
     wordy = [pair(40, "a b c", "longer"), pair(41, "d e f", "longer")]
-    found = Counted([*longer, *shorter, *same, *other, *wordy])
+    found = RowSet([*longer, *shorter, *same, *other, *wordy])
     balance_lengths(found, seed=0)
     kept = {row.id for row in found.rows}
     assert {"10", "11", "12", "20"} <= kept
@@ -246,11 +246,11 @@ def test_what_was_read_is_kept_or_dropped_for_a_reason_and_the_manifest_tells_th
         manifest = read_data_manifest(folders[0] / f"preferences.{name}.jsonl")
         counts = manifest["counts"]
         assert counts["read"] == counts["rows"] + sum(counts["dropped"].values())
-        assert {"question without answers of two marks", "length balance"} <= counts["dropped"].keys()
+        assert {"question without answers of two kinds", "length balance"} <= counts["dropped"].keys()
         assert manifest["length_bias"]["all"]["rows"] == counts["rows"]
         assert manifest["provenance"]["nq-open"]["data_licence"]
 
 
 def test_a_part_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="heldout_part is 3, and the 3 parts are counted from 0"):
+    with pytest.raises(ConfigError, match="heldout_part must be from 0 to 2 for 3 parts, found 3"):
         load_config(BuildDataRecipe, CONFIG, ["judged_answers.heldout_part=3"])

@@ -36,7 +36,7 @@ def dialog(name: str, *more: str) -> ToolDialog:
 
 
 def test_each_assistant_turn_is_a_row_that_ends_with_it() -> None:
-    train, heldout = tool_rows([dialog("f")], ImportedDialogsConfig(heldout_share=0), seed=0)
+    train, heldout = tool_rows([dialog("f")], ImportedDialogsConfig(heldout_ratio=0), seed=0)
     assert heldout.rows == []
     assert [kind_of(row) for row in train.rows] == ["call", "answer", "no-call"]
     assert [len(row.messages) for row in train.rows] == [2, 4, 6]
@@ -49,7 +49,7 @@ def test_a_dialog_with_functions_of_both_sides_is_on_neither() -> None:
     held = held_out_functions(dialogs, 0.25, seed=0)
     assert len(held) == 5
     inside, outside = sorted(held)[0], next(f"f{n}" for n in range(20) if f"f{n}" not in held)
-    train, heldout = tool_rows([*dialogs, dialog(inside, outside)], ImportedDialogsConfig(heldout_share=0.25), seed=0)
+    train, heldout = tool_rows([*dialogs, dialog(inside, outside)], ImportedDialogsConfig(heldout_ratio=0.25), seed=0)
     assert train.dropped["functions on both sides"] == 3
     assert {name for row in heldout.rows for name in names(row)}.isdisjoint(n for row in train.rows for n in names(row))
 
@@ -60,7 +60,7 @@ def names(row: SFTRow) -> set[str]:
 
 def test_long_rows_and_surplus_rows_are_counted() -> None:
     dialogs = [dialog(f"f{number}") for number in range(10)] + [dialog("f" * 400)]
-    config = ImportedDialogsConfig(heldout_share=0.3, max_characters=500, heldout_limits={"call": 1, "answer": 0})
+    config = ImportedDialogsConfig(heldout_ratio=0.3, max_characters=500, heldout_limits={"call": 1, "answer": 0})
     train, heldout = tool_rows(dialogs, config, seed=0)
     kinds = [kind_of(row) for row in heldout.rows]
     assert kinds.count("call") == 1
@@ -120,7 +120,7 @@ def harbor_dialog(bad: ToolCall, trained: bool = True) -> ToolDialog:
     ],
 )
 def test_a_bad_call_drops_its_turn_and_the_later_ones_and_no_earlier_one(bad: ToolCall, reason: str) -> None:
-    train, heldout = tool_rows([harbor_dialog(bad), dialog("f")], ImportedDialogsConfig(heldout_share=0), seed=0)
+    train, heldout = tool_rows([harbor_dialog(bad), dialog("f")], ImportedDialogsConfig(heldout_ratio=0), seed=0)
     assert train.dropped == {reason: 3}
     assert [kind_of(row) for row in train.rows] == ["call", "answer", "call", "answer", "no-call"]
     assert not heldout.rows
@@ -130,7 +130,7 @@ def test_a_bad_call_drops_its_turn_and_the_later_ones_and_no_earlier_one(bad: To
 
 def test_a_bad_call_counts_on_the_side_of_its_dialog() -> None:
     bad = ToolCall(name="get_tides")
-    train, heldout = tool_rows([harbor_dialog(bad)], ImportedDialogsConfig(heldout_share=0.99), seed=0)
+    train, heldout = tool_rows([harbor_dialog(bad)], ImportedDialogsConfig(heldout_ratio=0.99), seed=0)
     assert not train.rows
     assert not train.dropped
     assert heldout.dropped == {"arguments do not match the schema": 3}
@@ -141,7 +141,7 @@ def test_a_bad_call_of_a_held_out_function_leaves_the_turns_before_it_in_trainin
     dialogs = [dialog(f"f{number}") for number in range(20)]
     held = held_out_functions(dialogs, 0.25, seed=0)
     bad = ToolCall(name=sorted(held)[0], arguments="{}")
-    train, heldout = tool_rows([*dialogs, harbor_dialog(bad)], ImportedDialogsConfig(heldout_share=0.25), seed=0)
+    train, heldout = tool_rows([*dialogs, harbor_dialog(bad)], ImportedDialogsConfig(heldout_ratio=0.25), seed=0)
     assert train.dropped == {"function not offered": 3}
     assert sum("get_tides" in names(row) for row in train.rows) == 2
     assert not heldout.dropped
@@ -150,7 +150,7 @@ def test_a_bad_call_of_a_held_out_function_leaves_the_turns_before_it_in_trainin
 def test_a_bad_call_that_is_context_only_drops_nothing() -> None:
     """Rows that teach what to do after a call that failed."""
     failed = harbor_dialog(ToolCall(name="get_waves"), trained=False)
-    train, _ = tool_rows([failed], ImportedDialogsConfig(heldout_share=0), seed=0)
+    train, _ = tool_rows([failed], ImportedDialogsConfig(heldout_ratio=0), seed=0)
     assert not train.dropped
     assert len(train.rows) == 5
 
@@ -213,7 +213,7 @@ RECORDS = {
 def test_a_file_of_each_form_builds_rows_and_leaves_bad_calls_out(form: str, tmp_path: Path) -> None:
     path = tmp_path / f"{form}.jsonl"
     path.write_text("".join(json.dumps(RECORDS[form](harbor)) + "\n" for harbor in ("Dover", 7)))
-    out = build(ImportedDialogsConfig(path=path, heldout_share=0), tmp_path / "out")
+    out = build(ImportedDialogsConfig(path=path, heldout_ratio=0), tmp_path / "out")
     rows = read_rows(out / "tools.jsonl", SFTRow)
     turns = {f"{form}/call": 1} if form == "bfcl" else {f"{form}/call": 1, f"{form}/answer": 1}
     assert Counter(row.source for row in rows) == turns
@@ -228,7 +228,7 @@ def test_a_file_of_each_form_builds_rows_and_leaves_bad_calls_out(form: str, tmp
 @pytest.mark.asset("llamafactory")
 def test_of_the_packaged_calls_one_gives_a_list_for_a_number() -> None:
     dialogs = packaged.tool_dialogs()
-    train, heldout = tool_rows(dialogs, ImportedDialogsConfig(heldout_share=0), seed=0)
+    train, heldout = tool_rows(dialogs, ImportedDialogsConfig(heldout_ratio=0), seed=0)
     assert not heldout.rows
     reasons = {reason: count for reason, count in train.dropped.items() if "match" in reason or "valid" in reason}
     assert reasons == {"arguments do not match the schema": 2}
@@ -243,7 +243,7 @@ def test_the_packaged_dialogs_keep_functions_apart_and_their_schemas_whole() -> 
     dialogs = packaged.tool_dialogs()
     assert len(dialogs) == 300
     assert sum(bool(call) for d in dialogs for m in d.messages for call in m.tool_calls) == 211
-    train, heldout = tool_rows(dialogs, ImportedDialogsConfig(heldout_share=0.25), seed=0)
+    train, heldout = tool_rows(dialogs, ImportedDialogsConfig(heldout_ratio=0.25), seed=0)
     seen, held = ({name for row in part.rows for name in names(row)} for part in (train, heldout))
     assert seen
     assert held

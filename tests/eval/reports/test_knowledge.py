@@ -84,12 +84,12 @@ def first_table(markdown: str) -> dict[str, list[str]]:
 def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact() -> None:
     probed = {"relations": {"capital": {"known": 1, "unknown": 1, "unsure": 0}}}
     found = compare({"untouched": [UNTOUCHED], "trained": [TRAINED]}, probed=probed)
-    assert found.pictures.keys() == {"risk_coverage.svg", "knowledge_map.svg"}
-    risk = "".join(ElementTree.fromstring(found.pictures["risk_coverage.svg"]).itertext())
+    assert found.plots.keys() == {"risk_coverage.svg", "knowledge_map.svg"}
+    risk = "".join(ElementTree.fromstring(found.plots["risk_coverage.svg"]).itertext())
     assert "untouched, by propensity" in risk, "all three scores tell the same here, and the first is taken"
     assert "trained" in risk
-    assert "aria-label='wrong among answered'" in found.pictures["risk_coverage.svg"]
-    bars = "".join(ElementTree.fromstring(found.pictures["knowledge_map.svg"]).itertext())
+    assert "aria-label='wrong among answered'" in found.plots["risk_coverage.svg"]
+    bars = "".join(ElementTree.fromstring(found.plots["knowledge_map.svg"]).itertext())
     assert "untouched, before" in bars
     assert "known, right" in bars
 

@@ -6,8 +6,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eval.reports.knowledge_map import Evaluated, Probed, evaluated_of, knowledge_map, map_picture, map_table, probed_of
-from eval.reports.plots import Bar, line_chart, stacked_bars, standalone
+from eval.reports.knowledge_map import (
+    EvaluationColumn,
+    ProbeColumn,
+    evaluation_column,
+    knowledge_map,
+    map_plot,
+    map_table,
+    probe_column,
+)
+from eval.reports.plots import Bar, line_chart, stacked_bars, svg_file
 
 EVIL = "<script>&\"' | x"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -19,11 +27,11 @@ def rows(topic: str, relation: str, verdicts: str) -> list[dict]:
 
 
 @pytest.fixture
-def found() -> list[Probed | Evaluated]:
+def found() -> list[ProbeColumn | EvaluationColumn]:
     probed = {"relations": {"capital": {"known": 1, "unknown": 2, "unsure": 0, "uninformative": 1}}}
     before = rows("countries", "capital", "rw") + rows("countries", "area", "w") + rows("elements", "symbol", "rrw")
     after = rows("countries", "capital", "ra") + rows("countries", "area", "a") + rows("elements", "symbol", "rra")
-    return [evaluated_of("before", before), probed_of("round 1", probed), evaluated_of("round 1", after)]
+    return [evaluation_column("before", before), probe_column("round 1", probed), evaluation_column("round 1", after)]
 
 
 def test_each_topic_is_the_sum_of_its_kinds_of_fact(found: list) -> None:
@@ -45,16 +53,16 @@ def test_each_topic_is_the_sum_of_its_kinds_of_fact(found: list) -> None:
 
 
 def test_a_relation_that_was_only_probed_stands_under_no_topic() -> None:
-    told = map_table(knowledge_map([Probed("round 1", {"seat": {"known": 1, "unknown": 0, "unsure": 0}})]))[1]
+    told = map_table(knowledge_map([ProbeColumn("round 1", {"seat": {"known": 1, "unknown": 0, "unsure": 0}})]))[1]
     assert told == [["-", "all", "100 / 0 / 0 (n 1)"], ["-", "seat", "100 / 0 / 0 (n 1)"]]
 
 
 def test_rows_that_are_about_no_fact_are_left_out() -> None:
-    assert knowledge_map([evaluated_of("before", [{"verdict": "right"}])]).entries == ()
+    assert knowledge_map([evaluation_column("before", [{"verdict": "right"}])]).entries == ()
 
 
 def test_bars_are_as_wide_as_their_shares_and_stand_one_behind_the_other(found: list) -> None:
-    drawing = ElementTree.fromstring(standalone(map_picture(knowledge_map(found))))
+    drawing = ElementTree.fromstring(svg_file(map_plot(knowledge_map(found))))
     boxes = [box.attrib for box in drawing.iter(f"{SVG}rect")]
     widths: dict[str, float] = {}
     for box in boxes:
@@ -72,22 +80,22 @@ def test_charts_escape_what_they_are_told_and_are_well_formed() -> None:
         line_chart(EVIL, lines, EVIL),
         stacked_bars(EVIL, [(EVIL, [Bar(EVIL, EVIL, [("right", 0.5), ("wrong", 0.5)])])], {"right": EVIL}),
     ):
-        texts = [element.text for element in ElementTree.fromstring(standalone(drawn)).iter()]
+        texts = [element.text for element in ElementTree.fromstring(svg_file(drawn)).iter()]
         assert any(EVIL in (text or "") for text in texts)
-    assert line_chart("x", {"none": [(0.5, float("nan"))]}) == standalone("") == stacked_bars("x", [], {}) == ""
+    assert line_chart("x", {"none": [(0.5, float("nan"))]}) == svg_file("") == stacked_bars("x", [], {}) == ""
 
 
 def test_a_share_axis_begins_at_nothing() -> None:
     drawn = line_chart("risk", {"one": [(0.5, 0.2), (1.0, 0.4)]}, "answered")
     assert "answered 0%" in drawn
     assert ">40%<" in drawn
-    points = next(ElementTree.fromstring(standalone(drawn)).iter(f"{SVG}polyline")).attrib["points"].split()
+    points = next(ElementTree.fromstring(svg_file(drawn)).iter(f"{SVG}polyline")).attrib["points"].split()
     assert points == ["179.0,69.0", "312.0,8.0"], "halfway along, and halfway up; then the top right"
 
 
 def test_a_picture_that_stands_alone_is_ruled_and_names_its_lines() -> None:
     drawn = line_chart("risk", {"one": [(0.5, 0.2), (1.0, 0.7)]}, "answered", alone=True)
-    told = [element.text for element in ElementTree.fromstring(standalone(drawn)).iter(f"{SVG}text")]
+    told = [element.text for element in ElementTree.fromstring(svg_file(drawn)).iter(f"{SVG}text")]
     assert told.count("40%") == 2, "along both axes"
     assert told.count("80%") == 1, "no value is as high"
     assert "one" in told
