@@ -42,8 +42,8 @@ class KnowledgeProbeConfig(Reading):
     """A question is unknown if at least this ratio of its informative answers is wrong and none is right."""
     pool: Literal["question", "fact"] = "question"
     """Which answers the two ratios are computed over. question: the answers to the question itself. fact: the answers
-    to
-    all wordings of the question in its language, so that a fact is not taught in one wording and refused in another."""
+    to all wordings of the question in its language, so that a fact is not taught in one wording and refused in
+    another."""
     middle: Literal["leave_out", "refuse"] = "leave_out"
     """What to do with questions that are neither known nor unknown."""
     refusals: RefusalsConfig = RefusalsConfig()
@@ -60,8 +60,7 @@ class KnowledgeProbeConfig(Reading):
     balance: Literal["all", "relation"] = "all"
     """Which rows the two ratios apply to. all: all rows together. relation: the rows of each relation separately, so
     that the kind of question does not reveal whether to refuse. With relation and max_refusal_ratio below 1, a relation
-    of
-    which nothing is known gets no refusals."""
+    of which nothing is known gets no refusals."""
     make_rows: bool = True
     """false: only measure, without making refusals and training rows, for example on held-out questions."""
     limit: int | None = Field(None, gt=0)

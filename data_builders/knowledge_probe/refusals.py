@@ -121,14 +121,13 @@ class RefusalsConfig(Section):
     """How refusals are sampled."""
     wordings: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Language (en, de, fr, es, it, pt) -> wordings that replace the built-in ones. {subject} and {Subject} are
-    replaced
-    with what the question asks for. At least one wording must work without them, for questions without a subject."""
+    replaced with what the question asks for. At least one wording must work without them, for questions without a
+    subject."""
     named_ratio: float = Field(1.0, ge=0, le=1)
     """Ratio of refusals that name what is not known, among questions with a subject."""
     offer_ratio: float = Field(0.0, ge=0, le=1)
     """Ratio of refusals that add a fact about the same entity, if the model knows one. Start from 0: a small model
-    learns
-    from such rows to add facts that it does not know."""
+    learns from such rows to add facts that it does not know."""
     allow_apology: bool = False
     """Whether a refusal may begin with an apology, such as "I'm sorry" or "Unfortunately", in any language."""
 

@@ -63,8 +63,7 @@ class PreferencesConfig(Section):
     required; 1 requires all."""
     levels: tuple[Level, ...] | None = STRONG_LEVELS
     """Levels of preference to keep; null keeps all. Llama 3 (section 4.2.1) trains on these two. Rows without a level
-    are
-    always kept."""
+    are always kept."""
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
     """When two responses are too similar to learn from."""
     heldout_ratio: float = Field(0.1, ge=0, lt=1)

@@ -4,8 +4,7 @@ Supported exports:
 
 - Argilla 2.x: records as written by `to_json` and `to_list`, nested or flattened.
 - Argilla 1.x: rows of a FeedbackDataset with a column per question, or records whose responses contain the values of
-  one
-  user each.
+  one user each.
 - Label Studio: JSON and JSON-MIN, with the controls Pairwise, Choices, Rating, Number and TextArea.
 
 Fields and questions have different names in every project; `ExportFields` says which is which.
@@ -48,8 +47,7 @@ class ExportFields(Section):
     choices: dict[str, Grade | Literal["first", "second", "tie"]] = Field(default_factory=dict)
     """Answer to the question -> what it means: first, second or tie, or a grade from 4 (the first is significantly
     better) over 0 (a tie) to -4. Write a number of stars in quotes: {"5": 4}. The names of the response fields, left,
-    right and
-    tie are understood without an entry."""
+    right and tie are understood without an entry."""
     scores: tuple[str, ...] = ()
     """Rating questions, one for each response in the same order. They are read instead of `question`."""
     level: str | None = None

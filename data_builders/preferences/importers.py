@@ -66,8 +66,7 @@ class ImportConfig(Section):
     """How scores become preferences with a level."""
     ignore_columns: tuple[str, ...] = ()
     """Columns to ignore, in records and in the responses in them. A column that is neither read nor ignored nor known
-    to
-    be harmless (see docs/formats.md) is an error."""
+    to be harmless (see docs/formats.md) is an error."""
 
 
 def comparisons_in(path: SourceLike, config: ImportConfig) -> Iterator[list[Comparison] | RowError]:

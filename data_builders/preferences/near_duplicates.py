@@ -31,8 +31,7 @@ class NearDuplicatesConfig(Section):
     """Pairs with a higher ratio of shared n-grams are dropped. One changed word in sixty gives 0.9. null: no check."""
     encoder: InputPath | None = None
     """Folder or Hub name of a sentence encoder with mean pooling, such as sentence-transformers/all-MiniLM-L6-v2. null:
-    no
-    check by embeddings."""
+    no check by embeddings."""
     encoder_revision: str | None = None
     """Branch, tag or commit of the encoder on the Hub. null: the main branch."""
     max_embedding_similarity: float = Field(0.98, ge=-1, le=1)

@@ -34,8 +34,7 @@ class ScoresConfig(Section):
 
     levels: dict[Level, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Level -> the smallest difference of two scores for which it is given, such as {significantly better: 3, better:
-    2}
-    for scores from 1 to 5. A pair with a smaller difference has no level."""
+    2} for scores from 1 to 5. A pair with a smaller difference has no level."""
     pairs: Literal["best_worst", "all"] = "best_worst"
     """Which pairs to make of three or more scored or ranked responses. best_worst: the best and the worst by their mean
     over the raters. all: every pair."""

@@ -45,8 +45,7 @@ class DocumentQuestionsConfig(BadRows):
     """Minimum length of a snippet in characters. Shorter snippets are dropped and counted."""
     max_characters: int = Field(1200, gt=0)
     """Maximum length of a snippet in characters. A snippet consists of whole paragraphs; longer paragraphs are cut
-    between
-    sentences."""
+    between sentences."""
     snippets_per_document: int | None = Field(None, gt=0)
     """Maximum number of snippets of one document, chosen at random. null: no limit."""
     snippets: int | None = Field(500, gt=0)

@@ -57,8 +57,7 @@ class QuestionsConfig(Section):
     """Ratio of the entities for choosing settings such as thresholds; they are neither trained on nor reported."""
     limits: dict[Relation, int] = Field(default_factory=dict)
     """Relation -> maximum number of questions in each training part; 0 leaves it out. A relation that is not named has
-    no
-    limit."""
+    no limit."""
     dev_limits: dict[Relation, int] = Field(default_factory=dict)
     """The same for dev questions."""
     heldout_limits: dict[Relation, int] = Field(default_factory=dict)

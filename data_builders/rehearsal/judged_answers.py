@@ -1,9 +1,9 @@
 """Preference rows from answers that people judged: definitely correct, possibly correct or definitely incorrect.
 
-`judged_pairs` makes the rows of the rehearsal. `build` makes the data of the experiment in docs/results/preferences.md, which
-measures whether edited responses help a reward model: the same pairs with and without edits, and a part of the
-questions held out. There, chosen responses are as often longer as shorter, so that a reward model cannot score by
-length.
+`judged_pairs` makes the rows of the rehearsal. `build` makes the data of the experiment in
+docs/results/preferences.md, which measures whether edited responses help a reward model: the same pairs with and
+without edits, and a part of the questions held out. There, chosen responses are as often longer as shorter, so that a
+reward model cannot score by length.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class JudgedConfig(Section):
     """Maximum number of rows from one question, with different wrong answers."""
     levels: tuple[Level, ...] = (DEFINITELY, POSSIBLY)
     """Levels of the rows: `significantly better` is definitely correct over incorrect, `better` is possibly correct
-    over
-    incorrect."""
+    over incorrect."""
     limit: int | None = Field(None, gt=0)
     """Maximum number of training rows. null: no limit."""
     heldout_limit: int | None = Field(None, gt=0)

@@ -37,8 +37,8 @@ CURVES = ("loss", "margin", "accuracy")
 Score = Mapping[str, Any]
 SCORES_NOTE = "Measured on held-out data. In parentheses: 95% confidence interval, in percent. n: number of cases."
 MAP_NOTE = (
-    "Known, unknown and unsure: the probe before a round, which asks every training question several times. Right, wrong "
-    "and abstained: the evaluation after it, which asks every held-out question once."
+    "Known, unknown and unsure: the probe before a round, which asks every training question several times. "
+    "Right, wrong and abstained: the evaluation after it, which asks every held-out question once."
 )
 MAP = "map.json"
 

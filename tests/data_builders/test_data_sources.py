@@ -241,7 +241,7 @@ def test_a_mix_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"empty\.jsonl: holds no rows"):
         mix.build(SFTMixConfig(sources={"a": MixSource(path=tmp_path / "empty.jsonl")}), tmp_path / "mix")
     (tmp_path / "empty.jsonl.manifest.json").write_text('{"counts": {"rows": 0}}')
-    with pytest.raises(RowError, match=r"empty\.jsonl: hold no rows"):
+    with pytest.raises(RowError, match=r"empty\.jsonl: contain no rows"):
         mix.build(SFTMixConfig(sources={"a": MixSource(path=tmp_path / "empty.jsonl")}), tmp_path / "mix")
 
 
@@ -267,11 +267,11 @@ def test_the_recipe_answers_an_unusable_path_with_a_message(tmp_path: Path, path
 def test_every_builder_that_reads_records_drops_or_stops(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "One."}\n{"title": "no text"}\n{"text": "Two."}\n')
-    with pytest.raises(RowError, match=r"texts\.jsonl:2: expected text"):
+    with pytest.raises(RowError, match=r"texts\.jsonl:2: expected the column text"):
         list(read_documents([path]))
     drops = Drops()
     assert [document.text for document in read_documents([path], "drop", drops)] == ["One.", "Two."]
-    assert drops.reasons == {"bad row: expected text, and title where it is known": 1}
+    assert drops.reasons == {"bad row: expected the column text, and optionally title": 1}
     (tmp_path / "lines.txt").write_bytes("One\u2028line.\n\nTwo.\n".encode() + b"\xe9\n")
     with pytest.raises(RowError, match=r"lines\.txt:4: is not UTF-8"):
         list(read_documents([tmp_path / "lines.txt"]))

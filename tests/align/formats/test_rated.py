@@ -95,7 +95,7 @@ def test_helpsteer2s_records_that_share_a_prompt_are_compared_and_counted_one_by
     assert majority_row(third[0], 0.5) == "tie"
     for error, line in zip(lonely, (5, 6, 7), strict=True):
         assert isinstance(error, RowError)
-        assert f"mine.jsonl:{line}: helpfulness: rates one response" in str(error)
+        assert f"mine.jsonl:{line}: helpfulness: rates a single response" in str(error)
 
 
 def test_a_rated_response_with_a_bad_rating_or_a_column_that_nothing_reads_is_named(tmp_path: Path) -> None:
@@ -205,7 +205,10 @@ def test_raters_entries_are_read_whole(tmp_path: Path) -> None:
     record = {"prompt": "Hi", "responses": ["A", "B"]}
     for entry, said in (
         ({"rater": "ann", "chosen": 0, "remark": "!"}, "ratings[0].remark: is not a column that is read"),
-        ({"rater": "ann", "chosen": None, "level": "better"}, "ratings[0].level: is 'better' of a tie"),
+        (
+            {"rater": "ann", "chosen": None, "level": "better"},
+            "ratings[0].level: is 'better', but chosen is null, which means a tie",
+        ),
     ):
         (found,) = read(tmp_path, record | {"ratings": [entry]})
         assert isinstance(found, RowError)
@@ -289,7 +292,7 @@ def test_exports_keep_a_system_prompt_and_refuse_a_text_that_nothing_reads(tmp_p
     shown = task | {"data": data | {"background": "What raters saw."}}
     (unread,) = read(tmp_path, shown)
     assert isinstance(unread, RowError)
-    assert "mine.jsonl:1: data.background: is a field of the project that is not read" in str(unread)
+    assert "mine.jsonl:1: data.background: is a field of the project that would be ignored" in str(unread)
     assert read(tmp_path, shown, ignore_columns=("background",))[0] == found
 
 

@@ -158,7 +158,7 @@ def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio)
     turn = store.current("ann")
     assert turn is not None
     reason = until(lambda: answers.request_answers(turn))
-    assert "tokens where 400 leave room for an answer. End it here." in reason
+    assert "tokens, but at most 400 leave space for an answer. End the dialog here." in reason
     store.leave("ann", turn.id)
     assert answered(store, answers, "ann").prompt[0].content == "Short?"
     speakers["a"].fails = True
@@ -169,7 +169,7 @@ def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio)
         assert broken.prompt[0].content.startswith(wanted)
         reason = until(lambda turn=broken: answers.request_answers(turn))
         store.leave("bob", broken.id)
-    assert reason == "the model: could not answer (MemoryError). See the operator's log."
+    assert reason == "the model: could not answer (MemoryError). See the log of the server."
 
 
 def test_refining_asks_the_answers_own_model_with_its_text_and_the_feedback(studio: Studio) -> None:

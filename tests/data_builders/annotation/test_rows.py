@@ -167,7 +167,7 @@ def test_a_pair_that_cannot_be_compared_is_named(tmp_path: Path, record: dict[st
     "tasks, error",
     [
         ({}, "tasks: expected pairs, candidates or prompts to compare, found none"),
-        ({"candidates": {"one": "x.jsonl"}}, "candidates of one model have nothing to be compared with"),
+        ({"candidates": {"one": "x.jsonl"}}, "candidates of a single model cannot be compared"),
         ({"prompts": ["x.jsonl"]}, "tasks.prompts requires two models to answer, found 0"),
     ],
 )

@@ -214,7 +214,9 @@ def test_without_the_extra_the_recipe_says_what_to_install(tmp_path: Path) -> No
 
 
 def test_a_host_that_is_empty_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"server\.host is empty: name 127\.0\.0\.1, or 0\.0\.0\.0 for all addresses"):
+    with pytest.raises(
+        ValueError, match=r"server\.host is empty\. Set it to 127\.0\.0\.1, or to 0\.0\.0\.0 for all addresses"
+    ):
         ServerConfig(host=" ")
 
 
@@ -229,7 +231,9 @@ def test_a_token_of_the_environment_is_taken_where_it_is_long_enough(monkeypatch
     assert Server(ServerConfig(host="0.0.0.0", port=0)).token == "a-token-that-stays-the-same"
     for wrong in ("short", "with spaces in the middle of it", ""):
         monkeypatch.setenv("ANNOTATE_TOKEN", wrong)
-        with pytest.raises(ConfigError, match=r"ANNOTATE_TOKEN: must be 16 or more letters, digits, - and _\. Leave"):
+        with pytest.raises(
+            ConfigError, match=r"ANNOTATE_TOKEN: must have 16 or more characters: letters, digits, - and _\. Or remove"
+        ):
             Server(ServerConfig(host="0.0.0.0", port=0))
 
 

@@ -55,7 +55,7 @@ def test_each_model_is_followed_against_the_first_and_against_a_threshold_on_it(
     assert values["untouched"] == ["50%", "50%", "0%", "100%", "0%", "0%"]
     assert values["trained"] == ["33%", "33%", "33%", "67%", "33%", "33%"]
     assert values["untouched, threshold on answer mean"] == ["33%", "0%", "67%", "67%", "33%", "100%"]
-    assert "Threshold: answer mean of at least -1, chosen to keep 66% of the known on dev entities." in found.markdown
+    assert "Threshold: answer mean of at least -1, chosen to keep 66% of the known dev questions." in found.markdown
     # Of the known 0, 1, 4 and the others 2, 3, 5, seven of nine pairs stand in the right order.
     assert "| untouched | answer mean | 78% (" in found.markdown
     # Answered down to question 4, two of five are wrong, and all that was known is kept.
@@ -65,7 +65,7 @@ def test_each_model_is_followed_against_the_first_and_against_a_threshold_on_it(
 def test_kinds_of_fact_that_nothing_was_trained_on_have_their_own_table_and_the_map() -> None:
     runs = [TRAINED, TRAINED]
     found = compare({"untouched": [UNTOUCHED], "trained": runs}, transfer_relations=("border",)).markdown
-    main, _, transfer = found.partition("kinds of fact that nothing was trained on")
+    main, _, transfer = found.partition("kinds of facts without training")
     # The first four: before right, right, wrong, wrong; after right, abstained, wrong, abstained.
     assert first_table(main)["trained"] == ["25%", "25%", "50%", "50%", "50%", "50%"]
     assert first_table(transfer)["trained"] == ["50%", "50%", "0%", "100%", "0%", "0%"]
@@ -126,7 +126,7 @@ def test_what_is_known_consistently_is_told_apart_from_what_was_right_once(tmp_p
         {"untouched": [UNTOUCHED], "trained": [TRAINED, evaluation("rrraaw")]},
         heldout_knowledge=read_knowledge(answers),
     ).markdown
-    _, _, part = found.partition("## By what a probe of the same questions says")
+    _, _, part = found.partition("## By what the untrained model knows, according to a probe of the same questions")
     assert "| known (n 2): right | known (n 2): abstained | unknown (n 2): right |" in part
     # Known are questions 0 and 1: right, abstained; right, right. Unknown 2 and 3; unsure 4: right, then abstained.
     assert [cell.split(" ")[0] for cell in part.splitlines()[5].split(" | ")[1:]] == [
@@ -134,15 +134,18 @@ def test_what_is_known_consistently_is_told_apart_from_what_was_right_once(tmp_p
         *("25%", "50%"),
         *("50%", "50%"),
     ]
-    with pytest.raises(RowError, match="lacks 5 of the 6 questions"):
+    with pytest.raises(RowError, match="does not contain 5 of the 6 questions"):
         compare({"untouched": [UNTOUCHED]}, heldout_knowledge={"0": "known"})
     answers.write_text("{}\n")
-    with pytest.raises(RowError, match=r"answers\.jsonl: is no answers\.jsonl of a probe"):
+    with pytest.raises(RowError, match=r"answers\.jsonl: is not the answers\.jsonl of a probe"):
         read_knowledge(answers)
 
 
 def test_models_that_answered_other_questions_are_refused() -> None:
-    with pytest.raises(RowError, match=r"trained: answers 3 questions, of 6 lacks 3\. Evaluate every model"):
+    with pytest.raises(
+        RowError,
+        match=r"trained: has 3 questions, but 3 of the 6 of the first model are missing\. Evaluate every model",
+    ):
         compare({"untouched": [UNTOUCHED], "trained": [evaluation("rrw")]})
 
 
@@ -160,5 +163,5 @@ def test_the_recipe_writes_markdown_and_pictures(tmp_path: Path) -> None:
         "risk_coverage.svg",
         "knowledge_map.svg",
     }
-    with pytest.raises(RowError, match=r"three\.json: is no JSON that can be read"):
+    with pytest.raises(RowError, match=r"three\.json: cannot be read as JSON"):
         read_json(tmp_path / "three.json")

@@ -93,8 +93,8 @@ def test_a_share_axis_begins_at_nothing() -> None:
     assert points == ["179.0,69.0", "312.0,8.0"], "halfway along, and halfway up; then the top right"
 
 
-def test_a_picture_that_stands_alone_is_ruled_and_names_its_lines() -> None:
-    drawn = line_chart("risk", {"one": [(0.5, 0.2), (1.0, 0.7)]}, "answered", alone=True)
+def test_a_large_plot_has_grid_lines_and_a_legend() -> None:
+    drawn = line_chart("risk", {"one": [(0.5, 0.2), (1.0, 0.7)]}, "answered", large=True)
     told = [element.text for element in ElementTree.fromstring(svg_file(drawn)).iter(f"{SVG}text")]
     assert told.count("40%") == 2, "along both axes"
     assert told.count("80%") == 1, "no value is as high"

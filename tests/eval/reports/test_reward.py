@@ -75,8 +75,8 @@ def test_the_recipe_prints_and_writes_the_same_table(
     assert capsys.readouterr().out == text == markdown(read_columns(runs))
     cells = {line.split(" | ")[0].strip("| "): line.strip("| \n").split(" | ")[1:] for line in text.splitlines()}
     assert cells["accuracy"][0].startswith("83.3% (")
-    assert cells["each run"] == ["83.3%, 83.3%", "50.0%, 50.0%"]
-    assert cells["more than poor, points"][0] == "+33.3 (+33.3 to +33.3)"
+    assert cells["accuracy of each run"] == ["83.3%, 83.3%", "50.0%, 50.0%"]
+    assert cells["gain over poor, percentage points"][0] == "+33.3 (+33.3 to +33.3)"
     record = json.loads((tmp_path / "report.json").read_text())
     assert record["good"]["scores"]["accuracy"]["n"] == 120
 
@@ -87,5 +87,5 @@ def test_the_recipe_prints_and_writes_the_same_table(
 def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(StageError, match=r"other\.json: holds no result of reward_accuracy\. .*run_eval"):
+    with pytest.raises(StageError, match=r"other\.json: is not a result of reward_accuracy\. .*run_eval"):
         read_columns({"one": [path]})

@@ -221,7 +221,9 @@ def test_markdown_tables_keep_their_columns_whatever_a_text_holds(report: Report
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"has no ledger.sqlite, so no rounds ran there. Run recipes/rounds.py first"):
+    with pytest.raises(
+        StageError, match=r"contains no ledger.sqlite, so it is not the folder of a run. Run recipes/rounds.py first"
+    ):
         read_report(tmp_path, samples=1)
 
 
@@ -232,6 +234,6 @@ def test_a_run_that_has_only_begun_gives_a_report_too(tmp_path: Path) -> None:
     report = read_report(tmp_path, samples=3)
     parsed = Page()
     parsed.feed(page(report))
-    assert "No stage wrote metrics." in parsed.text
+    assert "No stage has written metrics." in parsed.text
     assert text_table(report)
     assert markdown(report)
