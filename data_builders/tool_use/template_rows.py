@@ -21,8 +21,8 @@ from data_builders.tool_use.dialogs.dialog import (
     DialogKind,
     DialogSource,
     ExecutedDialog,
-    make_dialog,
 )
+from data_builders.tool_use.dialogs.dialog_kinds import make_dialog
 from data_builders.tool_use.dialogs.renaming import name_key
 from data_builders.tool_use.dialogs.task import Domain, Task
 from data_builders.tool_use.pairs import pairs_of

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from align.errors import ConfigError
 from data_builders.tool_use.dialogs.samplers import SAMPLERS, Sampler, Value
 
 
@@ -38,6 +39,14 @@ def sampler_of(spec: Any, named: Mapping[str, Sampler], functions: Mapping[str, 
         return _own_sampler(functions[name], *_positional(given))
     known = ", ".join([*named, *SAMPLERS, *(each for each in functions if each.startswith("_"))])
     raise SpecError(f"expected a sampler, found {name!r}", f"Known here: {known}")
+
+
+def sampler_at(where: str, spec: Any, functions: Mapping[str, Callable[..., Any]] | None = None) -> Sampler:
+    """`sampler_of` without named samplers. where: file and key of the spec, for the message. Raises ConfigError."""
+    try:
+        return sampler_of(spec, {}, functions or {})
+    except SpecError as error:
+        raise ConfigError(where, error.what, error.how) from None
 
 
 def _name_and_arguments(spec: Any) -> tuple[str, Any]:

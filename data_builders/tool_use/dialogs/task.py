@@ -1,7 +1,7 @@
 """Tasks: a function with the questions that it answers. Tool dialogs are sampled from tasks.
 
 A domain is a pair of files: `NAME.py` has plain typed functions, which are really run, and `NAME.yaml` has their tasks
-and chains. `domain_file.py` reads the pair; `dialog.py` makes dialogs.
+and chains. `domain_file.py` reads the pair; `dialog_kinds.py` makes dialogs.
 """
 
 from __future__ import annotations

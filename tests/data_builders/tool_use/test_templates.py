@@ -29,7 +29,8 @@ from align.tools.replay import CallRecord, Recorder, Replay, ReplayError, differ
 from data_builders.row_set import prompt_keys
 from data_builders.tool_use import template_rows
 from data_builders.tool_use.dialogs.catalog import domain_files, load_domains
-from data_builders.tool_use.dialogs.dialog import KINDS, DialogSource, ExecutedDialog, make_dialog
+from data_builders.tool_use.dialogs.dialog import DialogSource, ExecutedDialog
+from data_builders.tool_use.dialogs.dialog_kinds import KINDS, make_dialog
 from data_builders.tool_use.dialogs.renaming import name_key
 from data_builders.tool_use.dialogs.task import Chain, Domain, Task
 from data_builders.tool_use.template_rows import without_similar_tasks
@@ -522,6 +523,8 @@ def test_the_files_of_every_domain_count_in_the_key_of_the_builder() -> None:
     folder = "data_builders/tool_use/domains"
     for name in domain_files():
         assert {f"{folder}/{name}.py", f"{folder}/{name}.yaml"} <= names
+    dialogs = "data_builders/tool_use/dialogs"
+    assert {f"{dialogs}/code.yaml", f"{dialogs}/file_kinds.yaml"} <= names
 
 
 # Domains of a user's own

@@ -9,7 +9,8 @@ import pytest
 
 from align.errors import ConfigError
 from data_builders.tool_use.dialogs.catalog import PACKAGED, domain_files, load_domain, load_domains
-from data_builders.tool_use.dialogs.dialog import DialogSource, answer, make_dialog
+from data_builders.tool_use.dialogs.dialog import DialogSource, answer
+from data_builders.tool_use.dialogs.dialog_kinds import make_dialog
 
 FUNCTIONS = '''"""Prices of a shop."""
 
@@ -275,6 +276,16 @@ def test_python_that_cannot_be_read_is_named_by_its_line(tmp_path: Path) -> None
 def test_an_answer_that_names_no_key_of_the_result_says_which_names_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\{net\} has no value; known here: town, gross, result, given"):
         answer("{gross} of {net}", {"gross": 3}, {"town": "Riga"})
+
+
+def test_a_key_that_the_first_result_of_a_chain_does_not_have_is_named(tmp_path: Path) -> None:
+    functions = FUNCTIONS.replace("pieces: int = 1) -> float:", "pieces: int = 1) -> dict:")
+    functions = functions.replace("return 2.5 * pieces", 'return {"total": 2.5 * pieces}')
+    text = YAML.replace("    result_to: net\n", "    result_to: net\n    result_key: sum\n")
+    text = text.replace('["It costs {result}.", "{result}"]', '["It costs {total}."]')
+    source = DialogSource([load_domain(written(tmp_path, text, functions))], most_offered=2, renamed_share=0.0)
+    with pytest.raises(ConfigError, match=r"the result of price: has no key sum; its keys: total"):
+        make_dialog("multi-step", source, random.Random(0))
 
 
 @pytest.mark.parametrize("missing, other", [("shop.py", "shop.yaml"), ("shop.yaml", "shop.py")])
