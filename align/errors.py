@@ -55,8 +55,8 @@ class CheckpointError(AlignError):
     """A checkpoint folder that is not whole, or does not fit."""
 
 
-class ProofError(AlignError):
-    """A proof before or during training that does not hold: the run stops here."""
+class CheckError(AlignError):
+    """A check before or during training that fails. The run stops."""
 
 
 class StageError(AlignError):

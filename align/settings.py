@@ -228,12 +228,12 @@ class TrainingConfig(Section):
     max_steps: int | None = Field(None, gt=0, le=1_000_000_000)
     """Stop after this many optimizer steps, whatever epochs says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after warm-up: to min_learning_rate_share, to 0, or not at all. The end is reached
-    just after the last step, so no step has the rate 0. See `align/trainers/schedules.py`."""
-    warmup_share: float = Field(0.03, ge=0, le=1)
-    """Share of the steps in which the learning rate climbs, rounded up to whole steps. L2: 0.03."""
-    min_learning_rate_share: float = Field(0.1, ge=0, le=1)
-    """Where cosine ends, as a share of the peak. L2: 0.1."""
+    """How the learning rate falls after warm-up: cosine to min_learning_rate_ratio, linear to 0, constant not at all.
+    The end is reached just after the last step, so no step has the rate 0. See `align/trainers/schedules.py`."""
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    """Ratio of warm-up steps, in which the learning rate rises, to all steps; rounded up to whole steps. L2: 0.03."""
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
+    """Ratio of the learning rate at the end of cosine to the peak. L2: 0.1."""
     weight_decay: float = Field(0.1, ge=0, le=10)
     """AdamW's. L2: 0.1."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -255,10 +255,10 @@ class TrainingConfig(Section):
     """Data order and everything else that is random."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of each process; None leaves torch's choice."""
-    proofs: bool = True
-    """Before the first update prove, in a few forward passes, that completions end with a trained terminator, that
-    packed rows give what each completion gives alone and in the model's own forward pass, that scores are finite and
-    that DPO begins at margin 0; stop the run if one does not hold. Results are the same bits with and without."""
+    checks: bool = True
+    """Before the first update check, in a few forward passes, that completions end with a trained terminator, that
+    packed rows have the values of each completion alone and of the model's own forward pass, that scores are finite,
+    and that DPO begins at margin 0. The run stops if a check fails. Checks do not change the result."""
 
 
 class SFTConfig(Section):

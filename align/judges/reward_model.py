@@ -18,7 +18,7 @@ from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Messages
-from align.trainers.checks import PACKING_TOLERANCE, prove_own_forward
+from align.trainers.checks import PACKING_TOLERANCE, check_own_forward
 from align.tree.encode import Ask, PromptTree, encode_completions
 from align.tree.pack import bins_under_budget, collate
 
@@ -83,7 +83,7 @@ class RewardModelJudge:
         tolerance = PACKING_TOLERANCE[self.model.low_precision]
         if isinstance(self.model, TreePolicy):  # sums of as many values as the completion has tokens
             tolerance *= max(len(tree.branches[0].ids), 1) ** 0.5
-        prove_own_forward(lambda batch: self.model(batch.to(device)), tree, self.model.model.name_or_path, tolerance)
+        check_own_forward(lambda batch: self.model(batch.to(device)), tree, self.model.model.name_or_path, tolerance)
         self._proved = True
 
     def _check(self, scores: Sequence[float], trees: Sequence[PromptTree]) -> None:

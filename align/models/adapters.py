@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from align.errors import CheckpointError, ConfigError, ProofError
+from align.errors import CheckError, CheckpointError, ConfigError
 from align.models.checkpoints import ADAPTER_WEIGHTS as WEIGHTS
 from align.models.comparison import EFFECT_SHARE, LARGEST_SHARE, difference, outputs, without_adapter
 from align.models.fitting import is_finite
@@ -61,7 +61,7 @@ def attach(
     folder: an adapter to train on; None for a fresh one, which changes no output, since one of its factors is zero.
 
     Raises ConfigError for targets that the model does not have, or that differ from those of the adapter in `folder`;
-    ProofError where that adapter changes nothing.
+    CheckError where that adapter changes nothing.
     """
     targeted = _layers(model, lora)
     scorer = hasattr(model, "score")
@@ -92,7 +92,7 @@ def attach(
         _refuse_other_settings(model, lora, targeted, settings, folder)
         _refuse_adapted_head(model, folder)
         load_weights(model, folder)
-        prove_it_acts(model, folder)
+        check_adapter_acts(model, folder)
 
 
 def attached(model: Any, folder: Path, *, merge: bool) -> Any:
@@ -101,7 +101,7 @@ def attached(model: Any, folder: Path, *, merge: bool) -> Any:
 
     merge: a sum in float32, rounded once to the type of the weights. It is proved on a row of tokens.
 
-    Raises CheckpointError for an adapter that cannot be attached exactly, by its cause; ProofError where the merged
+    Raises CheckpointError for an adapter that cannot be attached exactly, by its cause; CheckError where the merged
     weights do not compute what base and adapter do.
     """
     if is_deepspeed_zero3_enabled():
@@ -140,7 +140,7 @@ def beside(model: Any, folder: Path) -> PeftModel:
     saved = get_peft_model_state_dict(adapted, save_embedding_layers=True)
     expected |= {name: tensor for name, tensor in saved.items() if name in state}
     _compare({name: list(tensor.shape) for name, tensor in expected.items()}, state, folder)
-    prove_it_acts(adapted, folder)
+    check_adapter_acts(adapted, folder)
     return adapted
 
 
@@ -167,7 +167,7 @@ def _merged(adapted: PeftModel, folder: Path) -> Any:
             f"largest output (expected at most {LARGEST_SHARE[dtype]:.2g}), and outputs in all by "
             f"{found.effect_share:.2g} of what the adapter does"
         )
-        raise ProofError(folder, what, "Load it with peft, and compare its versions with those that it was made with")
+        raise CheckError(folder, what, "Load it with peft, and compare its versions with those that it was made with")
     if lost:
         message = (
             "%s: rounding the sum to %s moves outputs by %.2g of what the adapter does; load it in float32 to keep it"
@@ -205,13 +205,13 @@ def is_adapted(model: nn.Module) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
-def prove_it_acts(model: nn.Module, folder: Path) -> None:
-    """Raise ProofError where every adapter of the model multiplies by zero: what was trained is not there."""
+def check_adapter_acts(model: nn.Module, folder: Path) -> None:
+    """Raise CheckError where every adapter of the model multiplies by zero: what was trained is not there."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if not any(bool(layer.lora_B[name].weight.any()) for layer in layers for name in layer.lora_B):
         what = f"the adapter changes nothing: lora_B is zero in all of its {len(layers)} layers"
         how = f"Look at {WEIGHTS}: it was saved untrained, or its names are not this model's"
-        raise ProofError(f"step 0: {folder}", what, how)
+        raise CheckError(f"step 0: {folder}", what, how)
 
 
 # An adapter's weights and their files

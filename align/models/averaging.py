@@ -22,10 +22,10 @@ from align.models.checkpoints import (
     HEAD,
     INDEX,
     Checkpoint,
+    checkpoint_fingerprint,
     open_adapter,
     open_checkpoint,
     read_json,
-    weights_fingerprint,
 )
 from align.models.fitting import is_finite, model_config, read_tensor, require_fit
 from align.models.output import new_folder, refuse_overlap
@@ -177,7 +177,7 @@ def _note(member: Checkpoint, share: float) -> dict[str, Any]:
     """What the average's manifest says of a member: which weights, and how they were trained."""
     kept = ("stage", "steps", "processes", "config", MADE, "merged")
     how = {key: _without_places(member.manifest[key]) for key in kept if key in member.manifest}
-    fingerprint = weights_fingerprint(member.folder)
+    fingerprint = checkpoint_fingerprint(member.folder)
     return {"checkpoint": shown_path(member.name), "weight": share, "fingerprint": fingerprint, **how}
 
 

@@ -412,7 +412,7 @@ def base_of(adapter: Path) -> Base | None:
 # What identifies it
 
 
-def weights_fingerprint(path: str | Path, revision: str | None = None) -> str:
+def checkpoint_fingerprint(path: str | Path, revision: str | None = None) -> str:
     """BLAKE3 of a checkpoint's weight files and config, by content; of an adapter's and of its base's.
 
     path: a folder, or a name on the Hub, of which the snapshot in the cache is read.
@@ -426,7 +426,7 @@ def weights_fingerprint(path: str | Path, revision: str | None = None) -> str:
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(folder, f"holds no {ADAPTER_WEIGHTS}", "Name a finished adapter folder")
         own = json.dumps(settings, sort_keys=True), _content(folder, ADAPTER_WEIGHTS)
-        return fingerprint_of("adapter", *own, weights_fingerprint(base.name, base.revision))
+        return fingerprint_of("adapter", *own, checkpoint_fingerprint(base.name, base.revision))
     files = [CONFIG, *weight_files(folder)]
     return fingerprint_of(*((name, _content(folder, name)) for name in files))
 

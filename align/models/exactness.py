@@ -3,7 +3,7 @@
 Packed trees replace a model's attention by `align/tree/attention.py`, and read log-probabilities and scores without the
 model's own last lines. Where that would give other numbers than the model's own forward pass, the checks here stop the
 run and name the setting of config.json that is the cause. They look at the config and at module names, so they cost
-nothing; what they do not know is left to the proof before the first step (`align/trainers/checks.py`), which runs the
+nothing; what they do not know is left to the check before the first step (`align/trainers/checks.py`), which runs the
 model's own forward pass, and to the attention function, which refuses every argument that it does not know.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from align.errors import ConfigError, ProofError
+from align.errors import CheckError, ConfigError
 from align.reporting import logger
 from align.tree.attention import TreeLayout
 from align.tree.encode import PromptTree
@@ -164,8 +164,8 @@ def own_attention(model: Any) -> Iterator[None]:
     model.set_attn_implementation(own)
     try:
         if model.config._attn_implementation != own:
-            how = "Name another model, or set training.proofs to false at your own risk"
-            raise ProofError(
+            how = "Name another model, or set training.checks to false at your own risk"
+            raise CheckError(
                 named(model),
                 "transformers cannot switch its attention back to its own",
                 how,

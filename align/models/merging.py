@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from align.errors import ConfigError, ProofError
+from align.errors import CheckError, ConfigError
 from align.manifest import seal_folder
 from align.models.adapters import beside, summed, untie_if_separate
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
     HEAD,
     Checkpoint,
+    checkpoint_fingerprint,
     open_adapter,
     open_checkpoint,
     verified,
-    weights_fingerprint,
 )
 from align.models.comparison import EFFECT_SHARE, LARGEST_SHARE, Difference, difference, outputs, without_adapter
 from align.models.fitting import model_config, quietly_loaded, require_finite, require_fit
@@ -52,7 +52,7 @@ def merge_adapter(
     prompts: what a user says; outputs are compared at every token of them.
     dtype: the merged weights' type, to which a float32 sum is rounded once; None for the base's own.
 
-    Raises ConfigError where `output` overlaps with what is read, or holds something else; ProofError, and leaves
+    Raises ConfigError where `output` overlaps with what is read, or holds something else; CheckError, and leaves
     nothing behind, where the merged model, read back from disk, does not compute what base and adapter compute
     (LARGEST_SHARE, EFFECT_SHARE).
     """
@@ -86,10 +86,10 @@ def merge_adapter(
         log.info(message, *moved)
         notes = {
             "adapter": shown_path(adapter),
-            "adapter_fingerprint": weights_fingerprint(adapter),
+            "adapter_fingerprint": checkpoint_fingerprint(adapter),
             "base": shown_path(base.name),
             "base_revision": opened.base.revision,
-            "base_fingerprint": weights_fingerprint(base.folder),
+            "base_fingerprint": checkpoint_fingerprint(base.folder),
             "dtype": dtype,
             "prompts": len(ids),
             **moved._asdict(),
@@ -122,7 +122,7 @@ def _refuse(moved: Difference, adapter: Path, dtype: str) -> None:
     how = "Nothing was written. Keep the adapter as it is, and look at the versions of peft and transformers"
     if dtype != "float32":
         how = "Nothing was written. Set dtype: float32, which rounds 65,000 times finer, or keep the adapter as it is"
-    raise ProofError(adapter, what, how)
+    raise CheckError(adapter, what, how)
 
 
 def _moved_from_quantized(

@@ -15,31 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
 from align.files import fingerprint, fingerprint_of
 from align.manifest import SEAL, delete_sealed_files, read_manifest, unseal_folder, verify_folder
-from align.models.checkpoints import ADAPTER_WEIGHTS, INDEX, weight_files
-from align.models.fitting import is_finite
 from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
-from align.trainers.reference import checkpoint_folder, rows_fingerprint, weights_fingerprint
+from align.trainers.reference import checkpoint_fingerprint, checkpoint_folder, rows_fingerprint
+from align.trainers.saving import MODEL_SUFFIXES, STATE, require_finite
 from align.tree.encode import PromptTree
 
 log = logger(__name__)
 
-STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 NOT_RESUMABLE = "optimizer_states_deleted"
 """In the manifest of a finished run's checkpoints: weights only."""
 
-_MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _HARMLESS = {
     *("training.keep_checkpoints", "training.save_steps", "training.log_steps", "training.report_to"),
-    *("training.threads", "training.output_dir", "training.proofs"),
+    *("training.threads", "training.output_dir", "training.checks", "training.proofs"),  # the last is an earlier name
     *("dpo.reference_cache", "dpo.reference_shard_steps"),
 }
 """Settings that may change between a run's starts, besides `hub`: no value that is computed depends on them."""
@@ -66,7 +62,7 @@ def run_identity(
     """
     return {
         "template": template_fingerprint(model.path, protocol, model.revision),
-        "start": weights_fingerprint(model.path, model.revision),
+        "start": checkpoint_fingerprint(model.path, model.revision),
         "rows": rows_fingerprint(trees),
         "precision": f"weights {model.dtype}, products {precision}",
     }
@@ -170,7 +166,7 @@ class CheckpointFolders:
                 log.warning("deleting a checkpoint that is not whole: %s", error)
                 self._delete(folder)
                 continue
-            states = [name for name in manifest["files"] if "/" in name or not name.endswith(_MODEL_SUFFIXES)]
+            states = [name for name in manifest["files"] if "/" in name or not name.endswith(MODEL_SUFFIXES)]
             delete_sealed_files(folder, states, {NOT_RESUMABLE: True})
             for inner in folder.iterdir():
                 if inner.is_dir():
@@ -244,64 +240,6 @@ class CheckpointFolders:
                     f"was trained {difference} than {key} gives now ({recorded.get(part)}, now {self.identity[part]})"
                 )
                 raise CheckpointError(folder, what, f"Restore what changed, {how}")
-
-
-def saved_weights(folder: Path) -> list[str]:
-    """Names of the files that hold what a run has saved: an adapter, or a whole model with its index.
-
-    Raises CheckpointError where a file is missing.
-    """
-    if (folder / ADAPTER_WEIGHTS).exists():
-        return [ADAPTER_WEIGHTS]
-    return [*([INDEX] if (folder / INDEX).exists() else []), *weight_files(folder)]
-
-
-def model_files(folder: Path) -> list[Path]:
-    """What a finished model's manifest lists: weights, config, tokenizer; not the records of the run next to them."""
-    records = {"timing.json", "dropped.json", SEAL, STATE}
-    weights = set(saved_weights(folder))
-    return [
-        file
-        for file in folder.iterdir()
-        if file.is_file()
-        and not file.name.startswith(".")
-        and file.suffix in _MODEL_SUFFIXES
-        and file.name not in records
-        and (file.name in weights or not file.name.endswith((".safetensors", INDEX)))
-    ]
-
-
-def require_saved(folder: Path, shapes: Mapping[str, list[int]], *, sharded: bool) -> None:
-    """Raise CheckpointError if a name or shape of what was trained is not in the files that were written.
-
-    sharded: under ZeRO-3, which is known to save tensors of shape [0].
-    """
-    saved: dict[str, list[int]] = {}
-    for name in saved_weights(folder):
-        if name.endswith(".safetensors"):
-            with safe_open(folder / name, "pt") as handle:
-                saved.update({key: handle.get_slice(key).get_shape() for key in handle.keys()})  # noqa: SIM118
-    for name, shape in shapes.items():
-        if saved.get(name) != shape:
-            what = f"tensor {name} was saved as {saved.get(name)}, expected {shape}"
-            how = "Set stage3_gather_16bit_weights_on_model_save in the DeepSpeed file"
-            raise CheckpointError(folder, what, how if sharded else "The model cannot be saved here: report its name")
-
-
-def require_finite(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise CheckpointError naming the first saved weight that is NaN or infinite."""
-    for name in sorted(manifest["files"]):
-        if "/" in name or not name.endswith(".safetensors"):
-            continue
-        try:
-            with safe_open(folder / name, "pt") as handle:
-                for key in handle.keys():  # noqa: SIM118
-                    tensor = handle.get_tensor(key)
-                    if not is_finite(tensor):
-                        what = f"weight {key} in {name} is not finite: training had diverged when it was written"
-                        raise CheckpointError(folder, what, "Delete it; an earlier one is used")
-        except SafetensorError as error:
-            raise CheckpointError(folder / name, f"cannot be read ({error})", "Delete the checkpoint") from None
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:

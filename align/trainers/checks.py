@@ -1,7 +1,7 @@
-"""What must hold before the first update, or the run stops: plain functions, each of which raises ProofError.
+"""Checks before the first update. Each is a function that raises CheckError, and the run stops.
 
-They cost a few forward passes on two short rows, draw no random numbers and leave the model as it was. Every process
-makes the same passes on the same rows: ZeRO-3 gathers weights in each of them.
+They take a few forward passes on two short rows, draw no random numbers and do not change the model. Every process
+makes the same passes on the same rows, because ZeRO-3 gathers weights in each of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from align.chat.protocol import ChatProtocol
-from align.errors import ProofError
+from align.errors import CheckError
 from align.reporting import logger
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import TreeBatch, collate
@@ -25,39 +25,41 @@ Supervised = Callable[[Segment], Sequence[bool] | np.ndarray]
 """Which of a branch's tokens the loss reads."""
 
 LONGEST = 256
-"""Tokens of the row that is packed and taken apart, at most, where the first step has one that short."""
+"""The row that is checked has at most this many tokens, if the first step has such a row."""
 
 PACKING_TOLERANCE = {False: 1e-4, True: 0.3}
-"""By whether products run in bfloat16: how far a packed row's values may be from those of each completion alone and of
-the model's own forward pass, root mean square, in nats for log-probabilities, log-odds for scores. Measured on
-SmolLM2-135M: 1e-5 and 0.03 to 0.07 nats, and 1e-6 and 0.01 to 0.03 for scores; with branches that see each other at
-least 1 nat, 0.02 for scores of an untrained head."""
+"""Whether products run in bfloat16 -> the largest allowed difference between a packed row and each completion alone,
+and between these and the model's own forward pass: root mean square, in nats for log-probabilities and log-odds for
+scores.
+
+Measured on SmolLM2-135M: 1e-5 nats in float32 and 0.03 to 0.07 in bfloat16; for scores 1e-6 and 0.01 to 0.03. If the
+branches see each other by mistake, it is at least 1 nat, or 0.02 for scores of an untrained head."""
 
 UNTRAINED_NATS = 0.01
-"""Mean absolute difference of logratios before any training, at most: the reference pass ran the first step's very
-batches, and what is left is the noise of kernels that are not deterministic. In float32 other batches make no more."""
+"""The largest allowed mean absolute difference of logratios before any training, if the reference pass used the same
+batches as the first step, or ran in float32. What remains is the noise of kernels that are not deterministic."""
 
 ROUNDING_NATS = 0.5
-"""The same for each square root of a completion's tokens, where products run in bfloat16 and other batches made the
-reference's values. Measured on SmolLM2-135M: 0.06 to 0.09 (0.42 nats at a mean of 54 tokens)."""
+"""The same if products run in bfloat16 and the reference pass used other batches, per square root of a completion's
+tokens. Measured on SmolLM2-135M: 0.06 to 0.09 (0.42 nats at a mean of 54 tokens)."""
 
 
 def show_supervision(trees: Sequence[PromptTree], supervised: Supervised, protocol: ChatProtocol) -> None:
-    """Log the rows' text: what the loss reads stands between marks, and all the rest is not trained on."""
+    """Log the text of the rows, with marks around what the loss reads. All the rest is not trained on."""
     for tree in trees:
         lines = []
         for branch in tree.branches:
             mask = supervised(branch)
             lines.append(f"    {_marked(tree, branch, mask, protocol)}")
             between = [text for text, read in _runs(branch, mask, protocol) if not read]
-            told = f", and {between}" if between else ""
+            also = f", and {between}" if between else ""
             read = sum(map(bool, mask))
-            lines.append(f"      {read} tokens in the loss; not: the prompt's {len(tree.prompt)}{told}")
-        log.info("row %s, in the loss is what stands between ⟦ ⟧:\n%s", tree.id, "\n".join(lines))
+            lines.append(f"      {read} tokens in the loss; not: the prompt's {len(tree.prompt)}{also}")
+        log.info("row %s (the text between ⟦ ⟧ is in the loss):\n%s", tree.id, "\n".join(lines))
 
 
-def prove_terminators(trees: Sequence[PromptTree], supervised: Supervised, protocol: ChatProtocol) -> None:
-    """Every branch's last token in the loss ends a message: a model that never trains on it never learns to stop."""
+def check_terminators(trees: Sequence[PromptTree], supervised: Supervised, protocol: ChatProtocol) -> None:
+    """Raise CheckError if the last trained token of a branch is no terminator: the model would never learn to stop."""
     for tree in trees:
         for branch in tree.branches:
             places = [place for place, read in enumerate(supervised(branch)) if read]
@@ -65,28 +67,30 @@ def prove_terminators(trees: Sequence[PromptTree], supervised: Supervised, proto
                 stops = " or ".join(protocol.tokenizer.decode([token]) for token in protocol.stop_ids)
                 last = protocol.tokenizer.decode([int(branch.ids[places[-1]])]) if places else "nothing"
                 tail = protocol.tokenizer.decode([int(token) for token in branch.ids[-12:]])
-                what = f"the last token in the loss is {last!r}, wanted {stops}; the completion ends {tail!r}"
+                what = f"the last token in the loss is {last!r}, expected {stops}; the completion ends with {tail!r}"
                 how = "Check the row's tail, model.chat, and the loss mask of align/tree/encode.py"
-                raise ProofError(f"row {tree.id}", what, how)
+                raise CheckError(f"row {tree.id}", what, how)
 
 
-def prove_packing(
+def check_packing(
     values_of: Callable[[TreeBatch], Tensor], trees: Sequence[PromptTree], *, low_precision: bool
 ) -> None:
-    """A tree packed with another gives what each completion gives alone, and in the model's own forward pass.
+    """Raise CheckError if packing changes the values of a tree, or if the model's own forward pass gives others.
 
-    values_of: a batch to its log-probabilities [N] or scores [B], in branch order, without a graph.
-        A batch without a layout is a plain causal row: it goes through the model's own forward pass with its own
-        attention, masks and logits.
-    trees: the first optimizer step's.
+    The same tree is computed three times: packed with another tree, each completion alone through our attention, and
+    each completion alone through the model's own attention, masks and logits.
+
+    values_of: gives the log-probabilities [N] or scores [B] of a batch, in branch order, without a graph. A batch
+        without a layout is a plain causal row, and goes through the model's own forward pass.
+    trees: the rows of the first optimizer step.
     """
-    beside = min(trees, key=lambda tree: tree.tokens)
-    tree = max((tree for tree in trees if tree.tokens <= LONGEST), key=lambda tree: tree.tokens, default=beside)
-    packed = values_of(collate([beside, tree]))
+    other = min(trees, key=lambda tree: tree.tokens)
+    tree = max((tree for tree in trees if tree.tokens <= LONGEST), key=lambda tree: tree.tokens, default=other)
+    packed = values_of(collate([other, tree]))
     if not torch.isfinite(packed).all():
         what = f"the model gives {packed[~torch.isfinite(packed)][0].item()} before any training"
-        how = "Weights of the checkpoint, or of its score head, are not finite: load another, or make it again"
-        raise ProofError(f"rows {beside.id} and {tree.id}", what, how)
+        how = "The weights of the checkpoint or of its score head are not finite: load another, or train it again"
+        raise CheckError(f"rows {other.id} and {tree.id}", what, how)
     alone = [replace(tree, branches=(branch,)) for branch in tree.branches]
     one_branch = torch.cat([values_of(collate([each])) for each in alone])
     plain = torch.cat([values_of(replace(collate([each]), layout=None)) for each in alone])
@@ -94,16 +98,19 @@ def prove_packing(
     tolerance = PACKING_TOLERANCE[low_precision]
     gap = _gap(packed, one_branch)
     if not gap <= tolerance:
-        what = f"packed with row {beside.id} its values differ by {gap:.2g} from each completion alone"
+        what = f"packed with row {other.id} its values differ by {gap:.2g} from each completion alone"
         how = "The attention of packed trees is wrong here: check align/tree/attention.py on this device"
-        raise ProofError(f"row {tree.id}", f"{what}, expected at most {tolerance:g}", how)
+        raise CheckError(f"row {tree.id}", f"{what}, expected at most {tolerance:g}", how)
     own = _require_own(one_branch, plain, f"row {tree.id}", tolerance)
     found = f"{gap:.1e} from them and {own:.1e} from the model's own forward pass"
     log.info("packed rows equal completions alone: row %s differs by %s (at most %g)", tree.id, found, tolerance)
 
 
-def prove_own_forward(values_of: Callable[[TreeBatch], Tensor], tree: PromptTree, where: str, tolerance: float) -> None:
-    """The first completion of `tree` has the value that the model's own forward pass gives it. See `prove_packing`."""
+def check_own_forward(values_of: Callable[[TreeBatch], Tensor], tree: PromptTree, where: str, tolerance: float) -> None:
+    """Raise CheckError if the first completion of `tree` has another value in the model's own forward pass.
+
+    Less work than `check_packing`, for scoring. where: for the message. tolerance: from PACKING_TOLERANCE.
+    """
     batch = collate([replace(tree, branches=tree.branches[:1])])
     _require_own(values_of(batch), values_of(replace(batch, layout=None)), where, tolerance)
 
@@ -116,41 +123,42 @@ def _require_own(values: Tensor, own: Tensor, where: str, tolerance: float) -> f
             "The architecture does something that packed trees do not (align/models/exactness.py lists what is known): "
             "name another model"
         )
-        raise ProofError(where, what, how)
+        raise CheckError(where, what, how)
     return gap
 
 
-def prove_untrained(
+def check_untrained(
     *,
     margin: float,
     loss: float,
-    wanted_loss: float,
+    expected_loss: float,
     beta: float,
     means: bool,
     tokens: float,
     same_batches: bool,
     low_precision: bool,
 ) -> None:
-    """Policy and reference are one before the first update: margin 0, and the loss that this costs.
+    """Raise CheckError if policy and reference differ before the first update: the margin of every pair must be 0.
 
-    margin: mean absolute one, beta times nats. means: of logps that are means over the tokens. tokens: of a completion,
-    on the mean. same_batches: whether the reference's values were made in the batches that the policy runs.
+    margin: the mean absolute margin, in nats times beta. loss: the mean loss, for the message.
+    means: whether log-probabilities are means over tokens, not sums. tokens: mean number of tokens of a completion.
+    same_batches: whether the reference pass used the same batches as the first step.
     """
     nats = UNTRAINED_NATS
     if low_precision and not same_batches:
         nats = ROUNDING_NATS * (tokens**-0.5 if means else tokens**0.5)
     tolerance = beta * nats
     if not margin <= tolerance:
-        wanted = f"wanted 0 (at most {tolerance:.2g}) and {wanted_loss:.4f}"
-        what = f"before training the margin is {margin:.4g} and the loss {loss:.4f}, {wanted}"
+        expected = f"expected 0 (at most {tolerance:.2g}) and {expected_loss:.4f}"
+        what = f"before training the margin is {margin:.4g} and the loss {loss:.4f}, {expected}"
         how = (
-            "Policy and reference differ: check model.path and model.dtype, take the reference's cache away, or set "
-            "model.lora.dropout to 0 where an adapter is trained on"
+            "Policy and reference differ: check model.path and model.dtype, delete the reference cache, or set "
+            "model.lora.dropout to 0 if this run continues an adapter"
         )
-        raise ProofError("step 0", what, how)
+        raise CheckError("step 0", what, how)
     made = "the same batches" if same_batches else "other batches"
     log.info(
-        "policy and reference agree: margin %.2g (at most %.2g; the reference's values are of %s), loss %.4f",
+        "policy and reference agree: margin %.2g (at most %.2g; reference computed in %s), loss %.4f",
         margin,
         tolerance,
         made,
@@ -158,19 +166,19 @@ def prove_untrained(
     )
 
 
-def _gap(values: Tensor, wanted: Tensor) -> float:
-    return (values - wanted).square().mean().sqrt().item()
+def _gap(values: Tensor, expected: Tensor) -> float:
+    return (values - expected).square().mean().sqrt().item()
 
 
 def _marked(tree: PromptTree, branch: Segment, mask: Sequence[bool] | np.ndarray, protocol: ChatProtocol) -> str:
-    """A branch's whole text with the runs that the loss reads between marks."""
+    """The prompt and a branch as text, with marks around the runs that the loss reads."""
     runs = (f"⟦{text}⟧" if read else text for text, read in _runs(branch, mask, protocol))
     prompt = protocol.tokenizer.decode([int(token) for token in tree.prompt])
     return "".join([prompt, *runs]).replace("\n", "\\n")
 
 
 def _runs(branch: Segment, mask: Sequence[bool] | np.ndarray, protocol: ChatProtocol) -> list[tuple[str, bool]]:
-    """The branch's text in runs of one kind: in the loss or not."""
+    """The text of the branch, cut where the mask changes: (text, whether the loss reads it)."""
     found: list[tuple[str, bool]] = []
     run: list[int] = []
     for place, token in enumerate(branch.ids):

@@ -1,6 +1,7 @@
-"""Preference optimization on pairs: DPO as in Llama 3 (arXiv:2407.21783, 4.1.4), contrasted contents and an NLL.
+"""Preference optimization on pairs: DPO as in Llama 3 (arXiv:2407.21783, section 4.1.4).
 
-The contrast may be one of DPO's kin instead (`dpo.loss`); the NLL term stays the same.
+Format tokens are left out of the preference loss, and an NLL term on the chosen completion is added. `dpo.loss` selects
+another preference loss (IPO, SimPO, ...); the NLL term is the same for all.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
+from align.chat.protocol import ChatProtocol
+from align.config import Section
 from align.losses import (
     PairwiseLoss,
     conservative_dpo_loss,
@@ -23,22 +27,23 @@ from align.losses import (
     simpo_loss,
     sum_by_sequence,
 )
-from align.settings import DPOConfig
+from align.models.logps import TreePolicy
+from align.settings import DPOConfig, ModelConfig, TrainingConfig
 from align.trainers.base import TreeTrainer
-from align.trainers.checks import prove_untrained
+from align.trainers.checks import check_untrained
 from align.trainers.reference import NO_REFERENCE, Reference, ReferenceCache, reference_key
 from align.tree.encode import PromptTree
 from align.tree.pack import TreeBatch
 
 
 class Objective(NamedTuple):
-    """A loss on pairs, and what it is given."""
+    """A loss on pairs, and the values that it takes."""
 
     make: Callable[[DPOConfig], Callable[..., PairwiseLoss]]
     means: bool
     """Log-probabilities come as means over the contrasted tokens; otherwise as sums."""
     untrained: Callable[[DPOConfig], float] | None
-    """What a pair costs while policy and reference are one; None for a loss without a reference."""
+    """The loss of a pair while policy and reference are equal; None for a loss without a reference."""
 
 
 def _sigmoid(dpo: DPOConfig) -> Callable[..., PairwiseLoss]:
@@ -52,7 +57,7 @@ def _ipo(dpo: DPOConfig) -> Callable[..., PairwiseLoss]:
 
 
 def _simpo(dpo: DPOConfig) -> Callable[..., PairwiseLoss]:
-    assert dpo.simpo_gamma is not None, "the config wants it"
+    assert dpo.simpo_gamma is not None, "DPOConfig requires it for this loss"
     return partial(simpo_loss, beta=dpo.beta, gamma=dpo.simpo_gamma)
 
 
@@ -65,26 +70,51 @@ OBJECTIVES = {
 
 
 class DPOTrainer(TreeTrainer):
-    """Mean loss over the step's pairs, and the chosen completions' NLL. A tree's branches: chosen, rejected.
+    """Train a policy on pairs: the mean preference loss over the step's pairs, and the NLL of the chosen completions.
 
-    The reference is `start`, the checkpoint that the policy was loaded from.
+    The branches of a tree are chosen and rejected, in this order. The reference is `start`, the checkpoint that the
+    policy was loaded from.
+
+    Args: those of `TreeTrainer`, and
+        dpo: which preference loss, with its coefficients, and where reference log-probabilities are kept.
     """
 
     stage = "dpo"
 
-    def __init__(self, *arguments: Any, dpo: DPOConfig, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: TreePolicy,
+        arguments: TrainingArguments,
+        trees: Sequence[PromptTree],
+        protocol: ChatProtocol,
+        *,
+        start: ModelConfig,
+        training: TrainingConfig,
+        token_budget: int,
+        recipe: Section,
+        dpo: DPOConfig,
+    ) -> None:
         self.dpo = dpo
         self.objective = OBJECTIVES[dpo.loss]
         self.contrast = self.objective.make(dpo)
         self.reference: Reference = NO_REFERENCE
-        super().__init__(*arguments, **settings)
+        super().__init__(
+            model,
+            arguments,
+            trees,
+            protocol,
+            start=start,
+            training=training,
+            token_budget=token_budget,
+            recipe=recipe,
+        )
 
     def before_first_step(self, model: torch.nn.Module, resumed: bool) -> None:
         if self.objective.untrained is None:
             return
         summed = "content" if self.dpo.mask_format_tokens else "content and terminators"
         weights, rows = self.identity["start"], self.identity["rows"]
-        key = self._agree(
+        key = self.processes.agree(
             lambda: reference_key(self.start, self.model.precision, self.trees, summed, weights=weights, rows=rows)
         )
         cache = ReferenceCache(
@@ -97,7 +127,7 @@ class DPOTrainer(TreeTrainer):
         )
         model.eval()
         self.reference = cache.logps(
-            lambda batch: self._contrasted(model(batch), batch)[0], self._agree, resumed=resumed
+            lambda batch: self._contrasted(model(batch), batch)[0], self.processes.agree, resumed=resumed
         )
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
@@ -119,7 +149,7 @@ class DPOTrainer(TreeTrainer):
             self.dpo.beta * (side.detach() - (reference[place] if reference else 0))
             for place, side in enumerate(policy)
         )
-        self.count(
+        self.sums.add(
             rows=weights.sum(),
             dpo_loss_sum=(loss.detach() * weights).sum(),
             margin_sum=(margin * weights).sum(),
@@ -132,19 +162,19 @@ class DPOTrainer(TreeTrainer):
         contrast = (loss * weights).sum() / denominators["pairs"]
         return contrast + self.dpo.nll_coefficient * (nll * weights).sum() / denominators[whole]
 
-    def prove_first_step(self, totals: dict[str, float]) -> None:
+    def check_first_step(self, totals: dict[str, float]) -> None:
         if self.objective.untrained is None:
             return
         masks = [branch.loss_mask for row in self.plan[0].rows for branch in self.trees[row].branches]
-        prove_untrained(
+        check_untrained(
             margin=totals["absolute_margin_sum"] / totals["rows"],
             loss=totals["dpo_loss_sum"] / totals["rows"],
-            wanted_loss=self.objective.untrained(self.dpo),
+            expected_loss=self.objective.untrained(self.dpo),
             beta=self.dpo.beta,
             means=self.objective.means,
             tokens=sum(int(np.count_nonzero(mask)) for mask in masks) / len(masks),
             same_batches=self.reference.same_batches,
-            low_precision=self.low_precision,
+            low_precision=self.model.low_precision,
         )
 
     def _batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:

@@ -28,7 +28,7 @@ from safetensors.numpy import save
 from align.errors import CheckpointError
 from align.files import fingerprint_of, whole_file
 from align.manifest import versions
-from align.models.checkpoints import located, weights_fingerprint
+from align.models.checkpoints import checkpoint_fingerprint, located
 from align.reporting import Progress, logger
 from align.settings import ModelConfig
 from align.source_code import code_of
@@ -70,7 +70,7 @@ def reference_key(
     The tokenizer counts by the token ids that it gave.
     """
     return {
-        "weights": weights or weights_fingerprint(start.path, start.revision),
+        "weights": weights or checkpoint_fingerprint(start.path, start.revision),
         "precision": f"weights {start.dtype}, products {precision}",
         "quantization": start.quantization or "none",
         "rows": rows or rows_fingerprint(trees),

@@ -1,7 +1,8 @@
-"""The reward model: every better completion against every worse one of its prompt (Llama 3, arXiv:2407.21783, 4.1.2).
+"""The reward model: every better completion is compared with every worse one of its prompt.
 
-Two ranked completions make one comparison, three make three. Llama 3 scores a prompt's completions in one row and calls
-that an approximation, since later ones see earlier ones; in a tree they do not, so it is exact.
+Source: Llama 3, arXiv:2407.21783, section 4.1.2. Two ranked completions make one comparison, three make three. Llama 3
+scores the completions of a prompt in one row and calls that an approximation, because later completions attend to
+earlier ones. In a prompt tree they do not, so the scores are exact.
 """
 
 from __future__ import annotations
@@ -14,22 +15,51 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
+from align.chat.protocol import ChatProtocol
+from align.config import Section
 from align.losses import centering_loss, reward_loss
-from align.settings import RewardConfig
+from align.models.logps import TreeScorer
+from align.settings import ModelConfig, RewardConfig, TrainingConfig
 from align.trainers.base import TreeTrainer
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import TreeBatch
 
 
 class RewardTrainer(TreeTrainer):
-    """Mean ranking loss over all comparisons of the step."""
+    """Train a reward model: the mean ranking loss over all comparisons of the step.
+
+    Args: those of `TreeTrainer`, and
+        reward: target margins by level, and the weight of the centering term.
+    """
 
     stage = "reward"
 
-    def __init__(self, *arguments: Any, reward: RewardConfig, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: TreeScorer,
+        arguments: TrainingArguments,
+        trees: Sequence[PromptTree],
+        protocol: ChatProtocol,
+        *,
+        start: ModelConfig,
+        training: TrainingConfig,
+        token_budget: int,
+        recipe: Section,
+        reward: RewardConfig,
+    ) -> None:
         self.reward = reward
-        super().__init__(*arguments, **settings)
+        super().__init__(
+            model,
+            arguments,
+            trees,
+            protocol,
+            start=start,
+            training=training,
+            token_budget=token_budget,
+            recipe=recipe,
+        )
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
         return {"comparisons": sum(math.comb(len(tree.branches), 2) for tree in rows)}
@@ -43,7 +73,7 @@ class RewardTrainer(TreeTrainer):
         better, worse = scores[pairs.better], scores[pairs.worse]
         weights = pairs.weights.to(scores.device)
         loss, margin = reward_loss(better, worse, target_margins=pairs.target_margins.to(scores.device))
-        self.count(
+        self.sums.add(
             rows=weights.sum(),
             accuracy_sum=(((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
             margin_sum=(margin * weights).sum(),
@@ -66,9 +96,16 @@ class Comparisons(NamedTuple):
 def comparisons(batch: TreeBatch, margins: Mapping[Any, float] | None = None) -> Comparisons:
     """The comparisons of a batch.
 
-    margins: level -> target margin. The level grades chosen against rejected, which is the last branch. An edited
-    completion beats the chosen one, so it beats the rejected one by as much at least, and is asked for the same; how
-    much better it is than the chosen one nobody graded, and that comparison is asked for 0.
+    margins: level -> target margin, None for no targets. The level grades chosen against rejected, the last branch. An
+        edited completion is better than the chosen one, so it is at least as much better than the rejected one, and has
+        the same target against it. How much better it is than the chosen one has not been graded: target 0.
+
+    Example: the trees (chosen, rejected) and (edited, chosen, rejected), both of the level "better" with margin 0.67.
+    Branches are numbered over the batch: tree 0 has 0 and 1, tree 1 has 2, 3 and 4.
+
+        better          [0,    2, 2,    3   ]
+        worse           [1,    3, 4,    4   ]
+        target_margins  [0.67, 0, 0.67, 0.67]
     """
     better, worse, weights, targets = [], [], [], []
     first = 0

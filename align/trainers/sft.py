@@ -14,7 +14,10 @@ from align.tree.pack import TreeBatch
 
 
 class SFTTrainer(TreeTrainer):
-    """Mean negative log-likelihood over all trained tokens of the step."""
+    """Fine-tune a policy: the mean negative log-likelihood over all trained tokens of the step.
+
+    Args: those of `TreeTrainer`.
+    """
 
     stage = "sft"
 
@@ -23,5 +26,5 @@ class SFTTrainer(TreeTrainer):
 
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         sums = nll_loss(model(batch), batch.label_counts, normalization="token_mean")
-        self.count(rows=batch.weights.sum(), trained_tokens=(batch.label_counts * batch.weights).sum())
+        self.sums.add(rows=batch.weights.sum(), trained_tokens=(batch.label_counts * batch.weights).sum())
         return (sums * batch.weights).sum() / denominators["tokens"]

@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: progress, and leaving cleanly when asked to."""
+"""What happens between the steps of a run: progress, and a clean end when the run is asked to stop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from align.reporting import Progress, logger
+from align.trainers.processes import Processes
 from align.tree.pack import RunPlan
 
 log = logger(__name__)
@@ -22,13 +23,11 @@ class Steered(Protocol):
     stage: str
     plan: RunPlan
     progress_note: str
-
-    def anywhere(self, here: bool) -> bool:
-        """Whether something holds on any process. Every process calls it."""
+    processes: Processes
 
 
 class Steering(TrainerCallback):
-    """Progress, and leaving cleanly when asked to."""
+    """Report progress, and stop with a checkpoint when a signal asks for it."""
 
     def __init__(self, trainer: Steered) -> None:
         self.trainer = trainer
@@ -37,8 +36,10 @@ class Steering(TrainerCallback):
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """In the block, SIGTERM and SIGINT ask for a checkpoint after the step that is under way. Afterwards they do
-        what they did before. Outside the main thread, which alone may set handlers, signals stay as they are.
+        """In the block, SIGTERM and SIGINT ask for a checkpoint after the current step, and for the end of the run.
+
+        After the block they do what they did before. Only the main thread can set signal handlers; in other threads
+        signals are left as they are.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -50,12 +51,14 @@ class Steering(TrainerCallback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.progress = Progress(self.trainer.stage, len(self.trainer.plan), done=state.global_step)
-        state.compute_steps(args, state.max_steps)  # of now: a resumed state has log_steps and save_steps of before
+        state.compute_steps(args, state.max_steps)  # a resumed state has the earlier log_steps and save_steps
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer.anywhere(self.stop):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer.processes.anywhere(self.stop):
             control.should_save = control.should_training_stop = True
         if control.should_save:
             # The means that metrics.jsonl reports would otherwise lose the steps since the last line.
@@ -63,7 +66,7 @@ class Steering(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_save = False  # the finished model is written instead
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress and state.global_step > self.progress.done:
             self.progress.advance(state.global_step - self.progress.done, self.trainer.progress_note)
 

@@ -121,7 +121,7 @@ def test_margins_are_not_negative_and_name_levels_that_are_kept() -> None:
         ("threads", "1000000000", "must be from 1 to 4096, got 1000000000"),
         ("seed", "-1", "must be from 0 to 4294967295, got -1"),
         ("seed", str(2**70), "must be from 0 to 4294967295, got 11805"),
-        ("proofs", "1", "must be true or false, got 1"),
+        ("checks", "1", "must be true or false, got 1"),
         ("precision", "bf32", "must be 'auto', 'fp32' or 'bf16', got 'bf32'"),
         ("report_to", "mlflow", "must be 'tensorboard', 'wandb' or 'trackio', got 'mlflow'"),
         ("output_dir", "", "must be a path, got null"),

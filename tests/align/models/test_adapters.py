@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from align.errors import CheckpointError, ConfigError, ProofError
+from align.errors import CheckError, CheckpointError, ConfigError
 from align.jsonl import write_rows
 from align.manifest import is_whole, seal_folder, verify_folder
 from align.models import quantization
-from align.models.checkpoints import weights_fingerprint
+from align.models.checkpoints import checkpoint_fingerprint
 from align.models.quantization import bitsandbytes_is_missing, quantization_config
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import LoRAConfig, ModelConfig, PreferenceDataConfig, SamplingConfig, TrainingConfig, TreeDataConfig
@@ -61,7 +61,7 @@ def train(
         write_rows(data, [SFTRow(id=row.id, source="test", messages=(*row.prompt, *row.chosen)) for row in rows])
     else:
         write_rows(data, rows)
-    settings = {"batch_size": 8, "learning_rate": 2e-2, "precision": "fp32", "warmup_share": 0, "epochs": 4}
+    settings = {"batch_size": 8, "learning_rate": 2e-2, "precision": "fp32", "warmup_ratio": 0, "epochs": 4}
     recipe, section = {
         "sft": (sft, TreeDataConfig),
         "dpo": (dpo, PreferenceDataConfig),
@@ -386,7 +386,7 @@ def test_an_adapter_that_changes_nothing_stops_the_run(lora, tmp_path: Path, sft
     told = (
         r"step 0: .*silent: the adapter changes nothing: lora_B is zero in all of its 14 layers\. Look at adapter_model"
     )
-    with pytest.raises(ProofError, match=told):
+    with pytest.raises(CheckError, match=told):
         load_policy(ModelConfig(path=silent, lora=lora))
 
 
@@ -452,8 +452,8 @@ def test_a_merged_checkpoint_is_whole_and_computes_what_base_and_adapter_do(
     assert [file.name for file in tmp_path.iterdir()] == ["merged"]
     told = verify_folder(merged)["merged"]
     assert told["base"] == "/".join(tiny_checkpoint.parts[-2:]), "not where this machine keeps it"
-    assert told["base_fingerprint"] == weights_fingerprint(tiny_checkpoint)
-    assert told["adapter_fingerprint"] == weights_fingerprint(sft_adapter)
+    assert told["base_fingerprint"] == checkpoint_fingerprint(tiny_checkpoint)
+    assert told["adapter_fingerprint"] == checkpoint_fingerprint(sft_adapter)
     assert {t.dtype for t in load_file(merged / "model.safetensors").values()} == {getattr(torch, dtype or "float32")}
     ids = AutoTokenizer.from_pretrained(merged)("The capital of France", return_tensors="pt").input_ids
     models = [
@@ -498,7 +498,7 @@ def test_a_layer_that_was_not_merged_is_found_and_nothing_is_left(
         r"merging in float32 moves an output by \d\S*, \d\S* of the largest output \(expected at most 0\.0001\).*"
         r"Nothing was written\. Keep the adapter as it is"
     )
-    with pytest.raises(ProofError, match=told):
+    with pytest.raises(CheckError, match=told):
         merge(sft_adapter, tmp_path / "merged")
     assert len(skipped) == 1
     assert list(tmp_path.iterdir()) == []
@@ -508,7 +508,7 @@ def test_an_adapter_too_small_for_bfloat16_weights_is_refused_there_and_merged_i
     tmp_path: Path, sft_adapter: Path
 ) -> None:
     small = copied(sft_adapter, tmp_path / "small", lambda name, t: t * 1e-3 if "lora_B" in name else t)
-    with pytest.raises(ProofError, match=r"of what the adapter does \(expected at most 0\.25\)\. .*Set dtype: float32"):
+    with pytest.raises(CheckError, match=r"of what the adapter does \(expected at most 0\.25\)\. .*Set dtype: float32"):
         merge(small, tmp_path / "merged", dtype="bfloat16")
     assert not (tmp_path / "merged").exists()
     assert is_whole(merge(small, tmp_path / "merged", dtype="float32"))
@@ -623,7 +623,7 @@ def test_zero3_on_two_processes_trains_the_adapter_that_one_process_does(
         f"model: {{path: {begun}, gradient_checkpointing: true, lora: {{rank: 4, alpha: 8}}}}\n"
         f"data: {{path: {tmp_path / f'{kind}-2.jsonl'}, token_budget: 256}}\n"
         f"training: {{output_dir: {tmp_path / 'sharded'}, batch_size: 8, learning_rate: 1e-4, precision: fp32, "
-        "warmup_share: 0, epochs: 2, save_steps: 2}\n"
+        "warmup_ratio: 0, epochs: 2, save_steps: 2}\n"
     )
     launch = ["-m", "accelerate.commands.launch", "--config_file", "recipes/launch/zero3_cpu.yaml"]
     done = subprocess.run(

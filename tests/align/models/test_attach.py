@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from align.errors import AlignError, CheckpointError, ConfigError, ProofError
+from align.errors import AlignError, CheckError, CheckpointError, ConfigError
 from align.models import adapters
 from align.models.loading import load_generator, load_policy, load_reward_model
 from align.models.merging import merge_adapter
@@ -184,7 +184,7 @@ def test_a_wrong_merge_in_memory_is_found(policy_adapter: Path, monkeypatch: pyt
         lambda: load_generator(policy_adapter, "float32"),
         lambda: load_policy(ModelConfig(path=policy_adapter)),
     ):
-        with pytest.raises(ProofError, match=r"adapter: merging the adapter in memory moves an output by \d"):
+        with pytest.raises(CheckError, match=r"adapter: merging the adapter in memory moves an output by \d"):
             load()
 
 

@@ -18,7 +18,7 @@ from align.config import load_config
 from align.errors import CheckpointError, ConfigError
 from align.manifest import seal_folder, verify_folder
 from align.models.averaging import average_checkpoints
-from align.models.checkpoints import weights_fingerprint
+from align.models.checkpoints import checkpoint_fingerprint
 from align.models.output import new_folder
 from align.rounds.plan import RoundsConfig, load_stages
 from recipes.average import AverageRecipe
@@ -255,7 +255,7 @@ def test_the_manifest_says_which_weights_were_averaged_and_how_they_were_trained
     manifest = verify_folder(average_checkpoints(folders, tmp_path / "mean", (0.75, 0.25)))
     first, second = manifest["averaged"]
     assert (first["weight"], second["weight"]) == (0.75, 0.25)
-    assert [each["fingerprint"] for each in (first, second)] == [weights_fingerprint(folder) for folder in folders]
+    assert [each["fingerprint"] for each in (first, second)] == [checkpoint_fingerprint(folder) for folder in folders]
     assert (first["stage"], first["config"]["training"]["learning_rate"]) == ("dpo", 1e-5)
     assert str(tmp_path) not in json.dumps(manifest), "no place of this machine"
 

@@ -12,7 +12,7 @@ import transformers
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import align.tree.attention
-from align.errors import ConfigError, ProofError
+from align.errors import CheckError, ConfigError
 from align.jsonl import write_rows
 from align.judges.judge import ScoreRequest
 from align.models import exactness
@@ -28,7 +28,7 @@ from align.models.loading import load_policy, load_reward_model, load_tokenizer
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Message, SFTRow
 from align.settings import ModelConfig
-from align.trainers.checks import prove_packing
+from align.trainers.checks import check_packing
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import collate
 
@@ -220,7 +220,7 @@ def test_packed_trees_give_the_log_probabilities_of_the_models_own_eager_forward
     own.load_state_dict(policy.model.state_dict())
     assert longest_sequence(TREES) == LONGEST
     with torch.no_grad():
-        prove_packing(policy, TREES, low_precision=False)
+        check_packing(policy, TREES, low_precision=False)
         packed = policy(collate(TREES))
         alone = []
         for each in TREES:
@@ -258,8 +258,8 @@ def test_a_step_after_the_head_that_nothing_knows_stops_the_proof(monkeypatch: p
     monkeypatch.setattr(align.models.logps, "logit_scale", lambda model: 1.0)
     policy = TreePolicy(model_of(*EXACT["Granite"]))
     expected = r"row long: its values differ by .* from the model's own forward pass"
-    with pytest.raises(ProofError, match=expected), torch.no_grad():
-        prove_packing(policy, TREES, low_precision=False)
+    with pytest.raises(CheckError, match=expected), torch.no_grad():
+        check_packing(policy, TREES, low_precision=False)
 
 
 def test_a_window_that_nothing_knows_is_refused_by_the_attention_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,9 +357,9 @@ def checkpoint_of(name: str, more: dict[str, Any], folder: Path, tiny_checkpoint
         ),
     ],
 )
-@pytest.mark.parametrize("proofs", [True, False])
+@pytest.mark.parametrize("checks", [True, False])
 def test_training_is_refused_before_its_first_step(
-    name: str, more: dict[str, Any], cause: str, proofs: bool, tmp_path: Path, tiny_checkpoint: Path
+    name: str, more: dict[str, Any], cause: str, checks: bool, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     from recipes import sft
 
@@ -369,7 +369,7 @@ def test_training_is_refused_before_its_first_step(
     recipe = sft.SFTRecipe(
         model={"path": folder},
         data={"path": tmp_path / "rows.jsonl"},
-        training={"output_dir": tmp_path / "run", "precision": "fp32", "proofs": proofs},
+        training={"output_dir": tmp_path / "run", "precision": "fp32", "checks": checks},
     )
     with pytest.raises(ConfigError, match=rf"model\.path: .*{cause}"):
         sft.run(recipe)
@@ -415,7 +415,7 @@ def test_a_judge_proves_its_first_row_by_the_models_own_forward(
 
     transformers.AttentionInterface.register(align.tree.attention.NAME, halved)
     try:
-        with pytest.raises(ProofError, match=r"differ by .* from the model's own forward pass"):
+        with pytest.raises(CheckError, match=r"differ by .* from the model's own forward pass"):
             judge().score_many([request])
     finally:
         transformers.AttentionInterface.register(align.tree.attention.NAME, honest)
@@ -430,5 +430,5 @@ def test_a_class_without_a_score_head_is_no_reward_model() -> None:
 def test_the_proof_cannot_run_on_our_own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(*EXACT["Llama"])
     monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)
-    with pytest.raises(ProofError, match="cannot switch its attention back"), exactness.own_attention(model):
+    with pytest.raises(CheckError, match="cannot switch its attention back"), exactness.own_attention(model):
         pass

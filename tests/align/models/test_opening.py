@@ -19,7 +19,7 @@ import align.models.checkpoints as checkpoints
 from align.errors import AlignError, CheckpointError, ConfigError
 from align.manifest import seal_folder
 from align.models.checkpoints import base_of, open_checkpoint, tensor_files, verified
-from align.models.checkpoints import weights_fingerprint as fingerprint
+from align.models.checkpoints import checkpoint_fingerprint as fingerprint
 from align.models.fitting import require_finite_files, require_fit
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
 from align.models.output import refuse_overlap

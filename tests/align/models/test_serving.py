@@ -69,7 +69,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def training(output: Path, **changed: Any) -> TrainingConfig:
-    settings = {"batch_size": 2, "epochs": 30, "learning_rate": 1e-2, "precision": "fp32", "proofs": False}
+    settings = {"batch_size": 2, "epochs": 30, "learning_rate": 1e-2, "precision": "fp32", "checks": False}
     return TrainingConfig(output_dir=output, **settings | changed)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from align.errors import CheckpointError, ConfigError, ProofError
+from align.errors import CheckError, CheckpointError, ConfigError
 from align.jsonl import write_rows
 from align.manifest import SEAL, is_whole, seal_folder, verify_folder
 from align.rows import Message, PreferenceRow, SFTRow
@@ -193,7 +193,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_of
     )
     with pytest.MonkeyPatch.context() as patch:
         with_gradients_times(factor, step, patch)
-        with pytest.raises(ProofError, match=message):
+        with pytest.raises(CheckError, match=message):
             train("sft", data, tiny_checkpoint, output, precision=precision)
     assert not (output / SEAL).exists()
     assert [line["step"] for line in metrics(output)] == list(range(1, step)), "and the metrics are JSON"
@@ -211,7 +211,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_never_sealed(
     """Settings refuse such rates; here they come all the same. At 1e25 weights are finite, but not their squares."""
     output = tmp_path / "run"
     monkeypatch.setattr(Schedule, "__call__", lambda self, done: rate)
-    with pytest.raises(ProofError, match=r"step 1: the weight model\.\S+ is not finite after the update on rows r\d+"):
+    with pytest.raises(CheckError, match=r"step 1: the weight model\.\S+ is not finite after the update on rows r\d+"):
         train("sft", data, tiny_checkpoint, output, learning_rate=1.0, max_steps=1)
     assert not list(output.rglob(SEAL))
     assert not list(output.rglob("*.safetensors"))
@@ -490,6 +490,6 @@ def test_warm_up_is_a_share_of_the_steps_rounded_up() -> None:
 
 
 def test_a_run_trains_at_the_rates_of_its_schedule(tmp_path: Path, tiny_checkpoint: Path, data: Path) -> None:
-    done = train("sft", data, tiny_checkpoint, tmp_path / "run", schedule="linear", warmup_share=0.3)
+    done = train("sft", data, tiny_checkpoint, tmp_path / "run", schedule="linear", warmup_ratio=0.3)
     rates = [line["learning_rate"] for line in metrics(done)]
     assert rates == pytest.approx([1e-3 * share for share in (1 / 2, 1, 1, 3 / 4, 1 / 2, 1 / 4)])

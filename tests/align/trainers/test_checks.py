@@ -1,4 +1,4 @@
-"""The proofs before the first update: each stops a run that was broken on purpose, and lets a whole one pass."""
+"""The checks before the first update: each stops a run that was broken on purpose, and lets a whole one pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from align.errors import ProofError
+from align.errors import CheckError
 from align.jsonl import write_rows
 from align.reporting import logger
 from align.rows import Message, PreferenceRow, SFTRow
@@ -66,13 +66,13 @@ def said(caplog: pytest.LogCaptureFixture):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_healthy_run_passes_and_says_what_it_proved(
+def test_a_healthy_run_passes_and_says_what_it_checked(
     stage: str, precision: str, tmp_path: Path, tiny_llama3_checkpoint: Path, said: pytest.LogCaptureFixture
 ) -> None:
     train(stage, tmp_path, tiny_llama3_checkpoint, precision=precision)
-    proved = [record.getMessage() for record in said.records if "packed rows equal" in record.getMessage()]
-    assert len(proved) == (2 if precision == "bf16" else 1), "bfloat16 is proved once more without its rounding"
-    assert "(at most 0.0001)" in proved[-1]
+    checked = [record.getMessage() for record in said.records if "packed rows equal" in record.getMessage()]
+    assert len(checked) == (2 if precision == "bf16" else 1), "bfloat16 is checked once more without its rounding"
+    assert "(at most 0.0001)" in checked[-1]
     assert ("policy and reference agree: margin 0 " in said.text) == (stage == "dpo")
 
 
@@ -90,10 +90,10 @@ def test_completions_that_see_each_other_stop_the_run(
         return honest([(start, prompt_end, ((prompt_end, trees[-1][2][-1][1]),))])
 
     monkeypatch.setattr(TreeLayout, "of", one_long_row)
-    wanted = (
+    expected = (
         r"row p\d+: packed with row p\d+ its values differ by .* from each completion alone, expected at most 0.0001"
     )
-    with pytest.raises(ProofError, match=wanted + r"\. The attention of packed trees is wrong here"):
+    with pytest.raises(CheckError, match=expected + r"\. The attention of packed trees is wrong here"):
         train(stage, tmp_path, tiny_checkpoint, precision=precision)
 
 
@@ -112,7 +112,7 @@ def test_an_attention_that_is_wrong_alone_too_is_held_to_transformers_own(
 
     transformers.AttentionInterface.register(attention.NAME, halved)
     try:
-        with pytest.raises(ProofError, match=r"row p\d+: its values differ by .* from the model's own forward pass"):
+        with pytest.raises(CheckError, match=r"row p\d+: its values differ by .* from the model's own forward pass"):
             train("sft", tmp_path, tiny_checkpoint)
     finally:
         transformers.AttentionInterface.register(attention.NAME, honest)
@@ -125,16 +125,14 @@ def test_a_terminator_outside_the_loss_stops_the_run_and_shows_the_tail(
     from align.trainers.base import TreeTrainer
 
     monkeypatch.setattr(TreeTrainer, "supervised", lambda self, branch: [*branch.loss_mask[:-1], False])
-    wanted = (
-        r"row p\d+: the last token in the loss is ' ?\w+', wanted .*<\|eot_id\|>.*; the completion ends '.*<\|eot_id"
-    )
-    with pytest.raises(ProofError, match=wanted):
+    expected = r"row p\d+: the last token in the loss is ' ?\w+', expected .*<\|eot_id\|>.*; .* ends with '.*<\|eot_id"
+    with pytest.raises(CheckError, match=expected):
         train(stage, tmp_path, tiny_llama3_checkpoint)
 
 
 def test_a_message_that_goes_on_after_a_tool_call_ends_with_a_terminator_too(tiny_llama3_checkpoint: Path) -> None:
     from align.models.loading import load_tokenizer
-    from align.trainers.checks import prove_terminators
+    from align.trainers.checks import check_terminators
     from align.tree.encode import Ask, encode_completions
 
     _, protocol = load_tokenizer(tiny_llama3_checkpoint)
@@ -145,18 +143,18 @@ def test_a_message_that_goes_on_after_a_tool_call_ends_with_a_terminator_too(tin
     calls = Message(role="assistant", tool_calls=(call,))
     (tree,) = encode_completions([Ask("call", (system, Message(role="user", content="Rome?")), [(calls,)])], protocol)
     assert protocol.tokenizer.decode(tree.branches[0].ids[-1:]) == "<|eom_id|>"
-    prove_terminators([tree], lambda branch: branch.loss_mask, protocol)
+    check_terminators([tree], lambda branch: branch.loss_mask, protocol)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_values_that_are_not_finite_stop_the_run_and_name_the_rows(value: float) -> None:
-    from align.trainers.checks import prove_packing
+    from align.trainers.checks import check_packing
     from align.tree.encode import PromptTree, Segment
 
     trees = [PromptTree(name, [1], (Segment([2, 3], [True, True], [True, True]),)) for name in ("p1", "p2")]
-    expected = r"rows p\d+ and p\d+: the model gives (nan|-inf) before any training\. Weights of"
-    with pytest.raises(ProofError, match=expected):
-        prove_packing(lambda batch: torch.full(batch.labels.shape, value), trees, low_precision=False)
+    expected = r"rows p\d+ and p\d+: the model gives (nan|-inf) before any training\. The weights of"
+    with pytest.raises(CheckError, match=expected):
+        check_packing(lambda batch: torch.full(batch.labels.shape, value), trees, low_precision=False)
 
 
 def test_a_policy_that_is_not_its_reference_stops_at_step_0(
@@ -171,8 +169,8 @@ def test_a_policy_that_is_not_its_reference_stops_at_step_0(
         return found._replace(logps=found.logps + torch.tensor([1, 0]).numpy())
 
     monkeypatch.setattr(ReferenceCache, "logps", shifted)
-    wanted = r"step 0: before training the margin is 0\.1 and the loss .*, wanted 0 \(at most 0\.001\) and 0\.6931\."
-    with pytest.raises(ProofError, match=wanted + " Policy and reference differ"):
+    expected = r"step 0: before training the margin is 0\.1 and the loss .*, expected 0 \(at most 0\.001\) and 0\.6931"
+    with pytest.raises(CheckError, match=expected + ". Policy and reference differ"):
         train("dpo", tmp_path, tiny_checkpoint)
 
 
@@ -200,12 +198,12 @@ def test_the_log_shows_what_the_loss_reads_and_what_it_leaves_out(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_proofs_change_no_bit_and_draw_no_random_number(
+def test_checks_change_no_bit_and_draw_no_random_number(
     stage: str, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from align.trainers.base import TreeTrainer
 
-    honest = TreeTrainer._prove
+    honest = TreeTrainer.run_checks
     states = []
 
     def watched(self, model):
@@ -213,16 +211,16 @@ def test_proofs_change_no_bit_and_draw_no_random_number(
         honest(self, model)
         states.append(torch.equal(before, torch.get_rng_state()))
 
-    monkeypatch.setattr(TreeTrainer, "_prove", watched)
-    proved = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "proved")
-    plain = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "plain", proofs=False)
+    monkeypatch.setattr(TreeTrainer, "run_checks", watched)
+    checked = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "checked")
+    plain = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "plain", checks=False)
     assert states == [True]
-    assert (proved / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
-    assert (proved / "metrics.jsonl").read_text() == (plain / "metrics.jsonl").read_text()
+    assert (checked / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert (checked / "metrics.jsonl").read_text() == (plain / "metrics.jsonl").read_text()
 
 
-def test_the_row_that_is_proved_is_the_longest_of_moderate_ones() -> None:
-    from align.trainers.checks import LONGEST, prove_packing
+def test_the_row_that_is_checked_is_the_longest_of_moderate_ones() -> None:
+    from align.trainers.checks import LONGEST, check_packing
     from align.tree.encode import PromptTree, Segment
 
     def tree(name: str, length: int) -> PromptTree:
@@ -235,7 +233,7 @@ def test_the_row_that_is_proved_is_the_longest_of_moderate_ones() -> None:
         return torch.zeros(len(batch.labels))
 
     trees = [tree("long", LONGEST + 1), tree("short", 3), tree("middle", 40)]
-    prove_packing(values, trees, low_precision=False)
+    check_packing(values, trees, low_precision=False)
     assert seen == [(("short", "middle"), False), (("middle",), False), (("middle",), True)]
-    prove_packing(values, trees[:1], low_precision=False)
+    check_packing(values, trees[:1], low_precision=False)
     assert seen[3][0] == ("long", "long")

@@ -27,9 +27,9 @@ from align.rows import Message, PreferenceRow
 from align.settings import ModelConfig
 from align.trainers.reference import (
     ReferenceCache,
+    checkpoint_fingerprint,
     reference_key,
     rows_fingerprint,
-    weights_fingerprint,
 )
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, TreeBatch
@@ -290,11 +290,11 @@ def test_an_adapter_counts_with_its_base(tmp_path: Path, tiny_checkpoint: Path) 
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base), "r": 4}))
     (adapter / "adapter_model.safetensors").write_bytes(b"one")
-    found = {weights_fingerprint(base), weights_fingerprint(adapter)}
+    found = {checkpoint_fingerprint(base), checkpoint_fingerprint(adapter)}
     (adapter / "adapter_model.safetensors").write_bytes(b"two")
-    found.add(weights_fingerprint(adapter))
+    found.add(checkpoint_fingerprint(adapter))
     (base / "model.safetensors").write_bytes(b"three")
-    found.add(weights_fingerprint(adapter))
+    found.add(checkpoint_fingerprint(adapter))
     assert len(found) == 4
 
 
@@ -310,9 +310,9 @@ def test_a_name_on_the_hub_counts_by_its_snapshot(
     (home / "refs" / "main").write_text("abc")
     monkeypatch.setattr(transformers.utils.hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert weights_fingerprint("me/tiny") == weights_fingerprint(tiny_checkpoint)
+    assert checkpoint_fingerprint("me/tiny") == checkpoint_fingerprint(tiny_checkpoint)
     with pytest.raises(CheckpointError, match="me/other: is no folder, and the Hub's cache does not hold it"):
-        weights_fingerprint("me/other")
+        checkpoint_fingerprint("me/other")
 
 
 # Through the recipe

@@ -1,4 +1,4 @@
-"""The three trainers through their recipes, in this process: packing, accumulation, proofs, resuming, refusing."""
+"""The three trainers through their recipes, in this process: packing, accumulation, checks, resuming, refusing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from align.chat import load_protocol
-from align.errors import CheckpointError, ConfigError, ProofError, RowError
+from align.errors import CheckError, CheckpointError, ConfigError, RowError
 from align.jsonl import write_rows
 from align.manifest import is_whole
 from align.rows import Message, PreferenceRow, SFTRow
@@ -57,7 +57,7 @@ def sft_rows(count: int) -> list[SFTRow]:
 
 
 def training(output: Path, **changed) -> TrainingConfig:
-    settings = {"batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "save_steps": 100, "warmup_share": 0}
+    settings = {"batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "save_steps": 100, "warmup_ratio": 0}
     return TrainingConfig(output_dir=output, **(settings | changed))
 
 
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
 
     honest = DPOTrainer.batch_loss
     monkeypatch.setattr(DPOTrainer, "batch_loss", lambda self, *a: honest(self, *a) * float("nan"))
-    with pytest.raises(ProofError, match=r"step 1: the loss is nan on rows p\d+"):
+    with pytest.raises(CheckError, match=r"step 1: the loss is nan on rows p\d+"):
         train_dpo(tmp_path, tiny_checkpoint, "run")
 
 

@@ -297,7 +297,7 @@ def test_a_gradient_that_is_not_finite_on_one_of_two_processes_stops_zero3_befor
         "main(DPORecipe, run)\n"
     )
     output = tmp_path / "run"
-    arguments = command(tiny_checkpoint, pairs, output, ZERO3, "training.proofs=false")
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3, "training.checks=false")
     arguments[arguments.index("recipes/dpo.py")] = str(script)
     done = subprocess.run(
         arguments, cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400

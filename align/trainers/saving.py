@@ -1,0 +1,168 @@
+"""The model's files in a checkpoint folder: written, read back, and compared with what was trained.
+
+Which folders there are, and which of them a run resumes from, is decided in `align/trainers/checkpoints.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
+
+from align.chat.protocol import ChatProtocol
+from align.errors import CheckpointError
+from align.manifest import SEAL, read_manifest
+from align.models.adapters import is_adapted, load_weights, trained_shapes
+from align.models.checkpoints import ADAPTER_WEIGHTS, INDEX, weight_files
+from align.models.fitting import is_finite
+from align.models.serving import write_serving_files
+
+STATE = "trainer_state.json"
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
+
+_PREFIX = "model."
+"""What the trained module (`TreeModel`) puts before each name of the Hugging Face model in it."""
+
+
+def write_model(model: Any, folder: Path, protocol: ChatProtocol, state: Mapping[str, Tensor] | None = None) -> None:
+    """Save the Hugging Face model with its tokenizer and serving files.
+
+    state: the tensors of the trained module as DeepSpeed gathers them; None to take them from `model`.
+
+    transformers' own `_save` would also write training_args.bin, which contains the Hub token in plain text.
+    """
+    if state is not None:
+        state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    config = model.config
+    config.use_cache, used = True, config.use_cache  # off for training alone: generation from the files needs it
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        config.use_cache = used
+    write_serving_files(folder, protocol)
+
+
+def read_model(model: Any, folder: Path) -> None:
+    """Load the weights of a checkpoint into the Hugging Face model. Raises CheckpointError if they do not fit it.
+
+    Only files that the manifest lists are read, whatever else is in the folder.
+    """
+    if is_adapted(model):
+        load_weights(model, folder)
+        return
+    state: dict[str, Tensor] = {}
+    for name in read_manifest(folder)["files"]:
+        if name.startswith("model") and name.endswith(".safetensors"):
+            state |= load_file(folder / name)
+    loaded = model.load_state_dict(state, strict=False)
+    odd = [*loaded.unexpected_keys, *(set(loaded.missing_keys) - _tied_names(model))]
+    if odd:
+        how = "Delete it to resume from an earlier one"
+        raise CheckpointError(folder, f"is whole, but does not fit the model: {', '.join(odd[:3])}", how)
+
+
+def expected_shapes(model: Any) -> dict[str, list[int]]:
+    """Name -> shape of each weight that the saved files must contain; under ZeRO-3 the shape of the whole weight."""
+    if is_adapted(model):
+        return trained_shapes(model)
+    tied = _tied_names(model)
+    named = model.named_parameters()
+    return {name: list(getattr(weight, "ds_shape", weight.shape)) for name, weight in named if name not in tied}
+
+
+def require_savable(model: Any, start: Path | str) -> None:
+    """Raise CheckpointError before any training if the model's weights would be saved under other names.
+
+    transformers renames the weights of some models while saving: in a mixture of experts one tensor of all experts
+    becomes one for each expert. Tried here on weights without content. start: `model.path`, for the message.
+    """
+    if is_adapted(model):
+        return
+    shapes = expected_shapes(model)
+    weights = {name: torch.empty(shape, dtype=model.dtype, device="meta") for name, shape in shapes.items()}
+    saved = {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, weights).items()}
+    for name, shape in shapes.items():
+        if saved.get(name) != shape:
+            what = f"{type(model).__name__} cannot be trained here: its weight {name} is not saved under that name"
+            raise CheckpointError(start, what, "Train a dense model, or set model.lora")
+
+
+def _tied_names(model: Any) -> set[str]:
+    """Weights that are saved under another name only: a tied output head."""
+    return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+
+
+def leave_frozen_weights_out(engine: Any) -> None:
+    """Make DeepSpeed's checkpoints contain the trained adapter only, without the base, which never changes.
+
+    transformers does so for `PeftModel` only, and our adapter is attached to the model in place. Loading must then
+    accept that the frozen weights are missing.
+    """
+    load = engine.load_checkpoint
+    engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+    engine.load_checkpoint = lambda *a, **settings: load(*a, **(settings | {"load_module_strict": False}))
+
+
+def saved_weights(folder: Path) -> list[str]:
+    """Names of the files that hold what a run has saved: an adapter, or a whole model with its index.
+
+    Raises CheckpointError where a file is missing.
+    """
+    if (folder / ADAPTER_WEIGHTS).exists():
+        return [ADAPTER_WEIGHTS]
+    return [*([INDEX] if (folder / INDEX).exists() else []), *weight_files(folder)]
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What a finished model's manifest lists: weights, config, tokenizer; not the records of the run next to them."""
+    records = {"timing.json", "dropped.json", SEAL, STATE}
+    weights = set(saved_weights(folder))
+    return [
+        file
+        for file in folder.iterdir()
+        if file.is_file()
+        and not file.name.startswith(".")
+        and file.suffix in MODEL_SUFFIXES
+        and file.name not in records
+        and (file.name in weights or not file.name.endswith((".safetensors", INDEX)))
+    ]
+
+
+def require_saved(folder: Path, shapes: Mapping[str, list[int]], *, sharded: bool) -> None:
+    """Raise CheckpointError if a name or shape of what was trained is not in the files that were written.
+
+    sharded: under ZeRO-3, which is known to save tensors of shape [0].
+    """
+    saved: dict[str, list[int]] = {}
+    for name in saved_weights(folder):
+        if name.endswith(".safetensors"):
+            with safe_open(folder / name, "pt") as handle:
+                saved.update({key: handle.get_slice(key).get_shape() for key in handle.keys()})  # noqa: SIM118
+    for name, shape in shapes.items():
+        if saved.get(name) != shape:
+            what = f"tensor {name} was saved as {saved.get(name)}, expected {shape}"
+            how = "Set stage3_gather_16bit_weights_on_model_save in the DeepSpeed file"
+            raise CheckpointError(folder, what, how if sharded else "The model cannot be saved here: report its name")
+
+
+def require_finite(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise CheckpointError naming the first saved weight that is NaN or infinite."""
+    for name in sorted(manifest["files"]):
+        if "/" in name or not name.endswith(".safetensors"):
+            continue
+        try:
+            with safe_open(folder / name, "pt") as handle:
+                for key in handle.keys():  # noqa: SIM118
+                    tensor = handle.get_tensor(key)
+                    if not is_finite(tensor):
+                        what = f"weight {key} in {name} is not finite: training had diverged when it was written"
+                        raise CheckpointError(folder, what, "Delete it; an earlier one is used")
+        except SafetensorError as error:
+            raise CheckpointError(folder / name, f"cannot be read ({error})", "Delete the checkpoint") from None
