@@ -1,4 +1,4 @@
-"""Log-probabilities of packed trees, from hidden states, at label positions only.
+"""Log-probabilities and scores of packed trees: computed from hidden states, at the positions that are read only.
 
 Dimension letters: T tokens of the packed row, N label positions, E hidden size, V vocabulary.
 """
@@ -25,14 +25,15 @@ from align.models.exactness import (
 from align.tree.pack import TreeBatch
 
 TILE = {"cpu": (256, 2048), "cuda": (2048, 4096)}
-"""Label positions and words whose logits exist at one time, in place of [T, V]. On a CPU a tile stays in its cache."""
+"""How many label positions and vocabulary entries have their logits in memory at one time, instead of [T, V]. A tile of
+the CPU fits into its cache."""
 
 
 class LabelHead(nn.Linear):
-    """An output head that can also give the log-probabilities of labels, without ever holding [N, V].
+    """An output head that also computes the log-probabilities of labels, without ever having [N, V] in memory.
 
-    All tiles run inside one call of the module. ZeRO-3 gathers a weight when its module's forward runs, and all
-    processes must gather equally often: with a call for each tile, one with more labels would wait for ever.
+    All tiles run inside one call of the module. ZeRO-3 gathers a weight when the forward of its module runs, and all
+    processes must gather equally often: with one call for each tile, a process with more labels would wait forever.
     """
 
     scale = 1.0
@@ -40,7 +41,7 @@ class LabelHead(nn.Linear):
 
     @classmethod
     def of(cls, model: Any) -> LabelHead:
-        """The model's own output head, made one of these in place: names, tying and hooks of its weight stay.
+        """Turn the model's own output head into one of these, in place: names, tying and hooks of its weight stay.
 
         Raises ConfigError for a head with a bias, or that is followed by more than a factor.
         """
@@ -100,10 +101,22 @@ class ScoreHead(nn.Linear):
 class _LabelLogps(torch.autograd.Function):
     """log softmax(hidden @ weight.T)[labels], tile by tile, forward and backward.
 
-    Matrix products take `dtype`; sums over words and over tiles are float32, since sums of many bfloat16 parts are
-    biased. A label's own logit is one float32 number, in the numerator and among the terms of the log-sum-exp. With two
-    differently rounded ones a log-probability near 0 could come out above 0: bfloat16 logits between 16 and 32 are
-    multiples of 0.125. What is kept for the backward pass is hidden, each position's log-sum-exp and its label's logit.
+    Example: 3 positions, a vocabulary of 5, tiles of 2 positions and 3 vocabulary entries, so 2 x 2 tiles:
+
+                     v0   v1   v2 |  v3   v4
+        position 0   tile 0, 0    |  tile 0, 1
+                 1                |
+                 ---------------------------
+                 2   tile 1, 0    |  tile 1, 1
+
+    If position 0 has the logits ln 1, ln 2, ln 1 | ln 3, ln 1 and the label v3, each of its tiles has the log-sum-exp
+    ln 4. Joined, logsumexp(ln 4, ln 4) = ln 8, and the log-probability is ln 3 - ln 8 = ln 3/8.
+
+    Matrix products are computed in `dtype`; sums over the vocabulary and over tiles in float32, since sums of many
+    bfloat16 parts are biased. The logit of a label is a single float32 number, used in the numerator and as a term of
+    the log-sum-exp. With two differently rounded numbers a log-probability near 0 could be above 0: bfloat16 logits
+    between 16 and 32 are multiples of 0.125. The backward pass computes the logits again. Saved for it
+    are the hidden states, and for each position its log-sum-exp and the logit of its label.
     """
 
     @staticmethod
@@ -111,8 +124,8 @@ class _LabelLogps(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             states = hidden.to(dtype)
             chosen = (states.float() * weight[labels].to(dtype).float()).sum(1)
-            # One pass over a tile: its log-sum-exp is what log_softmax subtracted. Tiles are joined at the end, once,
-            # since a running sum of logarithms would round at every tile.
+            # The log-sum-exp of a tile is what log_softmax subtracted from each of its logits. In the example
+            # ln 1 - (ln 1 - ln 4) = ln 4. Tiles are joined once at the end: a running sum would round at every tile.
             tiles = -(-len(weight) // _tile(states)[1])
             of_tiles = torch.empty(len(labels), tiles, device=hidden.device)
             for rows, words, _, logits in _tiles(states, weight, labels, chosen):
@@ -121,7 +134,7 @@ class _LabelLogps(torch.autograd.Function):
             lse = of_tiles.logsumexp(1)
         ctx.save_for_backward(hidden, weight, labels, lse, chosen)
         ctx.dtype = dtype
-        # The label is a term of the sum, so the difference is at most 0; the float32 sum may miss that by its last bit.
+        # The label is a term of the sum, so the difference is at most 0, except for the last bit of the float32 sum.
         return (chosen - lse).clamp_(max=0)
 
     @staticmethod
@@ -134,7 +147,8 @@ class _LabelLogps(torch.autograd.Function):
             torch.zeros(tensor.shape, device=hidden.device) if needed else None
             for tensor, needed in zip((hidden, weight), ctx.needs_input_grad[:2], strict=True)
         )
-        # The gradient of a label's log-probability by a logit is 1 at the label, less the word's probability.
+        # d logp(label) / d logit(v) = [v is the label] - p(v). In the example -1/8, -2/8, -1/8, 5/8, -1/8. The loop
+        # subtracts the p(v) part; the lines after it add the label's 1.
         for rows, words, part, logits in _tiles(states, weight, labels, chosen):
             probabilities = logits.sub_(lse[rows, None]).exp_().to(ctx.dtype)
             if d_hidden is not None:
@@ -151,16 +165,21 @@ class _LabelLogps(torch.autograd.Function):
 def _tiles(
     states: Tensor, weight: Tensor, labels: Tensor, chosen: Tensor
 ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Rows, words, the words' weights in the type of `states`, and float32 logits that the caller may overwrite.
+    """Go through all tiles: the slices of positions and of the vocabulary, its weights, and the tile's float32 logits.
 
-    chosen: [N], each label's logit, which takes the place of the product's.
+    The weights have the type of `states`. The logits may be overwritten by the caller, and are by the next tile.
+    chosen: [N], the logit of each label, which replaces the one of the matrix product.
+
+    Example, as in `_LabelLogps`, labels 1, 4 and 0, in the tiles of v3 and v4 (first = 3): label - first is -2, 1 and
+    -3, so only position 1 has its label in these tiles, in column 1. The other two are clamped to column 0 and written
+    back as they are.
     """
     height, width = _tile(states)
     reused = torch.empty(min(height, len(states)) * width, device=states.device)
     for first in range(0, len(weight), width):
         words = slice(first, first + width)
         part = weight[words].to(states.dtype)
-        place = (labels - first)[:, None]  # of each label in this tile; below 0 or too large where it is in another
+        place = (labels - first)[:, None]  # the column of each label; negative or too large if it is in another tile
         inside = (place >= 0) & (place < len(part))
         place = place.clamp(0, len(part) - 1)
         for start in range(0, len(states), height):
@@ -197,7 +216,7 @@ def _subtract_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class TreeModel(nn.Module):
-    """A Hugging Face model (`.model`) that reads packed trees. What the trainers train, and what is saved is `.model`.
+    """A Hugging Face model (`.model`) that reads packed trees. Trainers train this module, and save `.model`.
 
     precision: "bf16" runs matrix products in bfloat16 over float32 weights; "fp32" runs in the weights' own type.
     """

@@ -1,12 +1,27 @@
-"""Log-probabilities of the reference, taken in one pass before training and kept on disk in shards.
+"""Log-probabilities of the reference: computed in one pass before training, and kept on disk in shards.
 
-    <cache>/<key>/KEY.json                              what the values were made from
-    <cache>/<key>/<maker>-steps-0-19-rank-0-of-2.safetensors   row numbers and their values, with a checksum
+    <cache>/<key>/KEY.json                                     what the values were made from
+    <cache>/<key>/<maker>-steps-0-1-rank-0-of-2.safetensors    row numbers and their values, with a checksum
 
-The key comes from files on disk and not from weights in memory, which have moved by the time a run resumes. The pass
-uses the very model that will train, wrapped and sharded as it will be, and the very batches of the first epoch, so that
-policy and reference agree at step 0 to the bit, in bfloat16 too. Shards that other batches made are as good but for
-rounding.
+The key is made from files on disk, not from weights in memory, which have changed when a run resumes. The pass uses the
+same model that is trained, wrapped and sharded in the same way, and the same batches as the first epoch, so that policy
+and reference are equal at step 0 to the last bit, in bfloat16 too. Shards that were made in other batches differ by
+rounding only.
+
+Example: five rows, a batch size of 2, two processes, `shard_steps` 2. The plan and the shards that are written:
+
+    step   rows    process 0   process 1
+    0      2, 4    2           4
+    1      3, 0    3           0
+    2      1       1           (none: it repeats row 1 and writes nothing)
+
+    <maker>-steps-0-1-rank-0-of-2    rows 2, 3
+    <maker>-steps-0-1-rank-1-of-2    rows 4, 0
+    <maker>-steps-2-3-rank-0-of-2    row 1
+
+If the second file is lost, rows 4 and 0 are missing, so both processes repeat steps 0 and 1: in a sharded model every
+forward pass needs all processes. A run with another batch size or number of processes has another <maker>: it reads the
+values of these files by row, and repeats nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +53,7 @@ from align.tree.pack import RunPlan, TreeBatch, collate
 log = logger(__name__)
 
 _SUFFIX = ".safetensors"
+_DELETE = "Delete the file; its rows are computed again"
 _CODE = ("align.models.logps", "align.tree.attention", "align.tree.pack")
 _COMPUTES = ("align/models/", "align/tree/")
 
@@ -46,9 +62,9 @@ class Reference(NamedTuple):
     """The reference's values of all trees that a run trains on."""
 
     logps: np.ndarray
-    """[trees, branches], float32 nats, by the tree's place; nan where the plan does not come in its first epoch."""
+    """[trees, branches], float32 nats, by the index of the tree; NaN for trees that the plan does not reach."""
     same_batches: bool
-    """Whether the first optimizer step's values were made in the batches that it trains on."""
+    """Whether the values of the first optimizer step were computed in the batches that it trains on."""
 
 
 NO_REFERENCE = Reference(np.zeros((0, 0), dtype=np.float32), same_batches=False)
@@ -63,11 +79,11 @@ def reference_key(
     weights: str | None = None,
     rows: str | None = None,
 ) -> dict[str, str]:
-    """What the values depend on, each part as a name or a fingerprint.
+    """What the values depend on, each part as a name or a fingerprint. Another value of any part makes another cache.
 
-    start: the checkpoint that the policy was loaded from. summed: in words, which tokens are summed.
-    weights, rows: the fingerprints of the start's weights and of the trees, if they are known already.
-    The tokenizer counts by the token ids that it gave.
+    start: the checkpoint that the policy was loaded from. summed: which tokens are summed, as a phrase.
+    weights, rows: the fingerprints of the start's weights and of the trees; None to compute them here.
+    The tokenizer is no part: the token ids in `rows` stand for it.
     """
     return {
         "weights": weights or checkpoint_fingerprint(start.path, start.revision),
@@ -80,8 +96,9 @@ def reference_key(
 
 
 def _code() -> str:
-    """Of the sources that compute the values: a fault that is fixed there must not live on in a cache. What else they
-    import (texts of settings, errors) moves no number.
+    """Fingerprint of the source files that compute the values, so that a cache does not outlive an error in them.
+
+    Other files that they import (settings, errors) do not change a number, and are left out.
     """
     return fingerprint_of(*(f"{name} {value}" for name, value in code_of(*_CODE).items() if name.startswith(_COMPUTES)))
 
@@ -116,7 +133,7 @@ class ReferenceCache:
     plan: RunPlan
     device: torch.device
     shard_steps: int
-    """Optimizer steps whose rows stand in one file."""
+    """How many optimizer steps have their rows in one file."""
 
     def logps(
         self,
@@ -125,24 +142,29 @@ class ReferenceCache:
         *,
         resumed: bool,
     ) -> Reference:
-        """The values, read where they are on disk, made and written where not. Every process comes here.
+        """Read the values from disk, compute and write the missing ones. Every process calls it.
 
-        logps_of: a batch to one value for each branch, [B]. agree: gives rank zero's answer to all processes. So all
-        know the same steps to be missing, and make as many forward passes as each other.
-        Raises CheckpointError where a resumed run does not find what it began with: its weights have moved.
+        logps_of: gives one value for each branch of a batch, [B]. agree: gives the answer of the first process to all
+            (`Processes.agree`), so that all have the same missing steps and make equally many forward passes.
+        Raises CheckpointError if values are missing in a resumed run: its weights have changed since.
         """
         stored: tuple[np.ndarray, np.ndarray] = agree(self._read)
         values, same = stored
         missing = self._missing_steps(values)
         if missing and resumed:
-            what = f"the reference log-probabilities of {len(missing)} optimizer steps are not there, or not whole"
+            what = f"the reference log-probabilities of {len(missing)} optimizer steps are missing or damaged"
             how = (
-                "The weights have moved since: restore the files, or the code that made them, or delete the checkpoint "
-                "folders to start over"
+                "The weights have changed since: restore the files, or the code that made them, or delete the "
+                "checkpoint folders to start over"
             )
             raise CheckpointError(self._place, what, how)
         known = int(np.isfinite(values).all(axis=1).sum())
-        log.info("reference log-probabilities in %s: %d rows known, %d steps to do", self._place, known, len(missing))
+        log.info(
+            "reference log-probabilities in %s: %d rows are known, %d steps to compute",
+            self._place,
+            known,
+            len(missing),
+        )
         if missing:
             made = torch.from_numpy(self._make(missing, logps_of)).to(self.device)
             if self.plan.processes > 1:
@@ -158,7 +180,7 @@ class ReferenceCache:
 
     @property
     def _maker(self) -> str:
-        """What decides the last bits besides the key: how rows meet in batches, libraries, device and threads."""
+        """What changes the last bits, besides the key: which rows share a batch, libraries, device and threads."""
         plan = self.plan
         batches = (plan.batch_size, plan.token_budget, plan.seed, plan.processes)
         return fingerprint_of(*batches, versions(), self.device.type, torch.get_num_threads())[:8]
@@ -171,7 +193,7 @@ class ReferenceCache:
         return [step for step in steps if unknown[list(self.plan[step].rows)].any()]
 
     def _make(self, missing: Sequence[int], logps_of: Callable[[TreeBatch], torch.Tensor]) -> np.ndarray:
-        """Values of this process's rows of the missing steps, 0 elsewhere; written shard by shard."""
+        """Compute and write the values of this process's rows in the missing steps; 0 for all other rows."""
         made = np.zeros((len(self.trees), len(self.trees[0].branches)), dtype=np.float32)
         progress = Progress("reference", len(missing))
         for shard, steps in groupby(missing, key=lambda step: step // self.shard_steps):
@@ -193,25 +215,25 @@ class ReferenceCache:
         for members in planned.bins:
             batch = collate([self.trees[member] for member in members or planned.rows[:1]]).to(self.device)
             values = logps_of(batch).float().cpu().numpy()
-            if members:  # otherwise it only kept step with the other processes
+            if members:  # otherwise this pass was only for the other processes
                 made[list(members)] = values.reshape(len(members), -1)
                 rows += members
         return rows
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Every value on disk, nan for the others, and whether it was made in this run's batches. For rank zero."""
+        """Every value on disk, NaN for the others, and for each row whether it was made in this run's batches."""
         values = np.full((len(self.trees), len(self.trees[0].branches)), np.nan, dtype=np.float32)
         same = np.zeros(len(self.trees), dtype=np.bool_)
         if not (self._place / "KEY.json").exists():
             with whole_file(self._place / "KEY.json") as handle:
                 json.dump(self.key, handle, indent=1)
         ours = f"{self._maker}-"
-        # Ours last: where two hold a row, the value of the very batch wins.
+        # Our own files last: if two files have a row, the value from the same batch is used.
         for file in sorted(self._place.glob(f"*{_SUFFIX}"), key=lambda file: (file.name.startswith(ours), file.name)):
             try:
                 rows, logps = _read_shard(file)
             except CheckpointError as error:
-                log.warning("its rows are done again: %s", error)
+                log.warning("its rows are computed again: %s", error)
                 continue
             values[rows] = logps
             same[rows] = file.name.startswith(ours)
@@ -225,15 +247,15 @@ def _write_shard(path: Path, rows: np.ndarray, logps: np.ndarray) -> None:
 
 
 def _read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers [n] and values [n, branches]. Raises CheckpointError where they are not what was written."""
+    """Row numbers [n] and values [n, branches]. Raises CheckpointError if the file is not as it was written."""
     try:
         with safe_open(path, "np") as handle:
-            wanted = (handle.metadata() or {}).get("blake3")
+            expected = (handle.metadata() or {}).get("blake3")
             tensors = {name: handle.get_tensor(name) for name in ("rows", "logps")}
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"cannot be read ({error})", "Take the file away") from None
-    if _checksum(tensors) != wanted:
-        raise CheckpointError(path, "does not hold what was written to it", "Take the file away")
+        raise CheckpointError(path, f"cannot be read ({error})", _DELETE) from None
+    if _checksum(tensors) != expected:
+        raise CheckpointError(path, "does not match its checksum", _DELETE)
     return tensors["rows"], tensors["logps"]
 
 

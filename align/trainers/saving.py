@@ -19,6 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
 from align.manifest import SEAL, read_manifest
+from align.models import adapters
 from align.models.adapters import is_adapted, load_weights, trained_shapes
 from align.models.checkpoints import ADAPTER_WEIGHTS, INDEX, weight_files
 from align.models.fitting import is_finite
@@ -31,7 +32,7 @@ _PREFIX = "model."
 """What the trained module (`TreeModel`) puts before each name of the Hugging Face model in it."""
 
 
-def write_model(model: Any, folder: Path, protocol: ChatProtocol, state: Mapping[str, Tensor] | None = None) -> None:
+def write_model(model: Any, folder: Path, protocol: ChatProtocol, state: dict[str, Tensor] | None = None) -> None:
     """Save the Hugging Face model with its tokenizer and serving files.
 
     state: the tensors of the trained module as DeepSpeed gathers them; None to take them from `model`.
@@ -40,12 +41,16 @@ def write_model(model: Any, folder: Path, protocol: ChatProtocol, state: Mapping
     """
     if state is not None:
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
-    config = model.config
-    config.use_cache, used = True, config.use_cache  # off for training alone: generation from the files needs it
-    try:
-        model.save_pretrained(folder, state_dict=state)
-    finally:
-        config.use_cache = used
+    if is_adapted(model):
+        adapters.save(model, folder, state)
+    else:
+        config = model.config
+        # The cache is off for training alone: generation from the files needs it.
+        config.use_cache, used = True, config.use_cache
+        try:
+            model.save_pretrained(folder, state_dict=state)
+        finally:
+            config.use_cache = used
     write_serving_files(folder, protocol)
 
 

@@ -1,10 +1,18 @@
 """The attention of packed prompt trees, known to transformers as `prompt_tree` and `prompt_tree_flex`.
 
-A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is seen.
+A prompt attends to itself; a branch attends to its prompt and to itself; nothing else is visible. A tree with a prompt
+of two tokens (p) and branches of one (a) and two (b):
 
-`prompt_tree` goes segment by segment through PyTorch's own attention, on CPU and GPU: a large tree takes a few calls
-without a mask, small ones go many at a time under one small mask. `prompt_tree_flex` is one FlexAttention call under a
-block mask: the fast form on a GPU; on a CPU it runs forward only. Neither ever builds a mask over the whole row.
+                 key  p0 p1 a2 b3 b4
+        query p0      x
+              p1      x  x
+              a2      x  x  x
+              b3      x  x  .  x           b does not see a
+              b4      x  x  .  x  x
+
+`prompt_tree` computes segment by segment with PyTorch's own attention, on CPU and GPU. A large tree takes a few calls
+without a mask; small trees share a call under one small mask. `prompt_tree_flex` is a single FlexAttention call under a
+block mask: faster on a GPU, and forward only on a CPU. Neither ever builds a mask of the whole row.
 
 Dimension letters: H heads, G key/value heads, T tokens of the packed row, D head size, S tokens of a block.
 """
@@ -32,16 +40,16 @@ NAME = "prompt_tree"
 FLEX_NAME = "prompt_tree_flex"
 
 BLOCK = 128
-"""Small trees that follow each other share a call while they have at most so many tokens together."""
+"""Consecutive small trees share a call if they have at most this many tokens together."""
 
 Span = tuple[int, int]
 Tree = tuple[int, int, tuple[Span, ...]]
-"""Start of the prompt, its end, (start, end) of each branch. Ends are exclusive; nothing stands between them."""
+"""Start of the prompt, its end, (start, end) of each branch. Ends are exclusive; there are no gaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of the packed row that is attended to in one go: several small trees, or one large one."""
+    """A part of the packed row whose attention is computed together: several small trees, or one large tree."""
 
     start: int
     end: int
@@ -52,13 +60,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class TreeLayout:
-    """How a packed row is attended to: its blocks, in order."""
+    """Which tokens of a packed row see which: the row's blocks, in order."""
 
     blocks: tuple[Block, ...]
     longest: int
     """Tokens of the longest prompt with one of its branches."""
     reached: set[str] = field(default_factory=set, compare=False, repr=False)
-    """Class names of the attention modules that have read this layout; empty if the model does not pass it on."""
+    """Class names of the attention modules that have used this layout; empty if the model does not pass it on."""
     _flex: dict[torch.device, BlockMask] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -143,7 +151,7 @@ def flex_tree_attention(
     tree: TreeLayout | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """The same in one call of FlexAttention. Source: Dong et al. 2024, arXiv:2412.05496."""
+    """The same as `tree_attention` in one call of FlexAttention. Source: Dong et al. 2024, arXiv:2412.05496."""
     if tree is None:
         return tree_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
     _check(module, query, attention_mask, dropout, tree, kwargs)
@@ -152,7 +160,7 @@ def flex_tree_attention(
 
 
 _WITHOUT_EFFECT = {"position_ids", "cache_position", "position_embeddings", "use_cache", "output_router_logits"}
-"""What models hand through to an attention function, and no attention function of transformers reads."""
+"""Arguments that models pass to an attention function, and that no attention function of transformers reads."""
 
 _CAUSES = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks", "sinks": "attention sinks"}
 
@@ -160,7 +168,7 @@ _CAUSES = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks", "sin
 def _check(
     module: Any, query: Tensor, mask: Tensor | None, dropout: float, tree: TreeLayout, more: dict[str, Any]
 ) -> None:
-    """Raise ConfigError for whatever would make the model's own attention differ from this one."""
+    """Raise ConfigError if the model's own attention would give other values than this one."""
     assert query.shape[0] == 1, "trees are packed into one row"
     tree.reached.add(type(module).__name__)
     window = more.get("sliding_window")
@@ -194,7 +202,7 @@ def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling
 
 
 def _one_tree(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: float | None) -> Tensor:
-    """One large tree. The prompt and its first branch are a plain causal row; the other branches join them."""
+    """One large tree. The prompt with its first branch is a plain causal row; each other branch is one more call."""
     ((start, end, spans),) = block.trees
     prompt = end - start
     branches = [(first - start, last - start) for first, last in spans]
@@ -221,10 +229,23 @@ def _one_tree(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: 
 class _TreeOnCPU(torch.autograd.Function):
     """One large tree on a CPU.
 
-    The prompt with its first branch is a plain causal row; the other branches attend to the prompt in one unmasked call
-    and to themselves in a causal one each, joined by their log-sum-exp. The backward kernel works weights out from it,
-    so with the joined one each part's gradient is the whole's, and the parts add up (Dao 2023, arXiv:2307.08691,
-    section 3.1). PyTorch has no public call that returns the log-sum-exp on a CPU; its fused CPU kernel does.
+    The prompt with its first branch is a plain causal row. The other branches attend to the prompt in one call without
+    a mask, and to themselves in one causal call each; the two results are joined by their log-sum-exp. A prompt of 3
+    tokens with branches of 2, 2 and 2:
+
+        place          0 1 2 | 3 4 | 5 6 | 7 8
+        call 1         queries 0 to 4, keys 0 to 4, causal          the prompt and branch 0
+        call 2         queries 5 to 8, keys 0 to 2                  the branches 1 and 2 to the prompt
+        calls 3 and 4  queries 5 to 6, keys 5 to 6, causal          each of them to itself;
+                       queries 7 to 8, keys 7 to 8, causal
+
+    The join. If all scores are 0, query 5 sees the prompt with log-sum-exp ln 3, and itself with ln 1; joined ln 4. The
+    prompt's part of the result weighs exp(ln 3 - ln 4) = 3/4, its own 1/4. With the place of each key as its value:
+    3/4 * mean(0, 1, 2) + 1/4 * 5 = 2, which is mean(0, 1, 2, 5), the attention over all four keys at once.
+
+    The backward kernel recomputes the attention weights as exp(score - log-sum-exp). Given the joined log-sum-exp, it
+    gives for each part the gradient of the whole, so the gradients of the parts are added (Dao 2023, arXiv:2307.08691,
+    section 3.1). PyTorch has no public function that returns the log-sum-exp on a CPU; its fused CPU kernel does.
     """
 
     @staticmethod
@@ -240,8 +261,8 @@ class _TreeOnCPU(torch.autograd.Function):
                 own, own_lse = attend(*(t[:, :, first:last] for t in (q, k, v)), 0.0, True, scale=scaling)
                 theirs, theirs_lse = (t[:, :, first - row : last - row] for t in (to_prompt, to_prompt_lse))
                 joined = torch.logaddexp(theirs_lse, own_lse)
-                share = (theirs_lse - joined).exp_()[..., None]
-                outs.append(torch.lerp(own.float(), theirs.float(), share).to(own.dtype))
+                weight = (theirs_lse - joined).exp_()[..., None]  # of the prompt's part; 3/4 in the example
+                outs.append(torch.lerp(own.float(), theirs.float(), weight).to(own.dtype))
                 lses.append(joined)
             out, lse = torch.cat(outs, dim=2), torch.cat(lses, dim=2)
         ctx.save_for_backward(query, key, value, out, lse)
@@ -250,7 +271,7 @@ class _TreeOnCPU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
-        # In float32 the backward kernel is faster than in bfloat16, up to twice for short segments.
+        # The backward kernel is faster in float32 than in bfloat16, up to twice for short segments.
         *saved, out, lse = ctx.saved_tensors
         q, k, v = _by_group(*(tensor.float() for tensor in saved))
         gradient, out = gradients[0][0].float().unflatten(0, q.shape[:2]), out.float()
@@ -283,14 +304,25 @@ def _on_cpu(tensor: Tensor) -> bool:
 
 
 def _by_group(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[G, H/G, T, D] each, without copying: a key/value head is shared by its group."""
+    """[G, H/G, T, D] each, without copying: the H/G query heads of a group share one key/value head."""
     q = query[0].unflatten(0, (key.shape[1], -1))
     k, v = (tensor[0, :, None].expand(-1, q.shape[1], -1, -1) for tensor in (key, value))
     return q, k, v
 
 
 def _flex_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
-    """The block mask from the segments' spans: blocks that hold something to see, and the rule inside them."""
+    """FlexAttention's block mask: which blocks of 128 keys a block of 128 queries reads, and the rule inside them.
+
+    Example: a prompt of 128 tokens with branches of 256 and 128, so blocks 0 | 1 2 | 3. The blocks to read are
+
+        query block 0   0
+                    1   0 1
+                    2   0 1 2
+                    3   0 . . 3      branch 1 skips the blocks of branch 0
+
+    `numbers` counts them (1, 2, 3, 2), and `order` lists them first in each row: the last row is 0 3 1 2, of which the
+    first two are read.
+    """
     size = 128
     spans = list(layout.segments())
     length = spans[-1][0][1]
@@ -298,12 +330,12 @@ def _flex_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
     seen = torch.zeros(count, count, dtype=torch.bool)
     segment = torch.empty(length, dtype=torch.int32)
     parent = torch.empty(length, dtype=torch.int32)
-    of_prompt: dict[Span, int] = {}
+    of_prompt: dict[Span, int] = {}  # span of a prompt -> number of its segment
     for number, ((start, end), prompt) in enumerate(spans):
         if prompt == (start, end):
             of_prompt[prompt] = number
         segment[start:end], parent[start:end] = number, of_prompt[prompt]
-        rows = slice(start // size, (end - 1) // size + 1)
+        rows = slice(start // size, (end - 1) // size + 1)  # the blocks that the segment touches
         seen[rows, rows] = True
         seen[rows, prompt[0] // size : (prompt[1] - 1) // size + 1] = True
     seen.tril_()
@@ -326,7 +358,7 @@ def _block(trees: Sequence[Tree]) -> Block:
     if end - start > BLOCK:
         assert len(trees) == 1
         return Block(start, end, tuple(trees), None)
-    mask = torch.zeros(end - start, end - start, dtype=torch.bool)
+    mask = torch.zeros(end - start, end - start, dtype=torch.bool)  # drawn at the top of this file, for one tree
     for begin, stop, branches in trees:
         length = stop - begin
         mask[begin - start : stop - start, begin - start : stop - start] = _causal(length)

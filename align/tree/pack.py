@@ -1,4 +1,4 @@
-"""Trees to padding-free rows: the plan of a run (which tree in which step, process and bin), and a bin as tensors.
+"""Pack trees into rows without padding: the plan of a run (which tree in which step, process and bin), and its batches.
 
 Dimension letters: T tokens of a bin, B branches in it, N label positions (tokens under the loss mask).
 """
@@ -23,15 +23,15 @@ from align.tree.store import TreeStore
 
 @dataclass(slots=True)
 class TreeBatch:
-    """One bin as tensors. Trees stand one after the other; in a tree the prompt, then its branches."""
+    """One bin as tensors: tree after tree, and in each tree the prompt and then its branches."""
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T], restarting with each tree, and at the prompt's end with each branch
     layout: TreeLayout | None  # None for a plain causal row
-    sources: Tensor  # [N], where the state stands that predicts a label: for a branch's first token, the prompt's last
+    sources: Tensor  # [N], position of the state that predicts a label: for a branch's first token, the prompt's last
     labels: Tensor  # [N]
     contrast_mask: Tensor  # [N], bool
-    label_counts: Tensor  # [B], label positions of each branch; labels stand in branch order
+    label_counts: Tensor  # [B], label positions of each branch; labels are in branch order
     ends: Tensor  # [B], position of each branch's last token: where the reward model reads its score
     branch_counts: list[int]  # branches of each tree
     tree_ids: list[str]
@@ -46,12 +46,28 @@ class TreeBatch:
 
 
 def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None) -> TreeBatch:
-    """Trees to one padding-free batch."""
-    segments: list[np.ndarray] = []  # each tree's prompt, then its branches
+    """Concatenate trees to one batch without padding. weights: 1 for each tree if None.
+
+    Example. Tree A has the prompt 10 11 12 and the branches 20 21 and 30 31 32; tree B has the prompt 40 and the branch
+    50 51. All tokens of the branches are labels, except 21:
+
+        place            0  1  2   3  4   5  6  7 |  8   9 10
+        segment          A       A.0    A.1      |  B  B.0
+        input_ids       10 11 12  20 21  30 31 32 | 40  50 51
+        position_ids     0  1  2   3  4   3  4  5 |  0   1  2     restart at 3 for A.1, at 0 for B
+        state before     -  0  1   2  3   2  5  6 |  -   8  9     30 is predicted by 12 (place 2), not by 21
+        is a label       .  .  .   x  .   x  x  x |  .   x  x
+
+        labels         20 30 31 32 50 51
+        sources         2  2  5  6  8  9      "state before" of each label
+        label_counts    1  3  2               of A.0, A.1 and B.0
+        ends            4  7 10               the last place of A.0, A.1 and B.0
+    """
+    segments: list[np.ndarray] = []  # [10 11 12], [20 21], [30 31 32], [40], [50 51]
     masks: list[np.ndarray] = []
     contrasts: list[np.ndarray] = []
-    is_branch: list[bool] = []
-    prompt_lengths: list[int] = []  # of each segment's tree
+    is_branch: list[bool] = []  # F T T F T
+    prompt_lengths: list[int] = []  # of each segment's tree: 3 3 3 1 1
     for tree in trees:
         length = len(tree.prompt)
         assert length, f"tree {tree.id} has an empty prompt: nothing would predict a branch's first token"
@@ -64,19 +80,20 @@ def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None)
     ids = np.concatenate(segments).astype(np.int64)
     mask, contrast = np.concatenate(masks), np.concatenate(contrasts)
     branch = np.array(is_branch)
-    lengths = np.fromiter(map(len, segments), np.int64, len(segments))
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
+    lengths = np.fromiter(map(len, segments), np.int64, len(segments))  # 3 2 3 1 2
+    ends = np.cumsum(lengths)  # 3 5 8 9 11, exclusive
+    starts = ends - lengths  # 0 3 5 8 9
     tokens = np.arange(len(ids))
+    # A token's place, less where its segment starts, plus the prompt's length in a branch: place 5 is 5 - (5 - 3) = 3.
     positions = tokens - np.repeat(starts - np.where(branch, prompt_lengths, 0), lengths)
-    # The state before a token predicts it; before a branch's first token stands the prompt's last.
+    # The state before a token predicts it. The first token of a branch is predicted by the last one of the prompt.
     before = tokens - 1
-    prompt_ends = ends[~branch]
+    prompt_ends = ends[~branch]  # 3 9
     branch_counts = [len(tree.branches) for tree in trees]
-    full = branch & (lengths > 0)
+    full = branch & (lengths > 0)  # an empty branch has no first token
     before[starts[full]] = np.repeat(prompt_ends, branch_counts)[lengths[branch] > 0] - 1
     labels = np.flatnonzero(mask)
-    labels_before = np.concatenate([[0], np.cumsum(mask)])
+    labels_before = np.concatenate([[0], np.cumsum(mask)])  # 0 0 0 0 1 1 2 3 4 4 5 6: labels in a span by difference
     return TreeBatch(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
@@ -94,7 +111,10 @@ def collate(trees: Sequence[PromptTree], weights: Sequence[float] | None = None)
 
 
 def _spans(branch_counts: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> list[Tree]:
-    """Where each tree's prompt and branches stand, from where each segment does."""
+    """The spans of each tree's prompt and branches, from those of all segments.
+
+    Example, as in `collate`: (0, 3, ((3, 5), (5, 8))) for tree A, (8, 9, ((9, 11),)) for tree B.
+    """
     spans: list[Tree] = []
     place = 0
     for count in branch_counts:
@@ -105,14 +125,22 @@ def _spans(branch_counts: Sequence[int], starts: Sequence[int], ends: Sequence[i
 
 
 def bins_under_budget(sizes: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Best-fit decreasing: indices grouped so that no group's sizes exceed the budget, unless one alone does.
+    """Group indices so that the sizes of no group exceed the budget, unless a single one does: best-fit decreasing.
 
-    Each goes where the least room is left after it. Found by bisection of the rooms that are there, so time grows with
-    the number of sizes and not with the number of bins.
+    From the largest to the smallest, each size goes into the bin that it fills best.
+
+    >>> bins_under_budget([6, 3, 5, 2, 4], token_budget=8)
+    [[0, 3], [2, 1], [4]]
+
+    The steps: 6 opens bin 0 (2 tokens free), 5 opens bin 1 (3 free), 4 opens bin 2 (4 free). 3 fits into the bins 1 and
+    2, and fills bin 1. 2 fits into the bins 0 and 2, and fills bin 0.
+
+    The bin is found by bisection of the numbers of free tokens, not of the bins: there are at most `token_budget` + 1
+    different ones, so the time hardly grows with the number of bins.
     """
     bins: list[list[int]] = []
-    rooms: list[int] = []  # each room that some bin has, once, ascending
-    bins_with: dict[int, list[int]] = {}  # numbers of the bins that have it
+    rooms: list[int] = []  # each number of free tokens that some bin has, once, ascending: 2 3 4 after three steps
+    bins_with: dict[int, list[int]] = {}  # that number -> the bins that have it: {2: [0], 3: [1], 4: [2]}
     for place in _descending(sizes):
         size = sizes[place]
         at = bisect_left(rooms, size)
@@ -134,7 +162,7 @@ def bins_under_budget(sizes: Sequence[int], token_budget: int) -> list[list[int]
 
 
 def tree_costs(trees: Sequence[PromptTree], config: Any, *, head: bool) -> np.ndarray:
-    """What each tree costs to train on, [trees] float64, in units of one token's way through the trunk.
+    """The training cost of each tree, [trees] float64, in units of one token through all layers.
 
         tokens + attended * 12 L H D / 6 N + labels * 6 E V / 6 N
 
@@ -155,7 +183,7 @@ def tree_costs(trees: Sequence[PromptTree], config: Any, *, head: bool) -> np.nd
 
 
 def tree_numbers(trees: Sequence[PromptTree], name: str) -> np.ndarray:
-    """`tokens`, `labels` or `attended` of each tree, [trees] int64. A `TreeStore` knows them without reading trees."""
+    """`tokens`, `labels` or `attended` of each tree, [trees] int64. A `TreeStore` has them without reading a tree."""
     if isinstance(trees, TreeStore):
         return getattr(trees, name)
     return np.array([getattr(tree, name) for tree in trees], np.int64)
@@ -166,7 +194,9 @@ class StepPlan:
     """What one process does in one optimizer step."""
 
     rows: tuple[int, ...]  # every tree of the step, over all processes
-    bins: tuple[tuple[int, ...], ...]  # this process's, each a forward and backward pass; () where it only keeps step
+    bins: tuple[
+        tuple[int, ...], ...
+    ]  # of this process, each a forward and backward pass; () if the pass has no row of its own
 
 
 class RunPlan(Dataset):
@@ -177,7 +207,16 @@ class RunPlan(Dataset):
     every forward pass, so all must make as many), balanced by cost: in each round of bins, since processes wait for
     each other there, and over the step.
 
-    sizes: tokens of each tree. costs: what each costs in time; None takes the sizes.
+    sizes: tokens of each tree. costs: the cost of each tree in time; None to take the sizes.
+
+    Example: a step with trees of 6, 3, 5, 2 and 4 tokens, a budget of 8, two processes. Three bins would be enough, but
+    two processes need an even number, so the trees are spread over four bins:
+
+                     process 0     process 1
+        round 0      6             5
+        round 1      4             3 + 2         10 tokens for each process
+
+    Three trees of 8 tokens make three bins and two rounds; in round 1 process 0 has the empty bin ().
     """
 
     def __init__(
@@ -201,8 +240,8 @@ class RunPlan(Dataset):
         self.processes = processes
         self.process = process
         self.steps_per_epoch = -(-len(sizes) // batch_size)
-        wanted = max(1, int(np.ceil(epochs * self.steps_per_epoch)))
-        self.steps = min(wanted, max_steps) if max_steps else wanted
+        steps = max(1, int(np.ceil(epochs * self.steps_per_epoch)))
+        self.steps = min(steps, max_steps) if max_steps else steps
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -215,7 +254,7 @@ class RunPlan(Dataset):
         return StepPlan(tuple(numbers), tuple(tuple(numbers[i] for i in sorted(members)) for members in mine))
 
     def filled_share(self, steps: int = 100) -> float:
-        """Share of the token places of all processes' bins that hold a token, over the first `steps` of an epoch."""
+        """How full the bins of all processes are, from 0 to 1, over the first `steps` of an epoch."""
         tokens = places = 0
         for step in range(min(steps, self.steps_per_epoch)):
             rows = self._rows(step)
@@ -232,7 +271,11 @@ class RunPlan(Dataset):
         return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def _bins(self, rows: np.ndarray) -> list[list[int]]:
-        """Places in `rows`, in rounds: bin n is process n % processes's, and all of a round cost about the same."""
+        """Indices into `rows` by bin. Bin n belongs to process n % processes; the bins of a round cost about the same.
+
+        Example, that of the class: the bins [0], [2], [1, 3] and [4] in the order of their cost. The second round is
+        dealt backwards: [0] [2] | [4] [1, 3].
+        """
         sizes, costs = self.sizes[rows].tolist(), self.costs[rows].tolist()
         bins = bins_under_budget(sizes, self.token_budget)
         rounds = -(-len(bins) // self.processes)
@@ -240,19 +283,24 @@ class RunPlan(Dataset):
             bins = _spread(sizes, costs, rounds * self.processes, self.token_budget) or bins
         bins += [[] for _ in range(rounds * self.processes - len(bins))]
         bins.sort(key=lambda members: -sum(costs[i] for i in members))
-        # Every other round backwards, so that no process has the dearest bin of each.
+        # Every other round backwards, so that no process has the most expensive bin of each round.
         dealt = [bins[first : first + self.processes] for first in range(0, len(bins), self.processes)]
         return [members for number, round_ in enumerate(dealt) for members in (round_[::-1] if number % 2 else round_)]
 
 
 _TRIES = 64
-"""Bins, cheapest first, that are looked into for room."""
+"""At most this many bins are tried for a tree, cheapest first."""
 
 
 def _spread(sizes: Sequence[int], costs: Sequence[float], count: int, token_budget: int) -> list[list[int]] | None:
-    """Exactly `count` bins of about equal cost, or None where that would break the budget.
+    """Exactly `count` bins of about equal cost, or None if that would exceed the budget.
 
-    The dearest first, each into the cheapest bin that has room for it.
+    From the most expensive tree to the cheapest, each goes into the cheapest bin in which it fits.
+
+    >>> _spread([6, 3, 5, 2, 4], [6, 3, 5, 2, 4], count=4, token_budget=8)
+    [[0], [2], [4], [1, 3]]
+
+    6, 5, 4 and 3 open a bin each; 2 joins 3, since that bin is the cheapest.
     """
     bins: list[list[int]] = [[] for _ in range(count)]
     room = [token_budget] * count

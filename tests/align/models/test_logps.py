@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import align.models.logps
-from align.models.logps import LabelHead, ScoreHead
+from align.models.logps import LabelHead, ScoreHead, _LabelLogps, _tiles
 
 ROWS, WORDS, SIZE = 37, 101, 24
 
@@ -166,3 +166,25 @@ def test_the_score_head_that_an_adapter_trains_is_computed_in_float32_too(tiny_c
     heads = [module for module in score.modules() if isinstance(module, nn.Linear)]
     assert [type(module) for module in heads] == [ScoreHead, ScoreHead], "the base's and the trained copy"
     assert score(torch.randn(3, 64).bfloat16()).dtype == torch.float32
+
+
+def test_the_tiles_that_the_comment_works_out_are_the_ones_that_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(align.models.logps, "TILE", {"cpu": (2, 3), "cuda": (2, 3)})
+    weight = torch.tensor([[1.0], [2], [1], [3], [1]]).log()
+    hidden = torch.ones(3, 1)
+    labels, chosen = torch.tensor([1, 4, 0]), torch.tensor([7.0, 8, 9])
+    tiles = [
+        (rows.start, part.start, logits.clone()) for rows, part, _, logits in _tiles(hidden, weight, labels, chosen)
+    ]
+    assert [(row, part) for row, part, _ in tiles] == [(0, 0), (2, 0), (0, 3), (2, 3)]
+    plain = weight[:, 0].expand(3, 5).clone()
+    plain[range(3), labels] = chosen
+    for row, part, logits in tiles:
+        torch.testing.assert_close(logits, plain[row : row + 2, part : part + 3])
+
+    small = weight.clone().requires_grad_()
+    states = hidden[:1].clone().requires_grad_()
+    logp = _LabelLogps.apply(states, small, torch.tensor([3]), torch.float32)
+    torch.testing.assert_close(logp.exp(), torch.tensor([3 / 8]))
+    logp.sum().backward()  # with a hidden state of 1 the weight's gradient is the logits'
+    torch.testing.assert_close(small.grad, torch.tensor([[-1.0], [-2], [-1], [5], [-1]]) / 8)

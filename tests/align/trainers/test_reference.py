@@ -159,9 +159,9 @@ def test_a_flipped_bit_is_found_and_the_shard_made_again(tmp_path: Path, said: p
             assert shards(tmp_path) == whole
             found += 1
     assert found > 20
-    warned = [record for record in said.records if "its rows are done again" in record.getMessage()]
+    warned = [record for record in said.records if "its rows are computed again" in record.getMessage()]
     assert len(warned) == found
-    assert any("does not hold what was written to it" in record.getMessage() for record in warned)
+    assert any("does not match its checksum" in record.getMessage() for record in warned)
 
 
 def test_a_torn_shard_is_made_again(tmp_path: Path) -> None:
@@ -174,12 +174,14 @@ def test_a_torn_shard_is_made_again(tmp_path: Path) -> None:
         assert shards(tmp_path) == whole
 
 
-def test_a_resumed_run_without_its_values_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"of 8 optimizer steps are not there.*The weights have moved since"):
+def test_a_resumed_run_without_its_values_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"of 8 optimizer steps are missing or damaged.*The weights have changed since"
+    ):
         logps(cache(tmp_path), Model(), resumed=True)
     logps(cache(tmp_path), Model())
     next(tmp_path.rglob("*.safetensors")).unlink()
-    with pytest.raises(CheckpointError, match="of 2 optimizer steps are not there"):
+    with pytest.raises(CheckpointError, match="of 2 optimizer steps are missing or damaged"):
         logps(cache(tmp_path), Model(), resumed=True)
 
 
@@ -214,6 +216,22 @@ def test_two_processes_write_their_own_shards_and_one_reads_them_all(tmp_path: P
     assert alone.calls == 0
     assert np.array_equal(read.logps, EXACT)
     assert not read.same_batches
+
+
+def test_the_shards_that_the_comment_lists_are_the_ones_that_are_written(tmp_path: Path) -> None:
+    trees = [PromptTree(f"t{n}", [7], (Segment([n, 1, 2], [True] * 3, [True] * 3),)) for n in range(5)]
+    sizes = {"batch_size": 2, "token_budget": 4, "epochs": 1, "max_steps": None, "seed": 0, "processes": 2}
+    for process in range(2):
+        planned = RunPlan([4] * 5, process=process, **sizes)
+        cache(tmp_path, planned, shard_steps=2, trees=trees)._make(range(3), Model())
+    written = {
+        file.name.partition("-")[2]: load_file(file)["rows"].tolist() for file in tmp_path.rglob("*.safetensors")
+    }
+    assert written == {
+        "steps-0-1-rank-0-of-2.safetensors": [2, 3],
+        "steps-0-1-rank-1-of-2.safetensors": [4, 0],
+        "steps-2-3-rank-0-of-2.safetensors": [1],
+    }
 
 
 def test_both_processes_run_a_step_again_that_one_of_them_lost(tmp_path: Path) -> None:
@@ -356,7 +374,7 @@ def test_a_sweep_over_beta_takes_the_reference_pass_once(
         run = train(tmp_path, tiny_checkpoint, name, dpo={**shared, **dpo})
         assert first_line(run)["absolute_margin"] == 0
     assert times(tmp_path / "shared") == before
-    assert sum("24 rows known, 0 steps to do" in record.getMessage() for record in said.records) == 2
+    assert sum("24 rows are known, 0 steps to compute" in record.getMessage() for record in said.records) == 2
     assert not (tmp_path / "one" / "reference").exists()
     assert len(list((tmp_path / "shared").iterdir())) == 1
     train(tmp_path, tiny_checkpoint, "four", dpo={**shared, "mask_format_tokens": False})
@@ -371,9 +389,9 @@ def test_a_cache_of_another_plan_is_taken_with_the_tolerance_of_rounding(
     train(tmp_path, tiny_checkpoint, "one", dpo=shared, precision=precision)
     train(tmp_path, tiny_checkpoint, "two", dpo=shared, precision=precision, seed=3, batch_size=5)
     agreed = [record.getMessage() for record in said.records if "policy and reference agree" in record.getMessage()]
-    assert "values are of the same batches" in agreed[0]
+    assert "reference computed in the same batches" in agreed[0]
     assert "margin 0 (at most 0.001;" in agreed[0]
-    assert "values are of other batches" in agreed[1]
+    assert "reference computed in other batches" in agreed[1]
     assert ("(at most 0.001;" in agreed[1]) == (precision == "fp32")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+import align.tree.attention
 from align.errors import ConfigError
 from align.models.loading import load_policy
 from align.settings import ModelConfig
@@ -128,3 +129,34 @@ def test_no_mask_grows_with_the_row(largest_tensor) -> None:
 def test_flex_is_refused_where_it_cannot_train(tiny_checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.attention: flex wants a GPU.*Set model\.attention: segments"):
         load_policy(ModelConfig(path=tiny_checkpoint, attention="flex"))
+
+
+def test_the_mask_at_the_top_of_the_file_is_the_one_that_is_made() -> None:
+    drawn = ["x....", "xx...", "xxx..", "xx.x.", "xx.xx"]
+    block = align.tree.attention._block([(0, 2, ((2, 3), (3, 5)))])
+    assert block.mask is not None
+    assert ["".join("x" if seen else "." for seen in row) for row in block.mask.tolist()] == drawn
+
+
+def test_the_joined_attention_that_the_comment_works_out_is_the_one_that_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All scores 0, and each key's place as its value: a query gets the mean of the places that it sees."""
+    monkeypatch.setattr(align.tree.attention, "BLOCK", 4)  # so that nine tokens are a large tree
+    layout = TreeLayout.of([(0, 3, ((3, 5), (5, 7), (7, 9)))])
+    assert layout.blocks[0].mask is None
+    values = torch.arange(9.0).view(1, 1, 9, 1).expand(1, 1, 9, 4).contiguous()
+    zeros = torch.zeros(1, 1, 9, 4)
+    got, _ = align.tree.attention.tree_attention(torch.nn.Module(), zeros, zeros, values, None, tree=layout)
+    seen = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+    seen += [[0, 1, 2, 5], [0, 1, 2, 5, 6], [0, 1, 2, 7], [0, 1, 2, 7, 8]]
+    means = torch.tensor([sum(places) / len(places) for places in seen])
+    torch.testing.assert_close(got[0, :, 0, 0], means)
+    assert means[5] == 2
+
+
+def test_the_block_mask_that_the_comment_draws_is_the_one_that_is_made() -> None:
+    layout = TreeLayout.of([(0, 128, ((128, 384), (384, 512)))])
+    mask = align.tree.attention._flex_mask(layout, torch.device("cpu"))
+    assert mask.kv_num_blocks.tolist() == [[[1, 2, 3, 2]]]
+    assert mask.kv_indices[0, 0, 3].tolist() == [0, 3, 1, 2]

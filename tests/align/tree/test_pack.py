@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 import time
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import align.tree.pack
+from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, bins_under_budget, collate, tree_costs
 from tests.trees import random_tree
 
@@ -25,6 +28,39 @@ CONFIG = LlamaConfig(
     head_dim=16,
     pad_token_id=0,
 )
+
+
+def test_the_batch_that_collate_draws_is_the_one_that_it_makes() -> None:
+    def branch(ids: list[int], trained: list[bool]) -> Segment:
+        return Segment(np.array(ids, np.int32), np.array(trained), np.array(trained))
+
+    a = PromptTree("A", np.array([10, 11, 12]), (branch([20, 21], [True, False]), branch([30, 31, 32], [True] * 3)))
+    b = PromptTree("B", np.array([40]), (branch([50, 51], [True, True]),))
+    batch = collate([a, b])
+    assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 30, 31, 32, 40, 50, 51]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 0, 1, 2]]
+    assert batch.labels.tolist() == [20, 30, 31, 32, 50, 51]
+    assert batch.sources.tolist() == [2, 2, 5, 6, 8, 9]
+    assert batch.label_counts.tolist() == [1, 3, 2]
+    assert batch.ends.tolist() == [4, 7, 10]
+    assert batch.layout is not None
+    trees = [tree for block in batch.layout.blocks for tree in block.trees]
+    assert trees == [(0, 3, ((3, 5), (5, 8))), (8, 9, ((9, 11),))]
+
+
+def test_the_plans_that_the_comments_work_out_are_the_ones_that_are_made() -> None:
+    assert doctest.testmod(align.tree.pack).attempted == 2
+    assert doctest.testmod(align.tree.pack).failed == 0
+
+    def bins(sizes: list[int], process: int) -> list[list[int]]:
+        plan = RunPlan(
+            sizes, batch_size=5, token_budget=8, epochs=1, max_steps=None, seed=0, processes=2, process=process
+        )
+        return [[sizes[row] for row in members] for members in plan[0].bins]
+
+    assert [sorted(each) for each in bins([6, 3, 5, 2, 4], 0)] == [[6], [4]]
+    assert [sorted(each) for each in bins([6, 3, 5, 2, 4], 1)] == [[5], [2, 3]]
+    assert (bins([8, 8, 8], 0), bins([8, 8, 8], 1)) == ([[8], []], [[8], [8]])
 
 
 def test_a_batch_is_what_going_through_it_token_by_token_gives() -> None:
