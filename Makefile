@@ -1,20 +1,24 @@
-# make rehearsal   the whole recipe, two rounds, on a small real model (CPU, within half an hour on two cores)
-# make test        what holds the project: style, types, tests
-# make bench       time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
-# make tools       tool use taught and measured: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
-# make knowledge   what a model does not know, found and taught: probe, SFT, DPO, three seeds, held-out facts before and after
-# make preferences a reward model on pairs that people marked, held-out parts in turn, with and without edits
-# make check       style, spelling and types only
-# make assets      fetch the model and data that both need
-# make clean       take the environment and the tools' caches away; runs/ and .assets/ stay
+# make rehearsal        the whole recipe, two rounds, on a small real model (CPU, within half an hour on two cores)
+# make test             everything that a change must pass: style, spelling, types, all tests
+# make quick            the quick tests alone, for while you work (about a minute)
+# make check            style, spelling and types
+# make test-newest      the core tests with the newest release of every dependency, in an environment of its own
+# make bench            time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
+# make tools            train tool use and measure it: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
+# make knowledge        find what a model does not know and train on it: three seeds, held-out facts before and after
+# make preferences      a reward model on pairs that people judged, each part held out in turn, with and without edits
+# make assets           download the model and data that these commands need
+# make system-packages  install the programs that some tests need (apt-get): bubblewrap and a headless Chromium
+# make clean            delete the environments and the tools' caches; runs/ and .assets/ stay
 #
-# PYTHON           which Python makes the environment; by default the first of 3.11 or newer that is found
-# pip's own settings hold, such as an index of torch's CPU builds for a machine without a GPU: it spares some gigabytes.
+# PYTHON    the Python that makes the environment; default: the first of version 3.11 or newer that is found
+# THREADS   CPU threads of each process (OMP_NUM_THREADS); default: what the libraries choose
+# ARGS      more arguments for the command, such as ARGS="rounds=1" or ARGS="-k ledger"
 #
-# THREADS          CPU threads of each process (OMP_NUM_THREADS); unset leaves the libraries' choice
-# ARGS             more for the command, such as ARGS="rounds=1" or ARGS="-k ledger"
+# pip's own settings are respected. On a machine without a GPU, an index of torch's CPU builds saves some gigabytes.
 
 VENV := .venv
+NEWEST := .venv-newest
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
@@ -30,14 +34,31 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test bench tools knowledge preferences check assets bubblewrap chromium clean
+.PHONY: rehearsal test quick test-newest bench tools knowledge preferences check assets system-packages clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
 	$(BIN)/python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
 
-test: check assets bubblewrap chromium
+test: check assets
 	$(BIN)/python -m pytest $(ARGS)
+
+# Two processes with one thread each.
+quick: $(STAMP)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 $(QUICK) $(ARGS)
+
+QUICK := -m "not slow and not engine and not install and not asset"
+
+# Left out: tests that start several processes, make environments, or open a browser.
+test-newest: python
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install -qq --upgrade --upgrade-strategy eager -e ".[dev,bench]"
+	$(NEWEST)/bin/pip check
+	$(NEWEST)/bin/python -m align.assets
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(NEWEST)/bin/python -m pytest -q -n 2 \
+		-m "not engine and not install" --ignore=tests/data_builders/annotation/test_browser.py \
+		--ignore=tests/recipes/test_rehearsal.py $(ARGS)
+	$(NEWEST)/bin/python tests/versions.py
 
 bench: assets
 	$(BIN)/python tests/bench/run.py $(ARGS)
@@ -56,7 +77,7 @@ KNOWLEDGE_SFT := $(BIN)/python recipes/sft.py recipes/configs/sft/knowledge.yaml
 KNOWLEDGE_RUNS := knowledge-0 knowledge-1 knowledge-2 knowledge-refusals
 .PHONY: $(KNOWLEDGE_RUNS)
 
-# Two runs side by side, a thread each: two seeds took 14 minutes, where one alone with two threads took 12 min 40 s.
+# Two runs at a time with one thread each: two seeds take 14 minutes; one alone with two threads takes 12 min 40 s.
 knowledge: assets
 	$(BIN)/python recipes/build_data.py recipes/configs/data/probe_questions.yaml
 	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml
@@ -76,7 +97,7 @@ knowledge-0 knowledge-1 knowledge-2: knowledge-%:
 		model.path=$(KNOWLEDGE)/sft-$* training.output_dir=$(KNOWLEDGE)/dpo-$*
 	$(KNOWLEDGE_EVAL) model.path=$(KNOWLEDGE)/dpo-$* output_dir=$(KNOWLEDGE)/eval-$*
 
-# SFT on refusals alone; what was asked once serves it too.
+# SFT on refusals alone, from the answers that were sampled once for all.
 knowledge-refusals:
 	mkdir -p $(KNOWLEDGE)/refusals && cp -r $(KNOWLEDGE)/probe/units $(KNOWLEDGE)/refusals/
 	$(BIN)/python recipes/build_data.py recipes/configs/data/knowledge.yaml output=$(KNOWLEDGE)/refusals \
@@ -110,40 +131,38 @@ check: $(STAMP)
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-# Programs that tests want besides Python: the sandbox for model-written code, a browser for the raters' page. Installed
-# where that needs no question; their tests are skipped without them.
-bubblewrap:
-	@command -v bwrap >/dev/null || $(call from_apt,bubblewrap,the sandbox)
+# Programs that some tests need besides Python: the sandbox for model-written code, a browser for the raters' page. Those
+# tests are skipped if the programs are missing.
+SYSTEM_PACKAGES := bubblewrap chromium-headless-shell
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-chromium:
-	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
-		|| $(call from_apt,chromium-headless-shell,the raters' page)
-
-define from_apt
-{ echo "$(1)    installing it, for $(2)"; \
-	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
-	$$as_root apt-get install -qq -y --no-install-recommends $(1) >/dev/null 2>&1 \
-		|| { $$as_root apt-get update -qq && $$as_root apt-get install -qq -y --no-install-recommends $(1); } >/dev/null 2>&1 \
-		|| echo "$(1)    could not be installed: the tests of $(2) are skipped. Mend: apt-get install $(1)"; }
-endef
+system-packages:
+	@if command -v bwrap >/dev/null && { command -v chromium-headless-shell || command -v chromium; } >/dev/null; \
+		then echo "system packages   already installed: $(SYSTEM_PACKAGES)"; \
+		else echo "system packages   installing: $(SYSTEM_PACKAGES)"; \
+			$(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -qq -y --no-install-recommends $(SYSTEM_PACKAGES); fi
 
 assets: $(STAMP)
 	$(BIN)/python -m align.assets
 
-# The exact set first, held to its hashes where it was tested; torch, whose build depends on the machine; then this
-# checkout, built with what is installed already. --no-deps throughout: the set is whole, and `pip check` says so.
-$(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: wanted Python 3.11 or newer, found none. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+# First the pinned set, checked against its hashes on the systems that they are for; then torch, whose build depends on
+# the machine; then this checkout, built with what is installed. Always with --no-deps: the set is complete, which
+# `pip check` confirms.
+$(STAMP): pyproject.toml constraints.txt | python
 	@echo "environment   $(VENV), a minute or two"
 	@$(PYTHON) -m venv $(VENV)
 	@if $(BIN)/python -c 'import platform as p, sys; sys.exit(not (p.system() == "Linux" and p.machine() in ("x86_64", "aarch64") and sys.version_info < (3, 14)))'; \
 		then $(BIN)/pip install -qq --no-deps --require-hashes -r constraints.txt; \
-		else echo "environment   the hashes are for another system: by version alone"; \
+		else echo "environment   the hashes are for another system: installing by version"; \
 			sed -e '/--hash/d' -e 's/ *\\$$//' constraints.txt > $(VENV)/versions.txt && $(BIN)/pip install -qq --no-deps -r $(VENV)/versions.txt; fi
 	@$(BIN)/pip install -qq torch==$(TORCH_VERSION)
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/pip check
 	@touch $@
 
+.PHONY: python
+python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is required, but was not found. Install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -31,6 +31,7 @@ from align.config import answering
 from align.errors import AssetError
 from align.files import sync_file, sync_folder, whole_file
 from align.manifest import SEAL, seal_folder
+from align.optional import library
 from align.reporting import Progress, duration
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -482,6 +483,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     Weights read from a GGUF carry a quantization_config with which they cannot be saved, so they move into a model that
     is rebuilt from the plain config.
     """
+    library("gguf", "gguf", MODEL)  # transformers reads the file with it
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from align.config_help import settings_of
 from align.config_values import held_by, holder_of, kinds_of
-from align.errors import ConfigError
+from align.errors import AlignError, ConfigError
 from align.strict_yaml import Key, parse_value
 
 _EXPECTED = {  # pydantic's name of a mistake -> what its setting must be
@@ -53,7 +53,10 @@ def mistake(place: Place, path: Path, where: dict[Key, str], detail: Any) -> Con
         return ConfigError(at, "required, but missing", how)
     how = f"Start from {_shown(place.default)}" if place.default is not None else (place.text or "See --help")
     if kind == "value_error":
-        return ConfigError(at, str(context.get("error", detail.get("msg"))), how)
+        error = context.get("error", detail.get("msg"))
+        if isinstance(error, AlignError):  # a check that knows how to fix what it found
+            return ConfigError(at, error.what, error.how)
+        return ConfigError(at, str(error), how)
     given = detail.get("input")
     if kind == "kind":
         expected = f"be {detail['expected']}"

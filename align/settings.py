@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from align.config import Section
 from align.config_values import usable_path
+from align.errors import ConfigError
+from align.optional import install, is_installed
 from align.rows import STRONG_LEVELS, Level
 
 INPUT = "input"
@@ -250,7 +252,8 @@ class TrainingConfig(Section):
     log_steps: int = Field(1, gt=0, le=1_000_000_000)
     """Optimizer steps between two lines of metrics."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers in addition to metrics.jsonl, which is always written: one name or a list."""
+    """Trackers in addition to metrics.jsonl, which is always written: one name or a list. Each is an extra of the same
+    name: `pip install 'align-post-training[tensorboard]'`."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Data order and everything else that is random."""
     threads: int | None = Field(None, gt=0)
@@ -259,6 +262,14 @@ class TrainingConfig(Section):
     """Before the first update check, in a few forward passes, that completions end with a trained terminator, that
     packed rows have the values of each completion alone and of the model's own forward pass, that scores are finite,
     and that DPO begins at margin 0. The run stops if a check fails. Checks do not change the result."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _trackers_are_installed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not is_installed(name):
+                raise ConfigError("training.report_to", f"the tracker {name} is not installed", install(name))
+        return names
 
 
 class SFTConfig(Section):

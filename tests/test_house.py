@@ -29,7 +29,7 @@ WINGS = {
 
 LAYERS = [  # of align/, from the lowest up; a module or folder imports from layers below its own, and from itself
     {"errors", "reporting", "hub_names", "hardware", "losses"},
-    {"failures", "files", "strict_yaml"},
+    {"failures", "files", "strict_yaml", "optional"},
     {"source_code", "text", "rows", "config_values"},
     {"config_help"},
     {"config_mistakes", "manifest"},
@@ -184,7 +184,7 @@ def test_importing_a_recipe_brings_nothing_heavy(recipes_loaded: dict[str, list[
     assert not {Path(path).name: heavy for path, heavy in recipes_loaded.items() if heavy}
 
 
-OPTIONAL = ("tools", "data", "annotate")
+OPTIONAL = ("tools", "annotate", "gguf", "tensorboard")
 """Extras that a recipe's `--help` and the check of a config must not need."""
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from align.errors import AlignError, ConfigError
+from align import optional
+from align.errors import AlignError
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
@@ -45,17 +45,8 @@ class ToolError(AlignError):
 
 
 def library(module: str) -> Any:
-    """An optional library, imported when first used; the error names the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise ConfigError(
-            "align.tools",
-            f"the library {module} is required, but not installed",
-            "Install the extra: pip install 'align-post-training[tools]'",
-        ) from None
+    """A library of the extra `tools`, imported when first used; the error names the command that installs it."""
+    return optional.library(module, "tools", "align.tools")
 
 
 def result_text(result: str, max_characters: int) -> str:

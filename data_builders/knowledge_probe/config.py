@@ -28,8 +28,8 @@ class KnowledgeProbeConfig(Reading):
     """How the answers are sampled."""
     judge: Literal["rules", "model", "both"] = "rules"
     """Who decides whether an answer is right. rules: compare strings. model: a model that reads the reference text.
-    both: an answer on which the two disagree counts as neither right nor wrong, and map.json says how often they agree
-    (requires `pip install -e ".[data]"`)."""
+    both: an answer on which the two disagree counts as neither right nor wrong, and map.json says how often they
+    agree."""
     judge_model: InputPath | None = None
     """The checkpoint that judges, decoding greedily. null: the probed model judges itself, as in Llama 3 (section
     4.3.6)."""

@@ -8,42 +8,27 @@ Sides and grades are ordinal values: the distance of two values depends on how m
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from align.errors import ConfigError
 from data_builders.preferences.comparisons import Comparison, Judgement
 
 
 def alpha(units: Iterable[Sequence[int]]) -> float | None:
-    """Krippendorff's alpha, ordinal, over units that each hold their values, whoever gave them.
+    """Krippendorff's alpha for ordinal values. Each unit lists the values that it was given, in any order.
 
-    A unit with one value counts for nothing. None where no unit has two values, or all values are the same: there is
-    then no disagreement to expect, and agreement says nothing.
+    A unit with fewer than two values is left out. Returns None if no unit has two values or if all values are equal:
+    no disagreement can be expected then, and agreement says nothing.
     """
-    pairable = [unit for unit in units if len(unit) > 1]
-    counts = Counter(value for unit in pairable for value in unit)
-    if len(counts) < 2:
+    pairable = [Counter(unit) for unit in units if len(unit) > 1]
+    values = sorted(set().union(*pairable))
+    if len(values) < 2:
         return None
-    try:
-        from nltk.metrics.agreement import AnnotationTask
-    except ImportError:
-        raise ConfigError("nltk", "is wanted for the agreement of raters, and not here", "pip install nltk") from None
-    told = [(place, number, value) for number, unit in enumerate(pairable) for place, value in enumerate(unit)]
-    return float(AnnotationTask(told, distance=ordinal_distance(counts)).alpha())
+    import krippendorff  # it imports numpy, and configs are read without it
 
-
-def ordinal_distance(counts: Counter[int]) -> Callable[[int, int], float]:
-    """The square of how many of the pairable values lie from one value to another, the two ends counting half."""
-
-    @cache
-    def distance(one: int, other: int) -> float:
-        low, high = min(one, other), max(one, other)
-        between = sum(count for value, count in counts.items() if low <= value <= high)
-        return (between - (counts[low] + counts[high]) / 2) ** 2
-
-    return distance
+    # How many raters gave each value (column) to each unit (row): the units (1, 1) and (1, 3) give [[2, 0], [1, 1]].
+    counts = [[unit[value] for value in values] for unit in pairable]
+    return float(krippendorff.alpha(value_counts=counts, value_domain=values, level_of_measurement="ordinal"))
 
 
 def agreement(found: Sequence[Comparison]) -> dict[str, Any]:

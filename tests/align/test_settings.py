@@ -145,7 +145,22 @@ def test_an_empty_list_of_rows_is_refused_by_name(tmp_path: Path) -> None:
     config.write_text("model: {path: m}\ndata: {path: []}\ntraining: {output_dir: o}\n")
     with pytest.raises(ConfigError, match=r"sft\.yaml:2: data\.path: names no file; give at least one"):
         load_config(SFTRecipe, config)
-    assert load_config(SFTRecipe, config, ["data.path=d", "training.report_to=wandb"]).training.report_to == ("wandb",)
+
+
+def test_a_tracker_that_is_missing_is_refused_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "sft.yaml"
+    config.write_text("model: {path: m}\ndata: {path: d}\ntraining:\n  output_dir: o\n  report_to: wandb\n")
+    monkeypatch.setattr("align.settings.is_installed", lambda name: name != "wandb")
+    with pytest.raises(ConfigError) as caught:
+        load_config(SFTRecipe, config)
+    assert str(caught.value) == (
+        f"{config}:5: training.report_to: the tracker wandb is not installed. "
+        "Install the extra: pip install 'align-post-training[wandb]'."
+    )
+    monkeypatch.setattr("align.settings.is_installed", lambda name: True)
+    assert load_config(SFTRecipe, config).training.report_to == ("wandb",)
 
 
 class Inner(Section):

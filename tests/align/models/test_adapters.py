@@ -559,9 +559,7 @@ def test_a_quantized_model_is_asked_for_before_it_is_loaded(tmp_path: Path, monk
         load_reward_model(ModelConfig(path="me/not-fetched", quantization="nf4"))
 
 
-@pytest.mark.skipif(
-    bool(bitsandbytes_is_missing()), reason="bitsandbytes does not run here: pip install 'align[qlora]'"
-)
+@pytest.mark.skipif(bool(bitsandbytes_is_missing()), reason="bitsandbytes does not run here: pip install -e '.[qlora]'")
 def test_qlora_trains_over_four_bits_and_merges_into_whole_weights(
     tmp_path: Path, tiny_llama_config, chatml_tokenizer
 ) -> None:

@@ -32,7 +32,7 @@ from align.tree.encode import encode_preferences
 from align.tree.pack import collate
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-trl = pytest.importorskip("trl", reason="TRL is an oracle of the tests: pip install 'align[dev]'")
+trl = pytest.importorskip("trl", reason="these tests compare with TRL: pip install -e '.[bench]'")
 
 ROWS = [
     PreferenceRow(

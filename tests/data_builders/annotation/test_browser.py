@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the raters' page wants pip install -e '.[annotate]'")
-pytest.importorskip("playwright", reason="browser tests want pip install -e '.[dev]'")
+pytest.importorskip("fastapi", reason="the raters' page requires pip install -e '.[annotate]'")
+pytest.importorskip("playwright", reason="browser tests require pip install -e '.[dev]'")
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[3]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium-headless-shell")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make system-packages")
 
 expect.set_options(timeout=30_000)  # the machine may be busy
 

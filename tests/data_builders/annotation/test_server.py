@@ -21,7 +21,7 @@ from data_builders.annotation.settings import RatingConfig, ServerConfig
 from data_builders.annotation.store import Store
 from data_builders.annotation.tasks import Task
 
-pytest.importorskip("fastapi", reason="the raters' page wants pip install -e '.[annotate]'")
+pytest.importorskip("fastapi", reason="the raters' page requires pip install -e '.[annotate]'")
 
 from data_builders.annotation.server import Server
 

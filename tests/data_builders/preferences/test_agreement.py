@@ -8,7 +8,7 @@ import random
 import pytest
 
 from align.rows import Message, Messages, PreferenceRow
-from data_builders.preferences.agreement import agreement, alpha, ordinal_distance
+from data_builders.preferences.agreement import agreement, alpha
 from data_builders.preferences.comparisons import (
     GRADES,
     Comparison,
@@ -79,15 +79,6 @@ def test_alpha_is_one_for_full_agreement_and_below_zero_for_opposition() -> None
 @pytest.mark.parametrize("units", [[], [[1]], [[1], [2], [3]], [[2, 2], [2, 2]]], ids=str)
 def test_alpha_is_undefined_where_nothing_can_differ(units: list[list[int]]) -> None:
     assert alpha(units) is None
-
-
-def test_ordinal_distance_grows_with_what_lies_between() -> None:
-    from collections import Counter
-
-    distance = ordinal_distance(Counter({-4: 1, 0: 10, 4: 1}))
-    assert distance(0, 0) == 0
-    assert distance(-4, 0) == distance(0, -4) == 5.5**2
-    assert distance(-4, 4) == 11**2
 
 
 def said(text: str) -> Messages:

@@ -30,7 +30,7 @@ SECRET = "hf_this_is_the_secret_of_the_host"
 LIMITS = SandboxLimits(seconds=2, memory_bytes=192 << 20, scratch_bytes=4 << 20, scratch_files=50, file_bytes=1 << 20)
 
 if not all(map(shutil.which, namespaces.TOOLS)):
-    pytest.skip("bubblewrap is not here: `apt-get install bubblewrap`", allow_module_level=True)
+    pytest.skip("bubblewrap is not installed: make system-packages", allow_module_level=True)
 if subprocess.run(["unshare", "--user", "--mount", "true"], capture_output=True).returncode:
     pytest.skip(f"user namespaces are not permitted here. {namespaces.MEND}", allow_module_level=True)
 

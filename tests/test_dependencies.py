@@ -1,0 +1,138 @@
+"""Every library that is imported is declared in pyproject.toml, and every declared one is imported or has a reason."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from align import optional
+from align.errors import ConfigError
+from align.optional import DISTRIBUTION, library
+from align.settings import TrainingConfig
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MISSING, HALF_THERE = "no_such_library.part", "half_there"
+OWN = {"align", "data_builders", "eval", "recipes", "tests"}
+
+NOT_IMPORTED = {
+    "accelerate": "starts processes: `accelerate launch`; transformers trains with it",
+    "deepspeed": "the engine of ZeRO-3, which accelerate starts",
+    "gguf": "transformers reads GGUF files with it",
+    "bitsandbytes": "transformers quantizes with it",
+    "lxml": "the parser that beautifulsoup4 is asked for by name",
+    "tensorboard": "a tracker, which transformers calls",
+    "wandb": "a tracker, which transformers calls",
+    "trackio": "a tracker, which transformers calls",
+    "mkdocs-material": "the theme that mkdocs.yml names",
+    "mkdocstrings": "the plugin that mkdocs.yml names",
+    "pytest-timeout": "a plugin of pytest",
+    "pytest-xdist": "a plugin of pytest",
+    "ruff": "a command of `make check`",
+    "mypy": "a command of `make check`",
+    "codespell": "a command of `make check`",
+    "types-pyyaml": "types that mypy reads",
+    "tiktoken": "transformers converts Llama's tokenizer with it",
+    "jinja2": "transformers renders chat templates with it",
+}
+BROUGHT = {"pydantic_core": "pydantic", "lxml": "lxml", "PIL": "", "mkdocs": "mkdocs-material"}
+"""Modules whose distribution comes with another one that is declared, or that a test replaces if missing."""
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(*extras: str) -> set[str]:
+    """Distributions of the base and of the named extras, without those of an extra that an extra names."""
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    return {normalized(re.split(r"[<>=~!\[;]", line)[0].strip()) for line in lines} - {DISTRIBUTION}
+
+
+def imported(*folders: str) -> dict[str, str]:
+    """Top-level module -> the first place that imports it, by `import` or by `library("name")`."""
+    found: dict[str, str] = {}
+    files = sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+    assert len(files) > 5, f"the walk found {len(files)} files only"
+    siblings = {file.stem for file in files}  # scripts of one folder import each other by their bare names
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "library" and node.args:
+                names = [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
+            for name in names:
+                found.setdefault(name.partition(".")[0], f"{file.relative_to(ROOT)}:{node.lineno}")
+    ours = OWN | set(sys.stdlib_module_names)
+    return {name: where for name, where in found.items() if name not in ours and name not in siblings - {"tokenizers"}}
+
+
+def undeclared(modules: dict[str, str], allowed: set[str]) -> list[str]:
+    owners = packages_distributions()
+    wrong = []
+    for module, where in modules.items():
+        names = {BROUGHT[module]} if module in BROUGHT else {normalized(name) for name in owners.get(module, [module])}
+        if not names & (allowed | {""}):
+            wrong.append(f"{where} imports {module}, which no requirement brings")
+    return wrong
+
+
+def test_every_import_of_the_package_is_declared() -> None:
+    users = [extra for extra in PROJECT["optional-dependencies"] if extra not in ("dev", "bench", "docs")]
+    modules = imported("align", "data_builders", "eval", "recipes")
+    assert {"torch", "numpy", "sympy", "yaml"} <= modules.keys(), "the walk misses imports"
+    assert not undeclared(modules, declared(*users))
+
+
+def test_every_import_of_tests_and_docs_is_declared() -> None:
+    assert not undeclared(imported("tests", "docs"), declared(*PROJECT["optional-dependencies"]))
+
+
+def test_an_import_that_nothing_brings_is_found() -> None:
+    modules = {"numpy": "a.py:1", "requests": "a.py:2", "no_such_module": "a.py:3"}
+    found = undeclared(modules, declared())
+    assert [line.split()[0] for line in found] == ["a.py:2", "a.py:3"]
+
+
+def test_every_requirement_is_imported_or_has_a_reason() -> None:
+    owners = packages_distributions()
+    modules = imported("align", "data_builders", "eval", "recipes", "tests")
+    used = {normalized(owner) for module in modules for owner in owners.get(module, [module])}
+    unused = declared(*PROJECT["optional-dependencies"]) - used
+    assert unused <= NOT_IMPORTED.keys(), f"nothing imports {sorted(unused - NOT_IMPORTED.keys())}"
+
+
+def test_every_tracker_has_an_extra_of_its_name() -> None:
+    (names,) = {get_args(part) for part in get_args(TrainingConfig.model_fields["report_to"].annotation)} - {()}
+    assert names == ("tensorboard", "wandb", "trackio")
+    assert set(names) <= PROJECT["optional-dependencies"].keys()
+
+
+def test_a_missing_library_names_the_command_that_installs_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        library(MISSING, "tools", "align.tools")
+    assert str(caught.value) == (
+        "align.tools: the library no_such_library.part is required, but not installed. "
+        "Install the extra: pip install 'align-post-training[tools]'."
+    )
+    assert PROJECT["name"] == DISTRIBUTION
+
+
+def test_an_import_that_fails_inside_a_library_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{HALF_THERE}.py").write_text("import missing_inside\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert optional.is_installed(HALF_THERE)
+    with pytest.raises(ModuleNotFoundError, match="missing_inside"):
+        library(HALF_THERE, "tools", "align.tools")
