@@ -33,6 +33,9 @@ DialogKind = Literal[
     "code",
 ]
 
+MAX_DRAWS = 1000
+"""Draws of a task's arguments before values that must differ are reported as impossible."""
+
 
 @dataclass(frozen=True)
 class ExecutedDialog:
@@ -113,12 +116,17 @@ def fill_query(query: Query, drawn: Mapping[str, Value]) -> Request:
 
 
 def draw_values(task: Task, names: Sequence[str], rng: random.Random) -> dict[str, Value]:
-    """A value for each name; drawn again until the task's `different` parameters differ."""
-    while True:
+    """A value for each name; drawn again until the task's `different` parameters differ.
+
+    Raises ConfigError if they never do, because their samplers have too few values.
+    """
+    for _ in range(MAX_DRAWS):
         drawn = {name: task.arguments[name](rng) for name in names}
         different = [str(drawn[name].value) for name in task.different if name in drawn]
         if len(set(different)) == len(different):
             return drawn
+    what = f"{' and '.join(task.different)} had the same value in {MAX_DRAWS} draws"
+    raise ConfigError(f"tasks.{task.name}.different", what, "Give their samplers more values")
 
 
 class DialogWriter:

@@ -9,7 +9,7 @@ import pytest
 
 from align.errors import ConfigError
 from data_builders.tool_use.dialogs.catalog import PACKAGED, domain_files, load_domain, load_domains
-from data_builders.tool_use.dialogs.dialog import DialogSource, answer
+from data_builders.tool_use.dialogs.dialog import DialogSource, answer, request
 from data_builders.tool_use.dialogs.dialog_kinds import make_dialog
 
 FUNCTIONS = '''"""Prices of a shop."""
@@ -286,6 +286,17 @@ def test_a_key_that_the_first_result_of_a_chain_does_not_have_is_named(tmp_path:
     source = DialogSource([load_domain(written(tmp_path, text, functions))], most_offered=2, renamed_share=0.0)
     with pytest.raises(ConfigError, match=r"the result of price: has no key sum; its keys: total"):
         make_dialog("multi-step", source, random.Random(0))
+
+
+def test_values_that_cannot_differ_are_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    text = YAML.replace("item: goods", "item: {one_of: [2]}").replace("{whole: [2, 9]}", "{whole: [2, 2]}")
+    text = text.replace("What does {item} cost?", "What do {pieces} {item} cost?").replace("{pieces: 2}", "{}")
+    text = text.replace("    other_names: [item_price]\n", "    different: [item, pieces]\n").replace(
+        "two: {item}", "{pieces} {item}"
+    )
+    shop = load_domain(written(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"tasks.price.different: item and pieces had the same value in 1000 draws"):
+        request(shop.tasks[0], random.Random(0))
 
 
 @pytest.mark.parametrize("missing, other", [("shop.py", "shop.yaml"), ("shop.yaml", "shop.py")])
