@@ -30,8 +30,7 @@ from align.source_code import code_of
 from eval.intervals import Share
 
 if TYPE_CHECKING:  # these bring torch, and the configs of evaluations are read without it
-    from align.chat.protocol import ChatProtocol
-    from align.generation.backend import Backend
+    from align.generation.engine import GenerationEngine
     from align.generation.tool_loop import Trajectory
     from align.judges.judge import Judge, ScoreRequest
     from align.tools.replay import Tools
@@ -61,14 +60,13 @@ class Generator:
     sampling: SamplingConfig
     token_budget: int = 4096
     """Tokens of one forward pass that scores completions."""
-    _parts: tuple[Backend, ChatProtocol] | None = field(default=None, repr=False)
+    _engine: GenerationEngine | None = field(default=None, repr=False)
 
     def answers(self, rows: Sequence[PromptRow], folder: Path, label: str) -> list[Candidate]:
         """One answer to each row, in their order. Units in `folder` survive a crash."""
         from align.sampling.candidates import sample_candidates
 
-        backend, protocol = self._loaded()
-        return sample_candidates(rows, backend, protocol, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+        return sample_candidates(rows, self._loaded(), k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
 
     def dialogs(
         self, rows: Sequence[PromptRow], tools: Sequence[Tools], *, max_calls: int, max_result_characters: int
@@ -77,11 +75,9 @@ class Generator:
         from align.generation.tool_loop import run_dialogs
         from align.sampling.candidates import candidate_seed
 
-        backend, protocol = self._loaded()
         return run_dialogs(
             rows,
-            backend,
-            protocol,
+            self._loaded(),
             tools,
             seeds=[candidate_seed(0, row.id, 0) for row in rows],
             max_calls=max_calls,
@@ -95,28 +91,22 @@ class Generator:
         completions at once.
         """
         from align.judges.likelihood import LikelihoodJudge
-        from align.models.loading import load_policy, load_tokenizer
 
         self.release()
-        _, protocol = load_tokenizer(self.config.path, self.config.chat, self.config.call_syntax, self.config.revision)
-        judge = LikelihoodJudge(load_policy(self.config), protocol, self.token_budget)
+        judge = LikelihoodJudge.from_settings(self.config, self.token_budget)
         return judge.score_many(requests), judge.token_counts(requests)
 
-    def _loaded(self) -> tuple[Backend, ChatProtocol]:
-        if self._parts is None:
-            from align.generation.local import LocalBackend
-            from align.models.loading import load_generator, load_tokenizer
+    def _loaded(self) -> GenerationEngine:
+        if self._engine is None:
+            from align.generation.engine import GenerationEngine
 
-            _, protocol = load_tokenizer(
-                self.config.path, self.config.chat, self.config.call_syntax, self.config.revision
-            )
-            model = load_generator(self.config.path, self.sampling.dtype, self.config.revision)
-            self._parts = LocalBackend(model, protocol, self.sampling), protocol
-        return self._parts
+            self._engine = GenerationEngine.from_settings(self.config, self.sampling)
+        return self._engine
 
     def release(self) -> None:
-        self._parts = None
-        gc.collect()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
 
 @dataclass
@@ -130,12 +120,8 @@ class Scorer:
     def scores(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         if self._judge is None:
             from align.judges.reward_model import RewardModelJudge
-            from align.models.loading import load_reward_model, load_tokenizer
 
-            _, protocol = load_tokenizer(
-                self.config.path, self.config.chat, self.config.call_syntax, self.config.revision
-            )
-            self._judge = RewardModelJudge(load_reward_model(self.config), protocol, self.token_budget)
+            self._judge = RewardModelJudge.from_settings(self.config, self.token_budget)
         return self._judge.score_many(requests)
 
     def release(self) -> None:

@@ -5,7 +5,6 @@ python recipes/rejection_sample.py recipes/configs/rejection_sample/rehearsal.ya
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,10 +65,9 @@ def run(recipe: RejectionSampleRecipe) -> Path:
 
 
 def _run(recipe: RejectionSampleRecipe) -> Path:
-    from align.generation.local import LocalBackend
+    from align.generation.engine import GenerationEngine
     from align.jsonl import Drops, read_rows
     from align.judges.reward_model import RewardModelJudge
-    from align.models.loading import load_generator, load_reward_model, load_tokenizer
     from align.precision import resolved
     from align.publish.names import shown_path
     from align.rows import PromptRow
@@ -77,19 +75,15 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
     from align.sampling.selection import best_of, pairs_of
 
     recipe = resolved(recipe, recipe.output_dir)
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
-    generator = LocalBackend(
-        load_generator(recipe.model.path, recipe.sampling.dtype, recipe.model.revision), protocol, recipe.sampling
-    )
+    engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
     drops = Drops()
     prompts, dropped = fitting_prompts(
-        read_rows(recipe.prompts, PromptRow, recipe, drops=drops, seed=recipe.seed), generator, protocol
+        read_rows(recipe.prompts, PromptRow, recipe, drops=drops, seed=recipe.seed), engine
     )
     dropped.update(drops.reasons)
     candidates = sample_candidates(
         prompts,
-        generator,
-        protocol,
+        engine,
         k=recipe.k,
         seed=recipe.seed,
         folder=recipe.output_dir / "units",
@@ -98,15 +92,8 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
         round_number=recipe.round,
         temperature=recipe.sampling.temperature,
     )
-    del generator  # the two models are never in memory at once
-    gc.collect()
-    _, protocol = load_tokenizer(
-        recipe.reward_model.path,
-        recipe.reward_model.chat,
-        recipe.reward_model.call_syntax,
-        recipe.reward_model.revision,
-    )
-    judge = RewardModelJudge(load_reward_model(recipe.reward_model), protocol, recipe.token_budget)
+    engine.close()  # the two models are never in memory at once
+    judge = RewardModelJudge.from_settings(recipe.reward_model, recipe.token_budget)
     candidates = score_candidates(candidates, judge, folder=recipe.output_dir / "scores", unit_size=recipe.unit_size)
     if recipe.sft:
         _write(recipe, "sft", *best_of(candidates, source=recipe.label))

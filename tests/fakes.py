@@ -10,6 +10,7 @@ from functools import partial
 
 from align.chat.protocol import ChatProtocol
 from align.generation.backend import Completion
+from align.generation.engine import GenerationEngine
 
 Reply = Callable[[str, int], str]
 """(text of the prompt without control tokens, index of the sample) -> what the model says."""
@@ -41,6 +42,10 @@ class FakeBackend:
         """The seeds of each prompt."""
         self.batches: list[int] = []
         """Completions in each call."""
+
+    @property
+    def engine(self) -> GenerationEngine:
+        return GenerationEngine(self, self.protocol)
 
     @property
     def asked(self) -> list[str]:

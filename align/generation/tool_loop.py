@@ -14,7 +14,8 @@ from typing import Literal
 from align.chat.protocol import ChatProtocol, Dialog
 from align.chat.system_prompt import tool_message
 from align.files import fingerprint_of
-from align.generation.backend import Backend, Completion
+from align.generation.backend import Completion
+from align.generation.engine import GenerationEngine
 from align.rows import Message, Messages, PromptRow
 from align.tools.replay import Tools
 
@@ -41,8 +42,7 @@ class Trajectory:
 
 def run_dialogs(
     rows: Sequence[PromptRow],
-    backend: Backend,
-    protocol: ChatProtocol,
+    engine: GenerationEngine,
     tools: Sequence[Tools],
     *,
     seeds: Sequence[int],
@@ -65,8 +65,8 @@ def run_dialogs(
     dialogs = [_OpenDialog(row, answering, seed, []) for row, answering, seed in zip(rows, tools, seeds, strict=True)]
     for step in range(max_calls):
         open_dialogs = [dialog for dialog in dialogs if dialog.ended is None]
-        for dialog, completion in _completed(_encoded(open_dialogs, backend, protocol), backend, step):
-            dialog.take(completion, protocol, last=step + 1 == max_calls)
+        for dialog, completion in _completed(_encoded(open_dialogs, engine), engine, step):
+            dialog.take(completion, engine.protocol, last=step + 1 == max_calls)
         for dialog in open_dialogs:
             dialog.execute(max_result_characters)
     return [dialog.trajectory() for dialog in dialogs]
@@ -116,11 +116,9 @@ class _OpenDialog:
         return Trajectory(self.row, self.seed, tuple(self.messages), self.ended, self.reason)
 
 
-def _encoded(
-    dialogs: Sequence[_OpenDialog], backend: Backend, protocol: ChatProtocol
-) -> dict[tuple[int, ...], list[_OpenDialog]]:
+def _encoded(dialogs: Sequence[_OpenDialog], engine: GenerationEngine) -> dict[tuple[int, ...], list[_OpenDialog]]:
     """Prompt -> the dialogs that stand there, so that samples of one prompt share its prefill. Others are ended."""
-    encoded = protocol.encode_dialogs(
+    encoded = engine.protocol.encode_dialogs(
         [Dialog((*dialog.row.prompt, *dialog.messages), dialog.row.tools, open_assistant=True) for dialog in dialogs]
     )
     asked: dict[tuple[int, ...], list[_OpenDialog]] = {}
@@ -128,7 +126,7 @@ def _encoded(
         start, end = encoded.starts[place : place + 2].tolist()
         if place in encoded.refused:
             dialog.end("no form", str(encoded.refused[place]))
-        elif end - start > backend.max_prompt_tokens:
+        elif end - start > engine.max_prompt_tokens:
             dialog.end("no room")
         else:
             asked.setdefault(tuple(encoded.ids[start:end].tolist()), []).append(dialog)
@@ -136,13 +134,13 @@ def _encoded(
 
 
 def _completed(
-    asked: dict[tuple[int, ...], list[_OpenDialog]], backend: Backend, step: int
+    asked: dict[tuple[int, ...], list[_OpenDialog]], engine: GenerationEngine, step: int
 ) -> list[tuple[_OpenDialog, Completion]]:
     """Each dialog with its next completion."""
     if not asked:
         return []
     seeds = [[step_seed(dialog.seed, step) for dialog in sharing] for sharing in asked.values()]
-    completions = backend.complete(list(asked), seeds)
+    completions = engine.generate(list(asked), seeds)
     return [
         (dialog, completion)
         for sharing, group in zip(asked.values(), completions, strict=True)

@@ -6,6 +6,7 @@ Dimension letters: N label positions, B branches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch import Tensor
 from align.chat.protocol import ChatProtocol
 from align.judges.judge import ScoreRequest
 from align.judges.reward_model import RewardModelJudge
+from align.models.loading import load_policy, load_tokenizer
 from align.models.logps import TreePolicy
+from align.settings import ModelConfig
 from align.tree.encode import Ask, encode_completions
 from align.tree.pack import TreeBatch
 
@@ -41,6 +44,12 @@ class LikelihoodJudge(RewardModelJudge):
 
     def __init__(self, policy: TreePolicy, protocol: ChatProtocol, token_budget: int) -> None:
         super().__init__(BranchLogps(policy.model, policy.precision), protocol, token_budget)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_settings(cls, config: ModelConfig, token_budget: int) -> Self:
+        """The judge of a `model` section."""
+        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax, config.revision)
+        return cls(load_policy(config), protocol, token_budget)
 
     def token_counts(self, requests: Sequence[ScoreRequest]) -> list[list[int]]:
         """Tokens that each completion's score is the sum of."""

@@ -12,9 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from align.chat.protocol import ChatProtocol
 from align.files import fingerprint_of
-from align.generation.backend import Backend
+from align.generation.engine import GenerationEngine
 from align.judges.answers.rules import Verdict
 from align.rows import Message, Messages, QuestionRow
 
@@ -46,19 +45,19 @@ class AnswerRequest(NamedTuple):
 
 
 class ModelJudge:
-    """Verdicts of the model behind a backend. A verdict depends on question and answer only.
+    """Verdicts of a model. A verdict depends on question and answer only.
 
-    backend: should be greedy; `MAX_TOKENS` of completion are enough. protocol: the backend's own.
+    engine: should sample greedily; `MAX_TOKENS` tokens of completion are enough.
     """
 
-    def __init__(self, backend: Backend, protocol: ChatProtocol) -> None:
-        self.backend, self.protocol = backend, protocol
+    def __init__(self, engine: GenerationEngine) -> None:
+        self.engine = engine
 
     @property
     def identity(self) -> dict[str, str]:
         """Fingerprints of all that verdicts depend on besides the request."""
         asked = fingerprint_of(INFORMATIVENESS, CORRECTNESS)
-        return {"judge asks": asked, **{f"judge {name}": value for name, value in self.backend.identity.items()}}
+        return {"judge asks": asked, **{f"judge {name}": value for name, value in self.engine.identity.items()}}
 
     def verdicts(self, requests: Sequence[AnswerRequest]) -> list[Verdict | None]:
         """One for each request, in their order. None where the model said neither word, or the reference is longer
@@ -77,12 +76,12 @@ class ModelJudge:
         """What is said to each text. Each text is asked once, however often it stands there."""
         prompts = {}
         for text in texts:
-            ids = self.protocol.encode((Message(role="user", content=text),), open_assistant=True).ids
-            if len(ids) <= self.backend.max_prompt_tokens:
+            ids = self.engine.prompt_ids((Message(role="user", content=text),))
+            if len(ids) <= self.engine.max_prompt_tokens:
                 prompts[text] = ids
-        completions = self.backend.complete(list(prompts.values()), [[0]] * len(prompts)) if prompts else []
+        completions = self.engine.generate(list(prompts.values()), [[0]] * len(prompts)) if prompts else []
         said = {
-            text: read_word(self.protocol.parse(completion.ids).content, yes, no)
+            text: read_word(self.engine.parse(completion).content, yes, no)
             for text, (completion,) in zip(prompts, completions, strict=True)
         }
         return [said.get(text) for text in texts]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 
@@ -16,8 +17,10 @@ from align.errors import CheckpointError
 from align.generation.local import weights_fingerprint
 from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
+from align.models.loading import load_reward_model, load_tokenizer
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Messages
+from align.settings import ModelConfig
 from align.trainers.checks import PACKING_TOLERANCE, check_own_forward
 from align.tree.encode import Ask, PromptTree, encode_completions
 from align.tree.pack import bins_under_budget, collate
@@ -38,6 +41,12 @@ class RewardModelJudge:
         self.token_budget = token_budget
         self._identity: dict[str, str] = {}
         self._proved = False
+
+    @classmethod
+    def from_settings(cls, config: ModelConfig, token_budget: int) -> Self:
+        """The judge of a `reward_model` section."""
+        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax, config.revision)
+        return cls(load_reward_model(config), protocol, token_budget)
 
     @property
     def identity(self) -> dict[str, str]:

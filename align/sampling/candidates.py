@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from align.chat.protocol import ChatProtocol
 from align.errors import RowError
 from align.files import fingerprint_of
-from align.generation.backend import Backend
+from align.generation.engine import GenerationEngine
 from align.judges.judge import Judge, ScoreRequest
 from align.rows import Candidate, Message, PromptRow, row_id
 from align.sampling.work_units import in_units
@@ -22,8 +21,7 @@ from align.sampling.work_units import in_units
 
 def sample_candidates(
     rows: Sequence[PromptRow],
-    backend: Backend,
-    protocol: ChatProtocol,
+    engine: GenerationEngine,
     *,
     k: int,
     seed: int,
@@ -50,14 +48,14 @@ def sample_candidates(
         "k": k,
         "seed": seed,
         "unit_size": unit_size,
-        **backend.identity,
+        **engine.identity,
         "origin": [model, round_number, temperature],
     }
 
     def sample(unit: Sequence[PromptRow]) -> tuple[list[Candidate], int]:
-        prompts = [protocol.encode(row.prompt, row.tools, open_assistant=True).ids for row in unit]
+        prompts = [engine.prompt_ids(row.prompt, row.tools) for row in unit]
         seeds = [[candidate_seed(seed, row.id, index) for index in range(k)] for row in unit]
-        completions = backend.complete(prompts, seeds)
+        completions = engine.generate(prompts, seeds)
         made = [
             Candidate(
                 id=row_id(row.id, index, own_seed),
@@ -65,7 +63,7 @@ def sample_candidates(
                 tools=row.tools,
                 prompt_id=row.id,
                 prompt=row.prompt,
-                completion=(without_nul(protocol.parse(completion.ids)),),
+                completion=(without_nul(engine.parse(completion)),),
                 index=index,
                 seed=own_seed,
                 finished=completion.finished,
@@ -79,8 +77,9 @@ def sample_candidates(
         return made, sum(len(completion.ids) for group in completions for completion in group)
 
     units = [rows[first : first + unit_size] for first in range(0, len(rows), unit_size)]
-    code = (type(backend).__module__, type(protocol).__module__)
-    return in_units(units, sample, Candidate, folder=folder, key=key, label=label, things="tokens", code=code)
+    return in_units(
+        units, sample, Candidate, folder=folder, key=key, label=label, things="tokens", code=engine.code_modules
+    )
 
 
 def score_candidates(
@@ -125,16 +124,14 @@ def score_candidates(
     return in_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
 
 
-def fitting_prompts(
-    rows: Iterable[PromptRow], backend: Backend, protocol: ChatProtocol
-) -> tuple[list[PromptRow], Counter[str]]:
+def fitting_prompts(rows: Iterable[PromptRow], engine: GenerationEngine) -> tuple[list[PromptRow], Counter[str]]:
     """The rows whose prompt leaves room for a completion, and how many were dropped by reason.
 
     Raises RowError where no row is left.
     """
     kept, dropped = [], Counter[str]()
     for row in rows:
-        if len(protocol.encode(row.prompt, row.tools, open_assistant=True).ids) <= backend.max_prompt_tokens:
+        if len(engine.prompt_ids(row.prompt, row.tools)) <= engine.max_prompt_tokens:
             kept.append(row)
         else:
             dropped["prompt too long"] += 1

@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from align.chat.protocol import ChatProtocol
 from align.errors import AlignError, RowError
-from align.generation.backend import Backend
+from align.generation.engine import GenerationEngine
 from align.reporting import logger
 from align.rows import Message, Messages, row_id
 from align.sampling.candidates import candidate_seed
@@ -31,8 +30,6 @@ REWRITE = (
     "Write your last answer again, better, following this feedback. Give the new answer alone.\n\nFeedback: {feedback}"
 )
 """The message after a model's own answer that asks the model to improve it."""
-
-Model = tuple[Backend, ChatProtocol]
 
 _BATCH_SIZE = 16
 """Maximum number of requests in one call of a model. Later requests wait until the call is finished."""
@@ -59,12 +56,11 @@ class _Request:
 class Answers:
     """A queue of requests and the thread that answers them.
 
-    models: name -> (backend, protocol). With two or more models, two of them answer each prompt, and the answers go
-    into
-        the store. A single model can only refine answers.
+    models: name -> engine. With two or more models, two of them answer each prompt, and the answers go into the store.
+        A single model can only refine answers.
     """
 
-    def __init__(self, models: Mapping[str, Model], store: Store, config: RatingConfig) -> None:
+    def __init__(self, models: Mapping[str, GenerationEngine], store: Store, config: RatingConfig) -> None:
         self._models, self._store, self._config = dict(models), store, config
         self._numbers = itertools.count()
         self._waiting: queue.PriorityQueue[_Request] = queue.PriorityQueue()
@@ -144,7 +140,7 @@ class Answers:
                 by_model[request.model].append(request)
             for name, requests in by_model.items():
                 try:
-                    self._complete(*self._models[name], requests)
+                    self._complete(self._models[name], requests)
                 except Exception as error:  # any error of the model, such as out of memory: the thread has to continue
                     logger("data_builders").exception("%s could not answer", name)
                     reason = RowError(
@@ -154,34 +150,24 @@ class Answers:
                         if not request.done.done():
                             request.done.set_exception(reason)
 
-    def _complete(self, backend: Backend, protocol: ChatProtocol, requests: list[_Request]) -> None:
+    def _complete(self, engine: GenerationEngine, requests: list[_Request]) -> None:
         fitting: list[tuple[_Request, list[int]]] = []
         for request in requests:
             try:
-                ids = protocol.encode(request.prompt, request.tools, open_assistant=True).ids
-                if len(ids) > backend.max_prompt_tokens:
-                    what = f"has {len(ids)} tokens, but at most {backend.max_prompt_tokens} leave space for an answer"
+                ids = engine.prompt_ids(request.prompt, request.tools)
+                if len(ids) > engine.max_prompt_tokens:
+                    what = f"has {len(ids)} tokens, but at most {engine.max_prompt_tokens} leave space for an answer"
                     raise RowError("the dialog", what, "End the dialog here")
                 fitting.append((request, ids))
             except AlignError as error:
                 request.done.set_exception(error)
         if not fitting:
             return
-        completions = backend.complete([ids for _, ids in fitting], [[request.seed] for request, _ in fitting])
+        completions = engine.generate([ids for _, ids in fitting], [[request.seed] for request, _ in fitting])
         for (request, _), completion in zip(fitting, completions, strict=True):
-            request.done.set_result((protocol.parse(completion[0].ids),))
+            request.done.set_result((engine.parse(completion[0]),))
 
 
-def load_models(models: Mapping[str, ModelConfig], sampling: SamplingConfig) -> dict[str, Model]:
-    """Load models. Returns name -> (backend, protocol). Their weights have the type sampling.dtype."""
-    from align.generation.local import LocalBackend
-    from align.models.loading import load_generator, load_tokenizer
-
-    loaded: dict[str, Model] = {}
-    for name, config in models.items():
-        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax, config.revision)
-        loaded[name] = (
-            LocalBackend(load_generator(config.path, sampling.dtype, config.revision), protocol, sampling),
-            protocol,
-        )
-    return loaded
+def load_models(models: Mapping[str, ModelConfig], sampling: SamplingConfig) -> dict[str, GenerationEngine]:
+    """Load models. Returns name -> engine. Their weights have the type sampling.dtype."""
+    return {name: GenerationEngine.from_settings(config, sampling) for name, config in models.items()}

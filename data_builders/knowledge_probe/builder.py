@@ -24,7 +24,6 @@ from align.records import inputs_of
 from align.reporting import logger
 from align.rows import Candidate, PromptRow, QuestionRow
 from align.settings import SamplingConfig
-from data_builders.engines import Engine, Engines
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
 from data_builders.knowledge_probe.refusals import writer_prompt
 from data_builders.knowledge_probe.rows import (
@@ -49,29 +48,28 @@ from data_builders.knowledge_probe.verdicts import (
 from data_builders.row_set import RowSet, evaluation_keys, read_row_set
 
 if TYPE_CHECKING:  # the judge model imports torch, and `--help` has to answer without it
+    from align.generation.engine import GenerationEngine
     from align.judges.model_judge import ModelJudge
 
 
 def build(
     config: KnowledgeProbeConfig,
     output: Path,
-    backend: Any = None,
-    protocol: Any = None,
+    engine: GenerationEngine | None = None,
     *,
-    judge: Engine | None = None,
-    writer: Engine | None = None,
+    judge: GenerationEngine | None = None,
+    writer: GenerationEngine | None = None,
 ) -> Path:
     """Probe the model and write `answers.jsonl`, `map.json`, `sft.jsonl` and `preferences.jsonl` into `output`.
 
-    backend, protocol: the model that answers; by default `config.model` is loaded.
+    engine: the model that answers; by default `config.model` is loaded.
     judge, writer: the models that judge answers and write refusals; by default the config's models are loaded if
     needed.
 
     Answers, verdicts and refusals are saved while they are made, in `output/units`, `output/judge-units` and
     `output/refusal-units`. A run that was interrupted continues from them.
     """
-    models = _Models(config, (backend, protocol) if backend is not None else None, judge, writer)
-    del backend  # only one model is in memory at a time, and judge and writer may be other models
+    models = _Models(config, engine, judge, writer)
     questions = _read_questions(config)
     probed = _probe(config, questions.rows, models, output)
 
@@ -107,19 +105,27 @@ def build(
 
 
 class _Models:
-    """The models of a probe. Each is loaded when it is asked for, unless the caller of `build` gave it."""
+    """The models of a probe. Each is loaded when it is asked for, unless the caller of `build` gave it.
+
+    Only one model is in memory at a time, so each is asked for again before it is used again.
+    """
 
     def __init__(
-        self, config: KnowledgeProbeConfig, probed: Engine | None, judge: Engine | None, writer: Engine | None
+        self,
+        config: KnowledgeProbeConfig,
+        probed: GenerationEngine | None,
+        judge: GenerationEngine | None,
+        writer: GenerationEngine | None,
     ) -> None:
-        self._config, self._engines = config, Engines()
+        from align.generation.engine import EngineCache
+
+        self._config, self._engines = config, EngineCache()
         self._probed, self._judge, self._writer = probed, judge, writer
 
-    def probed(self) -> Engine:
-        """Return the model that is probed. It is handed out once, so that no reference keeps it in memory."""
-        config, given = self._config, self._probed
-        self._probed = None
-        return given or self._engines.engine(config.model, config.chat, config.sampling)
+    def probed(self) -> GenerationEngine:
+        """Return the model that is probed."""
+        config = self._config
+        return self._probed or self._engines.engine(config.model, config.chat, config.sampling)
 
     def judge(self) -> ModelJudge:
         """Return the model that judges, decoding greedily."""
@@ -127,14 +133,14 @@ class _Models:
 
         config = self._config
         greedy = config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
-        return ModelJudge(*(self._judge or self._load(config.judge_model, config.judge_chat, greedy)))
+        return ModelJudge(self._judge or self._load(config.judge_model, config.judge_chat, greedy))
 
-    def writer(self) -> Engine:
+    def writer(self) -> GenerationEngine:
         """Return the model that writes refusals."""
         refusals = self._config.refusals
         return self._writer or self._load(refusals.model, refusals.chat, refusals.sampling)
 
-    def _load(self, path: Path | None, chat: str, sampling: SamplingConfig) -> Engine:
+    def _load(self, path: Path | None, chat: str, sampling: SamplingConfig) -> GenerationEngine:
         """Load the model in the folder `path`, or the probed model if no path is set."""
         config = self._config
         return self._engines.engine(*((config.model, config.chat) if path is None else (path, chat)), sampling)
@@ -179,12 +185,17 @@ def _write_refusals(
 
 
 def _sample(
-    prompts: Sequence[PromptRow], engine: Engine, k: int, config: KnowledgeProbeConfig, folder: Path, label: str
+    prompts: Sequence[PromptRow],
+    engine: GenerationEngine,
+    k: int,
+    config: KnowledgeProbeConfig,
+    folder: Path,
+    label: str,
 ) -> list[Candidate]:
     from align.sampling.candidates import sample_candidates
 
     unit_size, seed = config.unit_size, config.seed
-    return sample_candidates(prompts, *engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label=label)
+    return sample_candidates(prompts, engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label=label)
 
 
 def _balance(config: KnowledgeProbeConfig, max_ratio: float) -> Balance:

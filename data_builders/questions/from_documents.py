@@ -8,7 +8,7 @@ question has its accepted answers, and the snippet as a reference for the judge.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,11 +21,13 @@ from align.reporting import logger
 from align.rows import QuestionRow
 from align.settings import BadRows, InputPath, InputSource, SamplingConfig
 from align.text import normalize
-from data_builders.engines import Engine, Engines
 from data_builders.questions.documents import read_documents
 from data_builders.questions.generated import generated_questions, snippet_rows
 from data_builders.questions.importers import boolq_questions, open_questions
 from data_builders.row_set import RowSet, evaluation_keys, part_of
+
+if TYPE_CHECKING:
+    from align.generation.engine import GenerationEngine
 
 
 class DocumentQuestionsConfig(BadRows):
@@ -82,18 +84,17 @@ class DocumentQuestionsConfig(BadRows):
         return self
 
 
-def build(config: DocumentQuestionsConfig, output: Path, backend: Any = None, protocol: Any = None) -> Path:
+def build(config: DocumentQuestionsConfig, output: Path, engine: GenerationEngine | None = None) -> Path:
     """Write `questions.jsonl`, and `questions.heldout.jsonl` if documents are held out, into the folder `output`.
 
-    backend, protocol: the model that writes the questions; by default `config.model` is loaded. What it has written is
+    engine: the model that writes the questions; by default `config.model` is loaded. What it has written is
         saved in `output/units`, from which an interrupted run continues.
     Raises RowError if no question is left.
     """
-    given = (backend, protocol) if backend is not None else None
     found: RowSet[QuestionRow] = RowSet()
     notes: dict[str, Any] = {}
     for part in (
-        _generated(config, output / "units", given, notes),
+        _generated(config, output / "units", engine, notes),
         boolq_questions(config.boolq, config.bad_rows),
         open_questions(config.nq_open, config.bad_rows),
     ):
@@ -115,7 +116,7 @@ def build(config: DocumentQuestionsConfig, output: Path, backend: Any = None, pr
 
 
 def _generated(
-    config: DocumentQuestionsConfig, folder: Path, given: Engine | None, notes: dict[str, Any]
+    config: DocumentQuestionsConfig, folder: Path, engine: GenerationEngine | None, notes: dict[str, Any]
 ) -> RowSet[QuestionRow]:
     if config.model is None:
         return RowSet()
@@ -134,11 +135,13 @@ def _generated(
         where, how = ", ".join(map(str, config.documents)), "Use longer documents, or lower min_characters"
         raise RowError(where, f"no snippet is left: {snippets.summary()}", how)
     notes["snippets"] = snippets.counts
-    backend, protocol = given or Engines().engine(config.model, config.chat, config.sampling)
+    if engine is None:
+        from align.generation.engine import GenerationEngine
+
+        engine = GenerationEngine.load(config.model, config.sampling, chat=config.chat)
     return generated_questions(
         snippets.rows,
-        backend,
-        protocol,
+        engine,
         k=config.questions_per_snippet,
         max_answer_words=config.max_answer_words,
         language=config.language,

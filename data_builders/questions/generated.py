@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from align.judges.answers.rules import states
 from align.rows import Message, PromptRow, QuestionRow, row_id
@@ -19,7 +19,7 @@ from data_builders.questions.documents import Document, snippets_of
 from data_builders.row_set import RowSet
 
 if TYPE_CHECKING:
-    from align.generation.backend import Backend
+    from align.generation.engine import GenerationEngine
 
 GENERATOR = """\
 Here is a passage about {title}.
@@ -122,8 +122,7 @@ def snippet_rows(
 
 def generated_questions(
     snippets: Sequence[SnippetRow],
-    backend: Backend,
-    protocol: Any,
+    engine: GenerationEngine,
     *,
     k: int,
     max_answer_words: int,
@@ -139,12 +138,12 @@ def generated_questions(
     from align.sampling.candidates import fitting_prompts, sample_candidates
 
     found: RowSet[QuestionRow] = RowSet()
-    fitting, too_long = fitting_prompts(snippets, backend, protocol)
+    fitting, too_long = fitting_prompts(snippets, engine)
     for reason, count in too_long.items():
         found.drop(reason, count * k)
     by_id = {row.id: row for row in snippets}
     for written in sample_candidates(
-        fitting, backend, protocol, k=k, seed=seed, folder=folder, unit_size=unit_size, label="questions"
+        fitting, engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label="questions"
     ):
         row = by_id[written.prompt_id]
         made = (

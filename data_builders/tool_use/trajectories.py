@@ -33,8 +33,7 @@ from data_builders.row_set import Counted, evaluation_keys, read_counted
 from data_builders.tool_use.trajectory_rows import SampledTrajectory, preference_rows, sft_rows
 
 if TYPE_CHECKING:  # importing these takes seconds
-    from align.chat.protocol import ChatProtocol
-    from align.generation.backend import Backend
+    from align.generation.engine import GenerationEngine
 
 INTERPRETER = "code_interpreter"
 
@@ -97,12 +96,10 @@ class TrajectoryRecords(Row):
     records: tuple[CallRecord, ...]
 
 
-def build(
-    config: TrajectoriesConfig, output: Path, backend: Backend | None = None, protocol: ChatProtocol | None = None
-) -> Path:
+def build(config: TrajectoriesConfig, output: Path, engine: GenerationEngine | None = None) -> Path:
     """Sample, execute, and write `trajectories.jsonl`, `records.jsonl` and `preferences.jsonl` into `output`.
 
-    backend, protocol: what generates; None loads `config.model`. Units that exist in `output/units` are not repeated.
+    engine: what generates; None loads `config.model`. Units that exist in `output/units` are not repeated.
     """
     prompts = read_counted(config.prompts, ToolQuestionRow, config, config.seed)
     prompts.drop_duplicates()
@@ -110,12 +107,20 @@ def build(
     if not prompts.rows:
         where = ", ".join(map(label_of, sources_of(config.prompts)))
         raise RowError(where, f"no prompt is left: {prompts.summary()}", "Use other prompts")
-    if backend is None or protocol is None:
-        backend, protocol = _load(config)
-    if config.environment.ipython and protocol.name != "llama3":
-        what = f"is for Llama 3's system message, and the chat protocol is {protocol.name}"
+    if engine is None:
+        from align.generation.engine import GenerationEngine
+
+        engine = GenerationEngine.load(
+            config.model,
+            config.sampling,
+            chat=config.chat,
+            call_syntax=config.call_syntax,
+            revision=config.revision,
+        )
+    if config.environment.ipython and engine.protocol.name != "llama3":
+        what = f"is for Llama 3's system message, and the chat protocol is {engine.protocol.name}"
         raise ConfigError("tool_trajectories.environment.ipython", what, "Set it to false")
-    sampled = sample_trajectories(prompts.rows, config, backend, protocol, output / "units")
+    sampled = sample_trajectories(prompts.rows, config, engine, output / "units")
 
     questions = {row.id: row for row in prompts.rows}
     rows, made_from = sft_rows(sampled, questions, config.label)
@@ -143,7 +148,7 @@ def build(
 
 
 def sample_trajectories(
-    rows: Sequence[PromptRow], config: TrajectoriesConfig, backend: Backend, protocol: ChatProtocol, folder: Path
+    rows: Sequence[PromptRow], config: TrajectoriesConfig, engine: GenerationEngine, folder: Path
 ) -> list[SampledTrajectory]:
     """K executed trajectories of each prompt, in the order of the rows and then of their index, in units of work."""
     from align.generation.tool_loop import run_dialogs
@@ -168,8 +173,7 @@ def sample_trajectories(
             recorders = [Recorder(tools) for tools, _ in offers]
             found = run_dialogs(
                 [prompt for _, prompt in offers],
-                backend,
-                protocol,
+                engine,
                 recorders,
                 seeds=[candidate_seed(config.seed, row.id, index) for row, index in tasks],
                 max_calls=config.max_calls,
@@ -198,7 +202,7 @@ def sample_trajectories(
         "rows": fingerprint_of(*(row.model_dump_json() for row in rows)),
         "tools": fingerprint_of(*(tool.identity for tool in registry.tools.values()), most),
         **{name: value for name, value in config.model_dump(mode="json").items() if name in read},
-        **backend.identity,
+        **engine.identity,
     }
     units = [rows[first : first + config.unit_size] for first in range(0, len(rows), config.unit_size)]
     return in_units(units, sample, SampledTrajectory, folder=folder, key=key, label="trajectories", things="messages")
@@ -263,12 +267,3 @@ def _with_system(prompt: Messages, environment: EnvironmentConfig) -> Messages:
         prompt = prompt[1:]
     text = system_text(environment)
     return (Message(role="system", content=text), *prompt) if text else prompt
-
-
-def _load(config: TrajectoriesConfig) -> tuple[Backend, ChatProtocol]:
-    from align.generation.local import LocalBackend
-    from align.models.loading import load_generator, load_tokenizer
-
-    _, protocol = load_tokenizer(config.model, config.chat, config.call_syntax, config.revision)
-    model = load_generator(config.model, config.sampling.dtype, config.revision)
-    return LocalBackend(model, protocol, config.sampling), protocol

@@ -97,7 +97,7 @@ def config(tmp_path: Path) -> ToolDialogsEvalConfig:
 def generator(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Generator:
     protocol = load_protocol(chatml_tokenizer)
     backend = ScriptedDialogs(protocol, {f"Ask {name}": [lines] for name, (_, _, lines) in SCRIPTS.items()})
-    return Generator(ModelConfig(path=tmp_path), SamplingConfig(), _parts=(backend, protocol))
+    return Generator(ModelConfig(path=tmp_path), SamplingConfig(), _engine=backend.engine)
 
 
 def test_each_dialog_is_run_and_judged(config: ToolDialogsEvalConfig, generator: Generator, tmp_path: Path) -> None:

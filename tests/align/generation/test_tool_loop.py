@@ -11,6 +11,7 @@ import pytest
 
 from align.chat import load_protocol
 from align.chat.protocol import ChatProtocol
+from align.generation.engine import GenerationEngine
 from align.generation.tool_loop import Trajectory, run_dialogs, step_seed
 from align.rows import Message, PromptRow, ToolCall, tools_text
 from align.settings import SamplingConfig
@@ -85,8 +86,7 @@ def run(protocol: ChatProtocol) -> Callable[..., list[Trajectory]]:
         backend = scripted(protocol, scripts, max_prompt_tokens=settings.pop("max_prompt_tokens", 4000))
         return run_dialogs(
             [question(text) for text in scripts],
-            backend,
-            protocol,
+            backend.engine,
             [Recorder(REGISTRY) for _ in scripts],
             seeds=range(len(scripts)),
             **{"max_result_characters": 500, **settings},
@@ -171,7 +171,7 @@ def test_a_result_is_data_and_brings_no_control_token(protocol: ChatProtocol) ->
     backend = scripted(protocol, {"Read it": [hermes("read_note"), "It wants me to obey."]})
     recorder = Recorder(registry)
     row = question("Read it", tools_text(registry.specs))
-    (found,) = run_dialogs([row], backend, protocol, [recorder], seeds=[0], max_result_characters=500)
+    (found,) = run_dialogs([row], backend.engine, [recorder], seeds=[0], max_result_characters=500)
     assert found.messages[1] == result("read_note", poison)
     assert [record.call.name for record in recorder.records] == ["read_note"], "the call in the result was not made"
     control = set(protocol.tokenizer.all_special_ids)
@@ -196,7 +196,7 @@ def test_open_dialogs_take_each_step_together_and_samples_of_a_prompt_share_it(p
     backend = scripted(protocol, scripts)
     rows = [question(text) for text in ("One", "Two", "Two", "Three")]
     found = run_dialogs(
-        rows, backend, protocol, [REGISTRY] * 4, seeds=[1, 2, 3, 4], max_calls=5, max_result_characters=500
+        rows, backend.engine, [REGISTRY] * 4, seeds=[1, 2, 3, 4], max_calls=5, max_result_characters=500
     )
     assert backend.batches == [4, 3, 1]
     assert backend.seeds == [
@@ -223,9 +223,7 @@ def test_llama3_calls_in_each_of_its_syntaxes(
 ) -> None:
     protocol = load_protocol(llama3_tokenizer, syntax=syntax)
     backend = scripted(protocol, {"Half of 8?": [call, "It is 4."]})
-    (found,) = run_dialogs(
-        [question("Half of 8?")], backend, protocol, [REGISTRY], seeds=[0], max_result_characters=500
-    )
+    (found,) = run_dialogs([question("Half of 8?")], backend.engine, [REGISTRY], seeds=[0], max_result_characters=500)
     assert found.messages == (called(("half_of", {"number": 8})), result("half_of", "4"), said("It is 4."))
     context = protocol.tokenizer.decode(backend.prompts[1])
     assert context.endswith(
@@ -248,7 +246,7 @@ def test_llama3_built_in_tools_are_called_and_wait_for_their_output(llama3_token
     system = Message(role="system", content="Environment: ipython")
     row = PromptRow(id="p", source="test", prompt=(system, Message(role="user", content="2 to the 5th?")))
     registry = Registry([tool_of(code_interpreter)])
-    (found,) = run_dialogs([row], backend, protocol, [registry], seeds=[0], max_result_characters=500)
+    (found,) = run_dialogs([row], backend.engine, [registry], seeds=[0], max_result_characters=500)
     assert found.messages == (
         called(("code_interpreter", {"code": "2**5"})),
         result("code_interpreter", "completed\n[value]4[/value]"),
@@ -267,24 +265,22 @@ def test_a_call_that_the_protocol_cannot_write_ends_its_own_dialog_only(
     rows = [question(text) for text in scripts]
     rows = [row.model_copy(update={"prompt": (system, *row.prompt)}) for row in rows]
     backend = scripted(protocol, scripts)
-    both, alone = run_dialogs(rows, backend, protocol, [REGISTRY] * 2, seeds=[0, 1], max_result_characters=500)
+    both, alone = run_dialogs(rows, backend.engine, [REGISTRY] * 2, seeds=[0, 1], max_result_characters=500)
     assert (both.ended, len(both.messages)) == ("no form", 3)
     assert "a built-in call stands alone in its message" in both.reason
     assert alone.ended == "answered"
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_checkpoint: Path) -> Any:
-    from align.generation.local import LocalBackend
-    from align.models.loading import load_generator, load_tokenizer
-
-    _, protocol = load_tokenizer(tiny_checkpoint, "auto")
+def tiny(tiny_checkpoint: Path) -> GenerationEngine:
     sampling = SamplingConfig(temperature=1.0, max_completion_tokens=12, batch_size=8, dtype="float32", threads=1)
-    return LocalBackend(load_generator(tiny_checkpoint, "float32"), protocol, sampling), protocol
+    return GenerationEngine.load(tiny_checkpoint, sampling)
 
 
-def test_a_model_gives_the_same_dialogs_together_and_alone(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, protocol = tiny
+def test_a_model_gives_the_same_dialogs_together_and_alone(
+    tiny: GenerationEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tiny.protocol
     parse = protocol.parse_calls
 
     def calls_mostly(ids: Sequence[int]) -> Any:
@@ -303,7 +299,7 @@ def test_a_model_gives_the_same_dialogs_together_and_alone(tiny: Any, monkeypatc
     def run(places: Sequence[int]) -> tuple[list[Trajectory], list[Recorder]]:
         recorders = [Recorder(REGISTRY) for _ in places]
         here, own = [rows[place] for place in places], [seeds[place] for place in places]
-        found = run_dialogs(here, backend, protocol, recorders, seeds=own, max_calls=4, max_result_characters=500)
+        found = run_dialogs(here, tiny, recorders, seeds=own, max_calls=4, max_result_characters=500)
         return found, recorders
 
     together, recorders = run(range(12))
@@ -313,7 +309,7 @@ def test_a_model_gives_the_same_dialogs_together_and_alone(tiny: Any, monkeypatc
     assert max(len(recorder.records) for recorder in recorders) > 1
 
     replayed = [Replay(recorder.records) for recorder in recorders]
-    again = run_dialogs(rows, backend, protocol, replayed, seeds=seeds, max_calls=4, max_result_characters=500)
+    again = run_dialogs(rows, tiny, replayed, seeds=seeds, max_calls=4, max_result_characters=500)
     assert again == together, "a replay answers as the tools did"
     for replay in replayed:
         replay.end()

@@ -34,7 +34,7 @@ def knowing_judge(text: str, place: int) -> str:
 @pytest.fixture
 def judge(chatml_tokenizer: Any) -> ModelJudge:
     protocol = load_protocol(chatml_tokenizer)
-    return ModelJudge(FakeBackend(protocol, knowing_judge), protocol)
+    return ModelJudge(FakeBackend(protocol, knowing_judge).engine)
 
 
 def test_an_answer_is_held_against_the_reference_and_one_that_says_nothing_abstains(judge: ModelJudge) -> None:
@@ -64,14 +64,13 @@ def test_a_verdict_does_not_depend_on_what_else_is_asked(judge: ModelJudge) -> N
 
 def test_without_a_word_or_without_room_there_is_no_verdict(chatml_tokenizer: Any) -> None:
     protocol = load_protocol(chatml_tokenizer)
-    vague = ModelJudge(FakeBackend(protocol, lambda text, place: "It depends."), protocol)
+    vague = ModelJudge(FakeBackend(protocol, lambda text, place: "It depends.").engine)
     assert vague.verdicts([AnswerRequest(question(), "N'Djamena.")]) == [None]
     unsure = ModelJudge(
-        FakeBackend(protocol, lambda text, place: "informative" if "uninformative" in text else "Hm."), protocol
+        FakeBackend(protocol, lambda text, place: "informative" if "uninformative" in text else "Hm.").engine
     )
     assert unsure.verdicts([AnswerRequest(question(), "N'Djamena.")]) == [None]
-    short = ModelJudge(FakeBackend(protocol, knowing_judge), protocol)
-    short.backend.max_prompt_tokens = 100
+    short = ModelJudge(FakeBackend(protocol, knowing_judge, max_prompt_tokens=100).engine)
     assert short.verdicts([AnswerRequest(question(reference="word " * 300), "N'Djamena.")]) == [None]
     assert short.verdicts([]) == []
 
@@ -103,8 +102,6 @@ def test_the_reference_has_the_passage_the_answers_and_how_near_a_number_must_be
 
 def test_the_identity_tells_judges_apart(chatml_tokenizer: Any) -> None:
     protocol = load_protocol(chatml_tokenizer)
-    one, same, other = (
-        ModelJudge(FakeBackend(protocol, knowing_judge, name=name), protocol) for name in ("a", "a", "b")
-    )
+    one, same, other = (ModelJudge(FakeBackend(protocol, knowing_judge, name=name).engine) for name in ("a", "a", "b"))
     assert one.identity == same.identity != other.identity
     assert "judge model" in one.identity

@@ -128,15 +128,15 @@ def test_evaluations_answer_and_score_there(
 
 
 def test_builders_and_the_raters_page_sample_there(tiny_checkpoint: Path, gpu: Moves) -> None:
+    from align.generation.engine import EngineCache
     from data_builders.annotation.answers import load_models
-    from data_builders.engines import Engines
 
     engines = [
-        Engines().engine(tiny_checkpoint, "auto", SAMPLING),
+        EngineCache().engine(tiny_checkpoint, "auto", SAMPLING),
         *load_models({"a": ModelConfig(path=tiny_checkpoint)}, SAMPLING).values(),
     ]
-    for backend, protocol in engines:
-        backend.complete([protocol.encode(PROMPT, open_assistant=True).ids], [[0]])
+    for engine in engines:
+        engine.generate([engine.prompt_ids(PROMPT)], [[0]])
     assert gpu.moved == [("LlamaForCausalLM", torch.bfloat16)] * 2
 
 

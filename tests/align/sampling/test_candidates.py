@@ -20,6 +20,7 @@ import pytest
 from align.config import load_config
 from align.errors import RowError, StageError
 from align.generation.backend import Completion
+from align.generation.engine import GenerationEngine
 from align.jsonl import read_rows, write_rows
 from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
@@ -77,7 +78,7 @@ def prompt_rows(count: int) -> list[PromptRow]:
 
 def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None, **changed: int) -> list[Candidate]:
     settings = {"k": 3, "seed": 5, "unit_size": 2, **changed}
-    return sample_candidates(rows or prompt_rows(7), backend, Letters(), folder=folder, **settings)  # type: ignore[arg-type]
+    return sample_candidates(rows or prompt_rows(7), backend.engine, folder=folder, **settings)
 
 
 def test_each_candidate_has_its_own_seed_and_an_id_from_it(tmp_path: Path) -> None:
@@ -99,9 +100,8 @@ def test_a_sampled_nul_becomes_a_character_that_rows_may_hold(tmp_path: Path) ->
         def parse(self, ids: Sequence[int]) -> Message:
             return Message(role="assistant", content="a\0b")
 
-    [made] = sample_candidates(  # type: ignore[arg-type]
-        prompt_rows(1), Counting(), Broken(), k=1, seed=0, folder=tmp_path / "units", unit_size=1
-    )
+    engine = GenerationEngine(Counting(), Broken())  # type: ignore[arg-type]
+    [made] = sample_candidates(prompt_rows(1), engine, k=1, seed=0, folder=tmp_path / "units", unit_size=1)
     assert made.completion[0].content == "a\ufffdb"
     write_rows(tmp_path / "candidates.jsonl", [made])
     assert read_rows(tmp_path / "candidates.jsonl", Candidate) == [made]
@@ -281,11 +281,11 @@ def test_a_prompt_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_prompts_without_room_are_dropped_and_counted() -> None:
     rows = prompt_rows(40)
-    kept, dropped = fitting_prompts(rows, Counting(), Letters())  # type: ignore[arg-type]
+    kept, dropped = fitting_prompts(rows, Counting().engine)
     assert kept == rows[:27]
     assert dropped == {"prompt too long": 13}
     with pytest.raises(RowError, match="prompts: none of 13 leaves room for a completion"):
-        fitting_prompts(rows[27:], Counting(), Letters())  # type: ignore[arg-type]
+        fitting_prompts(rows[27:], Counting().engine)
 
 
 def test_scores_come_in_order_and_are_not_asked_for_twice(tmp_path: Path) -> None:

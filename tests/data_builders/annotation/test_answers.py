@@ -55,7 +55,7 @@ def studio(tmp_path: Path, chatml_tokenizer: Any) -> Studio:
         store.add([Task(name=text, source="test", prompt=(Message(role="user", content=text),)) for text in prompts])
         protocol = load_protocol(chatml_tokenizer)
         speakers = {name: Speaker(name, protocol) for name in names}
-        return store, Answers({name: (one, protocol) for name, one in speakers.items()}, store, config), speakers
+        return store, Answers({name: one.engine for name, one in speakers.items()}, store, config), speakers
 
     return make
 

@@ -75,7 +75,7 @@ def probe(questions: Path, tokenizer: Any, unfinished: str = "", **settings: Any
     backend = table(protocol, unfinished)
     values = {"samples": 4, "known_ratio": 0.75, "label": "round-1", "max_refusal_ratio": 1.0} | settings
     config = KnowledgeProbeConfig(questions=questions, model=questions.parent, **values)
-    return build(config, questions.parent / "probe", backend, protocol), backend
+    return build(config, questions.parent / "probe", backend.engine), backend
 
 
 def targets(folder: Path) -> dict[str, str]:
@@ -228,7 +228,7 @@ def model_judged(questions: Path, tokenizer: Any, judge: str, **settings: Any) -
     backend, said = table(protocol), FakeBackend(protocol, strict_judge)
     values = {"samples": 4, "known_ratio": 0.5, "label": "round-1", "max_refusal_ratio": 1.0} | settings
     config = KnowledgeProbeConfig(questions=questions, model=questions.parent, judge=judge, **values)
-    return build(config, questions.parent / judge, backend, protocol, judge=(said, protocol)), said
+    return build(config, questions.parent / judge, backend.engine, judge=said.engine), said
 
 
 def knowledge(folder: Path) -> dict[str, str]:
@@ -306,7 +306,7 @@ def test_a_second_run_asks_the_judge_nothing_again_and_another_judge_is_refused(
     )
     other = FakeBackend(protocol, strict_judge, name="another")
     with pytest.raises(StageError, match="judge model was fake there, is another now"):
-        build(config, folder, table(protocol), protocol, judge=(other, protocol))
+        build(config, folder, table(protocol).engine, judge=other.engine)
 
 
 def writer(text: str, place: int) -> str:
@@ -336,7 +336,7 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Pa
         questions.parent / "written",
         table(protocol),
         protocol,
-        writer=(FakeBackend(protocol, writer), protocol),
+        writer=FakeBackend(protocol, writer).engine,
     )
     pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
     found = {row.prompt[0].content.split()[-1].removesuffix("?"): row for row in pairs}
@@ -350,7 +350,7 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Pa
         "not taken": {"apologizes": 1, "does not abstain": 1},
     }
     again = FakeBackend(protocol, writer)
-    build(config, folder, table(protocol), protocol, writer=(again, protocol))
+    build(config, folder, table(protocol).engine, writer=(again.engine))
     assert not again.asked
 
 
@@ -370,8 +370,8 @@ def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
         questions.parent / "judged",
         table(protocol),
         protocol,
-        judge=(FakeBackend(protocol, judge), protocol),
-        writer=(FakeBackend(protocol, writer), protocol),
+        judge=FakeBackend(protocol, judge).engine,
+        writer=FakeBackend(protocol, writer).engine,
     )
     told = json.loads((folder / "map.json").read_text())["refusals"]
     assert told["not taken"]["not judged uninformative"] == 1
@@ -387,7 +387,7 @@ def probe_of(rows: list[QuestionRow], folder: Path, tokenizer: Any, reply: Any, 
     protocol = load_protocol(tokenizer)
     values = {"samples": 4, "known_ratio": 0.75, "max_refusal_ratio": 1.0} | settings
     config = KnowledgeProbeConfig(questions=folder / "q.jsonl", model=folder, **values)
-    return build(config, folder / "probe", FakeBackend(protocol, reply), protocol)
+    return build(config, folder / "probe", FakeBackend(protocol, reply).engine)
 
 
 def test_a_refusal_stays_in_the_language_of_its_question_and_one_without_wordings_is_dropped(

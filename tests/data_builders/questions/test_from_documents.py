@@ -180,7 +180,7 @@ def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
     config = DocumentQuestionsConfig(
         documents=(path,), model=tmp_path, snippets=40, snippets_per_document=3, heldout_ratio=0.3, unit_size=16
     )
-    folder = build(config, tmp_path / "out", backend, protocol)
+    folder = build(config, tmp_path / "out", backend.engine)
     train, heldout = (read_rows(folder / f"{name}.jsonl", QuestionRow) for name in ("questions", "questions.heldout"))
     assert len(backend.asked) == 40
     assert len(train) > len(heldout) > 3
@@ -198,7 +198,7 @@ def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
     )
     again = FakeBackend(protocol, generator)
     first = (folder / "questions.jsonl").read_bytes()
-    build(config, tmp_path / "out", again, protocol)
+    build(config, tmp_path / "out", again.engine)
     assert not again.asked
     assert (folder / "questions.jsonl").read_bytes() == first
 
@@ -301,7 +301,7 @@ def test_boolq_goes_through_the_probe(tmp_path: Path, chatml_tokenizer: Any) -> 
     config = KnowledgeProbeConfig(
         questions=folder / "questions.jsonl", model=tmp_path, samples=3, max_refusal_ratio=1.0
     )
-    rows = read_rows(probe(config, tmp_path / "probe", backend, protocol) / "sft.jsonl", SFTRow)
+    rows = read_rows(probe(config, tmp_path / "probe", backend.engine) / "sft.jsonl", SFTRow)
     passages = [question.reference[:60] for question in questions]
     assert not any(passage in text for passage in passages for text in backend.asked), "the snippet is not shown"
     yes = {question.prompt for question in questions if question.answers == ("yes",)}
@@ -330,7 +330,7 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, chatml_tokenizer
     protocol = load_protocol(chatml_tokenizer)
     config = DocumentQuestionsConfig(documents=(tmp_path / "d.txt",), model=tmp_path)
     with pytest.raises(RowError, match=r"no question is left: 0 rows \(2 dropped: 2 does not parse\)"):
-        build(config, tmp_path / "out", FakeBackend(protocol, lambda text, place: "Hm."), protocol)
+        build(config, tmp_path / "out", FakeBackend(protocol, lambda text, place: "Hm.").engine)
     (tmp_path / "d.txt").write_text("Chad is a country.")
     with pytest.raises(RowError, match=r"no snippet is left: 0 rows \(1 dropped: 1 snippet too short\)"):
-        build(config, tmp_path / "out2", FakeBackend(protocol, lambda text, place: "Hm."), protocol)
+        build(config, tmp_path / "out2", FakeBackend(protocol, lambda text, place: "Hm.").engine)

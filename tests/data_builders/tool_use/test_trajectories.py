@@ -113,7 +113,7 @@ def backend(protocol: Any) -> ScriptedDialogs:
 def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
-    folder = build(config, tmp_path / "out", backend, protocol)
+    folder = build(config, tmp_path / "out", backend.engine)
     rows = read_rows(folder / "trajectories.jsonl", SFTRow)
     assert sorted((row.source, row.messages[-1].content) for row in rows) == [
         ("r1/mended/t", "400 members."),
@@ -145,7 +145,7 @@ def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
 def test_a_failed_call_stays_in_its_dialog_and_is_not_trained_on(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
-    folder = build(config, tmp_path / "out", backend, protocol)
+    folder = build(config, tmp_path / "out", backend.engine)
     (corrected,) = [row for row in read_rows(folder / "trajectories.jsonl", SFTRow) if row.source == "r1/mended/t"]
     assert [(message.role, message.trained) for message in corrected.messages] == [
         ("user", True), ("assistant", False), ("tool", True), ("assistant", True), ("tool", True), ("assistant", True),
@@ -160,7 +160,7 @@ def test_a_failed_call_stays_in_its_dialog_and_is_not_trained_on(
 def test_pairs_stand_where_a_good_sample_and_a_failing_call_part(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
-    folder = build(config, tmp_path / "out", backend, protocol)
+    folder = build(config, tmp_path / "out", backend.engine)
     pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
     by_prompt: dict[str, list[PreferenceRow]] = {}
     for pair in pairs:
@@ -189,7 +189,7 @@ def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig,
     scripts = {name: [[BROKEN], [BROKEN]] for name in SCRIPTS}
     scripts["members of Oslo"] = [[LOWER, OSLO, "400 members."], [BROKEN]]
     two = config.model_copy(update={"samples": 2})
-    folder = build(two, tmp_path / "out", ScriptedDialogs(protocol, scripts), protocol)
+    folder = build(two, tmp_path / "out", ScriptedDialogs(protocol, scripts).engine)
     assert (folder / "preferences.jsonl").read_bytes() == b""
     # The corrected one counts as well: it failed, and no good sample of its prompt did better where it did.
     assert read_data_manifest(folder / "preferences.jsonl")["counts"]["dropped"] == {
@@ -201,7 +201,7 @@ def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig,
 def test_every_trajectory_plays_back_without_a_tool(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
-    folder = build(config, tmp_path / "out", backend, protocol)
+    folder = build(config, tmp_path / "out", backend.engine)
     (tmp_path / "lender.py").unlink()
     assert verify(folder) == 5
     records = {row.id: row for row in read_rows(folder / "records.jsonl", TrajectoryRecords)}
@@ -236,17 +236,17 @@ def test_a_crash_loses_one_unit_and_the_rows_come_out_the_same(
     config: TrajectoriesConfig, protocol: Any, tmp_path: Path
 ) -> None:
     scripts = {name: samples for name, (_, samples) in SCRIPTS.items()}
-    whole = build(config, tmp_path / "whole", ScriptedDialogs(protocol, scripts), protocol)
+    whole = build(config, tmp_path / "whole", ScriptedDialogs(protocol, scripts).engine)
     with pytest.raises(KeyboardInterrupt):
-        build(config, tmp_path / "parts", ScriptedDialogs(protocol, scripts, stop_after=4), protocol)
+        build(config, tmp_path / "parts", ScriptedDialogs(protocol, scripts, stop_after=4).engine)
     assert [path.name for path in sorted((tmp_path / "parts" / "units").glob("unit*.jsonl"))] == ["unit-00000.jsonl"]
     resumed = ScriptedDialogs(protocol, scripts)
-    parts = build(config, tmp_path / "parts", resumed, protocol)
+    parts = build(config, tmp_path / "parts", resumed.engine)
     assert resumed.started == list(SCRIPTS)[2:]
     for name in ("trajectories.jsonl", "records.jsonl", "preferences.jsonl"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
     with pytest.raises(ValueError, match="max_calls was 3 there, is 4 now"):
-        build(config.model_copy(update={"max_calls": 4}), tmp_path / "parts", resumed, protocol)
+        build(config.model_copy(update={"max_calls": 4}), tmp_path / "parts", resumed.engine)
 
 
 def test_prompts_of_an_evaluation_are_not_asked(
@@ -254,7 +254,7 @@ def test_prompts_of_an_evaluation_are_not_asked(
 ) -> None:
     (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": QUESTIONS[0].upper()}) + "\n")
     held = config.model_copy(update={"evaluation": (tmp_path / "eval.jsonl",)})
-    folder = build(held, tmp_path / "out", backend, protocol)
+    folder = build(held, tmp_path / "out", backend.engine)
     assert backend.started == list(SCRIPTS)[1:]
     prompts = read_data_manifest(folder / "trajectories.jsonl")["prompts"]
     assert prompts["dropped"] == {"matches an evaluation prompt": 1}
@@ -263,7 +263,7 @@ def test_prompts_of_an_evaluation_are_not_asked(
 def test_a_run_in_which_nothing_ends_well_says_why(config: TrajectoriesConfig, protocol: Any, tmp_path: Path) -> None:
     hopeless = ScriptedDialogs(protocol, {name: [["It is ..."]] * 4 for name in SCRIPTS})
     with pytest.raises(RowError, match=r"no trajectory is left to train on: 0 rows \(16 dropped: 16 not finished\)"):
-        build(config, tmp_path / "out", hopeless, protocol)
+        build(config, tmp_path / "out", hopeless.engine)
 
 
 def test_the_model_of_the_config_is_loaded_and_sampled(
@@ -293,7 +293,7 @@ def test_a_prompt_is_offered_its_own_functions_alone_under_the_system_message(
     environment = EnvironmentConfig(ipython=False, today="1 May 2024", instructions="Be kind.")
     changed = config.model_copy(update={"environment": environment, "samples": 1})
     script = ScriptedDialogs(protocol, {"A fee?": [[OSLO, FEE, "Done."]]})
-    folder = build(changed, tmp_path / "out", script, protocol)
+    folder = build(changed, tmp_path / "out", script.engine)
     found = {row.messages[0].content: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
     corrected, plain = found["Today Date: 1 May 2024\n\nBe kind."], found["Today Date: 1 May 2024\n\nBe brief."]
     assert corrected.tools == spec
@@ -320,7 +320,7 @@ def test_the_environment_of_llama_is_refused_under_another_protocol(
 ) -> None:
     changed = config.model_copy(update={"environment": EnvironmentConfig()})
     with pytest.raises(ConfigError, match="ipython: is for Llama 3's system message, and the chat protocol is chatml"):
-        build(changed, tmp_path / "out", backend, protocol)
+        build(changed, tmp_path / "out", backend.engine)
 
 
 def test_code_runs_in_a_sandbox_that_each_dialog_has_to_itself(
@@ -350,7 +350,7 @@ def test_code_runs_in_a_sandbox_that_each_dialog_has_to_itself(
             ["<|python_tag|>while True: pass<|eom_id|>", "<|python_tag|>7 * 7<|eom_id|>", "Then 49."],
         ]
     }
-    folder = build(changed, tmp_path / "out", ScriptedDialogs(protocol, scripts), protocol)
+    folder = build(changed, tmp_path / "out", ScriptedDialogs(protocol, scripts).engine)
     rows_by_end = {row.messages[-1].content: row for row in read_rows(folder / "trajectories.jsonl", SFTRow)}
     assert {end: row.source for end, row in rows_by_end.items()} == {
         "It is 49.": "r1/multi-step/t",

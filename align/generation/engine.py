@@ -1,0 +1,143 @@
+"""The generation engine: all that turns messages into sampled messages, as one object.
+
+A `GenerationEngine` holds a backend, which knows token ids only (weights, sampling, device, length limits), and the
+chat protocol of its model (tokenizer, control tokens, stop ids). Whatever generates takes one engine:
+
+    engine = GenerationEngine.from_settings(ModelConfig(path="..."), SamplingConfig(temperature=0.7))
+    prompt = engine.prompt_ids((Message(role="user", content="Hello"),))
+    [[first, second]] = engine.generate([prompt], seeds=[[1, 2]])  # two samples of one prompt
+    message = engine.parse(first)
+    engine.close()
+
+To add a backend (vLLM, a server), write a class that follows `align/generation/backend.py` in a file of its own and
+make it in `load`; nothing else changes. `EngineCache` is for jobs that ask several models in turn.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from align.chat.calls import CallSyntax
+from align.chat.protocol import ChatProtocol
+from align.generation.backend import Backend, Completion
+from align.rows import Message, Messages
+from align.settings import ModelConfig, SamplingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class GenerationEngine:
+    """A model that completes dialogs.
+
+    backend: samples token ids. protocol: the chat protocol of the backend's model.
+    """
+
+    def __init__(self, backend: Backend, protocol: ChatProtocol) -> None:
+        self._backend: Backend | None = backend
+        self.protocol = protocol
+
+    @classmethod
+    def from_settings(cls, model: ModelConfig, sampling: SamplingConfig) -> Self:
+        """The engine of a `model` section. Of its settings, those of training (lora, attention and so on) are not read,
+        and the weights are held in `sampling.dtype`."""
+        return cls.load(model.path, sampling, chat=model.chat, call_syntax=model.call_syntax, revision=model.revision)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        sampling: SamplingConfig,
+        *,
+        chat: str = "auto",
+        call_syntax: CallSyntax | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """The engine of a checkpoint: a Hugging Face folder, or a name on the Hub.
+
+        chat, call_syntax, revision: as in `ModelConfig`.
+        """
+        from align.generation.local import LocalBackend
+        from align.models.loading import load_generator, load_tokenizer
+
+        _, protocol = load_tokenizer(path, chat, call_syntax, revision)
+        return cls(LocalBackend(load_generator(path, sampling.dtype, revision), protocol, sampling), protocol)
+
+    @property
+    def backend(self) -> Backend:
+        assert self._backend is not None, "this engine is closed"
+        return self._backend
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Fingerprints of all that completions depend on besides prompt and seed. Part of the keys of work units."""
+        return self.backend.identity
+
+    @property
+    def code_modules(self) -> tuple[str, str]:
+        """The modules whose code completions depend on. Part of the keys of work units."""
+        return type(self.backend).__module__, type(self.protocol).__module__
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The longest prompt that leaves space for a completion."""
+        return self.backend.max_prompt_tokens
+
+    def prompt_ids(self, prompt: Messages, tools: str = "") -> list[int]:
+        """A dialog as token ids, up to and including the header of the assistant message that is to be written.
+
+        tools: the functions offered, as in `Row.tools`.
+        Raises RowError for a dialog that the protocol cannot express.
+        """
+        return self.protocol.encode(prompt, tools, open_assistant=True).ids
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+        """len(seeds[i]) completions of prompts[i], in the order of the seeds. See `Backend.complete`."""
+        return self.backend.complete(prompts, seeds)
+
+    def parse(self, completion: Completion) -> Message:
+        """A completion as an assistant message. A malformed call stays text."""
+        return self.protocol.parse(completion.ids)
+
+    def close(self) -> None:
+        """Free the weights. A closed engine cannot generate; closing it again does nothing."""
+        self._backend = None
+        gc.collect()
+
+
+class EngineCache:
+    """Engines for a job that asks several models in turn, with one model in memory at a time.
+
+    Engines of one checkpoint share its weights, whatever their sampling. Asking for another checkpoint, or for the same
+    one in another dtype, closes all engines that were given out before.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: tuple[Path, str] | None = None  # path and dtype
+        self._model: PreTrainedModel | None = None
+        self._given: list[GenerationEngine] = []
+
+    def engine(self, path: Path, chat: str, sampling: SamplingConfig) -> GenerationEngine:
+        """An engine of the checkpoint in the folder `path`. It is loaded if it is not the one in memory."""
+        from align.generation.local import LocalBackend
+        from align.models import loading
+
+        _, protocol = loading.load_tokenizer(path, chat)
+        if self._loaded != (path, sampling.dtype):
+            self.close()
+            self._model = loading.load_generator(path, sampling.dtype)
+            self._loaded = (path, sampling.dtype)
+        engine = GenerationEngine(LocalBackend(self._model, protocol, sampling), protocol)
+        self._given.append(engine)
+        return engine
+
+    def close(self) -> None:
+        """Free the model in memory, and close its engines."""
+        for engine in self._given:
+            engine.close()
+        self._given.clear()
+        self._loaded, self._model = None, None
+        gc.collect()
