@@ -1,31 +1,80 @@
-"""The evaluations by name, and a run of those that are asked for.
+"""The evaluations of `recipes/run_eval.py` by name. An evaluation is imported only when a config names it.
 
-Each is one file and one line here. Those that generate come first, and their model is gone before a reward model loads.
+To add an evaluation, write a module with a config class and a function `evaluate` that follows `Evaluate`, and add one
+entry to `EVALUATIONS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from align.config import Section
 from align.settings import ModelConfig, SamplingConfig
-from eval import bfcl, factuality, reward_accuracy, tool_dialogs, tool_use
-from eval.runner import Generator, Result, Scorer, evaluated
 
-GENERATING: dict[str, Callable[..., Result]] = {
-    "factuality": factuality.evaluate,
-    "tool_use": tool_use.evaluate,
-    "tool_dialogs": tool_dialogs.evaluate,
-    "bfcl": bfcl.evaluate,
+if TYPE_CHECKING:
+    from eval.runner import Result
+
+
+class Evaluation(NamedTuple):
+    """Where an evaluation is, what it evaluates, and what it is for."""
+
+    config: str
+    """"module:Class" of its settings. The function `evaluate` is in the same module."""
+    subject: Literal["model", "reward_model"]
+    """The section of the recipe that names what is evaluated."""
+    summary: str
+    """One line for `--help`."""
+
+
+class Evaluate(Protocol):
+    """Run an evaluation.
+
+    subject: a `Generator` for evaluations of a model, a `Scorer` for those of a reward model (`eval/runner.py`).
+    units: a folder for answers that survive a crash. limit: evaluate at most this many rows.
+    """
+
+    def __call__(self, config: Any, subject: Any, units: Path, limit: int | None) -> Result: ...
+
+
+EVALUATIONS = {
+    "factuality": Evaluation(
+        "eval.factuality:FactualityConfig", "model", "Which questions of fact are answered right, wrong, or not at all."
+    ),
+    "tool_use": Evaluation(
+        "eval.tool_use:ToolUseEvalConfig", "model", "Single tool calls, compared with the last message of a dialog."
+    ),
+    "tool_dialogs": Evaluation(
+        "eval.tool_dialogs:ToolDialogsEvalConfig", "model", "Whole dialogs with tools, whose calls are executed."
+    ),
+    "bfcl": Evaluation(
+        "eval.bfcl:BFCLConfig", "model", "The Berkeley Function Calling Leaderboard, judged by its own checker."
+    ),
+    "reward_accuracy": Evaluation(
+        "eval.reward_accuracy:RewardAccuracyConfig", "reward_model", "Held-out pairs that are ranked as people did."
+    ),
 }
-SCORING: dict[str, Callable[..., Result]] = {"reward_accuracy": reward_accuracy.evaluate}
+"""In the order in which they run: the model is freed before the reward model is loaded."""
+
+
+def config_class(name: str) -> type[Section]:
+    """The class of an evaluation's settings."""
+    module, _, member = EVALUATIONS[name].config.partition(":")
+    found: type[Section] = getattr(import_module(module), member)
+    return found
+
+
+def evaluate_function(name: str) -> Evaluate:
+    """The function that runs an evaluation."""
+    evaluate: Evaluate = import_module(EVALUATIONS[name].config.partition(":")[0]).evaluate
+    return evaluate
 
 
 def run_evaluations(
-    sections: dict[str, Any],
+    sections: Mapping[str, Section],
     *,
     model: ModelConfig | None,
     reward_model: ModelConfig | None,
@@ -36,21 +85,25 @@ def run_evaluations(
 ) -> list[dict[str, Any]]:
     """The results of the evaluations in `sections` (name -> its config), each also in `<output_dir>/<name>.json`.
 
-    model: needed by those that generate. reward_model: by those that score.
+    model, reward_model: what is evaluated. An evaluation whose subject is None is left out.
     """
+    from eval.runner import Generator, Scorer, evaluated
+
     results = []
-    generator = None if model is None else Generator(model, sampling, token_budget)
-    scorer = None if reward_model is None else Scorer(reward_model, token_budget)
-    for evaluations, subject in ((GENERATING, generator), (SCORING, scorer)):
-        for name, evaluate in evaluations.items():
-            if subject is None or name not in sections:
+    subjects: dict[str, Generator | Scorer] = {}
+    if model is not None:
+        subjects["model"] = Generator(model, sampling, token_budget)
+    if reward_model is not None:
+        subjects["reward_model"] = Scorer(reward_model, token_budget)
+    for kind, subject in subjects.items():
+        for name, evaluation in EVALUATIONS.items():
+            if evaluation.subject != kind or name not in sections:
                 continue
             config = sections[name]
-            settings: dict[str, Section | int | None] = {name: config, "model": subject.config, "limit": limit}
-            if subject is generator:
+            settings: dict[str, Section | int | None] = {"model": subject.config, "limit": limit, name: config}
+            if kind == "model":
                 settings["sampling"] = sampling
-            run = partial(evaluate, config, subject, limit=limit)
+            run = partial(evaluate_function(name), config, subject, limit=limit)
             results.append(evaluated(name, output_dir, subject.config.path, settings, run))
-        if subject is not None:
-            subject.release()
+        subject.release()
     return results

@@ -1,9 +1,9 @@
-"""Factuality: what a model answers right, wrong, or not at all, and what became of what it knew before.
+"""Factuality: which questions a model answers right, wrong, or not at all, and what it kept of its knowledge.
 
-Llama 3 (section 4.3.6) wants a model to know what it knows: answer that, and refuse the rest. So abstaining is counted
-apart from being wrong, and, against a baseline, apart again where the answer was known before. Answers are judged by
-the string rules of `align/judges/answers/rules.py`. How surely each is given is `eval/confidence.py`, and the curves of
-it `eval/risk_coverage.py`.
+Llama 3 (section 4.3.6) trains a model to answer what it knows and to refuse the rest. So abstaining is counted
+separately from wrong answers, and a baseline tells whether the model knew the answer before. Answers are judged by the
+string rules of `align/judges/answers/rules.py`. `eval/confidence.py` scores how confident each answer is, and
+`eval/risk_coverage.py` draws curves of these scores.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from align.jsonl import Drops, read_rows
 from align.judges.answers.rules import verdict
 from align.rows import QuestionRow
 from align.settings import InputPath, InputSources, Reading
-from eval.confidence import SCORES, AnswerScoresConfig, answer_scores
+from eval.confidence import SCORES, ConfidenceConfig, confidences
 from eval.intervals import Share, bootstrapped, clustered_share, share
 from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
 from eval.runner import Generator, Result, completion_text, limited, prompt_text, read_result
 
 VERDICTS = ("right", "wrong", "abstained")
 KNOWN_KEPT = (0.85, 0.9)
-"""Shares of the known that are kept where the wrong ones are read off a curve."""
+"""Points of a curve that are reported: where these shares of the known questions are still answered right."""
 
 
 class FactualityConfig(Reading):
     """Questions with known answers."""
 
     questions: InputSources
-    """Questions that no stage trained on."""
+    """Questions that no stage trains on."""
     baseline: InputPath | None = None
-    """factuality.json of the starting model on the same questions; with it, what was known before is followed."""
+    """factuality.json of the starting model on the same questions. It says which questions that model knew."""
     transfer_relations: tuple[str, ...] = ()
-    """Kinds of fact that no stage trained on at all: scored apart, as `transfer_...`, and left in all other shares."""
-    scores: AnswerScoresConfig | None = None
-    """With it (`scores: {}`), how surely each question is answered, and risk-coverage curves."""
+    """Kinds of fact that no stage trains on. They count in all scores, and again by themselves, as `transfer_...`."""
+    confidence: ConfidenceConfig | None = None
+    """Score how confident each answer is, and draw risk-coverage curves; `confidence: {}` takes all defaults."""
 
 
 def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit: int | None) -> Result:
-    """Shares of all questions: right, wrong, abstained. Against the baseline also:
+    """Shares of all questions: right, wrong, abstained. With a baseline also:
 
     known_kept: of the questions that were right before, those right now.
-    false_refusals: of the same, those abstained from now.
-    unknown_refused: of the questions that were wrong before, those abstained from now.
+    false_refusals: of the same questions, those that the model abstains from now.
+    unknown_refused: of the questions that were wrong before, those that the model abstains from now.
 
-    All of them once more over the transfer relations. With scores, for each of the three: auroc_..., the chance that a
-    known question has the higher score, and aurc_..., the mean risk over all coverages (lower is better). The curves
-    are in the counts, as `risk_coverage`. Where the model abstains, its answer on the curve is the baseline's: what it
-    would have said. Questions that neither answers are in no curve, and counted as `no_answer`.
+    All of them are repeated over the transfer relations. With `confidence`, each of its three scores adds auroc_...,
+    the probability that a known question has a higher score than an unknown one, and aurc_..., the mean risk over all
+    coverages (lower is better). The curves are in the counts, as `risk_coverage`. Where the model abstains, the curve
+    uses the answer of the baseline: what the model would have said. Questions that neither answers are in no curve, and
+    counted as `no_answer`.
     """
     drops = Drops()
     questions = limited(read_rows(config.questions, QuestionRow, config, drops=drops), limit)
@@ -81,18 +82,18 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
         scores |= {f"transfer_{name}": value for name, value in shares_of(transfer, has_baseline=bool(before)).items()}
     counts: dict[str, Any] = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
     counts |= {f"by_{key}": _by(key, rows) for key in ("relation", "topic", "language")}
-    if config.scores is not None:
-        _add_scores(rows, questions, before, generator, config.scores)
+    if config.confidence is not None:
+        _add_confidences(rows, questions, before, generator, config.confidence.openings)
         more, counts["risk_coverage"] = _risk_coverage(rows, bool(before))
         scores |= more
     return Result(scores, counts | drops.dropped, rows)
 
 
 def shares_of(rows: Sequence[Mapping[str, Any]], *, has_baseline: bool) -> dict[str, Share | None]:
-    """The shares of `evaluate` over some rows. has_baseline: what was known before stands in each row's `before`.
+    """The shares of `evaluate` over some rows.
 
-    rows: of one model, or of several one after the other: then a question comes with all its rows, and the intervals
-    are over questions.
+    rows: of one model, or of several models one after the other; intervals are then over questions, not over rows.
+    has_baseline: whether each row's `before` is the baseline's verdict.
     """
     scores = {name: _share_of(rows, name) for name in VERDICTS}
     if has_baseline:
@@ -113,17 +114,17 @@ def _share_of(rows: Sequence[Mapping[str, Any]], verdict: str) -> Share | None:
 
 
 def _rows_before(baseline: Path, questions: Sequence[QuestionRow]) -> dict[str, Mapping[str, Any]]:
-    """Question id -> the baseline's row. Raises RowError where it lacks a question."""
+    """Question id -> the baseline's row. Raises RowError if a question is missing."""
     found = {row["id"]: row for row in read_result(baseline).get("rows", ())}
     missing = [question.id for question in questions if question.id not in found]
     if missing:
-        what = f"holds no verdict on {len(missing)} of {len(questions)} questions, {missing[0]} the first"
+        what = f"has no verdict for {len(missing)} of {len(questions)} questions, the first of them {missing[0]}"
         raise RowError(baseline, what, "Evaluate the starting model on the same questions and the same limit")
     return found
 
 
 def _by(key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Verdicts by relation, topic or language; rows that name none are left out."""
+    """Verdicts by relation, topic or language; rows without it are left out."""
     counts: dict[str, dict[str, int]] = {}
     for row in rows:
         if row[key]:
@@ -131,21 +132,21 @@ def _by(key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]
     return counts
 
 
-def _add_scores(
+def _add_confidences(
     rows: Sequence[dict[str, Any]],
     questions: Sequence[QuestionRow],
     before: Mapping[str, Mapping[str, Any]],
     generator: Generator,
-    config: AnswerScoresConfig,
+    openings: Mapping[str, Sequence[str]],
 ) -> None:
-    """To each row: its scores, and the verdict on the answer that would be given if there had to be one."""
+    """Add to each row its `scores` and its `forced_verdict`: the verdict if the model had to answer."""
     texts = []
     for row in rows:
         instead = before.get(row["id"]) if row["verdict"] == "abstained" else None
         given = instead or row
         row["forced_verdict"] = None if given["verdict"] == "abstained" else given["verdict"]
         texts.append("" if row["forced_verdict"] is None else given["answer"])
-    for row, found in zip(rows, answer_scores(questions, texts, generator, config), strict=True):
+    for row, found in zip(rows, confidences(questions, texts, generator, openings), strict=True):
         row["scores"] = found
 
 
@@ -161,10 +162,10 @@ def _risk_coverage(
             continue
         points = curve(cases)
         scores |= {f"auroc_{name}": bootstrapped(auroc, cases), f"aurc_{name}": bootstrapped(aurc, cases)}
-        kept = {f"{wanted:.0%}": at_known_kept(points, wanted) for wanted in KNOWN_KEPT}
+        kept = {f"{least:.0%}": at_known_kept(points, least) for least in KNOWN_KEPT}
         curves[name] = {
             "points": [[round(point.coverage, 6), round(point.risk, 6), point.threshold] for point in points],
-            "at_known_kept": {wanted: None if point is None else point._asdict() for wanted, point in kept.items()},
+            "at_known_kept": {least: None if point is None else point._asdict() for least, point in kept.items()},
         }
     curves["no_answer"] = sum(row["forced_verdict"] is None for row in rows)
     return scores, curves
@@ -173,7 +174,7 @@ def _risk_coverage(
 def cases_of(rows: Sequence[Mapping[str, Any]], score: str, has_baseline: bool = False) -> list[Answered]:
     """The rows of a factuality.json with scores, ready for a curve; rows without an answer are left out.
 
-    has_baseline: known is what the baseline answered right; otherwise what the model itself does.
+    has_baseline: a question is known if the baseline answered it right; otherwise, if the model itself does.
     """
     return [
         Answered(

@@ -11,7 +11,7 @@ from align.judges.judge import ScoreRequest
 from align.reporting import Progress
 from align.rows import Messages, PreferenceRow
 from align.settings import InputSources, Reading
-from eval.reward_pairs import accuracies, length_correlation, pairs_of
+from eval.reward_pairs import accuracies, length_correlation, scored_pairs
 from eval.runner import UNIT_SIZE, Result, Scorer, completion_text, limited, prompt_text
 
 
@@ -50,9 +50,9 @@ def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: i
                     "source": row.source,
                 }
             )
-            rows[-1]["verdict"] = _verdict([pair.point for pair in pairs_of(rows[-1])])
+            rows[-1]["verdict"] = _verdict([pair.point for pair in scored_pairs(rows[-1])])
         progress.advance(len(unit))
-    pairs = [pair for row in rows for pair in pairs_of(row)]
+    pairs = [pair for row in rows for pair in scored_pairs(row)]
     counts = {
         "rows": len(rows),
         "pairs": len(pairs),

@@ -35,7 +35,7 @@ class ScoredPair(NamedTuple):
         return 0.5 if self.margin == 0 else float(self.margin > 0)
 
 
-def pairs_of(row: Mapping[str, Any]) -> list[ScoredPair]:
+def scored_pairs(row: Mapping[str, Any]) -> list[ScoredPair]:
     """Every better and worse completion of a row of `reward_accuracy.json`: one pair of two, three of three."""
     level = row["level"] or UNGRADED
     kinds = [level] if len(row["scores"]) == 2 else [EDITED_OVER_CHOSEN, EDITED_OVER_REJECTED, level]

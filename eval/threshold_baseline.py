@@ -1,6 +1,7 @@
-"""Abstaining by a threshold on a score, without any training: what a model that learned to abstain is compared with.
+"""A baseline without training: abstain where a confidence score is below a threshold.
 
-The threshold is chosen with one set of questions (dev entities) and applied to another (held-out ones).
+A model that was trained to abstain is compared with it. The threshold is chosen on one set of questions (dev entities)
+and applied to another (held-out entities).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from eval.risk_coverage import at_known_kept, curve
 
 
 def choose_threshold(rows: Sequence[Mapping[str, Any]], score: str, known_kept: float) -> float:
-    """The highest score at which answering from it upwards still keeps this share of what the model knew.
+    """The highest threshold at which the model still answers this share of what it knows.
 
-    rows: of the untouched model's factuality.json, with scores. What its greedy answer has right, it knows.
-    Edge: where the model knew nothing, its highest score: it would answer one question.
+    rows: of the untrained model's factuality.json, with scores. A question is known if its greedy answer is right.
+    Edge: if the model knows nothing, the threshold is its highest score, so that it answers one question.
     """
     point = at_known_kept(curve(cases_of(rows, score)), known_kept)
     assert point is not None, "answering everything keeps everything"
@@ -25,11 +26,11 @@ def choose_threshold(rows: Sequence[Mapping[str, Any]], score: str, known_kept: 
 
 
 def abstaining_below(rows: Sequence[Mapping[str, Any]], score: str, threshold: float) -> list[dict[str, Any]]:
-    """The same model's rows with `verdict` abstained where the score is below the threshold, and `before` as it was."""
+    """The model's rows with the verdict `abstained` where the score is below the threshold; `before` is the old one."""
 
     def verdict(row: Mapping[str, Any]) -> str:
-        surely = row["scores"][score]
-        return row["verdict"] if surely is not None and surely >= threshold else "abstained"
+        value = row["scores"][score]
+        return row["verdict"] if value is not None and value >= threshold else "abstained"
 
     return [{**row, "before": row["verdict"], "verdict": verdict(row)} for row in rows]
 

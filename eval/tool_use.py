@@ -21,14 +21,14 @@ CallVerdict = Literal["right", "wrong arguments", "wrong function", "malformed c
 SilenceVerdict = Literal["right silence", "needless call"]
 
 
-class ToolUseConfig(Reading):
+class ToolUseEvalConfig(Reading):
     """Dialogs with functions on offer."""
 
     rows: InputSources
     """SFT rows; the last message is the expected one. Their functions must not have been trained on."""
 
 
-def evaluate(config: ToolUseConfig, generator: Generator, units: Path, limit: int | None) -> Result:
+def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit: int | None) -> Result:
     """Of the rows that expect a call: parses, right_function, right_arguments (each includes the one before).
 
     Of the rows that expect none: right_silence.

@@ -15,7 +15,7 @@ from align.settings import InputPath, OutputPath
 
 
 class CompareKnowledgeRecipe(Recipe):
-    """Compares evaluations by `recipes/run_eval.py` on one file of questions, made with `factuality.scores`."""
+    """Compares evaluations by `recipes/run_eval.py` on one file of questions, made with `factuality.confidence`."""
 
     evaluations: dict[str, InputPath | tuple[InputPath, ...]] = Field(min_length=1)
     """Name -> factuality.json, or the files of several runs with different seeds. The untrained model comes first."""

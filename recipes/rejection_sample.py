@@ -72,7 +72,7 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
     from align.publish.names import shown_path
     from align.rows import PromptRow
     from align.sampling.candidates import fitting_prompts, sample_candidates, score_candidates
-    from align.sampling.selection import best_of, pairs_of
+    from align.sampling.selection import best_and_worst, best_of
 
     recipe = resolved(recipe, recipe.output_dir)
     engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
@@ -99,7 +99,7 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
         _write(recipe, "sft", *best_of(candidates, source=recipe.label))
     if recipe.pairs.enabled:
         limits = recipe.pairs
-        pairs = pairs_of(candidates, limits.min_gap, max_similarity=limits.max_similarity, source=recipe.label)
+        pairs = best_and_worst(candidates, limits.min_gap, max_similarity=limits.max_similarity, source=recipe.label)
         _write(recipe, "preferences", *pairs)
     _write(recipe, "candidates", candidates, dropped)
     return recipe.output_dir

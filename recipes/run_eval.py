@@ -5,21 +5,15 @@ python recipes/run_eval.py recipes/configs/run_eval/rehearsal.yaml model.path=ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from align.config import Recipe, Section, main
 from align.settings import ModelConfig, OutputPath, SamplingConfig
-from eval.bfcl import BFCLConfig
-from eval.factuality import FactualityConfig
-from eval.reward_accuracy import RewardAccuracyConfig
-from eval.tool_dialogs import ToolDialogsEvalConfig
-from eval.tool_use import ToolUseConfig
-
-NAMED = ("factuality", "tool_use", "tool_dialogs", "bfcl", "reward_accuracy")
-"""The evaluations, in the order in which they run."""
+from eval.catalog import EVALUATIONS, config_class, run_evaluations
 
 
 class EvalSamplingConfig(SamplingConfig):
@@ -30,41 +24,53 @@ class EvalSamplingConfig(SamplingConfig):
 
 
 class RunEvalRecipe(Recipe):
-    """One section for each evaluation to run. One that was made from the same inputs is not run again."""
+    """One section for each evaluation to run. An evaluation is not run again if its inputs and settings are the same."""
 
     model: ModelConfig | None = None
+    """What the evaluations of a model ask."""
     reward_model: ModelConfig | None = None
-    factuality: FactualityConfig | None = None
-    tool_use: ToolUseConfig | None = None
-    tool_dialogs: ToolDialogsEvalConfig | None = None
-    bfcl: BFCLConfig | None = None
-    reward_accuracy: RewardAccuracyConfig | None = None
+    """What the evaluations of a reward model score with."""
     sampling: EvalSamplingConfig = EvalSamplingConfig()
     token_budget: int = Field(4096, gt=0)
-    """Tokens that the reward model, or the model whose answers are scored, reads at one time."""
+    """Tokens in one forward pass of the reward model, or of the model whose answers are scored."""
     limit: int | None = Field(None, gt=0)
-    """At most so many rows in each evaluation, the same ones every time; None for all."""
+    """Evaluate at most this many rows in each evaluation, the same ones every time; None for all."""
     output_dir: OutputPath
     """`<name>.json` for each evaluation."""
+
+    @classmethod
+    def catalogue(cls) -> dict[str, str]:
+        return {name: evaluation.summary for name, evaluation in EVALUATIONS.items()}
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
+        """This class with a section for each evaluation that `values` name: only those are imported."""
+        sections: dict[str, Any] = {
+            name: (config_class(name) | None, None) if values[name] is not None else (None, None)
+            for name in EVALUATIONS
+            if name in values
+        }
+        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=cls.__module__, **sections)
 
     @model_validator(mode="after")
     def _has_what_it_evaluates(self) -> Self:
         if not self.sections:
-            raise ValueError(f"expected an evaluation ({', '.join(NAMED)}), found none")
-        asked = [name for name in self.sections if name != "reward_accuracy"]
-        if self.model is None and asked:
-            raise ValueError(f"expected a model for {' and '.join(asked)}, found none")
-        if self.reward_model is None and self.reward_accuracy:
-            raise ValueError("expected a reward_model for reward_accuracy, found none")
+            raise ValueError(f"expected an evaluation ({', '.join(EVALUATIONS)}), found none")
+        for subject in ("model", "reward_model"):
+            asked = [name for name in self.sections if EVALUATIONS[name].subject == subject]
+            if asked and getattr(self, subject) is None:
+                raise ValueError(f"expected a {subject} for {' and '.join(asked)}, found none")
         return self
 
     @property
     def sections(self) -> dict[str, Section]:
-        named: dict[str, Section | None] = {name: getattr(self, name) for name in NAMED}
+        """The evaluations to run, by name."""
+        named = {name: getattr(self, name, None) for name in EVALUATIONS}
         return {name: section for name, section in named.items() if section is not None}
 
     def code_modules(self) -> tuple[str, ...]:
-        return ("eval.runner", *(type(section).__module__ for section in self.sections.values()))
+        modules = (EVALUATIONS[name].config.partition(":")[0] for name in self.sections)
+        return ("eval.runner", *modules)
 
 
 def run(recipe: RunEvalRecipe) -> Path:
@@ -77,7 +83,6 @@ def run(recipe: RunEvalRecipe) -> Path:
 
 def _run(recipe: RunEvalRecipe) -> Path:
     from align.precision import resolved
-    from eval.catalog import run_evaluations
     from eval.runner import table
 
     recipe = resolved(recipe, recipe.output_dir)

@@ -63,7 +63,7 @@ class LocalBackend:
         if not self._identity:
             sampling = self.sampling.model_dump(exclude={"batch_size", "threads", "dtype"})
             self._identity = {
-                "model": weights_fingerprint(self.model),
+                "model": state_fingerprint(self.model),
                 "protocol": fingerprint_of(self.protocol.name, self.protocol.syntax, self.protocol.stop_ids),
                 "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
             }
@@ -118,7 +118,7 @@ class LocalBackend:
         return deque(sorted(groups, key=lambda group: -len(group.ids)))
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
+def state_fingerprint(model: torch.nn.Module) -> str:
     """BLAKE3 of the weights as they are in memory: name, type, shape and bytes of each, in sorted order."""
     digest = blake3(max_threads=blake3.AUTO)
     for name, tensor in sorted(model.state_dict().items()):

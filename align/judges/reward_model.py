@@ -14,7 +14,7 @@ import torch
 
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
-from align.generation.local import weights_fingerprint
+from align.generation.local import state_fingerprint
 from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
 from align.models.loading import load_reward_model, load_tokenizer
@@ -53,7 +53,7 @@ class RewardModelJudge:
         """token_budget is left out: it changes the speed, and the scores by rounding only."""
         if not self._identity:
             self._identity = {
-                "reward_model": weights_fingerprint(self.model),
+                "reward_model": state_fingerprint(self.model),
                 "protocol": f"{self.protocol.name} {self.protocol.syntax}",
             }
         return self._identity

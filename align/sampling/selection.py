@@ -51,7 +51,7 @@ def best_of(candidates: Iterable[Candidate], *, source: str = "rejection-samplin
     return Selection(rows, dropped)
 
 
-def pairs_of(
+def best_and_worst(
     candidates: Iterable[Candidate],
     min_gap: float,
     *,

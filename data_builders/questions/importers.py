@@ -9,7 +9,7 @@ from typing import Any, Literal
 from align.errors import RowError, UnusableRow
 from align.formats.columns import Columns
 from align.jsonl import Drops, usable
-from align.judges.answers.rules import normalize, states
+from align.judges.answers.rules import normalize_answer, states
 from align.records import Record, SourceLike, records_of
 from align.rows import Message, Messages, QuestionRow, row_id
 from data_builders.row_set import RowSet
@@ -68,7 +68,7 @@ def open_questions(paths: Sequence[SourceLike], bad_rows: BadRowsAre = "stop") -
         question = _text(record, "question", where)
         given = record.get("answer")
         texts = [given] if isinstance(given, str) else [*(given or ()), *(record.get("def_correct_predictions") or ())]
-        answers = tuple(dict.fromkeys(text for text in map(unescaped, map(str, texts)) if normalize(text)))
+        answers = tuple(dict.fromkeys(text for text in map(unescaped, map(str, texts)) if normalize_answer(text)))
         if not answers:
             raise UnusableRow(f"{where}: answer", "contains no answer", "Add an answer", "no accepted answer")
         if any(states(question, [answer]) for answer in answers):

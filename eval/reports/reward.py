@@ -17,7 +17,7 @@ from align.errors import StageError
 from align.files import whole_file, write_text
 from align.rounds.results import words
 from eval.intervals import Share
-from eval.reward_pairs import ScoredPair, accuracies, gain, length_correlation, pairs_of
+from eval.reward_pairs import ScoredPair, accuracies, gain, length_correlation, scored_pairs
 from eval.runner import read_result
 
 Gain = tuple[float, float, float]
@@ -94,7 +94,7 @@ def _result(path: Path) -> list[ScoredPair]:
     if found.get("name") != "reward_accuracy" or not all("characters" in row for row in rows):
         how = "Run recipes/run_eval.py with the section reward_accuracy first"
         raise StageError(path, "is not a result of reward_accuracy", how)
-    return [pair for row in rows for pair in pairs_of(row)]
+    return [pair for row in rows for pair in scored_pairs(row)]
 
 
 def _share_text(score: Share | None) -> str:

@@ -13,7 +13,7 @@ from align.jsonl import write_rows
 from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, PromptRow, QuestionRow
 from eval import factuality
-from eval.confidence import OPENINGS, AnswerScoresConfig, first_sentence, openings_for, propensity
+from eval.confidence import OPENINGS, ConfidenceConfig, first_sentence, openings_for, propensity
 from eval.factuality import FactualityConfig
 from eval.intervals import share
 from eval.threshold_baseline import abstaining_below, choose_threshold, threshold_baseline
@@ -114,7 +114,7 @@ def test_against_a_baseline_what_was_known_and_what_was_wrong_are_followed(quest
 
 def test_a_baseline_of_other_questions_is_refused(questions: Path) -> None:
     config = FactualityConfig(questions=questions, baseline=baseline(questions, limit=4))
-    with pytest.raises(RowError, match=r"before\.json: holds no verdict on 2 of 6 questions, .* the same limit\."):
+    with pytest.raises(RowError, match=r"before\.json: has no verdict for 2 of 6 questions, .* the same limit\."):
         factuality.evaluate(config, Answering(AFTER), questions.parent, None)  # type: ignore[arg-type]
 
 
@@ -160,7 +160,7 @@ REFUSING = {"Paris!": -0.4, "Bergen": -3.0, "Nancy": -2.0, "Kyiv": -1.0, "Rome."
 
 
 def scored(questions: Path) -> factuality.Result:
-    config = FactualityConfig(questions=questions, baseline=baseline(questions), scores=AnswerScoresConfig())
+    config = FactualityConfig(questions=questions, baseline=baseline(questions), confidence=ConfidenceConfig())
     return factuality.evaluate(config, Answering(AFTER, REFUSING), questions.parent, None)  # type: ignore[arg-type]
 
 
@@ -197,7 +197,7 @@ def test_curves_of_each_score_stand_in_the_counts_and_their_areas_in_the_scores(
 
 
 def test_questions_that_neither_answers_are_in_no_curve(questions: Path) -> None:
-    config = FactualityConfig(questions=questions, scores=AnswerScoresConfig())
+    config = FactualityConfig(questions=questions, confidence=ConfidenceConfig())
     found = factuality.evaluate(config, Answering(AFTER, REFUSING), questions.parent, None)  # type: ignore[arg-type]
     assert found.counts["risk_coverage"]["no_answer"] == 2
     assert len(found.counts["risk_coverage"]["answer_sum"]["points"]) == 4
@@ -224,11 +224,11 @@ def test_propensity_is_the_log_of_what_refusing_leaves() -> None:
 
 
 def test_openings_add_up_since_none_begins_as_another_does() -> None:
-    assert AnswerScoresConfig().openings == OPENINGS
+    assert ConfidenceConfig().openings == OPENINGS
     with pytest.raises(ValueError, match=r"en: \"I don't know\" begins with \"I don't\", and would be counted twice"):
-        AnswerScoresConfig(openings={"en": ("I don't", "I don't know")})
-    with pytest.raises(ValueError, match="wanted openings for en, found none"):
-        AnswerScoresConfig(openings={"de": ("Ich",)})
+        ConfidenceConfig(openings={"en": ("I don't", "I don't know")})
+    with pytest.raises(ValueError, match="expected openings for en, found none"):
+        ConfidenceConfig(openings={"de": ("Ich",)})
 
 
 def asked(language: str, subject: str) -> QuestionRow:
@@ -239,20 +239,20 @@ def asked(language: str, subject: str) -> QuestionRow:
 
 
 def test_openings_name_the_subject_where_there_is_one() -> None:
-    config = AnswerScoresConfig()
-    assert "The capital of Chad is not something" in openings_for(asked("en", "the capital of Chad"), config)
+    openings = ConfidenceConfig().openings
+    assert "The capital of Chad is not something" in openings_for(asked("en", "the capital of Chad"), openings)
     assert "Über die Hauptstadt des Tschad habe ich keine" in openings_for(
-        asked("de", "die Hauptstadt des Tschad"), config
+        asked("de", "die Hauptstadt des Tschad"), openings
     )
-    assert len(openings_for(asked("de", ""), config)) == len(OPENINGS["de"]) - 2
-    assert openings_for(asked("sv", ""), config) == openings_for(asked("en", ""), config)
+    assert len(openings_for(asked("de", ""), openings)) == len(OPENINGS["de"]) - 2
+    assert openings_for(asked("sv", ""), openings) == openings_for(asked("en", ""), openings)
 
 
 def test_every_refusal_that_the_probe_teaches_begins_with_an_opening() -> None:
     wordings = pytest.importorskip("data_builders.knowledge_probe.refusals").WORDINGS
     assert wordings.keys() == OPENINGS.keys()
     for language, texts in wordings.items():
-        openings = openings_for(asked(language, "la x"), AnswerScoresConfig())
+        openings = openings_for(asked(language, "la x"), OPENINGS)
         for text in texts:
             filled = text.format(subject="la x", Subject="La x")
             assert sum(filled.startswith(opening) for opening in openings) == 1, (language, filled)
@@ -293,13 +293,13 @@ def test_an_answer_without_a_score_is_abstained_from() -> None:
     assert abstaining_below(rows, "answer_mean", -1e9)[0]["verdict"] == "abstained"
 
 
-def test_a_misspelt_setting_of_the_scores_is_named(tmp_path: Path) -> None:
+def test_a_misspelled_setting_of_the_confidence_is_named(tmp_path: Path) -> None:
     from align.config import load_config
     from recipes.run_eval import RunEvalRecipe
 
     path = tmp_path / "eval.yaml"
     path.write_text(
-        f"output_dir: {tmp_path}\nmodel: {{path: x}}\nfactuality: {{questions: q, scores: {{opening: 1}}}}\n"
+        f"output_dir: {tmp_path}\nmodel: {{path: x}}\nfactuality: {{questions: q, confidence: {{opening: 1}}}}\n"
     )
-    with pytest.raises(ConfigError, match=r"factuality\.scores\.opening: is not a setting"):
+    with pytest.raises(ConfigError, match=r"factuality\.confidence\.opening: is not a setting"):
         load_config(RunEvalRecipe, path)

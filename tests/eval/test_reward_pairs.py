@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eval.reward_pairs import ScoredPair, accuracies, gain, length_correlation, pairs_of
+from eval.reward_pairs import ScoredPair, accuracies, gain, length_correlation, scored_pairs
 
 
 def row(scores: list[float], characters: list[int], level: str | None = "better", name: str = "q") -> dict[str, Any]:
@@ -21,20 +21,20 @@ def scored(score_of: Any, count: int = 400, seed: int = 0) -> list[ScoredPair]:
     pairs = []
     for number in range(count):
         better, worse = draw.randint(1, 60), draw.randint(1, 60)
-        pairs += pairs_of(row([score_of(True, better), score_of(False, worse)], [better, worse], name=str(number)))
+        pairs += scored_pairs(row([score_of(True, better), score_of(False, worse)], [better, worse], name=str(number)))
     return pairs
 
 
 def test_three_completions_are_three_pairs_and_the_level_is_that_of_chosen_over_rejected() -> None:
-    pairs = pairs_of(row([3.0, 1.0, 2.0], [9, 5, 5], "significantly better"))
+    pairs = scored_pairs(row([3.0, 1.0, 2.0], [9, 5, 5], "significantly better"))
     assert [(pair.kind, pair.margin, pair.longer_by, pair.point) for pair in pairs] == [
         ("edited over chosen", 2.0, 4, 1.0),
         ("edited over rejected", 1.0, 4, 1.0),
         ("significantly better", -1.0, 0, 0.0),
     ]
     assert len({pair.id for pair in pairs}) == 3
-    assert pairs_of(row([1.0, 1.0], [1, 1], None))[0].kind == "ungraded"
-    assert [pair.point for pair in pairs_of(row([math.nan, 1.0], [1, 1]))] == [0.0]
+    assert scored_pairs(row([1.0, 1.0], [1, 1], None))[0].kind == "ungraded"
+    assert [pair.point for pair in scored_pairs(row([math.nan, 1.0], [1, 1]))] == [0.0]
 
 
 def test_accuracy_by_level_stands_where_there_is_more_than_one_in_their_order() -> None:
@@ -43,11 +43,11 @@ def test_accuracy_by_level_stands_where_there_is_more_than_one_in_their_order() 
         row([2, 1], [1, 1], "significantly better", "b"),
         row([1, 2], [1, 1], "significantly better", "c"),
     ]
-    found = accuracies([pair for one in rows for pair in pairs_of(one)])
+    found = accuracies([pair for one in rows for pair in scored_pairs(one)])
     values = {metric: score.value for metric, score in found.items() if score is not None}
     assert values == {"accuracy": 2 / 3, "significantly_better": 0.5, "slightly_better": 1.0, "longer_wins": 0.5}
     assert list(found)[:3] == ["accuracy", "significantly_better", "slightly_better"]
-    assert "significantly_better" not in accuracies(pairs_of(rows[1]))
+    assert "significantly_better" not in accuracies(scored_pairs(rows[1]))
 
 
 def test_a_scorer_that_counts_characters_is_found_out() -> None:

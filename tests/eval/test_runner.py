@@ -17,12 +17,12 @@ from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
 from align.settings import ModelConfig, SamplingConfig
 from eval import runner
 from eval.catalog import run_evaluations
-from eval.confidence import AnswerScoresConfig
+from eval.confidence import ConfidenceConfig
 from eval.factuality import FactualityConfig
 from eval.intervals import share
 from eval.reward_accuracy import RewardAccuracyConfig
 from eval.runner import Result, evaluated, limited, table
-from eval.tool_use import ToolUseConfig
+from eval.tool_use import ToolUseEvalConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,8 +131,8 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     def run() -> list[dict]:
         return run_evaluations(
             {
-                "factuality": FactualityConfig(questions=data / "questions.jsonl", scores=AnswerScoresConfig()),
-                "tool_use": ToolUseConfig(rows=data / "tools.jsonl"),
+                "factuality": FactualityConfig(questions=data / "questions.jsonl", confidence=ConfidenceConfig()),
+                "tool_use": ToolUseEvalConfig(rows=data / "tools.jsonl"),
                 "reward_accuracy": RewardAccuracyConfig(pairs=data / "pairs.jsonl"),
             },
             model=model,

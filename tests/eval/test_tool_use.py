@@ -11,7 +11,7 @@ from align.jsonl import write_rows
 from align.rows import Candidate, Message, PromptRow, SFTRow, ToolCall
 from eval import tool_use
 from eval.intervals import share
-from eval.tool_use import ToolUseConfig, judge_call, same_value
+from eval.tool_use import ToolUseEvalConfig, judge_call, same_value
 
 
 def calling(*calls: tuple[str, dict[str, Any]], content: str = "") -> Message:
@@ -92,7 +92,7 @@ def test_shares_are_of_the_rows_that_expect_a_call_or_of_those_that_do_not(tmp_p
                 for prompt in prompts
             ]
 
-    found = tool_use.evaluate(ToolUseConfig(rows=tmp_path / "rows.jsonl"), Answering(), tmp_path, None)  # type: ignore[arg-type]
+    found = tool_use.evaluate(ToolUseEvalConfig(rows=tmp_path / "rows.jsonl"), Answering(), tmp_path, None)  # type: ignore[arg-type]
     assert found.scores == {
         "parses": share(3, 4),
         "right_function": share(2, 4),

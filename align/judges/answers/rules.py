@@ -66,7 +66,7 @@ def are_yes_or_no(answers: Iterable[str]) -> bool:
     return bool(answers) and answers <= set(_SIDES)
 
 
-def normalize(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """The text as the rules compare it: lower case, no accents, no punctuation, no articles."""
     return " ".join(_without_articles([word.plain for word in _words(text)]))
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from align.errors import ConfigError, RowError
 from align.generation import local
 from align.generation.backend import Completion
-from align.generation.local import LocalBackend, choose, weights_fingerprint
+from align.generation.local import LocalBackend, choose, state_fingerprint
 from align.settings import SamplingConfig
 
 VOCABULARY = 97
@@ -227,8 +227,8 @@ def test_identity_follows_weights_and_sampling_and_not_the_batch(model: LlamaFor
     same = backend(model, batch_size=2).identity
     assert backend(model, batch_size=9).identity == same
     assert backend(model, temperature=0.5).identity != same
-    before = weights_fingerprint(model)
+    before = state_fingerprint(model)
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
-        assert weights_fingerprint(model) != before
+        assert state_fingerprint(model) != before
         model.lm_head.weight[0, 0] -= 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from align.judges.answers.rules import abstains, normalize, states, verdict
+from align.judges.answers.rules import abstains, normalize_answer, states, verdict
 from align.judges.judge import ScoreRequest
 from align.rows import Message
 
@@ -200,8 +200,8 @@ def test_the_code_of_norway_is_no_side() -> None:
 
 
 def test_normalizing_keeps_an_article_that_is_all_there_is() -> None:
-    assert normalize("The  Côte d'Ivoire!") == "cote divoire"
-    assert normalize("A") == "a"
+    assert normalize_answer("The  Côte d'Ivoire!") == "cote divoire"
+    assert normalize_answer("A") == "a"
 
 
 def said(text: str) -> tuple[Message, ...]:

@@ -101,7 +101,7 @@ def test_evaluations_answer_and_score_there(
     tiny_checkpoint: Path, reward_checkpoint: Path, tmp_path: Path, gpu: Moves
 ) -> None:
     from eval.catalog import run_evaluations
-    from eval.confidence import AnswerScoresConfig
+    from eval.confidence import ConfidenceConfig
     from eval.factuality import FactualityConfig
     from eval.reward_accuracy import RewardAccuracyConfig
 
@@ -110,7 +110,7 @@ def test_evaluations_answer_and_score_there(
     write_rows(tmp_path / "pairs.jsonl", [PreferenceRow(id="p", source="t", prompt=PROMPT, completions=SAID)])
     run_evaluations(
         {
-            "factuality": FactualityConfig(questions=tmp_path / "questions.jsonl", scores=AnswerScoresConfig()),
+            "factuality": FactualityConfig(questions=tmp_path / "questions.jsonl", confidence=ConfidenceConfig()),
             "reward_accuracy": RewardAccuracyConfig(pairs=tmp_path / "pairs.jsonl"),
         },
         model=ModelConfig(path=tiny_checkpoint, dtype="bfloat16"),

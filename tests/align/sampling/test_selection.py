@@ -9,7 +9,7 @@ import pytest
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
 from align.rows import Candidate, Message, PreferenceRow, SFTRow
-from align.sampling.selection import best_of, pairs_of, similarity
+from align.sampling.selection import best_and_worst, best_of, similarity
 
 
 def candidates(*made: tuple[str, float | None, bool], prompt: str = "p") -> list[Candidate]:
@@ -54,19 +54,19 @@ def test_a_prompt_without_a_finished_candidate_is_counted() -> None:
     made = [*candidates(("x", 1.0, False), ("", 2.0, True)), *candidates(("y", 0.0, True), prompt="q")]
     assert [row.id for row in best_of(made).rows] == ["q-0"]
     assert best_of(made).dropped == {"no finished candidate": 1}
-    assert pairs_of(made, 0.0).dropped == {"no finished candidate": 1, "all the same": 1}
+    assert best_and_worst(made, 0.0).dropped == {"no finished candidate": 1, "all the same": 1}
 
 
 def test_a_pair_is_the_best_over_the_worst() -> None:
     made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False), ("", -9.0, True))
-    [pair] = pairs_of(made, 1.0).rows
+    [pair] = best_and_worst(made, 1.0).rows
     assert (pair.chosen[0].content, pair.rejected[0].content) == ("good", "bad, on and on")
     assert pair.level is None
 
 
 def test_what_is_kept_says_which_candidates_it_was_and_how_they_scored(tmp_path: Path) -> None:
     made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False))
-    write_rows(tmp_path / "pairs.jsonl", pairs_of(made, 1.0).rows)
+    write_rows(tmp_path / "pairs.jsonl", best_and_worst(made, 1.0).rows)
     [pair] = read_rows(tmp_path / "pairs.jsonl", PreferenceRow)
     assert (pair.candidates, pair.scores, pair.seeds) == (("p-0", "p-2"), (2.0, -1.0), (0, 2))
     assert (pair.models, pair.round, pair.temperature) == (("round-1/average", "round-1/average"), 2, 0.8)
@@ -78,7 +78,7 @@ def test_what_is_kept_says_which_candidates_it_was_and_how_they_scored(tmp_path:
 @pytest.mark.parametrize("gap", [0.0, 1.0])
 def test_equal_scores_make_no_pair_and_are_counted(gap: float) -> None:
     tied = candidates(("one thing", 0.5, True), ("something else", 0.5, True))
-    assert pairs_of(tied, gap) == ([], {"equal scores": 1})
+    assert best_and_worst(tied, gap) == ([], {"equal scores": 1})
     [best] = best_of(tied).rows
     assert best.candidate == "p-0"
 
@@ -95,7 +95,7 @@ def test_equal_scores_make_no_pair_and_are_counted(gap: float) -> None:
 def test_a_pair_that_teaches_nothing_is_dropped_with_its_reason(
     best: tuple[str, float, bool], worst: tuple[str, float, bool], gap: float, reason: str
 ) -> None:
-    rows, dropped = pairs_of(candidates(best, worst), gap)
+    rows, dropped = best_and_worst(candidates(best, worst), gap)
     # The last case: the unfinished one scores highest, so best and worst are the same candidate.
     assert not rows
     assert dropped == {reason if worst[2] else "all the same": 1}
@@ -104,7 +104,7 @@ def test_a_pair_that_teaches_nothing_is_dropped_with_its_reason(
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_candidate_without_a_score_is_refused(score: float | None) -> None:
     told = "has no score. Score the candidates" if score is None else f"has the score {score}, expected a finite number"
-    for select in (best_of, lambda made: pairs_of(made, 0.0)):
+    for select in (best_of, lambda made: best_and_worst(made, 0.0)):
         with pytest.raises(RowError, match=f"candidate p-0 of prompt p: {told}"):
             select(candidates(("a", score, True)))
 
