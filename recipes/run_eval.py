@@ -24,7 +24,7 @@ class EvalSamplingConfig(SamplingConfig):
 
 
 class RunEvalRecipe(Recipe):
-    """One section for each evaluation to run. An evaluation is not run again if its inputs and settings are the same."""
+    """One section for each evaluation to run. An evaluation with unchanged inputs and settings is not run again."""
 
     model: ModelConfig | None = None
     """What the evaluations of a model ask."""

@@ -1,7 +1,7 @@
-"""What a generation backend is: prompts and seeds in, completions out.
+"""The interface of a generation backend: prompts and seeds in, completions out.
 
-Each engine has a file of its own; `local.py` is transformers in this process. A backend knows token ids only; messages
-are `align/chat/`.
+A backend knows token ids only; `engine.py` joins it with the chat protocol of its model. Each backend has a file of its
+own: `local.py` runs transformers in this process.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ class Completion:
     ids: tuple[int, ...]
     """The stop token is the last one when `finished`."""
     finished: bool
-    """The model ended it by itself, and did not run into the length limit."""
+    """Whether the model ended it with a stop token; False if it ran into the length limit."""
 
 
 class Backend(Protocol):
-    """An engine that completes prompts.
+    """Completes prompts of token ids.
 
-    A completion depends on its prompt, its seed and the backend's `identity`, and not on its neighbours in a batch
-    (up to the float noise of another batch shape).
+    A completion depends on its prompt, its seed and the backend's `identity`. It does not depend on the other prompts
+    of a batch, except for the rounding of another batch shape.
     """
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fingerprints of all that completions depend on besides prompt and seed: weights, chat protocol, sampling."""
+        """Fingerprints of all that completions depend on other than prompt and seed: weights, protocol, sampling."""
         ...
 
     @property
     def max_prompt_tokens(self) -> int:
-        """The longest prompt that leaves room for a completion."""
+        """The longest prompt that leaves space for a completion."""
         ...
 
     def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:

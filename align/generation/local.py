@@ -1,11 +1,17 @@
-"""Generation with transformers in this process, on the accelerator if there is one.
+"""A backend that generates with transformers in this process, on the accelerator if there is one.
 
-A prompt is prefilled once for all its completions. Rows that end leave the batch and waiting prompts take their place,
-so the batch stays full until nothing waits. Each row draws from its own seeded generator by inverse CDF, so that what
-it samples depends on its neighbours by the rounding of batched products only.
+A prompt is prefilled once for all its completions. Rows that end leave the batch and waiting prompts take their place
+(continuous batching), so the batch stays full until no prompt waits. Each row samples from its own seeded generator by
+inverse CDF, so its neighbours in the batch affect it only by the rounding of batched products.
 
 Dimension letters in this file: N rows being decoded, V vocabulary, K likeliest tokens. The cache is aligned at its
-right end: each row's tokens are its last columns, and `lengths_N` says how many.
+right end: each row's tokens are its last columns, and `lengths_N` says how many. Two rows of 3 and 5 tokens:
+
+    column       0  1  2  3  4
+    row 0        .  .  a  b  c      lengths_N = [3, 5]; "." is masked out, and its contents do not matter
+    row 1        v  w  x  y  z
+
+The next token of each row is then written to column 5, at position 3 of row 0 and position 5 of row 1.
 """
 
 from __future__ import annotations
@@ -36,9 +42,9 @@ _CACHE_STEP = 64  # positions by which a full cache grows
 class LocalBackend:
     """Completions from a causal language model of transformers.
 
-    model: moved to the accelerator if there is one; anything with a plain key-value cache (Llama and its kin).
+    model: any model with a plain key-value cache, such as Llama. Moved to the accelerator if there is one.
     protocol: gives the stop ids and the padding id.
-    sampling: temperature 0 takes the likeliest token each time. `threads` sets torch's threads for the whole process.
+    sampling: `threads` sets torch's threads for the whole process.
     """
 
     def __init__(self, model: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> None:
@@ -50,15 +56,15 @@ class LocalBackend:
         self._identity: dict[str, str] = {}
         if self.max_prompt_tokens < 1:
             most, positions = sampling.max_completion_tokens, model.config.max_position_embeddings
-            what = f"{most} leaves a prompt no room in a model that holds {positions} positions"
+            what = f"{most} leaves no space for a prompt: the model has {positions} positions"
             raise ConfigError("sampling.max_completion_tokens", what, "Lower it")
 
     @property
     def identity(self) -> dict[str, str]:
-        """batch_size and threads are left out: they change the speed, and logits by rounding only.
+        """See `Backend.identity`. batch_size and threads are left out: they change logits by rounding only.
 
-        In bfloat16 that rounding changes some completions: of 48 greedy answers of a 135M model 8 differ between
-        batches of 1 and of 64; in float32 none of 160.
+        In bfloat16 this rounding changes some completions. Between batches of 1 and of 64, 8 of 48 greedy answers of a
+        135M model differ; in float32, 0 of 160.
         """
         if not self._identity:
             sampling = self.sampling.model_dump(exclude={"batch_size", "threads", "dtype"})
@@ -90,12 +96,12 @@ class LocalBackend:
                 finished[prompt][place] = completion
         return [[completion for completion in group if completion is not None] for group in finished]
 
-    def _admitted(self, waiting: deque[_Group], room: int) -> list[_Group]:
+    def _admitted(self, waiting: deque[_Group], free: int) -> list[_Group]:
         """Groups that enter now: none until a quarter of the batch is free, since each admission copies the cache."""
         admitted: list[_Group] = []
-        if room * 4 >= self.sampling.batch_size:
-            while waiting and len(waiting[0].places) <= room:
-                room -= len(waiting[0].places)
+        if free * 4 >= self.sampling.batch_size:
+            while waiting and len(waiting[0].places) <= free:
+                free -= len(waiting[0].places)
                 admitted.append(waiting.popleft())
         return admitted
 
@@ -104,11 +110,14 @@ class LocalBackend:
             if not prompt:
                 raise RowError(f"prompt {number}", "has no tokens", "Give it at least one message")
             if len(prompt) > self.max_prompt_tokens:
-                what = f"has {len(prompt)} tokens where {self.max_prompt_tokens} leave room for a completion"
+                what = f"has {len(prompt)} tokens; at most {self.max_prompt_tokens} leave space for a completion"
                 raise RowError(f"prompt {number}", what, "Leave it out, or lower sampling.max_completion_tokens")
 
     def _groups(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> deque[_Group]:
-        """Completions that share one prefill, longest prompts first so that neighbours need little padding."""
+        """Completions that share one prefill, longest prompts first, so that a prefill has little padding.
+
+        A prompt with more completions than the batch size is split: 10 seeds at batch size 4 make groups of 4, 4 and 2.
+        """
         size = self.sampling.batch_size
         groups = [
             _Group(number, list(prompt), tuple(range(first, min(first + size, len(row_seeds)))), row_seeds)
@@ -131,33 +140,38 @@ def choose(logits_NV: torch.Tensor, uniforms_N: torch.Tensor, sampling: Sampling
     """The next token of each row.
 
     Shapes: logits [N, V], uniforms [N] in [0, 1), result [N].
-    Temperature 0 ignores the uniforms. Otherwise the inverse CDF over the vocabulary in its own order, after
-    temperature and after keeping the likeliest tokens that make up top_p (the one that crosses it included).
+    Temperature 0 takes the likeliest token. Otherwise a token is chosen by inverse CDF, after temperature and after
+    keeping the likeliest tokens that make up top_p (the one that crosses it included). For example, with probabilities
+    0.5, 0.3, 0.2 the CDF is 0.5, 0.8, 1.0, and a uniform of 0.6 chooses token 1, the first whose CDF is above 0.6.
     """
     if sampling.temperature == 0:
         return logits_NV.argmax(dim=-1)
-    shares_NV = torch.softmax(logits_NV.float() / sampling.temperature, dim=-1)
+    probabilities_NV = torch.softmax(logits_NV.float() / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
-        shares_NV = _nucleus(shares_NV, sampling.top_p)
-    cdf_NV = shares_NV.cumsum(dim=-1, dtype=torch.float64)
+        probabilities_NV = _nucleus(probabilities_NV, sampling.top_p)
+    cdf_NV = probabilities_NV.cumsum(dim=-1, dtype=torch.float64)
     total_N = cdf_NV[:, -1]
-    # Strictly below the total, so that the first place above the target always has a share of its own.
+    # Strictly below the total, so that the first entry above the target always has a probability above 0.
     target_N = torch.minimum(uniforms_N * total_N, torch.nextafter(total_N, torch.zeros_like(total_N)))
     return torch.searchsorted(cdf_NV, target_N[:, None], right=True)[:, 0]
 
 
-def _nucleus(shares_NV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Shares outside the nucleus set to zero. A partial sort first: few tokens mostly hold all of top_p."""
-    vocabulary = shares_NV.shape[-1]
+def _nucleus(probabilities_NV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The probabilities with those outside the nucleus set to 0.
+
+    A full sort of the vocabulary is slow, so 512 tokens are sorted first, and more only if they do not reach top_p.
+    With top_p 0.7 and probabilities 0.5, 0.3, 0.2, the sums before each token are 0, 0.5, 0.8: the first two are kept.
+    """
+    vocabulary = probabilities_NV.shape[-1]
     size = min(512, vocabulary)
     while True:
-        top_NK, places_NK = shares_NV.topk(size, dim=-1)
+        top_NK, places_NK = probabilities_NV.topk(size, dim=-1)
         above_NK = top_NK.cumsum(dim=-1, dtype=torch.float64) - top_NK
         if size == vocabulary or bool((above_NK[:, -1] >= top_p).all()):
             break
         size = min(size * 8, vocabulary)
     kept_NK = torch.where(above_NK < top_p, top_NK, 0.0)
-    return torch.zeros_like(shares_NV).scatter_(-1, places_NK, kept_NK)
+    return torch.zeros_like(probabilities_NV).scatter_(-1, places_NK, kept_NK)
 
 
 @dataclass(slots=True)
@@ -193,7 +207,7 @@ class _Layer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
-            # A prefill: what is computed is what is kept, and buffers are made when its rows join the batch.
+            # A prefill. Its keys and values are kept as they are; buffers are made when its rows join the batch.
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
             return self.keys, self.values
@@ -207,7 +221,11 @@ class _Layer(DynamicLayer):
         return self.keys, self.values
 
     def hold(self, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-        """Take blocks of rows [n, heads, s, head width], their right ends together and zeros at their left."""
+        """Replace the contents by blocks of rows, each [n, heads, s, head width], aligned at their right ends.
+
+        Blocks of 2 rows x 5 columns and 1 row x 3 columns become 3 rows x 5 columns; the third row begins with 2
+        columns of zeros.
+        """
         width = max(block.shape[2] for block in keys)
         rows = sum(block.shape[0] for block in keys)
         self._buffers = []
@@ -265,7 +283,7 @@ class _Batch:
         self._extend(self.rows, logits_NV)
 
     def take_finished(self, stop_ids: Sequence[int]) -> list[tuple[int, int, Completion]]:
-        """(prompt, place, completion) of rows that have just ended; their places in the batch go when enough have."""
+        """(prompt, place, completion) of rows that have just ended. Ended rows are removed when they are 1 in 8."""
         taken = []
         for row in self.rows:
             stopped = row.ids[-1] in stop_ids
@@ -273,7 +291,7 @@ class _Batch:
                 row.ended = True
                 taken.append((row.prompt, row.place, Completion(tuple(row.ids), stopped)))
         ended = sum(row.ended for row in self.rows)
-        # Dropping rows copies the cache once, so a few ended ones ride along first.
+        # Removing rows copies the cache, so a few ended rows stay in the batch for a while.
         if ended and ended * 8 >= len(self.rows):
             self._keep([place for place, row in enumerate(self.rows) if not row.ended])
         return taken
@@ -320,7 +338,10 @@ class _Batch:
                 row.ids.append(token)
 
     def _join(self, new: Cache, owners: torch.Tensor) -> None:
-        """Put rows `owners` of the cache `new` behind the rows that are there."""
+        """Append rows of the cache `new` to the batch; `owners` are row numbers in `new`, which may repeat.
+
+        Two prompts with 3 and 1 completions have the owners [0, 0, 0, 1]: each completion gets a copy of its prompt.
+        """
         while len(self.cache.layers) < len(new.layers):
             self.cache.layers.append(_Layer())
         for layer, fresh in zip(self.cache.layers, new.layers, strict=True):
@@ -328,7 +349,7 @@ class _Batch:
             layer.hold([*old[0], fresh.keys[owners]], [*old[1], fresh.values[owners]])
 
     def _keep(self, places: list[int]) -> None:
-        """Drop all other rows, and the columns at the left that no row uses then."""
+        """Remove all other rows, and the columns at the left that no remaining row uses."""
         self.rows = [self.rows[place] for place in places]
         if not places:
             self.cache = Cache(layer_class_to_replicate=_Layer)

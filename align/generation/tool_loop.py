@@ -1,8 +1,8 @@
-"""Dialogs with tools, run live: the model calls, its calls are executed, and it goes on until it answers.
+"""Dialogs with tools: the model calls, its calls are executed, and it continues until it answers.
 
-All dialogs that are open take a step together, so the backend sees one large batch a step. What the model reads next
-is encoded from messages, as training encodes them, and not from the ids that it wrote: a call that it spaced in a way
-of its own stands in its context as a row would hold it. A tool's result is data: nothing in it is parsed or templated.
+All open dialogs take a step together, so that each step is one large batch. The context of the next step is encoded
+from messages, as training encodes them, and not from the ids that the model wrote: a call with unusual spacing is
+written in the standard way. A tool's result is data: nothing in it is parsed or templated.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from align.rows import Message, Messages, PromptRow
 from align.tools.replay import Tools
 
 Ending = Literal["answered", "malformed call", "not finished", "too many calls", "no room", "no form"]
-"""answered: a message without calls. malformed call: what looks like one and cannot be read. not finished: a message
-that ran into the length limit. too many calls: the last message that was allowed still calls. no room: the dialog has
-grown longer than the backend's prompts. no form: the protocol cannot write down what stands in it.
+"""answered: a message without calls. malformed call: text that looks like a call and cannot be read as one. not
+finished: a message that ran into the length limit. too many calls: the last message that was allowed still calls. no
+room: the dialog became longer than the engine's prompts may be. no form: the protocol cannot express a message.
 
-Calls that a message makes are executed save where the dialog ends with it: not finished, or too many calls."""
+The calls of a message are executed, except those of a message that ends the dialog (not finished, too many calls)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A prompt, and what was said and called from there on."""
+    """A prompt, and the messages that followed it."""
 
     row: PromptRow
     seed: int
     messages: Messages
-    """What was appended to the prompt: the model's messages, and a tool message for each call that was executed."""
+    """The model's messages, and a tool message for each call that was executed."""
     ended: Ending
     reason: str = ""
-    """What is wrong with a malformed call, or why there is no form; empty for the other endings."""
+    """What is wrong with a malformed call, or why the protocol has no form; empty for the other endings."""
 
 
 def run_dialogs(
@@ -49,17 +49,17 @@ def run_dialogs(
     max_calls: int = 10,
     max_result_characters: int,
 ) -> list[Trajectory]:
-    """The dialog of each row, in their order. The same row may stand there several times, with other seeds.
+    """The dialog of each row, in their order. The same row may occur several times, with different seeds.
 
-    tools: what answers the calls of each row, mostly a `Recorder` of its own. Its calls are made in the order in which
-        the model wrote them. An error is a result like any other: the model reads it and goes on.
-    seeds: one for each row; every step of its dialog draws from a seed of its own, so that a trajectory does not depend
-        on which others run beside it.
-    max_calls: how often the model is called in one dialog. 10 is the limit of Llama's reference loop (llama-stack's
+    tools: for each row, what answers its calls, in the order in which the model wrote them; usually a `Recorder`. An
+        error is a result like any other: the model reads it and continues.
+    seeds: one for each row. Every step of a dialog samples with its own seed (`step_seed`), so that a trajectory does
+        not depend on the other dialogs of the batch.
+    max_calls: how often the model is called in one dialog. Llama's reference loop allows 10 (llama-stack's
         `max_infer_iters`).
     max_result_characters: as in `EnvironmentConfig`.
 
-    Edge: a prompt that leaves no room, or that the protocol cannot express, ends at once with no message.
+    Edge: a prompt that is too long, or that the protocol cannot express, ends at once without a message.
     """
     assert max_calls >= 1
     dialogs = [_OpenDialog(row, answering, seed, []) for row, answering, seed in zip(rows, tools, seeds, strict=True)]
@@ -73,13 +73,13 @@ def run_dialogs(
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of one step of a dialog: 48 bits, as a candidate's."""
+    """The seed of one step of a dialog: 48 bits, like the seed of a candidate."""
     return int(fingerprint_of("step", seed, step)[:12], 16)
 
 
 @dataclass(slots=True)
 class _OpenDialog:
-    """A dialog that is being run."""
+    """A dialog that has not ended yet."""
 
     row: PromptRow
     tools: Tools
@@ -92,7 +92,7 @@ class _OpenDialog:
         self.ended, self.reason = ended, reason
 
     def take(self, completion: Completion, protocol: ChatProtocol, last: bool) -> None:
-        """Append what the model wrote, and say whether the dialog ends with it."""
+        """Append what the model wrote, and end the dialog if there is nothing to execute."""
         found = protocol.parse_calls(completion.ids)
         self.messages.append(Message(role="assistant", content=found.text, tool_calls=found.calls))
         if not completion.finished:
@@ -105,7 +105,7 @@ class _OpenDialog:
             self.end("too many calls")
 
     def execute(self, max_result_characters: int) -> None:
-        """Append the results of the last message's calls. A dialog that has ended calls nothing."""
+        """Append the results of the last message's calls, unless the dialog has ended."""
         if self.ended is None:
             for call in self.messages[-1].tool_calls:
                 result = self.tools.call(call)
@@ -117,7 +117,7 @@ class _OpenDialog:
 
 
 def _encoded(dialogs: Sequence[_OpenDialog], engine: GenerationEngine) -> dict[tuple[int, ...], list[_OpenDialog]]:
-    """Prompt -> the dialogs that stand there, so that samples of one prompt share its prefill. Others are ended."""
+    """Prompt ids -> the dialogs with this prompt, which share its prefill. Ends dialogs that cannot continue."""
     encoded = engine.protocol.encode_dialogs(
         [Dialog((*dialog.row.prompt, *dialog.messages), dialog.row.tools, open_assistant=True) for dialog in dialogs]
     )

@@ -1,7 +1,7 @@
-"""What a judge is: anything that scores completions of a prompt. Higher is better; the units are the judge's own.
+"""The interface of a judge: it scores completions of a prompt. Higher is better; each judge has its own units.
 
-`reward_model.py` scores with a trained reward model. Facts have verdicts in the place of scores: by the plain string
-rules of `rules.py`, or by a model that reads a reference, `model_judge.py`.
+`reward_model.py` scores with a trained reward model, `likelihood.py` by log-probability. Answers to questions of fact
+get a verdict in place of a score: by the string rules of `answers/rules.py`, or by a model (`model_judge.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from align.rows import Messages
 
 
 class ScoreRequest(NamedTuple):
-    """Completions of one prompt that are to be scored."""
+    """Completions of one prompt, to be scored."""
 
     prompt: Messages
     completions: Sequence[Messages]
@@ -21,11 +21,11 @@ class ScoreRequest(NamedTuple):
 
 
 class Judge(Protocol):
-    """A scorer. A score depends on prompt, tools and completion, and on what else is asked by rounding only."""
+    """Scores completions. Except for rounding, a score depends on prompt, tools and completion only."""
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fingerprints of all that scores depend on besides the request."""
+        """Fingerprints of all that scores depend on other than the request."""
         ...
 
     def score(self, prompt: Messages, completions: Sequence[Messages], tools: str = "") -> list[float]:
@@ -33,5 +33,5 @@ class Judge(Protocol):
         ...
 
     def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """`score` of many prompts at once, batched as the judge likes best."""
+        """`score` of many prompts at once; the judge chooses its batches."""
         ...

@@ -1,4 +1,4 @@
-"""How likely a model holds completions: a policy as a judge of what it, or someone else, answered.
+"""A judge whose score is the log-probability that a language model gives to a completion.
 
 Dimension letters: N label positions, B branches.
 """
@@ -22,14 +22,18 @@ from align.tree.pack import TreeBatch
 
 
 class BranchLogps(TreePolicy):
-    """A causal language model whose forward gives one number for each branch, as a reward model's does.
+    """A causal language model whose forward pass gives one number for each branch, as a reward model's does.
 
-    What is summed is the content of the assistant's messages, without the token that ends them: so the opening of an
-    answer ("I don't know") has the probability that an answer begins with it.
+    The number is a sum over the content of the assistant's messages, without the token that ends them. So the score of
+    "I don't know" is the log-probability that an answer begins with these words.
     """
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Summed log-probabilities, [B] float32 nats, in branch order. A branch without content has 0."""
+        """Summed log-probabilities, [B] float32 nats, in branch order. A branch without content has 0.
+
+        The batch has label positions of all branches one after the other. With label_counts [2, 3], branch_of is
+        [0, 0, 1, 1, 1], so logps 0 and 1 are added to branch 0, and logps 2, 3 and 4 to branch 1.
+        """
         logps = super().forward(batch)
         branch_of = torch.repeat_interleave(batch.label_counts.to(logps.device))
         sums = torch.zeros(len(batch.label_counts), dtype=logps.dtype, device=logps.device)
@@ -39,7 +43,7 @@ class BranchLogps(TreePolicy):
 class LikelihoodJudge(RewardModelJudge):
     """Scores are nats: the log-probability of a completion's content given its prompt.
 
-    A completion's text is encoded again, so its tokens may differ from those that a model once sampled.
+    A completion's text is encoded again, so its tokens may differ from those that a model sampled.
     """
 
     def __init__(self, policy: TreePolicy, protocol: ChatProtocol, token_budget: int) -> None:
@@ -52,7 +56,7 @@ class LikelihoodJudge(RewardModelJudge):
         return cls(load_policy(config), protocol, token_budget)
 
     def token_counts(self, requests: Sequence[ScoreRequest]) -> list[list[int]]:
-        """Tokens that each completion's score is the sum of."""
+        """How many tokens each completion's score sums over."""
         asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
         counts: list[list[int]] = [[] for _ in requests]
         for tree in encode_completions(asks, self.protocol):
@@ -61,6 +65,6 @@ class LikelihoodJudge(RewardModelJudge):
 
     @property
     def identity(self) -> dict[str, str]:
-        """token_budget is left out: it changes the speed, and the scores by rounding only."""
+        """See `Judge.identity`. token_budget is left out: it changes scores by rounding only."""
         found = super().identity
         return {"policy": found["reward_model"], "protocol": found["protocol"]}

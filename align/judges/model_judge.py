@@ -1,9 +1,8 @@
 """A model that judges answers to questions of fact: is the answer informative, and does it agree with a reference?
 
-Llama 3 (section 4.3.6) asks both of Llama 3 itself, with the text that the question came from as the reference. Here a
-judge is any backend that completes prompts, best a greedy one with room for a few tokens. It is asked for one word, and
-where it says another there is no verdict. An answer that is not informative abstains; only of the others is it asked
-whether they are correct.
+Llama 3 (section 4.3.6) asks itself both questions, with the text that the question came from as the reference. Here any
+generation engine can judge. It is asked for one word; any other reply gives no verdict. An answer that is not
+informative counts as abstaining, and the judge is asked only about the others whether they are correct.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from align.judges.answers.rules import Verdict
 from align.rows import Message, Messages, QuestionRow
 
 MAX_TOKENS = 8
-"""Room for the one word, in any tokenizer."""
+"""Enough for the one word, in any tokenizer."""
 
 INFORMATIVENESS = """\
 Question: {question}
@@ -38,7 +37,7 @@ Does the answer say about the question what the reference says? Reply with one w
 
 
 class AnswerRequest(NamedTuple):
-    """An answer that is to be judged."""
+    """An answer, to be judged."""
 
     question: QuestionRow
     answer: str
@@ -55,13 +54,15 @@ class ModelJudge:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fingerprints of all that verdicts depend on besides the request."""
+        """Fingerprints of all that verdicts depend on other than the request."""
         asked = fingerprint_of(INFORMATIVENESS, CORRECTNESS)
         return {"judge asks": asked, **{f"judge {name}": value for name, value in self.engine.identity.items()}}
 
     def verdicts(self, requests: Sequence[AnswerRequest]) -> list[Verdict | None]:
-        """One for each request, in their order. None where the model said neither word, or the reference is longer
-        than it can read."""
+        """One verdict for each request, in their order.
+
+        None if the model replied with neither word, or if the reference is longer than its longest prompt.
+        """
         informative = self._replies(
             [_filled(INFORMATIVENESS, request) for request in requests], "informative", "uninformative"
         )
@@ -73,7 +74,7 @@ class ModelJudge:
         return found
 
     def _replies(self, texts: Sequence[str], yes: str, no: str) -> list[bool | None]:
-        """What is said to each text. Each text is asked once, however often it stands there."""
+        """The reply to each text. A text that occurs several times is asked once."""
         prompts = {}
         for text in texts:
             ids = self.engine.prompt_ids((Message(role="user", content=text),))
@@ -88,7 +89,11 @@ class ModelJudge:
 
 
 def read_word(text: str, yes: str, no: str) -> bool | None:
-    """True or False for a reply that begins with one of the words and does not hold the other; else None."""
+    """True for `yes`, False for `no`: the reply has to begin with one of the words and not contain the other.
+
+    With "correct" and "incorrect": "Correct." is True, "incorrect, since ..." is False, "It is correct" and "correct or
+    incorrect" are None.
+    """
     words = re.findall(r"[^\W\d_]+", text.casefold())
     if not words or words[0] not in (yes, no) or {yes, no} <= set(words):
         return None
@@ -96,7 +101,7 @@ def read_word(text: str, yes: str, no: str) -> bool | None:
 
 
 def reference_of(question: QuestionRow) -> str:
-    """What an answer is held against: the text that the question came from, and the accepted answers."""
+    """What an answer is compared with: the text that the question came from, and the accepted answers."""
     accepted = "Accepted answers: " + "; ".join(question.answers) + "."
     if question.tolerance:
         accepted += f" A number that is within {question.tolerance:.0%} is correct."

@@ -1,7 +1,7 @@
-"""Scores from a reward model: all completions of a prompt in one tree, many trees in one packed row.
+"""A judge that scores with a reward model: all completions of a prompt in one tree, many trees in one packed row.
 
-The prompt is computed once for its completions. Each completion sees the prompt and itself only, so its score is the
-one it would have alone.
+The prompt is computed once for all its completions. Each completion attends to the prompt and to itself only, so its
+score equals that of the completion alone.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from align.tree.pack import bins_under_budget, collate
 
 
 class RewardModelJudge:
-    """A judge over a `TreeScorer`. Scores are log-odds: a difference of 1.0 is 73% for the better one.
+    """Scores of a reward model, in log-odds: at a difference of 1.0, the better completion wins with 73%.
 
     model: moved to the accelerator if there is one, in the dtype that it was loaded in.
-    token_budget: tokens in one forward pass. A tree that is larger is split by its completions; a prompt with a single
-        completion that is larger still goes alone.
+    token_budget: tokens in one forward pass. A larger tree is split into trees with fewer completions. A prompt with
+        one completion that exceeds the budget is computed by itself.
     """
 
     def __init__(self, model: TreeScorer, protocol: ChatProtocol, token_budget: int) -> None:
@@ -50,7 +50,7 @@ class RewardModelJudge:
 
     @property
     def identity(self) -> dict[str, str]:
-        """token_budget is left out: it changes the speed, and the scores by rounding only."""
+        """See `Judge.identity`. token_budget is left out: it changes scores by rounding only."""
         if not self._identity:
             self._identity = {
                 "reward_model": state_fingerprint(self.model),
@@ -64,7 +64,7 @@ class RewardModelJudge:
 
     @torch.inference_mode()
     def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """See `Judge.score_many`. Raises CheckpointError if the model gives a score that is not a finite number."""
+        """See `Judge.score_many`. Raises CheckpointError if a score is not a finite number."""
         trees: list[PromptTree] = []
         owners: list[int] = []
         asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
@@ -88,9 +88,9 @@ class RewardModelJudge:
         return found
 
     def _prove(self, tree: PromptTree, device: torch.device) -> None:
-        """The scores are those of the model's own forward pass: one short row, once for each judge."""
+        """Check, once for each judge and on one short row, that scores equal those of the model's own forward pass."""
         tolerance = PACKING_TOLERANCE[self.model.low_precision]
-        if isinstance(self.model, TreePolicy):  # sums of as many values as the completion has tokens
+        if isinstance(self.model, TreePolicy):  # a sum over n tokens has about sqrt(n) times the rounding of one
             tolerance *= max(len(tree.branches[0].ids), 1) ** 0.5
         check_own_forward(lambda batch: self.model(batch.to(device)), tree, self.model.model.name_or_path, tolerance)
         self._proved = True
@@ -99,12 +99,16 @@ class RewardModelJudge:
         places = [(tree, number) for tree in trees for number in range(len(tree.branches))]
         for score, (tree, number) in zip(scores, places, strict=True):
             if not math.isfinite(score):
-                what = f"scores {score} for a completion of {len(tree.branches[number].ids)} tokens"
+                what = f"gave the score {score} to a completion of {len(tree.branches[number].ids)} tokens"
                 how = "Its weights are not finite, or overflow in this dtype: load another checkpoint, or use float32"
                 raise CheckpointError(self.model.model.name_or_path, what, how)
 
     def _split(self, tree: PromptTree) -> list[PromptTree]:
-        """Trees under the budget with the branches of `tree` in their order."""
+        """Trees within the budget that have the branches of `tree`, in their order.
+
+        A prompt of 10 tokens with branches of 5, 5 and 5 tokens, at a budget of 20, gives two trees: branches 0 and 1
+        (10 + 5 + 5 = 20), and branch 2 with the prompt again.
+        """
         parts: list[PromptTree] = []
         for branch in tree.branches:
             last = parts[-1] if parts else None

@@ -1,6 +1,6 @@
-"""Candidates: K completions of each prompt, sampled and scored in units that survive a crash.
+"""Candidates: K completions of each prompt, sampled and scored in units of work that survive a crash.
 
-A unit is a fixed slice of the prompts. `work_units.py` saves the units; `selection.py` selects among the candidates.
+A unit is a fixed slice of the prompts. `work_units.py` stores units, and `selection.py` chooses among the candidates.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def sample_candidates(
 ) -> list[Candidate]:
     """K candidates of each prompt, in the order of the rows and then of their index.
 
-    seed: with the prompt's id and the index it gives each candidate its own seed, so a candidate is the same whichever
-        other prompts are sampled.
-    folder: `unit-00000.jsonl` and so on, `unit_size` prompts in each. Units that are whole there are read, not run.
+    seed: each candidate has its own seed, made from this one, the prompt's id and the candidate's index. So a candidate
+        does not depend on which other prompts are sampled.
+    folder: `unit-00000.jsonl` and so on, with `unit_size` prompts in each. Complete units are read and not run again.
     label: the name on the progress bar.
-    model, round_number, temperature: what each candidate says of its origin; they change nothing that is sampled.
+    model, round_number, temperature: written into each candidate as its origin; they do not affect sampling.
 
-    Raises StageError where the folder holds units of other rows, k, seed, weights or sampling.
+    Raises StageError if the folder has units of other rows, k, seed, weights or sampling.
     """
     check_ids(rows)
     key = {
@@ -90,11 +90,11 @@ def score_candidates(
     unit_size: int = 64,
     label: str = "scores",
 ) -> list[Candidate]:
-    """The candidates with the judge's score, in their order. Candidates of one prompt must stand together.
+    """The candidates with the judge's score, in their order. Candidates of one prompt must be consecutive.
 
-    folder: as for `sample_candidates`, `unit_size` prompts in a unit; None keeps nothing on disk.
+    folder: as for `sample_candidates`, with `unit_size` prompts in a unit; None writes nothing to disk.
 
-    Raises RowError, and keeps nothing of the unit, where the judge returns a score that is not a finite number.
+    Raises RowError, and writes nothing of the unit, if a score is not a finite number.
     """
     groups = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
 
@@ -125,9 +125,9 @@ def score_candidates(
 
 
 def fitting_prompts(rows: Iterable[PromptRow], engine: GenerationEngine) -> tuple[list[PromptRow], Counter[str]]:
-    """The rows whose prompt leaves room for a completion, and how many were dropped by reason.
+    """The rows whose prompt leaves space for a completion, and how many were dropped by reason.
 
-    Raises RowError where no row is left.
+    Raises RowError if no row is left.
     """
     kept, dropped = [], Counter[str]()
     for row in rows:
@@ -136,25 +136,25 @@ def fitting_prompts(rows: Iterable[PromptRow], engine: GenerationEngine) -> tupl
         else:
             dropped["prompt too long"] += 1
     if not kept:
-        what = f"none of {dropped.total()} leaves room for a completion"
-        raise RowError("prompts", what, "Bring shorter prompts, or lower sampling.max_completion_tokens")
+        what = f"none of {dropped.total()} leaves space for a completion"
+        raise RowError("prompts", what, "Use shorter prompts, or lower sampling.max_completion_tokens")
     return kept, dropped
 
 
 def candidate_seed(seed: int, prompt_id: str, index: int) -> int:
-    """The seed of one candidate: 48 bits, so that every reader of JSON keeps it exact."""
+    """The seed of one candidate: 48 bits, because some JSON readers round integers above 2^53."""
     return int(fingerprint_of(seed, prompt_id, index)[:12], 16)
 
 
 def without_nul(message: Message) -> Message:
-    """A sampled message as a row may hold it: a NUL becomes U+FFFD, as bytes that are no UTF-8 do when decoded."""
+    """A sampled message with each NUL, which rows refuse, replaced by U+FFFD, the mark of undecodable bytes."""
     if "\0" not in message.content:
         return message
     return message.model_copy(update={"content": message.content.replace("\0", "\ufffd")})
 
 
 def check_ids(rows: Sequence[PromptRow]) -> None:
-    """Raises RowError for a repeated id: what is sampled meets its prompt by it."""
+    """Raises RowError for a repeated id: candidates are matched to their prompts by id."""
     for name, count in Counter(row.id for row in rows).items():
         if count > 1:
             raise RowError(f"prompt {name}", f"occurs {count} times among the prompts", "Give each row its own id")

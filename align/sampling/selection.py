@@ -1,7 +1,4 @@
-"""Which candidates are kept: the best as an SFT row, the best and the worst as a preference.
-
-Reads scores; samples and scores nothing.
-"""
+"""Selection among scored candidates: the best one as an SFT row, the best and the worst as a preference row."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ R = TypeVar("R", bound=Row)
 
 
 class Selection(NamedTuple, Generic[R]):
-    """The rows kept, at most one a prompt, and how many prompts gave none, by reason."""
+    """The selected rows, at most one for each prompt, and how many prompts gave none, by reason."""
 
     rows: list[R]
     dropped: Counter[str]
 
 
 def best_of(candidates: Iterable[Candidate], *, source: str = "rejection-sampling") -> Selection[SFTRow]:
-    """The best candidate of each prompt as an SFT row (P 4.2.2). The row bears the candidate's id.
+    """The best candidate of each prompt as an SFT row, which has the candidate's id (Llama 3, section 4.2.2).
 
-    Unfinished and empty candidates are never kept. Of equal scores the lowest index wins.
+    Unfinished and empty candidates are never selected. Among equal scores, the lowest index is selected.
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
@@ -58,13 +55,14 @@ def best_and_worst(
     max_similarity: float = 0.9,
     source: str = "rejection-sampling",
 ) -> Selection[PreferenceRow]:
-    """The best and the worst candidate of each prompt as a preference.
+    """The best and the worst candidate of each prompt as a preference row.
 
-    min_gap: least difference of their scores, in the judge's units (log-odds for a reward model: 1.0 is 73%).
-    max_similarity: share of words in common from which on the two say the same (P 4.2.1 discards similar pairs).
-    An unfinished candidate is never the best; it may be the worst. Empty ones are left out. Two of equal scores make no
-    pair, whatever min_gap is: which of them would be called better is chance. The row keeps both candidates' ids,
-    scores, seeds, model and round.
+    min_gap: the smallest difference of their scores, in the judge's units (log-odds for a reward model: 1.0 is 73%).
+    max_similarity: pairs with a higher `similarity` are dropped (Llama 3, section 4.2.1, discards similar pairs).
+
+    An unfinished candidate may be the worst one, but never the best. Empty candidates are left out. Two candidates with
+    equal scores make no pair, whatever min_gap is, because either could be called better. The row keeps both
+    candidates' ids, scores, seeds, model and round.
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
@@ -102,7 +100,10 @@ def best_and_worst(
 
 
 def similarity(left: str, right: str) -> float:
-    """Share of words that two texts have in common, counted with their repeats, order ignored: 0 to 1."""
+    """How many words two texts have in common, in any order, from 0 to 1. Repeated words count as often as they occur.
+
+    "a b b" and "b b c" have two words in common (b, b) out of 3 + 3: 2 * 2 / 6 = 0.67.
+    """
     left_words, right_words = Counter(left.casefold().split()), Counter(right.casefold().split())
     total = left_words.total() + right_words.total()
     return 2 * (left_words & right_words).total() / total if total else 1.0
@@ -138,7 +139,7 @@ def _score(candidate: Candidate) -> float:
 
 
 def _text(completion: Messages) -> str:
-    """What a completion says and calls, for comparing two of them."""
+    """The texts and calls of a completion as one text, to compare two completions."""
     return "\n".join(
         "\n".join([message.content.strip(), *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
         for message in completion

@@ -1,14 +1,14 @@
-"""Work in units that survive a crash: each unit's rows are one file that appears whole or not at all.
+"""Units of work that survive a crash: the rows of each unit are one file, which is written atomically.
 
-A unit's file is JSON lines: a header, then its rows. The header says which unit of which work it is, how many rows
-follow, and their BLAKE3:
+A unit's file is JSON lines: a header, then its rows. The header has the number of the unit, a fingerprint of the job
+that it belongs to, the number of rows that follow, and their BLAKE3:
 
     {"unit": 3, "work": "9f2c...", "rows": 8, "blake3": "04be..."}
     {"id": "...", ...}      8 such lines
 
-A unit whose header and content agree is read and never made again. One that is cut off, edited, swapped with another or
-of other work is reported and made again. `units.json` in the folder says what the work is, so that no folder mixes two
-runs; where it is lost, the units' headers say it.
+A unit whose header and content agree is read and not made again. A unit that is truncated, edited, renamed, or of
+another job is reported and made again. `units.json` in the folder says what the job depends on (its key), so that no
+folder mixes two jobs. If it is lost, the headers of the units still identify the job.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ def in_units(
     things: str,
     code: Iterable[str] = (),
 ) -> list[R]:
-    """The rows of all units, in their order, making those that are not whole in `folder`.
+    """The rows of all units, in their order. Units that are not complete in `folder` are made first.
 
-    make: the rows of one unit, and how many `things` (tokens, for example) that took, for the progress bar `label`.
-    folder: `unit-00000.jsonl` and so on. key: all that the rows depend on, as JSON values.
-    code: modules that the rows depend on in addition to those that the module of `make` imports.
-    Raises StageError where the folder holds units of another key, or another process works in it.
+    make: gives the rows of one unit, and how many `things` (such as tokens) were made, for the progress bar `label`.
+    folder: has `unit-00000.jsonl` and so on.
+    key: all that the rows depend on, as JSON values.
+    code: modules that the rows depend on, in addition to those that the module of `make` imports.
+    Raises StageError if the folder has units of another key, or if another process works in it.
     """
     key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code)}))
     work = fingerprint_of(json.dumps(key, sort_keys=True))
@@ -66,16 +67,16 @@ def in_units(
         progress = Progress(label, total=len(units), done=sum(rows is not None for rows in found.values()))
         rows: list[R] = []
         for number, (path, unit) in enumerate(zip(paths, units, strict=True)):
-            standing = found.pop(number, None)
-            if standing is None:
+            own_rows = found.pop(number, None)
+            if own_rows is None:
                 began = time.monotonic()
                 made, count = make(unit)
                 _write(path, made, number, work)
                 progress.advance(1, note=f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s")
-                # Read back also when just made: a resumed run and an uninterrupted one then hold the very same rows.
-                standing = _whole_rows(path, kind, number, work)
-                assert standing is not None, f"{path} was written and is not whole"
-            rows.extend(standing)
+                # Read back what was written, so that a resumed run and an uninterrupted one have exactly equal rows.
+                own_rows = _whole_rows(path, kind, number, work)
+                assert own_rows is not None, f"{path} was written and is not whole"
+            rows.extend(own_rows)
     return rows
 
 
@@ -96,10 +97,10 @@ def _write(path: Path, rows: Sequence[Row], number: int, work: str) -> None:
 
 
 def _whole_rows(path: Path, kind: type[R], number: int, work: str) -> list[R] | None:
-    """The rows of a unit that is whole and the right one; otherwise None, and the log says why it is made again."""
+    """The rows of a unit's file. None if it is not whole or not the expected unit; the log then says why."""
     header, content = _parts(path)
     if header is None:
-        fault = "its first line does not say what it holds"
+        fault = "its first line is not the header of a unit"
     elif header.work != work:
         fault = "it was made from other rows or settings"
     elif header.unit != number:
@@ -107,7 +108,7 @@ def _whole_rows(path: Path, kind: type[R], number: int, work: str) -> list[R] | 
     elif blake3(content).hexdigest() != header.blake3:
         fault = "its rows are not those that were written"
     elif (count := len(_lines(content))) != header.rows:
-        fault = f"it holds {count} rows where {header.rows} were written"
+        fault = f"it has {count} rows, expected {header.rows}"
     else:
         try:
             return [kind.model_validate_json(line) for line in _lines(content)]
@@ -118,7 +119,7 @@ def _whole_rows(path: Path, kind: type[R], number: int, work: str) -> list[R] | 
 
 
 def unit_rows(path: Path, kind: type[R]) -> list[R]:
-    """The rows of one unit's file, for a reader that does not make units. Raises StageError where it is damaged."""
+    """The rows of one unit's file, for code that only reads units. Raises StageError if the file is damaged."""
     header, content = _parts(path)
     if header is None or blake3(content).hexdigest() != header.blake3:
         raise StageError(path, "is not a whole unit", "Run the stage that made it again")
@@ -126,12 +127,12 @@ def unit_rows(path: Path, kind: type[R]) -> list[R]:
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """One line is one row: JSON writes a line break inside a text as \\n."""
+    """One line is one row, since JSON writes a line break inside a text as \\n."""
     return content.split(b"\n")[:-1]
 
 
 def _parts(path: Path) -> tuple[_Header | None, bytes]:
-    """A unit's header, None where it cannot be read, and the bytes of its rows."""
+    """A unit's header, or None if it is damaged, and the bytes of its rows."""
     try:
         first, _, content = path.read_bytes().partition(b"\n")
     except OSError as error:
@@ -144,13 +145,19 @@ def _parts(path: Path) -> tuple[_Header | None, bytes]:
 
 
 def _claim(folder: Path, key: Mapping[str, Any], work: str) -> None:
-    """Make the folder this work's, or see that it is."""
+    """Write `units.json`, or check that the existing one has the same key.
+
+    The three cases of a folder:
+        units.json has this key        go on
+        units.json has another key     StageError, with each difference
+        no units.json (lost, or a new folder)   write it, unless a unit's header has the fingerprint of another job
+    """
     claim = folder / CLAIM
     found = _claimed(claim)
     if found is None:
-        others = [path for path in sorted(folder.glob("unit-*.jsonl")) if _is_of_other_work(path, work)]
+        others = [path for path in sorted(folder.glob("unit-*.jsonl")) if _is_of_another_job(path, work)]
         if others:
-            what = f"holds units of other work ({others[0].name}) and no {CLAIM} that says of which"
+            what = f"has units of another job ({others[0].name}), and no {CLAIM} that describes that job"
             raise StageError(folder, what, "Name another folder, or delete this one to sample again")
         with whole_file(claim) as handle:
             json.dump(key, handle, indent=1)
@@ -158,12 +165,12 @@ def _claim(folder: Path, key: Mapping[str, Any], work: str) -> None:
     differs = [_difference(name, found, key) for name in sorted({*found, *key}) if found.get(name) != key.get(name)]
     if differs:
         raise StageError(claim, "; ".join(differs), "Name another folder, or delete this one to sample again")
-    for leftover in folder.glob(".unit-*.part"):  # of a run that was killed while it wrote
+    for leftover in folder.glob(".unit-*.part"):  # left by a run that was killed while it wrote
         leftover.unlink(missing_ok=True)
 
 
 def _claimed(claim: Path) -> dict[str, Any] | None:
-    """What `units.json` says, None where it is missing or damaged."""
+    """The key in `units.json`, or None if the file is missing or damaged."""
     try:
         found = json.loads(claim.read_bytes())
     except FileNotFoundError:
@@ -174,11 +181,11 @@ def _claimed(claim: Path) -> dict[str, Any] | None:
         found = None
     if isinstance(found, dict):
         return found
-    log.warning("%s: is damaged, and written again from what the units say", claim)
+    log.warning("%s: is damaged; it is written again after checking the headers of the units", claim)
     return None
 
 
-def _is_of_other_work(path: Path, work: str) -> bool:
+def _is_of_another_job(path: Path, work: str) -> bool:
     header, _ = _parts(path)
     return header is not None and header.work != work
 
@@ -194,10 +201,10 @@ def _difference(name: str, found: Mapping[str, Any], key: Mapping[str, Any]) -> 
 
 @contextmanager
 def _sole_worker(folder: Path) -> Iterator[None]:
-    """Holds a lock on the folder itself, so that no lock file is left in it. Raises StageError when another holds it.
+    """Lock the folder itself, so that no lock file is left in it. Raises StageError if another process has the lock.
 
-    A file system without locks on folders (some NFS) gives none: units appear whole and are equal whoever makes them,
-    so two runs there cost time and harm nothing.
+    Some file systems (some NFS) have no locks on folders. Two runs at the same time then cost time and do no harm,
+    because units are written atomically and are equal whichever process makes them.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -15,7 +15,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from align.config import Section
-from align.judges.answers.refusals import LANGUAGES, apologizes, surrender
+from align.judges.answers.refusals import LANGUAGES, abstention, apologizes
 from align.judges.answers.rules import are_yes_or_no, states
 from align.rows import Message, PromptRow, QuestionRow, row_id
 from align.settings import InputPath, SamplingConfig
@@ -192,10 +192,10 @@ def writer_prompt(question: QuestionRow) -> PromptRow:
 
 def refusal_problem(text: str, question: QuestionRow, *, allow_apology: bool) -> str | None:
     """Check whether a text is a usable refusal of the question. Returns the reason if it is not, else None."""
-    given_up = surrender(text)
-    if not text.strip() or given_up is None:
+    abstained = abstention(text)
+    if not text.strip() or abstained is None:
         return "does not abstain"
-    if given_up.language != question.language:
+    if abstained.language != question.language:
         return "abstains in another language"
     if apologizes(text) and not allow_apology:
         return "apologizes"
@@ -209,13 +209,13 @@ def _check(text: str, language: str, where: str, allow_apology: bool) -> None:
     if unknown := {name for _, name, _, _ in Formatter().parse(text) if name is not None} - {"subject", "Subject"}:
         raise ValueError(f"{where}: {text!r} contains {unknown.pop()!r} in braces. Use {{subject}} or {{Subject}}")
     filled = _filled(text, "x")
-    given_up = surrender(filled)
-    if not text.strip() or given_up is None:
+    abstained = abstention(filled)
+    if not text.strip() or abstained is None:
         raise ValueError(
             f"{where}: {text!r} is not recognized as a refusal. Write it like one of the built-in wordings"
         )
-    if given_up.language != language:
-        raise ValueError(f"{where}: {text!r} is a refusal in {given_up.language!r}, not in {language!r}. Move it there")
+    if abstained.language != language:
+        raise ValueError(f"{where}: {text!r} is a refusal in {abstained.language!r}, not in {language!r}. Move it there")
     if apologizes(filled) and not allow_apology:
         raise ValueError(f"{where}: {text!r} begins with an apology. Remove it, or set allow_apology to true")
 

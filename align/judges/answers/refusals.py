@@ -1,8 +1,15 @@
-"""Whether a text gives up, in English, German, French, Spanish, Italian or Portuguese, and whether it then answers all
-the same.
+"""Does a text abstain ("I don't know"), in English, German, French, Spanish, Italian or Portuguese?
 
-Patterns over whole sentences, in lower case with plain apostrophes. They know the ways in which models and people say
-that they cannot answer; negation as such ("it is not Paris") is no surrender.
+A text abstains if one of its sentences says that the speaker cannot answer, and no answer follows:
+
+    "I don't know."                                    abstains
+    "I'm not sure, but I think it is Paris."           answers: a guess follows ("I think")
+    "I don't know the year, but the city is Paris."    answers: a turn ("but") and an assertion ("is") follow
+    "I don't know, but I can help you find it."        abstains: what follows the turn is an offer of help
+    "It is not Paris."                                 answers: a negation alone does not abstain
+
+The rules are regular expressions over single sentences, after `_plain_sentence`: lower case, plain apostrophes, single
+spaces, and English contractions written out ("don't" as "do not"), so that a pattern needs one form of each phrase.
 """
 
 from __future__ import annotations
@@ -12,48 +19,60 @@ import unicodedata
 from typing import NamedTuple
 
 
-class Surrender(NamedTuple):
-    """The sentence of a text that gives up."""
+class Abstention(NamedTuple):
+    """The sentence of a text that abstains."""
 
     start: int
-    """Where it begins in the text."""
+    """Where the sentence begins in the text."""
     language: str
-    """Which language's words it gives up in; empty for a text that says nothing."""
+    """The language of the pattern that matched; empty for a text without any words."""
 
 
 class _Language(NamedTuple):
-    """Over lower-case sentences. `surrenders`: giving up. The others are for what follows that: `tries`: a guess;
-    `turn` and then `asserts`: "but ... is"; unless `offer`: help and advice are no answer."""
+    """The patterns of one language. `abstains` finds abstaining sentences; the others look at what follows them."""
 
-    surrenders: re.Pattern[str]
+    abstains: re.Pattern[str]
+    """"I do not know", "I have no information"."""
     tries: re.Pattern[str]
+    """A guess: "I think", "probably"."""
     turn: re.Pattern[str]
+    """"but", "however"."""
     asserts: re.Pattern[str]
+    """After a turn: "is", "was", "named"."""
     offer: re.Pattern[str]
+    """After a turn, help or advice, which is no answer: "I can help", "please consult an atlas"."""
 
 
-def surrender(text: str) -> Surrender | None:
-    """The first sentence that gives up; None where none does, or where an attempt follows. No text gives up."""
+def abstention(text: str) -> Abstention | None:
+    """The first sentence that abstains.
+
+    None if no sentence abstains, or if an answer follows the abstention. Empty text counts as abstaining.
+    """
     if not text.strip():
-        return Surrender(0, "")
-    sentences = [(found.start(), _spelled_out(found.group())) for found in re.finditer(r"[^.!?\n]+[.!?\n]*", text)]
+        return Abstention(0, "")
+    # Sentences end at . ! ? or a line break: "Well... I don't know." has the sentences "Well..." and " I don't know."
+    sentences = [(found.start(), _plain_sentence(found.group())) for found in re.finditer(r"[^.!?\n]+[.!?\n]*", text)]
     for number, (start, sentence) in enumerate(sentences):
         for name, language in _LANGUAGES.items():
-            given_up = language.surrenders.search(sentence)
-            if given_up is not None:
-                rest = " ".join([sentence[given_up.end() :], *(later for _, later in sentences[number + 1 :])])
-                return None if _attempts(rest, language) else Surrender(start, name)
+            found = language.abstains.search(sentence)
+            if found is not None:
+                rest = " ".join([sentence[found.end() :], *(later for _, later in sentences[number + 1 :])])
+                return None if _answers(rest, language) else Abstention(start, name)
     return None
 
 
 def apologizes(text: str) -> bool:
     """Whether the text opens with an apology or regret: "I'm sorry, but", "Leider", "Je suis désolé"."""
-    return _APOLOGY.match(_spelled_out(text)) is not None
+    return _APOLOGY.match(_plain_sentence(text)) is not None
 
 
-def _attempts(rest: str, language: _Language) -> bool:
-    """Whether what follows a surrender tries to answer: a guess, or "but" and an assertion that is no offer of help."""
-    further = [found.end() for found in language.surrenders.finditer(rest)]
+def _answers(rest: str, language: _Language) -> bool:
+    """Whether an answer follows an abstention: a guess, or a turn and an assertion that is no offer of help.
+
+    rest: the text behind the abstaining words. If it abstains again, only the text behind its last abstention counts:
+        of "but it is old. I can not say who it is." this is "who it is.", which has no guess and no turn.
+    """
+    further = [found.end() for found in language.abstains.finditer(rest)]
     rest = rest[further[-1] :] if further else rest
     if language.tries.search(rest):
         return True
@@ -64,7 +83,8 @@ def _attempts(rest: str, language: _Language) -> bool:
     return bool(language.asserts.search(tail)) and not language.offer.search(tail)
 
 
-def _spelled_out(sentence: str) -> str:
+def _plain_sentence(sentence: str) -> str:
+    """Lower case, one kind of apostrophe, contractions written out: "I CAN’T  say" becomes "i can not say"."""
     sentence = unicodedata.normalize("NFC", sentence).casefold().translate({ord(mark): "'" for mark in "’‘ʼ`´"})
     for pattern, replacement in _CONTRACTIONS:
         sentence = pattern.sub(replacement, sentence)
@@ -98,7 +118,8 @@ _APOLOGY = re.compile(
     r")"
 )
 
-# English, with contractions written out.
+# English, with contractions written out. A pattern is made of parts, here for "i really do not have any reliable data":
+#   i + _VERY ("really ") + do not + _VERY ("") + have + _VERY ("") + _KNOWLEDGE ("any reliable data")
 _VERY = (
     r"(?:(?:really|actually|honestly|currently|personally|yet|quite|entirely|completely|totally|fully|exactly|very|too|"
     r"100%|so|simply|just|unfortunately|truly|absolutely|at all) )*"
@@ -140,7 +161,8 @@ _ENGLISH = (
     rf"can not {_TELL}|unable to {_TELL})\b",
 )
 
-# The others: a few words may stand between the parts of a phrase, a clause's border may not.
+# The other languages. Up to six words may come between the parts of a phrase, but no comma, semicolon or colon, which
+# begins another clause: "non ho purtroppo informazioni" matches, "non ho fame, e le informazioni" does not.
 _GAP = r"(?:[^\s,;:]+ ){0,6}?"
 _GERMAN = (
     r"\b(?:ich|wir) (?:weiss|wissen|wusste|kenne|kennen)\b[^,;:]{0,100}?\b(?:nicht|nichts)\b(?! nur)",
@@ -216,9 +238,9 @@ _PORTUGUESE = (
 )
 
 
-def _language(surrenders: tuple[str, ...], tries: str, turn: str, asserts: str, offer: str) -> _Language:
+def _language(abstains: tuple[str, ...], tries: str, turn: str, asserts: str, offer: str) -> _Language:
     words = (rf"\b(?:{pattern})" for pattern in (tries, turn, asserts, offer))
-    return _Language(re.compile("|".join(surrenders)), *map(re.compile, words))
+    return _Language(re.compile("|".join(abstains)), *map(re.compile, words))
 
 
 _LANGUAGES = {
@@ -285,4 +307,4 @@ _LANGUAGES = {
     ),
 }
 LANGUAGES = tuple(_LANGUAGES)
-"""ISO 639 codes of the languages in which giving up is heard."""
+"""ISO 639 codes of the languages that are understood."""

@@ -212,13 +212,14 @@ def test_a_token_without_share_is_never_drawn(uniform: float) -> None:
 
 
 def test_a_prompt_without_room_is_refused_with_its_length(model: LlamaForCausalLM) -> None:
-    with pytest.raises(RowError, match=r"prompt 1: has 233 tokens where 232 leave room .*max_completion_tokens\.$"):
+    with pytest.raises(RowError, match=r"prompt 1: has 233 tokens; at most 232 leave space .*max_completion_tokens\.$"):
         backend(model).complete([[9], [9] * 233], [[0], [0]])
     with pytest.raises(RowError, match="prompt 0: has no tokens"):
         backend(model).complete([[]], [[0]])
     backend(model).complete([[9] * 232], [[0]])
     with pytest.raises(
-        ConfigError, match=r"max_completion_tokens: 256 leaves a prompt no room .* holds 256 positions\. Lower it\."
+        ConfigError,
+        match=r"max_completion_tokens: 256 leaves no space for a prompt: the model has 256 positions\. Lower it\.",
     ):
         backend(model, max_completion_tokens=256)
 

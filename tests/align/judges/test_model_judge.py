@@ -51,7 +51,7 @@ def test_correctness_is_asked_only_of_what_is_informative_and_no_text_twice(judg
     said = ["I don't know.", "N'Djamena.", "I don't know.", "N'Djamena.", "N'Djamena."]
     found = judge.verdicts([AnswerRequest(question(), text) for text in said])
     assert found == ["abstained", "right", "abstained", "right", "right"]
-    asked = judge.backend.asked
+    asked = judge.engine.backend.asked
     assert len(asked) == 3
     assert sum("Reference:" in text for text in asked) == 1
 

@@ -151,7 +151,7 @@ def test_other_rows_or_weights_are_refused_too(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="model was one there, is two now"):
         sample(tmp_path, Counting(weights="two"))
     (tmp_path / "units.json").unlink()
-    with pytest.raises(StageError, match=r"holds units of other work \(unit-00000.jsonl\) and no units\.json"):
+    with pytest.raises(StageError, match=r"has units of another job \(unit-00000.jsonl\), and no units\.json"):
         sample(tmp_path, Counting(weights="two"))
 
 
@@ -284,7 +284,7 @@ def test_prompts_without_room_are_dropped_and_counted() -> None:
     kept, dropped = fitting_prompts(rows, Counting().engine)
     assert kept == rows[:27]
     assert dropped == {"prompt too long": 13}
-    with pytest.raises(RowError, match="prompts: none of 13 leaves room for a completion"):
+    with pytest.raises(RowError, match="prompts: none of 13 leaves space for a completion"):
         fitting_prompts(rows[27:], Counting().engine)
 
 

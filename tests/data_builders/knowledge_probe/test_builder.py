@@ -12,7 +12,7 @@ import pytest
 from align.chat import load_protocol
 from align.errors import StageError
 from align.jsonl import read_rows, write_rows
-from align.judges.answers.refusals import surrender
+from align.judges.answers.refusals import abstention
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
 from align.settings import SamplingConfig
@@ -405,7 +405,7 @@ def test_a_refusal_stays_in_the_language_of_its_question_and_one_without_wording
     for row in rows:
         if row.language != "sv":
             refusal = found[row.prompt[0].content]
-            assert surrender(refusal).language == row.language
+            assert abstention(refusal).language == row.language
             assert row.subject.casefold() in refusal.casefold()
     for name in ("sft", "preferences"):
         dropped = read_data_manifest(folder / f"{name}.jsonl")["counts"]["dropped"]

@@ -10,7 +10,7 @@ import pytest
 
 from align.config import load_config
 from align.errors import ConfigError
-from align.judges.answers.refusals import LANGUAGES, apologizes, surrender
+from align.judges.answers.refusals import LANGUAGES, abstention, apologizes
 from align.judges.answers.rules import verdict
 from align.rows import Message, QuestionRow
 from data_builders.knowledge_probe.refusals import (
@@ -58,7 +58,7 @@ def test_every_language_of_the_judge_has_wordings_with_and_without_a_subject_and
 def test_every_default_wording_abstains_in_its_language_and_opens_with_no_apology(language: str) -> None:
     for wording in WORDINGS[language]:
         text = wording.format(subject=SUBJECTS[language], Subject=SUBJECTS[language].capitalize())
-        found = surrender(text)
+        found = abstention(text)
         assert found is not None, text
         assert found.language == language, text
         assert not apologizes(text)
@@ -92,7 +92,7 @@ def test_a_subject_that_breaks_a_sentence_still_gives_a_refusal(language: str) -
             question(language, f"q{n}", subject=HARD[language], answers=("America",)), RefusalsConfig(), 0
         )
         assert text is not None
-        assert surrender(text) is not None
+        assert abstention(text) is not None
 
 
 def test_a_subject_that_holds_the_answer_is_not_named() -> None:

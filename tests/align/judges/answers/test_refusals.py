@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from align.judges.answers.refusals import LANGUAGES, apologizes, surrender
+from align.judges.answers.refusals import LANGUAGES, abstention, apologizes
 from align.judges.answers.rules import verdict
 
 GIVES_UP = {
@@ -119,20 +119,20 @@ def test_every_language_has_cases() -> None:
 
 @pytest.mark.parametrize("language, text", pairs(GIVES_UP))
 def test_giving_up_is_heard_in_its_language(language: str, text: str) -> None:
-    found = surrender(text)
+    found = abstention(text)
     assert found is not None
     assert found.language == language
 
 
 @pytest.mark.parametrize("language, text", pairs(ANSWERS))
 def test_an_answer_is_no_surrender(language: str, text: str) -> None:
-    assert surrender(text) is None
+    assert abstention(text) is None
 
 
 @pytest.mark.parametrize("text", APOLOGIES)
 def test_an_apology_at_the_start_is_heard_and_the_text_still_gives_up(text: str) -> None:
     assert apologizes(text)
-    assert surrender(text) is not None
+    assert abstention(text) is not None
 
 
 @pytest.mark.parametrize("language, text", [pair for pair in pairs(GIVES_UP) if pair[1] not in APOLOGIES])
@@ -143,7 +143,7 @@ def test_a_refusal_without_an_apology_is_not_taken_for_one(language: str, text: 
 
 def test_the_place_is_that_of_the_sentence_in_the_text() -> None:
     text = "Der Tschad liegt in Afrika. Seine Hauptstadt kenne ich nicht."
-    found = surrender(text)
+    found = abstention(text)
     assert found is not None
     assert text[found.start :].strip() == "Seine Hauptstadt kenne ich nicht."
     assert verdict(text, ("Afrika",)) == "right"
