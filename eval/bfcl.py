@@ -1,7 +1,7 @@
-"""BFCL, the Berkeley Function Calling Leaderboard: single calls, one function of several, parallel calls, and silence.
+"""BFCL, the Berkeley Function Calling Leaderboard: single calls, one function of several, parallel calls, and no call.
 
-Questions, possible answers and the checker that judges calls are those of the pinned package `bfcl-eval`. What is ours:
-how functions are offered and calls are read (the model's chat protocol), and the verdicts before the checker's.
+Questions, possible answers and the checker that judges calls come from the pinned package `bfcl-eval`. This file offers
+the functions and reads the calls by the model's chat protocol, and gives the verdicts that need no checker.
 Source: Patil et al. 2025, the Berkeley Function Calling Leaderboard (BFCL v4), gorilla.cs.berkeley.edu.
 """
 
@@ -40,50 +40,50 @@ Verdict = Literal[
 
 
 class BFCLConfig(Section):
-    """BFCL's sections with Python functions. They must not be trained on, nor their functions."""
+    """BFCL's sections with Python functions. Neither the questions nor the functions may be in the training data."""
 
     sections: tuple[BFCLSection, ...] = Field(("simple_python", "multiple", "parallel", "irrelevance"), min_length=1)
     """simple_python: one function, one call (400). multiple: one call, of several functions (200). parallel: several
-    calls of one function (200). irrelevance: no function fits, so none should be called (240)."""
+    calls of one function (200). irrelevance: no function fits, so that no call is right (240)."""
     path: InputPath | None = None
-    """A folder that holds bfcl_eval/ of the package bfcl-eval, whose checker is run; None for the pinned one."""
+    """A folder with bfcl_eval/ of the package bfcl-eval, whose checker is run; None for the pinned version."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A question, and all that the checker needs to judge its answer."""
+    """A question, with what the checker needs to judge the answer."""
 
     section: BFCLSection
     prompt: PromptRow
     functions: list[dict[str, Any]]
-    """As BFCL has them, with its own names of types."""
+    """BFCL's schemas, with its own names of types."""
     possible_answers: list[dict[str, Any]]
-    """One `{function: {argument: [possible values]}}` for each call; none where silence is right."""
+    """One `{function: {argument: [possible values]}}` for each call; empty if no call is right."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of an answer."""
+    """The verdict on an answer."""
 
     verdict: Verdict
     error_type: str = ""
-    """BFCL's name of what is wrong; empty where nothing is."""
+    """BFCL's name of the error; empty if there is none."""
     error: Any = ""
-    """BFCL's words for it: a list of messages, nested where calls are parallel."""
+    """BFCL's description: a list of messages, nested for parallel calls."""
 
 
 Checker = Callable[[Case, Sequence[ToolCall]], Judged | None]
-"""None where the official checker finds the calls valid, else what it found wrong, as wrong arguments."""
+"""Returns None if the official checker finds the calls valid, else its error with the verdict `wrong arguments`."""
 
 
 def evaluate(config: BFCLConfig, generator: Generator, units: Path, limit: int | None) -> Result:
-    """For each section with calls: parses, right_function, right (each includes the one before).
+    """For each section with calls: parses, right_function, right. Each requires the one before it.
 
-    parses: every call in the answer is well formed, and there is one at least. right_function: the expected functions
-    are called, each as often as expected. right: the official checker finds the calls valid.
+    parses: the answer has at least one call, and every call is well formed. right_function: the expected functions are
+    called, each as often as expected. right: the official checker finds the calls valid.
 
-    For irrelevance: right_silence, no call and nothing that was to be one. BFCL itself counts a call that cannot be
-    decoded as silence, so that a model gains by broken calls; that share is `irrelevance_official`, for comparison.
+    For irrelevance: right_silence, the answer has no call and no malformed call. BFCL itself counts a call that it
+    cannot decode as no call, which rewards malformed calls; `irrelevance_official` is that score, for comparison.
     """
     folder = path_of("bfcl-eval") if config.path is None else config.path
     cases = {case.prompt.id: case for section in config.sections for case in read_cases(folder, section)}
@@ -118,9 +118,9 @@ def evaluate(config: BFCLConfig, generator: Generator, units: Path, limit: int |
 
 
 def read_cases(folder: Path, section: BFCLSection) -> list[Case]:
-    """A section's questions with their possible answers, which meet by id.
+    """A section's questions with their possible answers, matched by id.
 
-    Raises RowError naming the file.
+    Raises RowError with the file if an answer is missing.
     """
     questions = folder / DATA / f"BFCL_v4_{section}.json"
     answers = folder / DATA / "possible_answer" / questions.name
@@ -128,7 +128,7 @@ def read_cases(folder: Path, section: BFCLSection) -> list[Case]:
     cases = []
     for record in read_records(questions):
         if section != "irrelevance" and record["id"] not in possible:
-            raise RowError(answers, f"holds no answer to {record['id']}", "Fetch the package anew")
+            raise RowError(answers, f"has no answer to {record['id']}", "Fetch the package again")
         fields = prompt_fields(record, f"{questions}: {record['id']}")
         prompt = PromptRow(id=record["id"], source=f"bfcl/{section}", **fields)
         cases.append(Case(section, prompt, record["function"], possible.get(record["id"], [])))
@@ -136,7 +136,7 @@ def read_cases(folder: Path, section: BFCLSection) -> list[Case]:
 
 
 def judge(case: Case, found: Message, check: Checker) -> Judged:
-    """The verdict on an answer; the official checker is asked where the answer holds well-formed calls."""
+    """The verdict on an answer. The official checker judges answers with well-formed calls."""
     broken = None if found.tool_calls else malformed(found.content)
     if case.section == "irrelevance":
         if found.tool_calls:
@@ -155,8 +155,8 @@ def judge(case: Case, found: Message, check: Checker) -> Judged:
 
 
 def malformed(text: str) -> str | None:
-    """Why a text that no call was read from holds something that was to be one, in whatever syntax."""
-    from align.chat.calls import SYNTAXES, parse_calls  # brings tokenizers, and the config above is read without them
+    """Why a text without calls has a malformed call, in any syntax; None if it has none."""
+    from align.chat.calls import SYNTAXES, parse_calls  # imports tokenizers, which the config above does not need
 
     return next((why for syntax in SYNTAXES if (why := parse_calls(text, syntax).malformed)), None)
 
@@ -170,19 +170,19 @@ def expected_text(case: Case) -> str:
 
 
 def load_checker(folder: Path) -> Checker:
-    """BFCL's `ast_checker` from its own files, for Python functions under the names that they have.
+    """BFCL's `ast_checker` from its own files, for Python functions under their own names.
 
-    It is imported without its package. `bfcl_eval.constants.model_config` brings the clients of every vendor, and the
-    checker reads one flag of it, whether a model writes dots in names as underscores: a module with it stands in.
-    Nothing stays in sys.modules, and nothing is written into the folder.
-    Raises RowError where the folder does not hold the checker.
+    It is imported without its package, whose module `constants.model_config` imports the clients of every vendor. The
+    checker reads only one flag of that module (whether a model writes dots in names as underscores), so a module with
+    this flag replaces it during the import. sys.modules is restored, and nothing is written into the folder.
+    Raises RowError if the folder does not have the checker.
     """
     with _only_while_importing(folder):
         try:
             checker = importlib.import_module(CHECKER)
         except ImportError as error:
-            how = f"Name a folder that holds {PACKAGE}/ of the package bfcl-eval, or none for the pinned one"
-            raise RowError(folder, f"holds no checker that can be imported ({error})", how) from None
+            how = f"Name a folder with {PACKAGE}/ of the package bfcl-eval, or set none to use the pinned version"
+            raise RowError(folder, f"has no checker that can be imported ({error})", how) from None
 
     def check(case: Case, calls: Sequence[ToolCall]) -> Judged | None:
         written = [{call.name: call.parsed()} for call in calls]
@@ -191,7 +191,7 @@ def load_checker(folder: Path) -> Checker:
                 case.functions, written, case.possible_answers, checker.Language.PYTHON, case.section, MODEL
             )
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            # It does not expect every value that a model may write, such as a number in a list of objects.
+            # The checker fails on some values that a model may write, such as a number in a list of objects.
             return Judged("wrong arguments", "checker_failed", [f"{type(error).__name__}: {error}"])
         return None if found["valid"] else Judged("wrong arguments", found["error_type"], found["error"])
 
@@ -200,16 +200,17 @@ def load_checker(folder: Path) -> Checker:
 
 @contextmanager
 def _only_while_importing(folder: Path) -> Iterator[None]:
+    """Let `bfcl_eval` be imported from `folder`, and restore sys.modules at the end."""
     kept = {name: sys.modules.pop(name) for name in _loaded()}
     package, stand_in = ModuleType(PACKAGE), ModuleType(MODEL_CONFIG)
     package.__path__ = [str(folder / PACKAGE)]
     stand_in.__dict__["MODEL_CONFIG_MAPPING"] = {MODEL: SimpleNamespace(underscore_to_dot=False)}
     sys.modules.update({PACKAGE: package, MODEL_CONFIG: stand_in})
-    writes_nothing, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
-        sys.dont_write_bytecode = writes_nothing
+        sys.dont_write_bytecode = no_bytecode
         for name in _loaded():
             del sys.modules[name]
         sys.modules.update(kept)

@@ -1,7 +1,7 @@
-"""95% intervals of shares, and of statistics that are no shares.
+"""95% confidence intervals of shares and of other statistics.
 
-The paper's formula (P 5.1.1) is symmetric and collapses to nothing at 0 and 1; we report Wilson's, which does not.
-Cases that come in clusters, such as pairs of one prompt, say less than as many that stand alone: theirs is a bootstrap.
+Llama 3's formula (section 5.1.1) is symmetric and has no width at 0 and 1, unlike Wilson's, which is used here. Cases
+in clusters, such as the pairs of one prompt, are not independent: their interval is a bootstrap over clusters.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 Z_95 = 1.96
-"""Standard deviations on either side that hold 95% of a normal distribution, rounded as the paper rounds it."""
-
+"""95% of a normal distribution are within this many standard deviations, rounded as in the Llama 3 paper."""
 
 RESAMPLES = 2000
-"""Draws of a bootstrap: the edges of a 95% interval are then sure to about a thirtieth of its width."""
+"""Resamples of a bootstrap. The ends of a 95% interval then vary by about a thirtieth of its width."""
 
 
 class Share(NamedTuple):
@@ -29,14 +28,14 @@ class Share(NamedTuple):
     low: float
     high: float
     n: int
-    """Cases that it is a share of."""
+    """The number of cases."""
 
 
 def share(hits: float, n: int, z: float = Z_95) -> Share | None:
-    """hits / n with Wilson's score interval; None of no cases.
+    """hits / n with Wilson's score interval; None if there are no cases.
 
-    hits: may be broken, where ties count half.
-    Edge: 0 of n has low 0 and a high above 0; n of n the mirror image.
+    hits: may be a fraction, since ties count half.
+    Edge: 0 of n has low 0 and a high above 0; n of n has high 1 and a low below 1.
     Source: Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4.
     """
     assert 0 <= hits <= n, f"{hits} hits of {n}"
@@ -51,11 +50,11 @@ def share(hits: float, n: int, z: float = Z_95) -> Share | None:
 def bootstrapped(
     statistic: Callable[[Sequence[T]], float | None], cases: Sequence[T], resamples: int = 1000, seed: int = 0
 ) -> Share | None:
-    """A statistic from 0 to 1 of all cases, with its percentile bootstrap interval: cases are drawn with replacement.
+    """A statistic from 0 to 1 of all cases, with its percentile bootstrap interval.
 
-    statistic: None where it has no value; such resamples are left out. Resamples in which it is always the same give an
-        interval of no width, so for a plain share take `share`.
-    Edge: None where the cases themselves give no value.
+    statistic: may return None for a resample, which is then left out. If it is the same for all resamples, the interval
+        has no width, so use `share` for plain shares.
+    Edge: None if the statistic of the cases themselves is None.
     Source: Efron 1979; Efron and Tibshirani 1993, chapter 13.
     """
     value = statistic(cases) if cases else None
@@ -70,15 +69,15 @@ def bootstrapped(
 
 
 def paper_half_width(value: float, n: int) -> float:
-    """The half-width that Llama 3 reports: 1.96 sqrt(S (1 - S) / N), P 5.1.1. A lower bound on the real variation."""
+    """The half-width that Llama 3 reports: 1.96 sqrt(S (1 - S) / N), section 5.1.1."""
     return Z_95 * math.sqrt(value * (1 - value) / n)
 
 
 def clustered_share(points: Sequence[float], clusters: Sequence[str]) -> Share | None:
-    """The mean of points from 0 to 1 with an interval for cases of which those of one cluster hang together.
+    """The mean of points from 0 to 1, with an interval for cases in clusters.
 
-    points, clusters: one of each a case. On each side the wider one of Wilson's interval over cases and the bootstrap
-    over clusters: where every cluster has one case they agree, and few clusters cannot make it narrow.
+    points, clusters: one of each for every case. Each end of the interval is the outer one of Wilson's interval over
+        cases and the bootstrap over clusters, so that a small number of clusters cannot make it too narrow.
     """
     plain = share(sum(points), len(points))
     if plain is None:
@@ -88,9 +87,10 @@ def clustered_share(points: Sequence[float], clusters: Sequence[str]) -> Share |
 
 
 def bootstrap_mean(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high): the mean of the values, and its 95% percentile interval over whole clusters drawn anew.
+    """(mean, low, high): the mean of the values, and its 95% percentile interval over resampled clusters.
 
-    Edge: one cluster, or values that are all the same, give an interval of no width.
+    Clusters a = [1, 1] and b = [0], resampled as (a, a), (a, b), (b, a), (b, b), have the means 1, 2/3, 2/3 and 0.
+    Edge: one cluster, or equal values, give an interval without width.
     Source: Efron and Tibshirani 1993, chapter 13; clusters as Davison and Hinkley 1997, section 3.8.
     """
     import numpy as np

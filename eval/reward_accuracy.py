@@ -1,4 +1,4 @@
-"""Reward accuracy: the share of held-out pairs that a reward model ranks as people did, and its liking of length."""
+"""Reward accuracy: how often a reward model ranks held-out pairs as people did, and whether it prefers long answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class RewardAccuracyConfig(Reading):
     """Held-out preferences."""
 
     pairs: InputSources
-    """Preference rows that no stage trained on."""
+    """Preference rows that no stage trains on."""
     other_prompts: bool = False
-    """Score each completion after the prompt of another row. What is right then, the completions tell by themselves: a
-    model that reads the prompt is better without."""
+    """Score each completion after the prompt of another row, as a baseline. This accuracy comes from the completions
+    alone; a model that uses the prompt is more accurate with the right prompts."""
 
 
 def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: int | None) -> Result:
-    """The shares of `eval/reward_pairs.py`, over all pairs (three in a row of three completions)."""
+    """The accuracies of `eval/reward_pairs.py` over all pairs; a row of three completions has three pairs."""
     drops = Drops()
     preferences = limited(read_rows(config.pairs, PreferenceRow, config, drops=drops), limit)
     read = [row.prompt for row in preferences]
@@ -63,14 +63,17 @@ def evaluate(config: RewardAccuracyConfig, scorer: Scorer, units: Path, limit: i
 
 
 def exchanged(prompts: Sequence[Messages]) -> list[Messages]:
-    """For each prompt another one, the same one wherever it stands: the prompts that differ, moved by half of them."""
+    """For each prompt another one: the distinct prompts, rotated by half of their number.
+
+    [a, b, a, c, d] has the distinct prompts a, b, c, d, which become c, d, a, b; the result is [c, d, c, a, b].
+    """
     different = list(dict.fromkeys(prompts))
     moved = dict(zip(different, different[len(different) // 2 :] + different[: len(different) // 2], strict=True))
     return [moved[prompt] for prompt in prompts]
 
 
 def _scores(rows: Sequence[PreferenceRow], prompts: Sequence[Messages], scorer: Scorer) -> list[list[float]]:
-    """A score for each completion of each row. Rows that share their prompt share its tree, and equal completions."""
+    """A score for each completion of each row. Rows with the same prompt share its tree and equal completions."""
     asked: dict[tuple[Messages, str], dict[Messages, int]] = {}
     for row, prompt in zip(rows, prompts, strict=True):
         places = asked.setdefault((prompt, row.tools), {})

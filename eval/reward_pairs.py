@@ -1,6 +1,6 @@
-"""What the scores of ranked completions say: accuracy over all pairs, by how much better, and by which one is longer.
+"""Accuracy of the scores of ranked completions: over all pairs, by level of preference, and by length.
 
-The pairs of one prompt share a question and often an answer, so every interval is over prompts.
+The pairs of one prompt share a question and often an answer, so that all intervals are over prompts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ UNGRADED = "ungraded"
 
 
 class ScoredPair(NamedTuple):
-    """Two completions of a prompt of which people found one better."""
+    """Two completions of a prompt, of which people preferred one."""
 
     id: str
     prompt: str
     kind: str
-    """The level of chosen over rejected; a pair with the edited completion is of a kind of its own."""
+    """The level of the preference; pairs with the edited completion have kinds of their own."""
     margin: float
     """Score of the better one minus score of the worse one."""
     longer_by: int
@@ -31,12 +31,12 @@ class ScoredPair(NamedTuple):
 
     @property
     def point(self) -> float:
-        """1 for the right order, one half for a tie; NaN earns nothing."""
+        """1 for the right order, one half for a tie, 0 for the wrong order or NaN."""
         return 0.5 if self.margin == 0 else float(self.margin > 0)
 
 
 def scored_pairs(row: Mapping[str, Any]) -> list[ScoredPair]:
-    """Every better and worse completion of a row of `reward_accuracy.json`: one pair of two, three of three."""
+    """The pairs of a row of `reward_accuracy.json`: one for two completions, three for three."""
     level = row["level"] or UNGRADED
     kinds = [level] if len(row["scores"]) == 2 else [EDITED_OVER_CHOSEN, EDITED_OVER_REJECTED, level]
     places = combinations(range(len(row["scores"])), 2)
@@ -55,9 +55,9 @@ def scored_pairs(row: Mapping[str, Any]) -> list[ScoredPair]:
 def accuracies(pairs: Sequence[ScoredPair]) -> dict[str, Share | None]:
     """Metric -> share of the pairs that are ranked as people did; ties count half.
 
-    accuracy: of all. Then of each level, or kind, where there is more than one. longer_is_better, shorter_is_better: of
-    the pairs whose better completion is the longer or the shorter one; a model that counts characters is good at one
-    and bad at the other. longer_wins: what scoring by length alone would get; the shorter wins the rest.
+    accuracy: of all pairs, and of each kind if there are several. longer_is_better, shorter_is_better: of the pairs
+    whose better completion is the longer or the shorter one; a model that prefers long answers is good at the first and
+    bad at the second. longer_wins: the accuracy of choosing the longer completion.
     """
     found = {"accuracy": _share(pairs)}
     kinds = sorted({pair.kind for pair in pairs}, key=_KIND_ORDER.index)
@@ -70,10 +70,10 @@ def accuracies(pairs: Sequence[ScoredPair]) -> dict[str, Share | None]:
 
 
 def length_correlation(pairs: Sequence[ScoredPair]) -> float | None:
-    """Correlation of differences in score and in length, from -1 to 1; None where one of them is always 0.
+    """Correlation of differences in score and in length, from -1 to 1; None if one of them is always 0.
 
-    Each pair counts both ways round, so which completion is the better one plays no part: what is left is whether the
-    model likes length.
+    Each pair counts in both orders, so that it does not matter which completion is better: the correlation shows
+    whether the model gives longer completions a higher score.
     """
     both = [(pair.margin, pair.longer_by) for pair in pairs if not math.isnan(pair.margin)]
     scale = math.sqrt(sum(margin**2 for margin, _ in both) * sum(length**2 for _, length in both))
@@ -81,9 +81,9 @@ def length_correlation(pairs: Sequence[ScoredPair]) -> float | None:
 
 
 def gain(pairs: Iterable[ScoredPair], over: Iterable[ScoredPair]) -> tuple[float, float, float] | None:
-    """(mean, low, high) of by how much accuracy is higher than `over` has it, on the pairs that both have.
+    """(mean, low, high) of the gain in accuracy over `over`, on the pairs that both have; None if there are none.
 
-    A pair that models of several seeds scored counts with its mean. None where no pair is in both.
+    A pair that was scored by models of several seeds counts with its mean.
     """
     mine, theirs = _points_by_pair(pairs), _points_by_pair(over)
     shared = sorted(mine.keys() & theirs.keys())

@@ -1,7 +1,8 @@
-"""How wrong at how much answered: the risk-coverage curve of a score that says how surely a model answers.
+"""Risk-coverage curves: how many answers are wrong if a model answers only the questions it is most confident in.
 
-Questions are answered from the highest score down. At each coverage (share answered) the risk is the share of wrong
-answers among the answered. Nothing here knows where a score comes from.
+Questions are answered from the highest confidence score down. At each coverage (the share that is answered) the risk is
+the share of wrong answers among those answered. Any score can be used. With the scores 0.9 (right), 0.7 (wrong) and 0.4
+(right), the curve has the points (coverage 1/3, risk 0), (2/3, 1/2) and (1, 1/3).
 Source: El-Yaniv and Wiener 2010, JMLR 11; Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206, section 2.
 """
 
@@ -13,18 +14,18 @@ from typing import NamedTuple
 
 
 class Answered(NamedTuple):
-    """One question, with the answer that would be given if it had to be."""
+    """One question, with the answer that the model gives if it has to answer."""
 
     score: float
-    """Higher: answered before others. In whatever units."""
+    """Higher scores are answered first; any unit."""
     is_wrong: bool
     """Whether that answer is wrong."""
     is_known: bool
-    """Whether the starting model knew it: what must not be lost."""
+    """Whether the starting model knew the answer, which training should keep."""
 
 
 class Point(NamedTuple):
-    """What follows when every question with at least this score is answered."""
+    """The outcome if every question with at least this score is answered."""
 
     threshold: float
     coverage: float
@@ -34,11 +35,11 @@ class Point(NamedTuple):
     wrong: float
     """Share of wrong answers among all questions."""
     known_kept: float
-    """Of the known questions, the share that is answered, and right. 1 where nothing was known."""
+    """The share of the known questions that is answered right. 1 if no question was known."""
 
 
 def curve(cases: Sequence[Answered]) -> list[Point]:
-    """One point for each score that occurs, from the highest down: questions of one score are answered together."""
+    """One point for each distinct score, from the highest down. Questions with equal scores are answered together."""
     points = []
     answered = wrong = kept = 0
     known = sum(case.is_known for case in cases)
@@ -55,8 +56,8 @@ def curve(cases: Sequence[Answered]) -> list[Point]:
 def aurc(cases: Sequence[Answered]) -> float:
     """Area under the curve: the mean of the risk over 1, 2, ... n answered questions. Lower is better.
 
-    Edge: questions of one score count with the mean over all their orders, so that a score that says nothing has the
-        risk of answering all.
+    Edge: questions with equal scores count with the mean over all their orders, so that a constant score has the risk
+        of answering all questions.
     """
     total, answered, wrong = 0.0, 0, 0.0
     for _, group in groupby(_descending(cases), key=lambda case: case.score):
@@ -70,7 +71,9 @@ def aurc(cases: Sequence[Answered]) -> float:
 
 
 def auroc(cases: Sequence[Answered]) -> float | None:
-    """The chance that a known question has a higher score than one that is not; ties count half. None without both.
+    """The probability that a known question has a higher score than an unknown one; ties count half.
+
+    None if there are no known or no unknown questions.
 
     Source: Mann and Whitney 1947; Hanley and McNeil 1982.
     """
@@ -78,7 +81,7 @@ def auroc(cases: Sequence[Answered]) -> float | None:
     unknown = len(cases) - known
     if not known or not unknown:
         return None
-    above = 0.0  # pairs of a known question and one that is not, the known one higher
+    above = 0.0  # pairs of a known and an unknown question in which the known one has the higher score
     unknown_left = unknown
     for _, group in groupby(_descending(cases), key=lambda case: case.score):
         same = [case.is_known for case in group]
@@ -89,12 +92,12 @@ def auroc(cases: Sequence[Answered]) -> float | None:
 
 
 def at_known_kept(points: Sequence[Point], share: float) -> Point | None:
-    """The point of least coverage at which at least this share of the known is kept; None where none reaches it."""
+    """The point of lowest coverage at which at least this share of the known questions is kept, or None."""
     return next((point for point in points if point.known_kept >= share), None)
 
 
 def at_wrong(points: Sequence[Point], most: float) -> Point | None:
-    """The point of most coverage at which wrong answers are at most this share of all questions; None where none is."""
+    """The point of highest coverage at which at most this share of all questions is answered wrong, or None."""
     fitting = [point for point in points if point.wrong <= most]
     return fitting[-1] if fitting else None
 

@@ -1,8 +1,8 @@
-"""What every evaluation shares: who is evaluated, a result on disk that is not made twice, a table for the terminal.
+"""What all evaluations share: the model that is evaluated, results on disk that are reused, a table for the terminal.
 
-A result is one JSON: scores with intervals, counts, and every row with prompt, answer and verdict. Its `key` says what
-it was made from; an existing result with the same key is read and not run again. What is asked and how answers are
-judged is in the file of each evaluation.
+A result is one JSON: scores with intervals, counts, and every row with prompt, answer and verdict. Its `key` is a
+fingerprint of all that it was made from; a result with the same key is read and not run again. Each evaluation has its
+own file with the questions and the judging.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
 from align.source_code import code_of
 from eval.intervals import Share
 
-if TYPE_CHECKING:  # these bring torch, and the configs of evaluations are read without it
+if TYPE_CHECKING:  # these import torch, which the configs of evaluations do not need
     from align.generation.engine import GenerationEngine
     from align.generation.tool_loop import Trajectory
     from align.judges.judge import Judge, ScoreRequest
@@ -43,27 +43,27 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found."""
+    """The result of an evaluation."""
 
     scores: Mapping[str, Share | None]
-    """Metric -> share; one of no cases is left out of the file."""
+    """Metric -> share; None (no cases) is left out of the file."""
     counts: dict[str, Any]
     rows: list[dict[str, Any]]
-    """One for each row asked: id, prompt, answer, verdict, and what else belongs to it."""
+    """One for each question: id, prompt, answer, verdict, and details of the evaluation."""
 
 
 @dataclass
 class Generator:
-    """The model that is asked, loaded when it is first needed and let go on `release`."""
+    """The model that is evaluated, loaded when it is first needed and freed by `release`."""
 
     config: ModelConfig
     sampling: SamplingConfig
     token_budget: int = 4096
-    """Tokens of one forward pass that scores completions."""
+    """Tokens in one forward pass that scores completions."""
     _engine: GenerationEngine | None = field(default=None, repr=False)
 
     def answers(self, rows: Sequence[PromptRow], folder: Path, label: str) -> list[Candidate]:
-        """One answer to each row, in their order. Units in `folder` survive a crash."""
+        """One answer to each row, in their order. Answers in `folder` survive a crash."""
         from align.sampling.candidates import sample_candidates
 
         return sample_candidates(rows, self._loaded(), k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
@@ -71,7 +71,7 @@ class Generator:
     def dialogs(
         self, rows: Sequence[PromptRow], tools: Sequence[Tools], *, max_calls: int, max_result_characters: int
     ) -> list[Trajectory]:
-        """The dialog of each row with its tools, run live, in their order. Nothing is kept for a crash."""
+        """The dialog of each row with its tools, in their order. After a crash, all dialogs are run again."""
         from align.generation.tool_loop import run_dialogs
         from align.sampling.candidates import candidate_seed
 
@@ -85,10 +85,10 @@ class Generator:
         )
 
     def logps(self, requests: Sequence[ScoreRequest]) -> tuple[list[list[float]], list[list[int]]]:
-        """Log-probabilities of each completion's content in nats, and of how many tokens they are the sum.
+        """Log-probabilities of each completion's content in nats, and how many tokens each one sums over.
 
-        The generator is let go first: the model is loaded again in the form that reads a prompt with all its
-        completions at once.
+        The engine is closed first, and the model is loaded again in the form that computes a prompt together with all
+        its completions.
         """
         from align.judges.likelihood import LikelihoodJudge
 
@@ -136,11 +136,11 @@ def evaluated(
     settings: Mapping[str, Section | int | None],
     evaluate: Callable[[Path], Result],
 ) -> dict[str, Any]:
-    """The result of one evaluation: read where one exists with the same key, else made and written whole.
+    """The result of one evaluation: an existing one with the same key, or a new one, written atomically.
 
-    settings: all that the result depends on; the content of every input path in them is part of the key. So is the code
-        of `eval/<name>.py` and of all that it imports: other code is another evaluation.
-    evaluate: gets a folder for units, which is deleted when the result is written.
+    settings: all that the result depends on. The key has the content of every input path in them, and the code of
+        `eval/<name>.py` and of all that it imports.
+    evaluate: gets a folder for answers that survive a crash; it is deleted when the result is written.
     """
     code = code_of("eval.runner", f"eval.{name}")
     made_from = _key(name, settings, code)
@@ -158,7 +158,9 @@ def evaluated(
         "scores": {metric: score._asdict() for metric, score in result.scores.items() if score is not None},
         "counts": result.counts,
         "seconds": round(time.monotonic() - began, 1),
-        "key": fingerprint_of(made_from, packaged_data(code), *_commits(settings)),  # with what it fetched itself
+        "key": fingerprint_of(
+            made_from, packaged_data(code), *_commits(settings)
+        ),  # again, now with the commits it fetched
         "hardware": describe(),
         "dtypes": {
             label: value.dtype for label, value in settings.items() if isinstance(value, ModelConfig | SamplingConfig)
@@ -173,7 +175,7 @@ def evaluated(
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The result at `path`; empty where there is none that can be read."""
+    """The result at `path`; empty if there is none, or if it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +184,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def limited(rows: Sequence[R], limit: int | None) -> list[R]:
-    """At most `limit` rows in their order, the same ones whenever the ids are the same."""
+    """At most `limit` rows in their order. Which rows are kept depends on their ids only."""
     if limit is None or limit >= len(rows):
         return list(rows)
     kept = {row.id for row in sorted(rows, key=lambda row: fingerprint_of("limit", row.id))[:limit]}
@@ -197,7 +199,7 @@ def prompt_text(prompt: Messages) -> str:
 
 
 def completion_text(completion: Messages) -> str:
-    """What messages say and call, for a person to read."""
+    """The texts and calls of messages, for a person to read."""
     lines = [
         line
         for message in completion
@@ -207,7 +209,7 @@ def completion_text(completion: Messages) -> str:
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
-    """Scores for the terminal: one line a metric, with its interval and number of cases."""
+    """Scores for the terminal: one line for each metric, with its interval and number of cases."""
     lines = []
     for result in results:
         for metric, score in result["scores"].items():
@@ -221,7 +223,7 @@ def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[
     parts: list[object] = [name, json.dumps(code, sort_keys=True)]
     for label, value in sorted(settings.items()):
         if isinstance(value, Section):
-            left_out = ("batch_size", "threads", "token_budget")  # speed, and rounding
+            left_out = ("batch_size", "threads", "token_budget")  # they change the speed, and rounding
             kept = {field: entry for field, entry in dump(value).items() if field not in left_out}
             inputs = paths_of(value, INPUT)
             parts += [label, json.dumps({k: v for k, v in kept.items() if k not in inputs}, sort_keys=True)]
@@ -233,12 +235,12 @@ def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[
 
 
 def _content(path: Path) -> str:
-    """A fingerprint of a file or folder; the name itself for one on the Hub, whose commit `_commits` has."""
+    """A fingerprint of a file or folder; for a name on the Hub the name itself, since `_commits` has its commit."""
     return content_fingerprint(path) or str(path)
 
 
 def _commits(settings: Mapping[str, Section | int | None]) -> list[str]:
-    """The commits of the models on the Hub, as far as the local cache knows them."""
+    """The commits of the models on the Hub that are in the local cache."""
     sections = [value for value in settings.values() if isinstance(value, Section)]
     return [
         hub_content(path, getattr(section, "revision", None))

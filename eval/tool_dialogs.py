@@ -1,7 +1,7 @@
-"""Tool dialogs, run live: does the model make the right calls, and say what came out of them.
+"""Whole dialogs with tools: does the model make the right calls, and does its answer state their results?
 
-Each row's dialog runs to its end with real functions, so an early mistake and what the model makes of an error count as
-they would in use. How single calls are judged against a written dialog is `eval/tool_use.py`.
+Each row's dialog runs to its end with real functions, so that an early mistake and the reaction to an error count as
+they would in use. `eval/tool_use.py` compares single calls with a written dialog.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from eval.tool_use import same_value
 
 
 class ToolDialogsEvalConfig(Reading):
-    """Questions that want tools, and the tools. A row may call the functions that its `tools` text names, no other."""
+    """Questions that require tools, and the tools. A row may call only the functions that its `tools` text names."""
 
     rows: InputSources
-    """Tool questions: calls that lead to the answer, and what it must hold."""
+    """Tool questions: the calls that lead to the answer, and what the answer must contain."""
     tools: ToolsConfig
-    """What answers the calls; every function that a row offers must be among them."""
+    """The functions that are called; every function that a row offers must be among them."""
     max_calls: int = Field(6, ge=1)
-    """The model is called at most so often in one dialog; one that still wants a call then is not finished."""
+    """How often the model is called in one dialog; a dialog that still calls a function then is not finished."""
 
 
 def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, limit: int | None) -> Result:
-    """right_calls: of the rows that say which calls are wanted, those in which all were made, in their order and with
-    equal values. Other calls may stand between them (a look at something else, a call that failed and was mended);
-    where none is wanted, none may be made.
+    """right_calls: of the rows with expected calls, those in which all of them were made, in their order and with equal
+    values. Other calls may come between them (such as a call that failed and was corrected). If no call is expected,
+    none may be made.
 
-    executed: of the rows that tried a call, those in which every one ran without an error.
-    right_answer: of the rows with answers, those that ended in a message that holds one of them.
-    finished: the dialog ended by itself in a message without calls.
+    executed: of the rows that tried a call, those in which every call ran without an error.
+    right_answer: of the rows with answers, those whose last message contains one of them.
+    finished: the dialog ended in a message without calls.
     """
     drops = Drops()
     questions = limited(read_rows(config.rows, ToolQuestionRow, config, drops=drops), limit)
@@ -92,7 +92,7 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
 
 
 def by_source(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Source -> metric -> "7 of 30", over the rows that it is judged on."""
+    """Source -> metric -> "7 of 30", over the rows that have the metric."""
     found: dict[str, dict[str, str]] = {}
     for source in sorted({row["source"] for row in rows}):
         own = [row for row in rows if row["source"] == source]
@@ -101,17 +101,22 @@ def by_source(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[st
     return found
 
 
-def made_in_order(wanted: Sequence[ToolCall], made: Sequence[ToolCall], registry: Registry) -> bool:
-    """Whether the wanted calls stand among those made, in order. A default that is spelled out is the same call."""
-    if not wanted:
+def made_in_order(expected: Sequence[ToolCall], made: Sequence[ToolCall], registry: Registry) -> bool:
+    """Whether the expected calls are among those made, in order. An argument equal to its default may be left out.
+
+    Expected a, b: "a x b" and "x a b" are in order, "b a" is not.
+    """
+    if not expected:
         return not made
-    remaining = iter(made)  # `any` leaves it behind the call that it found
-    return all(any(_same_call(call, other, registry) for other in remaining) for call in wanted)
+    remaining = iter(
+        made
+    )  # shared by all searches: `any` stops behind the call that it found, and the next one goes on
+    return all(any(_same_call(call, other, registry) for other in remaining) for call in expected)
 
 
-def _same_call(wanted: ToolCall, made: ToolCall, registry: Registry) -> bool:
-    if wanted.name != made.name:
+def _same_call(expected: ToolCall, made: ToolCall, registry: Registry) -> bool:
+    if expected.name != made.name:
         return False
     schema = registry.tools[made.name].spec.parameters if made.name in registry.tools else {}
     defaults = {key: value["default"] for key, value in schema.get("properties", {}).items() if "default" in value}
-    return same_value(defaults | wanted.parsed(), defaults | made.parsed())
+    return same_value(defaults | expected.parsed(), defaults | made.parsed())

@@ -1,6 +1,6 @@
-"""Tool use: does the model call when it should, the right function with the right arguments, and is it silent else.
+"""Tool use: does the model call the right function with the right arguments, and make no call when none is needed?
 
-A row is a dialog whose last message is the expected one. Calls are compared as values, and not as text.
+A row is a dialog whose last message is the expected one. Calls are compared as values, not as text.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class ToolUseEvalConfig(Reading):
     """Dialogs with functions on offer."""
 
     rows: InputSources
-    """SFT rows; the last message is the expected one. Their functions must not have been trained on."""
+    """SFT rows; the last message is the expected one. Their functions must not be in the training data."""
 
 
 def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit: int | None) -> Result:
-    """Of the rows that expect a call: parses, right_function, right_arguments (each includes the one before).
+    """Of the rows that expect a call: parses, right_function, right_arguments. Each requires the one before it.
 
-    Of the rows that expect none: right_silence.
+    Of the rows that expect no call: right_silence, the answer has no call.
     """
     drops = Drops()
     dialogs = limited(read_rows(config.rows, SFTRow, config, drops=drops), limit)
@@ -64,7 +64,7 @@ def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit
 
 def judge_call(found: Message, expected: Message) -> CallVerdict | SilenceVerdict:
     """Compare the message found with the expected one. Several calls may come in any order."""
-    from align.chat.calls import parse_calls  # brings tokenizers, and the config above is read without them
+    from align.chat.calls import parse_calls  # imports tokenizers, which the config above does not need
 
     malformed = any(parse_calls(found.content, syntax).malformed for syntax in ("hermes", "json"))
     if not expected.tool_calls:
@@ -86,7 +86,7 @@ def _as_values(calls: Sequence[ToolCall]) -> Counter[str]:
 
 
 def _canonical(value: Any) -> str:
-    """One text for all JSON values that count as the same."""
+    """The same text for all JSON values that count as equal: {"a": 5.0} and {"a": 5} give {"a":5}."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{json.dumps(key)}:{_canonical(value[key])}" for key in sorted(value)) + "}"
     if isinstance(value, list):

@@ -458,7 +458,7 @@ def test_a_folder_without_the_package_is_named(tmp_path: Path) -> None:
     config = BFCLConfig(sections=("multiple",), path=tmp_path)
     with pytest.raises(RowError, match=r"BFCL_v4_multiple\.json: cannot be read .*Name a folder that holds bfcl_eval/"):
         bfcl.evaluate(config, Answering(calling), tmp_path, None)  # type: ignore[arg-type]
-    with pytest.raises(RowError, match=r"holds no checker that can be imported \(No module named 'bfcl_eval"):
+    with pytest.raises(RowError, match=r"has no checker that can be imported \(No module named 'bfcl_eval"):
         load_checker(tmp_path)
     with pytest.raises(RowError, match=r"bfcl_eval/data: holds no BFCL_v4_\*\.json"):
         function_names(tmp_path)
@@ -470,7 +470,7 @@ def test_a_question_without_its_answer_and_a_broken_line_are_named(small: Path) 
     lines = answers.read_text().splitlines()
     answers.write_text("\n".join(lines[1:]))
     with pytest.raises(
-        RowError, match=r"possible_answer/BFCL_v4_simple_python\.json: holds no answer to simple_python_5"
+        RowError, match=r"possible_answer/BFCL_v4_simple_python\.json: has no answer to simple_python_5"
     ):
         read_cases(small, "simple_python")
     answers.write_text("\n".join([lines[0], lines[1][:40]]))
