@@ -1,4 +1,4 @@
-"""What stands in for a model in tests: one backend that answers from a function or a script.
+"""What replaces a model in tests: one backend that answers from a function or a script.
 
 Imported as `from tests.fakes import FakeBackend`: pytest has the repository's root on its path (pyproject.toml).
 """
@@ -78,7 +78,7 @@ class ScriptedDialogs(FakeBackend):
     """A backend that says a question's lines one after the other, one line for each assistant message.
 
     scripts: question (a part of the prompt's text) -> one list of lines for each sample. Samples that have said the
-        same so far share a prompt; they are told apart by their order.
+        same so far share a prompt; their order distinguishes them.
     """
 
     def __init__(self, protocol: ChatProtocol, scripts: Mapping[str, Sequence[Sequence[str]]], **settings: int) -> None:

@@ -73,7 +73,7 @@ class GenerationEngine:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fingerprints of all that completions depend on besides prompt and seed. Part of the keys of work units."""
+        """Fingerprints of all that completions depend on other than prompt and seed. Part of the keys of work units."""
         return self.backend.identity
 
     @property

@@ -417,7 +417,7 @@ def test_a_model_that_knows_all_answers_gets_every_score_whole(folder: Path, tmp
 
 
 @pytest.mark.asset("bfcl-eval")
-def test_a_tiny_checkpoint_is_asked_through_the_catalog_and_the_result_stands(
+def test_a_tiny_checkpoint_is_asked_through_the_catalog_and_the_result_is_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from align.models import loading

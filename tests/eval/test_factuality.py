@@ -164,7 +164,7 @@ def scored(questions: Path) -> factuality.Result:
     return factuality.evaluate(config, Answering(AFTER, REFUSING), questions.parent, None)  # type: ignore[arg-type]
 
 
-def test_what_the_model_would_have_said_stands_in_for_an_abstained_answer(questions: Path) -> None:
+def test_what_the_model_would_have_said_replaces_an_abstained_answer(questions: Path) -> None:
     rows = {row["id"]: row for row in scored(questions).rows}
     assert {name: row["forced_verdict"] for name, row in rows.items()} == {
         "a": "right",

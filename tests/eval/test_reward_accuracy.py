@@ -34,7 +34,9 @@ def test_ties_count_half_and_three_completions_are_three_pairs(tmp_path: Path) -
     write_rows(tmp_path / "pairs.jsonl", rows)
     config = RewardAccuracyConfig(pairs=tmp_path / "pairs.jsonl")
     found = reward_accuracy.evaluate(config, Reading(), tmp_path, None)  # type: ignore[arg-type]
-    assert found.scores["accuracy"] == share(1 + 0 + 0.5 + 2 + 0, 7), "one prompt is one cluster, so Wilson's stands"
+    assert found.scores["accuracy"] == share(1 + 0 + 0.5 + 2 + 0, 7), (
+        "one prompt is one cluster, so Wilson's interval is kept"
+    )
     assert [row["verdict"] for row in found.rows] == ["right", "wrong", "partly right", "partly right", "wrong"]
     assert {name: found.counts[name] for name in ("rows", "pairs", "prompts")} == {"rows": 5, "pairs": 7, "prompts": 1}
     assert found.rows[0]["answer"] == "2"

@@ -30,7 +30,7 @@ def test_a_curve_worked_by_hand() -> None:
     assert [point.wrong for point in found] == pytest.approx([0, 1 / 5, 1 / 5, 2 / 5, 3 / 5])
     assert [point.known_kept for point in found] == pytest.approx([0.5, 0.5, 1, 1, 1])
     assert aurc(cases("3w 9r 5r 7w 1w")) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2 + 3 / 5) / 5)
-    assert auroc(cases("3w 9r 5r 7w 1w")) == pytest.approx(5 / 6), "of six pairs one stands the wrong way round"
+    assert auroc(cases("3w 9r 5r 7w 1w")) == pytest.approx(5 / 6), "one of six pairs is in the wrong order"
 
 
 def test_questions_of_one_score_are_answered_together() -> None:

@@ -1,4 +1,4 @@
-"""Results on disk: made once for the same inputs, made anew for others; the whole recipe on a tiny checkpoint."""
+"""Results on disk: made once for the same inputs, and again for others; the whole recipe on a tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Making:
         return Result({"right": share(1, 1), "of nothing": None}, {"rows": 1}, [row])
 
 
-def test_a_result_that_stands_from_the_same_inputs_is_not_made_again(data: Path) -> None:
+def test_a_result_from_the_same_inputs_is_not_made_again(data: Path) -> None:
     make, out = Making(), data / "out"
     config = FactualityConfig(questions=data / "questions.jsonl")
 
@@ -70,7 +70,7 @@ def test_a_result_that_stands_from_the_same_inputs_is_not_made_again(data: Path)
     first = result()
     assert result() == first == json.loads((out / "factuality.json").read_text(encoding="utf-8"))
     assert make.times == 1
-    assert [path.name for path in out.iterdir()] == ["factuality.json"], "units go when the result stands"
+    assert [path.name for path in out.iterdir()] == ["factuality.json"], "units are deleted when the result is written"
     assert first["scores"] == {"right": share(1, 1)._asdict()}  # type: ignore[union-attr]
     assert {"name", "model", "scores", "counts", "seconds", "key", "hardware", "dtypes", "rows"} == first.keys()
     assert first["dtypes"] == {"sampling": "auto"}, "as the settings have it; a recipe resolves auto before"
@@ -183,7 +183,7 @@ def test_help_and_a_bad_config_load_no_torch(recipe: str) -> None:
     assert ran.stderr.strip() == "[]"
 
 
-def test_evaluation_is_greedy_unless_told_otherwise() -> None:
+def test_evaluation_is_greedy_unless_set_otherwise() -> None:
     spec = importlib.util.spec_from_file_location("run_eval", ROOT / "recipes" / "run_eval.py")
     assert spec is not None
     assert spec.loader is not None

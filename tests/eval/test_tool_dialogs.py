@@ -35,7 +35,7 @@ def stock(item: str, warehouse: str = "north") -> int:
         warehouse: Which warehouse.
     """
     if item == "unicorns":
-        raise ValueError("nobody stocks unicorns")
+        raise ValueError("no shop stocks unicorns")
     return 1200 + len(item)
 
 def total(price: float, count: int) -> float:
@@ -63,10 +63,10 @@ STOCK = call("stock", item="chairs")
 TOTAL = call("total", price=2.5, count=1206)
 
 SCRIPTS: dict[str, tuple[tuple[ToolCall, ...] | None, tuple[str, ...], list[str]]] = {
-    # question -> calls wanted, answers, what the model says
+    # question -> expected calls, answers, what the model says
     "right": ((STOCK, TOTAL), ("3015",), [hermes(STOCK), hermes(TOTAL), "Together 3,015.00 euros."]),
     "default": ((STOCK,), ("1206",), [hermes(call("stock", item="chairs", warehouse="north")), "1206 of them."]),
-    "mended": ((STOCK,), ("1206",), [hermes(call("stock", item=7)), hermes(STOCK), "We have 1206."]),
+    "corrected": ((STOCK,), ("1206",), [hermes(call("stock", item=7)), hermes(STOCK), "We have 1206."]),
     "order": ((STOCK, TOTAL), ("3015",), [hermes(TOTAL), hermes(STOCK), "It is 3015."]),
     "lies": ((STOCK,), ("1206",), [hermes(STOCK), "We have 12067."]),
     "foreign": ((STOCK,), ("1206",), [hermes(call("total", price=1, count=2)), "We have 1206."]),
@@ -109,7 +109,7 @@ def test_each_dialog_is_run_and_judged(config: ToolDialogsEvalConfig, generator:
     assert judged == {
         "right": (True, True, True, True, "right"),
         "default": (True, True, True, True, "right"),
-        "mended": (True, False, True, True, "right"),
+        "corrected": (True, False, True, True, "right"),
         "order": (False, True, True, True, "wrong calls"),
         "lies": (True, True, False, True, "wrong answer"),
         "foreign": (False, False, True, True, "wrong calls"),
@@ -171,7 +171,7 @@ def test_a_tiny_checkpoint_runs_from_the_catalog(
 
 
 @pytest.mark.parametrize(
-    "wanted, made, right",
+    "expected, made, right",
     [
         ([STOCK, TOTAL], [STOCK, STOCK, TOTAL], True),
         ([STOCK, TOTAL], [TOTAL, STOCK], False),
@@ -184,7 +184,7 @@ def test_a_tiny_checkpoint_runs_from_the_catalog(
         ([], [STOCK], False),
     ],
 )
-def test_wanted_calls_are_found_in_order(
-    config: ToolDialogsEvalConfig, wanted: list[ToolCall], made: list[ToolCall], right: bool
+def test_expected_calls_are_found_in_order(
+    config: ToolDialogsEvalConfig, expected: list[ToolCall], made: list[ToolCall], right: bool
 ) -> None:
-    assert made_in_order(wanted, made, make_registry(config.tools)) == right
+    assert made_in_order(expected, made, make_registry(config.tools)) == right

@@ -1,4 +1,4 @@
-"""Tool calls judged as values: what counts as the same call, and silence where no call is wanted."""
+"""Tool calls judged as values: what counts as the same call, and no call where none is expected."""
 
 from __future__ import annotations
 

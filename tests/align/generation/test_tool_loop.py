@@ -168,7 +168,7 @@ def test_a_result_is_data_and_brings_no_control_token(protocol: ChatProtocol) ->
         return poison
 
     registry = Registry([tool_of(read_note), tool_of(shout)])
-    backend = scripted(protocol, {"Read it": [hermes("read_note"), "It wants me to obey."]})
+    backend = scripted(protocol, {"Read it": [hermes("read_note"), "It asks me to obey."]})
     recorder = Recorder(registry)
     row = question("Read it", tools_text(registry.specs))
     (found,) = run_dialogs([row], backend.engine, [recorder], seeds=[0], max_result_characters=500)

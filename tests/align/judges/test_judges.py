@@ -61,7 +61,7 @@ def test_giving_up_is_heard(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ANSWERS)
-def test_an_answer_is_no_surrender(text: str) -> None:
+def test_an_answer_is_no_abstention(text: str) -> None:
     assert not abstains(text)
 
 

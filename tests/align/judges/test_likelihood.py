@@ -51,9 +51,9 @@ def test_scores_are_the_summed_content_log_probabilities(tiny_checkpoint: Path, 
         [by_plain_forward(tiny_checkpoint, request, completion) for completion in request.completions]
         for request in REQUESTS
     ]
-    for own, own_counts, wanted in zip(found, counts, expected, strict=True):
-        assert own == pytest.approx([value for value, _ in wanted], abs=1e-3)
-        assert own_counts == [count for _, count in wanted]
+    for own, own_counts, values in zip(found, counts, expected, strict=True):
+        assert own == pytest.approx([value for value, _ in values], abs=1e-3)
+        assert own_counts == [count for _, count in values]
 
 
 def test_an_opening_is_at_least_as_likely_as_what_goes_on_from_it(tiny_checkpoint: Path) -> None:

@@ -366,11 +366,11 @@ def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Pat
 
     kept: dict[Path, int] = {}
     kills = 0
-    for wanted in (2, 9):  # units on disk, of 7 sampled and 7 scored
+    for least in (2, 9):  # units on disk, of 7 sampled and 7 scored
         process = subprocess.Popen(
             command(rejection_config, parts), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        while process.poll() is None and len(list(parts.rglob("unit-*.jsonl"))) < wanted:
+        while process.poll() is None and len(list(parts.rglob("unit-*.jsonl"))) < least:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         kills += process.wait(timeout=60) == -signal.SIGKILL

@@ -103,9 +103,11 @@ def test_a_pair_that_teaches_nothing_is_dropped_with_its_reason(
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_candidate_without_a_score_is_refused(score: float | None) -> None:
-    told = "has no score. Score the candidates" if score is None else f"has the score {score}, expected a finite number"
+    expected = (
+        "has no score. Score the candidates" if score is None else f"has the score {score}, expected a finite number"
+    )
     for select in (best_of, lambda made: best_and_worst(made, 0.0)):
-        with pytest.raises(RowError, match=f"candidate p-0 of prompt p: {told}"):
+        with pytest.raises(RowError, match=f"candidate p-0 of prompt p: {expected}"):
             select(candidates(("a", score, True)))
 
 

@@ -125,7 +125,7 @@ def test_giving_up_is_heard_in_its_language(language: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("language, text", pairs(ANSWERS))
-def test_an_answer_is_no_surrender(language: str, text: str) -> None:
+def test_an_answer_is_no_abstention(language: str, text: str) -> None:
     assert abstention(text) is None
 
 
