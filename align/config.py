@@ -216,7 +216,7 @@ def help_text(recipe: type[Section], script: str, topic: str = "") -> str:
     body = [line for each in settings for line in each.lines()]
     if catalogue and not topic:
         width = max(map(len, catalogue))
-        body += ["", f"A config has one of these sections; `{script} --help NAME` shows its settings:", ""]
+        body += ["", f"Sections that a config may have; `{script} --help NAME` shows the settings of one:", ""]
         body += [f"  {each:{width}}  {meaning}" for each, meaning in catalogue.items()]
     out = [f"usage: {script} CONFIG.yaml [key=value ...]", f"       {script} --help [NAME]", "", *about, ""]
     out += ["A setting is given as key=value, --key=value or --key value, and overrides the YAML file.", "", *body]

@@ -105,7 +105,7 @@ def _table(kind: type[Section]) -> list[str]:
     for name, field in fields.items():
         kind_and_range = " ".join([_type(field.annotation), *_limits(field.metadata)])
         default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-        default = "exactly one of these" if name in catalogue else default
+        default = "none" if name in catalogue else default
         cells = [f"`{name}`", kind_and_range, default, _plain(catalogue.get(name) or field.description or "")]
         out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*out, ""]
