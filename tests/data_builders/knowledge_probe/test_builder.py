@@ -334,8 +334,7 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Pa
     folder = build(
         config,
         questions.parent / "written",
-        table(protocol),
-        protocol,
+        table(protocol).engine,
         writer=FakeBackend(protocol, writer).engine,
     )
     pairs = read_rows(folder / "preferences.jsonl", PreferenceRow)
@@ -368,8 +367,7 @@ def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
     folder = build(
         config,
         questions.parent / "judged",
-        table(protocol),
-        protocol,
+        table(protocol).engine,
         judge=FakeBackend(protocol, judge).engine,
         writer=FakeBackend(protocol, writer).engine,
     )

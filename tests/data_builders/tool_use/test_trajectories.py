@@ -272,7 +272,7 @@ def test_the_model_of_the_config_is_loaded_and_sampled(
     sampling = SamplingConfig(max_completion_tokens=4, dtype="float32", threads=1)
     real = config.model_copy(update={"model": tiny_checkpoint, "sampling": sampling})
     with pytest.raises(RowError, match=r"no trajectory is left to train on: 0 rows \(16 dropped: .*not finished"):
-        build(real, tmp_path / "out", None, None)
+        build(real, tmp_path / "out")
     units = sorted((tmp_path / "out" / "units").glob("unit-*.jsonl"))
     said = [row for path in units for row in unit_rows(path, SampledTrajectory)]
     assert len({each.messages[0].content for each in said}) > 8, "samples of a prompt have seeds of their own"
