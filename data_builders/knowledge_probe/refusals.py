@@ -215,7 +215,9 @@ def _check(text: str, language: str, where: str, allow_apology: bool) -> None:
             f"{where}: {text!r} is not recognized as a refusal. Write it like one of the built-in wordings"
         )
     if abstained.language != language:
-        raise ValueError(f"{where}: {text!r} is a refusal in {abstained.language!r}, not in {language!r}. Move it there")
+        raise ValueError(
+            f"{where}: {text!r} is a refusal in {abstained.language!r}, not in {language!r}. Move it there"
+        )
     if apologizes(filled) and not allow_apology:
         raise ValueError(f"{where}: {text!r} begins with an apology. Remove it, or set allow_apology to true")
 
