@@ -13,7 +13,7 @@ from align.errors import ConfigError
 from align.models.quantization import require_quantized_training
 from align.reporting import logger
 from align.settings import ModelConfig, TrainingConfig
-from align.trainers.extensions import require_extension
+from align.trainers.extensions import prepare_extension
 from align.trainers.output import claim_output
 
 log = logger(__name__)
@@ -41,7 +41,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
         raise ConfigError("model.dtype", what, how)
     if sharded and os.environ.get("DS_ACCELERATOR") == "cpu" and sys.platform == "linux":
-        require_extension()
+        prepare_extension()
     claim_output(training.output_dir, model.path)
     if "TORCHELASTIC_RUN_ID" in os.environ and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
         log.info(

@@ -1,8 +1,10 @@
 """What DeepSpeed compiles on a CPU before ZeRO-3 starts: checked first, so that a start neither fails late nor hangs.
 
 DeepSpeed's collectives in shared memory are C++ that torch compiles at the first start, about a minute, and keeps in
-`<TORCH_EXTENSIONS_DIR>/deepspeed_shm_comm`. A file `lock` in that folder makes other processes wait for the one that
-compiles. A process that is killed while it compiles leaves the file, and torch then waits for it for ever, in silence.
+`<TORCH_EXTENSIONS_DIR>/deepspeed_shm_comm`. Without a compiler or ninja they are left out: gloo does their work.
+
+A file `lock` in that folder makes other processes wait for the one that compiles. A process that is killed while it
+compiles leaves the file, and torch then waits for it for ever, in silence.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ log = logger(__name__)
 
 EXTENSION = "deepspeed_shm_comm"
 LOCK = "lock"
+NINJA, COMPILER = "ninja", "a C++ compiler"
+_HOW = {
+    NINJA: "For its faster collectives in shared memory: pip install ninja",
+    COMPILER: "For its faster collectives in shared memory: apt install g++, or set CXX to the compiler's name",
+}
 POLL_SECONDS = 2.0
 SAY_SECONDS = 60.0
 """How often a start that waits for a build says so."""
@@ -29,13 +36,20 @@ STALE_SECONDS = 180.0
 holder may be invisible: another user's, or on another machine that shares the folder."""
 
 
-def require_extension() -> None:
-    """Raise ConfigError if ZeRO-3 could not start on this CPU: a tool to compile with is missing, or an old lock is
-    left. Wait for a build that is under way. Call it on every process, before DeepSpeed is initialized.
+def prepare_extension() -> None:
+    """Make sure that DeepSpeed can start on this CPU. Call it on every process, before DeepSpeed is initialized.
+
+    Leaves the extension out if a tool to compile it with is missing. Waits for a build that is under way, and raises
+    ConfigError if a killed build has left its lock.
     """
     folder = build_folder()
-    _require_tools(folder)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    missing = _missing_tool(folder)
+    if missing:
+        _leave_out(missing)
+        if first:
+            log.warning("%s is not on PATH: DeepSpeed communicates through gloo. %s", missing, _HOW[missing])
+    elif first:
         _wait_for_build(folder)
 
 
@@ -52,20 +66,32 @@ def build_folder() -> Path:
     return Path(get_default_build_root()) / f"{python}_{built_for}" / EXTENSION
 
 
-def _require_tools(folder: Path) -> None:
-    """torch runs ninja at every start, to see whether what it has compiled is up to date, and the compiler if not."""
+def _missing_tool(folder: Path) -> str:
+    """The program that is missing to compile the extension; empty if none is, or if it is compiled already.
+
+    torch runs ninja at every start, to see whether what it has compiled is up to date, and the compiler if not.
+    """
     if shutil.which("ninja") is None:
-        # `.venv/bin/python -m accelerate.commands.launch` finds the environment's packages, and not its programs.
+        # `.venv/bin/python -m accelerate.commands.launch` finds the environment's packages, but not its programs.
         scripts = sysconfig.get_path("scripts")
         if shutil.which("ninja", path=scripts) is None:
-            what = "DeepSpeed compiles a part of itself with ninja, which is not on PATH"
-            raise ConfigError("launch", what, "pip install ninja, or train on one process without DeepSpeed")
+            return NINJA
         os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), scripts)))
     compiler = os.environ.get("CXX", "").strip() or "c++"
     if shutil.which(compiler.split()[0]) is None and not (folder / f"{EXTENSION}.so").is_file():
-        what = f"DeepSpeed compiles a part of itself with a C++ compiler, and there is no {compiler} on PATH"
-        how = "Install one (apt install g++), set CXX to its name, or train on one process without DeepSpeed"
-        raise ConfigError("launch", what, how)
+        return COMPILER
+    return ""
+
+
+def _leave_out(missing: str) -> None:
+    """Tell DeepSpeed that the extension cannot be had here. It then uses torch's own backend for collectives, gloo."""
+    import deepspeed.ops
+
+    usable = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if not isinstance(usable, dict):
+        what = f"DeepSpeed compiles a part of itself on a CPU, and {missing} is not on PATH"
+        raise ConfigError("launch", what, f"{_HOW[missing]}, or train on one process without DeepSpeed")
+    usable[EXTENSION] = False
 
 
 def _wait_for_build(folder: Path) -> None:

@@ -15,14 +15,14 @@ import pytest
 
 from align.errors import ConfigError
 from align.trainers import extensions
-from align.trainers.extensions import EXTENSION, build_folder, require_extension
+from align.trainers.extensions import EXTENSION, build_folder, prepare_extension
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "ext"))
     monkeypatch.setattr(extensions, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(extensions, "_require_tools", lambda folder: None)
+    monkeypatch.setattr(extensions, "_missing_tool", lambda folder: "")
     made = tmp_path / "ext" / EXTENSION
     made.mkdir(parents=True)
     return made
@@ -39,7 +39,7 @@ def test_the_lock_of_a_killed_build_stops_the_start_and_names_the_file(folder: P
     (folder / "lock").touch()
     aged(folder, 600)
     with pytest.raises(ConfigError, match=rf"a build of {EXTENSION} that was killed left it .*rm {folder}/lock"):
-        require_extension()
+        prepare_extension()
     assert (folder / "lock").exists(), "it is the user's to delete"
 
 
@@ -57,21 +57,21 @@ def test_a_build_that_is_under_way_is_waited_for_with_a_line(folder: Path, caplo
     assert maker.stdout.readline() == "held\n"
     aged(folder, 600)
     threading.Timer(0.3, maker.stdin.close).start()
-    require_extension()
+    prepare_extension()
     assert not (folder / "lock").exists()
     assert f"waiting for another process ({maker.pid}) that compiles {EXTENSION}" in caplog.text
     maker.wait()
     (folder / "lock").touch()
     threading.Timer(0.3, (folder / "lock").unlink).start()
-    require_extension()
+    prepare_extension()
     assert "waiting for another process that compiles" in caplog.text
 
 
 def test_an_extension_that_is_compiled_or_not_begun_is_no_wait(folder: Path) -> None:
     (folder / f"{EXTENSION}.so").touch()
-    require_extension()
+    prepare_extension()
     shutil.rmtree(folder.parent)
-    require_extension()
+    prepare_extension()
 
 
 def test_the_folder_is_torchs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,11 @@ def test_the_folder_is_torchs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert str(build_folder()) == _get_build_directory(EXTENSION, verbose=False)
 
 
-def test_tools_that_are_missing_are_named_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_tool_to_compile_with_deepspeed_leaves_the_extension_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    import deepspeed.ops
+
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "ext"))
     monkeypatch.delenv("CXX", raising=False)
     programs, scripts = tmp_path / "bin", tmp_path / "scripts"
@@ -95,19 +97,42 @@ def test_tools_that_are_missing_are_named_before_anything_is_done(
         each.mkdir()
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(scripts))
+    usable = dict.fromkeys([EXTENSION], True)
+    monkeypatch.setattr(deepspeed.ops, "__compatible_ops__", usable)
 
     def program(path: Path) -> None:
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
 
-    with pytest.raises(ConfigError, match=r"launch: .* ninja, which is not on PATH\. pip install ninja"):
-        require_extension()
+    def said_of() -> str:
+        caplog.clear()
+        usable[EXTENSION] = True
+        prepare_extension()
+        assert usable[EXTENSION] is (caplog.text == "")
+        return caplog.text
+
+    assert "ninja is not on PATH: DeepSpeed communicates through gloo" in said_of()
     program(scripts / "ninja")  # as pip installs it, in an environment that was not activated
-    with pytest.raises(ConfigError, match=r"there is no c\+\+ on PATH\. Install one"):
-        require_extension()
+    assert "a C++ compiler is not on PATH: DeepSpeed communicates through gloo" in said_of()
     assert shutil.which("ninja") == str(scripts / "ninja"), "torch finds it now"
     monkeypatch.setenv("CXX", "clang++ -v")
-    with pytest.raises(ConfigError, match=r"there is no clang\+\+"):
-        require_extension()
+    assert "a C++ compiler is not on PATH" in said_of()
+    monkeypatch.setattr(deepspeed.ops, "__compatible_ops__", None)  # a DeepSpeed that asks in another way
+    with pytest.raises(ConfigError, match=r"launch: .* a C\+\+ compiler is not on PATH\. .*apt install g\+\+"):
+        prepare_extension()
     program(programs / "clang++")
-    require_extension()
+    monkeypatch.setattr(deepspeed.ops, "__compatible_ops__", usable)
+    assert said_of() == ""
+    assert usable[EXTENSION]
+
+
+def test_deepspeed_asks_whether_the_extension_can_be_had() -> None:
+    """The key that `prepare_extension` sets is the one that DeepSpeed reads before it compiles."""
+    import deepspeed.ops
+    from deepspeed.comm.torch import build_shm_op
+
+    known = deepspeed.ops.__compatible_ops__
+    assert EXTENSION in known
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(known, EXTENSION, False)
+        assert build_shm_op() is None
