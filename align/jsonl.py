@@ -347,7 +347,7 @@ class _Seen:
 
 
 class _Times:
-    """How often each record of a source is used, by its weight: `Counted.weigh` of the builders, by place.
+    """How often each record of a source is used, by its weight: like `RowSet.apply_weight` of the builders, by index.
 
     Weight 2.5 of four records: each twice, and a seeded two of them once more.
     """

@@ -271,8 +271,3 @@ def prompt_in(record: dict[str, Any], where: str) -> Messages:
         how = "Give prompts, questions, SFT rows or preferences, or map the column: {path: ..., columns: {prompt: ...}}"
         problem = " ".join(error.what.split())[:120]
         raise RowError(where, f"expected a row with prompt or messages, found none ({problem})", how) from None
-
-
-Counted = RowSet
-read_counted = read_row_set
-keys_of = message_keys

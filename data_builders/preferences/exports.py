@@ -91,7 +91,7 @@ def plain_record(record: Json, where: str, fields: ExportFields, ignore: Collect
 
     The result also has the system prompt, if there is one. Skipped, discarded and unfinished answers are left out.
 
-    ignore: fields of the project that the user wants to leave out. Any other field with text that `fields` does not
+    ignore: fields of the project to leave out. Any other field with text that `fields` does not
     name
         raises an error, because it could be something that the raters saw. This is checked if the export separates
         fields from answers and metadata (`fields` in Argilla, `data` in Label Studio).

@@ -22,7 +22,7 @@ from align.rows import Messages, SFTRow, row_id, tools_of, tools_text
 from align.settings import InputSource, InputSources, Reading
 from align.tools.schema import call_problem
 from data_builders.packaged import GLAIVE, ToolDialog, provenance, tool_dialogs
-from data_builders.row_set import Counted, characters, evaluation_keys, prompt_keys, read_counted
+from data_builders.row_set import RowSet, characters, evaluation_keys, prompt_keys, read_row_set
 
 Kind = Literal["call", "answer", "no-call"]
 
@@ -54,10 +54,10 @@ class ImportedDialogsConfig(ToolDialogsConfig, Reading):
 
 def build(config: ImportedDialogsConfig, output: Path) -> Path:
     """Write `tools.jsonl` and `tools.heldout.jsonl` into the folder `output`."""
-    source, dialogs, read = GLAIVE, None, Counted[SFTRow]()
+    source, dialogs, read = GLAIVE, None, RowSet[SFTRow]()
     if config.path is not None:
         source = Path(sources_of(config.path)[0].path).stem
-        read = read_counted(config.path, SFTRow, config, config.seed)
+        read = read_row_set(config.path, SFTRow, config, config.seed)
         dialogs = [ToolDialog(row.messages, tools_of(row.tools)) for row in read.rows]
     train, heldout = tool_rows(tool_dialogs() if dialogs is None else dialogs, config, config.seed, source)
     train.dropped.update(read.dropped)
@@ -72,15 +72,15 @@ def build(config: ImportedDialogsConfig, output: Path) -> Path:
 
 def tool_rows(
     dialogs: Sequence[ToolDialog], config: ToolDialogsConfig, seed: int, source: str = GLAIVE
-) -> tuple[Counted[SFTRow], Counted[SFTRow]]:
+) -> tuple[RowSet[SFTRow], RowSet[SFTRow]]:
     """(rows to train on, rows held out). A dialog that mixes functions of both sides is dropped, and counted.
 
     The turns of a dialog from its first invalid call on are dropped too, with the reason that `call_problem` gives.
     The rows to train on are not limited here, because rows that match an evaluation prompt are dropped before that.
     """
     held = held_out_functions(dialogs, config.heldout_ratio, seed)
-    train: Counted[SFTRow] = Counted()
-    heldout: Counted[SFTRow] = Counted()
+    train: RowSet[SFTRow] = RowSet()
+    heldout: RowSet[SFTRow] = RowSet()
     for dialog in dialogs:
         turns = _turns(dialog, source)
         if not dialog.tools:

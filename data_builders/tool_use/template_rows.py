@@ -15,7 +15,7 @@ from align.errors import SandboxError
 from align.files import fingerprint_of
 from align.reporting import logger
 from align.rows import PreferenceRow, SFTRow, ToolQuestionRow, row_id, tools_text
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 from data_builders.tool_use.dialogs.dialog import (
     CallFailed,
     DialogKind,
@@ -40,7 +40,7 @@ class DialogSampler:
     excluded: frozenset[str] = frozenset()
     """`name_key` of functions that no dialog may offer."""
 
-    def dialogs(self, kind: DialogKind, count: int, counted: Counted) -> Iterator[tuple[int, ExecutedDialog]]:
+    def dialogs(self, kind: DialogKind, count: int, counted: RowSet) -> Iterator[tuple[int, ExecutedDialog]]:
         """(number, dialog) of up to `count` dialogs. Failed calls and excluded functions are counted as drops."""
         for number in range(count):
             for attempt in range(TRIES):
@@ -75,9 +75,9 @@ def sft_row(dialog: ExecutedDialog) -> SFTRow:
 
 def training_rows(
     sampler: DialogSampler, counts: Mapping[DialogKind, int]
-) -> tuple[Counted[SFTRow], dict[str, ExecutedDialog]]:
+) -> tuple[RowSet[SFTRow], dict[str, ExecutedDialog]]:
     """(a row of each dialog, the dialog of each row by the row's id). counts: dialogs of each kind."""
-    rows: Counted[SFTRow] = Counted()
+    rows: RowSet[SFTRow] = RowSet()
     dialogs: dict[str, ExecutedDialog] = {}
     for kind, count in counts.items():
         for _, dialog in sampler.dialogs(kind, count, rows):
@@ -87,11 +87,11 @@ def training_rows(
     return rows, dialogs
 
 
-def pair_rows(sampler: DialogSampler, counts: Mapping[DialogKind, int], limit_seed: int) -> Counted[PreferenceRow]:
+def pair_rows(sampler: DialogSampler, counts: Mapping[DialogKind, int], limit_seed: int) -> RowSet[PreferenceRow]:
     """Pairs from dialogs of their own. counts: pairs of each kind; further ones are dropped by a seeded choice."""
-    pairs: Counted[PreferenceRow] = Counted()
+    pairs: RowSet[PreferenceRow] = RowSet()
     for kind, count in counts.items():
-        part: Counted[PreferenceRow] = Counted()
+        part: RowSet[PreferenceRow] = RowSet()
         for number, (_, dialog) in enumerate(sampler.dialogs(kind, count, part)):
             rng = random.Random(fingerprint_of(sampler.seed, "pair", kind, number))
             for pair in pairs_of(dialog, "tasks", rng):
@@ -103,13 +103,13 @@ def pair_rows(sampler: DialogSampler, counts: Mapping[DialogKind, int], limit_se
 
 def held_out_rows(
     sampler: DialogSampler, counts: Mapping[DialogKind, int]
-) -> tuple[Counted[SFTRow], Counted[ToolQuestionRow]]:
+) -> tuple[RowSet[SFTRow], RowSet[ToolQuestionRow]]:
     """(single messages, dialogs to run live) of the held-out domains. counts: dialogs of each kind.
 
     The sampler's source must not rename functions, so that a registry of the domain's file can answer the calls.
     """
-    single: Counted[SFTRow] = Counted()
-    dialogs: Counted[ToolQuestionRow] = Counted()
+    single: RowSet[SFTRow] = RowSet()
+    dialogs: RowSet[ToolQuestionRow] = RowSet()
     for kind, count in counts.items():
         for _, dialog in sampler.dialogs(kind, count, dialogs):
             row = sft_row(dialog)

@@ -23,7 +23,7 @@ from align.records import identities_of
 from align.reporting import logger
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import BadRows, InputPath, InputSource
-from data_builders.row_set import Counted, characters, evaluation_keys, keys_of, prompt_keys
+from data_builders.row_set import RowSet, characters, evaluation_keys, message_keys, prompt_keys
 from data_builders.tool_use.dialogs.catalog import PACKAGED, domain_files, load_domains
 from data_builders.tool_use.dialogs.dialog import DialogKind, DialogSource, ExecutedDialog
 from data_builders.tool_use.dialogs.renaming import name_key
@@ -65,9 +65,9 @@ class ToolTemplatesConfig(BadRows):
     """Dialogs held out, by kind."""
     most_offered: int = Field(3, gt=0)
     """Functions offered in one dialog, at most."""
-    alone_share: float = Field(0.3, ge=0, le=1)
+    alone_ratio: float = Field(0.3, ge=0, le=1)
     """Share of the dialogs that offer only the functions that they are about."""
-    renamed_share: float = Field(0.8, ge=0, le=1)
+    renamed_ratio: float = Field(0.8, ge=0, le=1)
     """Share of the functions that appear under another name, with other names of parameters; the rest as they are."""
     pairs: dict[DialogKind, int] = Field(default_factory=dict)
     """Preference pairs by the kind of dialog that they come from; the dialogs are not those of `rows`. The number of
@@ -115,13 +115,13 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     evaluation |= evaluation_keys(config.evaluation, config.bad_rows)
 
     # The rows: held out, to train on, and pairs.
-    held_source = DialogSource(held, config.most_offered, 0.0, config.alone_share)
+    held_source = DialogSource(held, config.most_offered, 0.0, config.alone_ratio)
     heldout, dialogs = held_out_rows(DialogSampler(held_source, config.seed), config.heldout_rows)
     for suite in (heldout, dialogs):
         suite.drop_duplicates()
         suite.shuffle(config.seed)
         evaluation |= set().union(*map(prompt_keys, suite.rows))
-    source = DialogSource(trained, config.most_offered, config.renamed_share, config.alone_share)
+    source = DialogSource(trained, config.most_offered, config.renamed_ratio, config.alone_ratio)
     train, made_from = training_rows(DialogSampler(source, config.seed, excluded), config.rows)
     pair_seed = int(fingerprint_of("pairs", config.seed)[:8], 16)
     pairs = pair_rows(DialogSampler(source, pair_seed, excluded), config.pairs, config.seed)
@@ -135,7 +135,7 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     if config.domain_folders:
         files = domain_files(config.folders).values()
         inputs |= identities_of([half for file in files for half in (file, file.with_suffix(".py"))])
-    parts: dict[str, Counted] = {
+    parts: dict[str, RowSet] = {
         "tools": train, "tools.preferences": pairs, "tools.heldout": heldout, "tools.dialogs": dialogs,
     }  # fmt: skip
     for name, part in parts.items():
@@ -154,11 +154,11 @@ def bfcl_keys() -> tuple[frozenset[str], set[str]]:
     folder = path_of("bfcl-eval")
     questions: set[str] = set()
     for text in bfcl.question_texts(folder):
-        questions |= keys_of((Message(role="user", content=text),)) | {exact_key(text)}
+        questions |= message_keys((Message(role="user", content=text),)) | {exact_key(text)}
     return frozenset(map(name_key, bfcl.function_names(folder))), questions
 
 
-def drop_unfit(rows: Counted, evaluation: set[str], max_characters: int) -> None:
+def drop_unfit(rows: RowSet, evaluation: set[str], max_characters: int) -> None:
     """Drop duplicates, rows that are too long, and rows that ask what an evaluation asks."""
 
     def is_long(row: SFTRow | PreferenceRow) -> bool:
@@ -170,7 +170,7 @@ def drop_unfit(rows: Counted, evaluation: set[str], max_characters: int) -> None
     rows.drop_matches(evaluation)
 
 
-def write_call_files(output: Path, rows: Counted[SFTRow], made_from: Mapping[str, ExecutedDialog]) -> None:
+def write_call_files(output: Path, rows: RowSet[SFTRow], made_from: Mapping[str, ExecutedDialog]) -> None:
     """Write the files that the calls of a row read to `files/<row id>/`."""
     for row in rows.rows:
         for name, data in made_from[row.id].files.items():
@@ -178,7 +178,7 @@ def write_call_files(output: Path, rows: Counted[SFTRow], made_from: Mapping[str
                 handle.write(data)
 
 
-def write_records(path: Path, rows: Counted[SFTRow], made_from: Mapping[str, ExecutedDialog]) -> None:
+def write_records(path: Path, rows: RowSet[SFTRow], made_from: Mapping[str, ExecutedDialog]) -> None:
     """Write every call of a row with its result, one line for each row."""
     with whole_file(path) as handle:
         for row in rows.rows:

@@ -29,7 +29,7 @@ from align.tools.interpreter import DialogSession, interpreter_tool
 from align.tools.registry import Registry
 from align.tools.replay import CallRecord, Recorder, Replay, ReplayError
 from align.tools.sandbox.session import Sandbox, SandboxLimits
-from data_builders.row_set import Counted, evaluation_keys, read_counted
+from data_builders.row_set import RowSet, evaluation_keys, read_row_set
 from data_builders.tool_use.trajectory_rows import SampledTrajectory, preference_rows, sft_rows
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -101,7 +101,7 @@ def build(config: TrajectoriesConfig, output: Path, engine: GenerationEngine | N
 
     engine: what generates; None loads `config.model`. Units that exist in `output/units` are not repeated.
     """
-    prompts = read_counted(config.prompts, ToolQuestionRow, config, config.seed)
+    prompts = read_row_set(config.prompts, ToolQuestionRow, config, config.seed)
     prompts.drop_duplicates()
     prompts.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
     if not prompts.rows:
@@ -138,7 +138,7 @@ def build(config: TrajectoriesConfig, output: Path, engine: GenerationEngine | N
     for name, part in (("trajectories", rows), ("preferences", pairs)):
         part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
         logger("data_builders").info("%-20s %s", name, part.summary())
-    records = Counted(_records(row, made_from[row.id]) for row in rows.rows)
+    records = RowSet(_records(row, made_from[row.id]) for row in rows.rows)
     records.write(output / "records.jsonl", config=dump(config), inputs=inputs)
     if not rows.rows:
         how = "Use easier prompts, a stronger model or more samples; output/units has the sampled dialogs"

@@ -16,7 +16,7 @@ from pydantic import Field
 from align.judges.answers.values import holds
 from align.rows import Messages, PreferenceRow, Row, SFTRow, ToolQuestionRow, row_id
 from align.tools.replay import CallRecord
-from data_builders.row_set import Counted
+from data_builders.row_set import RowSet
 
 Kind = Literal["no-call", "single-step", "multi-step", "mended"]  # codespell:ignore mended
 """The last part of a row's source; the last kind has a failed call that was corrected later, and multi-step has calls
@@ -90,12 +90,12 @@ def kind_of(trajectory: SampledTrajectory) -> Kind:
 
 def sft_rows(
     sampled: Sequence[SampledTrajectory], questions: Mapping[str, ToolQuestionRow], label: str
-) -> tuple[Counted[SFTRow], dict[str, SampledTrajectory]]:
+) -> tuple[RowSet[SFTRow], dict[str, SampledTrajectory]]:
     """(rows to train on and a count of the others, each row's trajectory by the row's id).
 
     A failed call stays in its dialog, so that the model learns to correct it, but is not trained on.
     """
-    rows: Counted[SFTRow] = Counted()
+    rows: RowSet[SFTRow] = RowSet()
     made_from = {}
     for each in sampled:
         reason = reason_to_drop(each, questions[each.prompt_id])
@@ -120,7 +120,7 @@ def sft_rows(
 
 def preference_rows(
     sampled: Sequence[SampledTrajectory], questions: Mapping[str, ToolQuestionRow], label: str
-) -> Counted[PreferenceRow]:
+) -> RowSet[PreferenceRow]:
     """For each trajectory with a failed call, a pair with the message of a trajectory that ended well.
 
     The pair is the first message in which the two differ, after the same context. If the first difference is a tool's
@@ -129,7 +129,7 @@ def preference_rows(
     groups: dict[str, list[SampledTrajectory]] = defaultdict(list)
     for each in sampled:
         groups[each.prompt_id].append(each)
-    rows: Counted[PreferenceRow] = Counted()
+    rows: RowSet[PreferenceRow] = RowSet()
     for prompt_id, group in groups.items():
         good = [each for each in group if reason_to_drop(each, questions[prompt_id]) is None]
         for bad in group:

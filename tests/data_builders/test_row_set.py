@@ -113,7 +113,7 @@ def test_evaluation_files_may_hold_any_kind_of_row(tmp_path: Path) -> None:
         assert not message_keys((user,)).isdisjoint(evaluation_keys([path]))
 
 
-@pytest.mark.parametrize("line", ["no json", '{"text": "no prompt"}', '{"prompt": [{"role": "nobody"}]}', "[1]"])
+@pytest.mark.parametrize("line", ["no json", '{"text": "no prompt"}', '{"prompt": [{"role": "unknown"}]}', "[1]"])
 def test_an_evaluation_line_without_a_prompt_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')

@@ -63,20 +63,20 @@ class DialogSource:
     domains: Sequence[Domain]
     most_offered: int
     """Functions offered in one dialog, at most."""
-    renamed_share: float
+    renamed_ratio: float
     """Share of the functions that appear under another name."""
-    alone_share: float = 0.0
+    alone_ratio: float = 0.0
     """Share of the dialogs that offer only the functions that they are about."""
 
     def domain(self, rng: random.Random) -> Domain:
         return rng.choice(self.domains)
 
     def offer(self, task: Task, domain: Domain, rng: random.Random) -> Offered:
-        return renamed(task, domain.name, rng) if rng.random() < self.renamed_share else plain(task)
+        return renamed(task, domain.name, rng) if rng.random() < self.renamed_ratio else plain(task)
 
     def others(self, taken: Sequence[Offered], domain: Domain, rng: random.Random, least: int = 0) -> list[Offered]:
         """Further functions to offer, half of them from the same domain, and none of those taken already."""
-        if not least and rng.random() < self.alone_share:
+        if not least and rng.random() < self.alone_ratio:
             return []
         free = self.most_offered - len(taken)
         count = min(free, rng.choices(range(least, least + 4), weights=(5, 3, 2, 1))[0])

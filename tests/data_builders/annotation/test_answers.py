@@ -1,4 +1,4 @@
-"""Models that answer while raters work: which, how often, what they are told, and what waits for what."""
+"""Models that answer while raters work: which, how often, what they are given, and which requests come first."""
 
 from __future__ import annotations
 
@@ -102,18 +102,18 @@ def test_each_turn_is_answered_once_by_two_different_models(studio: Studio) -> N
 def test_the_next_turn_reads_the_dialog_as_it_went_on(studio: Studio) -> None:
     store, answers, speakers = studio(["Well?"])
     turn = answered(store, answers, "ann")
-    store.judge("ann", turn.id, "judgement-1", 2, (Message(role="assistant", content="Mended."),))
+    store.judge("ann", turn.id, "judgement-1", 2, (Message(role="assistant", content="Improved."),))
     store.go_on("ann", turn.id, "And more?")
     answered(store, answers, "ann")
     for speaker in speakers.values():
         read = speaker.asked[-1]
-        assert [read.index(text) for text in ("Well?", "Mended.", "And more?")] == sorted(
-            read.index(text) for text in ("Well?", "Mended.", "And more?")
+        assert [read.index(text) for text in ("Well?", "Improved.", "And more?")] == sorted(
+            read.index(text) for text in ("Well?", "Improved.", "And more?")
         )
         assert f"{turn.models[0]} 1" not in read, "the answer was replaced by its edited form"
 
 
-def test_a_slow_model_holds_up_nobody_who_waits_for_nothing(studio: Studio) -> None:
+def test_a_slow_model_does_not_delay_raters_who_do_not_need_it(studio: Studio) -> None:
     store, answers, speakers = studio(["Slow?"], raters_per_pair=2)
     ready = Task(
         name="ready",
@@ -150,10 +150,10 @@ def test_prompts_are_answered_before_anybody_opens_them(studio: Studio) -> None:
     assert sum(len(speaker.asked) for speaker in speakers.values()) == 6
     turn = store.current("ann")
     assert turn is not None
-    assert turn.responses is not None, "nobody waits"
+    assert turn.responses is not None, "no rater waits"
 
 
-def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio) -> None:
+def test_a_prompt_that_a_model_cannot_answer_is_reported_and_the_others_are_answered(studio: Studio) -> None:
     store, answers, speakers = studio(["Much too long " * 300, "Short?"])
     turn = store.current("ann")
     assert turn is not None
@@ -163,10 +163,10 @@ def test_what_a_model_cannot_answer_is_told_and_the_others_go_on(studio: Studio)
     assert answered(store, answers, "ann").prompt[0].content == "Short?"
     speakers["a"].fails = True
     store.add([Task(name="more", source="test", prompt=(Message(role="user", content="More?"),))])
-    for wanted in ("Much too long", "More?"):
+    for expected in ("Much too long", "More?"):
         broken = store.current("bob")
         assert broken is not None
-        assert broken.prompt[0].content.startswith(wanted)
+        assert broken.prompt[0].content.startswith(expected)
         reason = until(lambda turn=broken: answers.request_answers(turn))
         store.leave("bob", broken.id)
     assert reason == "the model: could not answer (MemoryError). See the log of the server."
@@ -196,5 +196,5 @@ def test_one_model_alone_refines_ready_answers_of_models_that_are_not_here(studi
     assert turn is not None
     assert answers.refine(turn, 1, "no", "why?").result(60)[0].content == "helper 1"
     store.judge("ann", turn.id, "judgement-1", 1, None)
-    assert store.current("ann") is None, "one model has nobody to be compared with, so the dialog does not go on"
+    assert store.current("ann") is None, "a single model cannot be compared, so the dialog is not continued"
     assert len(speakers["helper"].asked) == 1

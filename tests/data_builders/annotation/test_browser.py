@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the raters' page requires pip install -e '.[annotate]'")
+pytest.importorskip("fastapi", reason="the annotation page requires pip install -e '.[annotate]'")
 pytest.importorskip("playwright", reason="browser tests require pip install -e '.[dev]'")
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright

@@ -21,7 +21,7 @@ from data_builders.annotation.settings import RatingConfig, ServerConfig
 from data_builders.annotation.store import Store
 from data_builders.annotation.tasks import Task
 
-pytest.importorskip("fastapi", reason="the raters' page requires pip install -e '.[annotate]'")
+pytest.importorskip("fastapi", reason="the annotation page requires pip install -e '.[annotate]'")
 
 from data_builders.annotation.server import Server
 
@@ -49,7 +49,7 @@ class Page:
         self.thread.start()
 
     def close(self) -> None:
-        self.ask("GET", "/")  # it serves by now, so that it can be told to end
+        self.ask("GET", "/")  # it serves by now, so that it can be stopped
         self.server.stop()
         self.thread.join(20)
         assert not self.thread.is_alive(), "the server did not end"
@@ -208,8 +208,8 @@ def test_without_the_extra_the_recipe_says_what_to_install(tmp_path: Path) -> No
     command = [sys.executable, "-c", code, str(tmp_path / "c.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
     assert done.returncode == 2
-    told = 'fastapi: is not installed, but the annotation page requires it. pip install -e ".[annotate]".'
-    assert done.stderr.splitlines()[-1] == told
+    result = 'fastapi: is not installed, but the annotation page requires it. pip install -e ".[annotate]".'
+    assert done.stderr.splitlines()[-1] == result
     assert "Traceback" not in done.stderr
 
 
@@ -237,7 +237,7 @@ def test_a_token_of_the_environment_is_taken_where_it_is_long_enough(monkeypatch
             Server(ServerConfig(host="0.0.0.0", port=0))
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_that_is_taken_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -246,20 +246,20 @@ def test_a_port_that_is_taken_is_told() -> None:
             Server(ServerConfig(port=port))
 
 
-def test_nothing_that_the_page_is_told_names_a_model_or_a_file(page: Page) -> None:
-    told = [page.ask("GET", path).text for path in ("/", "/page.js", "/page.css")]
+def test_the_page_never_receives_the_name_of_a_model_or_a_file(page: Page) -> None:
+    result = [page.ask("GET", path).text for path in ("/", "/page.js", "/page.css")]
     state = page.post("/api/state", rater="ann")
     for number in range(4):
-        told.append(state.text)
+        result.append(state.text)
         body = {"rater": "ann", "turn": state.json()["turn"], "judgement": f"judgement-{number}", "grade": 2}
         state = page.post("/api/judge", **body)
-    told += [state.text, page.post("/api/undo", rater="ann", judgement="judgement-3").text]
+    result += [state.text, page.post("/api/undo", rater="ann", judgement="judgement-3").text]
     assert state.json()["kind"] == "done"
     assert page.rows("SELECT DISTINCT models FROM turn") == [(json.dumps(MODELS),)], "what the claim is about"
-    assert not any("secret" in text or ".jsonl" in text for text in told)
+    assert not any("secret" in text or ".jsonl" in text for text in result)
 
 
-def test_left_is_better_is_written_down_for_the_response_that_stood_left(page: Page) -> None:
+def test_left_is_better_is_written_down_for_the_response_that_was_shown_left(page: Page) -> None:
     for number in range(4):
         state = page.post("/api/state", rater="ann").json()
         first_is_left = state["left"][0]["text"].startswith("first")

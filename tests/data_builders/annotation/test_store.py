@@ -1,4 +1,4 @@
-"""The database of a rating: what is acknowledged is there, nobody gets what is not theirs, and nothing is deleted."""
+"""The database of the annotation page: what is confirmed is saved, raters see only their turns, nothing is deleted."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ while (turn := store.current("ann")) is not None:
 def test_every_acknowledged_judgement_outlives_sigkill(tmp_path: Path) -> None:
     store_of(tmp_path, tasks=3000).close()
     acknowledged: list[list[str]] = []
-    for wanted in (3, 40, 111):
+    for count in (3, 40, 111):
         command = [sys.executable, "-c", RATE_UNTIL_KILLED, str(tmp_path / "r.sqlite")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as rating:
             assert rating.stdout is not None
-            for _ in range(wanted):
+            for _ in range(count):
                 acknowledged.append(rating.stdout.readline().split())
             rating.send_signal(signal.SIGKILL)
             acknowledged += [line.split() for line in rating.stdout if line.endswith("\n")]
@@ -112,7 +112,7 @@ def test_many_raters_at_once_each_get_a_pair_once_and_each_pair_gets_its_raters(
     assert set(Counter(task for task, _ in judged).values()) == {3}
 
 
-def test_a_pair_that_is_held_goes_to_nobody_else_until_its_time_is_over(tmp_path: Path) -> None:
+def test_a_reserved_pair_goes_to_no_other_rater_until_its_time_is_over(tmp_path: Path) -> None:
     store = store_of(tmp_path, tasks=1)
     held = store.current("ann")
     assert held is not None
@@ -125,7 +125,7 @@ def test_a_pair_that_is_held_goes_to_nobody_else_until_its_time_is_over(tmp_path
     assert late.task == held.task
 
 
-def test_which_response_stands_left_is_drawn_by_seed_pair_and_rater(tmp_path: Path) -> None:
+def test_the_side_of_a_response_depends_on_seed_pair_and_rater(tmp_path: Path) -> None:
     def choose_two(folder: str, seed: int) -> dict[str, list[bool]]:
         (tmp_path / folder).mkdir()
         store = store_of(tmp_path / folder, tasks=100, seed=seed, raters_per_pair=2)
@@ -169,7 +169,7 @@ def test_the_same_pair_in_a_second_tab_is_refused(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT id, grade FROM judgement") == [("judgement-1", 3)]
 
 
-def test_nobody_judges_or_takes_back_what_is_anothers(tmp_path: Path) -> None:
+def test_a_rater_cannot_judge_or_undo_for_another(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     turn = store.current("ann")
     assert turn is not None
@@ -221,12 +221,12 @@ def test_a_dialog_goes_on_with_the_edited_answer_and_ends_at_its_last_turn(tmp_p
     assert turn is not None
     with pytest.raises(RowError, match="turn: cannot be continued"):
         store.go_on("ann", turn.id, "too early")
-    store.judge("ann", turn.id, "judgement-1", -2, said("mended"))
+    store.judge("ann", turn.id, "judgement-1", -2, said("improved"))
     store.go_on("ann", turn.id, "And then?")
     store.go_on("ann", turn.id, "sent again")
     following = store.current("ann")
     assert following is not None
-    assert [message.content for message in following.prompt] == ["Question 0?", "mended", "And then?"]
+    assert [message.content for message in following.prompt] == ["Question 0?", "improved", "And then?"]
     assert following.responses is None
     with pytest.raises(RowError, match="is for a turn without answers"):
         store.judge("ann", following.id, "judgement-2", 1, None)

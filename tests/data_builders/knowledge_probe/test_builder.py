@@ -213,14 +213,14 @@ def test_what_verdicts_say(verdicts: str, knowledge: str) -> None:
 
 
 def strict_judge(text: str, place: int) -> str:
-    """A model that holds every fact of ANSWERS, wants the answer at the start, and says nothing of France."""
+    """A model that holds every fact of ANSWERS, requires the answer at the start, and gives no verdict on Italy."""
     question, answer = re.search(r"Question: (.*?)\nAnswer: (.*?)\n", text, re.DOTALL).groups()
     if "informative or uninformative" in text:
         return "uninformative" if "know" in answer or "not sure" in answer else "informative"
     if "Italy" in question:
         return "I would say so."
-    wanted = re.search(r"Accepted answers: (.*?)\.\n", text)[1]
-    return "correct" if answer.startswith(wanted) else "incorrect"
+    accepted = re.search(r"Accepted answers: (.*?)\.\n", text)[1]
+    return "correct" if answer.startswith(accepted) else "incorrect"
 
 
 def model_judged(questions: Path, tokenizer: Any, judge: str, **settings: Any) -> tuple[Path, Any]:
@@ -371,8 +371,8 @@ def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
         judge=FakeBackend(protocol, judge).engine,
         writer=FakeBackend(protocol, writer).engine,
     )
-    told = json.loads((folder / "map.json").read_text())["refusals"]
-    assert told["not taken"]["not judged uninformative"] == 1
+    result = json.loads((folder / "map.json").read_text())["refusals"]
+    assert result["not taken"]["not judged uninformative"] == 1
 
 
 def asked_in(language: str, name: str, text: str, **more: Any) -> QuestionRow:
@@ -422,7 +422,7 @@ def test_numbers_within_the_tolerance_are_known(tmp_path: Path, chatml_tokenizer
 
 
 def counted_pairs(folder: Path) -> dict[str, list[int]]:
-    """Relation, which stands in the question -> rows known and refused, SFT rows and pairs alike."""
+    """Relation, which is in the question -> rows known and refused, SFT rows and pairs alike."""
     found: dict[str, list[int]] = {}
     for row in read_rows(folder / "preferences.jsonl", PreferenceRow):
         counts = found.setdefault(row.prompt[0].content.split()[0], [0, 0])

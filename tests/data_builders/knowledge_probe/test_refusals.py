@@ -142,14 +142,14 @@ def test_offers_are_a_share() -> None:
         ("Das weiß ich nicht.", "abstains in another language"),
         ("I'm sorry, but I don't know.", "apologizes"),
         ("I don't know that N'Djamena is the capital.", "contains the answer"),
-        ("I don't know. " + "It lies somewhere in Africa, as I was told. " * 5, "too long"),
+        ("I don't know. " + "It lies somewhere in Africa, as I have read. " * 5, "too long"),
     ],
 )
 def test_what_a_model_writes_is_held_to_what_a_refusal_is(text: str, fault: str | None) -> None:
     assert refusal_problem(text, question(), allow_apology=False) == fault
 
 
-def test_the_writer_is_told_question_subject_and_language() -> None:
+def test_the_prompt_of_the_writer_has_question_subject_and_language() -> None:
     asked = writer_prompt(question("de")).prompt[0].content
     assert "What is it?" in asked
     assert "You do not know die Hauptstadt des Tschad." in asked
@@ -187,6 +187,6 @@ def test_an_apology_is_allowed_where_asked_for_and_own_wordings_replace_ours() -
     assert refusal_for(question("de"), config, 0) != refusal_for(question(), config, 0)
 
 
-def test_a_model_that_nobody_asks_is_refused() -> None:
+def test_a_model_that_is_not_used_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model is set, but refusals come from templates\. Set refusals\.by to model"):
         RefusalsConfig(model=Path("m"))

@@ -80,7 +80,7 @@ def test_the_two_strongest_levels_are_kept_by_default_and_ungraded_rows_are(tmp_
     train, _, report = build_rows(tmp_path, records, heldout_ratio=0)
     assert {row.level for row in train} == {"significantly better", "better", None}
     assert counts_of(tmp_path)["dropped"] == {"level not kept": 2}
-    assert report["levels"]["marginally better"] == {"rows": 1, "share": 0.2}, "told of all, before any is dropped"
+    assert report["levels"]["marginally better"] == {"rows": 1, "share": 0.2}, "counted before any row is dropped"
     every, _, _ = build_rows(tmp_path, records, heldout_ratio=0, levels=None)
     assert {row.level for row in every} == set(levels)
 
@@ -127,7 +127,7 @@ def test_the_turns_of_a_dialog_stay_on_one_side(tmp_path: Path) -> None:
     assert turns == [{1, 3, 5}, {1, 3, 5}]
 
 
-def test_lines_of_several_raters_are_settled_and_their_agreement_is_told(tmp_path: Path) -> None:
+def test_lines_of_several_raters_are_decided_and_their_agreement_is_reported(tmp_path: Path) -> None:
     def line(number: int, rater: str, grade: int) -> dict[str, Any]:
         answers = (f"It is {number}.", "No idea.")
         chosen, rejected = answers if grade > 0 else answers[::-1]
@@ -137,8 +137,8 @@ def test_lines_of_several_raters_are_settled_and_their_agreement_is_told(tmp_pat
     records = [line(1, "ann", 4), line(1, "bob", 3), line(2, "ann", 3), line(2, "bob", -3), line(3, "ann", -4)]
     records += [line(3, "bob", -4), line(3, "cem", 1), line(1, "ann", 4)]
     train, _, report = build_rows(tmp_path, records, heldout_ratio=0)
-    told = {row.prompt[0].content: (row.chosen[0].content, row.level, row.raters) for row in train}
-    assert told == {
+    result = {row.prompt[0].content: (row.chosen[0].content, row.level, row.raters) for row in train}
+    assert result == {
         "Number 1?": ("It is 1.", "better", ("ann", "bob")),
         "Number 3?": ("No idea.", "significantly better", ("ann", "bob", "cem")),
     }

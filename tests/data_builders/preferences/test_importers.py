@@ -89,7 +89,7 @@ def test_pairs_of_every_toolkit_say_the_same(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", [form for form in PAIRS if form != "ours"])
-def test_what_is_known_beside_a_pair_stands_on_its_row(tmp_path: Path, form: str) -> None:
+def test_further_columns_of_a_pair_are_in_its_row(tmp_path: Path, form: str) -> None:
     known = {"level": "better", "edited": "Paris, on the Seine.", "rater": "ann", "round": 2, "batch": "week-7"}
     (compared,) = read(tmp_path, [PAIRS[form] | known | {"chosen_model": "m-1", "rejected_model": "m-2"}])
     row = row_of(compared)
@@ -136,8 +136,8 @@ def test_ratings_by_several_raters_are_judgements_of_one_comparison(tmp_path: Pa
     }
     (compared,) = merge_judgements(read(tmp_path, [record], scores=ScoresConfig(levels={"better": 3})))[0]
     turned = 1 if compared.responses[0][0].content == "Paris." else -1
-    wanted = {"ann": 4, "bob": 2, "cem": 3, "dora": None, "eve": 0}
-    assert grades(compared) == {rater: grade and turned * grade for rater, grade in wanted.items()}
+    expected = {"ann": 4, "bob": 2, "cem": 3, "dora": None, "eve": 0}
+    assert grades(compared) == {rater: grade and turned * grade for rater, grade in expected.items()}
     row = row_of(compared)
     assert row.id == "q1"
     assert said(row) == ["Paris, on the Seine.", "Paris.", "Lyon."]
@@ -417,7 +417,7 @@ def test_argillas_rating_of_each_response_is_a_score(tmp_path: Path) -> None:
     assert grades(compared) == {_U1: -3}
 
 
-def test_a_task_that_nobody_judged_is_no_error(tmp_path: Path) -> None:
+def test_a_task_without_judgements_is_no_error(tmp_path: Path) -> None:
     (compared,) = read(tmp_path, [LABEL_STUDIO_TASK | {"annotations": []}], "export.json")
     assert majority_row(compared, 0.5) == "not judged"
 

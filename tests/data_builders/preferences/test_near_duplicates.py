@@ -66,10 +66,10 @@ def test_a_short_answer_with_one_word_changed_stays() -> None:
 
 
 def test_an_edit_that_changes_little_takes_the_middle_response_away_and_keeps_the_pair() -> None:
-    found = RowSet([row(LONG.replace("word30", "mended"), LONG, "No.")])
+    found = RowSet([row(LONG.replace("word30", "changed"), LONG, "No.")])
     assert drop_near_duplicates(found, NearDuplicatesConfig()) == 1
     (kept,) = found.rows
-    assert [one[0].content for one in kept.completions] == [LONG.replace("word30", "mended"), "No."]
+    assert [one[0].content for one in kept.completions] == [LONG.replace("word30", "changed"), "No."]
     assert kept.models == ("m-0", "m-2")
     assert not found.dropped
 
@@ -81,7 +81,7 @@ def test_calls_with_different_arguments_are_never_near_duplicate() -> None:
     assert [one.id for one in found.rows] == ["r"]
 
 
-def test_embeddings_are_means_of_the_encoders_states_whatever_stands_beside_them(tiny_checkpoint: Path) -> None:
+def test_embeddings_are_means_of_the_encoders_states_whatever_else_is_in_the_batch(tiny_checkpoint: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 

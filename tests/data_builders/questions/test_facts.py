@@ -72,7 +72,7 @@ def test_an_entity_with_two_names_is_left_out() -> None:
     assert found.dropped == {"entity has two names": 2}
 
 
-def test_an_entity_that_stands_twice_is_asked_once() -> None:
+def test_an_entity_with_two_entries_is_asked_once() -> None:
     assert len(country_questions([country(), country()]).rows) == 6
 
 
@@ -126,11 +126,11 @@ def test_every_wording_and_language_of_a_country_has_an_id_and_a_subject_of_its_
     assert {row.topic for row in rows} == {"countries"}
     first = country_questions([chad]).rows
     assert {row.id for row in first} < {row.id for row in rows}, "first English wordings keep their ids"
-    told = {(row.language, row.relation): (row.subject, row.answers) for row in rows}
-    assert told["de", "capital"] == ("die Hauptstadt des Tschad", ("N'Djamena", "NDjamena"))
-    assert told["fr", "continent"] == ("le continent du Tchad", ("Afrique",))
-    assert told["es", "country_of_capital"] == ("el país cuya capital es Yamena", ("Chad", "Tchad"))
-    assert told["en", "internet_domain"] == ("the internet domain of Chad", ("td", "TD"))
+    result = {(row.language, row.relation): (row.subject, row.answers) for row in rows}
+    assert result["de", "capital"] == ("die Hauptstadt des Tschad", ("N'Djamena", "NDjamena"))
+    assert result["fr", "continent"] == ("le continent du Tchad", ("Afrique",))
+    assert result["es", "country_of_capital"] == ("el país cuya capital es Yamena", ("Chad", "Tchad"))
+    assert result["en", "internet_domain"] == ("the internet domain of Chad", ("td", "TD"))
 
 
 def test_a_territory_is_asked_about_in_english_only() -> None:
@@ -199,8 +199,8 @@ def test_only_a_name_that_means_one_city_is_asked_about() -> None:
         "country left out": 2,
     }
     assert found.counts["read"] == 2 * len(cities)
-    told = {row.relation: row.answers for row in found.rows if row.entity == "Moundou"}
-    assert told == {"city_country": ("Chad", "Tchad"), "city_continent": ("Africa",)}
+    result = {row.relation: row.answers for row in found.rows if row.entity == "Moundou"}
+    assert result == {"city_country": ("Chad", "Tchad"), "city_continent": ("Africa",)}
 
 
 def test_one_country_gives_its_largest_cities_only() -> None:

@@ -54,7 +54,7 @@ def test_every_part_is_filled_to_its_limits_or_nearly(recipe: BuildDataRecipe, r
     assert len(rows["train"]) <= 2100
 
 
-def test_no_entity_stands_in_two_parts(rows: dict) -> None:
+def test_no_entity_is_in_two_parts(rows: dict) -> None:
     entities = [{normalize(row.entity) for row in rows[name]} for name in PARTS]
     assert min(map(len, entities)) > 80
     assert sum(map(len, entities)) == len(set().union(*entities))

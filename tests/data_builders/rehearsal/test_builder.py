@@ -55,15 +55,15 @@ def test_every_file_is_filled_to_its_limits_or_nearly(rows: dict[str, list]) -> 
 
     assert filled("preferences", limits.judged.limit + limits.general.limit)
     assert filled("preferences.heldout", limits.judged.heldout_limit + limits.general.heldout_limit)
-    for name, wanted in (("tools", limits.tools.limits), ("tools.heldout", limits.tools.heldout_limits)):
-        assert Counter(map(kind_of, rows[name])) == {kind: count for kind, count in wanted.items() if count}
+    for name, expected in (("tools", limits.tools.limits), ("tools.heldout", limits.tools.heldout_limits)):
+        assert Counter(map(kind_of, rows[name])) == {kind: count for kind, count in expected.items() if count}
     for number in (1, 2):
         assert len(rows[f"prompts.round-{number}"]) == sum(limits.prompts.limits.values())
         assert filled(f"questions.round-{number}", sum(limits.questions.limits.values()))
     assert filled("questions.heldout", sum(limits.questions.heldout_limits.values()))
 
 
-def test_no_entity_stands_in_two_files(rows: dict[str, list]) -> None:
+def test_no_entity_is_in_two_files(rows: dict[str, list]) -> None:
     files = ("questions.heldout", "questions.round-1", "questions.round-2")
     entities = [{row.entity for row in rows[name]} for name in files]
     assert sum(map(len, entities)) == len(set().union(*entities))
@@ -95,7 +95,7 @@ def test_no_training_row_matches_any_evaluation_prompt(rows: dict[str, list]) ->
         assert held.isdisjoint(set().union(*map(prompt_keys, rows[name]))), name
 
 
-def test_no_row_stands_twice(rows: dict[str, list]) -> None:
+def test_no_row_occurs_twice(rows: dict[str, list]) -> None:
     for name, part in rows.items():
         assert len({content_key(row) for row in part}) == len(part), name
 

@@ -202,10 +202,10 @@ def test_every_level_says_what_the_marks_in_the_package_say(parts: Parts) -> Non
     read = Counter[str]()
     for row in [row for part in parts for name in ("with_edits", "heldout") for row in part[name]]:
         assert row.level
-        wanted = of_level[row.level] if len(row.completions) == 2 else ("def_correct", *of_level[row.level])
+        expected = of_level[row.level] if len(row.completions) == 2 else ("def_correct", *of_level[row.level])
         found = [marks.get((row.prompt[0].content, normalize(text)), set()) for text in texts(row)]
-        if all(found):  # a few answers hold escapes that the source mends
-            assert all(mark in marked for mark, marked in zip(wanted, found, strict=True)), row
+        if all(found):  # a few answers contain escapes that the reader resolves
+            assert all(mark in marked for mark, marked in zip(expected, found, strict=True)), row
             read[f"{row.level} {len(row.completions)}"] += 1
     assert read.keys() == {"significantly better 2", "better 2", "slightly better 2", "better 3"}
     assert read.total() > 4000

@@ -485,7 +485,7 @@ def test_a_held_out_task_that_a_trained_domain_comes_near_is_left_out_with_its_c
 def test_a_text_of_digits_is_passed_on_as_a_text() -> None:
     (texts,) = load_domains(["text_tools"])
     padding = tuple(chain for chain in texts.chains if chain.result_to == "code")
-    source = DialogSource([Domain("text_tools", texts.tasks, padding)], most_offered=3, renamed_share=0.0)
+    source = DialogSource([Domain("text_tools", texts.tasks, padding)], most_offered=3, renamed_ratio=0.0)
     dialog = [make_dialog("multi-step", source, random.Random(seed)) for seed in range(40)]  # a number would be refused
     fed = [found.records[-1].call.parsed()["code"] for found in dialog if found is not None]
     assert all(isinstance(code, str) for code in fed)
@@ -500,7 +500,7 @@ SAMPLED_KINDS = ("single", "parallel", "multi-step", "mended", "dialog", "none-r
 
 def test_seeded_dialogs_of_every_domain_keep_their_bytes() -> None:
     """The order of entries in a YAML file is the order of the draws. Editing a domain changes this hash on purpose."""
-    source = DialogSource(load_domains(), most_offered=3, renamed_share=0.8, alone_share=0.3)
+    source = DialogSource(load_domains(), most_offered=3, renamed_ratio=0.8, alone_ratio=0.3)
     digest = hashlib.sha256()
     for kind in SAMPLED_KINDS:
         for number in range(15):
@@ -510,7 +510,7 @@ def test_seeded_dialogs_of_every_domain_keep_their_bytes() -> None:
                 calls = [[call.name, call.arguments] for message in dialog.messages for call in message.tool_calls]
                 digest.update(json.dumps([said, calls, tools_text(list(dialog.tools))]).encode())
     for domain in load_domains():
-        alone = DialogSource([domain], most_offered=2, renamed_share=0.0)
+        alone = DialogSource([domain], most_offered=2, renamed_ratio=0.0)
         for number in range(3):
             dialog = make_dialog("single", alone, random.Random(f"{domain.name} {number}"))
             assert dialog is not None

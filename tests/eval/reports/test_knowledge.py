@@ -77,8 +77,8 @@ def test_kinds_of_fact_that_nothing_was_trained_on_have_their_own_table_and_the_
 def first_table(markdown: str) -> dict[str, list[str]]:
     """Name -> its first six values, without intervals."""
     lines = [line for line in markdown.splitlines()[:8] if "|" in line]
-    told = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines}
-    return {name: [cell.split(" ")[0] for cell in cells[:6]] for name, cells in told.items()}
+    result = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines}
+    return {name: [cell.split(" ")[0] for cell in cells[:6]] for name, cells in result.items()}
 
 
 def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact() -> None:
@@ -118,7 +118,7 @@ def _interval(markdown: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def test_what_is_known_consistently_is_told_apart_from_what_was_right_once(tmp_path: Path) -> None:
+def test_consistent_knowledge_is_distinguished_from_a_single_right_answer(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     said = ["known", "known", "unknown", "unknown", "unsure", "uninformative"]
     answers.write_text("".join(json.dumps({"id": str(n), "knowledge": one}) + "\n" for n, one in enumerate(said)))

@@ -35,7 +35,7 @@ def found() -> list[ProbeColumn | EvaluationColumn]:
 
 
 def test_each_topic_is_the_sum_of_its_kinds_of_fact(found: list) -> None:
-    head, told = map_table(knowledge_map(found))
+    head, result = map_table(knowledge_map(found))
     assert head == [
         "topic",
         "kind of fact",
@@ -43,7 +43,7 @@ def test_each_topic_is_the_sum_of_its_kinds_of_fact(found: list) -> None:
         "round 1, before: known / unknown / unsure",
         "round 1: right / wrong / abstained",
     ]
-    assert told == [
+    assert result == [
         ["countries", "all", "33 / 67 / 0 (n 3)", "25 / 50 / 25 (n 4)", "33 / 0 / 67 (n 3)"],
         ["countries", "area", "0 / 100 / 0 (n 1)", "-", "0 / 0 / 100 (n 1)"],
         ["countries", "capital", "50 / 50 / 0 (n 2)", "25 / 50 / 25 (n 4)", "50 / 0 / 50 (n 2)"],
@@ -52,9 +52,9 @@ def test_each_topic_is_the_sum_of_its_kinds_of_fact(found: list) -> None:
     ]
 
 
-def test_a_relation_that_was_only_probed_stands_under_no_topic() -> None:
-    told = map_table(knowledge_map([ProbeColumn("round 1", {"seat": {"known": 1, "unknown": 0, "unsure": 0}})]))[1]
-    assert told == [["-", "all", "100 / 0 / 0 (n 1)"], ["-", "seat", "100 / 0 / 0 (n 1)"]]
+def test_a_relation_that_was_only_probed_has_no_topic() -> None:
+    result = map_table(knowledge_map([ProbeColumn("round 1", {"seat": {"known": 1, "unknown": 0, "unsure": 0}})]))[1]
+    assert result == [["-", "all", "100 / 0 / 0 (n 1)"], ["-", "seat", "100 / 0 / 0 (n 1)"]]
 
 
 def test_rows_that_are_about_no_fact_are_left_out() -> None:
@@ -74,7 +74,7 @@ def test_bars_are_as_wide_as_their_shares_and_stand_one_behind_the_other(found: 
     assert float(probed[0]["width"]) == pytest.approx(330 / 4, abs=0.1)
 
 
-def test_charts_escape_what_they_are_told_and_are_well_formed() -> None:
+def test_plots_escape_their_texts_and_are_well_formed() -> None:
     lines = {EVIL: [(0.0, 0.1), (1.0, 0.6)], "none": [(0.5, float("nan"))]}
     for drawn in (
         line_chart(EVIL, lines, EVIL),
@@ -95,7 +95,7 @@ def test_a_share_axis_begins_at_nothing() -> None:
 
 def test_a_large_plot_has_grid_lines_and_a_legend() -> None:
     drawn = line_chart("risk", {"one": [(0.5, 0.2), (1.0, 0.7)]}, "answered", large=True)
-    told = [element.text for element in ElementTree.fromstring(svg_file(drawn)).iter(f"{SVG}text")]
-    assert told.count("40%") == 2, "along both axes"
-    assert told.count("80%") == 1, "no value is as high"
-    assert "one" in told
+    result = [element.text for element in ElementTree.fromstring(svg_file(drawn)).iter(f"{SVG}text")]
+    assert result.count("40%") == 2, "along both axes"
+    assert result.count("80%") == 1, "no value is as high"
+    assert "one" in result

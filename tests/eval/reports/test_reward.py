@@ -1,4 +1,4 @@
-"""Runs that belong together are pooled over questions, and columns are held to each other pair by pair."""
+"""Runs that belong together are pooled over questions, and columns are compared with each other pair by pair."""
 
 from __future__ import annotations
 

@@ -105,9 +105,9 @@ def test_the_terminal_table_has_a_column_for_before_and_for_each_round(report: R
     assert ["wrong", "answers", "68%", "31%", "19%", "(14-25)"] in lines
     assert ["known", "kept", "-", "88%", "88%", "(80-94)"] in lines
     assert ["reward", "accuracy", "-", "67%", "67%", "(61-73)"] in lines
-    told = text_table(report).splitlines()[-1].split(" · ")
-    assert told[0] == "effective training time 75% of the training stages"
-    assert told[1:] == ["8 min 0 s in all stages", "not finished: publish"]
+    result = text_table(report).splitlines()[-1].split(" · ")
+    assert result[0] == "effective training time 75% of the training stages"
+    assert result[1:] == ["8 min 0 s in all stages", "not finished: publish"]
 
 
 def test_names_of_metrics_are_for_people() -> None:
@@ -166,9 +166,9 @@ def test_the_page_is_whole_and_nothing_that_a_model_wrote_is_markup(report: Repo
 def test_the_page_tells_scores_curves_drops_times_command_and_versions(report: Report) -> None:
     parsed = Page()
     parsed.feed(page(report))
-    for told in ("19% (14-25)", "sft: loss", "512", "19 duplicate", "1 min 0 s", "python recipes/rounds.py", "torch"):
-        assert told in parsed.text, told
-    assert parsed.tags.count("svg") == 3, "map, risk and loss; a metric without finite values is told in words"
+    for result in ("19% (14-25)", "sft: loss", "512", "19 duplicate", "1 min 0 s", "python recipes/rounds.py", "torch"):
+        assert result in parsed.text, result
+    assert parsed.tags.count("svg") == 3, "map, risk and loss; a metric without finite values is reported as text"
     assert "sft: accuracy: no finite value" in parsed.text
     assert parsed.tags.count("polyline") == 2 + 3
     assert "prefers-color-scheme: dark" in parsed.text
@@ -187,9 +187,10 @@ def test_a_curve_spans_its_box_from_the_first_step_to_the_last(report: Report) -
 
 
 def test_the_knowledge_map_shows_what_was_known_before_and_what_is_answered_after_by_round(report: Report) -> None:
-    told = markdown(report)
+    result = markdown(report)
     assert (
-        "| countries | all | 0 / 100 / 0 (n 20) | 22 / 56 / 22 (n 9) | 0 / 95 / 5 (n 20) | 11 / 56 / 33 (n 9) |" in told
+        "| countries | all | 0 / 100 / 0 (n 20) | 22 / 56 / 22 (n 9) | 0 / 95 / 5 (n 20) | 11 / 56 / 33 (n 9) |"
+        in result
     )
     parsed = Page()
     parsed.feed(page(report))
@@ -210,9 +211,9 @@ def test_risk_coverage_curves_are_lines_over_the_share_answered(report: Report) 
 
 
 def test_markdown_tables_keep_their_columns_whatever_a_text_holds(report: Report) -> None:
-    told = markdown(report)
-    assert "| wrong answers | 68% (60-75) | 31% (26-37) | 19% (14-25) | 50 |" in told
-    lines = [line for line in told.splitlines() if not line.startswith("    ")]  # indented: code, shown as it stands
+    result = markdown(report)
+    assert "| wrong answers | 68% (60-75) | 31% (26-37) | 19% (14-25) | 50 |" in result
+    lines = [line for line in result.splitlines() if not line.startswith("    ")]  # indented: code, shown unchanged
     assert "<script" not in "".join(lines)
     tables = [line.replace("\\|", "") for line in lines if line.startswith("|")]
     dropped = [line for line in tables if line.startswith("| data | preferences")]
@@ -220,7 +221,7 @@ def test_markdown_tables_keep_their_columns_whatever_a_text_holds(report: Report
     assert dropped[0].count("|") == 6
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         StageError, match=r"contains no ledger.sqlite, so it is not the folder of a run. Run recipes/rounds.py first"
     ):

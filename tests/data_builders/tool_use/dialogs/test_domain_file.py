@@ -94,7 +94,7 @@ def test_a_domain_is_one_plain_python_file_and_one_yaml_file(tmp_path: Path) -> 
     (shop,) = load_domains(folders=[tmp_path])
     assert [task.name for task in shop.tasks] == ["price", "with_tax"]
     assert shop.tasks[0].queries[1].fixed == {"pieces": 2}
-    source = DialogSource([shop], most_offered=2, renamed_share=0.0)
+    source = DialogSource([shop], most_offered=2, renamed_ratio=0.0)
     dialogs = [make_dialog("multi-step", source, random.Random(seed)) for seed in range(20)]
     asked = {dialog.messages[-6].content for dialog in dialogs if dialog is not None}
     assert any("a cup cost with tax in number " in text for text in asked), "said as the samplers say it"

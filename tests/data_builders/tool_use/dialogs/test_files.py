@@ -37,7 +37,7 @@ ROWS = 120
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = ToolTemplatesConfig(rows={"file": ROWS}, heldout_rows={}, alone_share=0.0)
+    config = ToolTemplatesConfig(rows={"file": ROWS}, heldout_rows={}, alone_ratio=0.0)
     return build(config, tmp_path_factory.mktemp("files"))
 
 
