@@ -283,7 +283,7 @@ def test_a_key_that_the_first_result_of_a_chain_does_not_have_is_named(tmp_path:
     functions = functions.replace("return 2.5 * pieces", 'return {"total": 2.5 * pieces}')
     text = YAML.replace("    result_to: net\n", "    result_to: net\n    result_key: sum\n")
     text = text.replace('["It costs {result}.", "{result}"]', '["It costs {total}."]')
-    source = DialogSource([load_domain(written(tmp_path, text, functions))], most_offered=2, renamed_share=0.0)
+    source = DialogSource([load_domain(written(tmp_path, text, functions))], most_offered=2, renamed_ratio=0.0)
     with pytest.raises(ConfigError, match=r"the result of price: has no key sum; its keys: total"):
         make_dialog("multi-step", source, random.Random(0))
 
