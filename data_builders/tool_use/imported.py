@@ -103,7 +103,11 @@ def tool_rows(
 
 
 def held_out_functions(dialogs: Sequence[ToolDialog], share: float, seed: int) -> set[str]:
-    """Functions in the order of the hashes of their names, until the dialogs that use no others make up the share."""
+    """Functions in the order of the hashes of their names, until the dialogs that use no others make up the share.
+
+    Example: of four dialogs, two use {a}, one {b} and one {a, b}, and a quarter is to be held out. If b comes first in
+    the order of hashes, {b} holds out one dialog of four, which is enough. If a comes first, {a} holds out two.
+    """
     offered = [function_names(dialog.messages, dialog.tools) for dialog in dialogs if dialog.tools]
     held: set[str] = set()
     for name in sorted(set().union(*offered), key=lambda name: fingerprint_of(seed, name)):
