@@ -1,5 +1,5 @@
-"""What the world outside the code can do to a run (a full disk, no access, no memory), as one message in place of a
-traceback.
+"""Turns failures of the environment (a full disk, no access, no memory, no network) into one message for the user, in
+place of a traceback.
 
 Errors that only a fault in the code explains (AssertionError, TypeError, KeyError, ...) are not translated: their
 traceback is the message. Classes of heavy libraries are recognised by name, so that nothing is imported here.
@@ -38,6 +38,10 @@ _BY_NUMBER = {
 _NETWORK = {"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|not enough memory", re.IGNORECASE)
 _DISK_FULL = re.compile(r"no space left|disk is full|os error 28\b", re.IGNORECASE)
+# The repository that an error of the Hub names, in an address or in quotes:
+#   "404 ... url: https://huggingface.co/api/models/me/model/revision/main"   me/model
+#   "https://huggingface.co/docs/hub"                                        nothing: a page of the documentation
+#   "Cannot find 'me/model'"                                                 me/model
 _REPOSITORY = re.compile(
     r"huggingface\.co/(?!docs/|settings/)(?:api/)?(?:models/|datasets/)?([\w.-]+/[\w.-]+)|['\"]([\w.-]+/[\w.-]+)['\"]"
 )

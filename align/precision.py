@@ -1,7 +1,7 @@
-"""`precision: auto` and `dtype: auto`: what a run computes in, decided once and kept.
+"""Decides what `precision: auto` and `dtype: auto` mean on this machine, once per run.
 
-bfloat16 on CUDA with support for it. On a CPU only if it has the instructions and a short trial shows them to be
-faster: without them bfloat16 is emulated, and 20 times slower is usual. Else float32.
+bfloat16 is chosen on a CUDA device that supports it, and on a CPU that has the instructions if a short trial shows that
+they are faster. Without the instructions a CPU emulates bfloat16, usually 20 times slower. Otherwise float32 is chosen.
 
 A decision is kept with what is made with it, and the config that a run works with holds the value in place of `auto`,
 so that manifests, keys and caches name it and a later start does not decide again:
@@ -116,13 +116,13 @@ def kept(folder: Path) -> Decision | None:
     return Decision(precision, f"{reason}; as decided earlier, see {record}")
 
 
-def settled(value: str) -> str:
-    """A precision as it is, and `auto` decided: for what is called without a recipe's config."""
+def resolved_precision(value: str) -> str:
+    """`value`, or the decision if it is `auto`. For callers without a recipe's config."""
     return decide().precision if value == AUTO else value
 
 
-def settled_dtype(value: str) -> str:
-    """A dtype as it is, and `auto` decided."""
+def resolved_dtype(value: str) -> str:
+    """`value`, or the decision's dtype if it is `auto`."""
     return decide().dtype if value == AUTO else value
 
 

@@ -1,4 +1,4 @@
-"""What makes two texts the same, and how much two texts have in common: normalization, exact keys, n-grams.
+"""Compares texts: normalization, keys that are equal for equal texts, and n-gram similarity.
 
 Used to drop duplicates, and training rows that repeat an evaluation prompt. Whether an answer is right is another
 question: see `align/judges/answers/rules.py`.
@@ -12,12 +12,18 @@ from collections import Counter
 
 from align.files import fingerprint_of
 
-# 5*3 is not 5/3 and 1.5 is not 1 5, but a full stop or a hyphen between words tells nothing apart.
+# Signs that belong to a number are kept, because 5*3 is not 5/3 and 1.5 is not 15. Between words they are dropped:
+#   "1.5", "1,000"     a point or comma between two digits
+#   "5 * 3", "20%"     an operator after a digit, with or without a space
+#   "-5", "/3"         an operator before a digit
+#   "well-known."      nothing is kept: no digit is next to the hyphen or the full stop
 _ARITHMETIC = re.compile(r"(?<=\d)[.,](?=\d)|(?<=\d)\s?[-*/%]|[-*/%](?=\s?\d)")
 
 
 class _Kept(dict[int, int]):
-    """For `str.translate`: letters, marks, digits and symbols stay, anything else is a space; learnt as it is met."""
+    """A table for `str.translate`, filled as characters occur: letters, marks, digits and symbols are kept, and any
+    other character becomes a space.
+    """
 
     def __missing__(self, code: int) -> int:
         self[code] = code if unicodedata.category(chr(code))[0] in "LMNS" else ord(" ")
@@ -31,9 +37,10 @@ _UNSPACED = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\
 
 
 def normalize(text: str) -> str:
-    """Text without what does not tell two texts apart: width forms, case, punctuation, spacing.
+    """Normalize text for comparison: drop width forms, case, punctuation and extra spaces.
 
-    Letters, accents, marks, digits and symbols of every script are kept, and signs of arithmetic next to a digit.
+    Letters, accents, marks, digits and symbols of every script are kept, and signs of arithmetic next to a digit:
+    "Was ist  5 * 3?" becomes "was ist 5 * 3".
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     pieces, end = [], 0

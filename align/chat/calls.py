@@ -5,9 +5,23 @@ r"""Tool calls as text, both ways: what an assistant writes to make a call, and 
     function_tag  <function=f>{"a": 1}</function>                                    one a message
     python_list   [f(a=1), g()]                                                      several a message
 
-What is written is read back before it is given out, so a call that a syntax cannot hold is refused and never bent.
-Control tokens around a call, and Llama's built-in tools, are the protocol's affair (`align/chat/llama3.py`); how
-functions are offered is `align/chat/tool_prompts.py`.
+Rendered calls are parsed again before they are returned. A call that a syntax cannot express is therefore an error and
+is never changed. Control tokens around a call and Llama's built-in tools are left to `align/chat/llama3.py`, and the
+prompts that list functions to `align/chat/tool_prompts.py`.
+
+The parsers separate calls, malformed calls and plain text. Examples, each with what it is read as:
+
+    hermes        Wait.\n<tool_call>{"name": "f", "arguments": {}}</tool_call>       a call, after the text "Wait."
+                  <tool_call>{"name": "f"}</tool_call>                              malformed: no arguments
+                  {"name": "f", "arguments": {}}                                    malformed: the json syntax
+    json          {"name": "f", "parameters": {"a": 1}}                             a call
+                  {"name": "f", "parameters": {"a"                                  malformed: broken off
+                  {"name": "Ada", "born": 1815}                                     text: no parameters, so it is data
+    function_tag  <function=f>{"a": 1}</function>                                   a call
+                  <function=f>{"a": 1}</function> Done.                             malformed: text follows the call
+    python_list   [f(a=1), g()]                                                     two calls
+                  [f(1)]                                                            malformed: an argument has no name
+                  [1, 2]                                                            text: no call in the list
 
 Source: hermes, NousResearch/Hermes-Function-Calling; json, the chat template shipped with Llama 3.1 Instruct;
 function_tag, meta-llama/llama-models, models/llama3_1/prompt_format.md; python_list, the same, models/llama3_2.
@@ -34,8 +48,13 @@ HERMES_CLOSE = "</tool_call>"
 TAG_OPEN = "<function="
 TAG_CLOSE = "</function>"
 
+# Where a call may begin: at the start of a line. The lookahead leaves the call itself unread, so `match.end()` is
+# the position of its bracket.
+#   _LINE_WITH_OBJECT   'Wait.\n  {"name"'   matches the two spaces before the brace; '{1: 2}' and 'a {"b"' do not match
+#   _LINE_WITH_LIST     '[f(a=1)]', '[math.sqrt(x=2)]', but not '[1, 2]' and not '[see (1)' after other words
 _LINE_WITH_OBJECT = re.compile(r'^[ \t]*(?=\{\s*")', re.MULTILINE)
 _LINE_WITH_LIST = re.compile(r"^[ \t]*(?=\[\s*[^\W\d][\w.]* *\()", re.MULTILINE)
+# An object that was going to be a call, although the text ends too early: '{"name": "f", "par'
 _OBJECT_BEGUN = re.compile(r'\{\s*("name"\s*:|"type"\s*:\s*"function")')
 _NAME_KEY = re.compile(r"""["']name["']\s*:""")
 _ARGUMENTS_KEY = re.compile(r"""["'](parameters|arguments)["']\s*:""")
@@ -53,24 +72,24 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedCalls:
-    """What stands in an assistant's text."""
+    """What an assistant's text contains."""
 
     calls: tuple[ToolCall, ...]
     text: str
-    """The text around the calls; all of the text where nothing could be read as a call."""
+    """The text around the calls; the whole text if it contains no call."""
     malformed: str | None = None
-    """Why something that looks like a call is none. There are no calls then, not even the well-formed ones."""
+    """Why something that looks like a call cannot be parsed. `calls` is then empty, even if others are well-formed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Syntax:
-    """One way to write calls down."""
+    """One way to write calls as text."""
 
     render: Callable[[Sequence[ToolCall]], list[Part]]
-    """Raises ValueError where the syntax cannot hold a call."""
+    """Raises ValueError if the syntax cannot express a call."""
     parse: Callable[[str], ParsedCalls]
     parallel: bool
-    """Whether one message holds several calls."""
+    """Whether one message may contain several calls."""
 
 
 def render_calls(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "") -> str:
@@ -79,23 +98,23 @@ def render_calls(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "
 
 
 def call_parts(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "") -> list[Part]:
-    """What follows the content of a message: a line break, where there is content, and the calls.
+    """What follows the content of a message: the calls, after a line break if the content is not empty.
 
-    Arguments are written from their values, so equal calls give equal text however their JSON was spaced.
-    Raises ValueError where the syntax cannot hold the calls so that they are read back as they are.
+    Arguments are written from their values, so equal calls give equal text whatever the spacing of their JSON was.
+    Raises ValueError if the text would not be parsed as the same calls again.
     """
     if not calls:
         return []
     form = SYNTAXES[syntax]
     if len(calls) > 1 and not form.parallel:
-        raise ValueError(f"the {syntax} syntax holds one call a message, found {len(calls)}")
+        raise ValueError(f"the {syntax} syntax allows one call per message, found {len(calls)}")
     written = form.render(calls)
     if content:
         written.insert(0, Part("\n"))
     found = form.parse(content + joined(written))
     if found.text != content or not _same_calls(found.calls, calls):
-        why = found.malformed or f"it is read back as {len(found.calls)} call(s) of another kind"
-        raise ValueError(f"the {syntax} syntax cannot hold this message: {why}")
+        why = found.malformed or f"it is parsed as {len(found.calls)} call(s) that differ"
+        raise ValueError(f"the {syntax} syntax cannot express this message: {why}")
     return written
 
 
@@ -106,9 +125,9 @@ def joined(parts: Sequence[Part]) -> str:
 def parse_calls(text: str, syntax: CallSyntax = "hermes") -> ParsedCalls:
     """The calls in an assistant's text, and the text without them.
 
-    Edge: one malformed call makes the whole message text, with the reason in `malformed`; so does a call in another
-        syntax than the one wanted. A JSON object that is no attempt at a call (an answer about data, say) is plain
-        text.
+    Edge: if one call is malformed, or written in another syntax than `syntax`, the whole message counts as text, with
+        the reason in `malformed`. A JSON object that is not an attempt at a call, such as an answer about data, is
+        plain text.
     """
     found = SYNTAXES[syntax].parse(text)
     if found.calls or found.malformed:
@@ -118,14 +137,14 @@ def parse_calls(text: str, syntax: CallSyntax = "hermes") -> ParsedCalls:
             strange = form.parse(text)
             # A line such as "[f(x)" is a call only where it reads as one: mathematics writes it too.
             if strange.calls or (strange.malformed and other != "python_list"):
-                return ParsedCalls((), text, f"looks like a call in the {other} syntax, wanted {syntax}")
+                return ParsedCalls((), text, f"looks like a call in the {other} syntax, expected {syntax}")
     return found
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON as the tokenizer shall see it: unicode as it is, save half characters, which no tokenizer takes.
+    """JSON for the tokenizer. Unicode is not escaped, except lone surrogates, which no tokenizer accepts.
 
-    Raises ValueError for numbers that JSON has not: infinities and NaN.
+    Raises ValueError for infinities and NaN, which JSON does not have.
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
     try:
@@ -150,7 +169,8 @@ def _parse_hermes(text: str) -> ParsedCalls:
     while (start := text.find(HERMES_OPEN, position)) != -1:
         around.append(text[position:start])
         try:
-            # The object is decoded, not searched for: an argument may hold the closing tag as text.
+            # The object is decoded and its end not searched for, because an argument may contain the closing tag:
+            #   <tool_call>{"name": "say", "arguments": {"text": "</tool_call>"}}</tool_call>
             found, end = _DECODER.raw_decode(text, _after_space(text, start + len(HERMES_OPEN)))
             calls.append(_call_from(found))
         except (ValueError, RecursionError) as error:
@@ -182,7 +202,8 @@ def _parse_json(text: str) -> ParsedCalls:
     try:
         found = _DECODER.decode(body)
     except (ValueError, RecursionError) as error:
-        # An object of data may stand before more text; one that is broken off after a name was to be a call.
+        # "Extra data": an object is complete and text follows it, as in '{"name": "Ada"} was a poet', which is no
+        # call. An object that breaks off after its name, as '{"name": "f", "par', was going to be a call.
         attempt = attempt or ("Extra data" not in str(error) and bool(_OBJECT_BEGUN.match(body)))
         return ParsedCalls((), text, f"the call is not one JSON object up to the end: {error}" if attempt else None)
     if not (found.get("type") == "function" or "parameters" in found or "arguments" in found or set(found) == {"name"}):
@@ -218,7 +239,7 @@ def _parse_tag(text: str) -> ParsedCalls:
         return ParsedCalls((), text, f"{TAG_OPEN}{name[0]}> is not closed by {TAG_CLOSE} after its JSON object")
     rest = text[end + len(TAG_CLOSE) :]
     if rest.strip():
-        many = "the function_tag syntax holds one call a message" if TAG_OPEN in rest else "text follows the call"
+        many = "the function_tag syntax allows one call per message" if TAG_OPEN in rest else "text follows the call"
         return ParsedCalls((), text, f"{many}, found {rest.strip()[:80]!r}")
     return ParsedCalls((call,), text[:start].removesuffix("\n"))
 
@@ -264,7 +285,7 @@ def _parse_python(text: str) -> ParsedCalls:
             warnings.simplefilter("ignore", SyntaxWarning)  # "\d" in a model's string
             found = ast.parse(text[match.end() :].strip(), mode="eval").body
         if not isinstance(found, ast.List):
-            raise ValueError("wanted one list of calls up to the end")
+            raise ValueError("expected one list of calls up to the end")
         calls = tuple(map(_call_from_python, found.elts))
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the last two: too deep for the parser
         why = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
@@ -273,17 +294,17 @@ def _parse_python(text: str) -> ParsedCalls:
 
 
 def _call_from_python(node: ast.expr) -> ToolCall:
-    """A call from its syntax tree. Nothing is evaluated: values are literals or refused; tuples become lists.
+    """A call from its syntax tree. Nothing is evaluated: a value must be a literal; tuples become lists.
 
-    Raises ValueError saying what is amiss.
+    Raises ValueError with the reason if it is not a call.
     """
     if not isinstance(node, ast.Call):
-        raise ValueError(f"wanted a call, found {ast.unparse(node)[:80]!r}")
+        raise ValueError(f"expected a call, found {ast.unparse(node)[:80]!r}")
     name = ast.unparse(node.func)
     if not all(map(_is_name, name.split("."))):
-        raise ValueError(f"wanted a function's name, found {name[:80]!r}")
+        raise ValueError(f"expected a function's name, found {name[:80]!r}")
     if node.args:
-        raise ValueError(f"wanted every argument of {name} by name, found {ast.unparse(node.args[0])[:80]!r}")
+        raise ValueError(f"expected every argument of {name} by name, found {ast.unparse(node.args[0])[:80]!r}")
     arguments: dict[str, Any] = {}
     for keyword in node.keywords:
         try:
@@ -292,7 +313,7 @@ def _call_from_python(node: ast.expr) -> ToolCall:
             raise ValueError(f"an argument of {name} is no literal: {error}") from None
         given = {keyword.arg: value} if keyword.arg is not None else value
         if not isinstance(given, dict):
-            raise ValueError(f"wanted argument names and values after ** in {name}, found {str(given)[:80]!r}")
+            raise ValueError(f"expected argument names and values after ** in {name}, found {str(given)[:80]!r}")
         if arguments.keys() & given.keys():
             raise ValueError(f"an argument of {name} is given twice")
         arguments.update(given)
@@ -301,11 +322,11 @@ def _call_from_python(node: ast.expr) -> ToolCall:
 
 
 def _check_json(value: Any, name: str) -> None:
-    """Python has literals that JSON has not: bytes, sets, complex numbers, keys that are no text."""
+    """Refuse Python literals that JSON does not have: bytes, sets, complex numbers, keys that are not text."""
     if isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"wanted text for the keys in the arguments of {name}, found {key!r}")
+                raise ValueError(f"expected text for the keys in the arguments of {name}, found {key!r}")
             _check_json(each, name)
     elif isinstance(value, list | tuple):
         for each in value:
@@ -315,27 +336,27 @@ def _check_json(value: Any, name: str) -> None:
 
 
 def _call_from(found: Any) -> ToolCall:
-    """A call from decoded JSON; models mix up `arguments` and `parameters`, and either is understood.
+    """A call from decoded JSON. `arguments` and `parameters` mean the same, because models confuse them.
 
-    Raises ValueError saying what is amiss.
+    Raises ValueError with the reason if it is not a call.
     """
     if not isinstance(found, dict):
-        raise ValueError(f"wanted a JSON object, found {str(found)[:80]!r}")
+        raise ValueError(f"expected a JSON object, found {str(found)[:80]!r}")
     name = found.get("name")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"wanted the function's name as text under 'name', found {name!r}")
+        raise ValueError(f"expected the function's name as text under 'name', found {name!r}")
     arguments = found.get("arguments", found.get("parameters"))
     if isinstance(arguments, str):
         arguments = _DECODER.decode(arguments)
     if not isinstance(arguments, dict):
-        raise ValueError(f"wanted an object of arguments for {name}, found {str(arguments)[:80]!r}")
+        raise ValueError(f"expected an object of arguments for {name}, found {str(arguments)[:80]!r}")
     return ToolCall(name=name, arguments=json_text(arguments))
 
 
-def _same_calls(found: Sequence[ToolCall], wanted: Sequence[ToolCall]) -> bool:
-    """Equal to the last digit: Python holds 1, 1.0 and True for the same, and their text tells them apart."""
+def _same_calls(found: Sequence[ToolCall], expected: Sequence[ToolCall]) -> bool:
+    """Whether two lists of calls are equal as JSON text. As Python values, 1, 1.0 and True would be equal."""
     return [(call.name, json_text(call.parsed())) for call in found] == [
-        (call.name, json_text(call.parsed())) for call in wanted
+        (call.name, json_text(call.parsed())) for call in expected
     ]
 
 

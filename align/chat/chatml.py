@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from align.chat.calls import CallSyntax, ParsedCalls, parse_calls
 from align.chat.protocol import ChatProtocol, Piece, TokenKind
-from align.chat.tool_prompts import with_offer
+from align.chat.tool_prompts import with_tool_prompt
 from align.rows import Message
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ChatML(ChatProtocol):
 
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         first = True
-        for written in with_offer(messages, tools, self.syntax):
+        for written in with_tool_prompt(messages, tools, self.syntax):
             yield Piece(TokenKind.HEADER, written.turn, ids=self._header(written.message.role, first))
             yield from self._said(written)
             yield Piece(TokenKind.TERMINATOR, written.turn, ids=(self._end,))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from align.chat.calls import SYNTAXES, TAG_OPEN, CallSyntax, ParsedCalls, Part, json_text, parse_calls
 from align.chat.protocol import ChatProtocol, Piece, TokenKind
-from align.chat.tool_prompts import with_offer
+from align.chat.tool_prompts import with_tool_prompt
 from align.errors import RowError
 from align.rows import Message, ToolCall
 
@@ -47,14 +47,16 @@ SEARCHES = ("brave_search", "wolfram_alpha")
 CODE_INTERPRETER = "code_interpreter"
 """The built-in tool that takes `code`."""
 
+# 'brave_search.call(query="Ada "the" Countess")' is one call: the greedy `.*` takes everything up to the last '")', so
+# quotes in the query need no escape, as in Meta's parser. _SEARCH_BEGUN finds one that is broken off.
 _SEARCH_CALL = re.compile(r'\s*(?P<name>brave_search|wolfram_alpha)\.call\(query="(?P<query>.*)"\)\s*', re.DOTALL)
 _SEARCH_BEGUN = re.compile(r"\s*(brave_search|wolfram_alpha)\.call\(")
 
 
 class Llama3(ChatProtocol):
-    """Role names stand between header tokens; `<|eot_id|>` hands over, `<|eom_id|>` waits for a built-in tool's output.
+    """Role names are between header tokens. `<|eot_id|>` ends a turn, `<|eom_id|>` waits for a built-in tool's output.
 
-    A call of a built-in tool is the only one of its message. A custom call hands over in every syntax.
+    A call of a built-in tool must be the only call of its message. A custom call ends the turn in every syntax.
     """
 
     name = "llama3"
@@ -72,7 +74,7 @@ class Llama3(ChatProtocol):
         self._separator = self._text_ids(["\n\n"])[0]
 
     def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:
-        """After `<|python_tag|>` stands a built-in or JSON call, else code; without the tag a custom call or search."""
+        """After `<|python_tag|>`: a built-in or JSON call, else code. Without the tag: a custom call or a search."""
         ids = self._until_stop(ids)
         if self._python in ids:
             position = ids.index(self._python)
@@ -81,7 +83,7 @@ class Llama3(ChatProtocol):
                 said = said[1:]
             before, body = self.text(ids[:position]), self.text(said)
             if self._python in said:
-                return ParsedCalls((), before + body, f"{PYTHON_TAG} stands in two places")
+                return ParsedCalls((), before + body, f"{PYTHON_TAG} occurs twice")
             return _tagged(before, body, self.syntax)
         text = self.text(ids)
         return _search(text) or parse_calls(text, self.syntax)
@@ -89,7 +91,7 @@ class Llama3(ChatProtocol):
     def _pieces(self, messages: Sequence[Message], tools: str, open_assistant: bool) -> Iterator[Piece]:
         built_in = has_environment(messages)
         yield Piece(TokenKind.BEGIN, -1, ids=(self._begin,))
-        for written in with_offer(messages, tools, self.syntax):
+        for written in with_tool_prompt(messages, tools, self.syntax):
             turn, message = written.turn, written.message
             yield Piece(TokenKind.HEADER, turn, ids=self._header(message.role))
             if built_in and any(built_in_text(call) is not None for call in message.tool_calls):
@@ -104,7 +106,7 @@ class Llama3(ChatProtocol):
         if len(message.tool_calls) > 1:
             raise RowError(
                 f"messages[{turn}].tool_calls",
-                f"a built-in call stands alone in its message, found {len(message.tool_calls)} calls",
+                f"a built-in call must be the only call of its message, found {len(message.tool_calls)} calls",
                 "Give each call a message of its own, followed by its tool output",
             )
         (call,) = message.tool_calls
@@ -136,12 +138,12 @@ def has_environment(messages: Sequence[Message]) -> bool:
 
 
 def built_in_text(call: ToolCall) -> str | None:
-    """What stands between `<|python_tag|>` and `<|eom_id|>` for a call of a built-in tool; None for any other call."""
+    """The text between `<|python_tag|>` and `<|eom_id|>` for a call of a built-in tool; None for any other call."""
     arguments = call.parsed()
-    wanted = "query" if call.name in SEARCHES else "code" if call.name == CODE_INTERPRETER else None
-    if wanted is None or list(arguments) != [wanted] or not isinstance(arguments[wanted], str):
+    expected = "query" if call.name in SEARCHES else "code" if call.name == CODE_INTERPRETER else None
+    if expected is None or list(arguments) != [expected] or not isinstance(arguments[expected], str):
         return None
-    return arguments["code"] if wanted == "code" else f'{call.name}.call(query="{arguments["query"]}")'
+    return arguments["code"] if expected == "code" else f'{call.name}.call(query="{arguments["query"]}")'
 
 
 def _tagged(before: str, body: str, syntax: CallSyntax) -> ParsedCalls:

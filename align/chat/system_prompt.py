@@ -1,6 +1,6 @@
-"""What stands around calls in a dialog: the system lines that turn tools on, and results as messages.
+"""The system prompt that turns tools on, and tool results as messages.
 
-A result is data. It is capped here, encoded without control tokens like every text, and no template reads it again.
+A result is data: it is shortened here if it is too long, and encoded without control tokens, like every text.
 
 Source: meta-llama/llama-models, models/llama3_1/prompt_format.md, for the system lines and their order.
 """
@@ -16,8 +16,8 @@ from align.tools.results import result_text
 def system_text(config: EnvironmentConfig) -> str:
     """The system message's text: environment, tools and dates, a blank line, and the instructions.
 
-    Edge: nothing is written that is not set, least of all today's date. Without a `Tools:` line a blank line stands
-        before the dates, as in the document.
+    Edge: only what is set is written; today's date is never taken from the clock. Without a `Tools:` line there is a
+        blank line before the dates, as in Meta's document.
     """
     lines = []
     if config.ipython:
@@ -34,8 +34,8 @@ def system_text(config: EnvironmentConfig) -> str:
 
 
 def tool_message(result: str, name: str | None = None, *, max_characters: int) -> Message:
-    """What a tool gave back, as the message that the model reads.
+    """A tool's result as the message that the model reads.
 
-    max_characters: `EnvironmentConfig.max_result_characters`; a longer result loses its middle, see `capped`.
+    max_characters: `EnvironmentConfig.max_result_characters`. The middle of a longer result is cut out, see `capped`.
     """
     return Message(role="tool", content=result_text(result, max_characters), name=name)

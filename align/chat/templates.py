@@ -17,11 +17,11 @@ from align.chat.tool_prompts import (
     HERMES_AFTER,
     HERMES_BEFORE,
     JSON_BEFORE,
-    OFFERS,
     PYTHON_BEFORE,
     TAG_AFTER,
     TAG_BEFORE,
     TAG_TYPES,
+    TOOL_PROMPTS,
 )
 
 
@@ -32,9 +32,9 @@ def template(protocol: str, syntax: CallSyntax) -> str:
     return "\n".join(
         [
             *([_LITERAL] if syntax == "python_list" else []),
-            f"{{%- macro offer() -%}}\n{_OFFERS[syntax].strip()}\n{{%- endmacro -%}}",
+            f"{{%- macro offer() -%}}\n{_TOOL_PROMPTS[syntax].strip()}\n{{%- endmacro -%}}",
             f"{{%- macro write(calls) -%}}\n{limit}{_CALLS[syntax].strip()}\n{{%- endmacro -%}}",
-            f"{{%- set place = {_quoted(OFFERS[syntax].place)} -%}}",
+            f"{{%- set place = {_quoted(TOOL_PROMPTS[syntax].place)} -%}}",
             _BODIES[protocol].strip(),
         ]
     )
@@ -110,7 +110,7 @@ _PYTHON_OFFER = r"""
 {{- found.all | tojson(indent=4) -}}
 """
 
-_OFFERS: dict[CallSyntax, str] = {
+_TOOL_PROMPTS: dict[CallSyntax, str] = {
     "hermes": _words(_HERMES_OFFER, BEFORE=HERMES_BEFORE, AFTER=HERMES_AFTER),
     "json": _words(_JSON_OFFER, BEFORE=JSON_BEFORE),
     "function_tag": _words(_TAG_OFFER, BEFORE=TAG_BEFORE, AFTER=TAG_AFTER),

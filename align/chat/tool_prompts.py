@@ -1,9 +1,9 @@
-"""How functions are offered to a model: the published words of each call syntax, and the message they stand in.
+"""Tool prompts: the text that lists the available functions, for each call syntax, and the message it is put into.
 
 Source: hermes, NousResearch/Hermes-Function-Calling, in our words; json, the chat template shipped with Llama 3.1
 Instruct; function_tag, meta-llama/llama-models, models/llama3_1/prompt_format.md; python_list, the same,
-models/llama3_2/text_prompt_format.md. Meta gives the first two a user message of their own; the template that it ships
-puts them at the head of the first one, and so do we.
+models/llama3_2/text_prompt_format.md. Meta's document puts the prompts of json and function_tag into a user message
+of their own; the template that Meta ships puts them at the beginning of the first one, and so does this module.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TAG_TYPES = {
 }
 
 TAG_KEYS = ("description", "type", "param_type", "required")
-"""What the function tag's document says itself; `required` of an object inside has no place there."""
+"""Keys that the function tag's document writes itself. An inner object's `required` is not written."""
 
 PYTHON_BEFORE = (
     "You are an expert in composing functions. You are given a question and a set of possible functions.\n"
@@ -65,36 +65,36 @@ PYTHON_BEFORE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """How a call syntax offers functions."""
+class ToolPrompt:
+    """How a call syntax lists functions in the prompt."""
 
     parts: Callable[[Sequence[ToolSpec]], list[Part]]
-    """The published words are our own; what a function says of itself is not."""
+    """The published instructions may contain the tokenizer's own markers; descriptions of functions may not."""
     place: Literal["system", "user"]
-    """system: at the end of the system message, which is made where there is none. user: before the first question."""
+    """system: at the end of the system message, which is added if missing. user: before the first question."""
 
     def text(self, tools: Sequence[ToolSpec]) -> str:
         return joined(self.parts(tools))
 
 
 class Written(NamedTuple):
-    """A message as it is written, save its calls."""
+    """A message as it is written, without its calls."""
 
     turn: int
-    """-1 for a system message that was made to hold the offer."""
+    """-1 for a system message that was added for the tool prompt."""
     message: Message
     parts: list[Part]
-    """Its content, with the functions offered in it."""
+    """Its content, including the tool prompt if it is in this message."""
 
 
 OWN_ROLES = ("assistant", "system")
 """Whose contents may hold the tokenizer's own markers: the model's, and those of whoever runs it."""
 
 
-def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> list[Written]:
-    """The messages, and the functions offered in them.
+def with_tool_prompt(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> list[Written]:
+    """The messages, with the tool prompt in one of them if there are tools.
 
-    Raises RowError where functions are offered in the first user message and there is none.
+    Raises RowError if the syntax puts the prompt into the first user message and there is no user message.
     """
     written = [
         Written(turn, message, [Part(message.content, message.role in OWN_ROLES)])
@@ -103,9 +103,9 @@ def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> l
     specs = tools_of(tools)
     if not specs:
         return written
-    offer = OFFERS[syntax]
-    parts = offer.parts(specs)
-    if offer.place == "system":
+    prompt = TOOL_PROMPTS[syntax]
+    parts = prompt.parts(specs)
+    if prompt.place == "system":
         if not messages or messages[0].role != "system":
             return [Written(-1, Message(role="system", content=joined(parts)), parts), *written]
         between = [Part("\n\n")] if messages[0].content else []
@@ -117,7 +117,7 @@ def with_offer(messages: Sequence[Message], tools: str, syntax: CallSyntax) -> l
             return written
     raise RowError(
         "messages",
-        f"hold no user message, and the {syntax} syntax offers functions in the first one",
+        f"hold no user message, and the {syntax} syntax lists the functions in the first one",
         "Add a user message, or leave `tools` empty",
     )
 
@@ -133,17 +133,17 @@ def _json(tools: Sequence[ToolSpec]) -> list[Part]:
 
 
 def _function_tag(tools: Sequence[ToolSpec]) -> list[Part]:
-    offers = (
+    listed = (
         f"Use the function '{tool.name}' to '{tool.description}':\n"
         + json_text({"name": tool.name, "description": tool.description, "parameters": _tag_parameters(tool)})
         + "\n\n"
         for tool in tools
     )
-    return [Part(TAG_BEFORE, own=True), Part("".join(offers)), Part(TAG_AFTER, own=True)]
+    return [Part(TAG_BEFORE, own=True), Part("".join(listed)), Part(TAG_AFTER, own=True)]
 
 
 def _tag_parameters(tool: ToolSpec) -> dict[str, Any]:
-    """Parameters as the function tag's document lists them; what a schema says besides follows behind."""
+    """Parameters in the order of the function tag's document; the other keys of a schema follow."""
     required = tool.parameters.get("required") or []
     found = {}
     for name, schema in (tool.parameters.get("properties") or {}).items():
@@ -162,9 +162,9 @@ def _python_list(tools: Sequence[ToolSpec]) -> list[Part]:
     return [Part(PYTHON_BEFORE, own=True), Part(json_text([tool.model_dump() for tool in tools], indent=4))]
 
 
-OFFERS: dict[CallSyntax, Offer] = {
-    "hermes": Offer(_hermes, "system"),
-    "json": Offer(_json, "user"),
-    "function_tag": Offer(_function_tag, "user"),
-    "python_list": Offer(_python_list, "system"),
+TOOL_PROMPTS: dict[CallSyntax, ToolPrompt] = {
+    "hermes": ToolPrompt(_hermes, "system"),
+    "json": ToolPrompt(_json, "user"),
+    "function_tag": ToolPrompt(_function_tag, "user"),
+    "python_list": ToolPrompt(_python_list, "system"),
 }

@@ -47,7 +47,7 @@ _BRACKETS = re.compile(r"[<>\[\]{}]")
 class OwnTokens:
     """The added tokens of a tokenizer that texts may hold: markers and words.
 
-    control: ids that no text may hold, besides the tokenizer's special tokens.
+    control: ids that no text may contain, in addition to the tokenizer's special tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, control: Collection[int]) -> None:

@@ -97,7 +97,11 @@ _SCORE_OF_A_SIDE = re.compile(
     r"(?P<side>chosen|rejected)[_-](?:avg[_-]|overall[_-])?(?:score|rating|reward)"
     r"|(?:avg[_-]|overall[_-])?(?:score|rating|reward)[_-](?P<other>chosen|rejected)"
 )
-"""`chosen_score`, `rating_rejected`, `chosen-rating`, `chosen_avg_rating`, ..."""
+"""The column of one side's score. Either the side comes first, in the group `side`, or last, in `other`:
+
+    chosen_score, chosen-rating, rejected_avg_rating, chosen_overall_reward     side
+    score_chosen, rating_rejected, avg_rating_chosen                            other
+"""
 
 
 MODEL_OF_A_SIDE = re.compile(r"(chosen|rejected)[_-]model|model[_-](chosen|rejected)")

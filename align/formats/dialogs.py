@@ -41,7 +41,14 @@ _LIST_IN_TEXT = re.compile(
     r"""\s*(?:array\()?\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:.*\}\s*\](?:, dtype=object\))?\s*""",
     re.DOTALL,
 )
-"""A whole list of messages written into a text: JSON in a string, or what pandas' `to_csv` makes of a list."""
+"""A whole list of messages that was written into a text. The key may be any of the four, in either quotes:
+
+    '[{"role": "user", "content": "Hi"}]'                            JSON in a string
+    "array([{'content': 'Hi', 'role': 'user'}], dtype=object)"       what pandas' `to_csv` writes
+"""
+# A text that begins or ends as the chat template of a model writes it:
+#   start   "<s>[INST] Hi", "<|im_start|>user\n", "<|begin_of_text|><|start_header_id|>system", "<start_of_turn>user"
+#   end     "...<|im_end|>\n<|im_start|>assistant", "...<|eot_id|>", "...[/INST]", "...</s>", trailing spaces allowed
 _RENDERED_START = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:<\|im_start\|>\s*(?:system|user)|<\|start_header_id\|>\s*(?:system|user)"
     r"|<start_of_turn>\s*user|<\|(?:system|user)\|>|\[INST\])"
@@ -165,7 +172,11 @@ def is_transcript(text: str) -> bool:
 def transcript(text: str, where: str) -> list[Json]:
     r"""The dialog of a text that `is_transcript`.
 
-    Turns begin after an empty line, so `\nHuman:` inside an answer is text; where no turn does, after a line's end.
+    Turns begin after an empty line, so `\nHuman:` inside an answer is text. If no turn of the assistant begins after an
+    empty line, turns begin after any line break:
+
+        "\n\nHuman: Hi\n\nAssistant: A poem.\nHuman: not a turn"     user "Hi", assistant "A poem.\nHuman: not a turn"
+        "Human: Hi\nAssistant: Hello"                               user "Hi", assistant "Hello"
     """
     if not is_transcript(text):
         raise RowError(where, "is no transcript, and the other completion is one", "Write both in one form")

@@ -51,7 +51,11 @@ IDENTICAL = "identical completions"
 _SPEAKER = re.compile(
     r"\s*[#<|\[*]*\s*(human|user|prompter|instruction|question|system|assistant|h|q)\s*[:>|\]*]", re.IGNORECASE
 )
-"""How a text begins that names who speaks: `Human:`, `### Instruction:`, `<|user|>`, `[USER]`."""
+"""The beginning of a text that names its speaker: marks, the name, and a closing mark.
+
+    "Human: ", "Q: ", "### Instruction:", "<|user|>", "[USER] ", "**System**"   match
+    "Human rights are", "question everything"                                  do not: no closing mark follows the name
+"""
 
 
 @dataclass(frozen=True)

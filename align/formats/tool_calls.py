@@ -20,6 +20,11 @@ GLAIVE_CALL = "<functioncall>"
 GLAIVE_END = "<|endoftext|>"
 GLAIVE_ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 
+# A dialog of Glaive is one text: "USER: Hi\n\n\nASSISTANT: <functioncall> {...} <|endoftext|>\n\n\nUSER: ..."
+#   _GLAIVE_TURN    a speaker at the beginning, after a line break, or directly after <|endoftext|>; `split` returns
+#                   ["", "USER", " Hi", "ASSISTANT", " <functioncall> {...} <|endoftext|>", "USER", " ..."]
+#   _GLAIVE_OFFER   ", with access to the following functions. Use them if required -" and all that follows it
+#   _GLAIVE_QUOTED  {"name": "f", "arguments": '{"a": "it\'s"}'}: JSON, except that the arguments are in single quotes
 _GLAIVE_TURN = re.compile(r"(?:\A|\n|(?<=<\|endoftext\|>))\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
 _GLAIVE_OFFER = re.compile(r",? with access to the following functions\..*", re.DOTALL)
 _GLAIVE_QUOTED = re.compile(r"""(\{\s*"name"\s*:\s*"[^"]+"\s*,\s*"arguments"\s*:\s*)'(.*)'\s*\}""", re.DOTALL)

@@ -38,7 +38,7 @@ from align.models.exactness import require_open_attention
 from align.models.fitting import model_config, quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
-from align.precision import settled, settled_dtype
+from align.precision import resolved_dtype, resolved_precision
 from align.reporting import logger
 from align.settings import ModelConfig
 
@@ -104,7 +104,7 @@ def load_encoder(path: str | Path, revision: str | None = None, *, key: str = "m
 
 def load_policy(config: ModelConfig, precision: str = "fp32", seed: int = 0) -> TreePolicy:
     """A causal language model that reads packed trees. seed: for the fresh half of an adapter."""
-    return TreePolicy(_loaded(config, seed, scorer=False), settled(precision))
+    return TreePolicy(_loaded(config, seed, scorer=False), resolved_precision(precision))
 
 
 def load_reward_model(
@@ -115,13 +115,13 @@ def load_reward_model(
     fresh_head: whether a language model is given a head of seeded noise, which only training it may do; otherwise it
         is refused. The head of a reward checkpoint is loaded in either case.
     """
-    return TreeScorer(_loaded(config, seed, scorer=True, fresh_head=fresh_head), settled(precision))
+    return TreeScorer(_loaded(config, seed, scorer=True, fresh_head=fresh_head), resolved_precision(precision))
 
 
 def load_generator(path: str | Path, dtype: str = "auto", revision: str | None = None) -> Any:
     """A plain causal language model for sampling: in evaluation mode, on the GPU where there is one."""
     adapter, checkpoint = _opened(path, revision, scorer=False)
-    held_in = getattr(torch, settled_dtype(dtype))
+    held_in = getattr(torch, resolved_dtype(dtype))
     model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation="sdpa")
     require_finite(model, checkpoint.name)
     if adapter is not None:

@@ -1,4 +1,4 @@
-r"""Records out of text: JSON lines, one JSON array, CSV and TSV. Every fault of a record is an error with `file:line`.
+r"""Reads records from text files: JSON lines, one JSON array, CSV and TSV. Errors name the record's file and line.
 
 Bytes are split at "\n" only and decoded line by line, so neither U+2028 in a string nor one line in Latin-1 affects
 other lines. No record of more than MAX_RECORD_BYTES is ever in memory.
@@ -26,8 +26,12 @@ _CHUNK = 2**20
 _BOM = codecs.BOM_UTF8
 _OTHER_ENCODINGS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# An escape that may be half a character. It only selects texts for a closer look, so it may match too much:
+#   "\ud83d\ude00"   an emoji as two escapes: matches, and check_strings accepts the pair
+#   "\ud83d"         half of it: matches, and check_strings refuses it
+#   "\\ud83d"        an escaped backslash before the letters ud83d: matches too, and is accepted
+#   "\u00e9"         an accent: does not match
 _ESCAPES = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escape that may be half a character; `\\\\ud83d`, an escaped backslash, matches too."""
 _OBJECT_A_LINE = "Write one JSON object a line, or one array"
 _JSON_COLUMNS = frozenset(
     [
@@ -231,7 +235,8 @@ _PARSER = _Parser()
 class _Text:
     """Text of a binary file, read a piece at a time, and a place in it.
 
-    A byte that is not UTF-8 becomes a lone surrogate (Python's `surrogateescape`), so that it spoils one element only.
+    A byte that is not UTF-8 becomes a lone surrogate (Python's `surrogateescape`), so only the element that contains it
+    is refused.
     """
 
     def __init__(self, handle: IO[bytes]) -> None:
@@ -240,7 +245,7 @@ class _Text:
         self.buffer, self.place, self.line, self.ended = "", 0, 1, False
 
     def more(self, characters: int = _CHUNK) -> None:
-        """Forget what lies before the place, and read on."""
+        """Delete the text before the place from memory, and read on."""
         chunk = self._handle.read(characters)
         self.ended = not chunk
         self.buffer = self.buffer[self.place :] + self._decoder.decode(chunk, final=self.ended)
@@ -262,13 +267,23 @@ class _Text:
 
 
 def _element(text: _Text, parser: _Parser, where: str) -> tuple[Any, str]:
-    """The value at the place and how it is written; moves behind it."""
+    """The value at the place and its text; moves the place to the end of the value.
+
+    The buffer may end inside a value, so decoding is tried again with more text until it succeeds. An example with
+    pieces of 8 characters, for the array [{"a": 1}, 1234]:
+
+        buffer              place 1                     result
+        [{"a": 1            object not closed           more() drops "[", and reads "}, 1234]"
+        {"a": 1}, 1234]     {"a": 1} ends at 8 < 15     complete
+
+    A number needs one character more: "12" at the end of the buffer may be the beginning of "1234", which is why a
+    value that ends where the buffer ends counts only at the end of the file.
+    """
     while True:
         parser.faults.clear()
         available = len(text.buffer) - text.place
         try:
             found, end = parser.decoder.raw_decode(text.buffer, text.place)
-            # a number at the buffer's end may go on in the next piece: 12|34
             if end < len(text.buffer) or text.ended:
                 written = text.buffer[text.place : end]
                 text.move(end - text.place)

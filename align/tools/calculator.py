@@ -1,10 +1,10 @@
 """Calculator: arithmetic, algebra, calculus and units by sympy and pint, or Wolfram Alpha's API, one interface.
 
 A query never becomes Python that runs: it is parsed with `ast`, and only numbers, named functions, operators and
-symbols are built into sympy objects (sympy's own `parse_expr` would evaluate code). Numbers are bounded while the
-expression is built, and the whole stands in a process with a time and a memory limit.
+symbols are built into sympy objects (sympy's own `parse_expr` would evaluate code). Numbers are limited in size while
+the expression is built, and everything runs in a process with a time and a memory limit.
 
-The tool bears Llama's name, `wolfram_alpha`, whichever engine answers.
+The tool is called `wolfram_alpha`, Llama's name for it, whichever engine answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from align.tools.limited_process import Bounded
+from align.tools.limited_process import LimitedProcess
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolFailure, library
 from align.tools.web import Service
@@ -87,9 +87,9 @@ class EmbeddedCalculator:
     """sympy and pint in a bounded process."""
 
     def __init__(self, *, timeout_seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
-        for module in ("sympy", "pint"):  # missing here is the user's to mend, before the first call
+        for module in ("sympy", "pint"):  # a missing library is reported before the first call
             library(module)
-        self._bounded = Bounded(
+        self._bounded = LimitedProcess(
             "align.tools.calculator:evaluate",
             timeout_seconds=timeout_seconds,
             memory_bytes=memory_bytes,
@@ -275,7 +275,7 @@ def _built(node: ast.expr, source: str, depth: int) -> Any:
         case ast.Constant(value=int(value)):
             return _bounded_number(sympy.Integer(value))
         case ast.Constant(value=float()):
-            # From its digits, exactly: 0.1 + 0.2 is 0.3. The float marks that a decimal is wanted in the end.
+            # Exactly, from its digits, so that 0.1 + 0.2 is 0.3. The float marks that the answer is to be a decimal.
             return _decimal(ast.get_source_segment(source, node) or "")
         case ast.Name(id=name):
             return _named(name)

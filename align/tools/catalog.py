@@ -69,5 +69,5 @@ def make_registry(config: ToolsConfig) -> Registry:
 
 def _folder(folder: Path | None, key: str) -> Path:
     if folder is None or not folder.is_dir():
-        raise ConfigError(f"tools.{key}", f"wanted a folder, found {folder}", "Name the folder")
+        raise ConfigError(f"tools.{key}", f"expected a folder, found {folder}", "Name the folder")
     return folder

@@ -8,10 +8,10 @@ from align.tools.sandbox.session import Execution, Sandbox, Session
 
 
 class DialogSession:
-    """A dialog's session: started when its code first runs, and anew where a call ended the one before.
+    """A dialog's session, which starts when code runs for the first time, and again after a call that ended it.
 
-    A dialog that runs no code costs no process. Variables and files are gone after a call that was ended (a time-out,
-    say), as its result tells the model. Close it, or use it in a `with`.
+    A dialog that runs no code starts no process. Variables and files are lost after a call that was ended, for example
+    by a time-out; the call's result says so to the model. Close the session, or use it in a `with`.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -57,9 +57,9 @@ def interpreter_tool(session: Session | DialogSession, identity: str = "code_int
 
 
 def execution_text(execution: Execution) -> str:
-    """As Llama 3.1's agent shows a run: `completed` or `failed`, then each stream that holds something, in brackets.
+    """A run as Llama 3.1's agent shows it: `completed` or `failed`, then each non-empty stream, in brackets.
 
-    The traceback, or why the run was ended, stands at the end of stderr, where Python would have put it.
+    The traceback, or the reason why the run was ended, is at the end of stderr, where Python writes it.
 
     Source: the published tool outputs of Llama 3.1's documentation and agent.
     """

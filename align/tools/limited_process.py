@@ -1,7 +1,7 @@
-"""A function run in a helper process, held to time and memory, for what may take either without end.
+"""Runs a function in a helper process with a time and a memory limit, because some inputs make it run without end.
 
-It is no sandbox: the code is ours or a library's, the input is a stranger's. What a model wrote as code runs in
-`align/tools/sandbox/session.py`.
+This is not a sandbox: the code is trusted (this project's or a library's) and only its input is not. Code that a model
+wrote runs in `align/tools/sandbox/session.py`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from align.errors import AlignError
 from align.tools.results import ToolError, ToolFailure
 
 STARTING_SECONDS = 60
-"""For Python and the libraries to load; a call's own time begins after that."""
+"""Time limit for loading Python and the libraries. A call's own time begins after that."""
 
 
-class Bounded:
-    """`module:function`, of JSON values to text, in a process that is kept between calls and replaced when it fails.
+class LimitedProcess:
+    """Calls `module:function`, which takes JSON values and returns text, in a process that is kept between calls.
 
-    A call that runs out of time or memory is a `ToolFailure`, and so is one that the function itself refuses. One
-    call at a time; threads wait for each other.
+    A call that exceeds its time or memory raises `ToolFailure`, and the next call starts another process. A call that
+    the function itself refuses raises `ToolFailure` too. One call runs at a time; other threads wait.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Bounded:
             self.close()
             command = [sys.executable, "-c", "from align.tools.limited_process import serve; serve()", self.target]
             command += [str(self.memory_bytes), json.dumps(self.first_call)]
-            # The helper asks no service, so the keys that the environment may hold are none of its business.
+            # The helper asks no service, so it does not get the keys that the environment may contain.
             kept = {key: value for key, value in os.environ.items() if not key.endswith(("_KEY", "_APP_ID", "_TOKEN"))}
             environment = kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
@@ -98,7 +98,7 @@ class Bounded:
         return self._process
 
     def _line(self, process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-        """One line, b"" where the process is gone, None where the time is up."""
+        """One line; b"" if the process has ended, None if the time is over."""
         assert process.stdout is not None
         until = time.monotonic() + seconds
         while b"\n" not in self._rest:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from align.tools.limited_process import Bounded
+from align.tools.limited_process import LimitedProcess
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolError, ToolFailure, library
 
@@ -155,8 +155,8 @@ READERS: dict[str, Callable[[Path], str]] = {
 }
 
 
-def text_of(path: str | Path, max_file_bytes: int = MAX_FILE_BYTES) -> str:
-    """A file's text, by the reader of its suffix. Raises ToolFailure, with words for the model."""
+def file_text(path: str | Path, max_file_bytes: int = MAX_FILE_BYTES) -> str:
+    """A file's text, from the reader for its suffix. Raises ToolFailure with a message for the model."""
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -170,11 +170,11 @@ def text_of(path: str | Path, max_file_bytes: int = MAX_FILE_BYTES) -> str:
 
 
 def file_reader(folder: str | Path, *, timeout_seconds: float = 20.0, memory_bytes: int = 2 << 30) -> Tool:
-    """The tool `read_file`, for files of one folder and those below it. Each is read in a bounded process."""
+    """The tool `read_file`, for files of one folder and those below it. Each is read in a process with limits."""
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise ToolError(folder, "there is no such folder", "Name the folder of files that may be read")
-    bounded = Bounded("align.tools.reader:text_of", timeout_seconds=timeout_seconds, memory_bytes=memory_bytes)
+    limited = LimitedProcess("align.tools.reader:file_text", timeout_seconds=timeout_seconds, memory_bytes=memory_bytes)
 
     def read_file(path: str) -> str:
         """Read a file and return its text.
@@ -182,20 +182,20 @@ def file_reader(folder: str | Path, *, timeout_seconds: float = 20.0, memory_byt
         Args:
             path: The file's name, such as report.pdf.
         """
-        wanted = _inside(folder, path)
-        return bounded(str(wanted))
+        file = _inside(folder, path)
+        return limited(str(file))
 
     return tool_of(read_file, identity="read_file")
 
 
 def _inside(folder: Path, name: str) -> Path:
     try:
-        wanted = (folder / name).resolve()
+        file = (folder / name).resolve()
     except (OSError, ValueError):  # a null character, or a name beyond what the system takes
         raise ToolFailure("refused", f"{name[:80]!r} is no file's name") from None
-    if not wanted.is_relative_to(folder):
+    if not file.is_relative_to(folder):
         raise ToolFailure("refused", f"there is no file {name}")
-    return wanted
+    return file
 
 
 def _see(held: bool, path: Path, kind: str) -> None:
@@ -212,7 +212,7 @@ def _see_json(text: str, where: str) -> None:
 
 @contextlib.contextmanager
 def _office(path: Path, part: str, kind: str) -> Iterator[None]:
-    """See that a file is a zip with the part that its kind has, and unpacks to a bearable size; name what breaks."""
+    """Check that a file is a zip archive with the part that its kind has, and does not unpack to too many bytes."""
     with path.open("rb") as handle:
         if handle.read(4) == _OLD_OFFICE:
             raise ToolFailure("refused", f"{path.name} is locked by a password, or of Office before 2007")

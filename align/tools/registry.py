@@ -47,7 +47,7 @@ class Tool:
 
 
 class Registry:
-    """Tools by name. `call` never raises for what a model did; it raises `AlignError` for what the user must mend."""
+    """Tools by name. `call` never raises for what a model did; it raises `AlignError` for what the user must fix."""
 
     def __init__(self, tools: Iterable[Tool], *, max_result_characters: int = MAX_RESULT_CHARACTERS) -> None:
         self.tools: dict[str, Tool] = {}
@@ -55,7 +55,7 @@ class Registry:
         for tool in tools:
             name = tool.spec.name
             if name in self.tools:
-                raise ToolError(name, "two tools bear this name", "Rename one of them")
+                raise ToolError(name, "two tools have this name", "Rename one of them")
             self.tools[name] = tool
 
     @property
@@ -68,7 +68,7 @@ class Registry:
         return Registry([*self.tools.values(), *tools], max_result_characters=self.max_result_characters)
 
     def only(self, names: Iterable[str]) -> Registry:
-        """The tools of these names, in their order. Raises ToolError for a name that no tool bears."""
+        """The tools of these names, in their order. Raises ToolError for a name that no tool has."""
         names = list(names)
         for name in names:
             if name not in self.tools:
@@ -79,7 +79,7 @@ class Registry:
         return Registry([self.tools[name] for name in names], max_result_characters=self.max_result_characters)
 
     def identity(self, name: str) -> str:
-        """Which engine answers for a name; empty for a name that no tool bears."""
+        """Which engine answers for a name; empty for a name that no tool has."""
         return self.tools[name].identity if name in self.tools else ""
 
     def call(self, call: ToolCall) -> ToolResult:
@@ -107,7 +107,7 @@ class Registry:
         try:
             values = tool.arguments.validate_json(call.arguments, strict=True)
         except ValidationError as error:
-            raise ToolFailure("arguments", f"{call.name}: {_amiss(error)}") from None
+            raise ToolFailure("arguments", f"{call.name}: {_validation_message(error)}") from None
         found = tool.function(**values)
         return found if isinstance(found, str) else json.dumps(to_jsonable_python(found), ensure_ascii=False)
 
@@ -115,19 +115,19 @@ class Registry:
 def tool_of(function: Callable[..., Any], *, name: str | None = None, identity: str | None = None) -> Tool:
     """A function as a tool.
 
-    Every parameter needs a type and stands in the schema with its default and, where the docstring describes it, its
-    description. The identity is that of the source text, unless given.
+    Every parameter needs a type. The schema contains its default and, if the docstring describes it, its description.
+    identity: by default the name and a fingerprint of the source text.
     """
     name = name or function.__name__
     where = f"{inspect.getsourcefile(function) or 'function'}:{name}"
     parsed = library("docstring_parser").parse(function.__doc__ or "")
     description = "\n\n".join(filter(None, [parsed.short_description, parsed.long_description]))
     if not description:
-        raise ToolError(where, "a tool wants a docstring, and there is none", "Say what it does: the model reads it")
-    told = {item.arg_name: " ".join((item.description or "").split()) for item in parsed.params}
+        raise ToolError(where, "a tool requires a docstring, and there is none", "Say what it does: the model reads it")
+    described = {item.arg_name: " ".join((item.description or "").split()) for item in parsed.params}
     parameters = inspect.signature(function).parameters
-    if strangers := told.keys() - parameters.keys():
-        raise ToolError(where, f"the docstring describes {sorted(strangers)}, which are no parameters", "Mend it")
+    if strangers := described.keys() - parameters.keys():
+        raise ToolError(where, f"the docstring describes {sorted(strangers)}, which are no parameters", "Fix it")
     types = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for key, parameter in parameters.items():
@@ -142,12 +142,14 @@ def tool_of(function: Callable[..., Any], *, name: str | None = None, identity: 
         extra: dict[str, Any] = {}
         if parameter.default is not parameter.empty:
             extra = {"default": to_jsonable_python(parameter.default)}
-        field: Any = Annotated[types[key], Field(description=told.get(key) or None, json_schema_extra=extra or None)]
+        field: Any = Annotated[
+            types[key], Field(description=described.get(key) or None, json_schema_extra=extra or None)
+        ]
         fields[key] = NotRequired[field] if extra else field
-    # A TypedDict and not a model: parameters may bear any name, also one that a model's attribute has.
-    wanted = TypedDict(name, fields)  # type: ignore[misc]
-    wanted.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
-    arguments: TypeAdapter = TypeAdapter(wanted)
+    # A TypedDict and not a model: parameters may have any name, also that of a model's attribute.
+    schema = TypedDict(name, fields)  # type: ignore[misc]
+    schema.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    arguments: TypeAdapter = TypeAdapter(schema)
     spec = ToolSpec(name=name, description=description, parameters=_plain(arguments.json_schema()))
     return Tool(spec, function, arguments, identity or f"{name}@{_source_fingerprint(function, spec)}")
 
@@ -173,7 +175,7 @@ def load_functions(path: str | Path) -> list[Tool]:
     return [tool_of(function) for function in functions]
 
 
-def _amiss(error: ValidationError) -> str:
+def _validation_message(error: ValidationError) -> str:
     """pydantic's findings in one line; values are left out, they may be long."""
     found = []
     for item in error.errors(include_url=False, include_input=False):

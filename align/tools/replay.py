@@ -1,7 +1,7 @@
-"""Calls recorded as they are made, and played back without any tool or network.
+"""Calls recorded as they are made, and replayed without any tool or network.
 
-A record holds what the model saw and which engine answered, and nothing that differs from run to run. `Recorder` and
-`Replay` have the registry's `call`, so that a builder does not know which of the three it holds.
+A record contains what the model saw and which engine answered, and nothing that differs from run to run. `Recorder` and
+`Replay` have the same `call` method as the registry, so a builder works with any of the three.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CallRecord(Frozen):
     ok: bool
     error: str | None = None
     tool: str = ""
-    """Which engine, and which version of it, answered; empty where no tool bears the name."""
+    """Which engine, and which version of it, answered; empty if no tool has the name."""
 
     @field_validator("text")
     @classmethod
@@ -76,12 +76,12 @@ class Replay:
         if place >= len(self.records):
             raise ReplayError(
                 f"{self.name}, call {place + 1}",
-                f"wanted no more than the {len(self.records)} recorded calls, found {_shown(call)}",
-                "Record the trajectory anew",
+                f"expected no more than the {len(self.records)} recorded calls, found {_shown(call)}",
+                "Record the trajectory again",
             )
         record = self.records[place]
         if differs := _difference(record.call, call):
-            raise ReplayError(f"{self.name}, call {place + 1}", differs, "Record the trajectory anew")
+            raise ReplayError(f"{self.name}, call {place + 1}", differs, "Record the trajectory again")
         self._next += 1
         return ToolResult(record.text, record.ok, record.error)
 
@@ -91,13 +91,13 @@ class Replay:
             missing = self.records[self._next].call
             raise ReplayError(
                 f"{self.name}, call {self._next + 1}",
-                f"wanted {len(self.records)} calls, found {self._next}; the next was {_shown(missing)}",
-                "Record the trajectory anew",
+                f"expected {len(self.records)} calls, found {self._next}; the next was {_shown(missing)}",
+                "Record the trajectory again",
             )
 
 
 def differences(records: Iterable[CallRecord], tools: Registry) -> list[str]:
-    """Make the recorded calls again, live, and name each whose engine or result differs; empty when all hold."""
+    """Make the recorded calls again, live, and name each whose engine or result differs; empty if all are the same."""
     found = []
     for place, record in enumerate(records, 1):
         result = tools.call(record.call)
@@ -117,13 +117,12 @@ def differences(records: Iterable[CallRecord], tools: Registry) -> list[str]:
 def _difference(recorded: ToolCall, made: ToolCall) -> str | None:
     """What differs, in words; arguments are compared as values, so spacing and the order of keys are no matter."""
     if recorded.name != made.name:
-        return f"wanted {recorded.name}, found {made.name}"
-    wanted, found = _values(recorded), _values(made)
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            return (
-                f"{recorded.name}: argument {key!r}: wanted {wanted.get(key, 'none')}, found {found.get(key, 'none')}"
-            )
+        return f"expected {recorded.name}, found {made.name}"
+    expected, found = _values(recorded), _values(made)
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            values = f"expected {expected.get(key, 'none')}, found {found.get(key, 'none')}"
+            return f"{recorded.name}: argument {key!r}: {values}"
     return None
 
 

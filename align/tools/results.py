@@ -1,4 +1,4 @@
-"""What a call comes back with, and how a tool says that it could not."""
+"""The result of a tool call, and the two kinds of failure: one that the model sees, and one that ends the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What one call came back with."""
+    """The result of one call."""
 
     text: str
     """What the model sees: the tool's output, or what went wrong, in at most the registry's number of characters."""
@@ -28,10 +28,10 @@ class ToolResult:
 
 
 class ToolFailure(Exception):
-    """A call that cannot be answered, told to the model: the message becomes the result's text.
+    """A call that cannot be answered. The message becomes the text of the result, so the model sees it.
 
-    What the user must mend (a missing library, a refused key) is an `AlignError` instead: it ends the run, since
-    data made from such answers would teach a broken set-up.
+    A fault that the user must fix (a missing library, a refused key) is an `AlignError` instead and ends the run:
+    training data made from such answers would teach the model a broken set-up.
     """
 
     def __init__(self, kind: str, message: str, prefix: str = "Error: ") -> None:
@@ -41,7 +41,7 @@ class ToolFailure(Exception):
 
 
 class ToolError(AlignError):
-    """A function that cannot be a tool, or a tool whose set-up does not hold."""
+    """A function that cannot be a tool, or a tool that is not set up correctly."""
 
 
 def library(module: str) -> Any:
@@ -50,7 +50,7 @@ def library(module: str) -> Any:
 
 
 def result_text(result: str, max_characters: int) -> str:
-    """What a tool gave back, fit for UTF-8 and capped."""
+    """A tool's output, valid as UTF-8 and shortened to `max_characters`."""
     return capped(_HALF_CHARACTER.sub("\ufffd", result), max_characters)
 
 
@@ -62,9 +62,9 @@ def capped(text: str, max_characters: int) -> str:
     if len(text) <= max_characters:
         return text
     # The mark of the longest cut, so that the length of its number changes nothing.
-    room = max(0, max_characters - len(_mark(len(text))))
-    head, tail = room - room // 2, room // 2
-    return (text[:head] + _mark(len(text) - room) + text[len(text) - tail :])[:max_characters]
+    left = max(0, max_characters - len(_mark(len(text))))
+    head, tail = left - left // 2, left // 2
+    return (text[:head] + _mark(len(text) - left) + text[len(text) - tail :])[:max_characters]
 
 
 def _mark(characters: int) -> str:

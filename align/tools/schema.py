@@ -1,4 +1,4 @@
-"""Whether a written call fits the functions that its dialog offers: for dialogs whose calls nobody ran.
+"""Whether a written call fits the functions that its dialog offers: for dialogs whose calls were not executed.
 
 Calls that are run are checked by `registry`. The schemas of imported dialogs name types as Python, Java or BFCL do;
 those names alone make no call wrong.
@@ -23,12 +23,12 @@ _TYPES = {
 """A name of a type in lower case -> JSON schema's. Under any other name (`any`, `date`) every value passes."""
 
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""Keywords under which schemas stand by names that their writer chose, which may be `type`."""
+"""Keywords whose values are schemas by names that their writer chose, which may be `type`."""
 _VALUES = ("default", "enum", "const", "examples")
-"""Keywords under which values stand, not schemas."""
+"""Keywords whose values are not schemas."""
 
 _OLD_FLAGS = ("required", "exclusiveMinimum", "exclusiveMaximum")
-"""True or false here is drafts 3 and 4; nothing is held against it."""
+"""True or false here is drafts 3 and 4; it is ignored."""
 
 _SHOWN_CHARACTERS = 200
 
@@ -46,7 +46,7 @@ def call_problem(tools: Sequence[ToolSpec], call: ToolCall) -> CallProblem | Non
     """What is wrong with a call, given the functions offered; None where nothing is.
 
     Edge: an argument that the parameters do not name is wrong, unless the schema speaks of further ones, or names none
-        at all. `format` is not held against a value. Nothing is fetched: a `$ref` leads to a place in the schema.
+        at all. `format` is not checked. Nothing is fetched: a `$ref` leads to a place in the schema.
     Source: JSON schema, draft 2020-12; what older drafts write otherwise is read too.
     """
     spec = next((tool for tool in tools if tool.name == call.name), None)

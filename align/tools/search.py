@@ -1,6 +1,6 @@
 """Search: over a folder of documents by BM25, or the web by Brave's API, behind one interface.
 
-The tool bears Llama's name, `brave_search`, whichever engine answers: that is what the model was taught to call.
+The tool is called `brave_search`, whichever engine answers, because that is the name Llama was trained to call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from align.files import fingerprint_of
-from align.tools.reader import READERS, text_of
+from align.tools.reader import READERS, file_text
 from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolError, ToolFailure, library
 from align.tools.web import Service
@@ -63,7 +63,7 @@ class FolderSearch:
         for path in files:
             name = path.relative_to(folder).as_posix()
             try:
-                text = text_of(path)
+                text = file_text(path)
             except ToolFailure as failure:
                 self.unread[name] = str(failure)
                 continue
@@ -71,7 +71,7 @@ class FolderSearch:
         if not self.passages:
             raise ToolError(
                 folder,
-                f"wanted documents to search, found {len(files)} and no text in them",
+                f"expected documents to search, found {len(files)} and no text in them",
                 "Name a folder of documents",
             )
         bm25s = library("bm25s")
@@ -130,7 +130,7 @@ def search_tool(engine: SearchEngine, count: int = 3) -> Tool:
 
 
 def passages_of(text: str, max_characters: int = PASSAGE_CHARACTERS) -> list[str]:
-    """Text cut at blank lines, lines and words into passages of at most so many characters, small ones joined."""
+    """Text cut at blank lines, lines and words into passages of at most `max_characters`; short passages are joined."""
     passages: list[str] = []
     here = ""
     for piece in _pieces(text, ["\n\n", "\n", " "], max_characters):

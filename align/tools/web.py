@@ -1,4 +1,4 @@
-"""Asking a web service: time-outs, retries, 429, and a key that stays out of every message.
+"""Requests to a web service: time-outs, retries, 429, and a key that appears in no message.
 
 The key travels in a header, never in the address, and is not sent on to where a redirect points.
 """
@@ -47,7 +47,7 @@ class Service:
     """Which environment variable holds the key."""
     key_header: str
     key_prefix: str = ""
-    """What stands before the key in the header, such as `Bearer `."""
+    """Text before the key in the header, such as `Bearer `."""
     timeout_seconds: float = 20.0
     """For one try: to connect, and between two pieces of the answer."""
     tries: int = 3
@@ -61,7 +61,7 @@ class Service:
         if not os.environ.get(self.key_variable, "").strip():
             raise ConfigError(
                 self.key_variable,
-                f"{self.name} wants a key, and the environment holds none",
+                f"{self.name} requires a key, and the environment has none",
                 f"Set {self.key_variable}, or choose the embedded engine",
             )
 

@@ -119,8 +119,8 @@ def test_the_environment_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     choose(monkeypatch, "bf16")
     assert decide() == Decision("bf16", "ALIGN_PRECISION is set")
-    assert (precision.settled("auto"), precision.settled_dtype("auto")) == ("bf16", "bfloat16")
-    assert (precision.settled("fp32"), precision.settled_dtype("float32")) == ("fp32", "float32")
+    assert (precision.resolved_precision("auto"), precision.resolved_dtype("auto")) == ("bf16", "bfloat16")
+    assert (precision.resolved_precision("fp32"), precision.resolved_dtype("float32")) == ("fp32", "float32")
     choose(monkeypatch, "half")
     with pytest.raises(ConfigError, match="ALIGN_PRECISION: must be fp32, bf16 or auto, got 'half'"):
         decide()

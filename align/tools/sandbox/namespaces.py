@@ -1,8 +1,8 @@
-"""The command that puts a bare Python behind a boundary, and the look from outside whether the boundary stands.
+"""Starts a Python process isolated by Linux namespaces, and checks from outside that the isolation is complete.
 
-bubblewrap makes the namespaces and the read-only root, the filter of `seccomp.py` lists the system calls. Around it
-a mount namespace of its own holds what bubblewrap cannot do: a scratch folder with a limit on the number of files, and
-the interpreter where `nobody` can reach it, for root becomes `nobody` before bubblewrap starts.
+bubblewrap makes the namespaces and the read-only root; the filter of `seccomp.py` lists the permitted system calls. An
+outer mount namespace provides what bubblewrap cannot: a scratch folder with a limit on the number of files, and an
+interpreter that an unprivileged user can read, because root becomes user 65534 before bubblewrap starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from align.errors import SandboxError
 from align.tools.sandbox.seccomp import AUDIT_ARCH, seccomp_program
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 SCRATCH = "/scratch"
 PACKAGES = "/python/packages"
 WORKER = Path(__file__).with_name("worker.py")
@@ -46,7 +46,7 @@ mount -t tmpfs -o "$3" scratch /tmp
 shift 3
 exec "$@"
 """
-MEND = (
+HOW_TO_PERMIT = (
     "Let this user make user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces above 0, "
     "kernel.apparmor_restrict_unprivileged_userns=0; in a container, a seccomp profile that permits unshare and mount)"
 )
@@ -58,7 +58,9 @@ def require_tools() -> str:
     machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     if platform.system() != "Linux" or machine not in AUDIT_ARCH or sys.byteorder != "little":
         found = f"{platform.system()} on {platform.machine()}"
-        raise SandboxError("sandbox", f"wanted Linux on {' or '.join(AUDIT_ARCH)}, found {found}", "Use such a machine")
+        raise SandboxError(
+            "sandbox", f"expected Linux on {' or '.join(AUDIT_ARCH)}, found {found}", "Use such a machine"
+        )
     for tool, package in {
         "bwrap": "bubblewrap",
         "unshare": "util-linux",
@@ -67,13 +69,15 @@ def require_tools() -> str:
     }.items():
         if shutil.which(tool) is None:
             raise SandboxError(
-                "sandbox", f"wanted the program {tool}, found none", f"Install it: apt-get install {package}"
+                "sandbox",
+                f"requires the program {tool}, which is not installed",
+                f"Install it: apt-get install {package}",
             )
     return machine
 
 
 def start(scratch: str, packages: Path | None, answers: int) -> subprocess.Popen[bytes]:
-    """Start the worker behind the boundary, with pipes for its standard streams and that descriptor for its answers.
+    """Start the isolated worker, with pipes for its standard streams and that descriptor for its answers.
 
     scratch: the options of the scratch folder's tmpfs, such as "size=1048576,nr_inodes=100".
     The environment is empty from the first program on, so the init process inside has none to show either.
@@ -104,10 +108,11 @@ def start(scratch: str, packages: Path | None, answers: int) -> subprocess.Popen
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = 5.0) -> None:
-    """Kill all that `start` started; returns when the kernel has buried it.
+    """Kill every process that `start` started, and return when the kernel has removed them.
 
-    The init inside goes first: its namespace dies with it, and bubblewrap, its parent, buries it. If bubblewrap went
-    first, that would be left to the machine's init, which in a container may be a program that buries nobody.
+    The init process inside is killed first: its namespace ends with it, and bubblewrap, its parent, collects its exit
+    status. If bubblewrap were killed first, the machine's init would have to collect it, and in a container that may
+    be a program that never does.
     """
     for child in descendants(process.pid)[:1] or [process.pid]:
         if process.poll() is None:
@@ -120,14 +125,14 @@ def end(process: subprocess.Popen[bytes], seconds: float = 5.0) -> None:
         process.wait()
 
 
-def missing_walls(worker: int) -> list[str]:
-    """What the kernel says, from outside, that a process inside the boundary lacks of it; empty where all stands."""
+def missing_isolation(worker: int) -> list[str]:
+    """The parts of the isolation that a process lacks, according to the kernel; empty if it is complete."""
     lines = Path(f"/proc/{worker}/status").read_text().splitlines()
     status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
     missing = [
         f"{name} is {' '.join(status.get(name, ['unknown']))}"
-        for name, wanted in {"Seccomp": {"2"}, "NoNewPrivs": {"1"}}.items()
-        if set(status.get(name, ["unknown"])) != wanted
+        for name, expected in {"Seccomp": {"2"}, "NoNewPrivs": {"1"}}.items()
+        if set(status.get(name, ["unknown"])) != expected
     ]
     missing += [
         f"{name} is not empty"
@@ -151,15 +156,15 @@ def descendants(process: int) -> list[int]:
 
 
 def _outer(scratch: str, packages: Path | None) -> list[str]:
-    """Programs up to bubblewrap: a mount namespace with the stages set; root becomes nobody and keeps no capability."""
+    """The programs before bubblewrap: a mount namespace with STAGES mounted; root gives up its privileges."""
     prepare = ["sh", "-c", PREPARE, "sh", sys.base_prefix, str(packages or ""), f"{scratch},mode=700"]
     if os.geteuid() != 0:
         return ["unshare", "--user", "--map-root-user", "--mount", *prepare]
-    prepare[-1] += f",uid={NOBODY},gid={NOBODY}"
+    prepare[-1] += f",uid={UNPRIVILEGED},gid={UNPRIVILEGED}"
     drop = [
         "setpriv",
-        f"--reuid={NOBODY}",
-        f"--regid={NOBODY}",
+        f"--reuid={UNPRIVILEGED}",
+        f"--regid={UNPRIVILEGED}",
         "--clear-groups",
         "--inh-caps=-all",
         "--bounding-set=-all",
@@ -168,7 +173,7 @@ def _outer(scratch: str, packages: Path | None) -> list[str]:
 
 
 def _inner(packages: Path | None, filter_file: int) -> list[str]:
-    command = ["bwrap", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+    command = ["bwrap", "--unshare-user", "--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED)]
     command += [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup")]
     command += ["--cap-drop", "ALL", "--hostname", "sandbox", "--new-session", "--die-with-parent", "--clearenv"]
     environment = {
@@ -188,7 +193,7 @@ def _inner(packages: Path | None, filter_file: int) -> list[str]:
         command += ["--ro-bind", "/srv", PACKAGES]
     for device in ("null", "zero", "urandom", "random"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    # No /proc: Python needs none of it. The root is bubblewrap's own tmpfs, sealed when all hangs in it.
+    # No /proc: Python needs none of it. The root is bubblewrap's own tmpfs, read-only once everything is mounted.
     command += ["--bind", "/tmp", SCRATCH, "--remount-ro", "/", "--chdir", SCRATCH, "--seccomp", str(filter_file)]
     return [*command, "--", "/python/bin/python3", "-I", "-S", "-B", "-X", "utf8", "-c"]
 

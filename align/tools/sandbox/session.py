@@ -1,10 +1,10 @@
-"""Run Python that a model wrote: once, in a session whose variables live on, or in many sessions from a warm pool.
+"""Run Python that a model wrote: once, in a session whose variables persist, or in many sessions from a warm pool.
 
     with Sandbox().session() as session:
         session.run("x = 2")
         session.run("x * 21").value  # "42"
 
-The boundary itself is in `namespaces.py` and `seccomp.py`, the process behind it in `worker.py`. What comes back
+The isolation is in `namespaces.py` and `seccomp.py`, the isolated process in `worker.py`. What comes back
 from there is data, whoever wrote it: lengths are checked, bytes are decoded, and nothing else is made of them.
 
 One process, no children: the filter refuses them, so a limit on the process is a limit on all that the code can start.
@@ -120,7 +120,7 @@ class Session:
         started = self._exchange(_framed(self._settings), bytes(16), START_SECONDS)
         if started.outcome != "ok":
             said = started.stderr.strip() or started.message
-            raise SandboxError("sandbox", f"wanted a process behind a boundary, found: {said}", namespaces.MEND)
+            raise SandboxError("sandbox", f"expected an isolated process, found: {said}", namespaces.HOW_TO_PERMIT)
         self._ready = True
 
     def run(self, code: str, files: Mapping[str, bytes | str] | None = None) -> Execution:
@@ -131,7 +131,9 @@ class Session:
         """
         with self._lock:
             if not self.alive:
-                raise SandboxError("sandbox", "wanted a live session, found one that has ended", "Open another session")
+                raise SandboxError(
+                    "sandbox", "expected a running session, found one that has ended", "Open another session"
+                )
             self.wait_until_ready()
             identity = os.urandom(16)
             contents = {
@@ -213,7 +215,7 @@ class Sandbox:
 
     packages: a folder of installed packages (such as a virtual environment's site-packages) that code may import from,
         read-only; by default the standard library alone.
-    Raises SandboxError where no boundary can be had: nothing ever runs without one.
+    Raises SandboxError if the machine does not permit isolation: code never runs without it.
     """
 
     def __init__(self, limits: SandboxLimits | None = None, packages: Path | None = None) -> None:
@@ -223,7 +225,7 @@ class Sandbox:
 
     @staticmethod
     def probe() -> None:
-        """Start one sandbox and ask the kernel what stands around it. Raises SandboxError for each wall that does not.
+        """Start one sandbox and ask the kernel whether it is isolated. Raises SandboxError naming each missing part.
 
         Asked once a process, for each of its user ids.
         """
@@ -259,7 +261,7 @@ class SandboxPool:
 
     def __init__(self, size: int, limits: SandboxLimits | None = None, packages: Path | None = None) -> None:
         if size < 1:
-            raise SandboxError("sandbox", f"wanted a pool of one session or more, found {size}", "Name a larger size")
+            raise SandboxError("sandbox", f"expected a pool of one session or more, found {size}", "Name a larger size")
         self._sandbox = Sandbox(limits, packages)
         self._places = threading.BoundedSemaphore(size)
         self._makers = ThreadPoolExecutor(size, thread_name_prefix="sandbox-pool")
@@ -273,7 +275,7 @@ class SandboxPool:
         with self._places:
             with self._lock:
                 if self._closed:
-                    raise SandboxError("sandbox", "wanted an open pool, found a closed one", "Open another pool")
+                    raise SandboxError("sandbox", "expected an open pool, found a closed one", "Open another pool")
                 fresh = self._fresh.popleft()
                 self._fresh.append(self._makers.submit(self._sandbox.session))
             with fresh.result() as session:
@@ -314,9 +316,9 @@ class _Call:
         self.answered = False
 
     def take_output(self, place: int, data: bytes) -> None:
-        room = self.most_bytes - sum(map(len, self.outputs))
-        self.outputs[place].extend(data[:room])
-        if len(data) > room:
+        left = self.most_bytes - sum(map(len, self.outputs))
+        self.outputs[place].extend(data[:left])
+        if len(data) > left:
             self.ending = "output", f"the call was ended after {self.most_bytes} bytes of output"
 
     def take_answer(self, data: bytes) -> None:
@@ -353,18 +355,22 @@ def _probed(user: int) -> None:
     try:
         session.wait_until_ready()
         inside = namespaces.descendants(session._process.pid)
-        missing = namespaces.missing_walls(inside[-1]) if len(inside) == 2 else [f"{len(inside)} processes, not two"]
+        missing = (
+            namespaces.missing_isolation(inside[-1]) if len(inside) == 2 else [f"{len(inside)} processes, not two"]
+        )
     finally:
         session.close()
     if missing:
-        raise SandboxError("sandbox", f"wanted a whole boundary, found: {'; '.join(missing)}", namespaces.MEND)
+        raise SandboxError(
+            "sandbox", f"expected complete isolation, found: {'; '.join(missing)}", namespaces.HOW_TO_PERMIT
+        )
 
 
 def _safe_name(name: str) -> str:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise SandboxError(
-            "sandbox", f"wanted a file name inside the scratch folder, found {name!r}", "Give a relative name"
+            "sandbox", f"expected a file name inside the scratch folder, found {name!r}", "Give a relative name"
         )
     return str(path)
 

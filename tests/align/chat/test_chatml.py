@@ -23,7 +23,7 @@ def shown(tokenizer, messages: list[Message], tools: str = "", **kinds: bool) ->
     return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def test_a_plain_dialog_has_no_system_prompt_that_nobody_wrote(chatml_tokenizer) -> None:
+def test_a_plain_dialog_has_no_system_prompt_that_no_row_has(chatml_tokenizer) -> None:
     messages = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello!")]
     assert shown(chatml_tokenizer, messages) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>"

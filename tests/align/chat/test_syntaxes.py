@@ -13,7 +13,7 @@ import pytest
 
 from align.chat import ChatProtocol, Llama3, load_protocol
 from align.chat.calls import SYNTAXES, parse_calls, render_calls
-from align.chat.tool_prompts import OFFERS
+from align.chat.tool_prompts import TOOL_PROMPTS
 from align.errors import ConfigError, RowError
 from align.rows import Message, ToolCall, tools_of
 
@@ -111,7 +111,7 @@ def test_published_calls_are_read(syntax: str, text: str, calls: list) -> None:
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>', "JSON has no NaN"),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 1, "a": 2}}</tool_call>', "a key is given twice"),
         ("hermes", '{"name": "f", "arguments": {}}\n</tool_call>', "</tool_call> closes nothing"),
-        ("hermes", '{"name": "f", "arguments": {}}', "looks like a call in the json syntax, wanted hermes"),
+        ("hermes", '{"name": "f", "arguments": {}}', "looks like a call in the json syntax, expected hermes"),
         ("hermes", "[f(a=1)]", "looks like a call in the python_list syntax"),
         ("hermes", "<function=f>{}</function>", "looks like a call in the function_tag syntax"),
         ("json", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "not one JSON object up to the end"),
@@ -123,14 +123,14 @@ def test_published_calls_are_read(syntax: str, text: str, calls: list) -> None:
         ("function_tag", "<function=f>{'a': 1}</function>", "<function=f> holds no call: Expecting property name"),
         ("function_tag", '<function=f>{"a": 1}', "is not closed by </function>"),
         ("function_tag", '<function=f>{"a": 1}<function>', "is not closed by </function>"),
-        ("function_tag", "<function=f>[1]</function>", "wanted an object of arguments for f"),
+        ("function_tag", "<function=f>[1]</function>", "expected an object of arguments for f"),
         ("function_tag", "<function=>{}</function>", "names no function"),
         ("function_tag", "<function=f {}</function>", "names no function"),
         ("function_tag", "f{}</function>", "</function> closes nothing"),
         ("function_tag", "<function=f>{}</function><function=g>{}</function>", "one call a message"),
         ("function_tag", "<function=f>{}</function> and so on", "text follows the call"),
         ("python_list", "[f(a=1), g(", "was never closed"),
-        ("python_list", "[f(1)]", "wanted every argument of f by name, found '1'"),
+        ("python_list", "[f(1)]", "expected every argument of f by name, found '1'"),
         ("python_list", "[f(a=g())]", "an argument of f is no literal"),
         ("python_list", "[f(a=x)]", "an argument of f is no literal"),
         ("python_list", "[f(a=true)]", "an argument of f is no literal"),
@@ -138,17 +138,17 @@ def test_published_calls_are_read(syntax: str, text: str, calls: list) -> None:
         ("python_list", "[f(a=1, a=2)]", "given twice"),
         ("python_list", "[f(a=1, **{'a': 2})]", "given twice"),
         ("python_list", "[f(**x)]", "an argument of f is no literal"),
-        ("python_list", "[f(**[1])]", "wanted argument names and values after **"),
+        ("python_list", "[f(**[1])]", "expected argument names and values after **"),
         ("python_list", "[f(a=b'x')]", "JSON has no bytes"),
         ("python_list", "[f(a=[{1, 2}])]", "JSON has no set"),
         ("python_list", "[f(a=1j)]", "JSON has no complex"),
-        ("python_list", "[f(a={1: 2})]", "wanted text for the keys"),
+        ("python_list", "[f(a={1: 2})]", "expected text for the keys"),
         ("python_list", "[f(a=1e999)]", "not JSON compliant"),
-        ("python_list", "[f(a=1), 2]", "wanted a call, found '2'"),
+        ("python_list", "[f(a=1), 2]", "expected a call, found '2'"),
         ("python_list", "[f(a=1)] and so on", "holds no calls"),
         ("python_list", "[f(a=1)\n[g()]", "was never closed"),
         ("python_list", "[f(a=" + "[" * 10_000, "holds no calls"),
-        ("python_list", "[f(a=1)(b=2)]", "wanted a function's name"),
+        ("python_list", "[f(a=1)(b=2)]", "expected a function's name"),
         ("python_list", '{"name": "f", "parameters": {}}', "looks like a call in the json syntax"),
     ],
 )  # fmt: skip
@@ -208,7 +208,7 @@ def test_a_call_that_a_syntax_cannot_hold_is_refused(syntax: str, call: ToolCall
 
 @pytest.mark.parametrize("syntax", ONE_CALL)
 def test_parallel_calls_are_refused_where_a_syntax_has_no_form_for_them(syntax: str) -> None:
-    with pytest.raises(ValueError, match=f"the {syntax} syntax holds one call a message, found 2"):
+    with pytest.raises(ValueError, match=f"the {syntax} syntax allows one call per message, found 2"):
         render_calls([ToolCall(name="f"), ToolCall(name="g")], syntax)
 
 
@@ -249,7 +249,7 @@ def test_dialogs_in_every_syntax_are_read_back_and_the_saved_template_writes_the
                 assert (found.content, exactly(found.tool_calls)) == (message.content, exactly(message.tool_calls))
                 calls += len(message.tool_calls)
         if tools:
-            offer = OFFERS[protocol.syntax]
+            offer = TOOL_PROMPTS[protocol.syntax]
             where = next((m.content for m in messages if m.role == offer.place), "")
             assert text.count(offer.text(tools_of(tools))) == 1
             assert where in text

@@ -267,7 +267,7 @@ def test_a_call_that_the_protocol_cannot_write_ends_its_own_dialog_only(
     backend = scripted(protocol, scripts)
     both, alone = run_dialogs(rows, backend.engine, [REGISTRY] * 2, seeds=[0, 1], max_result_characters=500)
     assert (both.ended, len(both.messages)) == ("no form", 3)
-    assert "alone in its message" in both.reason
+    assert "a built-in call must be the only call of its message" in both.reason
     assert alone.ended == "answered"
 
 

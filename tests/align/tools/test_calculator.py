@@ -10,7 +10,7 @@ import pytest
 
 from align.rows import ToolCall
 from align.tools.calculator import EmbeddedCalculator, calculator_tool
-from align.tools.limited_process import Bounded
+from align.tools.limited_process import LimitedProcess
 from align.tools.registry import Registry
 from align.tools.results import ToolFailure
 
@@ -19,7 +19,7 @@ from align.tools.results import ToolFailure
 def calculator() -> Iterator[EmbeddedCalculator]:
     engine = EmbeddedCalculator()
     yield engine
-    engine._bounded.close()
+    engine._limited.close()
 
 
 KNOWN = {
@@ -89,7 +89,7 @@ REFUSED = {
 
 
 def test_what_is_too_large_or_no_calculation_is_refused_at_once(calculator: EmbeddedCalculator) -> None:
-    calculator.answer("1")  # the process stands
+    calculator.answer("1")  # the process has started
     began = time.monotonic()
     kinds: dict[str, str | None] = {}
     for query in REFUSED:
@@ -108,13 +108,13 @@ def test_a_calculation_without_end_is_stopped_and_the_next_one_is_answered() -> 
     result = tools.call(ToolCall(name="wolfram_alpha", arguments={"query": "expand (x+y+z+1)^400"}))
     assert (result.error, result.text) == ("time-out", "Error: took longer than 1 seconds")
     assert tools.call(ToolCall(name="wolfram_alpha", arguments={"query": "2+2"})).text == "4"
-    engine._bounded.close()
+    engine._limited.close()
 
 
 def test_a_call_that_takes_too_much_memory_is_an_error() -> None:
-    bounded = Bounded("operator:mul", timeout_seconds=5, memory_bytes=256 << 20)
+    limited = LimitedProcess("operator:mul", timeout_seconds=5, memory_bytes=256 << 20)
     with pytest.raises(ToolFailure, match="memory") as raised:
-        bounded("x", 1 << 30)
+        limited("x", 1 << 30)
     assert raised.value.kind == "memory"
-    assert bounded("x", 3) == "xxx"
-    bounded.close()
+    assert limited("x", 3) == "xxx"
+    limited.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align.rows import ToolCall
-from align.tools.reader import READERS, file_reader, text_of
+from align.tools.reader import READERS, file_reader, file_text
 from align.tools.registry import Registry
 from align.tools.results import ToolFailure
 
@@ -78,13 +78,13 @@ TEXTS = {
 
 
 def test_every_kind_gives_the_text_that_was_put_in(folder: Path) -> None:
-    assert {name: text_of(folder / name) for name in TEXTS} == TEXTS
+    assert {name: file_text(folder / name) for name in TEXTS} == TEXTS
     assert {Path(name).suffix for name in TEXTS} | {".htm"} == READERS.keys()
 
 
 def refusal(path: Path) -> tuple[str, str]:
     with pytest.raises(ToolFailure) as raised:
-        text_of(path)
+        file_text(path)
     return raised.value.kind, str(raised.value)
 
 
@@ -120,7 +120,7 @@ def test_a_locked_pdf_is_refused_and_one_without_a_password_is_read(folder: Path
         writer.encrypt(password, "owner", algorithm="RC4-128")
         writer.write(folder / name)
     assert refusal(folder / "locked.pdf") == ("refused", "locked.pdf is locked by a password")
-    assert text_of(folder / "open.pdf") == "Hello from page one"
+    assert file_text(folder / "open.pdf") == "Hello from page one"
 
 
 def test_bombs_are_refused_before_they_unpack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_bombs_are_refused_before_they_unpack(folder: Path, monkeypatch: pytest.
     assert (folder / "bomb.docx").stat().st_size < 1 << 20
     assert refusal(folder / "bomb.docx")[0] == "size"
     with pytest.raises(ToolFailure, match="more than the 3 that are read"):
-        text_of(folder / "a.txt", max_file_bytes=3)
+        file_text(folder / "a.txt", max_file_bytes=3)
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_a_function_that_no_schema_can_say_is_refused() -> None:
         return a
 
     for function, words in [
-        (silent, "wants a docstring"), (loose, "a has no type"), (many, "variadic"), (liar, r"describes \['b'\]")
+        (silent, "requires a docstring"), (loose, "a has no type"), (many, "variadic"), (liar, r"describes \['b'\]")
     ]:  # fmt: skip
         with pytest.raises(ToolError, match=words):
             tool_of(function)
@@ -225,13 +225,13 @@ def test_a_replay_gives_the_recorded_results_without_the_tools() -> None:
 
 def test_a_replay_that_differs_is_named() -> None:
     records = recorded().records
-    with pytest.raises(ReplayError, match=r"dialog 7, call 1: book_table: argument 'guests': wanted 1, found true"):
+    with pytest.raises(ReplayError, match=r"dialog 7, call 1: book_table: argument 'guests': expected 1, found true"):
         Replay(records, "dialog 7").call(call("book_table", title="A", guests=True))
-    with pytest.raises(ReplayError, match=r"call 1: wanted book_table, found other"):
+    with pytest.raises(ReplayError, match=r"call 1: expected book_table, found other"):
         Replay(records).call(call("other"))
-    with pytest.raises(ReplayError, match=r"call 1: wanted no more than the 0 recorded calls, found book_table"):
+    with pytest.raises(ReplayError, match=r"call 1: expected no more than the 0 recorded calls, found book_table"):
         Replay([]).call(records[0].call)
-    with pytest.raises(ReplayError, match=r"call 1: wanted 3 calls, found 0; the next was book_table"):
+    with pytest.raises(ReplayError, match=r"call 1: expected 3 calls, found 0; the next was book_table"):
         Replay(records).end()
 
 
@@ -248,8 +248,10 @@ def test_the_catalogue_loads_no_engine_and_says_what_is_missing(monkeypatch: pyt
     code = f"import sys, align.tools.catalog; print(sorted({engines} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    with pytest.raises(ConfigError, match=r"tools.documents: wanted a folder, found None"):
+    with pytest.raises(ConfigError, match=r"tools.documents: expected a folder, found None"):
         make_registry(ToolsConfig(built_in=("brave_search",)))
     monkeypatch.delenv("WOLFRAM_APP_ID", raising=False)
-    with pytest.raises(ConfigError, match=r"WOLFRAM_APP_ID: Wolfram Alpha wants a key, and the environment holds none"):
+    with pytest.raises(
+        ConfigError, match=r"WOLFRAM_APP_ID: Wolfram Alpha requires a key, and the environment has none"
+    ):
         make_registry(ToolsConfig(built_in=("wolfram_alpha",), calculator="api"))

@@ -77,7 +77,7 @@ def test_under_any_and_unknown_names_every_value_passes(named: Any, value: Any) 
         (of_one({"type": "string"}), {"a": "x", "b": 1}, "f: Unevaluated properties are not allowed ('b'"),
     ],
 )
-def test_arguments_that_do_not_match_are_told_by_their_place(
+def test_arguments_that_do_not_match_are_reported_by_their_place(
     schema: dict[str, Any], arguments: dict[str, Any], detail: str
 ) -> None:
     found = problem(schema, arguments)
@@ -119,14 +119,14 @@ def test_loose_and_older_schemas_take_what_they_allow(schema: dict[str, Any], ar
         {"$ref": "#"},
     ],
 )
-def test_a_schema_that_is_none_is_told_apart_from_wrong_arguments(schema: dict[str, Any]) -> None:
+def test_a_schema_that_is_none_is_distinguished_from_wrong_arguments(schema: dict[str, Any]) -> None:
     found = problem(schema, {"a": "x"})
     assert found
     assert found[0] == "schema is not valid"
     assert found[1].startswith("f")
 
 
-def test_a_function_that_is_not_offered_is_told_with_those_that_are() -> None:
+def test_a_function_that_is_not_offered_is_reported_with_those_that_are() -> None:
     found = call_problem([ToolSpec(name="f"), ToolSpec(name="g")], ToolCall(name="h"))
     assert found == ("function not offered", "'h'; offered: f, g")
 

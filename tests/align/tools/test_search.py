@@ -85,7 +85,7 @@ def test_hits_name_their_document_and_what_could_not_be_read_is_kept(folder: Pat
     assert FolderSearch(folder).identity == identity
     (folder / "cats.txt").write_text("Another text")
     assert FolderSearch(folder).identity != identity
-    with pytest.raises(ToolError, match="wanted documents to search, found 0"):
+    with pytest.raises(ToolError, match="expected documents to search, found 0"):
         FolderSearch(folder / "nowhere")
 
 

@@ -32,7 +32,7 @@ LIMITS = SandboxLimits(seconds=2, memory_bytes=192 << 20, scratch_bytes=4 << 20,
 if not all(map(shutil.which, namespaces.TOOLS)):
     pytest.skip("bubblewrap is not installed: make system-packages", allow_module_level=True)
 if subprocess.run(["unshare", "--user", "--mount", "true"], capture_output=True).returncode:
-    pytest.skip(f"user namespaces are not permitted here. {namespaces.MEND}", allow_module_level=True)
+    pytest.skip(f"user namespaces are not permitted here. {namespaces.HOW_TO_PERMIT}", allow_module_level=True)
 
 
 class Host(NamedTuple):
@@ -183,7 +183,7 @@ if MACHINE == "x86_64":
 
 
 def all_gone(namespace: int) -> bool:
-    """Whether nobody lives there within two seconds: a killed process takes a moment to be gone from /proc."""
+    """Whether no process is left there within two seconds: a killed process takes a moment to be gone from /proc."""
     end = time.monotonic() + 2
     while (living := processes_in(namespace)) and time.monotonic() < end:
         time.sleep(0.01)
@@ -222,13 +222,13 @@ def with_names(code: str, host: Host) -> str:
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_escape_is_held_and_the_host_is_unchanged(name: str, host: Host, box: Sandbox) -> None:
-    code, wanted = ESCAPES[name]
+    code, expected = ESCAPES[name]
     with box.session() as session:
         namespace = namespace_of(session)
         assert len(processes_in(namespace)) == 2, "bubblewrap's init and the worker"
         ran = session.run(with_names(code, host))
         assert len(processes_in(namespace)) <= 2
-    assert (ran.value if wanted == "held" else ran.outcome) == ("'held'" if wanted == "held" else wanted), ran
+    assert (ran.value if expected == "held" else ran.outcome) == ("'held'" if expected == "held" else expected), ran
     assert ran.seconds < LIMITS.seconds + 3
     assert len(ran.stdout) + len(ran.stderr) <= LIMITS.output_bytes
     assert SECRET not in repr(ran)
@@ -297,7 +297,7 @@ def test_files_reach_the_scratch_folder_and_no_other(box: Sandbox) -> None:
                 session.run("1", {name: b""})
 
 
-def test_a_printed_answer_is_output_and_broken_text_is_mended(box: Sandbox) -> None:
+def test_a_printed_answer_is_output_and_broken_text_is_repaired(box: Sandbox) -> None:
     ran = box.run(r"import os; os.write(1, bytes(16) + b'\x00\x00\xff'); '\ud800'")
     assert ran.outcome == "ok"
     assert ran.stdout == "\0" * 18 + "\ufffd"
@@ -335,12 +335,12 @@ def test_the_sandbox_dies_with_its_host(tmp_path: Path) -> None:
 def test_without_a_boundary_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespaces, "PREPARE", "echo unshare failed >&2; exit 1")
     session._probed.cache_clear()
-    with pytest.raises(SandboxError, match="wanted a process behind a boundary, found: unshare failed"):
+    with pytest.raises(SandboxError, match="expected an isolated process, found: unshare failed"):
         Sandbox()
 
 
 def test_a_boundary_without_its_filter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "Seccomp is 0" in ", ".join(namespaces.missing_walls(os.getpid()))
+    assert "Seccomp is 0" in ", ".join(namespaces.missing_isolation(os.getpid()))
     monkeypatch.setattr(namespaces, "_inner", lambda *arguments: without_filter(INNER(*arguments)))
     session._probed.cache_clear()
     with pytest.raises(SandboxError, match="Seccomp is 0"):
