@@ -131,7 +131,7 @@ check: $(STAMP)
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-# Programs that some tests need besides Python: the sandbox for model-written code, a browser for the raters' page. Those
+# Programs that some tests need in addition to Python: the sandbox for model-written code, a browser for the raters' page. Those
 # tests are skipped if the programs are missing.
 SYSTEM_PACKAGES := bubblewrap chromium-headless-shell
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)

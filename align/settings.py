@@ -44,15 +44,15 @@ class Source(Section):
     """A file (JSONL, JSON array, CSV, TSV, Parquet; each text form also as .gz), a pattern such as rows/*.jsonl, a
     folder, owner/name of a dataset on the Hub, or hf://datasets/owner/name/file. See docs/formats.md."""
     split: str | None = None
-    """Which split of a folder or Hub dataset. None where there is only one."""
+    """Which split of a folder or Hub dataset, such as `train`. Required if there is more than one."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     name: str | None = None
     """Configuration of a Hub dataset, such as `main`."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our name of a column -> its name in the records, such as {prompt: question}."""
+    """Renames columns: this project's name -> the name in the records, such as {prompt: question}."""
     ignore_columns: tuple[str, ...] = ()
-    """Columns of the records to leave out."""
+    """Columns of the records to ignore."""
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """How often each row is used: 2 repeats every row, 0.5 keeps a seeded half, 1.5 repeats a seeded half."""
 
@@ -89,7 +89,7 @@ InputSource = Annotated[
     Annotated[InputPath, Tag("<path>")] | Annotated[Source, Tag("<section>")],
     Discriminator(lambda value: "<path>" if (form := _form_of_source(value)) == "<list>" else form),
 ]
-"""One place that records are read from: a path, or a section with split, columns and so on."""
+"""One source of records: a path, or a section with split, columns and other settings."""
 
 InputSources = Annotated[
     Annotated[InputPath, Tag("<path>")]
@@ -101,88 +101,92 @@ InputSources = Annotated[
 
 
 class BadRows(Section):
-    """What happens to records that cannot be used. A part of every config that reads records."""
+    """What to do with records that cannot be used. Included in every config that reads records."""
 
     bad_rows: Literal["stop", "drop"] = "stop"
-    """stop: a record that cannot be read ends the run, with file, line, field and reason. drop: it is dropped, and
-    counted by its reason."""
+    """stop: a record that cannot be read ends the run with an error that names file, line, field and reason. drop: it
+    is dropped and counted by its reason. Start with stop, to learn what is wrong with the data."""
 
 
 class Reading(BadRows):
-    """What happens to records that become rows. A part of every config that reads rows."""
+    """What to do with records that become rows. Included in every config that reads rows."""
 
     duplicates: Literal["drop", "keep", "error"] = "drop"
-    """Exact repeats of a row. drop: counted and dropped. keep: kept, under ids of their own. error: the run ends."""
+    """Exact repeats of a row. drop: they are dropped and counted. keep: they are kept, each with an id of its own.
+    error: the run ends."""
     ignore_columns: tuple[str, ...] = ()
-    """Columns to leave out, of the records of every source. Any other column that is neither read nor known to be
+    """Columns to ignore in the records of every source. Any other column that is neither read nor known to be
     harmless (docs/formats.md) makes its record a bad row."""
 
 
 class LoRAConfig(Section):
     """Low-rank adapters, trained in place of the weights (LoRA, arXiv:2106.09685). Read by `align/models/adapters.py`.
 
-    What it leaves behind is an adapter folder as peft writes it; `recipes/merge.py` makes a whole model of it.
+    The result is an adapter folder in peft's format; `recipes/merge.py` merges it into a complete model.
     """
 
     rank: int = Field(16, gt=0, le=65_536)
-    """Rank of each adapter. A linear layer of m inputs and n outputs trains rank * (m + n) numbers."""
+    """Rank of each adapter. For a linear layer with m inputs and n outputs, rank * (m + n) parameters are trained."""
     alpha: int = Field(32, gt=0, le=1_000_000)
-    """What the adapter adds is scaled by alpha / rank."""
+    """The adapter's output is multiplied by alpha / rank. Usually once or twice the rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is dropped while training. DPO that trains an adapter on requires 0: its
-    proof at step 0 compares policy and reference."""
+    """Dropout probability on an adapter's inputs during training. Use 0 when DPO continues training an existing
+    adapter: with dropout, policy and reference would differ at step 0 and the sanity check would fail."""
     targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", min_length=1)
-    """all-linear: every linear layer of the trunk (QLoRA, arXiv:2305.14314, section 4); or the layers' names, such as
-    [q_proj, v_proj]. Never the output head; a reward model's score head is trained whole."""
+    """all-linear: every linear layer except the output head (QLoRA, arXiv:2305.14314, section 4). Or the names of
+    layers, such as [q_proj, v_proj]. The score head of a reward model is always trained in full."""
     first_layer: int = Field(0, ge=0)
-    """Adapters are added to this decoder layer and to those above it; the layers below stay as they are."""
+    """First decoder layer with adapters. Layers below it are not changed."""
 
 
 class ModelConfig(Section):
     """A checkpoint folder or Hub name, and how to load it."""
 
     path: InputPath
-    """A Hugging Face folder, or a name on the Hub. Local folders are used as they are. A peft adapter folder is
-    loaded over the base that it names: with lora its adapter is trained on, without it is merged in memory."""
+    """A Hugging Face checkpoint folder, or a name on the Hub. A peft adapter folder is loaded together with the base
+    model that it names: with `lora` set, training continues on its adapter; without, it is merged in memory."""
     revision: str | None = None
     """A branch, tag or commit of a Hub name; None for its main branch. A commit always gives the same weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the weights are held in. auto: float32 for a model that is trained (they are the master weights, whatever
-    training.precision says); for one that samples or scores bfloat16 if this machine computes with it and is faster
-    with it, else float32 (`align/precision.py`)."""
+    """Data type of the weights. auto: float32 for a model that is trained, because these are the master weights
+    whatever training.precision says; for a model that samples or scores, bfloat16 if this machine supports it and is
+    faster with it, else float32 (`align/precision.py`)."""
     chat: Literal["auto", "chatml", "llama3"] = "auto"
-    """The chat protocol. auto goes by the tokenizer's control tokens, and refuses a checkpoint whose own chat template
-    writes dialogs in another way; a protocol named here replaces such a template."""
+    """The chat protocol. auto chooses by the tokenizer's control tokens and refuses a checkpoint whose own chat
+    template writes dialogs differently. A protocol that is named here replaces such a template."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
-    """How tool calls are written. Where none is named: as the checkpoint's template says if a training here has saved
-    it, else the protocol's own way: chatml hermes, llama3 json."""
+    """How tool calls are written. None: the syntax of the checkpoint's template if it was saved by this project, else
+    the protocol's default, which is hermes for chatml and json for llama3."""
     gradient_checkpointing: bool = False
-    """Recompute each layer in the backward pass: less memory, about a third more time."""
+    """Recompute each layer in the backward pass instead of storing its activations: less memory, about a third more
+    time."""
     attention: Literal["segments", "flex"] = "segments"
-    """How packed trees attend; the values are the same. segments: PyTorch's attention, prompt by prompt and branch by
-    branch, on CPU and GPU. flex: one FlexAttention call per layer; faster, requires a GPU."""
+    """How attention over packed trees is computed; the results are the same. segments: one call of PyTorch's attention
+    for each prompt and each branch; works on CPU and GPU. flex: one FlexAttention call per layer; faster, requires a
+    GPU."""
     lora: LoRAConfig | None = None
-    """None trains every weight."""
+    """Train low-rank adapters. None trains all weights."""
     quantization: Literal["nf4"] | None = None
-    """nf4: the frozen weights are held in 4 bits (QLoRA, arXiv:2305.14314). Training requires lora;
-    both require bitsandbytes."""
+    """nf4: the frozen weights are stored in 4 bits (QLoRA, arXiv:2305.14314). Training then requires `model.lora`.
+    Requires bitsandbytes."""
 
 
 class EnvironmentConfig(Section):
-    """The system lines and results of a dialog with tools. Read by `align/chat/system_prompt.py`."""
+    """The system prompt and the tool results of a dialog with tools. Read by `align/chat/system_prompt.py`."""
 
     ipython: bool = True
-    """Write `Environment: ipython`: the code interpreter and the built-in tools are on (Llama 3)."""
+    """Write the line `Environment: ipython`, which enables Llama 3's code interpreter and built-in tools. Set it to
+    false for chatml."""
     built_in: tuple[Literal["brave_search", "wolfram_alpha"], ...] = ()
-    """The built-in tools that the `Tools:` line names; the code interpreter is never listed."""
+    """The built-in tools in the `Tools:` line. The code interpreter is never listed there."""
     knowledge_cutoff: str | None = Field(None, pattern=r"^[^\r\n]+$")
-    """Such as `December 2023`; no line where none is given."""
+    """Such as `December 2023`. None writes no line."""
     today: str | None = Field(None, pattern=r"^[^\r\n]+$")
-    """Such as `21 September 2024`; no line where none is given. Never the clock's date."""
+    """Such as `21 September 2024`. None writes no line; the clock's date is never used."""
     instructions: str = ""
-    """What follows the lines."""
+    """Text after these lines."""
     max_result_characters: int = Field(8000, ge=100)
-    """A longer tool result is cut in its middle, with a mark that says by how much."""
+    """Longest tool result, in characters. The middle of a longer one is replaced by a note on how much was cut."""
 
     @model_validator(mode="after")
     def _tools_need_the_environment(self) -> Self:
@@ -192,37 +196,41 @@ class EnvironmentConfig(Section):
 
 
 class TreeDataConfig(Reading):
-    """Rows to train on, and how they become packed rows."""
+    """Rows to train on, and how they are packed into batches."""
 
     path: InputSources
     """Rows: a file, a Hub dataset, or a list of them; each may be a section {path, split, columns, weight, ...}."""
     token_budget: int = Field(4096, gt=0, le=100_000_000)
-    """Tokens in one packed row, per process. Memory grows with it; results do not change."""
+    """Tokens in one packed row, per process. Memory grows with it; the results do not change. Use the largest value
+    that fits into memory."""
     over_budget: Literal["drop", "alone", "error"] = "drop"
-    """A row whose prompt and completions together are larger than token_budget is dropped and counted, makes a packed
-    row of its own that is larger than the budget, or ends the run with its name. It is never cut."""
+    """What to do with a row whose prompt and completions together have more than token_budget tokens. drop: it is
+    dropped and counted. alone: it becomes a packed row of its own, larger than the budget. error: the run ends and
+    names it. A row is never truncated."""
     max_prompt_tokens: int = Field(4096, gt=0, le=100_000_000)
-    """A row with a longer prompt is dropped, and counted."""
+    """A row with a longer prompt is dropped and counted."""
     max_completion_tokens: int = Field(2048, gt=0, le=100_000_000)
-    """A row with a longer completion is dropped, and counted. Never cut: one without its end teaches not to stop."""
+    """A row with a longer completion is dropped and counted. It is not truncated, because a completion without its end
+    would teach the model not to stop."""
     limit: int | None = Field(None, gt=0)
-    """Train on this many rows, a seeded choice among all records before any is dropped; None for all."""
+    """Train on this many rows: a random choice, with a fixed seed, among all records before any is dropped. None for
+    all."""
 
 
 class PreferenceDataConfig(TreeDataConfig):
     """Preference rows to train on."""
 
     levels: tuple[Level, ...] = STRONG_LEVELS
-    """Graded rows are kept at these levels (P 4.2.1); rows without a level are kept."""
+    """Keep graded rows of these levels (P 4.2.1). Rows without a level are always kept."""
 
 
 class TrainingConfig(Section):
-    """The optimizer and the run. `align/trainers/arguments.py` maps it onto transformers.TrainingArguments."""
+    """The optimizer and the training run. `align/trainers/arguments.py` maps it onto transformers.TrainingArguments."""
 
     output_dir: OutputPath
-    """The folder of the finished model, in plain Hugging Face format; of checkpoint-N/ folders while it trains."""
+    """Folder of the finished model, in Hugging Face format. During training it contains checkpoint-N/ folders."""
     learning_rate: float = Field(1e-5, gt=0, le=1)
-    """Peak. P 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
+    """Peak learning rate. P 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
     batch_size: int = Field(64, gt=0, le=1_000_000)
     """Rows in one optimizer step, over all processes. How they are packed and spread does not change the result."""
     epochs: float = Field(1.0, gt=0, le=10_000)
@@ -233,31 +241,31 @@ class TrainingConfig(Section):
     """How the learning rate falls after warm-up: cosine to min_learning_rate_ratio, linear to 0, constant not at all.
     The end is reached just after the last step, so no step has the rate 0. See `align/trainers/schedules.py`."""
     warmup_ratio: float = Field(0.03, ge=0, le=1)
-    """Ratio of warm-up steps, in which the learning rate rises, to all steps; rounded up to whole steps. L2: 0.03."""
+    """Fraction of the steps in which the learning rate rises to its peak, rounded up to whole steps. L2: 0.03."""
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
-    """Ratio of the learning rate at the end of cosine to the peak. L2: 0.1."""
+    """Learning rate at the end of the cosine schedule, as a fraction of the peak. L2: 0.1."""
     weight_decay: float = Field(0.1, ge=0, le=10)
     """AdamW's. L2: 0.1."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled to it. L2: 1.0."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: matrix products in bfloat16 over float32 weights; losses and log-probabilities stay float32. auto: bf16 on
-    a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of half a second;
-    else fp32. A run that is continued keeps what it began with."""
+    """bf16: matrix products in bfloat16 with float32 weights; losses and log-probabilities are computed in float32.
+    auto: bf16 on a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of
+    half a second; else fp32. A run that is resumed keeps the precision that it began with."""
     save_steps: int = Field(100, gt=0, le=1_000_000_000)
     """Optimizer steps between two resumable checkpoints. A smaller number loses less work when a run is interrupted."""
     keep_checkpoints: int = Field(2, ge=2)
-    """How many verified checkpoints stay on disk while the run goes: two, so that one may turn out damaged. Their
-    optimizer states are deleted when it is finished."""
+    """How many verified checkpoints are kept during the run: at least two, in case one is damaged. Their optimizer
+    states are deleted when the run is finished."""
     log_steps: int = Field(1, gt=0, le=1_000_000_000)
     """Optimizer steps between two lines of metrics."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers in addition to metrics.jsonl, which is always written: one name or a list. Each is an extra of the same
     name: `pip install 'align-post-training[tensorboard]'`."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Data order and everything else that is random."""
+    """Seed of the data order and of everything else that is random."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads of each process; None leaves torch's choice."""
+    """CPU threads of each process. None leaves the choice to torch."""
     checks: bool = True
     """Before the first update check, in a few forward passes, that completions end with a trained terminator, that
     packed rows have the values of each completion alone and of the model's own forward pass, that scores are finite,
@@ -276,20 +284,21 @@ class SFTConfig(Section):
     """Supervised fine-tuning. Read by `align/trainers/sft.py`."""
 
     train_on: Literal["final", "all"] = "final"
-    """final: the messages after the last user message are the target (P table 7); all: every assistant message is."""
+    """Which messages are trained on. final: those after the last user message (P table 7). all: every message of the
+    assistant."""
 
 
 class RewardConfig(Section):
     """The reward model's objective. Read by `align/trainers/reward.py`. The paper has neither option (P 4.1.2)."""
 
     centering: float = Field(0.0, ge=0)
-    """Weight of (r_better + r_worse)**2, which draws scores to 0 on the mean; 0 for none. Eisenstein et al. 2023
-    (arXiv:2312.09244); 0.01 is the usual start."""
+    """Weight of (r_better + r_worse)**2, which moves the mean score towards 0. 0 disables it; 0.01 is a usual start
+    (Eisenstein et al. 2023, arXiv:2312.09244)."""
     margins: dict[Level, float] = Field(default_factory=dict)
-    """Level -> by how many log-odds chosen should beat rejected, such as {significantly better: 1, better: 0.67} (L2
-    eq. 2 and table 27, up to 1 or up to 3). An edited completion is asked to beat the rejected one by it too; by
-    how much it should beat the chosen one is not graded. Levels without an entry, and rows without a level, ask for
-    0."""
+    """Level -> target margin in log-odds between chosen and rejected, such as {significantly better: 1, better: 0.67}
+    (L2 eq. 2 and table 27, up to 1 or up to 3). It is also the target margin between an edited and the rejected
+    completion; between an edited and the chosen one there is none. Levels without an entry, and rows without a level,
+    have the target 0."""
 
     @field_validator("margins")
     @classmethod
@@ -301,36 +310,37 @@ class RewardConfig(Section):
 
 
 class DPOConfig(Section):
-    """The objective on pairs: DPO as the paper has it, or one of its kin. Read by `align/trainers/dpo.py`."""
+    """The objective on pairs: DPO as in the Llama 3 paper, or a variant. Read by `align/trainers/dpo.py`."""
 
     loss: Literal["sigmoid", "ipo", "length_normalized", "simpo"] = "sigmoid"
     """sigmoid: DPO (P 4.1.4). ipo: a squared distance to 1 / (2 beta) nats, on summed logps as its paper writes it.
     length_normalized: DPO on per-token means, of policy and reference (Tulu 3). simpo: on the policy's means, with no
     reference and no reference pass."""
     beta: float = Field(0.1, gt=0)
-    """Weight of the pull towards the reference, per nat. Larger keeps the policy closer. P 4.1.4: 0.1. Other losses
-    have other scales: length_normalized 5 (Tulu 3, arXiv:2411.15124), simpo 2.0 to 2.5 (arXiv:2405.14734), ipo the
-    tau of its paper (arXiv:2310.12036)."""
+    """Strength of the constraint to the reference, per nat. A larger value keeps the policy closer. P 4.1.4: 0.1. Other
+    losses have other scales: length_normalized 5 (Tulu 3, arXiv:2411.15124), simpo 2.0 to 2.5 (arXiv:2405.14734), ipo
+    the tau of its paper (arXiv:2310.12036)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of the pairs taken to be labelled the wrong way round (Mitchell's conservative DPO). Read by the losses
-    sigmoid and length_normalized."""
+    """Assumed fraction of pairs whose label is reversed (Mitchell's conservative DPO). Used by the losses sigmoid and
+    length_normalized."""
     simpo_gamma: float | None = Field(None, ge=0)
-    """Margin, in log-odds, from which a pair is taken as won. Required by simpo, whose paper has 0.3 to 1.6; read
-    by no other loss."""
+    """Target margin of simpo, in log-odds. Required by simpo, whose paper uses 0.3 to 1.6; no other loss uses it."""
     nll_coefficient: float = Field(0.2, ge=0)
     """Weight of the negative log-likelihood of the chosen completion. P 4.1.4: 0.2."""
     nll_normalization: Literal["sequence_mean", "token_mean", "sequence_sum"] = "sequence_mean"
-    """sequence_mean: each completion's mean over its tokens, then the mean over pairs (the paper does not say which);
-    token_mean: over all the batch's tokens at once; sequence_sum: each completion's sum, then the mean over pairs."""
+    """How the NLL is averaged. sequence_mean: the mean over each completion's tokens, then the mean over pairs (the
+    paper does not specify it). token_mean: the mean over all tokens of the batch. sequence_sum: the sum over each
+    completion's tokens, then the mean over pairs."""
     mask_format_tokens: bool = True
-    """Leave header and terminator tokens out of the contrast, in chosen and rejected (P 4.1.4). The NLL keeps the
-    terminator either way."""
+    """Leave header and terminator tokens out of the DPO loss, in chosen and rejected (P 4.1.4). The NLL always includes
+    the terminator."""
     reference_cache: Path | None = None
-    """Folder of the reference's log-probabilities, with a folder for each key (weights, precision, rows, masks); None
-    for `<output_dir>/reference`. Runs that share it, such as a sweep over beta, take the reference pass once."""
+    """Folder for the reference's log-probabilities, with one subfolder for each combination of weights, precision,
+    rows and masks. None: `<output_dir>/reference`. Runs that share a folder, such as a sweep over beta, compute them
+    once."""
     reference_shard_steps: int = Field(20, gt=0)
-    """Optimizer steps' worth of rows in one file of the cache. A crash in the reference pass loses at most one of them
-    for each process."""
+    """Optimizer steps whose rows one file of the cache contains. A crash in the reference pass loses at most one file
+    per process."""
 
     @model_validator(mode="after")
     def _every_value_is_read(self) -> Self:
@@ -349,28 +359,28 @@ class SamplingConfig(Section):
     """How completions are sampled."""
 
     temperature: float = Field(1.0, ge=0, le=100)
-    """0 takes the likeliest token each time."""
+    """Sampling temperature. 0 is greedy decoding: the most likely token each time."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Keep the likeliest tokens that make up this share."""
+    """Nucleus sampling: sample among the most likely tokens whose probabilities add up to this. 1 for all."""
     max_completion_tokens: int = Field(256, gt=0, le=100_000_000)
-    """Completions are stopped here, and marked unfinished."""
+    """A completion ends after this many tokens, and is then marked as unfinished."""
     batch_size: int = Field(64, gt=0, le=1_000_000)
-    """Completions decoded side by side."""
+    """Completions that are decoded at the same time. Memory grows with it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the generator's weights are held in. auto as in training.precision: bfloat16 where it is faster."""
+    """Data type of the generator's weights. auto: bfloat16 where it is faster, as for training.precision."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads; None leaves torch's choice."""
+    """CPU threads. None leaves the choice to torch."""
 
 
 class HubConfig(Section):
     """Where a checkpoint goes on the Hugging Face Hub. The token comes from the environment (HF_TOKEN) only."""
 
     repo: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")
-    """owner/name."""
+    """The repository, as owner/name."""
     push: bool = False
-    """False prints what would go."""
+    """false: print which files would be uploaded. true: upload them."""
     private: bool = True
-    """Whether a repository that is made for this is private."""
+    """Whether the repository is private if it has to be created."""
 
 
 def paths_of(config: Section, kind: str) -> dict[str, Path]:

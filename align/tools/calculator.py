@@ -89,7 +89,7 @@ class EmbeddedCalculator:
     def __init__(self, *, timeout_seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
         for module in ("sympy", "pint"):  # a missing library is reported before the first call
             library(module)
-        self._bounded = LimitedProcess(
+        self._limited = LimitedProcess(
             "align.tools.calculator:evaluate",
             timeout_seconds=timeout_seconds,
             memory_bytes=memory_bytes,
@@ -98,7 +98,7 @@ class EmbeddedCalculator:
         self.identity = f"wolfram_alpha@sympy-{version('sympy')}+pint-{version('pint')}"
 
     def answer(self, query: str) -> str:
-        return self._bounded(query)
+        return self._limited(query)
 
 
 class WolframAlpha:

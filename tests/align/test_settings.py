@@ -42,7 +42,7 @@ def test_a_default_is_among_the_values_that_its_description_cites() -> None:
                 values = [float(value) for value in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", cited["values"])]
                 assert field.default in values, f"{section.__name__}.{name}: {field.default}, cited: {cited[0]}"
                 checked[name] = field.default
-    assert {"beta", "nll_coefficient", "learning_rate", "warmup_share", "weight_decay"} <= checked.keys(), checked
+    assert {"beta", "nll_coefficient", "learning_rate", "warmup_ratio", "weight_decay"} <= checked.keys(), checked
 
 
 def test_nothing_is_pushed_unless_asked() -> None:

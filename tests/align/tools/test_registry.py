@@ -157,7 +157,7 @@ def test_a_function_that_no_schema_can_say_is_refused() -> None:
     ]:  # fmt: skip
         with pytest.raises(ToolError, match=words):
             tool_of(function)
-    with pytest.raises(ToolError, match="two tools bear this name"):
+    with pytest.raises(ToolError, match="two tools have this name"):
         Registry([tool_of(book_table), tool_of(book_table)])
 
 
