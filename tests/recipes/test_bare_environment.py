@@ -170,7 +170,7 @@ def test_data_sft_reward_model_and_dpo_run_without_extras(
         for pair in pairs
     ]
     (tmp_path / "dialogs.jsonl").write_text("".join(f"{json.dumps(dialog)}\n" for dialog in dialogs))
-    data = {"output": "data", "preferences": {"path": "pairs.jsonl", "heldout_share": 0.25}}
+    data = {"output": "data", "preferences": {"path": "pairs.jsonl", "heldout_ratio": 0.25}}
     (tmp_path / "data.yaml").write_text(json.dumps(data))
     commands = [[str(ROOT / "recipes" / "build_data.py"), "data.yaml"]]
     rows = "data/preferences.jsonl"
