@@ -285,9 +285,9 @@ def _print(text: str) -> None:
 
 def _quiet_stdout() -> int:
     """Discard what is still buffered, so that Python prints no error at exit. Returns the exit code of SIGPIPE."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    discarded = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(discarded, sys.stdout.fileno())
+    os.close(discarded)
     return 141
 
 

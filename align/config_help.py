@@ -20,12 +20,8 @@ from align.config_values import held_by, holder_of, kinds_of
 WIDTH = 120
 
 PAPERS = {
-    r"\bP (?=\d|table\b|eq\b|figure\b)|\bLlama 3(?!\.\d)\b": (
-        "Llama 3, or P: The Llama 3 Herd of Models. Llama Team, 2024. arXiv:2407.21783. `P 4.1.4` is its section 4.1.4."
-    ),
-    r"\bL2\b|\bLlama 2\b": (
-        "Llama 2, or L2: Open Foundation and Fine-Tuned Chat Models. Touvron et al., 2023. arXiv:2307.09288."
-    ),
+    r"\bLlama 3(?!\.\d)\b": "Llama 3: The Llama 3 Herd of Models. Llama Team, 2024. arXiv:2407.21783.",
+    r"\bLlama 2\b": ("Llama 2: Open Foundation and Fine-Tuned Chat Models. Touvron et al., 2023. arXiv:2307.09288."),
     r"2106\.09685|\bLoRA\b": "LoRA: Low-Rank Adaptation of Large Language Models. Hu et al., 2021. arXiv:2106.09685.",
     r"2305\.14314|\bQLoRA\b": "QLoRA: Efficient Finetuning of Quantized LLMs. Dettmers et al., 2023. arXiv:2305.14314.",
     r"2305\.18290|\bRafailov\b|\bDPO\b": (
@@ -107,7 +103,7 @@ def model_in(kinds: list[Any]) -> type[BaseModel] | None:
 def papers_cited(text: str) -> list[str]:
     """One line for each paper that `text` cites, in the order of PAPERS.
 
-    For example "Start from 0.1 (P 4.1.4)." gives the line of The Llama 3 Herd of Models.
+    For example "Start from 0.1 (Llama 3, section 4.1.4)." gives the line of The Llama 3 Herd of Models.
     """
     return [paper for pattern, paper in PAPERS.items() if re.search(pattern, text)]
 

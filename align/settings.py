@@ -1,7 +1,8 @@
 """The sections of a config that more than one recipe or stage reads, in one place.
 
 They are apart from the code that reads them so that `--help` and a bad config are answered without importing torch.
-A value that the Llama 3 paper gives is the default, and says so (P = arXiv:2407.21783, L2 = Llama 2, arXiv:2307.09288).
+A value that the paper on Llama 3 (arXiv:2407.21783) gives is the default, and the setting names the section. "Llama 2"
+is arXiv:2307.09288. `--help` explains both.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ class PreferenceDataConfig(TreeDataConfig):
     """Preference rows to train on."""
 
     levels: tuple[Level, ...] = STRONG_LEVELS
-    """Keep graded rows of these levels (P 4.2.1). Rows without a level are always kept."""
+    """Keep graded rows of these levels (Llama 3, section 4.2.1). Rows without a level are always kept."""
 
 
 class TrainingConfig(Section):
@@ -230,24 +231,24 @@ class TrainingConfig(Section):
     output_dir: OutputPath
     """Folder of the finished model, in Hugging Face format. During training it contains checkpoint-N/ folders."""
     learning_rate: float = Field(1e-5, gt=0, le=1)
-    """Peak learning rate. P 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
+    """Peak learning rate. Llama 3, sections 4.1.3 and 4.1.4: 1e-5 for SFT and DPO of the largest models."""
     batch_size: int = Field(64, gt=0, le=1_000_000)
     """Rows in one optimizer step, over all processes. How they are packed and spread does not change the result."""
     epochs: float = Field(1.0, gt=0, le=10_000)
-    """Passes over the rows. L2: 2 for SFT, 1 for the reward model."""
+    """Passes over the rows. Llama 2: 2 for SFT, 1 for the reward model."""
     max_steps: int | None = Field(None, gt=0, le=1_000_000_000)
     """Stop after this many optimizer steps, whatever epochs says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after warm-up: cosine to min_learning_rate_ratio, linear to 0, constant not at all.
     The end is reached just after the last step, so no step has the rate 0. See `align/trainers/schedules.py`."""
     warmup_ratio: float = Field(0.03, ge=0, le=1)
-    """Fraction of the steps in which the learning rate rises to its peak, rounded up to whole steps. L2: 0.03."""
+    """Fraction of the steps in which the learning rate rises to its peak, rounded up to whole steps. Llama 2: 0.03."""
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
-    """Learning rate at the end of the cosine schedule, as a fraction of the peak. L2: 0.1."""
+    """Learning rate at the end of the cosine schedule, as a fraction of the peak. Llama 2: 0.1."""
     weight_decay: float = Field(0.1, ge=0, le=10)
-    """AdamW's. L2: 0.1."""
+    """AdamW's weight decay. Llama 2: 0.1."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients with a larger norm are scaled to it. L2: 1.0."""
+    """Gradients with a larger norm are scaled to it. Llama 2: 1.0."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: matrix products in bfloat16 with float32 weights; losses and log-probabilities are computed in float32.
     auto: bf16 on a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of
@@ -284,21 +285,21 @@ class SFTConfig(Section):
     """Supervised fine-tuning. Read by `align/trainers/sft.py`."""
 
     train_on: Literal["final", "all"] = "final"
-    """Which messages are trained on. final: those after the last user message (P table 7). all: every message of the
-    assistant."""
+    """Which messages are trained on. final: those after the last user message (Llama 3, table 7). all: every message of
+    the assistant."""
 
 
 class RewardConfig(Section):
-    """The reward model's objective. Read by `align/trainers/reward.py`. The paper has neither option (P 4.1.2)."""
+    """The reward model's objective. Read by `align/trainers/reward.py`. Llama 3 has neither option (section 4.1.2)."""
 
     centering: float = Field(0.0, ge=0)
     """Weight of (r_better + r_worse)**2, which moves the mean score towards 0. 0 disables it; 0.01 is a usual start
     (Eisenstein et al. 2023, arXiv:2312.09244)."""
     margins: dict[Level, float] = Field(default_factory=dict)
     """Level -> target margin in log-odds between chosen and rejected, such as {significantly better: 1, better: 0.67}
-    (L2 eq. 2 and table 27, up to 1 or up to 3). It is also the target margin between an edited and the rejected
-    completion; between an edited and the chosen one there is none. Levels without an entry, and rows without a level,
-    have the target 0."""
+    (Llama 2, equation 2 and table 27, up to 1 or up to 3). It is also the target margin between an edited and the
+    rejected completion; between an edited and the chosen one there is none. Levels without an entry, and rows without a
+    level, have the target 0."""
 
     @field_validator("margins")
     @classmethod
@@ -313,27 +314,27 @@ class DPOConfig(Section):
     """The objective on pairs: DPO as in the Llama 3 paper, or a variant. Read by `align/trainers/dpo.py`."""
 
     loss: Literal["sigmoid", "ipo", "length_normalized", "simpo"] = "sigmoid"
-    """sigmoid: DPO (P 4.1.4). ipo: a squared distance to 1 / (2 beta) nats, on summed logps as its paper writes it.
-    length_normalized: DPO on per-token means, of policy and reference (Tulu 3). simpo: on the policy's means, with no
-    reference and no reference pass."""
+    """sigmoid: DPO, as in Llama 3. ipo: a squared distance to 1 / (2 beta) nats, on summed logps as its paper writes
+    it. length_normalized: DPO on per-token means, of policy and reference (Tulu 3). simpo: on the policy's means, with
+    no reference and no reference pass."""
     beta: float = Field(0.1, gt=0)
-    """Strength of the constraint to the reference, per nat. A larger value keeps the policy closer. P 4.1.4: 0.1. Other
-    losses have other scales: length_normalized 5 (Tulu 3, arXiv:2411.15124), simpo 2.0 to 2.5 (arXiv:2405.14734), ipo
-    the tau of its paper (arXiv:2310.12036)."""
+    """Strength of the constraint to the reference, per nat. A larger value keeps the policy closer. Llama 3, section
+    4.1.4: 0.1. Other losses have other scales: length_normalized 5 (Tulu 3, arXiv:2411.15124), simpo 2.0 to 2.5
+    (arXiv:2405.14734), ipo the tau of its paper (arXiv:2310.12036)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Assumed fraction of pairs whose label is reversed (Mitchell's conservative DPO). Used by the losses sigmoid and
     length_normalized."""
     simpo_gamma: float | None = Field(None, ge=0)
     """Target margin of simpo, in log-odds. Required by simpo, whose paper uses 0.3 to 1.6; no other loss uses it."""
     nll_coefficient: float = Field(0.2, ge=0)
-    """Weight of the negative log-likelihood of the chosen completion. P 4.1.4: 0.2."""
+    """Weight of the negative log-likelihood of the chosen completion. Llama 3, section 4.1.4: 0.2."""
     nll_normalization: Literal["sequence_mean", "token_mean", "sequence_sum"] = "sequence_mean"
     """How the NLL is averaged. sequence_mean: the mean over each completion's tokens, then the mean over pairs (the
     paper does not specify it). token_mean: the mean over all tokens of the batch. sequence_sum: the sum over each
     completion's tokens, then the mean over pairs."""
     mask_format_tokens: bool = True
-    """Leave header and terminator tokens out of the DPO loss, in chosen and rejected (P 4.1.4). The NLL always includes
-    the terminator."""
+    """Leave header and terminator tokens out of the DPO loss, in chosen and rejected (Llama 3, section 4.1.4). The NLL
+    always includes the terminator."""
     reference_cache: Path | None = None
     """Folder for the reference's log-probabilities, with one subfolder for each combination of weights, precision,
     rows and masks. None: `<output_dir>/reference`. Runs that share a folder, such as a sweep over beta, compute them

@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 from align.config import Recipe, Section
 
 ROOT = Path(__file__).parents[1]
-CITATIONS = "P is The Llama 3 Herd of Models (arXiv:2407.21783) and L2 is Llama 2 (arXiv:2307.09288), with the section"
+CITATIONS = "Llama 3 is The Llama 3 Herd of Models (arXiv:2407.21783), and Llama 2 is arXiv:2307.09288"
 
 
 def recipes() -> dict[str, type[Recipe]]:

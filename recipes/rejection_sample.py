@@ -24,7 +24,7 @@ class PairsConfig(Section):
     min_gap: float = Field(1.0, ge=0)
     """Least difference of the two scores, in log-odds of the reward model: 1.0 is 73% for the better one."""
     max_similarity: float = Field(0.9, ge=0, le=1)
-    """Pairs with a larger share of words in common are dropped (P 4.2.1 discards similar ones)."""
+    """Pairs with a larger share of words in common are dropped (Llama 3, section 4.2.1)."""
 
 
 class RejectionSampleRecipe(Recipe, Reading):
@@ -35,7 +35,7 @@ class RejectionSampleRecipe(Recipe, Reading):
     prompts: InputSources
     """Prompts: a file, a Hub dataset, or a list of them."""
     k: int = Field(10, ge=1)
-    """Candidates of each prompt. P 4.2.2: 10 to 30."""
+    """Candidates of each prompt. Llama 3, section 4.2.2: 10 to 30."""
     seed: int = 0
     """With a prompt's id and the candidate's index it gives each candidate its own seed."""
     sampling: SamplingConfig = SamplingConfig()

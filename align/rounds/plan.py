@@ -65,7 +65,7 @@ class RoundsConfig(Recipe):
     """What every stage computes in, as its training.precision and dtypes, unless its YAML or `set` says so itself. auto
     is decided once for the run, as training.precision says, and kept in the run's folder."""
     rounds: int = Field(6, gt=0)
-    """Passes of the loop. The paper made 6 (P 4.1)."""
+    """Passes of the loop. Llama 3 made 6 (section 4.1)."""
     best: str
     """The stage of a round whose folder, `{round_dir}/<name>`, holds the round's model: {best} of the next round."""
     once: tuple[StageConfig, ...] = ()

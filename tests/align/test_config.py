@@ -454,7 +454,7 @@ class Cited(Recipe):
     """Made for tests, as in Tulu 3."""
 
     beta: float = 0.1
-    """P 4.1.4: 0.1."""
+    """Llama 3, section 4.1.4: 0.1."""
     kind: Literal["sum", "mean"] | None = None
     paths: tuple[Path, ...] = ()
     levels: dict[str, int] = Field(default_factory=dict)
@@ -462,7 +462,7 @@ class Cited(Recipe):
 
 def test_help_explains_the_papers_that_it_cites_and_no_others() -> None:
     text = help_text(Cited, "cited.py")
-    assert "The Llama 3 Herd of Models. Llama Team, 2024. arXiv:2407.21783. `P 4.1.4` is its section 4.1.4." in text
+    assert "Llama 3: The Llama 3 Herd of Models. Llama Team, 2024. arXiv:2407.21783." in text
     assert "Lambert et al., 2024. arXiv:2411.15124." in text
     assert "LoRA" not in text
     assert "cited above" not in help_text(Toy, "toy.py")

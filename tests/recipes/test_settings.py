@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from align.config import Recipe, config_from_argv, load_config
+from align.config import Recipe, config_from_argv, help_text, load_config
 from align.errors import ConfigError
 from align.rounds.plan import recipe_class
 from align.settings import INPUT, OUTPUT, paths_of
@@ -48,7 +49,7 @@ def test_every_recipe_has_configs_with_paths() -> None:
         ("a\0b", "holds a NUL character"),
         ('"a\\nb"', "a path has no control characters"),
         ("x" * 256, "has a name of 256 bytes"),
-        ("~nobody-of-that-name/x", "there is no such user"),
+        ("~no-such-user/x", "there is no such user"),
     ],
 )
 def test_no_path_setting_takes_what_no_file_system_has(
@@ -57,10 +58,10 @@ def test_no_path_setting_takes_what_no_file_system_has(
     monkeypatch.chdir(ROOT)
     for recipe, config, key in path_settings():
         setting = key.rpartition(".")[0] if key.rpartition(".")[2].isdigit() else key  # one alone is a list of one
-        told = refusal(recipe, config, f"{setting}={value}")
-        if "there is no path to set" in told:  # the file writes a section with a path as the path alone
-            told = refusal(recipe, config, f"{setting.removesuffix('.path')}={value}")
-        assert expected in told, (config.name, key)
+        message = refusal(recipe, config, f"{setting}={value}")
+        if "there is no path to set" in message:  # the file writes a section with a path as the path alone
+            message = refusal(recipe, config, f"{setting.removesuffix('.path')}={value}")
+        assert expected in message, (config.name, key)
 
 
 def refusal(recipe: type[Recipe], config: Path, override: str) -> str:
@@ -69,7 +70,7 @@ def refusal(recipe: type[Recipe], config: Path, override: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["", "a b", "x" * 256, "~nobody-of-that-name/x"])
+@pytest.mark.parametrize("value", ["", "a b", "x" * 256, "~no-such-user/x"])
 def test_a_source_written_as_a_section_checks_its_path_too(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = RECIPES / "configs" / "sft" / "llama3.1-8b.yaml"
@@ -79,6 +80,17 @@ def test_a_source_written_as_a_section_checks_its_path_too(value: str, monkeypat
         return
     with pytest.raises(ConfigError, match=r"data\.path\.path: "):
         load_config(recipe_class(RECIPES, "sft"), config, given)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_explains_every_paper_that_a_setting_cites(name: str) -> None:
+    recipe = recipe_class(RECIPES, name)
+    for topic in ("", *recipe.catalogue()):
+        settings, _, papers = help_text(recipe, name, topic).partition("cited above:")
+        assert not re.findall(r"\bP (?:\d|table|eq)|\bL2\b", settings), "abbreviations of papers"
+        cited = set(re.findall(r"arXiv:(\d{4}\.\d{5})", settings))
+        cited |= set(re.findall(r"\b(Llama [23])\b(?!\.)", settings)) | set(re.findall(r"(\w+) et al", settings))
+        assert all(each in papers for each in cited), (topic, cited)
 
 
 @pytest.mark.parametrize("name", NAMES)
