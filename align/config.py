@@ -334,7 +334,7 @@ def _override(text: str) -> tuple[Key, Any]:
     return parts, parse_value(value, "command line", parts)
 
 
-def _set(values: dict, key: Key, value: Any, override: str) -> Key:
+def _set(values: dict[str, Any], key: Key, value: Any, override: str) -> Key:
     """Set `value` at `key`. Returns the key as it is in `values`: a number is an index of a list, or text in a mapping.
 
     For example "sources.0.weight=2" sets the weight of the first item where `sources` is a list, and that of the item

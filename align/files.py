@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from blake3 import blake3
 
@@ -25,7 +25,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def whole_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file handle whose content takes the name `path` only when the block ends well.
 
     The content is written to a temporary file in the same folder, fsynced, and renamed to `path`; then the folder is

@@ -240,7 +240,8 @@ def _parsed(text: str) -> dict[str, Any]:
             raise ValueError("its text is not what was written: the hash that it holds of itself does not fit")
     elif not text.startswith(_HEAD_OF_FORMAT_1):
         raise ValueError(f"it does not begin as a manifest of format {FORMAT} or 1 does")
-    return json.loads(text)
+    manifest: dict[str, Any] = json.loads(text)
+    return manifest
 
 
 def _check_entry(name: str, entry: Any) -> None:

@@ -160,9 +160,9 @@ def cuda_has_bf16() -> bool:
     import torch
 
     try:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     except TypeError:  # ROCm builds and old versions take no argument
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
 
 
 def trial(seconds: float = TRIAL_SECONDS, tokens: int = 512) -> float:

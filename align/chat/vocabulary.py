@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -89,7 +89,8 @@ class OwnTokens:
         """Plain text of content ids, in which control tokens are left out and markers are kept."""
         decode = self.tokenizer.backend_tokenizer.decode
         if not self._special:
-            return decode(list(ids), skip_special_tokens=True)
+            value: str = decode(list(ids), skip_special_tokens=True)
+            return value
         return "".join(
             "".join(self._special[token] for token in group)
             if marked
@@ -144,7 +145,7 @@ def padding_id(
     candidates = (first, *named[: len(_PADS)], own, *named[len(_PADS) :])
     for found in candidates:
         if found is not None and found not in terminators and (rows is None or found < rows):
-            return found
+            return int(found)
     return opening
 
 
@@ -164,7 +165,7 @@ def segment_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _forget(added: set[str], model: dict) -> None:
+def _forget(added: set[str], model: dict[str, Any]) -> None:
     """Take added tokens out of the model's vocabulary, save ordinary words that merges make and need.
 
     A BPE that looks a whole word up before merging (`ignore_merges`) would find them there.

@@ -77,7 +77,7 @@ class LocalBackend:
 
     @property
     def max_prompt_tokens(self) -> int:
-        return self.model.config.max_position_embeddings - self.sampling.max_completion_tokens
+        return int(self.model.config.max_position_embeddings) - self.sampling.max_completion_tokens
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:

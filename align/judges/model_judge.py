@@ -97,7 +97,7 @@ def read_word(text: str, yes: str, no: str) -> bool | None:
     words = re.findall(r"[^\W\d_]+", text.casefold())
     if not words or words[0] not in (yes, no) or {yes, no} <= set(words):
         return None
-    return words[0] == yes
+    return bool(words[0] == yes)
 
 
 def reference_of(question: QuestionRow) -> str:

@@ -171,7 +171,8 @@ def _refuse_untied(checkpoint: Checkpoint, config: Any) -> None:
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     with safe_open(checkpoint.tensors[name].file, "pt") as handle:
-        return handle.get_tensor(name)
+        value: torch.Tensor = handle.get_tensor(name)
+        return value
 
 
 def _more(found: set[Any]) -> str:

@@ -230,7 +230,7 @@ class TreeModel(nn.Module):
         self.precision = precision
 
     @property
-    def config(self):
+    def config(self) -> Any:
         return self.model.config
 
     @property
@@ -249,12 +249,12 @@ class TreeModel(nn.Module):
         )
         if batch.layout is not None:
             require_reached(self.model, batch.layout)
-        return output.last_hidden_state[0]
+        return cast(Tensor, output.last_hidden_state[0])
 
     def own_logits(self, batch: TreeBatch) -> Tensor:
         """Logits of a plain causal row by the model's own forward pass, [1, T, V], or [1, 1] of a reward model."""
         with own_attention(self.model):
-            return self.model(input_ids=batch.input_ids, use_cache=False).logits
+            return cast(Tensor, self.model(input_ids=batch.input_ids, use_cache=False).logits)
 
     def autocast(self, batch: TreeBatch) -> torch.autocast:
         # Without the cache: under ZeRO-3 a weight is gone once its module has run, and its cached copy would stay.
@@ -280,7 +280,7 @@ class TreePolicy(TreeModel):
                 logits = self.own_logits(batch)[0, batch.sources]
                 return logits.float().log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
             hidden = self.hidden_states(batch)[batch.sources]
-            return self.model.get_output_embeddings()(hidden, batch.labels)
+            return cast(Tensor, self.model.get_output_embeddings()(hidden, batch.labels))
 
 
 class TreeScorer(TreeModel):
@@ -305,4 +305,4 @@ class TreeScorer(TreeModel):
                 finally:
                     config.pad_token_id = padding
             hidden = self.hidden_states(batch)[batch.ends]
-        return self.model.score(hidden).squeeze(-1)
+        return cast(Tensor, self.model.score(hidden).squeeze(-1))

@@ -126,7 +126,12 @@ def _refuse(moved: Difference, adapter: Path, dtype: str) -> None:
 
 
 def _moved_from_quantized(
-    manifest: dict[str, Any], adapter: Path, scorer: bool, ids: Sequence[Sequence[int]], found: list, alone: list
+    manifest: dict[str, Any],
+    adapter: Path,
+    scorer: bool,
+    ids: Sequence[Sequence[int]],
+    found: list[Any],
+    alone: list[Any],
 ) -> dict[str, Any]:
     """What an adapter trained over 4-bit weights computes elsewhere than over the base that it is merged into."""
     settings = manifest.get("config", {}).get("model", {})

@@ -373,7 +373,7 @@ def _unzipped(handle: IO[bytes], name: str, path: str) -> IO[bytes]:
 def _peeked(handle: IO[bytes]) -> bytes:
     """The first bytes; the handle stays at the start."""
     if hasattr(handle, "peek"):
-        return handle.peek(4096)[:4096]
+        return bytes(handle.peek(4096)[:4096])
     start = handle.read(4096)
     handle.seek(0)
     return start

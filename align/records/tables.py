@@ -37,7 +37,7 @@ def parquet_count(path: Path) -> int:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_metadata(path).num_rows
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
     except (OSError, ValueError) as error:
         raise _unreadable(str(path), error) from None
 

@@ -65,7 +65,8 @@ class LimitedProcess:
             raise ToolError(*found["setup"])
         if "kind" in found:
             raise ToolFailure(found["kind"], found["text"])
-        return found["text"]
+        value: str = found["text"]
+        return value
 
     def close(self) -> None:
         """End the process; the next call starts another."""

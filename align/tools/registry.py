@@ -40,7 +40,7 @@ class Tool:
     """What is offered to the model."""
     function: Callable[..., Any]
     """Called with keyword arguments that match the schema."""
-    arguments: TypeAdapter
+    arguments: TypeAdapter[Any]
     """Checks a call's arguments: strictly, so "3" is no integer, and no argument beyond the schema."""
     identity: str
     """Which engine and which version of it answers; equal identities give equal answers where a tool can promise it."""
@@ -149,7 +149,7 @@ def tool_of(function: Callable[..., Any], *, name: str | None = None, identity: 
     # A TypedDict and not a model: parameters may have any name, also that of a model's attribute.
     schema = TypedDict(name, fields)  # type: ignore[misc]
     schema.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
-    arguments: TypeAdapter = TypeAdapter(schema)
+    arguments: TypeAdapter[Any] = TypeAdapter(schema)
     spec = ToolSpec(name=name, description=description, parameters=_plain(arguments.json_schema()))
     return Tool(spec, function, arguments, identity or f"{name}@{_source_fingerprint(function, spec)}")
 

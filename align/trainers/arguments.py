@@ -1,4 +1,17 @@
-"""Our settings mapped onto transformers.TrainingArguments: the one file that knows both."""
+"""Our settings mapped onto `transformers.TrainingArguments`. No other file knows both.
+
+training.                 TrainingArguments
+output_dir, seed, ...     the same names: learning_rate, weight_decay, max_grad_norm, save_steps, report_to
+log_steps                 logging_steps
+batch_size                per_device_train_batch_size 1: an item of our data is a whole optimizer step, and
+                          `align/tree/pack.py` makes it from batch_size rows
+epochs, max_steps         num_train_epochs 1: the data is the plan of the whole run, so one pass over it
+schedule, warmup_ratio,   lr_scheduler_type, which only trackers read; `align/trainers/schedules.py` computes rates
+min_learning_rate_ratio
+precision                 no argument: `TreeModel` runs its products in bfloat16 itself
+keep_checkpoints          no argument: `align/trainers/checkpoints.py` deletes old ones
+threads, checks           no argument: they are used here and in `align/trainers/base.py`
+"""
 
 from __future__ import annotations
 
@@ -21,13 +34,58 @@ log = logger(__name__)
 _SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
 
 
+def mapped(training: TrainingConfig, *, bf16_weights: bool) -> TrainingArguments:
+    """The mapping alone. bf16_weights: whether DeepSpeed keeps float32 master weights of bfloat16 weights.
+
+    Values that change a result are given here even if they are the defaults of transformers, which may change.
+    """
+    return TrainingArguments(
+        output_dir=str(training.output_dir),
+        seed=training.seed,
+        use_cpu=not torch.cuda.is_available(),
+        # An item of our data is an optimizer step, and the plan of the run is one pass over it.
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        num_train_epochs=1,
+        max_steps=-1,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        average_tokens_across_devices=False,
+        # The optimizer: AdamW as in Llama 2 (arXiv:2307.09288, section 2.2) with torch's epsilon
+        optim="adamw_torch_fused",
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-8,
+        max_grad_norm=training.max_grad_norm,
+        lr_scheduler_type=_SCHEDULES[training.schedule],  # for trackers: `TreeTrainer.create_scheduler` makes ours
+        label_smoothing_factor=0.0,
+        # Precision: `TreeModel` runs its products by training.precision
+        bf16=bf16_weights,
+        fp16=False,
+        # Logs and checkpoints
+        logging_strategy="steps",
+        logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,
+        report_to=list(training.report_to) or "none",
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=None,
+        save_only_model=False,
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        eval_strategy="no",
+    )
+
+
 def training_arguments(training: TrainingConfig, model: ModelConfig) -> TrainingArguments:
-    """Arguments for a trainer. Make them before any model: under ZeRO-3 they have the weights sharded while they load.
+    """The arguments of a trainer. Make them before the model: they shard its weights under ZeRO-3.
 
     Rank zero also claims the output folder here, before anything is loaded or written: see `claim_output`.
-
-    An "item" of our data is a whole optimizer step, so transformers sees batches of one without accumulation; packing,
-    micro-steps and the loss's denominator are `align/trainers/base.py`'s.
+    Raises ConfigError for settings, launchers and machines on which the run could not work.
     """
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -48,34 +106,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
             "after Ctrl-C or SIGTERM the launcher leaves 30 s to save a checkpoint; for a large model, set the "
             "environment variable TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more seconds before you start it"
         )
-    arguments = TrainingArguments(
-        output_dir=str(training.output_dir),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
-        num_train_epochs=1,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=_SCHEDULES[training.schedule],  # for trackers: `TreeTrainer.create_scheduler` makes ours
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        adam_beta2=0.95,
-        optim="adamw_torch_fused",
-        bf16=sharded and model.dtype == "bfloat16",  # else `TreeModel` runs it by training.precision
-        use_cpu=not torch.cuda.is_available(),
-        seed=training.seed,
-        logging_strategy="steps",
-        logging_steps=training.log_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=None,
-        eval_strategy="no",
-        report_to=list(training.report_to) or "none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        average_tokens_across_devices=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-    )
+    arguments = mapped(training, bf16_weights=sharded and model.dtype == "bfloat16")
     if model.quantization is not None:
         require_quantized_training(model)
     if arguments.n_gpu > 1:

@@ -309,7 +309,7 @@ class TreeTrainer(Trainer, ABC):
 
     # Methods of transformers.Trainer that are replaced. The private ones are listed in align/trainers/hooks.py.
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[StepPlan]:
         # Not prepared by accelerate: the plan of each process names its own bins already.
         return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=_only)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def tree_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     tree: TreeLayout | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one packed row, segment by segment.
 
@@ -121,9 +121,10 @@ def tree_attention(
     Errors: ConfigError for an argument that would change the result, such as a window that is shorter than a sequence.
     """
     if tree is None:
-        return sdpa_attention_forward(
+        out = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+        return cast(Tensor, out[0]), None
     _check(module, query, attention_mask, dropout, tree, kwargs)
     if value.shape[-1] < key.shape[-1]:
         scaling = key.shape[-1] ** -0.5 if scaling is None else scaling
@@ -149,7 +150,7 @@ def flex_tree_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     tree: TreeLayout | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The same as `tree_attention` in one call of FlexAttention. Source: Dong et al. 2024, arXiv:2412.05496."""
     if tree is None:
@@ -207,7 +208,7 @@ def _one_tree(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: 
     prompt = end - start
     branches = [(first - start, last - start) for first, last in spans]
     if _on_cpu(query):
-        return _TreeOnCPU.apply(query, key, value, prompt, branches, scaling)
+        return cast(Tensor, _TreeOnCPU.apply(query, key, value, prompt, branches, scaling))
     row, grouped = branches[0][1], query.shape[1] != key.shape[1]
     parts = [
         scaled_dot_product_attention(
@@ -249,7 +250,9 @@ class _TreeOnCPU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, prompt: int, branches: list[Span], scaling: Any):
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, prompt: int, branches: list[Span], scaling: float | None
+    ) -> Tensor:
         q, k, v = _by_group(query, key, value)
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         row = branches[0][1]
@@ -267,10 +270,10 @@ class _TreeOnCPU(torch.autograd.Function):
             out, lse = torch.cat(outs, dim=2), torch.cat(lses, dim=2)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.prompt, ctx.branches, ctx.scaling = prompt, branches, scaling
-        return out.flatten(0, 1)[None]
+        return cast(Tensor, out.flatten(0, 1)[None])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         # The backward kernel is faster in float32 than in bfloat16, up to twice for short segments.
         *saved, out, lse = ctx.saved_tensors
         q, k, v = _by_group(*(tensor.float() for tensor in saved))
@@ -283,7 +286,8 @@ class _TreeOnCPU(torch.autograd.Function):
             seen = (t[:, :, keys] for t in (k, v))
             found = (t[:, :, queries] for t in (out, lse))
             run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-            return run(*asked, *seen, *found, 0.0, causal, scale=ctx.scaling)
+            dq, dk, dv = run(*asked, *seen, *found, 0.0, causal, scale=ctx.scaling)
+            return dq, dk, dv
 
         first = slice(0, row)
         dq[:, :, first], dk[:, :, first], dv[:, :, first] = backward(first, first, True)

@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -179,13 +179,15 @@ def tree_costs(trees: Sequence[PromptTree], config: Any, *, head: bool) -> np.nd
     weights = layers * (2 * hidden * head_size * (heads + groups) + 3 * hidden * between)
     tokens, pairs, labels = (tree_numbers(trees, name) for name in ("tokens", "attended", "labels"))
     costs = tokens + pairs * (2 * layers * heads * head_size / weights)
-    return costs + labels * (hidden * config.vocab_size / weights) if head else costs
+    if head:
+        costs = costs + labels * (hidden * config.vocab_size / weights)
+    return np.asarray(costs)
 
 
 def tree_numbers(trees: Sequence[PromptTree], name: str) -> np.ndarray:
     """`tokens`, `labels` or `attended` of each tree, [trees] int64. A `TreeStore` has them without reading a tree."""
     if isinstance(trees, TreeStore):
-        return getattr(trees, name)
+        return cast(np.ndarray, getattr(trees, name))
     return np.array([getattr(tree, name) for tree in trees], np.int64)
 
 
@@ -199,7 +201,7 @@ class StepPlan:
     ]  # of this process, each a forward and backward pass; () if the pass has no row of its own
 
 
-class RunPlan(Dataset):
+class RunPlan(Dataset[StepPlan]):
     """Which trees are trained on in which optimizer step: a pure function of (seed, step), for any number of processes.
 
     Each epoch is a seeded permutation, cut into steps of `batch_size` trees (the last may be smaller). A step's trees
@@ -324,4 +326,4 @@ def _spread(sizes: Sequence[int], costs: Sequence[float], count: int, token_budg
 
 def _descending(values: Sequence[float]) -> list[int]:
     """Places, largest value first, equal ones in their order."""
-    return np.argsort(-np.asarray(values), kind="stable").tolist()
+    return [int(place) for place in np.argsort(-np.asarray(values), kind="stable")]

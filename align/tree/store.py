@@ -98,7 +98,7 @@ class TreeStore(Sequence[PromptTree]):
             self._forget_now_and_then()
         rows = [batch.num_rows for batch in self._batches]
         assert set(rows[:-1]) <= {BATCH_TREES}, "all batches but the last are full"
-        self._count = sum(rows)
+        self._count: int = sum(rows)
         self.tokens, self.labels, self.attended = map(np.concatenate, numbers.values())
         self._views: dict[int, _Views] = {}
 

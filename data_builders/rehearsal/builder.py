@@ -10,7 +10,7 @@ probing or sampling. Training rows that match a held-out or evaluation prompt wo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -77,7 +77,7 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
     tools.drop_matches(evaluation)
     tools.limit_each(kind_of, config.tools.limits, config.seed)
-    files: dict[str, RowSet] = {
+    files: dict[str, RowSet[Any]] = {
         "preferences": preferences,
         "preferences.heldout": heldout_preferences,
         "tools": tools,
@@ -152,7 +152,7 @@ def _contents(prompt: Messages) -> list[str]:
     return [f"{message.role}: {message.content}" for message in prompt]
 
 
-def _write(files: dict[str, RowSet], config: RehearsalConfig, output: Path) -> Path:
+def _write(files: dict[str, RowSet[Any]], config: RehearsalConfig, output: Path) -> Path:
     log = logger("data_builders")
     notes = {"provenance": packaged.provenance(tuple(packaged.PACKAGES))}
     for name, part in files.items():

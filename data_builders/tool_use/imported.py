@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -117,7 +117,7 @@ def held_out_functions(dialogs: Sequence[ToolDialog], share: float, seed: int) -
     return held
 
 
-def function_names(messages: Messages, tools: Sequence) -> set[str]:
+def function_names(messages: Messages, tools: Sequence[Any]) -> set[str]:
     """Names of the functions that a dialog offers or calls."""
     return {tool.name for tool in tools} | {call.name for message in messages for call in message.tool_calls}
 

@@ -7,6 +7,7 @@ kind changes no other dialog.
 from __future__ import annotations
 
 import random
+from typing import Any
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -40,7 +41,7 @@ class DialogSampler:
     excluded: frozenset[str] = frozenset()
     """`name_key` of functions that no dialog may offer."""
 
-    def dialogs(self, kind: DialogKind, count: int, counted: RowSet) -> Iterator[tuple[int, ExecutedDialog]]:
+    def dialogs(self, kind: DialogKind, count: int, counted: RowSet[Any]) -> Iterator[tuple[int, ExecutedDialog]]:
         """(number, dialog) of up to `count` dialogs. Failed calls and excluded functions are counted as drops."""
         for number in range(count):
             for attempt in range(TRIES):

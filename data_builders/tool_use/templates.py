@@ -11,6 +11,7 @@ The templates are domains: pairs of NAME.py, with functions, and NAME.yaml, with
 from __future__ import annotations
 
 import json
+from typing import Any
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     if config.domain_folders:
         files = domain_files(config.folders).values()
         inputs |= identities_of([half for file in files for half in (file, file.with_suffix(".py"))])
-    parts: dict[str, RowSet] = {
+    parts: dict[str, RowSet[Any]] = {
         "tools": train, "tools.preferences": pairs, "tools.heldout": heldout, "tools.dialogs": dialogs,
     }  # fmt: skip
     for name, part in parts.items():
@@ -158,7 +159,7 @@ def bfcl_keys() -> tuple[frozenset[str], set[str]]:
     return frozenset(map(name_key, bfcl.function_names(folder))), questions
 
 
-def drop_unfit(rows: RowSet, evaluation: set[str], max_characters: int) -> None:
+def drop_unfit(rows: RowSet[Any], evaluation: set[str], max_characters: int) -> None:
     """Drop duplicates, rows that are too long, and rows that ask what an evaluation asks."""
 
     def is_long(row: SFTRow | PreferenceRow) -> bool:
