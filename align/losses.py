@@ -56,7 +56,7 @@ def conservative_dpo_loss(
     beta: float,
     label_smoothing: float,
 ) -> PairwiseLoss:
-    """DPO for labels of which a share `label_smoothing` is taken to be the wrong way round: cDPO.
+    """Conservative DPO (cDPO): assumes that a ratio `label_smoothing` of the pairs is labelled the wrong way round.
 
     Shapes: every argument and both results are [P].
     Units: those of `dpo_loss`; `label_smoothing` is a probability below 0.5.
@@ -87,7 +87,7 @@ def ipo_loss(
     Gradient: reaches the policy logps only, and changes sign where the margin is 1/2.
     Edge: an untrained policy pays (1 / (2 beta))**2, which is 25 for beta = 0.1; a margin of -1000 at that beta costs
         about 1e8: far pairs weigh more than in any other loss here.
-    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17, whose tau is `beta`. TRL hands it means over the tokens, where
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17, whose tau is `beta`. TRL passes means over the tokens, where
         the same difference is drawn to 1 / (2 beta) nats per token.
     """
     chosen_logratio = policy_chosen_logps - reference_chosen_logps
@@ -103,7 +103,7 @@ def simpo_loss(
 
     Shapes: both logps and both results are [P].
     Units: logps are means over the completion's contrasted tokens, nats per token; `gamma` is log-odds, and so is the
-        margin, from which gamma is not yet taken.
+        margin, before gamma is subtracted.
     Gradient: reaches both logps, with opposite sign and equal size.
     Edge: equal logps pay ln(1 + e**gamma); a margin of -1000 costs 1000 + gamma, not infinity.
     Source: Meng et al. 2024, arXiv:2405.14734, eq. 6.
@@ -128,7 +128,7 @@ def reward_loss(better_scores: Tensor, worse_scores: Tensor, *, target_margins: 
 
 
 def centering_loss(better_scores: Tensor, worse_scores: Tensor) -> Tensor:
-    """What draws a pair's scores to 0 on the mean, since the ranking loss leaves their level open.
+    """Keep the mean score of a pair near 0, since the ranking loss does not fix the level of the scores.
 
     Shapes: [P] each, and the result.
     Units: squared log-odds.
@@ -156,7 +156,7 @@ def nll_loss(logps: Tensor, lengths: Tensor, *, normalization: NLLNormalization)
 def sum_by_sequence(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums over runs of `values`. Shapes: values [N], lengths [S] adding up to N, result [S].
 
-    Summed in float64: one after the other in float32, some hundred log-probabilities would be off by a thousandth nat.
+    Summed in float64: one after the other in float32, some hundred log-probabilities would be wrong by 0.001 nats.
     """
     sums = torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True, initial=0)
     return sums.to(values.dtype)

@@ -1,4 +1,4 @@
-"""Checkpoints averaged into one, tensor by tensor in float64, so that memory stays at one tensor of each.
+"""Average checkpoints, tensor by tensor in float64: memory is needed for one tensor of each.
 
 Llama 3 averages models of different data versions or hyper-parameters at each stage (arXiv:2407.21783, section 4.1.5).
 """
@@ -52,7 +52,7 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
         rounded once, to the members' common type. Tokenizer and config files are the first folder's.
 
     Raises CheckpointError naming the tensor, setting or file by which two members differ, or that is not finite, and
-    ConfigError where `output` overlaps with a member or holds something else. Nothing is left behind then.
+    ConfigError if `output` overlaps with a member or holds something else. Nothing is left behind then.
     """
     shares = _shares(folders, weights)
     members = [_opened(folder) for folder in folders]
@@ -174,7 +174,7 @@ def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[t
 
 
 def _note(member: Checkpoint, share: float) -> dict[str, Any]:
-    """What the average's manifest says of a member: which weights, and how they were trained."""
+    """What the manifest of the average records of a member: its weights, and how they were trained."""
     kept = ("stage", "steps", "processes", "config", MADE, "merged")
     how = {key: _without_places(member.manifest[key]) for key in kept if key in member.manifest}
     fingerprint = checkpoint_fingerprint(member.folder)

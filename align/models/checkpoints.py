@@ -1,4 +1,4 @@
-"""One way to open a checkpoint: where its files are, which file holds which tensor, and what identifies it.
+"""Open a checkpoint: find its files, read which file contains which tensor, and compute what identifies it.
 
 Loading, averaging, merging, scoring and resuming all read checkpoints through this file. It looks at files only; that
 they fit a model is checked in `align/models/fitting.py`. A checkpoint is a folder of safetensors: a whole model, or a
@@ -56,7 +56,7 @@ class Checkpoint:
     """A whole model's folder whose files agree with each other, and with its MANIFEST.json if it has one."""
 
     name: str
-    """What the user called it: a folder, or owner/name on the Hub."""
+    """The name that the user gave: a folder, or owner/name on the Hub."""
     folder: Path
     config: dict[str, Any] = field(repr=False)
     """config.json."""
@@ -74,7 +74,7 @@ def open_checkpoint(
     key: the setting that names it, for the messages.
     quantized: whether weights that were saved quantized by bitsandbytes may be opened.
 
-    Raises ConfigError where there is no such checkpoint; CheckpointError naming the first file that is missing, damaged
+    Raises ConfigError if there is no such checkpoint; CheckpointError naming the first file that is missing, damaged
     or contradicts another, and for weights that are quantized without having been asked for.
     """
     folder = located(path, revision, key=key)
@@ -99,7 +99,7 @@ def located(
 ) -> Path:
     """The folder of a checkpoint: `path` itself, or the snapshot of a Hub name, fetched without its weights.
 
-    A sealed folder is verified, and its JSON files are parsed. Raises ConfigError where there is no such checkpoint;
+    A sealed folder is verified, and its JSON files are parsed. Raises ConfigError if there is no such checkpoint;
     CheckpointError for a folder that is damaged.
     """
     text = str(path)
@@ -238,7 +238,7 @@ def tensor_files(folder: Path) -> dict[str, Tensor]:
 def weight_files(folder: Path, *, fetched: bool = True) -> list[str]:
     """Names of the files that hold a whole model's weights: the index decides, without one it is model.safetensors.
 
-    fetched: whether they have to be in the folder. Raises CheckpointError where one is missing, or where the folder
+    fetched: whether they have to be in the folder. Raises CheckpointError if one is missing, or where the folder
     holds both a single file and the index of others.
     """
     index = folder / INDEX
@@ -272,7 +272,7 @@ def _missing(folder: Path, name: str, *, of_index: bool) -> CheckpointError:
 
 
 def _index(index: Path) -> dict[str, str]:
-    """Tensor name -> file name. Raises CheckpointError where the index names what may not be read."""
+    """Tensor name -> file name. Raises CheckpointError if the index names what may not be read."""
     content = read_json(index)
     table = content.get("weight_map")
     if not isinstance(content.get("metadata"), dict):
@@ -330,7 +330,7 @@ def _refuse_quantized(folder: Path, config: dict[str, Any], allowed: bool) -> No
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError where the file does not hold one."""
+    """A JSON object. Raises CheckpointError if the file does not hold one."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -416,7 +416,7 @@ def checkpoint_fingerprint(path: str | Path, revision: str | None = None) -> str
     """BLAKE3 of a checkpoint's weight files and config, by content; of an adapter's and of its base's.
 
     path: a folder, or a name on the Hub, of which the snapshot in the cache is read.
-    Raises CheckpointError where there are no weights to identify.
+    Raises CheckpointError if there are no weights to identify.
     """
     folder = Path(path) if _is_local(path) else located(path, revision, local_files_only=True)
     base = base_of(folder)
@@ -432,7 +432,7 @@ def checkpoint_fingerprint(path: str | Path, revision: str | None = None) -> str
 
 
 def _content(folder: Path, name: str) -> str:
-    """BLAKE3 of a file: out of the manifest if the folder has been verified, which is the same."""
+    """BLAKE3 of a file. Of a verified folder it is read from the manifest, which has the same value."""
     listed = verified(folder).get("files", {}).get(name)
     return listed["blake3"] if listed else fingerprint(folder / name)
 

@@ -1,4 +1,4 @@
-"""What two models compute, compared: how a merge is proved, on disk and in memory.
+"""Compare the outputs of two models: the check after an adapter is merged, on disk or in memory.
 
 Dimension letters in this file: T token positions, V vocabulary.
 """
@@ -15,8 +15,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 LARGEST_SHARE = {"float32": 1e-4, "bfloat16": 0.05}
-"""Largest difference that merging may make to an output, as a share of the largest output, by the weights' type. What
-rounding alone gives: 3e-6 and 0.011, measured on a 135M model with an adapter of rank 16."""
+"""Weights' type -> the largest difference that merging may make to an output, relative to the largest output. Rounding
+alone makes: 3e-6 and 0.011, measured on a 135M model with an adapter of rank 16."""
 EFFECT_SHARE = {"float32": 1e-2, "bfloat16": 0.25}
 """How far merging may move the outputs, as a share of how far the adapter moves them (root mean squares). An adapter
 that is small next to the rounding of bfloat16 weights is lost in them, and refused here. Measured as above: 6e-5 and
@@ -24,7 +24,7 @@ that is small next to the rounding of bfloat16 weights is lost in them, and refu
 
 
 class Difference(NamedTuple):
-    """How far some outputs lie from those of base and adapter."""
+    """The differences between some outputs and those of base and adapter."""
 
     largest: float
     """Largest difference of one output: logits, or scores of a reward model."""
@@ -50,7 +50,7 @@ def outputs(model: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
 
 @contextmanager
 def without_adapter(model: PeftModel) -> Iterator[None]:
-    """The base alone; a reward model keeps its trained head, since scores under another tell nothing of the adapter."""
+    """The base alone. A reward model keeps its trained head: scores of another head would not show the adapter."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         layer.enable_adapters(False)

@@ -1,4 +1,4 @@
-"""Which models packed prompt trees are exact for, and by which cause another one is refused.
+"""Which models packed prompt trees are exact for, and why other models are refused.
 
 Packed trees replace a model's attention by `align/tree/attention.py`, and read log-probabilities and scores without the
 model's own last lines. Where that would give other numbers than the model's own forward pass, the checks here stop the
@@ -133,7 +133,7 @@ def require_within(limit: Limit | None, longest: int, where: str = KEY) -> None:
 
 
 def longest_sequence(trees: Iterable[PromptTree], floor: int = 0) -> int:
-    """Tokens of the longest prompt with one of its completions; `floor` or less if every tree has at most so many."""
+    """Tokens of the longest prompt with one of its completions; `floor` or less if no tree has more than `floor`."""
     if isinstance(trees, TreeStore):  # it knows each tree's tokens without reading it
         store, places = trees, (trees.tokens > floor).nonzero()[0].tolist()
         trees = (store[place] for place in places)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors are those of the model that is built from its config: names, shapes, finite values.
+"""Check that the tensors of a checkpoint are those that its config describes: names, shapes, finite values.
 
 transformers fills what is missing with noise and passes over what is unexpected; here either is an error.
 """
@@ -25,7 +25,7 @@ _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position
 
 
 def require_fit(checkpoint: Checkpoint, *, scorer: bool, fresh_head: bool = False) -> bool:
-    """Raise CheckpointError where the checkpoint is not a whole model of the kind that is asked for.
+    """Raise CheckpointError if the checkpoint is not a whole model of the kind that is asked for.
 
     scorer: a reward model; otherwise a causal language model.
     fresh_head: whether a language model may be opened as a reward model, whose head is then noise. Only training a
@@ -53,7 +53,7 @@ def require_fit(checkpoint: Checkpoint, *, scorer: bool, fresh_head: bool = Fals
         of = ", ".join(sorted(unexpected)[:3])
         instead = f"; it holds {of} instead" if unexpected else ""
         what = f"the {kind} of {CONFIG} has a tensor {min(missing)} that is in no file{_more(missing)}{instead}"
-        how = "Copy the checkpoint again; nothing is made up in its place"
+        how = "Copy the checkpoint again"
     elif unexpected:
         what = f"holds the tensor {min(unexpected)}, which the {kind} of {CONFIG} does not have{_more(unexpected)}"
         how = "Name a checkpoint of this kind of model, whose config.json describes all of its tensors"
@@ -64,7 +64,7 @@ def require_fit(checkpoint: Checkpoint, *, scorer: bool, fresh_head: bool = Fals
 
 
 def model_config(checkpoint: Checkpoint) -> Any:
-    """transformers' config of a checkpoint. Raises CheckpointError where it cannot be built."""
+    """transformers' config of a checkpoint. Raises CheckpointError if it cannot be built."""
     with _as_checkpoint_error(checkpoint, "describes no model that transformers can build"):
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
 
@@ -77,7 +77,7 @@ def require_finite(model: nn.Module, name: str) -> None:
 
 
 def require_finite_files(checkpoint: Checkpoint) -> None:
-    """The same by the files, for weights that are packed or sharded in memory; the first process of a machine reads."""
+    """The same from the files, for weights packed or sharded in memory. Only the first process of a machine reads."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for key in checkpoint.tensors:
             if not is_finite(read_tensor(checkpoint, key)):
@@ -90,7 +90,7 @@ def _not_finite(name: str, key: str) -> CheckpointError:
 
 
 def is_finite(values: torch.Tensor) -> bool:
-    """Whether every value can be computed with: the sum of their squares is finite in float32.
+    """Whether all values are finite: the sum of their squares is finite in float32.
 
     True for integers and for an empty tensor. A weight of 3e38 is finite and its square is not; no product with it
     would be. Training seals by the same rule, so that what it saves can be loaded.
@@ -181,7 +181,7 @@ def _more(found: set[Any]) -> str:
 
 @contextmanager
 def _as_checkpoint_error(checkpoint: Checkpoint, problem: str) -> Iterator[None]:
-    """transformers raises errors of many kinds for a config or file that it does not take: each is one message here."""
+    """In the block, any error of transformers about a config or file becomes a CheckpointError with `problem`."""
     try:
         yield
     except (AlignError, torch.OutOfMemoryError, MemoryError):
@@ -205,7 +205,7 @@ def _without_reports() -> Iterator[None]:
 
 @contextmanager
 def _without_zero3() -> Iterator[None]:
-    """transformers does not build on the meta device while it shards: for the comparison it is one process."""
+    """In the block, ZeRO-3 is off: transformers cannot build a model without weights while it shards."""
     reference = deepspeed_integration._hf_deepspeed_config_weak_ref
     held = reference() if reference is not None else None
     if held is not None:

@@ -1,4 +1,4 @@
-"""Tokenizers, policies, reward models and generators, out of a Hugging Face folder or the Hub.
+"""Load tokenizers, policies, reward models and generators from a Hugging Face folder or the Hub.
 
 Where the folder is an adapter's, its base is loaded and `align/models/adapters.py` puts the adapter to it. What is
 loaded is what the files hold: `align/models/checkpoints.py` opens them, and `align/models/fitting.py` refuses weights
@@ -55,7 +55,7 @@ def load_tokenizer(
 ) -> tuple[Any, ChatProtocol]:
     """The tokenizer, and the chat protocol over it; the protocol's template becomes the tokenizer's own.
 
-    Raises CheckpointError where there is none, or where it has ids that the model has no embedding for.
+    Raises CheckpointError if there is none, or where it has ids that the model has no embedding for.
     """
     disable_progress_bar()  # a bar for each file read would bury our own lines
     folder = located(path, revision)
@@ -75,7 +75,7 @@ def load_tokenizer(
 def plain_tokenizer(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> Any:
     """A tokenizer to count tokens with or for an encoder: of a checkpoint, or of a folder with a tokenizer alone.
 
-    Raises CheckpointError where there is none that can be read, and as `located` does.
+    Raises CheckpointError if there is none that can be read, and as `located` does.
     """
     disable_progress_bar()
     folder = Path(path) if _has_tokenizer(Path(path)) else located(path, revision, key=key)
@@ -88,7 +88,7 @@ def plain_tokenizer(path: str | Path, revision: str | None = None, *, key: str =
 def load_encoder(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> tuple[Any, Any]:
     """A tokenizer, and a model in float32 in evaluation mode whose last hidden states are read.
 
-    Raises CheckpointError where its weights are missing, damaged or not finite; a pooler, which is not read, may be
+    Raises CheckpointError if its weights are missing, damaged or not finite; a pooler, which is not read, may be
     missing.
     """
     disable_progress_bar()
@@ -97,7 +97,7 @@ def load_encoder(path: str | Path, revision: str | None = None, *, key: str = "m
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         what = f"the encoder of {CONFIG} has a tensor {missing[0]} that is in no file"
-        raise CheckpointError(checkpoint.name, what, "Copy the checkpoint again; nothing is made up in its place")
+        raise CheckpointError(checkpoint.name, what, "Copy the checkpoint again")
     require_finite(model, checkpoint.name)
     return plain_tokenizer(checkpoint.folder), model.eval()
 
@@ -119,7 +119,7 @@ def load_reward_model(
 
 
 def load_generator(path: str | Path, dtype: str = "auto", revision: str | None = None) -> Any:
-    """A plain causal language model for sampling: in evaluation mode, on the GPU where there is one."""
+    """A plain causal language model for sampling: in evaluation mode, on the GPU if there is one."""
     adapter, checkpoint = _opened(path, revision, scorer=False)
     held_in = getattr(torch, resolved_dtype(dtype))
     model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation="sdpa")
@@ -205,7 +205,7 @@ def _attention(config: ModelConfig) -> str:
     if config.attention == "segments":
         return align.tree.attention.NAME
     if not torch.cuda.is_available():
-        what = "flex wants a GPU: FlexAttention has no backward pass on a CPU"
+        what = "flex requires a GPU: FlexAttention has no backward pass on a CPU"
         raise ConfigError("model.attention", what, "Set model.attention: segments")
     return align.tree.attention.FLEX_NAME
 

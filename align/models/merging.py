@@ -1,4 +1,4 @@
-"""An adapter and its base made one whole checkpoint, which is kept only when it computes what the two did.
+"""Merge an adapter into its base. The new checkpoint is kept only if it computes what base and adapter compute.
 
 All is compared in float32 arithmetic on the CPU, so that nothing but the weights can differ: the machine needs memory
 for the base in float32.
@@ -52,7 +52,7 @@ def merge_adapter(
     prompts: what a user says; outputs are compared at every token of them.
     dtype: the merged weights' type, to which a float32 sum is rounded once; None for the base's own.
 
-    Raises ConfigError where `output` overlaps with what is read, or holds something else; CheckError, and leaves
+    Raises ConfigError if `output` overlaps with what is read, or holds something else; CheckError, and leaves
     nothing behind, where the merged model, read back from disk, does not compute what base and adapter compute
     (LARGEST_SHARE, EFFECT_SHARE).
     """
@@ -119,7 +119,7 @@ def _refuse(moved: Difference, adapter: Path, dtype: str) -> None:
         f"at most {limits[0]:.2g}), and outputs in all by {found[1]:.2g} of what the adapter does (expected at most "
         f"{limits[1]:.2g})"
     )
-    how = "Nothing was written. Keep the adapter as it is, and look at the versions of peft and transformers"
+    how = "Nothing was written. Keep the adapter as it is, and check the versions of peft and transformers"
     if dtype != "float32":
         how = "Nothing was written. Set dtype: float32, which rounds 65,000 times finer, or keep the adapter as it is"
     raise CheckError(adapter, what, how)
@@ -133,7 +133,7 @@ def _moved_from_quantized(
     found: list[Any],
     alone: list[Any],
 ) -> dict[str, Any]:
-    """What an adapter trained over 4-bit weights computes elsewhere than over the base that it is merged into."""
+    """A warning for adapters trained over 4-bit weights: merged into the whole base they compute something else."""
     settings = manifest.get("config", {}).get("model", {})
     if settings.get("quantization") is None:
         return {}

@@ -1,4 +1,4 @@
-"""A checkpoint that is made of others: it appears whole or not at all, and never over what it is made of."""
+"""Write a checkpoint that is made from others: whole or not at all, and never over its own inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def new_folder(output: Path, made: str) -> Iterator[Path]:
         .NAME.part/new     what is being made
         .NAME.part/old     an earlier result, while the new one takes its place
 
-    What a killed run has left there is deleted by the next run; its earlier result takes its place again first.
+    What a killed run has left is deleted by the next run, which first moves the earlier result back to its place.
 
     made: a key of the manifest by which an older result of the same kind is known, which is replaced. Raises
     ConfigError before anything is written where `output` holds anything else, or where another run makes it.
@@ -69,7 +69,7 @@ def _refuse_foreign(output: Path, made: str) -> None:
 
 
 def _clear(new: Path, old: Path, place: Path) -> None:
-    """Delete what a run has left. An earlier result returns to its place where no new one has taken it."""
+    """Delete what a run has left. An earlier result is moved back to its place, unless a new one is there."""
     if old.exists() and not place.exists():
         old.rename(place)
     for folder in (new, old):

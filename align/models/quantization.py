@@ -1,4 +1,4 @@
-"""Weights held in 4 bits, through bitsandbytes: an optional library, asked for here and nowhere else."""
+"""Weights in 4 bits, through the optional library bitsandbytes, which no other file imports."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ KEY = "model.quantization"
 
 
 def require_quantized_training(config: ModelConfig) -> None:
-    """Raise ConfigError where 4-bit weights cannot be trained over. Called before any row or model is read.
+    """Raise ConfigError if 4-bit weights cannot be trained over. Called before any row or model is read.
 
-    peft's documents describe QLoRA under ZeRO-3; it is refused here, since nobody has run it with these trainers.
+    peft's documentation describes QLoRA under ZeRO-3. It is refused here: these trainers were never tested with it.
     """
     if config.lora is None:
-        how = "Add model.lora, which trains adapters over them, or take model.quantization away"
+        how = "Add model.lora, which trains adapters over them, or remove model.quantization"
         raise ConfigError(KEY, "4-bit weights cannot be trained themselves", how)
     if is_deepspeed_zero3_enabled():
         what = "4-bit weights are not sharded by ZeRO-3: each process holds the whole model"
-        how = "Launch without DeepSpeed (accelerate launch --multi_gpu), or take model.quantization away"
+        how = "Launch without DeepSpeed (accelerate launch --multi_gpu), or remove model.quantization"
         raise ConfigError(KEY, what, how)
     _require_bitsandbytes()
 
 
 def quantization_config(config: ModelConfig) -> BitsAndBytesConfig | None:
     """What transformers loads by: NF4 with doubly quantized constants (arXiv:2305.14314, section 3), products in
-    `config.dtype`. None where the config asks for no quantization. Raises ConfigError where bitsandbytes does not run.
+    `config.dtype`. None without `model.quantization`. Raises ConfigError if bitsandbytes does not run.
     """
     if config.quantization is None:
         return None
@@ -44,7 +44,7 @@ def quantization_config(config: ModelConfig) -> BitsAndBytesConfig | None:
 
 
 def bitsandbytes_is_missing() -> str:
-    """Why bitsandbytes does not run here; empty where it does."""
+    """Why bitsandbytes does not run here; empty if it does."""
     if not is_bitsandbytes_available():
         return "bitsandbytes is not installed here, or is too old"
     from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
@@ -59,5 +59,5 @@ def bitsandbytes_is_missing() -> str:
 def _require_bitsandbytes() -> None:
     missing = bitsandbytes_is_missing()
     if missing:
-        how = "Run `pip install 'bitsandbytes>=0.46.1'` on a machine that it supports, or take model.quantization away"
-        raise ConfigError(KEY, f"4-bit weights want bitsandbytes: {missing}", how)
+        how = "Run `pip install 'bitsandbytes>=0.46.1'` on a machine that it supports, or remove model.quantization"
+        raise ConfigError(KEY, f"4-bit weights require bitsandbytes: {missing}", how)

@@ -1,4 +1,4 @@
-"""What a saved checkpoint says to other software: where generation stops, what pads a batch, how a dialog is written.
+"""The files of a checkpoint that other software reads: stop tokens, padding, chat template.
 
 transformers, vLLM, TGI and SGLang take these from the folder. A base model's files name the end of a document, and a
 model trained on dialogs ends its turns with the protocol's terminator, so without this it never stops when served.

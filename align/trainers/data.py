@@ -1,4 +1,4 @@
-"""From rows on disk to the trees a trainer gets: encoded once by one process, kept beside the run, read by all.
+"""Encode the rows on disk as trees: once, by one process, into a file of the run that all processes read.
 
 Rows, tokens and trees stream through; what stays in memory is some bytes a row.
 """
@@ -30,7 +30,7 @@ from align.tree.store import FORMAT, TreeStore, stored_key, write_trees
 log = logger(__name__)
 
 TREES = "trees.arrow"
-"""Stands in a run's folder until the run is finished."""
+"""In the run's folder until the run is finished."""
 
 DROPPED = "dropped.json"
 """What was dropped and why, and from which inputs."""
@@ -72,7 +72,7 @@ def _prepared(
     Otherwise rank zero encodes `data.limit` rows of a seeded choice (all without a limit) and writes the file, with
     what was dropped and why in `<output_dir>/dropped.json` and the log; the other processes wait for it. In a folder
     that holds what a run has saved, both files get temporary names until `keep_trees`: see there.
-    Raises RowError where no row is left.
+    Raises RowError if no row is left.
     """
     folder = training.output_dir
     inputs = identities_of(data.path)
@@ -165,7 +165,7 @@ def _watched(rows: Iterable[R], progress: Progress) -> Iterator[R]:
 def _recorded(
     trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], record: Path
 ) -> Iterator[PromptTree]:
-    """The trees as they come; after the last one, a record of what was dropped, or an error where nothing is left."""
+    """Pass the trees through. After the last one, write what was dropped, or raise RowError if no tree is left."""
     count = tokens = 0
     for tree in trees:
         count += 1
@@ -183,7 +183,7 @@ def _recorded(
 
 
 def _wait_for(folder: Path, key: str) -> Path:
-    """The trees' file, once rank zero has written it. Not a collective, so that no time-out of one can strike."""
+    """Wait until rank zero has written the trees. Without a collective operation, which could time out."""
     began = said = time.monotonic()
     places = (folder / TREES, _temporary(folder, TREES))
     while True:

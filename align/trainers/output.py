@@ -1,4 +1,4 @@
-"""A run's output folder: whose it is, that it can be written to, and what is said if writing fails."""
+"""The output folder of a run: claimed for one run, writable, and one clear error if writing fails."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def claim_output(output: Path, start: Path | str) -> None:
 
 
 def release_output(output: Path) -> None:
-    """Give the folder free for the next run of this process or another."""
+    """Release the folder for the next run, of this process or another."""
     FolderLock.release_folder(output)
 
 
 @contextmanager
 def write_errors(folder: Path, how: str) -> Iterator[None]:
-    """In the block, what the file system refuses (no space, no permission) becomes a CheckpointError.
+    """In the block, an error of the file system (no space, no permission) becomes a CheckpointError.
 
     how: what to do about it.
     """

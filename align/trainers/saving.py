@@ -118,7 +118,7 @@ def leave_frozen_weights_out(engine: Any) -> None:
 def saved_weights(folder: Path) -> list[str]:
     """Names of the files that hold what a run has saved: an adapter, or a whole model with its index.
 
-    Raises CheckpointError where a file is missing.
+    Raises CheckpointError if a file is missing.
     """
     if (folder / ADAPTER_WEIGHTS).exists():
         return [ADAPTER_WEIGHTS]

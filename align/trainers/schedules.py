@@ -9,13 +9,13 @@ from typing import Literal
 
 @dataclass
 class Schedule:
-    """Step number -> its share of the peak rate. Called by `torch.optim.lr_scheduler.LambdaLR`.
+    """Step number -> ratio of its learning rate to the peak. Called by `torch.optim.lr_scheduler.LambdaLR`.
 
     With N steps in all, W of them warm-up, step k of 1 to N has
 
         k / W                            while k <= W
         1 - p                            linear,   p = (k - 1 - W) / (N - W)
-        m + (1 - m) (1 + cos(pi p)) / 2  cosine,   m = min_share
+        m + (1 - m) (1 + cos(pi p)) / 2  cosine,   m = min_ratio
         1                                constant
 
     Example: N 10, W 2, linear: 0.5, 1, 1, 0.875, 0.75, ... 0.125. The decay is transformers' own: p would be 1, and
@@ -25,10 +25,10 @@ class Schedule:
     kind: Literal["cosine", "linear", "constant"]
     steps: int
     warmup_steps: int
-    min_share: float
+    min_ratio: float
 
     def __call__(self, done: int) -> float:
-        """The share for the step that follows `done` finished ones."""
+        """The ratio for the step after `done` finished steps."""
         step = done + 1
         if step <= self.warmup_steps:
             return step / self.warmup_steps
@@ -37,9 +37,9 @@ class Schedule:
         progress = min((step - 1 - self.warmup_steps) / max(self.steps - self.warmup_steps, 1), 1.0)
         if self.kind == "linear":
             return 1.0 - progress
-        return self.min_share + (1 - self.min_share) * (1 + math.cos(math.pi * progress)) / 2
+        return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def warmup_steps(share: float, steps: int) -> int:
-    """`share` of the steps, rounded up; 0.07 of 100 is 7, though 0.07 * 100 is 7.000000000000001."""
-    return min(math.ceil(share * steps - 1e-9), steps)
+def warmup_steps(ratio: float, steps: int) -> int:
+    """`ratio` times `steps`, rounded up; 0.07 of 100 is 7, though 0.07 * 100 is 7.000000000000001."""
+    return min(math.ceil(ratio * steps - 1e-9), steps)

@@ -1,6 +1,6 @@
-"""Rows to prompt trees: a prompt once, its completions as branches. The only place where length limits act.
+"""Encode rows as prompt trees: the prompt once, its completions as branches. Length limits are applied here only.
 
-Every mask of the project is made here, from the kind and turn that the chat protocol gave each token:
+All masks are made here, from the kind and the turn that the chat protocol gives each token:
 
     loss_mask      content and terminators of the assistant's messages: what SFT and the NLL term train on
     contrast_mask  content of the assistant's messages: what DPO contrasts (Llama 3, section 4.1.4)
@@ -49,7 +49,7 @@ class PromptTree:
     prompt: np.ndarray  # [P] int32
     branches: tuple[Segment, ...]
     level: str | None = None
-    """How much better chosen is than rejected, where somebody graded it."""
+    """How much better chosen is than rejected; None if it was not graded."""
 
     @property
     def tokens(self) -> int:
@@ -62,7 +62,11 @@ class PromptTree:
 
     @property
     def attended(self) -> int:
-        """Pairs of a token and a token that it looks at, itself among them."""
+        """Pairs of a token and a token that it sees, itself included.
+
+        Example: a prompt of 2 tokens with branches of 1 and 2 has 3 + (2 + 1) + (4 + 3) = 13, the number of x in the
+        mask that `align/tree/attention.py` draws.
+        """
         prompt = len(self.prompt)
         lengths = [len(branch.ids) for branch in self.branches]
         return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
@@ -126,7 +130,7 @@ def encode_preferences(
 def encode_completions(asks: Sequence[Ask], protocol: ChatProtocol) -> list[PromptTree]:
     """A tree for each prompt with its completions, with one call of the tokenizer.
 
-    The prompt ends with an opened assistant header, exactly as it stands before generation.
+    The prompt ends with an opened assistant header, as it does for generation.
     Raises RowError for a dialog that the protocol cannot express.
     """
     found = list(_trees(asks, protocol))
@@ -137,11 +141,11 @@ def encode_completions(asks: Sequence[Ask], protocol: ChatProtocol) -> list[Prom
 
 
 def require_trees(trees: int, dropped: Counter[str], where: object) -> None:
-    """An error that says where all rows went, where none is left."""
+    """Raise RowError with the reasons of all dropped rows if no tree is left."""
     if not trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "no rows"
         raise RowError(
-            where, f"no row is left to train on ({reasons})", "Raise the limits under data, or mend the rows"
+            where, f"no row is left to train on ({reasons})", "Raise the limits under data, or correct the rows"
         )
 
 
@@ -159,7 +163,7 @@ def _kept(
 
 
 def _trees(asks: Sequence[Ask], protocol: ChatProtocol) -> Iterator[PromptTree | RowError]:
-    """Each ask's tree, or why the protocol has no form for it (Llama 3: two calls in a message)."""
+    """The tree of each ask, or the error if the protocol cannot express it (Llama 3: two calls in one message)."""
     dialogs: list[Dialog] = []
     for _, prompt, completions, tools, _ in asks:
         dialogs.append(Dialog(prompt, tools, open_assistant=True))
@@ -187,17 +191,22 @@ def _trees(asks: Sequence[Ask], protocol: ChatProtocol) -> Iterator[PromptTree |
 def _masks(dialogs: Sequence[Dialog], encoded: EncodedDialogs) -> tuple[np.ndarray, np.ndarray]:
     """The loss mask and the contrast mask of every token.
 
-    What the protocol itself put in (turn -1) and an opened header (turn len(messages)) are nobody's.
+    The turn of a token is the index of its message; -1 for text that the protocol itself adds, and len(messages) for an
+    opened header. These two belong to no message. Example: dialog 0 has two messages, the second by the assistant, and
+    dialog 1 has one message and an opened header:
+
+        ours      F F T F   F F F         one value before and one after the messages of each dialog
+        firsts    1         5             where message 0 of a dialog is: a token of turn t reads firsts + t
     """
-    said: list[bool] = []
+    ours: list[bool] = []
     firsts: list[int] = []
     for dialog in dialogs:
-        firsts.append(len(said) + 1)
-        said += [False, *(message.role == "assistant" and message.trained for message in dialog.messages), False]
+        firsts.append(len(ours) + 1)
+        ours += [False, *(message.role == "assistant" and message.trained for message in dialog.messages), False]
     message = np.repeat(np.array(firsts, np.int64), np.diff(encoded.starts)) + encoded.turns
-    ours = np.array(said, bool)[message] if len(message) else np.empty(0, bool)
-    contrast_mask = ours & (encoded.kinds == TokenKind.CONTENT)
-    return contrast_mask | (ours & (encoded.kinds == TokenKind.TERMINATOR)), contrast_mask
+    trained = np.array(ours, bool)[message] if len(message) else np.empty(0, bool)
+    contrast_mask = trained & (encoded.kinds == TokenKind.CONTENT)
+    return contrast_mask | (trained & (encoded.kinds == TokenKind.TERMINATOR)), contrast_mask
 
 
 def _completion_start(messages: Messages, train_on: Literal["final", "all"]) -> int:
@@ -210,7 +219,7 @@ def _completion_start(messages: Messages, train_on: Literal["final", "all"]) -> 
 
 
 def _reason_to_drop(tree: PromptTree | RowError, protocol: ChatProtocol, data: TreeDataConfig) -> str | None:
-    """Why a tree is not trained on; None where it is."""
+    """Why a tree is dropped; None if it is kept."""
     if isinstance(tree, RowError):
         return f"no form in the {protocol.name} protocol: {tree.what}"
     if len({branch.ids.tobytes() for branch in tree.branches}) < len(tree.branches):

@@ -1,8 +1,8 @@
-"""Prompt trees on disk: written as they come out of the encoder, read at random from a mapped file.
+"""Prompt trees on disk: written as they are encoded, read in any order from a file mapped into memory.
 
-The file is Arrow IPC, which pyarrow, pandas and `datasets` open. A column for each thing that a tree holds, and three
-for what the plan of a run asks of every tree, so that it reads no tree at all. Neither writing nor reading keeps more
-in memory than one record batch and some bytes a tree, however many trees there are.
+The file is Arrow IPC, which pyarrow, pandas and `datasets` open. It has a column for each part of a tree, and three
+columns of numbers from which the plan of a run is made without reading a tree. Writing and reading need memory for one
+record batch and some bytes for each tree, however many trees there are.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from align.files import whole_file
 from align.tree.encode import PromptTree, Segment
 
 FORMAT = "align prompt trees 1"
-"""Written into each file and into its key: a file of another form is made anew."""
+"""Written into each file and into its key: a file of another format is made again."""
 
 BATCH_TREES = 1024
 """Trees in a record batch."""
 
 _FORGET_READS = 64
-"""After so many reads the process lets go of the pages that it has seen; they stay in the system's cache. A read may
-bring in some hundred kilobytes, since the system maps a page's neighbors with it."""
+"""After this many reads the process releases the pages that it has read; they stay in the system's cache. One read may
+load some hundred kilobytes, since the system also maps the neighbors of a page."""
 
 _SCHEMA = pa.schema(
     [
@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
         ("level", pa.string()),
         ("tokens", pa.int32()),
         ("labels", pa.int32()),  # tokens under the loss mask
-        ("attended", pa.int64()),  # pairs of a token and a token that it looks at
+        ("attended", pa.int64()),  # pairs of a token and a token that it sees
         ("lengths", pa.list_(pa.int32())),  # tokens of each branch
         ("prompt", pa.list_(pa.int32())),
         ("branches", pa.list_(pa.int32())),  # ids of all branches, one after the other, as are the masks
@@ -60,7 +60,7 @@ def write_trees(path: Path, trees: Iterable[PromptTree], key: str) -> None:
 
 
 def stored_key(path: Path) -> str | None:
-    """The key of the trees at `path`; None where no such file stands."""
+    """The key of the trees at `path`; None if there is no such file."""
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             metadata = reader.schema.metadata or {}
@@ -78,7 +78,7 @@ class TreeStore(Sequence[PromptTree]):
 
     tokens: np.ndarray  # [trees] int64
     labels: np.ndarray  # [trees] int64, tokens under the loss mask
-    attended: np.ndarray  # [trees] int64, pairs of a token and a token that it looks at
+    attended: np.ndarray  # [trees] int64, pairs of a token and a token that it sees
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -176,7 +176,7 @@ def _record_batch(trees: Sequence[PromptTree], schema: pa.Schema) -> pa.RecordBa
     branches = [tree.branches for tree in trees]
 
     def lists(rows: Sequence[Sequence[np.ndarray]], dtype: type) -> pa.ListArray:
-        """A list for each row, of the arrays that stand in it."""
+        """One list for each row, with the values of all its arrays."""
         parts: list[np.ndarray] = [part.view(dtype) for row in rows for part in row]
         lengths = [sum(map(len, row)) for row in rows]
         starts = np.cumsum([0, *lengths], dtype=np.int32)

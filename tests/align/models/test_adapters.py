@@ -555,7 +555,7 @@ def test_a_quantized_model_is_asked_for_before_it_is_loaded(tmp_path: Path, monk
     from align.models.loading import load_reward_model
 
     monkeypatch.setattr(quantization, "is_bitsandbytes_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"model\.quantization: 4-bit weights want bitsandbytes"):
+    with pytest.raises(ConfigError, match=r"model\.quantization: 4-bit weights require bitsandbytes"):
         load_reward_model(ModelConfig(path="me/not-fetched", quantization="nf4"))
 
 

@@ -127,7 +127,7 @@ def test_no_mask_grows_with_the_row(largest_tensor) -> None:
 
 
 def test_flex_is_refused_where_it_cannot_train(tiny_checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.attention: flex wants a GPU.*Set model\.attention: segments"):
+    with pytest.raises(ConfigError, match=r"model\.attention: flex requires a GPU.*Set model\.attention: segments"):
         load_policy(ModelConfig(path=tiny_checkpoint, attention="flex"))
 
 
