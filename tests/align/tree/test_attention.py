@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -15,6 +16,7 @@ from align.errors import ConfigError
 from align.models.loading import load_policy
 from align.settings import ModelConfig
 from align.tree.attention import BLOCK, TreeLayout, flex_tree_attention, tree_attention
+from align.tree.encode import PromptTree, Segment
 
 HEADS = [(4, 4), (4, 2), (6, 2), (9, 3)]
 
@@ -136,6 +138,9 @@ def test_the_mask_at_the_top_of_the_file_is_the_one_that_is_made() -> None:
     block = align.tree.attention._block([(0, 2, ((2, 3), (3, 5)))])
     assert block.mask is not None
     assert ["".join("x" if seen else "." for seen in row) for row in block.mask.tolist()] == drawn
+    one, two = (np.zeros(length, np.int32) for length in (1, 2))
+    tree = PromptTree("t", two, (Segment(one, one > 0, one > 0), Segment(two, two > 0, two > 0)))
+    assert tree.attended == sum(row.count("x") for row in drawn) == 13
 
 
 def test_the_joined_attention_that_the_comment_works_out_is_the_one_that_is_computed(
