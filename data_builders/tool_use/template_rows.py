@@ -7,10 +7,10 @@ kind changes no other dialog.
 from __future__ import annotations
 
 import random
-from typing import Any
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 from align.errors import SandboxError
 from align.files import fingerprint_of

@@ -11,9 +11,9 @@ The templates are domains: pairs of NAME.py, with functions, and NAME.yaml, with
 from __future__ import annotations
 
 import json
-from typing import Any
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
