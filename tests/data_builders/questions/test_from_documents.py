@@ -171,9 +171,7 @@ def generator(text: str, place: int) -> str:
 
 
 @pytest.mark.asset("llamafactory")
-def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
-    tmp_path: Path, chatml_tokenizer: Any
-) -> None:
+def test_real_articles_give_questions_whose_answers_are_in_real_snippets(tmp_path: Path, chatml_tokenizer: Any) -> None:
     path = path_of("llamafactory") / "data" / "wiki_demo.txt"
     protocol = load_protocol(chatml_tokenizer)
     backend = FakeBackend(protocol, generator)
@@ -193,9 +191,7 @@ def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
         assert row.subject == f"the first year of {row.entity}"
     counts = read_data_manifest(folder / "questions.jsonl")["counts"]
     assert counts["read"] + len(heldout) == 80
-    assert {"answer does not stand in the snippet", "points at the passage", "unfinished", "duplicate"} < set(
-        counts["dropped"]
-    )
+    assert {"answer is not in the snippet", "mentions the passage", "unfinished", "duplicate"} < set(counts["dropped"])
     again = FakeBackend(protocol, generator)
     first = (folder / "questions.jsonl").read_bytes()
     build(config, tmp_path / "out", again.engine)
