@@ -168,8 +168,9 @@ HOOKS: tuple[Hook, ...] = (
             "load_lr_scheduler_states=True, load_module_only=False, custom_load_fn=None)",
         ),
     ),
+    Hook("deepspeed.ops:__compatible_ops__", "align/trainers/extensions.py", "set: an extension is not compiled"),
     # Models
-    Hook(f"{_MODEL}._hf_peft_config_loaded", "align/models/adapters.py", "read: whether an adapter is attached"),
+    Hook(f"{_MODEL}._hf_peft_config_loaded", "align/models/adapters.py", "set and read: an adapter is attached"),
     Hook(f"{_MODEL}._tied_weights_keys", _SAVING, "read: names that are saved under another name"),
     Hook(f"{_MODEL}._supports_sdpa", "align/models/exactness.py", "read: which attention is the model's own"),
     Hook(f"{_MODEL}._is_stateful", "align/models/exactness.py", "read: recurrent layers are refused"),
