@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -194,3 +195,18 @@ def test_the_small_commands_of_a_page_run(
         if read or (isinstance(loaded, BuildDataRecipe) and loaded.builder not in NO_MODEL):
             continue
         sys.modules[recipe.__module__].run(loaded)
+
+
+@pytest.mark.parametrize("target", ["rehearsal", "tools", "knowledge", "preferences"])
+def test_the_commands_of_a_target_of_make_would_work(
+    target: str, shipped: frozenset[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make -n` prints them. Words with a variable of the shell are not checked."""
+    monkeypatch.chdir(ROOT)
+    printed = subprocess.run(["make", "-n", target], capture_output=True, text=True, check=True).stdout
+    found = [command for command in docs.commands_of(f"```\n{printed}\n```\n") if "recipes/" in " ".join(command.words)]
+    assert found
+    state = docs.Page(shipped | {Path("runs", target)})
+    for command in found:
+        words = tuple(word for word in command.words if "$" not in word)
+        state.check(docs.Command(words, command.line, True))
