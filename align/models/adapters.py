@@ -83,7 +83,7 @@ def attach(
     if not isinstance(settings.target_modules, str):  # a pattern, in adapters made elsewhere
         settings.target_modules = sorted(settings.target_modules)  # a set's order would differ from file to file
     if not (is_deepspeed_zero3_enabled() and model.dtype == torch.bfloat16):
-        # ZeRO-3 wants one type for what it shards, and keeps float32 master weights itself.
+        # ZeRO-3 requires one type for what it shards, and keeps float32 master weights itself.
         cast_adapter_dtype(model, _NAME)
         for module in model.modules():
             if isinstance(module, ModulesToSaveWrapper):
@@ -96,7 +96,7 @@ def attach(
 
 
 def attached(model: Any, folder: Path, *, merge: bool) -> Any:
-    """`model` with the adapter of `folder`: added to its weights, or beside them, frozen. For scoring and sampling, and
+    """`model` with the adapter of `folder`: added to its weights, or next to them, frozen. For scoring and sampling, and
     for training whole what an adapter began.
 
     merge: a sum in float32, rounded once to the type of the weights. It is proved on a row of tokens.
@@ -108,7 +108,7 @@ def attached(model: Any, folder: Path, *, merge: bool) -> Any:
         what = f"{folder} is an adapter, and cannot be merged into weights that ZeRO-3 has sharded"
         how = "Merge it first with recipes/merge.py, or set model.lora to train the adapter on"
         raise ConfigError("model.path", what, how)
-    adapted = beside(model, folder)
+    adapted = with_adapter(model, folder)
     if merge:
         return _merged(adapted, folder)
     alone = adapted.get_base_model()
@@ -116,7 +116,7 @@ def attached(model: Any, folder: Path, *, merge: bool) -> Any:
     return alone
 
 
-def beside(model: Any, folder: Path) -> PeftModel:
+def with_adapter(model: Any, folder: Path) -> PeftModel:
     """`model` with the adapter of `folder` next to its weights, frozen, in peft's own wrapper.
 
     Raises CheckpointError where the adapter's file is not what peft expects of it, or adapts weights that are shared.

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from align.errors import CheckError, ConfigError
 from align.manifest import seal_folder
-from align.models.adapters import beside, summed, untie_if_separate
+from align.models.adapters import summed, untie_if_separate, with_adapter
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
     HEAD,
@@ -68,7 +68,7 @@ def merge_adapter(
     _, protocol = load_tokenizer(adapter, chat, call_syntax)
     ids = [protocol.encode((Message(role="user", content=text),), open_assistant=True).ids for text in prompts]
     with new_folder(output, MADE) as rough:
-        adapted = beside(_read(base, scorer, fresh_head=opened.has_head), opened.folder).eval()
+        adapted = with_adapter(_read(base, scorer, fresh_head=opened.has_head), opened.folder).eval()
         expected = outputs(adapted.get_base_model(), ids)
         with without_adapter(adapted):
             alone = outputs(adapted.get_base_model(), ids)

@@ -38,7 +38,7 @@ _HARMLESS = {
     *("training.threads", "training.output_dir", "training.checks", "training.proofs"),  # the last is an earlier name
     *("dpo.reference_cache", "dpo.reference_shard_steps"),
 }
-"""Settings that may change between a run's starts, besides `hub`: no value that is computed depends on them."""
+"""Settings that may change between a run's starts, in addition to `hub`: no value that is computed depends on them."""
 
 _MEANING = {
     "template": ("with another tokenizer, chat template or protocol", "model.path"),

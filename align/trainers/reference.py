@@ -180,7 +180,7 @@ class ReferenceCache:
 
     @property
     def _maker(self) -> str:
-        """What changes the last bits, besides the key: which rows share a batch, libraries, device and threads."""
+        """What changes the last bits, apart from the key: which rows share a batch, libraries, device and threads."""
         plan = self.plan
         batches = (plan.batch_size, plan.token_budget, plan.seed, plan.processes)
         return fingerprint_of(*batches, versions(), self.device.type, torch.get_num_threads())[:8]

@@ -275,7 +275,7 @@ def test_a_reward_adapter_holds_its_score_head_and_loads_as_a_classifier(
     trees = trees_of(tiny_checkpoint, preference_rows(3, completions=3))
     with torch.no_grad():
         rows = [plain(torch.tensor([[*t.prompt, *b.ids]])).logits.item() for t in trees for b in t.branches]
-        for lora in (None, LORA):  # merged in memory, and beside the weights
+        for lora in (None, LORA):  # merged in memory, and next to the weights
             scores = load_reward_model(ModelConfig(path=reward_adapter, lora=lora)).eval()(collate(trees))
             torch.testing.assert_close(scores, torch.tensor(rows), atol=1e-5, rtol=1e-5)
 

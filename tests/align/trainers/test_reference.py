@@ -51,7 +51,7 @@ EXACT = np.array([[sum(b.ids) / 4 + len(t.prompt) for b in t.branches] for t in 
 
 
 class Model:
-    """Stands for a policy: one value a branch, out of its tokens and its prompt's length. Counts its calls."""
+    """A fake policy: one value for each branch, from its tokens and the length of its prompt. Counts its calls."""
 
     def __init__(self, dies_after: int | None = None) -> None:
         self.calls = 0
@@ -260,7 +260,7 @@ def test_the_key_follows_weights_config_rows_masks_and_precision(tmp_path: Path,
     copied = tmp_path / "copied"
     shutil.copytree(tiny_checkpoint, copied)
     (copied / "README.md").write_text("a note")
-    assert key(copied) == key(), "where a checkpoint stands, and notes beside it, do not count"
+    assert key(copied) == key(), "the place of a checkpoint, and notes next to it, do not count"
 
     state = load_file(copied / "model.safetensors")
     first = next(iter(state))
