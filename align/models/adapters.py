@@ -96,7 +96,7 @@ def attach(
 
 
 def attached(model: Any, folder: Path, *, merge: bool) -> Any:
-    """`model` with the adapter of `folder`: added to its weights, or next to them, frozen. For scoring and sampling, and
+    """`model` with the adapter of `folder`: added to its weights, or next to them, frozen. For scoring, sampling, and
     for training whole what an adapter began.
 
     merge: a sum in float32, rounded once to the type of the weights. It is proved on a row of tokens.
