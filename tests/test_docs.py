@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
@@ -90,3 +91,19 @@ def test_the_api_has_a_page_for_every_package_of_align(reference: ModuleType) ->
     assert pages.keys() == {"api/align.md", *(f"api/align.{name}.md" for name in packages)}
     assert "::: align.losses" in pages["api/align.md"]
     assert "::: align.tree.pack" in pages["api/align.tree.md"]
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
+    """Each part of a message between `...` is in a string of the code."""
+    strings = set()
+    for folder in ("align", "recipes"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    strings.add(node.value)
+    code = "\n".join(strings)
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)
+    assert len(messages) > 30
+    missing = [part for message in messages for part in message.split("...") if part.strip() not in code]
+    assert not missing
