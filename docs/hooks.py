@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # mkdocs restores the path after it has loaded this file
 
 import reference  # noqa: E402 (docs/reference.py, found by the path above)
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of the API to the navigation."""
+    """Add the pages of the API to the navigation. The recipes are imported later, so the checkout stays on the path."""
+    sys.path.insert(0, str(ROOT))
     titles = {name: reference.api_title(text) for name, text in reference.api_pages(ROOT).items()}
     config["nav"].append({"API": [{title: name} for name, title in titles.items()]})
     return config

@@ -67,6 +67,12 @@ def _text(kind: type[Section]) -> str:
     return _plain(kind.__doc__ or "")
 
 
+def _first_sentence(annotation: Any) -> str:
+    """What a section is for, where the setting itself has no text."""
+    section = next(_sections_of(annotation), None)
+    return (section.__doc__ or "").strip().partition(". ")[0].partition("\n\n")[0].rstrip(".") + "." if section else ""
+
+
 def _plain(text: str) -> str:
     """Text in one line; `<` outside of code would begin an HTML tag."""
     parts = re.split("(`[^`]*`)", " ".join(text.split()))
@@ -106,7 +112,8 @@ def _table(kind: type[Section]) -> list[str]:
         kind_and_range = " ".join([_type(field.annotation), *_limits(field.metadata)])
         default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
         default = "none" if name in catalogue else default
-        cells = [f"`{name}`", kind_and_range, default, _plain(catalogue.get(name) or field.description or "")]
+        meaning = catalogue.get(name) or field.description or _first_sentence(field.annotation)
+        cells = [f"`{name}`", kind_and_range, default, _plain(meaning)]
         out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*out, ""]
 
@@ -177,7 +184,7 @@ def _api_page(name: str, files: list[Path], root: Path) -> str:
         if not _has_public_names(file):
             continue
         module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        out += [f"## {module}", "", f"::: {module}", "    options:", "      show_root_heading: false", ""]
+        out += [f"## {module}", "", f"::: {module}", "    options:", "      show_root_heading: false", "      show_root_toc_entry: false", ""]
     return "\n".join(out)
 
 

@@ -92,7 +92,7 @@ def _gates(results: Json) -> str:
                 [name, gate["held_to"], f"{mine['loss']:.1e} / {mine['gradient']:.1e}", " / ".join(others),
                  f"{gate['bounds']['loss']:g} / {gate['bounds']['gradient']:g}", _farthest(gate.get("timed"))]
             )  # fmt: skip
-    head = ["held to", "ours", "the peers' arms", "bound", "losses of timed steps: ours / the peers'"]
+    head = ["compared with", "ours", "the peers' arms", "bound", "losses of timed steps: ours / the peers'"]
     return table(["loss / gradients apart", *head], lines)
 
 
@@ -111,7 +111,7 @@ def _memory(results: Json) -> str:
         else [name, _megabytes(case["peak_bytes"]), _megabytes(case["above_bytes"])]
         for name, case in _of(results, "memory")
     ]  # fmt: skip
-    return table(["", "VmHWM", "above what stood before the step"], lines)
+    return table(["", "VmHWM", "above the memory before the step"], lines)
 
 
 def _head(results: Json) -> str:
@@ -144,7 +144,7 @@ def _rows(results: Json) -> str:
         for _, case in [*_of(results, "rows"), *_of(results, "million")]
         if not _reason(case)
     ]
-    return table(["rows prepared (ours)", "file", "peak above what stood before (aimed at: flat)"], lines)
+    return table(["rows prepared (ours)", "file", "peak above the memory before (goal: flat)"], lines)
 
 
 def _startup(results: Json) -> str:
