@@ -7,6 +7,7 @@
 # make tools            train tool use and measure it: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
 # make knowledge        find what a model does not know and train on it: three seeds, held-out facts before and after
 # make preferences      a reward model on pairs that people judged, each part held out in turn, with and without edits
+# make docs             the documentation as a site, in runs/site/; broken links are errors
 # make assets           download the model and data that these commands need
 # make system-packages  install the programs that some tests need (apt-get): bubblewrap and a headless Chromium
 # make clean            delete the environments and the tools' caches; runs/ and .assets/ stay
@@ -34,7 +35,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test quick test-newest bench tools knowledge preferences check assets system-packages clean
+.PHONY: rehearsal test quick test-newest docs bench tools knowledge preferences check assets system-packages clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -59,6 +60,10 @@ test-newest: python
 		-m "not engine and not install" --ignore=tests/data_builders/annotation/test_browser.py \
 		--ignore=tests/recipes/test_rehearsal.py $(ARGS)
 	$(NEWEST)/bin/python tests/versions.py
+
+docs: $(STAMP)
+	$(BIN)/pip install -qq -e ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 bench: assets
 	$(BIN)/python tests/bench/run.py $(ARGS)
