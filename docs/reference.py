@@ -184,7 +184,8 @@ def _api_page(name: str, files: list[Path], root: Path) -> str:
         if not _has_public_names(file):
             continue
         module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        out += [f"## {module}", "", f"::: {module}", "    options:", "      show_root_heading: false", "      show_root_toc_entry: false", ""]
+        options = ["    options:", "      show_root_heading: false", "      show_root_toc_entry: false"]
+        out += [f"## {module}", "", f"::: {module}", *options, ""]
     return "\n".join(out)
 
 
