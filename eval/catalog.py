@@ -6,7 +6,7 @@ entry to `EVALUATIONS`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -71,6 +71,19 @@ def evaluate_function(name: str) -> Evaluate:
     """The function that runs an evaluation."""
     evaluate: Evaluate = import_module(EVALUATIONS[name].config.partition(":")[0]).evaluate
     return evaluate
+
+
+def missing_subject(names: Iterable[str], subjects: Mapping[str, ModelConfig | None]) -> str | None:
+    """Why these evaluations cannot run: the section of a model that they evaluate is missing. None if they can.
+
+    subjects: the sections `model` and `reward_model`.
+    """
+    names = tuple(names)
+    for subject, given in subjects.items():
+        asked = [name for name in names if EVALUATIONS[name].subject == subject]
+        if asked and given is None:
+            return f"expected a {subject} for {' and '.join(asked)}, found none"
+    return None
 
 
 def run_evaluations(

@@ -17,43 +17,46 @@ from align.settings import InputSources, ModelConfig, OutputPath, Reading, Sampl
 
 
 class PairsConfig(Section):
-    """The best and the worst candidate of a prompt as a further preference."""
+    """Preference pairs of the best and the worst candidate of each prompt."""
 
     enabled: bool = True
     """Write preferences.jsonl."""
     min_gap: float = Field(1.0, ge=0)
-    """Least difference of the two scores, in log-odds of the reward model: 1.0 is 73% for the better one."""
+    """The smallest difference of the two scores, in log-odds of the reward model (1.0 means 73% for the better one)."""
     max_similarity: float = Field(0.9, ge=0, le=1)
-    """Pairs with a larger share of words in common are dropped (Llama 3, section 4.2.1)."""
+    """Pairs are dropped if more than this ratio of their words is the same (Llama 3, section 4.2.1)."""
 
 
 class RejectionSampleRecipe(Recipe, Reading):
-    """Rejection sampling. Killed anywhere, the same command goes on and samples nothing twice."""
+    """Rejection sampling. After an interruption, the same command continues and samples nothing twice."""
 
     model: ModelConfig
-    """The generator: the best model of the round before. Its weights are held in sampling.dtype."""
+    """The model that is sampled, usually the best model of the previous round. Its weights have the type
+    sampling.dtype."""
     prompts: InputSources
     """Prompts: a file, a Hub dataset, or a list of them."""
     k: int = Field(10, ge=1)
-    """Candidates of each prompt. Llama 3, section 4.2.2: 10 to 30."""
+    """Candidates for each prompt (Llama 3, section 4.2.2: 10 to 30)."""
     seed: int = 0
-    """With a prompt's id and the candidate's index it gives each candidate its own seed."""
+    """Each candidate has its own seed, made from this one, the id of its prompt and its index."""
     sampling: SamplingConfig = SamplingConfig()
+    """How candidates are sampled."""
     unit_size: int = Field(32, gt=0)
-    """Prompts in one unit of work; a crash loses at most one."""
+    """Prompts in one unit of work. A crash loses at most one unit."""
     reward_model: ModelConfig
-    """The reward model that ranks the candidates. Loaded when the generator is gone."""
+    """The reward model that ranks the candidates. It is loaded after the sampled model is freed."""
     token_budget: int = Field(4096, gt=0)
-    """Tokens that the reward model scores at one time."""
+    """Tokens in one forward pass of the reward model."""
     sft: bool = True
     """Write sft.jsonl: the best candidate of each prompt."""
     pairs: PairsConfig = PairsConfig()
     label: str = "rejection-sampling"
-    """What the rows' source begins with, such as `round-1`."""
+    """The beginning of the rows' source, such as `round-1`."""
     round: int | None = Field(None, ge=0)
-    """The round of post-training that the candidates belong to; the rows keep it."""
+    """The round of post-training, which is written into the rows."""
     output_dir: OutputPath
-    """units/, scores/, candidates.jsonl, sft.jsonl, preferences.jsonl, each with its manifest."""
+    """The folder of candidates.jsonl, sft.jsonl and preferences.jsonl, with a manifest for each, and of the units of
+    work in units/ and scores/."""
 
 
 def run(recipe: RejectionSampleRecipe) -> Path:

@@ -13,7 +13,7 @@ from pydantic import Field, create_model, model_validator
 
 from align.config import Recipe, Section, main
 from align.settings import ModelConfig, OutputPath, SamplingConfig
-from eval.catalog import EVALUATIONS, config_class, run_evaluations
+from eval.catalog import EVALUATIONS, config_class, missing_subject, run_evaluations
 
 
 class EvalSamplingConfig(SamplingConfig):
@@ -56,10 +56,8 @@ class RunEvalRecipe(Recipe):
     def _has_what_it_evaluates(self) -> Self:
         if not self.sections:
             raise ValueError(f"expected an evaluation ({', '.join(EVALUATIONS)}), found none")
-        for subject in ("model", "reward_model"):
-            asked = [name for name in self.sections if EVALUATIONS[name].subject == subject]
-            if asked and getattr(self, subject) is None:
-                raise ValueError(f"expected a {subject} for {' and '.join(asked)}, found none")
+        if missing := missing_subject(self.sections, {"model": self.model, "reward_model": self.reward_model}):
+            raise ValueError(missing)
         return self
 
     @property

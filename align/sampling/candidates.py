@@ -16,7 +16,7 @@ from align.files import fingerprint_of
 from align.generation.engine import GenerationEngine
 from align.judges.judge import Judge, ScoreRequest
 from align.rows import Candidate, Message, PromptRow, row_id
-from align.sampling.work_units import in_units
+from align.sampling.work_units import run_units
 
 
 def sample_candidates(
@@ -77,7 +77,7 @@ def sample_candidates(
         return made, sum(len(completion.ids) for group in completions for completion in group)
 
     units = [rows[first : first + unit_size] for first in range(0, len(rows), unit_size)]
-    return in_units(
+    return run_units(
         units, sample, Candidate, folder=folder, key=key, label=label, things="tokens", code=engine.code_modules
     )
 
@@ -121,7 +121,7 @@ def score_candidates(
     sampled = fingerprint_of(*(candidate.model_dump_json(exclude={"score"}) for candidate in candidates))
     key = {"candidates": sampled, "unit_size": unit_size, **judge.identity}
     code = (type(judge).__module__,)
-    return in_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
+    return run_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
 
 
 def fitting_prompts(rows: Iterable[PromptRow], engine: GenerationEngine) -> tuple[list[PromptRow], Counter[str]]:

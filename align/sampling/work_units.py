@@ -38,7 +38,7 @@ U = TypeVar("U")
 R = TypeVar("R", bound=Row)
 
 
-def in_units(
+def run_units(
     units: Sequence[U],
     make: Callable[[U], tuple[list[R], int]],
     kind: type[R],
@@ -63,7 +63,7 @@ def in_units(
     folder.mkdir(parents=True, exist_ok=True)
     with _sole_worker(folder):
         _claim(folder, key, work)
-        found = {number: _whole_rows(path, kind, number, work) for number, path in enumerate(paths) if path.exists()}
+        found = {number: _rows_if_whole(path, kind, number, work) for number, path in enumerate(paths) if path.exists()}
         progress = Progress(label, total=len(units), done=sum(rows is not None for rows in found.values()))
         rows: list[R] = []
         for number, (path, unit) in enumerate(zip(paths, units, strict=True)):
@@ -74,7 +74,7 @@ def in_units(
                 _write(path, made, number, work)
                 progress.advance(1, note=f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s")
                 # Read back what was written, so that a resumed run and an uninterrupted one have exactly equal rows.
-                own_rows = _whole_rows(path, kind, number, work)
+                own_rows = _rows_if_whole(path, kind, number, work)
                 assert own_rows is not None, f"{path} was written and is not whole"
             rows.extend(own_rows)
     return rows
@@ -96,7 +96,7 @@ def _write(path: Path, rows: Sequence[Row], number: int, work: str) -> None:
         handle.write(json.dumps(header._asdict()).encode() + b"\n" + content)
 
 
-def _whole_rows(path: Path, kind: type[R], number: int, work: str) -> list[R] | None:
+def _rows_if_whole(path: Path, kind: type[R], number: int, work: str) -> list[R] | None:
     """The rows of a unit's file. None if it is not whole or not the expected unit; the log then says why."""
     header, content = _parts(path)
     if header is None:
@@ -118,7 +118,7 @@ def _whole_rows(path: Path, kind: type[R], number: int, work: str) -> list[R] | 
     return None
 
 
-def unit_rows(path: Path, kind: type[R]) -> list[R]:
+def read_unit(path: Path, kind: type[R]) -> list[R]:
     """The rows of one unit's file, for code that only reads units. Raises StageError if the file is damaged."""
     header, content = _parts(path)
     if header is None or blake3(content).hexdigest() != header.blake3:

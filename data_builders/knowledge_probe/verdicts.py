@@ -104,7 +104,7 @@ def model_verdicts(
         the saved verdicts and asks the judge only for the rest.
     """
     from align.judges.model_judge import AnswerRequest
-    from align.sampling.work_units import in_units
+    from align.sampling.work_units import run_units
 
     def ask(unit: Sequence[AnsweredQuestion]) -> tuple[list[ModelVerdict], int]:
         asked = [(question, answer) for question, own in unit for answer in own]
@@ -119,7 +119,7 @@ def model_verdicts(
     answers = [answer.model_dump_json() for _, own in answered for answer in own]
     key = {"answers": fingerprint_of(*questions, *answers), "unit_size": unit_size, **judge.identity}
     units = [answered[first : first + unit_size] for first in range(0, len(answered), unit_size)]
-    rows = in_units(units, ask, ModelVerdict, folder=folder, key=key, label="judging", things="answers")
+    rows = run_units(units, ask, ModelVerdict, folder=folder, key=key, label="judging", things="answers")
     return {row.id: row.verdict for row in rows}
 
 

@@ -153,7 +153,7 @@ def sample_trajectories(
     """K executed trajectories of each prompt, in the order of the rows and then of their index, in units of work."""
     from align.generation.tool_loop import run_dialogs
     from align.sampling.candidates import candidate_seed, check_ids
-    from align.sampling.work_units import in_units
+    from align.sampling.work_units import run_units
 
     check_ids(rows)
     # One cap for both, so that a record's text is what the model read.
@@ -205,7 +205,7 @@ def sample_trajectories(
         **engine.identity,
     }
     units = [rows[first : first + config.unit_size] for first in range(0, len(rows), config.unit_size)]
-    return in_units(units, sample, SampledTrajectory, folder=folder, key=key, label="trajectories", things="messages")
+    return run_units(units, sample, SampledTrajectory, folder=folder, key=key, label="trajectories", things="messages")
 
 
 def verify(folder: Path) -> int:

@@ -171,7 +171,9 @@ def generator(text: str, place: int) -> str:
 
 
 @pytest.mark.asset("llamafactory")
-def test_real_articles_give_questions_whose_answers_are_in_real_snippets(tmp_path: Path, chatml_tokenizer: Any) -> None:
+def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
+    tmp_path: Path, chatml_tokenizer: Any
+) -> None:
     path = path_of("llamafactory") / "data" / "wiki_demo.txt"
     protocol = load_protocol(chatml_tokenizer)
     backend = FakeBackend(protocol, generator)

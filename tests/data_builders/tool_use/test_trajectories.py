@@ -14,7 +14,7 @@ from align.errors import ConfigError, RowError, SandboxError
 from align.jsonl import read_rows, write_rows
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, SFTRow, ToolCall, ToolQuestionRow, tools_of
-from align.sampling.work_units import unit_rows
+from align.sampling.work_units import read_unit
 from align.settings import EnvironmentConfig, SamplingConfig, TreeDataConfig
 from align.tools.catalog import ToolsConfig
 from align.tools.replay import ReplayError
@@ -274,7 +274,7 @@ def test_the_model_of_the_config_is_loaded_and_sampled(
     with pytest.raises(RowError, match=r"no trajectory is left to train on: 0 rows \(16 dropped: .*not finished"):
         build(real, tmp_path / "out")
     units = sorted((tmp_path / "out" / "units").glob("unit-*.jsonl"))
-    said = [row for path in units for row in unit_rows(path, SampledTrajectory)]
+    said = [row for path in units for row in read_unit(path, SampledTrajectory)]
     assert len({each.messages[0].content for each in said}) > 8, "samples of a prompt have seeds of their own"
     assert len({each.seed for each in said}) == 16
 
