@@ -117,8 +117,8 @@ def test_the_least_work_is_counted_as_by_hand(bench: SimpleNamespace, checkpoint
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     trunk = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 352)
     pairs = 3 * 4 // 2 + (2 * 3 + 2 * 3 // 2) + (1 * 3 + 1)  # a prompt of 3; completions of 2 and 1
-    wanted = 6 * trunk * 6 + 6 * 2048 * 128 * 3 + 12 * 4 * 4 * 32 * pairs
-    assert bench.limits.minimal_flops(model, [bench.limits.TreeShape(3, (2, 1), 3)]) == wanted
+    expected = 6 * trunk * 6 + 6 * 2048 * 128 * 3 + 12 * 4 * 4 * 32 * pairs
+    assert bench.limits.minimal_flops(model, [bench.limits.TreeShape(3, (2, 1), 3)]) == expected
 
 
 def test_counted_flops_are_those_of_the_products(bench: SimpleNamespace) -> None:
@@ -215,22 +215,22 @@ def gate_inputs(found: dict[str, tuple[Any, Callable[[], Any]]]) -> dict[str, tu
 
 
 def test_losses_of_timed_steps_are_held_to_each_batchs_own_and_in_bfloat16_to_the_peers(bench: SimpleNamespace) -> None:
-    wanted = {0: 0.7, 1: 0.9}
+    expected = {0: 0.7, 1: 0.9}
     near, off = [(0, 0.7), (1, 0.9), (1, 0.9), (0, 0.7)], [(0, 0.7), (1, 0.93), (1, 0.9), (0, 0.7)]
-    same = bench.gates.require_same_losses({"trl": near, "ours": near}, wanted, 1e-4)
+    same = bench.gates.require_same_losses({"trl": near, "ours": near}, expected, 1e-4)
     assert same == {"trl": [0.0] * 4, "ours": [0.0] * 4}
     with pytest.raises(
-        bench.gates.GateError, match=r"ours: in timed step 1 its loss is off by 0\.03, wanted at most 0"
+        bench.gates.GateError, match=r"ours: in timed step 1 its loss is off by 0\.03, expected at most 0"
     ):
-        bench.gates.require_same_losses({"trl": near, "ours": off}, wanted, 0.01, peers="trl")
+        bench.gates.require_same_losses({"trl": near, "ours": off}, expected, 0.01, peers="trl")
     peer = [(0, 0.725), (1, 0.9)]
-    apart = bench.gates.require_same_losses({"trl": peer, "ours": off}, wanted, 0.01, peers="trl")
+    apart = bench.gates.require_same_losses({"trl": peer, "ours": off}, expected, 0.01, peers="trl")
     assert apart["ours"] == pytest.approx([0.0, 0.03, 0.0, 0.0])
     assert apart["trl"] == pytest.approx([0.025, 0.0])
     with pytest.raises(bench.gates.GateError, match=r"trl: in timed step 0 its loss is off by 0\.025"):
-        bench.gates.require_same_losses({"trl": peer, "ours": off}, wanted, 0.01)
+        bench.gates.require_same_losses({"trl": peer, "ours": off}, expected, 0.01)
     with pytest.raises(bench.gates.GateError, match="off by nan"):
-        bench.gates.require_same_losses({"trl": near, "ours": [(0, float("nan"))]}, wanted, 0.01, peers="trl")
+        bench.gates.require_same_losses({"trl": near, "ours": [(0, float("nan"))]}, expected, 0.01, peers="trl")
 
 
 def test_arms_alternate_so_that_drift_hits_both_alike(bench: SimpleNamespace) -> None:

@@ -19,7 +19,7 @@ SWEEP = {0.25: (130, 520), 1: (390, 390), 2.7: (674, 250), 10: (976, 98)}
 
 @dataclass(frozen=True)
 class Case:
-    """A function of one of the modules beside this one, and its settings."""
+    """A function of one of the other modules of this folder, and its settings."""
 
     name: str
     group: str

@@ -35,7 +35,7 @@ arm, TRL's own among them, beyond `BF16`, and then it is they that say how far b
 
 
 class Difference(NamedTuple):
-    """How far an arm is from the one it is held to."""
+    """How far an arm is from the one it is compared with."""
 
     loss: float
     gradient: float
@@ -47,26 +47,26 @@ class GateError(Exception):
 
 
 def difference(
-    loss: float, gradients: Mapping[str, Tensor], wanted_loss: float, wanted_gradients: Mapping[str, Tensor]
+    loss: float, gradients: Mapping[str, Tensor], expected_loss: float, expected_gradients: Mapping[str, Tensor]
 ) -> Difference:
     """Both mappings must have the same names; a gradient that is missing is an error, not a zero."""
-    if gradients.keys() != wanted_gradients.keys():
-        odd = sorted(gradients.keys() ^ wanted_gradients.keys())
+    if gradients.keys() != expected_gradients.keys():
+        odd = sorted(gradients.keys() ^ expected_gradients.keys())
         raise GateError(f"only one side has a gradient for {', '.join(odd[:4])}")
     if not gradients:
         raise GateError("there are no gradients to compare")
-    floor = FLOOR * max(gradient.norm().item() for gradient in wanted_gradients.values())
+    floor = FLOOR * max(gradient.norm().item() for gradient in expected_gradients.values())
     apart = {}
-    for name, wanted in wanted_gradients.items():
-        scale = max(gradients[name].norm().item(), wanted.norm().item(), floor)
-        distance = (gradients[name].float() - wanted.float()).norm().item() / scale if scale else 0.0
+    for name, expected in expected_gradients.items():
+        scale = max(gradients[name].norm().item(), expected.norm().item(), floor)
+        distance = (gradients[name].float() - expected.float()).norm().item() / scale if scale else 0.0
         apart[name] = math.inf if math.isnan(distance) else distance
     where = max(apart, key=apart.__getitem__)
-    return Difference(loss_difference(loss, wanted_loss), apart[where], where)
+    return Difference(loss_difference(loss, expected_loss), apart[where], where)
 
 
-def loss_difference(loss: float, wanted: float) -> float:
-    return abs(loss - wanted) / max(1.0, abs(wanted))
+def loss_difference(loss: float, expected: float) -> float:
+    return abs(loss - expected) / max(1.0, abs(expected))
 
 
 def widened(bounds: Bounds, peers: Mapping[str, Difference]) -> Bounds:
@@ -82,28 +82,30 @@ def require_same(found: Mapping[str, Difference], bounds: Bounds) -> None:
     out = []
     for arm, apart in found.items():
         if not apart.loss <= bounds.loss:
-            out.append(f"{arm}: losses differ by {apart.loss:.2g}, wanted at most {bounds.loss:g}")
+            out.append(f"{arm}: losses differ by {apart.loss:.2g}, expected at most {bounds.loss:g}")
         if not apart.gradient <= bounds.gradient:
             where = f"gradients differ by {apart.gradient:.2g} at {apart.worst_tensor}"
-            out.append(f"{arm}: {where}, wanted at most {bounds.gradient:g}")
+            out.append(f"{arm}: {where}, expected at most {bounds.gradient:g}")
     if out:
         raise GateError("; ".join(out))
 
 
 def require_same_losses(
     losses: Mapping[str, Sequence[tuple[int, float]]],
-    wanted: Mapping[int, float],
+    expected: Mapping[int, float],
     bound: float,
     peers: str | None = None,
 ) -> dict[str, list[float]]:
-    """Hold the losses of all timed steps, as (batch, loss), to what is wanted of each batch; else raise GateError.
+    """Compare the losses of all timed steps, as (batch, loss), with those expected of each batch, or raise GateError.
 
     Returns how far each step of each arm was off.
 
     peers: how the names of the arms begin that say how far bfloat16 goes; an arm may then be half again as far from
-        what is wanted as the farthest of them in any step. One step says little: its rounding may happen to cancel.
+        what is expected as the farthest of them in any step. One step says little: its rounding may happen to cancel.
     """
-    apart = {name: [loss_difference(value, wanted[batch]) for batch, value in steps] for name, steps in losses.items()}
+    apart = {
+        name: [loss_difference(value, expected[batch]) for batch, value in steps] for name, steps in losses.items()
+    }
     if peers is not None:
         of_peers = [one for name, own in apart.items() if name.startswith(peers) for one in own]
         bound = max(bound, OF_THE_PEERS * max(of_peers, default=0.0))
@@ -111,6 +113,6 @@ def require_same_losses(
         for step, one in enumerate(own):
             if not one <= bound:
                 raise GateError(
-                    f"{name}: in timed step {step} its loss is off by {one:.2g}, wanted at most {bound:.2g}"
+                    f"{name}: in timed step {step} its loss is off by {one:.2g}, expected at most {bound:.2g}"
                 )
     return apart

@@ -12,7 +12,7 @@ import shapes
 
 
 def packed_row(folder: Path, *, model: str, tokens: list[int], tree: list[int], steps: int) -> dict[str, Any]:
-    """Seconds of a DPO step (ours, float32) for rows of so many tokens, filled with trees of one size.
+    """Seconds of a DPO step (ours, float32) for rows of that many tokens, filled with trees of one size.
 
     tree: tokens of the prompt and of each of its two completions.
     """

@@ -88,7 +88,7 @@ def count_flops(step: Callable[[], object]) -> int:
 def shares(executed: int, seconds: Sequence[float], least: Sequence[int], peak: float) -> dict[str, Any]:
     """Both ratios of one arm, from each step's seconds and minimal FLOPs.
 
-    executed: FLOPs of the first step, counted; its work ratio stands for the others, whose padding differs a little.
+    executed: FLOPs of the first step, counted; its work ratio represents the others, whose padding differs a little.
     peak: FLOPs per second of the best matrix product.
     """
     possible = median(flops / taken / peak for flops, taken in zip(least, seconds, strict=True))

@@ -14,7 +14,7 @@ import torch
 def dpo_step(
     folder: Path, *, arm: str, model: str, dtype: str, prompt: int, completion: int, pairs: int
 ) -> dict[str, Any]:
-    """VmHWM of two DPO steps of one arm, and what stood before them (weights, reference, libraries).
+    """VmHWM of two DPO steps of one arm, and what was in memory before them (weights, reference, libraries).
 
     arm: "trl", "trl best", "trl compact" or "ours". The gradients, which every arm has alike, stand before the second
     step: it accumulates into them, as micro-steps do.
@@ -55,7 +55,7 @@ def head(folder: Path, *, arm: str, words: int, width: int, labels: int) -> dict
     """
     torch.manual_seed(0)
     states = torch.randn(labels, width, requires_grad=True)
-    wanted = torch.randint(0, words, (labels,))
+    expected = torch.randint(0, words, (labels,))
     if arm == "ours":
         loss_of = ours.head_nll(words, width)
     else:
@@ -64,12 +64,12 @@ def head(folder: Path, *, arm: str, words: int, width: int, labels: int) -> dict
         loss_of = peers.head_nll(arm, words, width)
     parameters = [states, loss_of.args[0].weight]
     torch.nn.init.normal_(parameters[1], std=width**-0.5)
-    loss_of(states[:2], wanted[:2]).backward()  # warm
+    loss_of(states[:2], expected[:2]).backward()  # warm
     for parameter in parameters:
         parameter.grad = None
     before = measure.resident_bytes()
     measure.forget_peak()
-    loss = loss_of(states, wanted)
+    loss = loss_of(states, expected)
     loss.backward()
     left = sum(parameter.grad.nbytes for parameter in parameters)
     peak = measure.peak_bytes()

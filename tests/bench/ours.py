@@ -70,7 +70,7 @@ def shape_of(tree: PromptTree) -> TreeShape:
 
 
 def made_tree(number: int, prompt: int, completions: Sequence[int]) -> PromptTree:
-    """A tree of so many prompt and completion tokens, of any ids, every completion token a label."""
+    """A tree of that many prompt and completion tokens, of any ids, every completion token a label."""
 
     def ids(length: int, start: int) -> np.ndarray:
         return ((100 + 7 * number + start + 31 * np.arange(length)) % 40_000).astype(np.int32)

@@ -2,7 +2,7 @@
 
 An arm is a TRL trainer whose own collator and `training_step` are called on rows that its own code has prepared, so its
 metrics and checks are in its time as they are in its training. `max_length=None` throughout, since the default of 1,024
-would cut rows and change the loss. What "as it comes" and "best" mean stands with each function.
+would cut rows and change the loss. What "as it comes" and "best" mean is described at each function.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Arm:
             trainer.model.activation_checkpointing_enable(arguments.activation_checkpointing_kwargs or None)
         self.model: nn.Module = trainer.accelerator.prepare_model(trainer.model)
         trainer.current_gradient_accumulation_steps = 1
-        wanted = set(_signature(trainer))
-        rows = [{name: row[name] for name in row if name in wanted} for row in trainer.train_dataset]
+        expected = set(_signature(trainer))
+        rows = [{name: row[name] for name in row if name in expected} for row in trainer.train_dataset]
         self.batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
     def step(self, batch: int) -> Tensor:
@@ -179,7 +179,7 @@ def _signature(trainer: Any) -> list[str]:
 
 @torch.inference_mode()
 def score_padded(model: Any, completions: Sequence[Sequence[int]], batch_size: int) -> Tensor:
-    """A score for each whole sequence (prompt and completion), in padded batches of so many, longest first."""
+    """A score for each whole sequence (prompt and completion), in padded batches of that many, longest first."""
     order = sorted(range(len(completions)), key=lambda place: -len(completions[place]))
     scores = torch.empty(len(completions))
     for start in range(0, len(order), batch_size):

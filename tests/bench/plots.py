@@ -91,12 +91,12 @@ def _growth(axes: Any, cases: dict[str, Json]) -> bool:
 
 
 def _memory(axes: Any, cases: dict[str, Json]) -> bool:
-    """Peak memory of a DPO step, by arm: what stood before it, and what it took."""
+    """Peak memory of a DPO step, by arm: what was used before it, and what it took."""
     found = [case for case in cases.values() if case["group"] == "memory" and "peak_bytes" in case][::-1]
     for line, case in enumerate(found):
         before, above = case["before_bytes"] / 2**30, case["above_bytes"] / 2**30
         axes.barh(line, before, color="#cccccc", label="before the step" if line == 0 else None)
         axes.barh(line, above, left=before, color=COLORS[case["arm"]])
     axes.set_yticks(range(len(found)), [case["arm"] for case in found])
-    axes.set_xlabel("GiB of the process at its peak (grey: what stood before the step)")
+    axes.set_xlabel("GiB of the process at its peak (grey: before the step)")
     return bool(found)

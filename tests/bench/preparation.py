@@ -52,7 +52,7 @@ def rate(folder: Path, *, rows: int, rounds: int) -> dict[str, Any]:
 
 
 def memory(folder: Path, *, rows: int) -> dict[str, Any]:
-    """Peak memory of preparing so many rows (ours), above what stood before. For a fresh process."""
+    """Peak memory of preparing that many rows (ours), above what was used before. For a fresh process."""
     protocol = ours.protocol_of(shapes.SMOLLM2)
     path = folder / f"rows-{rows}.jsonl"
     ours.write_jsonl(path, shapes.real_pairs(rows))

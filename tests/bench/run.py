@@ -58,7 +58,7 @@ def main() -> int:
     target = work / "docs" if arguments.quick else DOCS
     _publish(results, target, cases)
     for case in cases:
-        _partial(case, work).unlink(missing_ok=True)  # this run is over: the next one measures anew
+        _partial(case, work).unlink(missing_ok=True)  # this run is over: the next one measures again
     bad = [name for name, found in results.items() if any(word in found for word in NOT_MEASURED)]
     print(f"{len(results) - len(bad)} of {len(results)} cases measured, {duration(time.monotonic() - began)}: {target}")
     return 1 if bad else 0

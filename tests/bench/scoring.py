@@ -35,8 +35,8 @@ def compare(folder: Path, *, model: str, prompt: int, completion: int, completio
 
     differences = {}
     for number, tree in enumerate(trees):
-        mine, wanted = ours.score(scorer, tree), peers.score_padded(theirs, whole[number], size)
-        apart = ((mine - wanted).abs() / wanted.abs().clamp(min=1)).max().item()
+        mine, expected = ours.score(scorer, tree), peers.score_padded(theirs, whole[number], size)
+        apart = ((mine - expected).abs() / expected.abs().clamp(min=1)).max().item()
         differences[f"prompt {number}"] = gates.Difference(apart, 0.0, "scores have no gradient")
     gates.require_same(differences, gates.FP32)
 

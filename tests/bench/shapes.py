@@ -131,7 +131,7 @@ def one_token_words() -> list[str]:
 
 
 def real_pairs(count: int) -> Iterator[Row]:
-    """Preference pairs that people and models wrote (300 of them, over and over, each time numbered anew)."""
+    """Preference pairs that people and models wrote (300 of them, over and over, each time numbered again)."""
     records = json.loads((assets_folder() / REAL_PAIRS).read_text(encoding="utf-8"))
     roles = {"human": "user", "gpt": "assistant", "system": "system"}
     for number in range(count):

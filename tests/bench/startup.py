@@ -23,7 +23,7 @@ def compare(folder: Path, *, rounds: int) -> dict[str, Any]:
         "trl's trainer's import": ([sys.executable, "-c", "from trl import DPOTrainer"], 0),
         "trl dpo --help": ([sys.executable, "-m", "trl.scripts.dpo", "--help"], 0),
     }
-    arms = {name: lambda batch, c=command, w=wanted: _run(c, w) for name, (command, wanted) in commands.items()}
+    arms = {name: lambda batch, c=command, w=expected: _run(c, w) for name, (command, expected) in commands.items()}
     times = measure.alternate(arms, rounds)
     return {
         "arms": {name: {"seconds": measure.summary([t.wall for t in taken])} for name, taken in times.items()},
@@ -31,6 +31,6 @@ def compare(folder: Path, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def _run(command: list[str], wanted: int) -> None:
+def _run(command: list[str], expected: int) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=shapes.ROOT)
-    assert done.returncode == wanted, f"{command}: {done.returncode}\n{done.stderr[-2000:]}"
+    assert done.returncode == expected, f"{command}: {done.returncode}\n{done.stderr[-2000:]}"

@@ -1,6 +1,6 @@
 """Fill the tables of docs/results/benchmark.md, between `<!-- table NAME -->` and `<!-- end -->`, from results.json.
 
-A case that was refused or failed stands in its table with the reason, and one that was not run with a dash: a number is
+A case that was refused or failed is in its table with the reason, and one that was not run with a dash: a number is
 printed only where it was measured behind the gate.
 """
 
@@ -25,7 +25,7 @@ _MARKED = re.compile(r"(<!-- table ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def filled(page: str, results: Json) -> str:
-    """The page with every marked table written anew. A name that is not known is an error."""
+    """The page with every marked table written again. A name that is not known is an error."""
     return _MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]](results)}\n{found[3]}", page)
 
 

@@ -26,7 +26,7 @@ Step = Callable[[int], Tensor]
 
 @dataclass
 class Contest:
-    """Arms on the same batches. `ours` must be among them; `oracle` names the one that the others are held to."""
+    """Arms on the same batches. `ours` must be among them; `oracle` names the one that the others are compared with."""
 
     oracle: str
     arms: dict[str, Step]
@@ -73,7 +73,7 @@ def dpo(
 
 
 def ours_in_fp32(start: Path, other: Path, trees: list[Any]) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of one DPO batch in float32: what bfloat16 is held to."""
+    """Loss and gradients of one DPO batch in float32: what bfloat16 is compared with."""
     policy = ours.policy(start, "fp32")
     frozen = ours.reference_logps(ours.policy(other, "fp32"), trees)
     loss = ours.dpo_step(policy, trees, frozen).item()
@@ -165,7 +165,7 @@ def run(
 ) -> dict[str, Any]:
     """Gate, then time. Raises GateError instead of giving a ratio.
 
-    model: ours, for its shapes. in_fp32: loss and gradients of a batch, what bfloat16 arms are held to; None in
+    model: ours, for its shapes. in_fp32: loss and gradients of a batch, what bfloat16 arms are compared with; None in
         float32, where the oracle is.
     """
     batches = len(contest.trees)
@@ -180,18 +180,18 @@ def run(
     executed: dict[str, int] = {}
     differences: dict[str, gates.Difference] = {}
     if in_fp32 is not None:
-        wanted, bounds = in_fp32(0), gates.BF16
+        expected, bounds = in_fp32(0), gates.BF16
     else:
-        wanted, bounds = None, gates.FP32
+        expected, bounds = None, gates.FP32
     names = [contest.oracle, *(name for name in contest.arms if name != contest.oracle)]
     for name in names:  # this pass warms each arm up as well
         clear()
         loss: list[float] = []
         executed[name] = limits.count_flops(lambda n=name, r=loss: r.append(contest.arms[n](0).item()))
         found[name] = (loss[0], gradients(contest.models[name]))
-        if wanted is None:
-            wanted = found[name]
-        differences[name] = gates.difference(*found[name], *wanted)
+        if expected is None:
+            expected = found[name]
+        differences[name] = gates.difference(*found[name], *expected)
         if name != contest.oracle:
             found[name] = (loss[0], {})  # its gradients have been compared
     clear()

@@ -127,7 +127,7 @@ def test_published_calls_are_read(syntax: str, text: str, calls: list) -> None:
         ("function_tag", "<function=>{}</function>", "names no function"),
         ("function_tag", "<function=f {}</function>", "names no function"),
         ("function_tag", "f{}</function>", "</function> closes nothing"),
-        ("function_tag", "<function=f>{}</function><function=g>{}</function>", "one call a message"),
+        ("function_tag", "<function=f>{}</function><function=g>{}</function>", "one call per message"),
         ("function_tag", "<function=f>{}</function> and so on", "text follows the call"),
         ("python_list", "[f(a=1), g(", "was never closed"),
         ("python_list", "[f(1)]", "expected every argument of f by name, found '1'"),
@@ -195,10 +195,10 @@ def test_plain_text_is_no_call_in_any_syntax(syntax: str, text: str) -> None:
         ("python_list", ToolCall(name="ﬁnd"), "", "needs a Python name"),
         ("python_list", ToolCall(name="for"), "", "needs a Python name"),
         ("hermes", ToolCall.model_construct(name="f", arguments='{"a": Infinity}'), "", "not JSON compliant"),
-        ("hermes", ToolCall(name="f"), "I write <tool_call>", "cannot hold this message: <tool_call> holds no call"),
-        ("json", ToolCall(name="f"), '{"name": "g"}', "cannot hold this message"),
-        ("function_tag", ToolCall(name="f"), "see <function=x>", "cannot hold this message"),
-        ("python_list", ToolCall(name="f"), "[g(1)]", "cannot hold this message"),
+        ("hermes", ToolCall(name="f"), "I write <tool_call>", "cannot express this message: <tool_call> holds no call"),
+        ("json", ToolCall(name="f"), '{"name": "g"}', "cannot express this message"),
+        ("function_tag", ToolCall(name="f"), "see <function=x>", "cannot express this message"),
+        ("python_list", ToolCall(name="f"), "[g(1)]", "cannot express this message"),
     ],
 )  # fmt: skip
 def test_a_call_that_a_syntax_cannot_hold_is_refused(syntax: str, call: ToolCall, content: str, reason: str) -> None:

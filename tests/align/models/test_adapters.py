@@ -191,8 +191,10 @@ def test_values_and_gradients_equal_pefts_own_model_with_a_row_each(
 def test_a_target_that_is_no_linear_layer_of_the_trunk_is_refused(target: str, tiny_checkpoint: Path) -> None:
     from align.models.loading import load_policy
 
-    told = rf"model\.lora\.targets: {target} is no linear layer of the model's trunk\. Name some of down_proj, .*q_proj"
-    with pytest.raises(ConfigError, match=told):
+    message = (
+        rf"model\.lora\.targets: {target} is no linear layer of the model's trunk\. Name some of down_proj, .*q_proj"
+    )
+    with pytest.raises(ConfigError, match=message):
         load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(targets=("q_proj", target))))
 
 
@@ -366,11 +368,11 @@ def test_without_lora_an_adapter_folder_is_merged_and_trained_whole(
 def test_settings_other_than_the_adapters_are_refused_and_both_are_named(sft_adapter: Path) -> None:
     from align.models.loading import load_policy
 
-    told = (
+    message = (
         r"model\.lora: has rank 4, alpha 8 and 2 layers \(q_proj\), and the adapter in .* rank 4, alpha 8 and "
         r"14 layers \(down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj\)\. Give model\.lora the adapter's"
     )
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_policy(ModelConfig(path=sft_adapter, lora=LORA.model_copy(update={"targets": ("q_proj",)})))
     with pytest.raises(ConfigError, match=r"has rank 8, alpha 8 .* and the adapter in .* rank 4, alpha 8"):
         load_policy(ModelConfig(path=sft_adapter, lora=LORA.model_copy(update={"rank": 8})))
@@ -383,10 +385,10 @@ def test_an_adapter_that_changes_nothing_stops_the_run(lora, tmp_path: Path, sft
     from align.models.loading import load_policy
 
     silent = copied(sft_adapter, tmp_path / "silent", lambda name, t: torch.zeros_like(t) if "lora_B" in name else t)
-    told = (
+    message = (
         r"step 0: .*silent: the adapter changes nothing: lora_B is zero in all of its 14 layers\. Look at adapter_model"
     )
-    with pytest.raises(CheckError, match=told):
+    with pytest.raises(CheckError, match=message):
         load_policy(ModelConfig(path=silent, lora=lora))
 
 
@@ -399,14 +401,14 @@ def test_an_adapter_that_lacks_a_weight_is_refused_by_name(tmp_path: Path, sft_a
         load_policy(ModelConfig(path=part, lora=LORA))
 
 
-def test_a_base_that_is_gone_or_is_an_adapter_itself_is_told(tmp_path: Path, sft_adapter: Path) -> None:
+def test_a_base_that_is_gone_or_is_an_adapter_itself_is_reported(tmp_path: Path, sft_adapter: Path) -> None:
     from align.models.loading import load_policy
 
     moved = copied(sft_adapter, tmp_path / "moved", lambda name, tensor: tensor)
     config = json.loads((moved / "adapter_config.json").read_text())
-    for base, told in ((tmp_path / "gone", "is missing"), (sft_adapter, "is an adapter too. Merge")):
+    for base, reason in ((tmp_path / "gone", "is missing"), (sft_adapter, "is an adapter too. Merge")):
         (moved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
-        with pytest.raises(CheckpointError, match=f"moved: its base {base} {told}"):
+        with pytest.raises(CheckpointError, match=f"moved: its base {base} {reason}"):
             load_policy(ModelConfig(path=moved))
 
 
@@ -450,10 +452,10 @@ def test_a_merged_checkpoint_is_whole_and_computes_what_base_and_adapter_do(
 
     merged = merge(sft_adapter, tmp_path / "merged", dtype=dtype)
     assert [file.name for file in tmp_path.iterdir()] == ["merged"]
-    told = verify_folder(merged)["merged"]
-    assert told["base"] == "/".join(tiny_checkpoint.parts[-2:]), "not where this machine keeps it"
-    assert told["base_fingerprint"] == checkpoint_fingerprint(tiny_checkpoint)
-    assert told["adapter_fingerprint"] == checkpoint_fingerprint(sft_adapter)
+    record = verify_folder(merged)["merged"]
+    assert record["base"] == "/".join(tiny_checkpoint.parts[-2:]), "not where this machine keeps it"
+    assert record["base_fingerprint"] == checkpoint_fingerprint(tiny_checkpoint)
+    assert record["adapter_fingerprint"] == checkpoint_fingerprint(sft_adapter)
     assert {t.dtype for t in load_file(merged / "model.safetensors").values()} == {getattr(torch, dtype or "float32")}
     ids = AutoTokenizer.from_pretrained(merged)("The capital of France", return_tensors="pt").input_ids
     models = [
@@ -463,7 +465,7 @@ def test_a_merged_checkpoint_is_whole_and_computes_what_base_and_adapter_do(
         whole, adapted, base = (model(ids).logits for model in models)
     assert (whole - adapted).abs().max() < (1e-4 if dtype is None else 0.1)
     assert (whole - adapted).norm() < (1e-4 if dtype is None else 0.1) * (base - adapted).norm()
-    assert told["effect_share"] < (1e-4 if dtype is None else 0.1)
+    assert record["effect_share"] < (1e-4 if dtype is None else 0.1)
 
 
 def test_a_merged_reward_model_scores_as_before(tmp_path: Path, reward_adapter: Path) -> None:
@@ -494,11 +496,11 @@ def test_a_layer_that_was_not_merged_is_found_and_nothing_is_left(
         return delta
 
     monkeypatch.setattr(Linear, "get_delta_weight", sabotaged)
-    told = (
+    message = (
         r"merging in float32 moves an output by \d\S*, \d\S* of the largest output \(expected at most 0\.0001\).*"
         r"Nothing was written\. Keep the adapter as it is"
     )
-    with pytest.raises(CheckError, match=told):
+    with pytest.raises(CheckError, match=message):
         merge(sft_adapter, tmp_path / "merged")
     assert len(skipped) == 1
     assert list(tmp_path.iterdir()) == []
@@ -584,10 +586,10 @@ def test_qlora_trains_over_four_bits_and_merges_into_whole_weights(
     lines = metrics(done)
     assert lines[0]["loss"] == pytest.approx(whole[0]["loss"], abs=0.05), "it begins near the whole base"
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
-    told = verify_folder(merge(done, tmp_path / "merged"))["merged"]
-    assert told["trained_over"] == "nf4"
-    assert told["effect_share"] < 1e-4, "into the whole base it merges exactly"
-    assert 0.001 < told["moved_from_there"]["effect_share"] < 1
+    record = verify_folder(merge(done, tmp_path / "merged"))["merged"]
+    assert record["trained_over"] == "nf4"
+    assert record["effect_share"] < 1e-4, "into the whole base it merges exactly"
+    assert 0.001 < record["moved_from_there"]["effect_share"] < 1
 
 
 def test_an_adapter_trained_over_four_bits_merges_where_bitsandbytes_is_not(

@@ -252,7 +252,7 @@ def test_such_a_checkpoint_is_refused_by_its_cause(tmp_path: Path, tiny_checkpoi
 
 
 def test_a_step_after_the_head_that_nothing_knows_stops_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Granite with its factor hidden from us stands for the next architecture with a step of its own."""
+    """Granite with its factor hidden represents the next architecture with a step of its own."""
     import align.models.logps
 
     monkeypatch.setattr(align.models.logps, "logit_scale", lambda model: 1.0)

@@ -43,8 +43,8 @@ def test_values_and_gradients_equal_plain_log_softmax() -> None:
     expected = plain(made.weight.double(), hidden.double(), labels)
     ours = made(hidden, labels)
     torch.testing.assert_close(ours, expected.float(), atol=1e-5, rtol=1e-5)
-    wanted = torch.autograd.grad(expected, [hidden, made.weight], upstream.double())
-    for a, b in zip(torch.autograd.grad(ours, [hidden, made.weight], upstream), wanted, strict=True):
+    gradient = torch.autograd.grad(expected, [hidden, made.weight], upstream.double())
+    for a, b in zip(torch.autograd.grad(ours, [hidden, made.weight], upstream), gradient, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
@@ -52,8 +52,8 @@ def test_labels_that_repeat_add_up_in_the_weights_gradient() -> None:
     made, (hidden, _, upstream) = head(), states()
     labels = torch.full((ROWS,), 5)
     (ours,) = torch.autograd.grad(made(hidden, labels), [made.weight], upstream)
-    (wanted,) = torch.autograd.grad(plain(made.weight, hidden, labels), [made.weight], upstream)
-    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(plain(made.weight, hidden, labels), [made.weight], upstream)
+    torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_logits_as_large_as_a_thousand_stay_finite() -> None:
@@ -79,7 +79,7 @@ def test_no_labels_give_an_empty_tensor_and_zero_gradients() -> None:
 
 
 def test_sums_in_bfloat16_runs_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weight's gradient from 4,096 equal rows: a bfloat16 sum of so many small parts would stop growing."""
+    """The weight's gradient from 4,096 equal rows: a bfloat16 sum of that many small parts would stop growing."""
     monkeypatch.setattr(align.models.logps, "TILE", {"cpu": (8, 128), "cuda": (8, 128)})
     made = head()
     hidden = torch.ones(4096, SIZE)

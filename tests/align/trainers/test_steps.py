@@ -205,7 +205,7 @@ def test_bfloat16_weights_without_a_master_copy_are_refused(tmp_path: Path, tiny
         training_arguments(training(tmp_path), ModelConfig(path=tiny_checkpoint, dtype="bfloat16"))
 
 
-def test_one_process_with_many_gpus_is_told_to_launch(
+def test_one_process_with_many_gpus_is_advised_to_launch(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import TrainingArguments
@@ -282,7 +282,7 @@ def test_a_level_asks_its_margin_of_what_is_held_against_the_rejected_completion
     assert [tree.level for tree in trees] == levels
     found = comparisons(collate(trees), {"significantly better": 1.0, "better": 0.5})
     asked = list(zip(found.better.tolist(), found.worse.tolist(), found.target_margins.tolist(), strict=True))
-    edited = [(0, 1, 0.0), (0, 2, 0.5), (1, 2, 0.5)]  # edited over chosen was graded by nobody
+    edited = [(0, 1, 0.0), (0, 2, 0.5), (1, 2, 0.5)]  # edited over chosen was not graded
     ungraded = [(3, 4, 0.0), (3, 5, 0.0), (4, 5, 0.0)]
     assert asked == [*edited, *ungraded, (6, 7, 1.0), (8, 9, 0.0), (10, 11, 0.0)]
     assert not comparisons(collate(trees)).target_margins.any()
@@ -429,7 +429,7 @@ def test_rows_beyond_the_limits_are_dropped_counted_and_never_cut(tiny_checkpoin
 
 
 @pytest.mark.parametrize("over_budget", ["drop", "alone", "error"])
-def test_a_row_over_the_budget_is_dropped_or_stands_alone_or_ends_the_run(
+def test_a_row_over_the_budget_is_dropped_or_is_packed_alone_or_ends_the_run(
     over_budget: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     from align.models.loading import load_tokenizer

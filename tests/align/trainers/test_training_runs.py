@@ -97,7 +97,7 @@ def metrics(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
-    """The run that others are held to: one process, left alone."""
+    """The run that others are compared with: one process, left alone."""
     output = tmp_path_factory.mktemp("alone") / "run"
     run(command(tiny_checkpoint, pairs, output, PLAIN))
     return output
@@ -143,10 +143,10 @@ def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    told = re.search(r"2 ranks: values (\S+) gradients (\S+)$", done.stdout, re.MULTILINE)
-    assert told, done.stdout
-    assert float(told[1]) < 1e-4
-    assert float(told[2]) < 1e-3
+    found = re.search(r"2 ranks: values (\S+) gradients (\S+)$", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    assert float(found[1]) < 1e-4
+    assert float(found[2]) < 1e-3
 
 
 def test_zero3_with_activation_checkpointing_equals_one_process(
@@ -244,8 +244,8 @@ def test_the_reward_model_trains_under_zero3_and_loads_as_a_classifier(
     lines = metrics(tmp_path / "run")
     assert lines[0]["loss"] == pytest.approx(0.693, abs=0.1)
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.1
-    model, told = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
-    assert not told["missing_keys"]
+    model, found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
+    assert not found["missing_keys"]
     assert model.score.weight.shape == (1, 64)
 
 

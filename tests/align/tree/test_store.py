@@ -213,7 +213,7 @@ def test_preferences_in_chunks_equal_preferences_one_by_one(
 # The prepared file
 
 
-def test_the_same_rows_are_encoded_once_and_other_rows_or_settings_anew(
+def test_the_same_rows_are_encoded_once_and_other_rows_or_settings_again(
     tmp_path: Path, chatml_tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import align.trainers.data
@@ -280,7 +280,7 @@ def test_an_id_of_two_different_rows_is_named_and_leaves_no_trees(tmp_path: Path
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_rows_over_the_budget_that_stand_alone_are_told(
+def test_rows_over_the_budget_that_stand_alone_are_reported(
     tmp_path: Path, chatml_tokenizer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = load_protocol(chatml_tokenizer)
@@ -289,8 +289,8 @@ def test_rows_over_the_budget_that_stand_alone_are_told(
     with caplog.at_level("INFO", "align"):
         trees = prepare(tmp_path / "rows.jsonl", tmp_path / "run", protocol, token_budget=60, over_budget="alone")
     assert len(trees) == 2
-    told = f"1 rows over token_budget make a packed row each, the largest of {trees.tokens.max()} tokens"
-    assert told in caplog.text
+    line = f"1 rows over token_budget make a packed row each, the largest of {trees.tokens.max()} tokens"
+    assert line in caplog.text
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_half(tmp_path: Path, chatml_tokenizer) -> None:

@@ -169,7 +169,7 @@ def test_the_calls_of_a_row_are_its_records_and_play_back(built: Built) -> None:
                 called += 1
         replay.end()
     assert called > 60
-    with pytest.raises(ReplayError, match="wanted"):
+    with pytest.raises(ReplayError, match="expected"):
         Replay(next(iter(filter(None, records.values()))), "other").call(built.pairs[0].completions[1][0].tool_calls[0])
 
 

@@ -76,7 +76,7 @@ SCRIPTS: dict[str, tuple[dict[str, Any], list[list[str]]]] = {
         ],
     ),
     "how it goes": (SILENT, [["Well, thanks."], [OSLO, "Well."], ["Well, thanks."], [""]]),
-    "what anybody wants": ({}, [[OSLO] * 4, ["It is ..."], [LOWER, "No."], ["So be it."]]),
+    "what anyone needs": ({}, [[OSLO] * 4, ["It is ..."], [LOWER, "No."], ["So be it."]]),
 }
 QUESTIONS = [f"Tell me please: {name}?" for name in SCRIPTS]
 
@@ -221,11 +221,11 @@ def test_every_trajectory_plays_back_without_a_tool(
     with pytest.raises(ReplayError, match=rf"row {one.id}: the result of fee was '1000.0', is '999.0'"):
         verify(folder)
     changed(messages=(*one.messages[:3], one.messages[-1]))
-    with pytest.raises(ReplayError, match=rf"row {one.id}, call 2: wanted 2 calls, found 1; the next was fee"):
+    with pytest.raises(ReplayError, match=rf"row {one.id}, call 2: expected 2 calls, found 1; the next was fee"):
         verify(folder)
     other = Message(role="assistant", tool_calls=called("fee", count=401))
     changed(messages=(*one.messages[:3], other, *one.messages[4:]))
-    with pytest.raises(ReplayError, match=rf"row {one.id}, call 2: fee: argument 'count': wanted 400, found 401"):
+    with pytest.raises(ReplayError, match=rf"row {one.id}, call 2: fee: argument 'count': expected 400, found 401"):
         verify(folder)
     changed(id="another")
     with pytest.raises(ReplayError, match="row another: has no records of its calls"):
