@@ -41,12 +41,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 rehearsal: assets
 	$(BIN)/python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
 
-test: check assets
-	$(BIN)/python -m pytest $(ARGS)
+# Two workers with one thread each. A worker is given whole files, the longest first (tests/conftest.py).
+TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(TWO_WORKERS)
 
-# Two processes with one thread each.
+test: check assets
+	$(PYTEST) $(ARGS)
+
 quick: $(STAMP)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 $(QUICK) $(ARGS)
+	$(PYTEST) -q $(QUICK) $(ARGS)
 
 QUICK := -m "not slow and not engine and not install and not asset"
 
