@@ -290,7 +290,7 @@ def test_every_launch_file_that_is_named_exists_and_names_a_deepspeed_config() -
     named = {
         (path.relative_to(ROOT), name)
         for path in texts
-        if path.is_file()
+        if path.is_file() and path.name != "test_documented_commands.py"  # it names one that does not exist
         for name in re.findall(r"recipes/launch/([\w.-]+\.(?:yaml|json))", path.read_text(encoding="utf-8"))
     }
     assert len(named) > 10, "the walk found too few"

@@ -2,11 +2,12 @@
 
 It follows section 4.3.6 of Llama 3 ("knowledge probing"):
 
-1. Questions with their accepted answers come in as rows (`data_builders/questions/` makes them from documents or
-facts). 2. The model answers every question several times, without seeing the document. 3. Every answer is judged right,
-wrong or abstained (`verdicts.py`). 4. A question is known or unknown if the verdicts on its answers are consistent. 5.
-Unknown questions get a refusal (`refusals.py`); known ones keep an answer that the model itself gave, so training adds
-   no facts that the model did not know.
+1. Questions with their accepted answers come in as rows (`data_builders/questions/` makes them from documents or facts).
+2. The model answers every question several times, without seeing the document.
+3. Every answer is judged right, wrong or abstained (`verdicts.py`).
+4. A question is known or unknown if the verdicts on its answers are consistent.
+5. Unknown questions get a refusal (`refusals.py`); known ones keep an answer that the model itself gave, so training
+   adds no facts that the model did not know.
 6. Both become SFT rows and preference pairs (`rows.py`).
 """
 

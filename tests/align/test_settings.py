@@ -29,8 +29,8 @@ from align.settings import (
 )
 from recipes.sft import SFTRecipe
 
-CITED = re.compile(r"(?:\bP [\d.]+(?: and [\d.]+)*|\bL2|Llama 3): (?P<values>\d.*?)(?:\. |\.?$)")
-"""A citation with what the paper says: `L2: 0.03.`, `P 4.1.3 and 4.1.4: 1e-5 for ...`, `L2: 2 for SFT, 1 for ...`."""
+CITED = re.compile(r"Llama [23](?:, sections? [\d.]+(?: and [\d.]+)*)?: (?P<values>\d.*?)(?:\. |\.?$)")
+"""A citation with the paper's values: `Llama 2: 0.03.`, `Llama 3, sections 4.1.3 and 4.1.4: 1e-5 for ...`."""
 
 
 def test_a_default_is_among_the_values_that_its_description_cites() -> None:
