@@ -7,6 +7,7 @@ recipe that owns them. The YAML is read by `align/strict_yaml.py`, the text of `
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import inspect
 import os
@@ -111,8 +112,8 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
     """
     try:
         work()
-        _leave_process_group()
         sys.stdout.flush()
+        _leave_process_group()
     except KeyboardInterrupt:
         _show_traceback()
         print("interrupted", file=sys.stderr)
@@ -130,14 +131,23 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
 
 
 def _leave_process_group() -> None:
-    """End the communication of a launch with several processes, if this process takes part in one.
+    """End this process at once, with exit code 0, if it is one of several that trained together.
 
-    Its threads otherwise run until the interpreter is torn down, which can abort a process whose work is done
-    ("terminate called without an active exception"), and the launcher then reports the whole run as failed.
+    Threads of torch.distributed and DeepSpeed run until the process ends. One that asks for Python's lock while the
+    interpreter is torn down aborts the process ("terminate called without an active exception"), and the launcher then
+    reports a run as failed whose work is done. So what is registered with `atexit` (trackers, logging) is run here, and
+    the interpreter is not torn down.
     """
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if distributed.get_world_size() == 1:
+        return
+    distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[str] = ()) -> R:

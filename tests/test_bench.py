@@ -149,6 +149,7 @@ def test_a_tree_step_does_little_more_than_the_least_work(
     assert 0.85 <= least / executed <= 1.0
 
 
+@pytest.mark.slow
 def test_a_tree_step_does_less_work_than_padded_rows(
     bench: SimpleNamespace, checkpoint: Path, trees: list[Any]
 ) -> None:
@@ -233,6 +234,7 @@ def test_losses_of_timed_steps_are_held_to_each_batchs_own_and_in_bfloat16_to_th
         bench.gates.require_same_losses({"trl": near, "ours": [(0, float("nan"))]}, expected, 0.01, peers="trl")
 
 
+@pytest.mark.slow
 def test_arms_alternate_so_that_drift_hits_both_alike(bench: SimpleNamespace) -> None:
     taken: list[str] = []
     bench.measure.alternate({"a": lambda n: taken.append(f"a{n}"), "b": lambda n: taken.append(f"b{n}")}, 3)

@@ -87,6 +87,7 @@ def undeclared(modules: dict[str, str], allowed: set[str]) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_every_import_of_the_package_is_declared() -> None:
     users = [extra for extra in PROJECT["optional-dependencies"] if extra not in ("dev", "bench", "docs")]
     modules = imported("align", "data_builders", "eval", "recipes")
@@ -94,16 +95,19 @@ def test_every_import_of_the_package_is_declared() -> None:
     assert not undeclared(modules, declared(*users))
 
 
+@pytest.mark.slow
 def test_every_import_of_tests_and_docs_is_declared() -> None:
     assert not undeclared(imported("tests", "docs"), declared(*PROJECT["optional-dependencies"]))
 
 
+@pytest.mark.slow
 def test_an_import_that_nothing_brings_is_found() -> None:
     modules = {"numpy": "a.py:1", "requests": "a.py:2", "no_such_module": "a.py:3"}
     found = undeclared(modules, declared())
     assert [line.split()[0] for line in found] == ["a.py:2", "a.py:3"]
 
 
+@pytest.mark.slow
 def test_every_requirement_is_imported_or_has_a_reason() -> None:
     owners = packages_distributions()
     modules = imported("align", "data_builders", "eval", "recipes", "tests")

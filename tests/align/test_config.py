@@ -582,6 +582,7 @@ def piped_to_nothing(code: str, *words: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_a_recipe_without_a_traceback(write) -> None:
     toy = "from align.config import *\nclass Toy(Recipe):\n  path: str\ndef run(toy): {}\nmain(Toy, run)"
     path = str(write("path: a\n"))

@@ -213,6 +213,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
         resolved(Sampler(), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_trained_records_it_and_is_finished_under_another_machines_auto(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, said: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +239,7 @@ def test_what_is_trained_records_it_and_is_finished_under_another_machines_auto(
     assert "finished already" in said.text
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_launch_have_the_first_ones_decision(tmp_path: Path) -> None:
     """Two processes whose own decisions differ, as two trials may."""
     code = (
@@ -304,6 +306,7 @@ def test_a_rounds_file_sets_it_once_for_all_stages(
     assert not [word for word in own.command if "dtype" in word]
 
 
+@pytest.mark.slow
 def test_rounds_decide_once_and_make_no_stage_again_when_another_start_would_decide_otherwise(
     rounds: RoundsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from align.source_code import code_changes, code_of
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_made_of_what_it_imports_and_of_nothing_else() -> None:
     dpo = code_of(ROOT / "recipes" / "dpo.py")
     assert {"recipes/dpo.py", "align/losses.py", "align/trainers/dpo.py", "align/tree/pack.py"} <= dpo.keys()

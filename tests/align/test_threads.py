@@ -28,6 +28,7 @@ def loaded_with(**environment: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+) = '(.*?)'", done.stderr))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.system() != "Linux", reason="torch computes with libgomp on Linux")
 @pytest.mark.parametrize(
     "given, spin_count", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]

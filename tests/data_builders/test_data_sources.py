@@ -245,6 +245,7 @@ def test_a_mix_of_nothing_is_an_error(tmp_path: Path) -> None:
         mix.build(SFTMixConfig(sources={"a": MixSource(path=tmp_path / "empty.jsonl")}), tmp_path / "mix")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, message",
     [

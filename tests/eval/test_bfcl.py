@@ -129,6 +129,7 @@ class Answering:
 # The official data
 
 
+@pytest.mark.slow
 @pytest.mark.asset("bfcl-eval")
 @pytest.mark.parametrize("syntax", ["hermes", "python_list"])
 @pytest.mark.parametrize("section, rows", ANSWERED.items())
@@ -197,6 +198,7 @@ def test_types_are_translated_as_bfcl_does(folder: Path) -> None:
     assert runpy.run_path(str(folder / "bfcl_eval/constants/type_mappings.py"))["GORILLA_TO_OPENAPI"] == JSON_TYPES
 
 
+@pytest.mark.slow
 @pytest.mark.asset("bfcl-eval")
 def test_names_and_questions_of_all_sections_are_found(folder: Path) -> None:
     """Against the files as text: functions begin with a name and a description; a message is a role and a content."""
@@ -397,6 +399,7 @@ def test_each_score_includes_the_one_before_and_silence_is_not_won_by_broken_cal
     json.dumps(found.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.asset("bfcl-eval")
 def test_a_model_that_knows_all_answers_gets_every_score_whole(folder: Path, tmp_path: Path) -> None:
     cases = {case.prompt.id: case for section in ANSWERED for case in read_cases(folder, section)}
@@ -416,6 +419,7 @@ def test_a_model_that_knows_all_answers_gets_every_score_whole(folder: Path, tmp
     assert few.counts["rows"] == len(few.rows) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.asset("bfcl-eval")
 def test_a_tiny_checkpoint_is_asked_through_the_catalog_and_the_result_is_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,7 @@ def test_one_entry_adds_an_evaluation_to_the_recipe(tmp_path: Path, monkeypatch:
     assert recipe.code_modules() == ("eval.runner", "added_evaluation")
 
 
+@pytest.mark.slow
 def test_a_config_imports_the_evaluations_that_it_names_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "eval.yaml").write_text(
         f"model: {{path: {tmp_path}}}\ntool_use: {{rows: rows.jsonl}}\nbfcl: null\noutput_dir: {tmp_path}\n"

@@ -115,6 +115,7 @@ def test_the_bootstrap_over_clusters_is_as_wide_as_the_linearised_variance_of_a_
     assert high - low > 1.4 * (plain.high - plain.low), "cases of one cluster hang together"
 
 
+@pytest.mark.slow
 def test_the_clustered_interval_holds_the_truth_in_95_percent_of_the_experiments() -> None:
     truth = 0.9 * 0.6 + 0.1 * 0.4
     found = [clustered_share(*in_clusters(random.Random(seed), 60)) for seed in range(300)]

@@ -121,6 +121,7 @@ def test_the_table_shows_each_share_with_its_interval() -> None:
     )
 
 
+@pytest.mark.slow
 def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     data: Path, tiny_checkpoint: Path, tiny_reward_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     assert run() == results, "results that stand are read without loading a model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -171,6 +173,7 @@ def test_a_config_without_what_it_needs_is_refused(data: Path, text: str, messag
     assert re.search(message, ran.stderr), ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["run_eval", "rejection_sample"])
 def test_help_and_a_bad_config_load_no_torch(recipe: str) -> None:
     code = (

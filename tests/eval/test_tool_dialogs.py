@@ -151,6 +151,7 @@ def test_a_row_that_offers_what_no_tool_is_is_refused(config: ToolDialogsEvalCon
         tool_dialogs.evaluate(bare, None, tmp_path, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_tiny_checkpoint_runs_from_the_catalog(
     config: ToolDialogsEvalConfig, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def modules_of_extras() -> list[str]:
     return sorted(module for module, owners in owners_of.items() if owners <= only and module.isidentifier())
 
 
+@pytest.mark.slow
 def test_every_recipe_answers_and_every_config_loads_without_extras(bare_python: Path, tmp_path: Path) -> None:
     extras = modules_of_extras()
     assert "docstring_parser" in extras
@@ -160,6 +161,7 @@ for command in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_data_sft_reward_model_and_dpo_run_without_extras(
     bare_python: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

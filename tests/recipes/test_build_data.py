@@ -31,6 +31,7 @@ def test_every_builder_of_the_catalogue_has_settings_a_function_and_help(name: s
     assert all(f"\n  {name}.{field}" in text for field in fields)
 
 
+@pytest.mark.slow
 def test_the_list_of_builders_imports_none_of_them(tmp_path: Path) -> None:
     config = tmp_path / "one.yaml"
     config.write_text("output: x\nsft_mix: {sources: {}}\n")

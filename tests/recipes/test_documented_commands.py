@@ -61,6 +61,7 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_of_a_page_would_work(
     page: Path, shipped: frozenset[Path], monkeypatch: pytest.MonkeyPatch
@@ -162,6 +163,7 @@ def test_what_a_command_before_it_writes_may_be_read(shipped: frozenset[Path], m
     state.check(marked[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "recipes/" in page.read_text(encoding="utf-8")], ids=name_of
 )
@@ -197,6 +199,7 @@ def test_the_small_commands_of_a_page_run(
         sys.modules[recipe.__module__].run(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["rehearsal", "tools", "knowledge", "preferences"])
 def test_the_commands_of_a_target_of_make_would_work(
     target: str, shipped: frozenset[Path], monkeypatch: pytest.MonkeyPatch

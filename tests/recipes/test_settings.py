@@ -37,10 +37,12 @@ def path_settings() -> Iterator[tuple[type[Recipe], Path, str]]:
                     yield recipe, config, key
 
 
+@pytest.mark.slow
 def test_every_recipe_has_configs_with_paths() -> None:
     assert {recipe.__module__.removeprefix("_recipe_") for recipe, *_ in path_settings()} == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value, expected",
     [

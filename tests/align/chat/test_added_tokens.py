@@ -220,6 +220,7 @@ def test_without_markers_a_content_is_one_text(make_dialog: Any, chatml_tokenize
         assert_whole_texts(make_dialog, load_protocol(tokenizer))
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_smollm2s_contents_are_one_text_each(make_dialog: Any) -> None:
     from transformers import AutoTokenizer

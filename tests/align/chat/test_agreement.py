@@ -156,6 +156,7 @@ def test_a_protocol_that_is_named_replaces_any_template_with_a_warning(
     assert "before the first message it writes '<|user|>" in record.getMessage()
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_smollm2_is_chatml_and_its_default_system_message_is_reported() -> None:
     from transformers import AutoTokenizer

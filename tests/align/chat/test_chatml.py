@@ -83,6 +83,7 @@ def smollm2():
     return AutoTokenizer.from_pretrained(starting_checkpoint())
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_smollm2s_tokenizer_keeps_every_promise(make_dialog, smollm2) -> None:
     protocol = load_protocol(smollm2)
@@ -102,6 +103,7 @@ def test_smollm2s_tokenizer_keeps_every_promise(make_dialog, smollm2) -> None:
         assert smollm2.backend_tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_smollm2s_own_template_gives_our_ids_where_a_system_message_is_given(smollm2) -> None:
     own = (
@@ -117,6 +119,7 @@ def test_smollm2s_own_template_gives_our_ids_where_a_system_message_is_given(smo
     assert load_protocol(smollm2).encode(messages, open_assistant=True).ids == ids
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_a_content_that_begins_with_white_space_is_all_that_a_server_reads_otherwise(smollm2) -> None:
     """Its tokenizer joins white space to the line break of the header, which is a text of its own for us."""

@@ -98,6 +98,7 @@ def raw_message(meta: SimpleNamespace, message: Message, environment: bool):
     return types.RawMessage(role="assistant", content=text, stop_reason=stop), False
 
 
+@pytest.mark.slow
 @pytest.mark.asset("llama-models")
 def test_ids_equal_metas_own_on_dialogs_of_every_kind(meta, llama3: Llama3, make_dialog) -> None:
     rng = random.Random(20240723)

@@ -81,6 +81,7 @@ def test_a_tokenizer_of_no_protocol_is_refused_with_what_each_needs() -> None:
         load_protocol(bare)
 
 
+@pytest.mark.slow
 def test_a_prompt_opened_for_an_answer_is_a_prefix_of_the_whole_dialog(make_dialog, protocol: ChatProtocol) -> None:
     splits = 0
     for messages, tools in dialogs(make_dialog, protocol, seed=1):
@@ -115,11 +116,13 @@ def test_kinds_and_turns_give_every_content_back(make_dialog, protocol: ChatProt
             assert text == message.content if not message.tool_calls else text.startswith(message.content)
 
 
+@pytest.mark.slow
 def test_many_dialogs_at_once_equal_one_at_a_time(make_dialog, protocol: ChatProtocol) -> None:
     rows = dialogs(make_dialog, protocol, seed=4)
     assert protocol.encode_many(rows) == [protocol.encode(messages, tools) for messages, tools in rows]
 
 
+@pytest.mark.slow
 def test_typed_control_tokens_stay_text(protocol: ChatProtocol) -> None:
     rng = random.Random(5)
     control = control_ids(protocol)
@@ -192,6 +195,7 @@ def test_an_added_word_that_merges_make_anyway_can_still_be_written(chatml_token
     assert protocol.text(protocol.encode([Message(role="user", content=merged)]).ids).endswith(merged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("open_assistant", [False, True])
 def test_the_saved_template_gives_the_same_ids(make_dialog, protocol: ChatProtocol, tmp_path, open_assistant) -> None:
     protocol.tokenizer.save_pretrained(tmp_path)
@@ -216,6 +220,7 @@ def test_the_saved_template_gives_the_same_text_whatever_is_typed(make_dialog, p
         assert protocol.tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
+@pytest.mark.slow
 def test_what_was_encoded_is_parsed_back(make_dialog, protocol: ChatProtocol) -> None:
     calls = 0
     for messages, tools in dialogs(make_dialog, protocol, seed=8):

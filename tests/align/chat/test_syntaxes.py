@@ -56,6 +56,7 @@ def exactly(calls) -> str:
     return json.dumps([(call.name, call.parsed()) for call in calls])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_ten_thousand_calls_of_each_syntax_are_read_back_to_the_last_digit(syntax: str) -> None:
     rng = random.Random(syntax)
@@ -159,6 +160,7 @@ def test_what_looks_like_a_call_and_is_none_is_text_with_the_reason(syntax: str,
     assert reason in found.malformed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_no_damage_to_a_call_makes_it_silent_text_or_raises(syntax: str) -> None:
     rng = random.Random(syntax)
@@ -226,6 +228,7 @@ def test_a_syntax_that_a_protocol_has_not_is_refused(llama3_tokenizer) -> None:
         load_protocol(llama3_tokenizer, syntax="hermes")
 
 
+@pytest.mark.slow
 def test_dialogs_in_every_syntax_are_read_back_and_the_saved_template_writes_them(make_dialog, protocol) -> None:
     rng = random.Random(1)
     parallel = SYNTAXES[protocol.syntax].parallel

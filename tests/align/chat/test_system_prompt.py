@@ -119,10 +119,12 @@ def check_fuzz(protocol: ChatProtocol, seed: int, count: int) -> None:
     assert len(bare) >= 2 * len(roles)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_strings_of_all_added_tokens_give_exactly_the_control_ids(protocol: ChatProtocol) -> None:
     check_fuzz(protocol, seed=1, count=FUZZ // 2)  # the two protocols together
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_smollm2s_own_tokenizer_holds_the_fuzz() -> None:
     from transformers import AutoTokenizer

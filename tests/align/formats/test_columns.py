@@ -384,6 +384,7 @@ def test_every_column_that_would_be_lost_is_listed() -> None:
         row_of({"messages": [ASKED, ARR], "a": 1, "b": 2, "c": 3, "category": "x"}, SFTRow, HERE)
 
 
+@pytest.mark.slow
 def test_a_record_that_is_nested_too_deeply_is_named() -> None:
     deep: Any = "x"
     for _ in range(100_000):

@@ -31,6 +31,7 @@ def test_an_engine_generates_what_its_backend_does_from_the_ids_of_its_protocol(
     assert engine.code_modules == ("align.generation.local", "align.chat.chatml")
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_closed_frees_its_model_and_generates_nothing(tiny_checkpoint: Path) -> None:
     engine = GenerationEngine.load(tiny_checkpoint, SAMPLED)
     assert isinstance(engine.backend, LocalBackend)
@@ -42,6 +43,7 @@ def test_an_engine_that_is_closed_frees_its_model_and_generates_nothing(tiny_che
     engine.close()
 
 
+@pytest.mark.slow
 def test_engines_of_one_checkpoint_share_its_weights_and_another_checkpoint_takes_their_place(
     tiny_checkpoint: Path, tiny_llama3_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def generated_alone(model: LlamaForCausalLM, prompt: list[int], most: int) -> Co
     return Completion(tuple(new), new[-1] == STOP)
 
 
+@pytest.mark.slow
 def test_greedy_equals_generate_one_prompt_at_a_time(model: LlamaForCausalLM) -> None:
     asked = prompts(40)
     expected = [generated_alone(model, prompt, 24) for prompt in asked]
@@ -82,6 +83,7 @@ def test_greedy_equals_generate_one_prompt_at_a_time(model: LlamaForCausalLM) ->
     assert [group[0] for group in got] == expected
 
 
+@pytest.mark.slow
 def test_a_completion_is_the_same_alone_and_in_any_batch(model: LlamaForCausalLM) -> None:
     asked = prompts(6)
     seeds = [[100 * number + place for place in range(5)] for number in range(len(asked))]
@@ -183,6 +185,7 @@ def test_the_second_token_is_not_drawn_with_the_first_ones_luck(model: LlamaForC
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
 def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float) -> None:
     torch.manual_seed(3)

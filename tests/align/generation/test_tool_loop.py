@@ -277,6 +277,7 @@ def tiny(tiny_checkpoint: Path) -> GenerationEngine:
     return GenerationEngine.load(tiny_checkpoint, sampling)
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_same_dialogs_together_and_alone(
     tiny: GenerationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

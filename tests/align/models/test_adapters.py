@@ -130,6 +130,7 @@ def chosen_nll(model, checkpoint: Path, count: int = 24) -> float:
 # What is trained
 
 
+@pytest.mark.slow
 def test_rank_times_inputs_plus_outputs_is_trained_and_nothing_else(tiny_checkpoint: Path) -> None:
     from align.models.loading import load_policy
 
@@ -198,6 +199,7 @@ def test_a_target_that_is_no_linear_layer_of_the_trunk_is_refused(target: str, t
         load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(targets=("q_proj", target))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj")])
 def test_adapters_from_a_layer_on_stand_in_no_layer_below(targets: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
     from align.models.loading import load_policy
@@ -221,6 +223,7 @@ def test_adapters_from_a_layer_on_stand_in_no_layer_below(targets: Any, tmp_path
         load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(first_layer=2)))
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_under_an_adapter_train_on_one_process(tmp_path: Path, tiny_checkpoint: Path) -> None:
     rough = train("sft", tmp_path / "rough", tiny_checkpoint, model={"dtype": "bfloat16"}, precision="bf16", epochs=1)
     exact = train("sft", tmp_path / "exact", tiny_checkpoint, epochs=1)
@@ -232,6 +235,7 @@ def test_bfloat16_weights_under_an_adapter_train_on_one_process(tmp_path: Path, 
 # Adapter folders
 
 
+@pytest.mark.slow
 def test_an_sft_run_leaves_an_adapter_folder_that_peft_and_transformers_load(
     sft_adapter: Path, tiny_checkpoint: Path
 ) -> None:
@@ -261,6 +265,7 @@ def test_an_sft_run_leaves_an_adapter_folder_that_peft_and_transformers_load(
             torch.testing.assert_close(ours, rows, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_reward_adapter_holds_its_score_head_and_loads_as_a_classifier(
     reward_adapter: Path, tiny_checkpoint: Path
 ) -> None:
@@ -282,6 +287,7 @@ def test_a_reward_adapter_holds_its_score_head_and_loads_as_a_classifier(
             torch.testing.assert_close(scores, torch.tensor(rows), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, completions", [("dpo", 2), ("reward", 3)])
 def test_a_resumed_run_ends_with_the_same_bytes(
     kind: str, completions: int, tmp_path: Path, tiny_checkpoint: Path, left_unfinished
@@ -327,6 +333,7 @@ def test_a_weight_that_was_not_saved_stops_the_run_by_name(
 # Going on from an adapter
 
 
+@pytest.mark.slow
 def test_dpo_trains_an_sft_adapter_on_against_base_and_sft_adapter(
     tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
 ) -> None:
@@ -349,6 +356,7 @@ def test_dpo_trains_an_sft_adapter_on_against_base_and_sft_adapter(
     assert 0 < moved < 0.05, "it went on from there"
 
 
+@pytest.mark.slow
 def test_without_lora_an_adapter_folder_is_merged_and_trained_whole(
     tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
 ) -> None:

@@ -80,6 +80,7 @@ ATTACH: list[Callable[[Path, torch.Tensor], torch.Tensor]] = [sampled, scored, m
 EVERYWHERE = ["q_proj", "embed_tokens", "lm_head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora",
     [

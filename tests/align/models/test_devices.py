@@ -75,6 +75,7 @@ def reward_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "reward"
 
 
+@pytest.mark.slow
 def test_rejection_sampling_samples_and_scores_there(
     tiny_checkpoint: Path, reward_checkpoint: Path, tmp_path: Path, gpu: Moves
 ) -> None:
@@ -97,6 +98,7 @@ def test_rejection_sampling_samples_and_scores_there(
     assert gpu.ran >= {"LlamaForCausalLM", "LlamaModel"}
 
 
+@pytest.mark.slow
 def test_evaluations_answer_and_score_there(
     tiny_checkpoint: Path, reward_checkpoint: Path, tmp_path: Path, gpu: Moves
 ) -> None:

@@ -241,7 +241,7 @@ def test_what_cannot_be_exact_is_refused_by_its_cause(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_a_class_whose_attention_cannot_be_replaced_is_refused_before_it_is_made(name: str) -> None:
-    """Newer versions of transformers open the attention of more classes (5.24: GPT-J). Packing must be exact for these."""
+    """Newer versions of transformers open the attention of more classes (5.24: GPT-J). Packing is exact for them."""
     if MODEL_FOR_CAUSAL_LM_MAPPING[type(config_of(*CLOSED[name]))].is_backend_compatible():
         assert name == "GPT-J"
         with torch.no_grad():

@@ -99,6 +99,7 @@ def test_logits_of_all_labels_never_exist(largest_tensor) -> None:
     assert largest.elements == max(600, WORDS) * SIZE, "hidden's own size, and not labels times words"
 
 
+@pytest.mark.slow
 @pytest.mark.asset("SmolLM2-135M-Instruct")
 def test_log_probabilities_of_a_real_model_in_bfloat16_are_at_most_zero_and_near_float64(
     monkeypatch: pytest.MonkeyPatch,

@@ -153,6 +153,7 @@ def dangling(folder: Path) -> None:
     (folder / WEIGHTS).symlink_to("../gone/model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -465,6 +466,7 @@ def test_what_the_hub_does_not_give_is_one_message(hub: Path) -> None:
         policy(Path("me/tiny"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, message",
     [

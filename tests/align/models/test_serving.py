@@ -151,6 +151,7 @@ def assert_it_stops(folder: Path, *, in_a_pipeline: bool = False) -> None:
         assert texts == list(said.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", [SAMPLING, None])
 def test_a_base_stops_when_served_after_each_stage(
     generation: dict | None, request: pytest.FixtureRequest, tmp_path: Path
@@ -172,6 +173,7 @@ def test_a_base_stops_when_served_after_each_stage(
         assert tokenizer.convert_tokens_to_ids(END_OF_TEXT[name]) in said["eos_token_id"]
 
 
+@pytest.mark.slow
 def test_an_adapter_says_where_to_stop_and_its_merge_stops(llama3_tokenizer: Any, tmp_path: Path) -> None:
     start = base(llama3_tokenizer, tmp_path / "base")
     lora = LoRAConfig(rank=16, alpha=64)
@@ -270,6 +272,7 @@ def our_scores(folder: Path) -> list[float]:
     return [judge.score(dialog[:-1], [dialog[-1:]])[0] for dialog in DIALOGS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [base, pads_at_the_end_of_turn])
 def test_plain_transformers_gives_our_reward_scores(start: Any, tokenizer: Any, tmp_path: Path) -> None:
     folder = train_reward(start(tokenizer, tmp_path / "base"), tmp_path / "reward", tmp_path)
@@ -281,6 +284,7 @@ def test_plain_transformers_gives_our_reward_scores(start: Any, tokenizer: Any, 
             assert plain_scores(each, padding_side=side) == pytest.approx(ours, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_merged_reward_adapter_gives_our_scores_in_plain_transformers(tokenizer: Any, tmp_path: Path) -> None:
     start = pads_at_the_end_of_turn(tokenizer, tmp_path / "base")
     adapter = train_reward(start, tmp_path / "adapter", tmp_path, lora=LoRAConfig(rank=4, alpha=8))
@@ -306,6 +310,7 @@ def plain_scores(folder: Path, padding_side: str | None = None) -> list[float]:
         return [score for batch in batches for score in model(**batch).logits[:, 0].tolist()]
 
 
+@pytest.mark.slow
 def test_the_classification_pipeline_gives_the_score_itself(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """vLLM as well returns a sigmoid of the score unless config.json says that it is a regression."""
     folder = train_reward(tiny_checkpoint, tmp_path / "reward", tmp_path)

@@ -194,6 +194,7 @@ def test_ordinary_text_holds_no_secret(tmp_path: Path) -> None:
         refuse_secrets([file])
 
 
+@pytest.mark.slow
 def test_the_real_tokenizer_holds_no_secret() -> None:
     folder = starting_checkpoint()
     files = published_files(folder)

@@ -188,6 +188,7 @@ ALL = ["run/data", "round-1/reward", "round-1/sft", "round-2/reward", "round-2/s
 ONE_ROUND = ["run/data", "round-1/reward", "round-1/sft", "run/last"]
 
 
+@pytest.mark.slow
 def test_stages_run_in_order_and_a_second_start_runs_none(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.run() == ALL
     out = capsys.readouterr().out
@@ -204,6 +205,7 @@ def test_stages_run_in_order_and_a_second_start_runs_none(project: Project, caps
     assert "finished: 0 stages run, 6 up to date" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_changed_field_runs_again_exactly_what_depends_on_it(project: Project) -> None:
     project.run()
     (project.root / "reward.yaml").write_text('{"text": "changed;"}')
@@ -218,6 +220,7 @@ def test_one_changed_field_runs_again_exactly_what_depends_on_it(project: Projec
     assert project.texts() == whole
 
 
+@pytest.mark.slow
 def test_a_stage_that_makes_the_same_again_stops_the_chain(project: Project) -> None:
     project.values["rounds"] = 1
     project.run()
@@ -225,6 +228,7 @@ def test_a_stage_that_makes_the_same_again_stops_the_chain(project: Project) -> 
     assert project.run() == ["round-1/reward"]
 
 
+@pytest.mark.slow
 def test_outputs_that_changed_or_went_are_made_again(project: Project) -> None:
     project.values["rounds"] = 1
     project.run()
@@ -235,6 +239,7 @@ def test_outputs_that_changed_or_went_are_made_again(project: Project) -> None:
     assert project.texts() == whole
 
 
+@pytest.mark.slow
 def test_an_input_from_outside_counts_by_content(project: Project) -> None:
     project.values["rounds"] = 1
     project.run()
@@ -246,6 +251,7 @@ def test_an_input_from_outside_counts_by_content(project: Project) -> None:
     assert project.run() == []
 
 
+@pytest.mark.slow
 def test_nothing_of_an_older_setting_is_left_in_the_folder(project: Project) -> None:
     project.values["rounds"] = 1
     project.stage("reward", "", [], parts=3)
@@ -276,6 +282,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return project.texts()
 
 
+@pytest.mark.slow
 def test_killed_inside_a_stage_it_goes_on_there(
     project: Project, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +304,7 @@ def test_killed_inside_a_stage_it_goes_on_there(
     assert "ending what is left of it" in out
 
 
+@pytest.mark.slow
 def test_killed_with_all_its_stages_it_goes_on_there(project: Project, undisturbed: dict[str, str]) -> None:
     project.stage("reward", "", [], parts=6, seconds=0.2)
     driver = project.begin()
@@ -312,6 +320,7 @@ def test_killed_with_all_its_stages_it_goes_on_there(project: Project, undisturb
     assert project.texts() == undisturbed
 
 
+@pytest.mark.slow
 def test_killed_between_stages_no_finished_stage_runs_again(project: Project, undisturbed: dict[str, str]) -> None:
     project.stage("reward", "", [], parts=6)
     for done in ("data", "round-1/reward", "round-2/reward"):
@@ -328,6 +337,7 @@ def test_killed_between_stages_no_finished_stage_runs_again(project: Project, un
     assert project.texts() == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_stage_and_the_same_command_goes_on(project: Project, number: signal.Signals) -> None:
     project.values["rounds"] = 1
@@ -347,6 +357,7 @@ def test_a_signal_reaches_the_stage_and_the_same_command_goes_on(project: Projec
     assert project.run() == ONE_ROUND[1:]
 
 
+@pytest.mark.slow
 def test_a_stage_that_will_not_leave_is_killed(project: Project) -> None:
     stubborn = JOIN.replace(
         "    here =", "    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    here ="
@@ -370,6 +381,7 @@ def test_a_launched_stage_has_as_long_to_save_as_the_driver_waits(project: Proje
     assert {line for line in project.diary() if line.startswith("waits")} == {"waits 241"}
 
 
+@pytest.mark.slow
 def test_a_failing_stage_is_reported_with_command_log_and_last_lines(project: Project) -> None:
     project.values["rounds"] = 1
     config = project.root / "bad.yaml"
@@ -404,6 +416,7 @@ def test_a_stage_that_does_not_make_its_output_has_failed(project: Project) -> N
     assert statuses(project) == {"bad": "failed"}
 
 
+@pytest.mark.slow
 def test_two_drivers_in_one_folder_are_refused(project: Project) -> None:
     project.stage("data", "", [], seconds=1)
     driver = project.begin()
@@ -436,6 +449,7 @@ def test_a_stage_may_show_all_that_it_prints_even_when_it_is_up_to_date(
     assert capsys.readouterr().out.count("joined 1 files") == 1
 
 
+@pytest.mark.slow
 def test_time_left_is_shown_once_a_round_has_shown_how_long_stages_take(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -446,6 +460,7 @@ def test_time_left_is_shown_once_a_round_has_shown_how_long_stages_take(
     assert "at least" in second, "the last stage has not been seen yet"
 
 
+@pytest.mark.slow
 def test_a_report_reads_the_run_itself_and_follows_every_stage(project: Project) -> None:
     project.values["rounds"] = 1
     project.values["after"] = [project.stage("report", "{run}/report", ["{run}"])]
@@ -463,6 +478,7 @@ def line_of(stage: str, out: str) -> str:
     return [line for line in out.splitlines() if line.startswith(f"  {stage} ")][-1].partition(stage)[2].strip()
 
 
+@pytest.mark.slow
 def test_code_that_changed_runs_again_what_it_makes_and_says_which_file(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -486,6 +502,7 @@ def test_code_that_changed_runs_again_what_it_makes_and_says_which_file(
     assert project.texts()["round-1/sft/0.txt"].endswith("sft;+0")
 
 
+@pytest.mark.slow
 def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     stages = load_stages(load_config(RoundsConfig, "recipes/configs/rounds/rehearsal.yaml"), Path("recipes"))
@@ -515,6 +532,7 @@ def test_packaged_data_that_changed_or_came_later_is_part_of_the_key(
     assert code_changes(as_recorded(code | packaged_data(code), code | real), code | real) == [name]
 
 
+@pytest.mark.slow
 def test_the_log_says_why_a_stage_is_made_again(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.values["rounds"] = 1
     project.run()
@@ -537,6 +555,7 @@ def seal(folder: Path) -> None:
     seal_folder(folder, sorted(folder.glob("*.txt")), {"stage": "sft"})
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_stage_made_again(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -559,6 +578,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_stage_made_again(
     assert project.texts() == whole
 
 
+@pytest.mark.slow
 def test_a_damaged_start_is_refused_with_the_files_name(project: Project) -> None:
     seal(project.start)
     project.run()
@@ -567,6 +587,7 @@ def test_a_damaged_start_is_refused_with_the_files_name(project: Project) -> Non
         project.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["lost", "no database", "damaged inside"])
 def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
     project: Project, how: str, capsys: pytest.CaptureFixture[str]
@@ -591,6 +612,7 @@ def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
     assert project.run() == []
 
 
+@pytest.mark.slow
 def test_a_stages_record_is_not_taken_for_a_file_of_the_model(project: Project) -> None:
     project.values["rounds"] = 1
     project.run()
@@ -599,6 +621,7 @@ def test_a_stages_record_is_not_taken_for_a_file_of_the_model(project: Project) 
     assert not Path(STAGE_RECORD).suffix, "*.json is copied from checkpoint to checkpoint"
 
 
+@pytest.mark.slow
 def test_with_a_lost_ledger_what_changed_is_still_made_again(project: Project) -> None:
     project.run()
     (project.run_dir / "ledger.sqlite").unlink()
@@ -624,6 +647,7 @@ def cached(cache: Path, commit: str) -> None:
     (repository / "refs" / "main").write_text(commit)
 
 
+@pytest.mark.slow
 def test_a_model_on_the_hub_counts_by_the_commit_in_the_cache(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -647,6 +671,7 @@ def test_a_model_on_the_hub_counts_by_the_commit_in_the_cache(
     assert project.run() == [], "a cache that was deleted says nothing of the model"
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_goes_on_when_its_start_has_been_fetched_meanwhile(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -674,6 +699,7 @@ def test_after_the_rounds_the_last_rounds_folder_is_known(project: Project) -> N
     assert last.config.text == "of round 2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rehearsal", "llama3.1-8b"])
 def test_the_shipped_rounds_publish_the_evaluations_of_what_they_publish(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -359,6 +359,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -398,6 +399,7 @@ def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Pat
     assert read_rows(parts / "preferences.jsonl", PreferenceRow)
 
 
+@pytest.mark.slow
 def test_the_generator_is_gone_before_the_reward_model_loads(
     rejection_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.slow
 def test_answers_are_the_known_values(calculator: EmbeddedCalculator) -> None:
     assert {query: calculator.answer(query) for query in KNOWN} == KNOWN
 
@@ -102,6 +103,7 @@ def test_what_is_too_large_or_no_calculation_is_refused_at_once(calculator: Embe
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_a_calculation_without_end_is_stopped_and_the_next_one_is_answered() -> None:
     engine = EmbeddedCalculator(timeout_seconds=1.0)
     tools = Registry([calculator_tool(engine)])

@@ -43,6 +43,7 @@ def test_an_error_is_a_result_that_ends_with_its_traceback(tools: Registry) -> N
     assert failed.text.endswith("ZeroDivisionError: division by zero[/stderr]")
 
 
+@pytest.mark.slow
 def test_a_dialogs_session_starts_with_its_first_code_and_again_after_a_call_that_was_ended() -> None:
     started: list[Session] = []
 

@@ -159,6 +159,7 @@ def test_a_busy_or_slow_service_is_asked_again(server: ThreadingHTTPServer) -> N
     assert len(server.asked) == 3  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answers, kind",
     [

@@ -75,6 +75,7 @@ def metrics(folder: Path) -> list[dict]:
 # The same rows, start and template
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_of_other_rows_start_or_template_under_the_same_paths_is_refused(
@@ -127,6 +128,7 @@ def test_a_run_of_other_rows_start_or_template_under_the_same_paths_is_refused(
     assert train(stage, data, start, output) == output, "as it was, the same command goes on"
 
 
+@pytest.mark.slow
 def test_settings_that_change_no_number_may_change_between_starts(
     tmp_path: Path, tiny_checkpoint: Path, data: Path, left_unfinished
 ) -> None:
@@ -139,6 +141,7 @@ def test_settings_that_change_no_number_may_change_between_starts(
     assert [line["step"] for line in metrics(done)] == [1, 2, 3, 4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_the_same_rows_and_start_may_be_elsewhere_when_a_run_goes_on(
     stage: str, tmp_path: Path, tiny_checkpoint: Path, left_unfinished, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +185,7 @@ def with_gradients_times(factor: float, step: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(SFTTrainer, "batch_loss", loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor, precision", [(math.inf, "fp32"), (math.nan, "bf16")])
 @pytest.mark.parametrize("step", [4, 6], ids=["at a save", "at the last step"])
 def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_of_it(
@@ -204,6 +208,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_of
         assert content(train("sft", data, tiny_checkpoint, output)) == content(whole), "the same command goes on"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [3e38, 1e25])
 def test_weights_that_are_not_finite_after_the_last_step_are_never_sealed(
     rate: float, tmp_path: Path, tiny_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +222,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_never_sealed(
     assert not list(output.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_nan_weights_is_passed_over_by_name_and_a_finished_model_is_made_again(
     tmp_path: Path, tiny_checkpoint: Path, data: Path, left_unfinished, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,6 +250,7 @@ def test_a_checkpoint_of_nan_weights_is_passed_over_by_name_and_a_finished_model
     assert any("the finished model is not whole and is trained again" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_names_what_to_lower(
     tmp_path: Path, tiny_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +275,7 @@ def test_running_out_of_memory_names_what_to_lower(
         train("sft", data, tiny_checkpoint, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_one_message_and_the_same_command_goes_on(
     tmp_path: Path, tiny_checkpoint: Path, data: Path
 ) -> None:
@@ -384,6 +392,7 @@ def test_a_pickle_that_the_manifest_does_not_list_is_refused_by_name(tmp_path: P
         folders(tmp_path).newest()
 
 
+@pytest.mark.slow
 def test_weights_that_the_manifest_does_not_list_are_not_loaded(
     tmp_path: Path, tiny_checkpoint: Path, data: Path, left_unfinished
 ) -> None:
@@ -407,6 +416,7 @@ def test_a_manifest_of_an_older_version_cannot_be_resumed_from(tmp_path: Path) -
         folders(tmp_path).newest()
 
 
+@pytest.mark.slow
 def test_a_finished_folder_holds_models_alone_and_they_are_whole(
     tmp_path: Path, tiny_checkpoint: Path, data: Path
 ) -> None:
@@ -431,6 +441,7 @@ def test_a_finished_folder_holds_models_alone_and_they_are_whole(
 # Signals
 
 
+@pytest.mark.slow
 def test_signal_handlers_are_put_back_however_a_run_ends(
     tmp_path: Path, tiny_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +500,7 @@ def test_warm_up_is_a_share_of_the_steps_rounded_up() -> None:
     assert counted == [0, 1, 3, 7, 9]
 
 
+@pytest.mark.slow
 def test_a_run_trains_at_the_rates_of_its_schedule(tmp_path: Path, tiny_checkpoint: Path, data: Path) -> None:
     done = train("sft", data, tiny_checkpoint, tmp_path / "run", schedule="linear", warmup_ratio=0.3)
     rates = [line["learning_rate"] for line in metrics(done)]

@@ -64,6 +64,7 @@ def said(caplog: pytest.LogCaptureFixture):
     ours.removeHandler(caplog.handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_healthy_run_passes_and_says_what_it_checked(
@@ -76,6 +77,7 @@ def test_a_healthy_run_passes_and_says_what_it_checked(
     assert ("policy and reference agree: margin 0 " in said.text) == (stage == "dpo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_completions_that_see_each_other_stop_the_run(
@@ -118,6 +120,7 @@ def test_an_attention_that_is_wrong_alone_too_is_held_to_transformers_own(
         transformers.AttentionInterface.register(attention.NAME, honest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_terminator_outside_the_loss_stops_the_run_and_shows_the_tail(
     stage: str, tmp_path: Path, tiny_llama3_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
@@ -197,6 +200,7 @@ def test_the_log_shows_what_the_loss_reads_and_what_it_leaves_out(
     assert "late" not in left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_checks_change_no_bit_and_draw_no_random_number(
     stage: str, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def test_the_lock_of_a_killed_build_stops_the_start_and_names_the_file(folder: P
     assert (folder / "lock").exists(), "it is the user's to delete"
 
 
+@pytest.mark.slow
 def test_a_build_that_is_under_way_is_waited_for_with_a_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """However old its lock is, while a process has it open; and a young one that no process here has open."""
     code = (

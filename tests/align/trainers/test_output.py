@@ -100,6 +100,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_message(name: str, tmp_path: 
         claim(tmp_path / name, tiny_checkpoint)
 
 
+@pytest.mark.slow
 def test_a_second_run_on_one_folder_is_refused_with_the_process_of_the_first(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

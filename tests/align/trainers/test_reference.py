@@ -141,6 +141,7 @@ def test_a_pass_that_is_cut_off_keeps_its_finished_shards(tmp_path: Path) -> Non
     assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_and_the_shard_made_again(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     logps(cache(tmp_path), Model())
     whole = shards(tmp_path)
@@ -249,6 +250,7 @@ def test_both_processes_run_a_step_again_that_one_of_them_lost(tmp_path: Path) -
     assert both[0] == both[1] == ([2, 3], passes([2, 3], plan(processes=2)))
 
 
+@pytest.mark.slow
 def test_the_key_follows_weights_config_rows_masks_and_precision(tmp_path: Path, tiny_checkpoint: Path) -> None:
     def key(
         path: Path = tiny_checkpoint, precision="bf16", trees=TREES, summed="content", dtype="float32", **model
@@ -364,6 +366,7 @@ def first_line(run: Path) -> dict:
     return json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
 
 
+@pytest.mark.slow
 def test_a_sweep_over_beta_takes_the_reference_pass_once(
     tmp_path: Path, tiny_checkpoint: Path, said: pytest.LogCaptureFixture
 ) -> None:
@@ -381,6 +384,7 @@ def test_a_sweep_over_beta_takes_the_reference_pass_once(
     assert len(list((tmp_path / "shared").iterdir())) == 2, "another key is another folder, and the old one stays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_cache_of_another_plan_is_taken_with_the_tolerance_of_rounding(
     precision: str, tmp_path: Path, tiny_checkpoint: Path, said: pytest.LogCaptureFixture
@@ -395,6 +399,7 @@ def test_a_cache_of_another_plan_is_taken_with_the_tolerance_of_rounding(
     assert ("(at most 0.001;" in agreed[1]) == (precision == "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dpo, untrained",
     [
@@ -416,6 +421,7 @@ def test_a_variant_begins_at_what_it_must_cost_and_learns(
     assert lines[-1]["chosen_reward"] - lines[-1]["rejected_reward"] == pytest.approx(lines[-1]["margin"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_simpo_takes_no_reference_pass_and_reads_means_of_the_policy_alone(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

@@ -92,6 +92,7 @@ def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
         torch.testing.assert_close(first[name], second[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_one_batch_of_8_equals_8_of_1(tmp_path: Path, tiny_checkpoint: Path) -> None:
     whole = train_dpo(tmp_path, tiny_checkpoint, "whole", learning_rate=1e-4)
     pieces = train_dpo(tmp_path, tiny_checkpoint, "pieces", learning_rate=1e-4, token_budget=120)
@@ -101,6 +102,7 @@ def test_one_batch_of_8_equals_8_of_1(tmp_path: Path, tiny_checkpoint: Path) -> 
     assert_same_weights(whole, pieces, 2e-5)  # AdamW divides by a small root, which lifts rounding noise
 
 
+@pytest.mark.slow
 def test_dpo_begins_at_ln_2_with_margin_0_and_learns(tmp_path: Path, tiny_checkpoint: Path) -> None:
     lines = metrics(train_dpo(tmp_path, tiny_checkpoint, "dpo", epochs=6))
     assert lines[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -109,6 +111,7 @@ def test_dpo_begins_at_ln_2_with_margin_0_and_learns(tmp_path: Path, tiny_checkp
     assert lines[-1]["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_the_dpo_loss_is_the_contrast_plus_a_fifth_of_the_nll(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Worked out again from rows alone, with transformers' own logits and the masks read off the token ids."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -155,6 +158,7 @@ def test_the_contrast_leaves_the_terminator_out_and_the_nll_keeps_it(
     assert set(batch.labels[ends].tolist()) == {protocol.tokenizer.eos_token_id}, "the NLL ends with the terminator"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path, left_unfinished) -> None:
     """From a checkpoint in the middle; the SIGKILL is in test_training_runs.py, what is passed over in
     test_checkpoints.py.
@@ -171,6 +175,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, tiny_checkpoint:
     assert metrics(resumed) == [line for line in metrics(whole) if line["step"] > 5]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     done = train_dpo(tmp_path, tiny_checkpoint, "run")
     before = (done / "model.safetensors").stat().st_mtime_ns
@@ -180,6 +185,7 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(tmp_path: Pa
         train_dpo(tmp_path, tiny_checkpoint, "run", learning_rate=1e-2)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_no_training_arguments(tmp_path: Path, tiny_checkpoint: Path) -> None:
     done = train_dpo(tmp_path, tiny_checkpoint, "run", save_steps=1)
     names = {file.name for file in done.rglob("*")}
@@ -235,6 +241,7 @@ def test_a_row_that_the_protocol_cannot_write_is_dropped_and_counted(
     assert reason.startswith("no form in the llama3 protocol: ")
 
 
+@pytest.mark.slow
 def test_the_reward_model_learns_a_three_way_ranking(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from recipes.reward import RewardRecipe, run
 
@@ -288,6 +295,7 @@ def test_a_level_asks_its_margin_of_what_is_held_against_the_rejected_completion
     assert not comparisons(collate(trees)).target_margins.any()
 
 
+@pytest.mark.slow
 def test_the_reward_loss_has_its_margins_and_its_centering(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Worked out again from the scores of transformers' own classifier, in plain floats."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -318,6 +326,7 @@ def test_the_reward_loss_has_its_margins_and_its_centering(tmp_path: Path, tiny_
     assert logged["loss"] == pytest.approx(sum(losses) / 27, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_sft_averages_over_the_tokens_of_the_whole_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -349,6 +358,7 @@ def test_sft_averages_over_the_tokens_of_the_whole_step(tmp_path: Path, tiny_che
     assert lines[-1]["loss"] < lines[0]["loss"] - 1
 
 
+@pytest.mark.slow
 def test_packed_sft_of_n_rows_equals_n_single_rows(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from recipes.sft import SFTRecipe, run
 

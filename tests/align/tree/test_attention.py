@@ -56,6 +56,7 @@ def dense(made: Row) -> torch.Tensor:
     return out.transpose(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads, groups", HEADS)
 @pytest.mark.parametrize("sizes", [(300, 200), (20, 15), (40, 400)], ids=["large", "small", "long branches"])
 def test_segments_equal_a_dense_mask_in_values_and_gradients(heads: int, groups: int, sizes: tuple[int, int]) -> None:
@@ -87,6 +88,7 @@ def test_the_way_of_other_devices_equals_the_cpus(monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed, heads, groups", [(1, 4, 4), (2, 4, 2), (3, 9, 3)])
 def test_flex_attention_equals_a_dense_mask_forward(seed: int, heads: int, groups: int) -> None:
     """Values only: FlexAttention has no backward pass on a CPU."""

@@ -55,6 +55,7 @@ def test_packed_trees_equal_a_row_for_each_completion_in_values_and_gradients(gr
         )
 
 
+@pytest.mark.slow
 def test_500_random_shapes_equal_a_row_for_each_completion_in_values_and_gradients() -> None:
     model = tiny_llama(LlamaForCausalLM)
     policy = TreePolicy(model)

@@ -201,6 +201,7 @@ def test_the_filled_share_is_that_of_the_bins() -> None:
     assert plan_of([50], batch_size=4, epochs=1, processes=2).filled_share() == pytest.approx(50 / 200)
 
 
+@pytest.mark.slow
 def test_a_long_run_is_planned_in_seconds() -> None:
     """A million trees in under a minute, and 100,000 in one step, which would take many minutes if a plan looked
     through all bins for each tree.

@@ -293,6 +293,7 @@ def test_rows_over_the_budget_that_stand_alone_are_reported(
     assert line in caplog.text
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_half(tmp_path: Path, chatml_tokenizer) -> None:
     code = """
 import os, signal, sys
@@ -323,6 +324,7 @@ write_trees(Path(sys.argv[1]), trees(), "key")
     assert {file.name for file in output.iterdir()} == {TREES, "dropped.json"}, "what was left half is gone"
 
 
+@pytest.mark.slow
 def test_a_second_process_waits_and_reads_the_same_file(tmp_path: Path, tiny_checkpoint: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [row(n) for n in range(40)])
     output = tmp_path / "run"
@@ -373,6 +375,7 @@ def test_sft_trees_depend_on_what_is_trained(tmp_path: Path, chatml_tokenizer) -
     assert every.labels[0] == 2 * final.labels[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path, tiny_checkpoint: Path) -> None:
     peaks = []

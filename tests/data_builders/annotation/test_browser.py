@@ -140,6 +140,7 @@ def judge(page: Page, key: str) -> None:
     expect(page.locator("#dialog")).not_to_have_text(question, use_inner_text=True)
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_is_enough(tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]) -> None:
     page = enter(context, running := rating(pairs(tmp_path, *plain(9))), "ann")
     for number in range(9):
@@ -155,6 +156,7 @@ def test_the_keyboard_alone_is_enough(tmp_path: Path, context: BrowserContext, r
     assert len(exported.read_text().splitlines()) == 9
 
 
+@pytest.mark.slow
 def test_tab_walks_the_page_from_top_to_bottom(
     tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -177,6 +179,7 @@ def test_tab_walks_the_page_from_top_to_bottom(
     expect(page.locator("#right")).to_have_class("better")
 
 
+@pytest.mark.slow
 def test_an_edit_is_kept_and_undo_brings_it_back(
     tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -206,6 +209,7 @@ def test_an_edit_is_kept_and_undo_brings_it_back(
     assert texts == [("And a second line.", 0), ("And a second line. Done.", 1)]
 
 
+@pytest.mark.slow
 def test_what_models_and_raters_write_stays_text(
     tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -232,6 +236,7 @@ def test_what_models_and_raters_write_stays_text(
     assert running.rows("SELECT DISTINCT rater FROM assignment") == [("<i>ann</i>",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raters_per_pair", [1, 2])
 def test_two_raters_at_once_are_never_mixed(
     tmp_path: Path, browser: Browser, rating: Callable[..., Rating], raters_per_pair: int
@@ -256,6 +261,7 @@ def test_two_raters_at_once_are_never_mixed(
         context.close()
 
 
+@pytest.mark.slow
 def test_one_rater_in_two_tabs_judges_a_pair_once(
     tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -272,6 +278,7 @@ def test_one_rater_in_two_tabs_judges_a_pair_once(
     assert running.said() == [("ann", "q0", 4)]
 
 
+@pytest.mark.slow
 def test_killed_while_rating_nothing_is_lost_and_the_page_goes_on(
     tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -293,6 +300,7 @@ def test_killed_while_rating_nothing_is_lost_and_the_page_goes_on(
     assert "Traceback" not in running.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_token_in_the_link_opens_the_page_and_leaves_the_address(
     tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -317,6 +325,7 @@ def test_a_token_in_the_link_opens_the_page_and_leaves_the_address(
     assert token not in running.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_dialog_goes_on_with_models_that_answer_and_refine(
     tmp_path: Path, tiny_checkpoint: Path, context: BrowserContext, rating: Callable[..., Rating]
 ) -> None:
@@ -376,6 +385,7 @@ PICTURED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_picture_of_the_page_shows_all_of_it(
     tmp_path: Path, browser: Browser, rating: Callable[..., Rating], scheme: Any

@@ -251,6 +251,7 @@ def test_an_export_holds_each_comparison_once_with_all_its_raters(rated: Path) -
     assert counts["left_is_better"] + counts["right_is_better"] + counts["ties"] == 9
 
 
+@pytest.mark.slow
 def test_the_builder_makes_preference_rows_of_an_export(rated: Path) -> None:
     """Both by the commands that a user types."""
     config = rated / "annotate.yaml"

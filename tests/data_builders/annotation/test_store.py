@@ -80,6 +80,7 @@ while (turn := store.current("ann")) is not None:
 """
 
 
+@pytest.mark.slow
 def test_every_acknowledged_judgement_outlives_sigkill(tmp_path: Path) -> None:
     store_of(tmp_path, tasks=3000).close()
     acknowledged: list[list[str]] = []
@@ -125,6 +126,7 @@ def test_a_reserved_pair_goes_to_no_other_rater_until_its_time_is_over(tmp_path:
     assert late.task == held.task
 
 
+@pytest.mark.slow
 def test_the_side_of_a_response_depends_on_seed_pair_and_rater(tmp_path: Path) -> None:
     def choose_two(folder: str, seed: int) -> dict[str, list[bool]]:
         (tmp_path / folder).mkdir()

@@ -511,6 +511,7 @@ def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_t
     assert by_question(pooled) == {"one": "unsure", "two": "unsure", "three": "unknown"}
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """A two-layer model of random weights: what it says is wrong, and no word of a judge."""
     rows = [asked_in("en", f"q{n}", f"What is the capital of {n}?", subject=f"the capital of {n}") for n in range(3)]

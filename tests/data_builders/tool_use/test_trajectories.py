@@ -323,6 +323,7 @@ def test_the_environment_of_llama_is_refused_under_another_protocol(
         build(changed, tmp_path / "out", backend.engine)
 
 
+@pytest.mark.slow
 def test_code_runs_in_a_sandbox_that_each_dialog_has_to_itself(
     config: TrajectoriesConfig, llama3_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_seeds_that_scored_the_same_questions_do_not_make_them_more(runs: dict[s
     assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.25)
 
 
+@pytest.mark.slow
 def test_the_recipe_prints_and_writes_the_same_table(
     runs: dict[str, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -220,6 +220,7 @@ def with_names(code: str, host: Host) -> str:
     return "\n".join(lines) + PRELUDE + textwrap.dedent(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESCAPES)
 def test_escape_is_held_and_the_host_is_unchanged(name: str, host: Host, box: Sandbox) -> None:
     code, expected = ESCAPES[name]
@@ -356,6 +357,7 @@ def without_filter(command: list[str]) -> list[str]:
     return command[:place] + command[place + 2 :]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() != 0, reason="this is the run as an ordinary user already, or there is no root to start from"
 )

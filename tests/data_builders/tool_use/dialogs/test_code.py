@@ -117,6 +117,7 @@ def test_every_program_gives_what_another_way_of_computing_gives(program: Progra
         assert result_of(result.text) == str(expected), drawn
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sandbox")
 def test_rows_hold_the_run_that_was_made_and_its_result(tmp_path: Path) -> None:
     config = ToolTemplatesConfig(rows={"code": 20}, heldout_rows={}, seed=3)
@@ -137,6 +138,7 @@ def test_rows_hold_the_run_that_was_made_and_its_result(tmp_path: Path) -> None:
     assert not (folder / "files").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize("name", ["chatml", "llama3"])
 def test_a_run_is_trained_on_and_its_output_is_not(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:

@@ -100,6 +100,7 @@ def fields_of(result: Any) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
+@pytest.mark.slow
 def test_the_domains_are_many_and_no_two_functions_share_a_name() -> None:
     tasks = [task for each in domains() for task in each.tasks]
     assert len(DOMAINS) > 20, "the walk found no domains"
@@ -293,6 +294,7 @@ def test_a_renamed_function_gives_what_the_real_one_gives(name: str) -> None:
                 assert kept == {w: v for w, v in other["properties"][names[key]].items() if w != "description"}, key
 
 
+@pytest.mark.slow
 def test_renaming_gives_many_names_in_every_style_of_writing() -> None:
     (task,) = (task for task in domain("household").tasks if task.name == "paint_liters")
     found = {renamed(task, "household", random.Random(seed)).tool.spec.name for seed in range(120)}

@@ -164,6 +164,7 @@ def right_answers(text: str, kind: Kind, path: Path, name: str) -> Iterator[tupl
                     yield from ((question, each.format(**fields)) for each in question.answers)
 
 
+@pytest.mark.slow
 def test_every_answer_is_what_another_reading_of_the_file_finds(folder: Path, rows: list[SFTRow]) -> None:
     seen: Counter[str] = Counter()
     suffixes: Counter[str] = Counter()
@@ -187,6 +188,7 @@ def test_every_answer_is_what_another_reading_of_the_file_finds(folder: Path, ro
     assert suffixes.keys() == READERS.keys() - {".pdf", ".md", ".htm"}
 
 
+@pytest.mark.slow
 def test_a_row_tells_of_its_file_reads_it_once_and_can_be_run_again(folder: Path, rows: list[SFTRow]) -> None:
     lines = map(json.loads, (folder / "tools.records.jsonl").read_text(encoding="utf-8").splitlines())
     records = {line["id"]: [CallRecord.model_validate(each) for each in line["records"]] for line in lines}
@@ -220,6 +222,7 @@ def test_kept_rows_have_one_folder_each_and_no_path_of_the_machine_is_in_them(fo
     assert counts["rows"] == len(rows) == counts["read"] - sum(counts["dropped"].values())
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_bytes_and_another_seed_other_ones(tmp_path: Path) -> None:
     def made(name: str, seed: int) -> dict[str, bytes]:
         folder = build(ToolTemplatesConfig(rows={"file": 25}, heldout_rows={}, seed=seed), tmp_path / name)
@@ -231,6 +234,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_other_ones(tmp_path: Path)
     assert not {path for path in first if path.startswith("files/")} & made("c", 2).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", sorted(READERS.keys() - {".pdf", ".md", ".htm"}))
 def test_every_suffix_is_read_back_with_its_values_in_order(tmp_path: Path, suffix: str) -> None:
     registry = Registry([file_reader(tmp_path)])
@@ -254,6 +258,7 @@ def test_every_suffix_is_read_back_with_its_values_in_order(tmp_path: Path, suff
     assert Table in kinds
 
 
+@pytest.mark.slow
 def test_office_files_do_not_hold_the_time_of_their_making() -> None:
     table = Table("Stock", ("item", "quantity"), (("pens", 3), ("lamps", 4)))
     began = {suffix: bytes_of(table, suffix) for suffix in suffixes_of(table)}
@@ -261,6 +266,7 @@ def test_office_files_do_not_hold_the_time_of_their_making() -> None:
     assert {suffix: bytes_of(table, suffix) for suffix in suffixes_of(table)} == began
 
 
+@pytest.mark.slow
 def test_each_kind_of_file_has_questions_said_in_three_ways_or_more_and_answers_some() -> None:
     assert len(file_kinds()) >= 8
     assert len({stem for kind in file_kinds() for stem in kind.stems}) == sum(len(kind.stems) for kind in file_kinds())
