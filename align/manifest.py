@@ -128,7 +128,7 @@ def content_fingerprint(path: Path) -> str:
     return fingerprint_of("checkpoint", fingerprint(seal)) if whole else ""
 
 
-def seal_folder(folder: Path, files: Iterable[Path], notes: dict[str, Any] | None = None) -> Path:
+def write_folder_manifest(folder: Path, files: Iterable[Path], notes: dict[str, Any] | None = None) -> Path:
     """Make `folder` a checkpoint: fsync the files, then write MANIFEST.json with size and BLAKE3 of each.
 
     files: paths inside the folder. notes: what else to record (step, config, versions).
@@ -142,21 +142,21 @@ def seal_folder(folder: Path, files: Iterable[Path], notes: dict[str, Any] | Non
     return write_manifest(folder, {"files": listed, "made_by": versions(), **(notes or {})})
 
 
-def delete_sealed_files(folder: Path, names: Iterable[str], notes: dict[str, Any]) -> None:
+def delete_listed_files(folder: Path, names: Iterable[str], notes: dict[str, Any]) -> None:
     """Delete listed files of a sealed folder and seal what is left, quoting its hashes: nothing is read again.
 
     names: as MANIFEST.json lists them. notes: laid over what the manifest recorded.
     A crash in between leaves a folder without a manifest.
     """
     manifest = read_manifest(folder)
-    unseal_folder(folder)
+    remove_manifest(folder)
     for name in names:
         (folder / name).unlink(missing_ok=True)
         del manifest["files"][name]
     write_manifest(folder, {**manifest, **notes})
 
 
-def unseal_folder(folder: Path) -> None:
+def remove_manifest(folder: Path) -> None:
     """Delete the manifest before the folder's files change, so that a half-changed folder is no checkpoint."""
     (folder / SEAL).unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from align.errors import CheckpointError, ConfigError
-from align.manifest import SEAL, seal_folder
+from align.manifest import SEAL, write_folder_manifest
 from align.models.checkpoints import (
     CONFIG,
     HEAD,
@@ -70,7 +70,7 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
         written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
         stage = "reward" if HEAD in members[0].tensors else "average"
         notes = [_note(member, share) for member, share in zip(members, shares, strict=True)]
-        seal_folder(rough, written, {"stage": stage, MADE: notes})
+        write_folder_manifest(rough, written, {"stage": stage, MADE: notes})
     return output
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from align.errors import CheckError, ConfigError
-from align.manifest import seal_folder
+from align.manifest import write_folder_manifest
 from align.models.adapters import summed, untie_if_separate, with_adapter
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
@@ -96,7 +96,9 @@ def merge_adapter(
         }
         notes |= _moved_from_quantized(manifest, adapter, scorer, ids, found, alone)
         stage = manifest.get("stage", "reward" if scorer else "merge")
-        seal_folder(rough, [file for file in rough.iterdir() if file.is_file()], {"stage": stage, MADE: notes})
+        write_folder_manifest(
+            rough, [file for file in rough.iterdir() if file.is_file()], {"stage": stage, MADE: notes}
+        )
     return output
 
 

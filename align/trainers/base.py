@@ -33,7 +33,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from align.chat.protocol import ChatProtocol
 from align.config import Section, dump
 from align.files import whole_file
-from align.manifest import seal_folder, unseal_folder
+from align.manifest import remove_manifest, write_folder_manifest
 from align.models.adapters import is_adapted
 from align.models.exactness import longest_sequence, refuse_untrainable, require_within, warn_of_untrained_positions
 from align.models.logps import TreeModel, TreePolicy
@@ -271,7 +271,7 @@ class TreeTrainer(Trainer, ABC):
         """Write the finished model and its manifest, and delete the optimizer states of the checkpoints before it."""
         self._require_finite_weights()
         if self.is_world_process_zero():
-            unseal_folder(self.output)
+            remove_manifest(self.output)
         self.accelerator.wait_for_everyone()
         self.save_model(str(self.output), _internal_call=True)
         if self.is_world_process_zero():
@@ -279,7 +279,7 @@ class TreeTrainer(Trainer, ABC):
             seconds = {"seconds": time.monotonic() - self._began, "trained_seconds": self._trained_seconds}
             with whole_file(self.output / "timing.json") as handle:
                 json.dump(seconds | {"steps": self.state.global_step}, handle)
-            seal_folder(self.output, model_files(self.output), self._notes())
+            write_folder_manifest(self.output, model_files(self.output), self._notes())
         self._clear_finished()
         self.accelerator.wait_for_everyone()
         return self.output
@@ -368,7 +368,7 @@ class TreeTrainer(Trainer, ABC):
         if self.is_world_process_zero():
             require_saved(folder, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
             files = [file for file in folder.rglob("*") if file.is_file()]
-            seal_folder(folder, files, {"step": self.state.global_step, **self._notes()})
+            write_folder_manifest(folder, files, {"step": self.state.global_step, **self._notes()})
             self.checkpoints.prune(folder)
         self.accelerator.wait_for_everyone()
 

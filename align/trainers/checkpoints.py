@@ -18,7 +18,7 @@ from typing import Any
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
 from align.files import fingerprint, fingerprint_of
-from align.manifest import SEAL, delete_sealed_files, read_manifest, unseal_folder, verify_folder
+from align.manifest import SEAL, delete_listed_files, read_manifest, remove_manifest, verify_folder
 from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
@@ -167,7 +167,7 @@ class CheckpointFolders:
                 self._delete(folder)
                 continue
             states = [name for name in manifest["files"] if "/" in name or not name.endswith(MODEL_SUFFIXES)]
-            delete_sealed_files(folder, states, {NOT_RESUMABLE: True})
+            delete_listed_files(folder, states, {NOT_RESUMABLE: True})
             for inner in folder.iterdir():
                 if inner.is_dir():
                     shutil.rmtree(inner)
@@ -206,7 +206,7 @@ class CheckpointFolders:
         return self._verified[folder] and _sizes_fit(folder)
 
     def _delete(self, folder: Path) -> None:
-        unseal_folder(folder)
+        remove_manifest(folder)
         shutil.rmtree(folder)
         self._verified.pop(folder, None)
 

@@ -22,7 +22,7 @@ from data_builders.tool_use.dialogs.renaming import Offered
 MakeWrong = Callable[[dict[str, Any], Offered, random.Random], dict[str, Any] | None]
 
 
-def pairs_of(dialog: ExecutedDialog, label: str, rng: random.Random) -> Iterator[PreferenceRow]:
+def wrong_call_pairs(dialog: ExecutedDialog, label: str, rng: random.Random) -> Iterator[PreferenceRow]:
     """A pair for each message that can be made wrong: every call, and text where no function should be called."""
     for place, message in enumerate(dialog.messages):
         if message.role != "assistant":

@@ -26,7 +26,7 @@ from data_builders.tool_use.dialogs.dialog import (
 from data_builders.tool_use.dialogs.dialog_kinds import make_dialog
 from data_builders.tool_use.dialogs.renaming import name_key
 from data_builders.tool_use.dialogs.task import Domain, Task
-from data_builders.tool_use.pairs import pairs_of
+from data_builders.tool_use.pairs import wrong_call_pairs
 
 TRIES = 20
 """Draws for one dialog. After that many without a dialog of its kind, it is left out."""
@@ -95,7 +95,7 @@ def pair_rows(sampler: DialogSampler, counts: Mapping[DialogKind, int], limit_se
         part: RowSet[PreferenceRow] = RowSet()
         for number, (_, dialog) in enumerate(sampler.dialogs(kind, count, part)):
             rng = random.Random(fingerprint_of(sampler.seed, "pair", kind, number))
-            for pair in pairs_of(dialog, "tasks", rng):
+            for pair in wrong_call_pairs(dialog, "tasks", rng):
                 part.keep(pair)
         part.limit(count, limit_seed)
         pairs.add(part)

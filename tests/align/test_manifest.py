@@ -13,16 +13,16 @@ import align
 from align.errors import CheckpointError, RowError
 from align.manifest import (
     SEAL,
-    delete_sealed_files,
+    delete_listed_files,
     input_fingerprint,
     is_whole,
     read_data_manifest,
     read_manifest,
-    seal_folder,
-    unseal_folder,
+    remove_manifest,
     verify_folder,
     versions,
     write_data_manifest,
+    write_folder_manifest,
 )
 
 
@@ -33,7 +33,7 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "inner" / "state.json").write_text("{}")
     files = [folder / "model.safetensors", folder / "inner" / "state.json"]
-    seal_folder(folder, files, {"stage": "sft", "step": 3})
+    write_folder_manifest(folder, files, {"stage": "sft", "step": 3})
     return folder
 
 
@@ -77,8 +77,8 @@ def refused(checkpoint: Path) -> str:
 
 
 def test_without_a_manifest_it_is_no_checkpoint(checkpoint: Path) -> None:
-    unseal_folder(checkpoint)
-    unseal_folder(checkpoint)
+    remove_manifest(checkpoint)
+    remove_manifest(checkpoint)
     message = refused(checkpoint)
     assert message == "checkpoint: has no MANIFEST.json, so it was never finished. Run its stage again."
 
@@ -166,14 +166,14 @@ def test_a_manifest_without_a_hash_of_itself_is_read_if_it_is_of_format_1(checkp
 def test_a_file_that_a_library_kept_to_its_owner_gets_the_usual_permissions(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").chmod(0o600)
     (checkpoint / "plain").touch()
-    seal_folder(checkpoint, [checkpoint / "model.safetensors"])
+    write_folder_manifest(checkpoint, [checkpoint / "model.safetensors"])
     modes = [(checkpoint / name).stat().st_mode for name in ("model.safetensors", "plain", SEAL)]
     assert modes == [modes[0]] * 3
 
 
 def test_files_can_be_deleted_from_a_sealed_folder(checkpoint: Path) -> None:
     before = verify_folder(checkpoint)
-    delete_sealed_files(checkpoint, ["inner/state.json"], {"reduced": True})
+    delete_listed_files(checkpoint, ["inner/state.json"], {"reduced": True})
     after = verify_folder(checkpoint)
     assert after["files"] == {"model.safetensors": before["files"]["model.safetensors"]}
     assert (after["step"], after["reduced"]) == (3, True)

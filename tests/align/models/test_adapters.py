@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from align.errors import CheckError, CheckpointError, ConfigError
 from align.jsonl import write_rows
-from align.manifest import is_whole, seal_folder, verify_folder
+from align.manifest import is_whole, verify_folder, write_folder_manifest
 from align.models import quantization
 from align.models.checkpoints import checkpoint_fingerprint
 from align.models.quantization import bitsandbytes_is_missing, quantization_config
@@ -609,7 +609,9 @@ def test_an_adapter_trained_over_four_bits_merges_where_bitsandbytes_is_not(
     monkeypatch.setattr(merging.log, "propagate", True)
     monkeypatch.setattr(merging.log.parent, "propagate", True)
     adapter = copied(sft_adapter, tmp_path / "qlora", lambda name, tensor: tensor)
-    seal_folder(adapter, [adapter / WEIGHTS], {"config": {"model": {"quantization": "nf4", "dtype": "bfloat16"}}})
+    write_folder_manifest(
+        adapter, [adapter / WEIGHTS], {"config": {"model": {"quantization": "nf4", "dtype": "bfloat16"}}}
+    )
     assert verify_folder(merge(adapter, tmp_path / "merged"))["merged"]["trained_over"] == "nf4"
     assert "how far the merged model lies from that is not measured: bitsandbytes is not installed" in caplog.text
 

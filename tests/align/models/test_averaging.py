@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import align.models.averaging as averaging
 from align.config import load_config
 from align.errors import CheckpointError, ConfigError
-from align.manifest import seal_folder, verify_folder
+from align.manifest import verify_folder, write_folder_manifest
 from align.models.averaging import average_checkpoints
 from align.models.checkpoints import checkpoint_fingerprint
 from align.models.output import new_folder
@@ -115,7 +115,7 @@ def test_shares_that_do_not_fit_are_refused(tiny_checkpoint: Path, tmp_path: Pat
 
 def test_a_damaged_checkpoint_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (one,) = checkpoints(tiny_checkpoint, tmp_path, 1)
-    seal_folder(one, [one / "model.safetensors"])
+    write_folder_manifest(one, [one / "model.safetensors"])
     content = bytearray((one / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (one / "model.safetensors").write_bytes(content)
@@ -251,7 +251,9 @@ def test_the_manifest_says_which_weights_were_averaged_and_how_they_were_trained
 ) -> None:
     folders = checkpoints(tiny_checkpoint, tmp_path, 2)
     training = {"learning_rate": 1e-5, "output_dir": str(folders[0])}
-    seal_folder(folders[0], [folders[0] / "model.safetensors"], {"stage": "dpo", "config": {"training": training}})
+    write_folder_manifest(
+        folders[0], [folders[0] / "model.safetensors"], {"stage": "dpo", "config": {"training": training}}
+    )
     manifest = verify_folder(average_checkpoints(folders, tmp_path / "mean", (0.75, 0.25)))
     first, second = manifest["averaged"]
     assert (first["weight"], second["weight"]) == (0.75, 0.25)
@@ -359,7 +361,7 @@ def test_an_earlier_mean_survives_a_run_that_is_killed_while_it_takes_its_place(
     for name in ("new", "old"):
         (work / name).mkdir(parents=True)
         (work / name / name).touch()
-        seal_folder(work / name, [work / name / name], {"averaged": []})
+        write_folder_manifest(work / name, [work / name / name], {"averaged": []})
     with pytest.raises(RuntimeError), new_folder(tmp_path / "mean", "averaged"):
         raise RuntimeError
     assert sorted(file.name for file in (tmp_path / "mean").iterdir()) == ["MANIFEST.json", "old"]

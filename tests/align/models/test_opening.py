@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import align.models.checkpoints as checkpoints
 from align.errors import AlignError, CheckpointError, ConfigError
-from align.manifest import seal_folder
+from align.manifest import write_folder_manifest
 from align.models.checkpoints import base_of, open_checkpoint, tensor_files, verified
 from align.models.checkpoints import checkpoint_fingerprint as fingerprint
 from align.models.fitting import require_finite_files, require_fit
@@ -361,7 +361,7 @@ def test_an_evaluation_with_a_broken_reward_model_ends_with_an_error(
 def test_a_flipped_bit_in_a_sealed_folder_is_refused_by_the_files_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seal_folder(folder, [file for file in folder.iterdir() if file.is_file()])
+    write_folder_manifest(folder, [file for file in folder.iterdir() if file.is_file()])
     hashed = []
     honest = checkpoints.verify_folder
     monkeypatch.setattr(checkpoints, "verify_folder", lambda path: [hashed.append(path), honest(path)][1])
@@ -382,7 +382,7 @@ def test_a_flipped_bit_in_a_sealed_folder_is_refused_by_the_files_name(
 
 
 def test_of_several_processes_on_a_machine_one_hashes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seal_folder(folder, [folder / WEIGHTS])
+    write_folder_manifest(folder, [folder / WEIGHTS])
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(checkpoints, "verify_folder", None)
     assert WEIGHTS in verified(folder)["files"]
@@ -397,7 +397,7 @@ def test_a_fingerprint_is_of_the_files_that_are_read(folder: Path, tmp_path: Pat
     (folder / "tokenizer.json").write_text("{}")
     assert fingerprint(folder) == before
     sealed = Path(shutil.copytree(folder, tmp_path / "sealed"))
-    seal_folder(sealed, [sealed / WEIGHTS, sealed / "config.json"])
+    write_folder_manifest(sealed, [sealed / WEIGHTS, sealed / "config.json"])
     assert fingerprint(sealed) == before, "out of the manifest, the same"
     with_tensors(folder, lambda tensors: tensors[DOWN].add_(1e-3))
     assert fingerprint(folder) != before

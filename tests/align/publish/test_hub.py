@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from align.assets import starting_checkpoint
 from align.errors import CheckpointError, PublishError, RowError
 from align.jsonl import write_rows
-from align.manifest import SEAL, seal_folder, verify_folder, write_data_manifest
+from align.manifest import SEAL, verify_folder, write_data_manifest, write_folder_manifest
 from align.publish import hub
 from align.publish.facts import card_facts
 from align.publish.hub import publish, published_files, upload
@@ -76,7 +76,7 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "tokenizer.json").write_text("{}")
     notes = {"stage": "sft", "steps": 9, "processes": 2, "config": {"training": {"learning_rate": 1e-5}}}
-    seal_folder(folder, list(folder.iterdir()), notes)
+    write_folder_manifest(folder, list(folder.iterdir()), notes)
     (folder / "training_args.bin").write_bytes(TOKEN.encode())
     (folder / "metrics.jsonl").write_text("{}\n")
     (folder / "notes.txt").write_text(f"my token is {TOKEN}")
@@ -261,7 +261,7 @@ def made(folder: Path, notes: dict[str, Any], config: str = '{"model_type": "qwe
     (folder / "model.safetensors").write_bytes(b"weights")
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
-    seal_folder(folder, list(folder.iterdir()), notes)
+    write_folder_manifest(folder, list(folder.iterdir()), notes)
     return folder
 
 

@@ -22,7 +22,7 @@ from align.assets import ASSETS, assets_folder
 from align.config import load_config
 from align.errors import ConfigError, StageError
 from align.hub_names import is_hub_name
-from align.manifest import seal_folder, write_data_manifest
+from align.manifest import write_data_manifest, write_folder_manifest
 from align.rounds.driver import run_rounds
 from align.rounds.finished import STAGE_RECORD
 from align.rounds.ledger import Ledger
@@ -552,7 +552,7 @@ def test_the_log_says_why_a_stage_is_made_again(project: Project, capsys: pytest
 
 
 def seal(folder: Path) -> None:
-    seal_folder(folder, sorted(folder.glob("*.txt")), {"stage": "sft"})
+    write_folder_manifest(folder, sorted(folder.glob("*.txt")), {"stage": "sft"})
 
 
 @pytest.mark.slow
@@ -560,7 +560,10 @@ def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_stage_made_again(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.values["rounds"] = 1
-    sealing = "    from align.manifest import seal_folder; seal_folder(output, sorted(output.glob('*.txt')))\n"
+    sealing = (
+        "    from align.manifest import write_folder_manifest\n"
+        "    write_folder_manifest(output, sorted(output.glob('*.txt')))\n"
+    )
     (project.recipes / "join.py").write_text(JOIN.replace('    print("joined"', sealing + '    print("joined"'))
     project.run()
     whole = project.texts()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align.errors import StageError
-from align.manifest import content_fingerprint, seal_folder
+from align.manifest import content_fingerprint, write_folder_manifest
 from align.rounds.finished import damage_in
 from align.rounds.ledger import Ledger, StageRecord
 
@@ -101,7 +101,7 @@ def test_outputs_of_a_finished_stage_are_whole_until_one_changes_or_is_missing(l
 def test_a_checkpoint_counts_by_its_manifest_and_the_sizes_of_its_files(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"abc")
-    seal_folder(tmp_path, [weights])
+    write_folder_manifest(tmp_path, [weights])
     before = content_fingerprint(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("a file that the manifest does not list")
     assert content_fingerprint(tmp_path) == before != ""
@@ -110,7 +110,7 @@ def test_a_checkpoint_counts_by_its_manifest_and_the_sizes_of_its_files(tmp_path
     weights.unlink()
     assert content_fingerprint(tmp_path) == ""
     weights.write_bytes(b"xyz")
-    seal_folder(tmp_path, [weights])
+    write_folder_manifest(tmp_path, [weights])
     assert content_fingerprint(tmp_path) not in (before, "")
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from align.errors import CheckError, CheckpointError, ConfigError
 from align.jsonl import write_rows
-from align.manifest import SEAL, is_whole, seal_folder, verify_folder
+from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
 from align.trainers.checkpoints import CheckpointFolders
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_nan_weights_is_passed_over_by_name_and_a_finished_model
         state["model.norm.weight"][0] = math.nan
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         notes = {name: value for name, value in manifest.items() if name not in ("format", "blake3", "files")}
-        seal_folder(folder, [folder / name for name in manifest["files"]], notes)
+        write_folder_manifest(folder, [folder / name for name in manifest["files"]], notes)
 
     output = tmp_path / "run"
     with left_unfinished():
@@ -307,7 +307,9 @@ def checkpoint(output: Path, step: int, *, name: int | None = None) -> Path:
     save_file({"weight": torch.full((4,), float(step))}, folder / "model.safetensors")
     for file in ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
         (folder / file).write_text(str(step))
-    seal_folder(folder, list(folder.iterdir()), {"step": step, "stage": "sft", "config": {}, "identity": IDENTITY})
+    write_folder_manifest(
+        folder, list(folder.iterdir()), {"step": step, "stage": "sft", "config": {}, "identity": IDENTITY}
+    )
     return folder
 
 
@@ -378,7 +380,9 @@ def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(
 def test_a_checkpoint_without_the_state_that_resuming_reads_is_passed_over(name: str, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
     (folder / name).unlink()
-    seal_folder(folder, [f for f in folder.iterdir() if f.name != SEAL], {"step": 4, "stage": "sft", "config": {}})
+    write_folder_manifest(
+        folder, [f for f in folder.iterdir() if f.name != SEAL], {"step": 4, "stage": "sft", "config": {}}
+    )
     assert folders(tmp_path).newest() is None
 
 

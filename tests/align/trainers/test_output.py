@@ -12,7 +12,7 @@ import pytest
 
 from align.errors import CheckpointError, ConfigError
 from align.jsonl import write_rows
-from align.manifest import seal_folder
+from align.manifest import write_folder_manifest
 from align.rows import Message, SFTRow
 from align.settings import ModelConfig, TrainingConfig, TreeDataConfig
 from align.trainers.output import claim_output, release_output
@@ -59,7 +59,7 @@ def test_a_folder_in_which_another_model_could_be_changed_is_refused_before_anyt
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "pytorch_model-1.bin").touch()
     (tmp_path / "finished").mkdir()
-    seal_folder(tmp_path / "finished", [])
+    write_folder_manifest(tmp_path / "finished", [])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=rf"training\.output_dir: .*{message}.*Name a"):
         claim(tmp_path / output, start)
@@ -83,7 +83,7 @@ def test_a_folder_of_our_own_is_taken_whether_finished_or_ended_in_any_place(
         (output / made).touch()
         claim(output, tiny_checkpoint)
     finished = shutil.copytree(tiny_checkpoint, tmp_path / "finished")
-    seal_folder(finished, list(finished.iterdir()))
+    write_folder_manifest(finished, list(finished.iterdir()))
     claim(finished, tiny_checkpoint)
     (tmp_path / "config.json").write_text("{}")  # of a project, and not a model's: no weights lie there
     claim(tmp_path / "new" / "run", "owner/name")
