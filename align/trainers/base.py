@@ -120,6 +120,7 @@ class TreeTrainer(Trainer, ABC):
         self.identity: dict[str, str] = {}
         """What the run is made of, known once `fit` has begun: see `run_identity`."""
         self.progress_note = ""
+        self._unshared_tokens = tree_numbers(trees, "unshared_tokens")
         self._trained_seconds = 0.0
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
@@ -233,8 +234,9 @@ class TreeTrainer(Trainer, ABC):
         """Metrics to the trackers, and on rank zero to metrics.jsonl. Every process calls it."""
         if "loss" in logs:
             logs |= self.sums.report(self.processes)
-            margin = f"  margin {logs['margin']:.2f}" if "margin" in logs else ""
-            self.progress_note = f"loss {logs['loss']:.3f}{margin}"
+            logs["num_tokens"] = self.plan.sum_to_step(self._unshared_tokens, self.state.global_step)
+            margin = logs.get("rewards/margins", logs.get("margin"))
+            self.progress_note = f"loss {logs['loss']:.3f}" + ("" if margin is None else f"  margin {margin:.2f}")
             if self._metrics is not None:
                 epoch = self.state.global_step / self.plan.steps_per_epoch
                 self._metrics.write(self.state.global_step, {"epoch": round(epoch, 4), **logs})

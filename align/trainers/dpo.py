@@ -145,6 +145,7 @@ class DPOTrainer(TreeTrainer):
         nll = nll_loss(logps, batch.label_counts, normalization=self.dpo.nll_normalization)[0::2]
         whole = "tokens" if self.dpo.nll_normalization == "token_mean" else "pairs"
         weights = batch.weights
+        chosen_logps, rejected_logps = sums.view(-1, 2).unbind(1)
         chosen_reward, rejected_reward = (
             self.dpo.beta * (side.detach() - (reference[place] if reference else 0))
             for place, side in enumerate(policy)
@@ -152,12 +153,16 @@ class DPOTrainer(TreeTrainer):
         self.sums.add(
             rows=weights.sum(),
             dpo_loss_sum=(loss.detach() * weights).sum(),
-            margin_sum=(margin * weights).sum(),
-            absolute_margin_sum=(margin.abs() * weights).sum(),
-            accuracy_sum=(((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
-            chosen_reward_sum=(chosen_reward * weights).sum(),
-            rejected_reward_sum=(rejected_reward * weights).sum(),
             nll_loss_sum=(nll.detach() * weights).sum(),
+            absolute_margin_sum=(margin.abs() * weights).sum(),
+            **{
+                "rewards/chosen_sum": (chosen_reward * weights).sum(),
+                "rewards/rejected_sum": (rejected_reward * weights).sum(),
+                "rewards/accuracies_sum": (((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
+                "rewards/margins_sum": (margin * weights).sum(),
+                "logps/chosen_sum": (chosen_logps.detach() * weights).sum(),
+                "logps/rejected_sum": (rejected_logps.detach() * weights).sum(),
+            },
         )
         contrast = (loss * weights).sum() / denominators["pairs"]
         return contrast + self.dpo.nll_coefficient * (nll * weights).sum() / denominators[whole]

@@ -77,7 +77,7 @@ class RewardTrainer(TreeTrainer):
             rows=weights.sum(),
             accuracy_sum=(((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
             margin_sum=(margin * weights).sum(),
-            score_sum=((better + worse).detach() / 2 * weights).sum(),
+            mean_reward_sum=((better + worse).detach() / 2 * weights).sum(),
         )
         if self.reward.centering:
             loss = loss + self.reward.centering * centering_loss(better, worse)

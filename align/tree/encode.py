@@ -56,6 +56,11 @@ class PromptTree:
         return len(self.prompt) + sum(len(branch.ids) for branch in self.branches)
 
     @property
+    def unshared_tokens(self) -> int:
+        """Tokens if each completion had a copy of the prompt, as in trainers without prompt trees."""
+        return self.tokens + len(self.prompt) * (len(self.branches) - 1)
+
+    @property
     def labels(self) -> int:
         """Tokens under the loss mask."""
         return sum(int(np.count_nonzero(branch.loss_mask)) for branch in self.branches)

@@ -185,7 +185,10 @@ def tree_costs(trees: Sequence[PromptTree], config: Any, *, head: bool) -> np.nd
 
 
 def tree_numbers(trees: Sequence[PromptTree], name: str) -> np.ndarray:
-    """`tokens`, `labels` or `attended` of each tree, [trees] int64. A `TreeStore` has them without reading a tree."""
+    """`tokens`, `unshared_tokens`, `labels` or `attended` of each tree, [trees] int64.
+
+    A `TreeStore` has them without reading a tree.
+    """
     if isinstance(trees, TreeStore):
         return cast(np.ndarray, getattr(trees, name))
     return np.array([getattr(tree, name) for tree in trees], np.int64)
@@ -266,11 +269,24 @@ class RunPlan(Dataset[StepPlan]):
             places += sum(max(each, self.token_budget) for each in filled)
         return tokens / places
 
+    def sum_to_step(self, values: np.ndarray, step: int) -> int:
+        """The sum of `values`, one for each tree, over the trees of the first `step` steps.
+
+        Example: three trees with the values 1, 2 and 4, in steps of two, so an epoch has two steps. After step 3 it is
+        1 + 2 + 4 for the first epoch and the sum of the two trees with which the second begins.
+        """
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        begun = int(values[self._order(epochs)[: steps * self.batch_size]].sum()) if steps else 0
+        return epochs * int(values.sum()) + begun
+
     def _rows(self, step: int) -> np.ndarray:
         epoch, place = divmod(step, self.steps_per_epoch)
+        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> np.ndarray:
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes)))
-        return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
+        return self._epoch[1]
 
     def _bins(self, rows: np.ndarray) -> list[list[int]]:
         """Indices into `rows` by bin. Bin n belongs to process n % processes; the bins of a round cost about the same.

@@ -77,6 +77,7 @@ class TreeStore(Sequence[PromptTree]):
     """
 
     tokens: np.ndarray  # [trees] int64
+    unshared_tokens: np.ndarray  # [trees] int64, tokens if each branch had a copy of the prompt
     labels: np.ndarray  # [trees] int64, tokens under the loss mask
     attended: np.ndarray  # [trees] int64, pairs of a token and a token that it sees
 
@@ -90,16 +91,20 @@ class TreeStore(Sequence[PromptTree]):
         self._read = 0
         self._batches: list[pa.RecordBatch] = []
         numbers: dict[str, list[np.ndarray]] = {"tokens": [], "labels": [], "attended": []}
+        copies: list[np.ndarray] = []
         for place in range(reader.num_record_batches):
             batch = reader.get_batch(place)
             self._batches.append(batch)
             for name, parts in numbers.items():
                 parts.append(batch.column(name).to_numpy().astype(np.int64))
+            prompts, branches = (np.diff(batch.column(name).offsets.to_numpy()) for name in ("prompt", "lengths"))
+            copies.append(prompts.astype(np.int64) * (branches - 1))
             self._forget_now_and_then()
         rows = [batch.num_rows for batch in self._batches]
         assert set(rows[:-1]) <= {BATCH_TREES}, "all batches but the last are full"
         self._count: int = sum(rows)
         self.tokens, self.labels, self.attended = map(np.concatenate, numbers.values())
+        self.unshared_tokens = self.tokens + np.concatenate(copies)
         self._views: dict[int, _Views] = {}
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ from eval.reports.knowledge_map import (
 BEFORE = "before"
 LEDGER = "ledger.sqlite"
 TIMING = "timing.json"
-CURVES = ("loss", "margin", "accuracy")
+CURVES = ("loss", "margin", "accuracy", "rewards/margins", "rewards/accuracies")
 
 Score = Mapping[str, Any]
 SCORES_NOTE = "Measured on held-out data. In parentheses: 95% confidence interval, in percent. n: number of cases."

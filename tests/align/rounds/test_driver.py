@@ -860,11 +860,11 @@ def test_hub_names_are_distinguished_from_paths(tmp_path: Path, monkeypatch: pyt
 def test_key_numbers_come_from_metrics_manifests_and_scores(tmp_path: Path) -> None:
     model = tmp_path / "sft"
     model.mkdir()
-    lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": 1.25, "margin": 0.5}', '{"step": 3']
+    lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": 1.25, "rewards/margins": 0.5}', '{"step": 3']
     (model / "metrics.jsonl").write_text("\n".join(lines))
     assert metrics_of(model)[-1]["step"] == 2
     assert metrics_of(tmp_path) == []
-    assert key_numbers({"training.output_dir": model}) == "2 steps · loss 1.25 · margin 0.5"
+    assert key_numbers({"training.output_dir": model}) == "2 steps · loss 1.25 · rewards/margins 0.5"
     rows = tmp_path / "data" / "preferences.jsonl"
     rows.parent.mkdir()
     rows.write_text("{}\n")

@@ -1,4 +1,4 @@
-"""Losses and gradients of the trainers against TRL's, on the same rows and the same weights.
+"""Losses, gradients and logged metrics of the trainers against TRL's, on the same rows and the same weights.
 
 TRL pads chosen and rejected and runs the prompt with each; it has one mask for the contrast and the NLL term, and a
 mean over the batch's tokens for the latter. So ours is set to that: `mask_format_tokens=False`, `token_mean`.
@@ -27,7 +27,11 @@ from align.losses import (
 )
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Message, PreferenceRow
-from align.settings import PreferenceDataConfig
+from align.settings import DPOConfig, PreferenceDataConfig, RewardConfig
+from align.trainers.dpo import OBJECTIVES, DPOTrainer
+from align.trainers.metrics import MetricSums
+from align.trainers.processes import Processes
+from align.trainers.reward import RewardTrainer
 from align.tree.encode import encode_preferences
 from align.tree.pack import collate
 
@@ -69,8 +73,9 @@ def trees(checkpoint: Path, rows: int = len(ROWS)):
     from align.models.loading import load_tokenizer
 
     tokenizer, protocol = load_tokenizer(checkpoint)
-    found = encode_preferences(ROWS[:rows], protocol, PreferenceDataConfig(path=checkpoint), dropped=Counter())
-    return tokenizer, collate(list(found))
+    data = PreferenceDataConfig(path=checkpoint)
+    found = list(encode_preferences(ROWS[:rows], protocol, data, dropped=Counter()))
+    return tokenizer, found, collate(found)
 
 
 def dataset(rows: int = len(ROWS)):
@@ -99,9 +104,18 @@ def assert_same_gradients(ours, theirs) -> None:
     assert compared > 10
 
 
-def test_dpo_with_nll_gives_trls_loss_and_gradients(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
+def assert_logged(theirs, ours, found, *names: str) -> None:
+    """Our trainer reports TRL's metrics under TRL's names. found: the trees of the step."""
+    reported = ours.sums.report(Processes(1, 0, torch.device("cpu")))
+    expected = {name: values[-1] for name, values in theirs._metrics["train"].items()}
+    for name in names:
+        assert reported[name] == pytest.approx(expected[name], abs=1e-4), name
+    assert sum(tree.unshared_tokens for tree in found) == expected["num_tokens"]
+
+
+def test_dpo_with_nll_gives_trls_loss_gradients_and_metrics(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     policy, reference = models
-    tokenizer, batch = trees(tiny_checkpoint)
+    tokenizer, found, batch = trees(tiny_checkpoint)
     theirs = copy.deepcopy(policy)
     arguments = trl.DPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=len(ROWS), beta=0.1, report_to="none", use_cpu=True,
@@ -131,6 +145,16 @@ def test_dpo_with_nll_gives_trls_loss_and_gradients(tmp_path: Path, tiny_checkpo
     torch.testing.assert_close(loss + 0.2 * nll, expected, atol=1e-5, rtol=1e-5)
     assert_same_gradients(ours, theirs)
 
+    dpo = DPOConfig(beta=0.1, nll_normalization="token_mean", mask_format_tokens=False)
+    batch.reference = frozen.view(-1)
+    stepped = DPOTrainer.__new__(DPOTrainer)
+    stepped.dpo, stepped.objective, stepped.sums = dpo, OBJECTIVES[dpo.loss], MetricSums()
+    stepped.contrast = stepped.objective.make(dpo)
+    whole = stepped.batch_loss(TreePolicy(ours), batch, stepped.denominators(found))
+    torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-5)
+    names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+    assert_logged(trainer, stepped, found, *names, "logps/chosen", "logps/rejected")
+
 
 VARIANTS = [
     # TRL hands IPO means over the tokens; ours reads what it is given, and test_losses.py has it on sums.
@@ -151,7 +175,7 @@ def test_a_variant_of_dpo_gives_trls_loss_and_gradients(
     settings, loss, reduction: str, rows: int, tmp_path: Path, tiny_checkpoint: Path, models
 ) -> None:
     policy, reference = models
-    tokenizer, batch = trees(tiny_checkpoint, rows)
+    tokenizer, _, batch = trees(tiny_checkpoint, rows)
     theirs = copy.deepcopy(policy)
     arguments = trl.DPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=rows, report_to="none", use_cpu=True, bf16=False,
@@ -197,14 +221,14 @@ def test_simpo_gives_the_values_of_trls_cpo_trainer() -> None:
 @pytest.mark.parametrize(
     "centering, margins", [(None, None), (0.01, None), (None, [1.0, 1 / 3, 0.0])], ids=["plain", "centered", "margins"]
 )
-def test_the_reward_model_gives_trls_loss_and_gradients(
+def test_the_reward_model_gives_trls_loss_gradients_and_metrics(
     centering: float | None, margins: list[float] | None, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=1)
-    tokenizer, batch = trees(tiny_checkpoint)
+    tokenizer, found, batch = trees(tiny_checkpoint)
     theirs = copy.deepcopy(model)
     arguments = trl.RewardConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=len(ROWS), report_to="none", use_cpu=True, bf16=False,
@@ -225,3 +249,8 @@ def test_the_reward_model_gives_trls_loss_and_gradients(
 
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     assert_same_gradients(ours, theirs)
+
+    stepped = RewardTrainer.__new__(RewardTrainer)
+    stepped.reward, stepped.sums = RewardConfig(centering=centering or 0.0), MetricSums()
+    stepped.batch_loss(TreeScorer(ours), batch, stepped.denominators(found))
+    assert_logged(trainer, stepped, found, "accuracy", "margin", "mean_reward")

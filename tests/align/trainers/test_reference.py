@@ -417,8 +417,10 @@ def test_a_variant_begins_at_what_it_must_cost_and_learns(
     assert lines[0]["dpo_loss"] == pytest.approx(untrained, abs=1e-6)
     assert lines[0]["absolute_margin"] == 0
     assert lines[-1]["dpo_loss"] < 0.9 * untrained
-    assert lines[-1]["margin"] > 0.05
-    assert lines[-1]["chosen_reward"] - lines[-1]["rejected_reward"] == pytest.approx(lines[-1]["margin"], abs=1e-4)
+    assert lines[-1]["rewards/margins"] > 0.05
+    assert lines[-1]["rewards/chosen"] - lines[-1]["rewards/rejected"] == pytest.approx(
+        lines[-1]["rewards/margins"], abs=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -448,7 +450,7 @@ def test_simpo_takes_no_reference_pass_and_reads_means_of_the_policy_alone(
             means.append(found.gather(1, torch.tensor(answer)[:, None]).mean().item())
         margins.append(2.0 * (means[0] - means[1]))
     expected = torch.nn.functional.softplus(1.0 - torch.tensor(margins)).mean().item()
-    assert first_line(run)["margin"] == pytest.approx(np.mean(margins), abs=1e-4)
+    assert first_line(run)["rewards/margins"] == pytest.approx(np.mean(margins), abs=1e-4)
     assert first_line(run)["dpo_loss"] == pytest.approx(expected, abs=1e-4)
 
 

@@ -107,8 +107,8 @@ def test_dpo_begins_at_ln_2_with_margin_0_and_learns(tmp_path: Path, tiny_checkp
     lines = metrics(train_dpo(tmp_path, tiny_checkpoint, "dpo", epochs=6))
     assert lines[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert lines[0]["absolute_margin"] == 0
-    assert lines[-1]["margin"] > 0.1
-    assert lines[-1]["accuracy"] > 0.9
+    assert lines[-1]["rewards/margins"] > 0.1
+    assert lines[-1]["rewards/accuracies"] > 0.9
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_the_dpo_loss_is_the_contrast_plus_a_fifth_of_the_nll(tmp_path: Path, ti
     logged = metrics(train_dpo(tmp_path, tiny_checkpoint, "dpo", rows=8))[0]
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    nll = []
+    nll, contrasted = [], []
     for row in preference_rows(8):
         prompt = tokenizer.apply_chat_template(
             [m.model_dump(include={"role", "content"}) for m in row.prompt], add_generation_prompt=True
@@ -129,8 +129,10 @@ def test_the_dpo_loss_is_the_contrast_plus_a_fifth_of_the_nll(tmp_path: Path, ti
             logps = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
         picked = [logps[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
         nll.append(-sum(picked) / len(picked))
+        contrasted.append(sum(picked[:-1]))  # without the terminator
     assert logged["nll_loss"] == pytest.approx(sum(nll) / 8, abs=1e-4)
     assert logged["loss"] == pytest.approx(math.log(2) + 0.2 * sum(nll) / 8, abs=1e-4)
+    assert logged["logps/chosen"] == pytest.approx(sum(contrasted) / 8, abs=1e-3)
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -115,7 +115,7 @@ def assert_same_training(one: Path, other: Path) -> None:
     for a, b in zip(metrics(one), metrics(other), strict=True):
         assert a.keys() == b.keys()
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
-        assert a["margin"] == pytest.approx(b["margin"], abs=1e-4)
+        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
     first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert first.keys() == second.keys()

@@ -201,6 +201,15 @@ def test_the_filled_share_is_that_of_the_bins() -> None:
     assert plan_of([50], batch_size=4, epochs=1, processes=2).filled_share() == pytest.approx(50 / 200)
 
 
+def test_a_sum_up_to_a_step_is_that_over_the_rows_of_the_steps_before() -> None:
+    values = np.array([1, 2, 4, 8, 16])
+    plan = plan_of(values, batch_size=2, epochs=3)
+    rows = [plan[step].rows for step in range(len(plan))]
+    sums = [sum(int(values[row]) for step in rows[:done] for row in step) for done in range(len(plan) + 1)]
+    assert [plan.sum_to_step(values, done) for done in range(len(plan) + 1)] == sums
+    assert sums[3] == 31
+
+
 @pytest.mark.slow
 def test_a_long_run_is_planned_in_seconds() -> None:
     """A million trees in under a minute, and 100,000 in one step, which would take many minutes if a plan looked

@@ -116,6 +116,7 @@ def test_numbers_of_all_trees_are_those_of_each(tmp_path: Path) -> None:
         tokens = prompt + sum(len(branch.ids) for branch in tree.branches)
         assert (store.tokens[place], store.labels[place], store.attended[place]) == (tokens, labels, seen)
         assert (tree.tokens, tree.labels, tree.attended) == (tokens, labels, seen)
+        assert store.unshared_tokens[place] == tree.unshared_tokens
 
 
 def test_a_removed_file_can_still_be_read_by_who_has_it(tmp_path: Path) -> None:
