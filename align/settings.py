@@ -216,6 +216,28 @@ class TreeDataConfig(Reading):
     limit: int | None = Field(None, gt=0)
     """Train on this many rows: a random choice, with a fixed seed, among all records before any is dropped. None for
     all."""
+    eval_path: InputSources | None = None
+    """Held-out rows for validation during training: the same kinds of sources and rows as data.path, read in the same
+    way. Not trained on. See docs/validation.md."""
+    eval_ratio: float | None = Field(None, gt=0, lt=1)
+    """Hold out this ratio of the prompts of data.path for validation, by a hash of the first user message: all rows of
+    one prompt are on the same side, and a prompt stays where it is when rows are added. Alternative to eval_path."""
+    eval_limit: int | None = Field(None, gt=0)
+    """Evaluate at most this many held-out rows: always the same ones, chosen by a hash. None for all. Rows that
+    eval_ratio holds out are not trained on, whether they are evaluated or not."""
+
+    @property
+    def has_eval_rows(self) -> bool:
+        """Whether rows are held out for validation."""
+        return self.eval_path is not None or self.eval_ratio is not None
+
+    @model_validator(mode="after")
+    def _one_source_of_eval_rows(self) -> Self:
+        if self.eval_path is not None and self.eval_ratio is not None:
+            raise ValueError("data.eval_path and data.eval_ratio are both set; held-out rows have one source")
+        if self.eval_limit is not None and not self.has_eval_rows:
+            raise ValueError("data.eval_limit is set, but there are no held-out rows: set eval_path or eval_ratio")
+        return self
 
 
 class PreferenceDataConfig(TreeDataConfig):
@@ -263,6 +285,23 @@ class TrainingConfig(Section):
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers in addition to metrics.jsonl, which is always written: one name or a list. Each is an extra of the same
     name: `pip install 'align-post-training[tensorboard]'`."""
+    eval_steps: int | None = Field(None, gt=0, le=1_000_000_000)
+    """Optimizer steps between two evaluations of the held-out rows (data.eval_path or data.eval_ratio); there is always
+    one after the last step. None: at each checkpoint, every save_steps. A new best step is saved as a checkpoint even
+    if save_steps does not name it, so a small value may write many checkpoints."""
+    eval_on_start: bool = True
+    """Evaluate the held-out rows before the first step, too: the values of the starting model."""
+    metric_for_best_model: str = "loss"
+    """Which held-out metric decides which step is the best, with or without `eval_` before it. SFT: loss. Reward model:
+    loss, accuracy or margin. DPO: loss, dpo_loss, nll_loss, rewards/accuracies or rewards/margins. The checkpoint of
+    the best step is kept."""
+    load_best_model_at_end: bool = False
+    """true: the finished model is that of the best step. false: it is that of the last step, and the checkpoint of the
+    best step is kept next to it."""
+    early_stopping_patience: int | None = Field(None, gt=0)
+    """Stop after this many evaluations in a row without an improvement of metric_for_best_model. None: never."""
+    early_stopping_threshold: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """An improvement over the best value so far counts for early_stopping_patience only if it is larger than this."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the data order and of everything else that is random."""
     threads: int | None = Field(None, gt=0)
@@ -279,6 +318,34 @@ class TrainingConfig(Section):
             if not is_installed(name):
                 raise ConfigError("training.report_to", f"the tracker {name} is not installed", install(name))
         return names
+
+
+EVAL_METRICS = {
+    "sft": {"loss": False},
+    "reward": {"loss": False, "accuracy": True, "margin": True},
+    "dpo": {"loss": False, "dpo_loss": False, "nll_loss": False, "rewards/accuracies": True, "rewards/margins": True},
+}
+"""Stage -> metric that training.metric_for_best_model may name -> whether a larger value is better."""
+
+
+def check_validation(stage: str, data: TreeDataConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for settings of validation that contradict each other or that nothing would read."""
+    read_with_eval_rows = ("eval_steps", "metric_for_best_model", "load_best_model_at_end", "early_stopping_patience")
+    for name in read_with_eval_rows:
+        if not data.has_eval_rows and getattr(training, name) != TrainingConfig.model_fields[name].default:
+            raise ValueError(
+                f"training.{name} requires held-out rows, but there are none: set data.eval_path or data.eval_ratio"
+            )
+    if training.early_stopping_threshold and training.early_stopping_patience is None:
+        raise ValueError(
+            "training.early_stopping_threshold requires training.early_stopping_patience, which is missing"
+        )
+    metric = training.metric_for_best_model.removeprefix("eval_")
+    if metric not in EVAL_METRICS[stage]:
+        raise ValueError(
+            f"training.metric_for_best_model is {training.metric_for_best_model!r}; "
+            f"for this recipe it must be one of {', '.join(EVAL_METRICS[stage])}"
+        )
 
 
 class SFTConfig(Section):

@@ -15,12 +15,11 @@ import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from align.errors import RowError
-from align.files import fingerprint_of
 from align.jsonl import Drops, Sources, read_rows, row_of, usable, write_rows
 from align.manifest import write_data_manifest
 from align.records import SourceLike, records_of
@@ -165,23 +164,6 @@ def shuffled(rows: Iterable[R], seed: int) -> list[R]:
 
 def _copy(row: R, number: int) -> R:
     return row.model_copy(update={"id": f"{row.id}.{number}"})
-
-
-def part_of(key: str, ratios: Sequence[float], seed: int) -> int:
-    """Assign a key to a part of a split, by its hash. Returns the number of the part, counted from 0.
-
-    ratios: the size of each part, from 0 to 1; what they leave over is one more part, the last.
-
-    The part of a key does not depend on the other keys, so a held-out entity stays held out when the data grows.
-    Example: with ratios (0.2, 0.1), a key whose hash is 0.25 as a number from 0 to 1 is past the first part (0 to 0.2)
-    and inside the second (0.2 to 0.3): part 1.
-    """
-    place = int(fingerprint_of(seed, key)[:12], 16) / 16**12
-    for part, ratio in enumerate(ratios):
-        if place < ratio:
-            return part
-        place -= ratio
-    return len(ratios)
 
 
 def content_key(row: Row) -> str:

@@ -6,9 +6,19 @@ accelerate launch --config_file recipes/launch/zero3.yaml recipes/dpo.py recipes
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from align.config import Recipe, main
-from align.settings import DPOConfig, HubConfig, ModelConfig, PreferenceDataConfig, TrainingConfig
+from align.settings import (
+    DPOConfig,
+    HubConfig,
+    ModelConfig,
+    PreferenceDataConfig,
+    TrainingConfig,
+    check_validation,
+)
 
 
 class DPORecipe(Recipe):
@@ -21,19 +31,25 @@ class DPORecipe(Recipe):
     training: TrainingConfig
     hub: HubConfig | None = None
 
+    @model_validator(mode="after")
+    def _validation_is_possible(self) -> Self:
+        check_validation("dpo", self.data, self.training)
+        return self
+
 
 def run(recipe: DPORecipe) -> Path:
     """Train, and return the folder of the finished model."""
     from align.models.loading import load_policy, load_tokenizer
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import preference_trees
+    from align.trainers.data import preference_eval_trees, preference_trees
     from align.trainers.dpo import DPOTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
     trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
+    eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol, pairs=True)
     trainer = DPOTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,
@@ -43,6 +59,7 @@ def run(recipe: DPORecipe) -> Path:
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,
+        eval_trees=eval_trees,
         dpo=recipe.dpo,
     )
     checkpoint = trainer.fit()

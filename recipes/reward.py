@@ -11,7 +11,14 @@ from typing import Self
 from pydantic import model_validator
 
 from align.config import Recipe, main
-from align.settings import HubConfig, ModelConfig, PreferenceDataConfig, RewardConfig, TrainingConfig
+from align.settings import (
+    HubConfig,
+    ModelConfig,
+    PreferenceDataConfig,
+    RewardConfig,
+    TrainingConfig,
+    check_validation,
+)
 
 
 class RewardRecipe(Recipe):
@@ -22,6 +29,11 @@ class RewardRecipe(Recipe):
     reward: RewardConfig = RewardConfig()
     training: TrainingConfig
     hub: HubConfig | None = None
+
+    @model_validator(mode="after")
+    def _validation_is_possible(self) -> Self:
+        check_validation("reward", self.data, self.training)
+        return self
 
     @model_validator(mode="after")
     def _margins_are_of_levels_that_are_kept(self) -> Self:
@@ -37,13 +49,14 @@ def run(recipe: RewardRecipe) -> Path:
     from align.models.loading import load_reward_model, load_tokenizer
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import preference_trees
+    from align.trainers.data import preference_eval_trees, preference_trees
     from align.trainers.reward import RewardTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
     trees = preference_trees(recipe.data, recipe.training, protocol)
+    eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol)
     trainer = RewardTrainer(
         load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed, fresh_head=True),
         arguments,
@@ -53,6 +66,7 @@ def run(recipe: RewardRecipe) -> Path:
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,
+        eval_trees=eval_trees,
         reward=recipe.reward,
     )
     checkpoint = trainer.fit()

@@ -6,9 +6,19 @@ accelerate launch --config_file recipes/launch/zero3.yaml recipes/sft.py recipes
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from align.config import Recipe, main
-from align.settings import HubConfig, ModelConfig, SFTConfig, TrainingConfig, TreeDataConfig
+from align.settings import (
+    HubConfig,
+    ModelConfig,
+    SFTConfig,
+    TrainingConfig,
+    TreeDataConfig,
+    check_validation,
+)
 
 
 class SFTRecipe(Recipe):
@@ -20,19 +30,25 @@ class SFTRecipe(Recipe):
     training: TrainingConfig
     hub: HubConfig | None = None
 
+    @model_validator(mode="after")
+    def _validation_is_possible(self) -> Self:
+        check_validation("sft", self.data, self.training)
+        return self
+
 
 def run(recipe: SFTRecipe) -> Path:
     """Train, and return the folder of the finished model."""
     from align.models.loading import load_policy, load_tokenizer
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import sft_trees
+    from align.trainers.data import sft_eval_trees, sft_trees
     from align.trainers.sft import SFTTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
     _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
     trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
+    eval_trees = sft_eval_trees(recipe.data, recipe.training, protocol, recipe.sft)
     trainer = SFTTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,
@@ -42,6 +58,7 @@ def run(recipe: SFTRecipe) -> Path:
         training=recipe.training,
         token_budget=recipe.data.token_budget,
         recipe=recipe,
+        eval_trees=eval_trees,
     )
     checkpoint = trainer.fit()
     if recipe.hub is not None and trainer.is_world_process_zero():

@@ -32,7 +32,7 @@ LAYERS = [  # of align/, from the lowest up; a module or folder imports from lay
     {"errors", "reporting", "hub_names", "hardware", "losses"},
     {"failures", "files", "strict_yaml", "optional"},
     {"source_code", "text", "rows", "config_values"},
-    {"config_help"},
+    {"config_help", "splits"},
     {"config_mistakes", "manifest"},
     {"config"},
     {"assets", "settings", "precision"},

@@ -37,7 +37,7 @@ MADE = "averaged"
 """The key of an averaged checkpoint's manifest that says what it was made of."""
 
 _HEAD_OF_LANGUAGE_MODEL = "lm_head.weight"
-_NOT_OF_THE_MODEL = (SEAL, INDEX, "trainer_state.json", "dropped.json", "timing.json")
+_NOT_OF_THE_MODEL = (SEAL, INDEX, "trainer_state.json", "dropped.json", "eval_dropped.json", "timing.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 _HARMLESS = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "problem_type"}
 _HARMLESS |= {"bos_token_id", "eos_token_id", "pad_token_id"}

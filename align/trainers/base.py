@@ -8,6 +8,7 @@ are in files of their own:
     checkpoints.py  which folders a run resumes from and deletes     saving.py     a model's files in a folder
     processes.py    how processes agree                              metrics.py    sums and means of a step
     steering.py     progress, signals                                hooks.py      the private hooks of transformers
+    validation.py   held-out rows, the best step, early stopping
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from align.trainers.saving import (
 )
 from align.trainers.schedules import Schedule, warmup_steps
 from align.trainers.steering import Steering
+from align.trainers.validation import StoppedEarly, Validation, copy_model, plan_of, whole_model
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
 from align.tree.store import TreeStore
@@ -76,6 +78,7 @@ class TreeTrainer(Trainer, ABC):
         training: the optimizer and the run.
         token_budget: at most this many tokens in one packed row; a larger tree has a row of its own.
         recipe: the whole config, which is recorded in the manifest of every checkpoint.
+        eval_trees: the encoded held-out rows, which are evaluated and not trained on. None for none.
     """
 
     stage = "train"
@@ -91,10 +94,12 @@ class TreeTrainer(Trainer, ABC):
         training: TrainingConfig,
         token_budget: int,
         recipe: Section,
+        eval_trees: Sequence[PromptTree] | None = None,
     ) -> None:
         refuse_untrainable(model.model)
         if model.limit is not None:
-            require_within(model.limit, longest_sequence(trees, floor=model.limit.tokens))
+            for each in (trees, eval_trees or ()):
+                require_within(model.limit, longest_sequence(each, floor=model.limit.tokens))
         if arguments.process_index == 0:
             warn_of_untrained_positions(model.model, trees)
         self.trees = trees
@@ -128,6 +133,12 @@ class TreeTrainer(Trainer, ABC):
         self.remove_callback(PrinterCallback)
         self._steering = Steering(self)
         self.add_callback(self._steering)
+        self.validation: Validation | None = None
+        if eval_trees is not None:
+            head = isinstance(model, TreePolicy)
+            plan = plan_of(eval_trees, model.config, arguments, training, token_budget, head=head)
+            self.validation = Validation(self, eval_trees, plan, training)
+            self.add_callback(self.validation)
 
     # What a method defines
 
@@ -186,6 +197,8 @@ class TreeTrainer(Trainer, ABC):
         checkpoint = agree(self.checkpoints.newest)
         if self.is_world_process_zero():
             keep_trees(self.trees)
+        if self.validation is not None:
+            self.validation.begin()
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
         if self.is_world_process_zero():
             self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step)
@@ -193,8 +206,12 @@ class TreeTrainer(Trainer, ABC):
             log.info("resuming from %s", checkpoint)
         filled, passes = self.plan.filled_share(), len(self.plan[0].bins)
         log.info("%d steps, the first of %d packed rows a process, %.0f%% filled", len(self.plan), passes, 100 * filled)
-        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.state.global_step < len(self.plan):
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except StoppedEarly:
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+        stopped_early = self.validation is not None and self.validation.stopped_early
+        if self.state.global_step < len(self.plan) and not stopped_early:
             raise SystemExit(128 + signal.SIGTERM)  # asked to stop: the checkpoint is written, the run is not over
         return self._finish()
 
@@ -237,9 +254,9 @@ class TreeTrainer(Trainer, ABC):
             logs["num_tokens"] = self.plan.sum_to_step(self._unshared_tokens, self.state.global_step)
             margin = logs.get("rewards/margins", logs.get("margin"))
             self.progress_note = f"loss {logs['loss']:.3f}" + ("" if margin is None else f"  margin {margin:.2f}")
-            if self._metrics is not None:
-                epoch = self.state.global_step / self.plan.steps_per_epoch
-                self._metrics.write(self.state.global_step, {"epoch": round(epoch, 4), **logs})
+        if self._metrics is not None and not logs.keys().isdisjoint(("loss", "eval_loss")):
+            epoch = self.state.global_step / self.plan.steps_per_epoch
+            self._metrics.write(self.state.global_step, {"epoch": round(epoch, 4), **logs})
         super().log(logs, start_time)
 
     def run_checks(self, model: torch.nn.Module) -> None:
@@ -259,8 +276,19 @@ class TreeTrainer(Trainer, ABC):
         check_packing(lambda batch: model(batch.to(self.args.device)), rows, low_precision=self.model.low_precision)
 
     def _batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
-        trees = [self.trees[member] for member in members]
-        return collate(trees, [weight] * len(trees)).to(self.args.device)
+        return self._collated(self.trees, members, weight)
+
+    def held_out_batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
+        """A batch of held-out rows. members: their indices."""
+        assert self.validation is not None, "there are no held-out rows"
+        return self._collated(self.validation.trees, members, weight)
+
+    def _collated(self, trees: Sequence[PromptTree], members: Sequence[int], weight: float) -> TreeBatch:
+        return collate([trees[member] for member in members], [weight] * len(members)).to(self.args.device)
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has asked this process to stop."""
+        return self._steering.stop
 
     @property
     def hugging_face_model(self) -> Any:
@@ -275,16 +303,29 @@ class TreeTrainer(Trainer, ABC):
         if self.is_world_process_zero():
             remove_manifest(self.output)
         self.accelerator.wait_for_everyone()
-        self.save_model(str(self.output), _internal_call=True)
+        best = self._best_to_load()
+        if best is None:
+            self.save_model(str(self.output), _internal_call=True)
         if self.is_world_process_zero():
+            if best is not None:
+                copy_model(best, self.output)
             require_saved(self.output, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
             seconds = {"seconds": time.monotonic() - self._began, "trained_seconds": self._trained_seconds}
             with whole_file(self.output / "timing.json") as handle:
                 json.dump(seconds | {"steps": self.state.global_step}, handle)
-            write_folder_manifest(self.output, model_files(self.output), self._notes())
+            write_folder_manifest(self.output, model_files(self.output), self._notes(loaded=best is not None))
+        if self.validation is not None:
+            self.validation.tell(self.output, loaded=best is not None)
         self._clear_finished()
         self.accelerator.wait_for_everyone()
         return self.output
+
+    def _best_to_load(self) -> Path | None:
+        """The checkpoint whose model is to be the finished one; None for the model as it is now."""
+        if self.validation is None or not self.training.load_best_model_at_end:
+            return None
+        best = self.validation.best_checkpoint(self.output)
+        return best if best is not None and self.processes.agree(lambda: whole_model(best)) else None
 
     def _clear_finished(self) -> None:
         """Delete what a finished run no longer needs: its encoded rows, and what resuming reads.
@@ -293,20 +334,22 @@ class TreeTrainer(Trainer, ABC):
         """
         if self.is_world_process_zero():
             self.checkpoints.clear_states()
-            if isinstance(self.trees, TreeStore):
-                self.trees.path.unlink(missing_ok=True)
+            for trees in (self.trees, None if self.validation is None else self.validation.trees):
+                if isinstance(trees, TreeStore):
+                    trees.path.unlink(missing_ok=True)
 
     def _require_finite_weights(self) -> None:
         self.guards.require_finite_weights(self.hugging_face_model, self.state.global_step, self.processes)
 
-    def _notes(self) -> dict[str, Any]:
-        """What every manifest of this run records."""
+    def _notes(self, *, loaded: bool = False) -> dict[str, Any]:
+        """What every manifest of this run records. loaded: whether it is of the best step's model."""
         return {
             "stage": self.stage,
             "processes": self.args.world_size,
             "config": self.recipe,
             "steps": len(self.plan),
             "identity": self.identity,
+            **({} if self.validation is None else {"validation": self.validation.notes(loaded=loaded)}),
         }
 
     # Methods of transformers.Trainer that are replaced. The private ones are listed in align/trainers/hooks.py.
@@ -314,6 +357,12 @@ class TreeTrainer(Trainer, ABC):
     def get_train_dataloader(self) -> DataLoader[StepPlan]:
         # Not prepared by accelerate: the plan of each process names its own bins already.
         return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=_only)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        assert self.validation is not None, "there are no held-out rows"
+        return self.validation.evaluate()
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -371,7 +420,7 @@ class TreeTrainer(Trainer, ABC):
             require_saved(folder, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
             files = [file for file in folder.rglob("*") if file.is_file()]
             write_folder_manifest(folder, files, {"step": self.state.global_step, **self._notes()})
-            self.checkpoints.prune(folder)
+            self.checkpoints.prune(folder, best=self.validation and self.validation.best_checkpoint(self.output))
         self.accelerator.wait_for_everyone()
 
 

@@ -37,6 +37,9 @@ _HARMLESS = {
     *("training.keep_checkpoints", "training.save_steps", "training.log_steps", "training.report_to"),
     *("training.threads", "training.output_dir", "training.checks", "training.proofs"),  # the last is an earlier name
     *("dpo.reference_cache", "dpo.reference_shard_steps"),
+    *("data.eval_path", "data.eval_limit", "training.eval_steps", "training.eval_on_start"),
+    *("training.metric_for_best_model", "training.load_best_model_at_end"),
+    *("training.early_stopping_patience", "training.early_stopping_threshold"),
 }
 """Settings that may change between a run's starts, in addition to `hub`: no value that is computed depends on them."""
 
@@ -134,10 +137,11 @@ class CheckpointFolders:
             return folder
         return None
 
-    def prune(self, sealed: Path) -> None:
+    def prune(self, sealed: Path, best: Path | None = None) -> None:
         """Delete checkpoints older than the newest `keep` verified ones, and damaged ones older than `sealed`.
 
         sealed: the checkpoint that was written just now, with its manifest. It stays.
+        best: the checkpoint of the best step. It stays, but once it is older than `keep` others only its model does.
         Those with a higher step, which this run has passed over, do not count and are left until it gets there.
         """
         self._verified[sealed] = True
@@ -149,6 +153,9 @@ class CheckpointFolders:
                 kept += 1
                 continue
             assert folder != sealed
+            if folder == best and _sizes_fit(folder):
+                self._delete_states(folder)
+                continue
             self._delete(folder)
 
     def clear_states(self) -> None:
@@ -166,11 +173,19 @@ class CheckpointFolders:
                 log.warning("deleting a checkpoint that is not whole: %s", error)
                 self._delete(folder)
                 continue
-            states = [name for name in manifest["files"] if "/" in name or not name.endswith(MODEL_SUFFIXES)]
-            delete_listed_files(folder, states, {NOT_RESUMABLE: True})
-            for inner in folder.iterdir():
-                if inner.is_dir():
-                    shutil.rmtree(inner)
+            self._delete_states(folder)
+
+    def _delete_states(self, folder: Path) -> None:
+        """Delete the optimizer states of a whole checkpoint. Its model stays."""
+        manifest = read_manifest(folder)
+        if manifest.get(NOT_RESUMABLE):
+            return
+        states = [name for name in manifest["files"] if "/" in name or not name.endswith(MODEL_SUFFIXES)]
+        delete_listed_files(folder, states, {NOT_RESUMABLE: True})
+        for inner in folder.iterdir():
+            if inner.is_dir():
+                shutil.rmtree(inner)
+        self._verified.pop(folder, None)
 
     def _folders(self) -> list[Path]:
         """Checkpoint folders by their names, newest first."""
@@ -218,7 +233,7 @@ class CheckpointFolders:
             what = f"holds what the stage {manifest.get('stage')} made, and this is {self.stage}"
             raise CheckpointError(folder, what, choose)
         before, now = (_flat(config) for config in (manifest.get("config", {}), self.recipe))
-        keys = {key for key in before.keys() | now.keys() if key not in _HARMLESS and key.partition(".")[0] != "hub"}
+        keys = {key for key in before.keys() | now.keys() if not _is_harmless(key)}
         recorded = manifest.get("identity")
         known = recorded if isinstance(recorded, dict) else {}
         same = {part for part, value in self.identity.items() if known.get(part) == value}
@@ -240,6 +255,10 @@ class CheckpointFolders:
                     f"was trained {difference} than {key} gives now ({recorded.get(part)}, now {self.identity[part]})"
                 )
                 raise CheckpointError(folder, what, f"Restore what changed, {how}")
+
+
+def _is_harmless(key: str) -> bool:
+    return key in _HARMLESS or key.startswith(("hub.", "data.eval_path.")) or key == "hub"
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:

@@ -1,28 +1,33 @@
 """Encode the rows on disk as trees: once, by one process, into a file of the run that all processes read.
 
-Rows, tokens and trees stream through; what stays in memory is some bytes a row.
+Rows, tokens and trees stream through; what stays in memory is some bytes a row. Rows that are held out for validation
+have a file of their own.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from align.chat.protocol import ChatProtocol
+from align.errors import RowError
 from align.files import fingerprint_of, whole_file
 from align.jsonl import Drops, count_rows, stream_rows
 from align.manifest import SEAL, code_fingerprint
 from align.records import identities_of, key_of, sources_of
 from align.reporting import Progress, duration, logger
-from align.rows import PreferenceRow, Row, SFTRow
+from align.rows import Messages, PreferenceRow, Row, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
+from align.splits import part_of, prompt_identity
 from align.trainers.output import CHECKPOINT
 from align.tree.encode import PromptTree, encode_preferences, encode_sft, require_trees
 from align.tree.store import FORMAT, TreeStore, stored_key, write_trees
@@ -35,6 +40,12 @@ TREES = "trees.arrow"
 DROPPED = "dropped.json"
 """What was dropped and why, and from which inputs."""
 
+EVAL_TREES, EVAL_DROPPED = "eval_trees.arrow", "eval_dropped.json"
+"""The same of the held-out rows."""
+
+HELD_OUT = "held out for validation"
+"""Why a row is not trained on with `data.eval_ratio`, in the record of what was dropped."""
+
 POLL_SECONDS = 0.2
 SAY_SECONDS = 60.0
 """How often a process that waits for another's file says so."""
@@ -42,24 +53,110 @@ SAY_SECONDS = 60.0
 R = TypeVar("R", bound=Row)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of a run's rows, which make one file of trees: those that are trained on, or those that are held out."""
+
+    sources: Any
+    """The setting `data.path` or `data.eval_path`."""
+    limit: int | None
+    """Read this many records of the sources: a seeded choice. None for all."""
+    ratio: float | None = None
+    """The ratio of the prompts of these sources that is held out; None for none."""
+    held_out: bool = False
+    most: int | None = None
+    """Keep this many held-out rows; None for all."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the file of trees and of the record of what was dropped."""
+        return (EVAL_TREES, EVAL_DROPPED) if self.held_out else (TREES, DROPPED)
+
+    def rows_of(self, rows: Iterable[R], seed: int, drops: Drops) -> Iterable[R]:
+        """The rows of this part among those of its sources.
+
+        A prompt is held out by its hash, as `align/splits.py` has it, and `most` rows are those with the smallest
+        hashes of their ids: neither choice depends on how many other rows there are.
+        """
+        if self.ratio is not None:
+            rows = self._of_this_side(rows, self.ratio, seed, drops)
+        if self.most is None:
+            return rows
+        kept = heapq.nsmallest(self.most, enumerate(rows), key=lambda item: (fingerprint_of(seed, item[1].id), item[0]))
+        return (row for _, row in sorted(kept, key=lambda item: item[0]))
+
+    def _of_this_side(self, rows: Iterable[R], ratio: float, seed: int, drops: Drops) -> Iterator[R]:
+        for row in rows:
+            if (part_of(prompt_identity(_messages_of(row)), (ratio,), seed) == 0) == self.held_out:
+                yield row
+            elif not self.held_out:
+                drops.reasons[HELD_OUT] += 1
+
+
+def _messages_of(row: Row) -> Messages:
+    assert isinstance(row, SFTRow | PreferenceRow), "other rows are not trained on"
+    return row.messages if isinstance(row, SFTRow) else row.prompt
+
+
+def _training_part(data: TreeDataConfig) -> Part:
+    return Part(data.path, data.limit, data.eval_ratio)
+
+
+def _eval_part(data: TreeDataConfig) -> Part | None:
+    if data.eval_path is not None:
+        return Part(data.eval_path, None, held_out=True, most=data.eval_limit)
+    if data.eval_ratio is not None:
+        return Part(data.path, data.limit, data.eval_ratio, held_out=True, most=data.eval_limit)
+    return None
+
+
 def sft_trees(
     data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, sft: SFTConfig | None = None
 ) -> TreeStore:
-    """The trees of an SFT run. See `_prepared`."""
-    train_on = (sft or SFTConfig()).train_on
-    encode = partial(encode_sft, protocol=protocol, data=data, train_on=train_on)
-    return _prepared(SFTRow, encode, data, training, protocol, f"sft {train_on}")
+    """The trees that an SFT run trains on. See `_prepared`."""
+    return _sft_part(_training_part(data), data, training, protocol, sft)
+
+
+def sft_eval_trees(
+    data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, sft: SFTConfig | None = None
+) -> TreeStore | None:
+    """The held-out trees of an SFT run; None if there are none."""
+    part = _eval_part(data)
+    return None if part is None else _sft_part(part, data, training, protocol, sft)
 
 
 def preference_trees(
     data: PreferenceDataConfig, training: TrainingConfig, protocol: ChatProtocol, *, pairs: bool = False
 ) -> TreeStore:
-    """The trees of a DPO run (pairs: the best and the worst completion only) or a reward model's. See `_prepared`."""
+    """The trees that a DPO run (pairs: the best and the worst completion only) or a reward model is trained on."""
+    return _preference_part(_training_part(data), data, training, protocol, pairs)
+
+
+def preference_eval_trees(
+    data: PreferenceDataConfig, training: TrainingConfig, protocol: ChatProtocol, *, pairs: bool = False
+) -> TreeStore | None:
+    """The held-out trees of the same; None if there are none."""
+    part = _eval_part(data)
+    return None if part is None else _preference_part(part, data, training, protocol, pairs)
+
+
+def _sft_part(
+    part: Part, data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, sft: SFTConfig | None
+) -> TreeStore:
+    train_on = (sft or SFTConfig()).train_on
+    encode = partial(encode_sft, protocol=protocol, data=data, train_on=train_on)
+    return _prepared(part, SFTRow, encode, data, training, protocol, f"sft {train_on}")
+
+
+def _preference_part(
+    part: Part, data: PreferenceDataConfig, training: TrainingConfig, protocol: ChatProtocol, pairs: bool
+) -> TreeStore:
     encode = partial(encode_preferences, protocol=protocol, data=data, pairs=pairs)
-    return _prepared(PreferenceRow, encode, data, training, protocol, f"preferences {pairs}")
+    return _prepared(part, PreferenceRow, encode, data, training, protocol, f"preferences {pairs}")
 
 
 def _prepared(
+    part: Part,
     kind: type[R],
     encode: Callable[..., Iterator[PromptTree]],
     data: TreeDataConfig,
@@ -67,7 +164,7 @@ def _prepared(
     protocol: ChatProtocol,
     what: str,
 ) -> TreeStore:
-    """The run's trees, from `<output_dir>/trees.arrow` where they were made of the same rows in the same way.
+    """The trees of a part, from `<output_dir>/trees.arrow` where they were made of the same rows in the same way.
 
     Otherwise rank zero encodes `data.limit` rows of a seeded choice (all without a limit) and writes the file, with
     what was dropped and why in `<output_dir>/dropped.json` and the log; the other processes wait for it. In a folder
@@ -75,24 +172,26 @@ def _prepared(
     Raises RowError if no row is left.
     """
     folder = training.output_dir
-    inputs = identities_of(data.path)
-    key = _key(data, inputs, training, protocol, what)
-    found = [path for path in (folder / TREES, _temporary(folder, TREES)) if stored_key(path) == key]
+    name, record_name = part.names
+    inputs = identities_of(part.sources)
+    key = _key(part, data, inputs, training, protocol, what)
+    found = [path for path in (folder / name, _temporary(folder, name)) if stored_key(path) == key]
     if int(os.environ.get("RANK", "0")) != 0:
-        path = found[0] if found else _wait_for(folder, key)
+        path = found[0] if found else _wait_for(folder, name, key)
     elif found:
         path = found[0]
         log.info("%s was made of the same rows in the same way: nothing is encoded again", path)
     else:
-        path = _temporary(folder, TREES) if _holds_saved(folder) else folder / TREES
-        record = path.with_name(path.name.replace(TREES, DROPPED))
+        path = _temporary(folder, name) if _holds_saved(folder) else folder / name
+        record = path.with_name(path.name.replace(name, record_name))
         drops = Drops()
-        count = count_rows(data.path)
-        places = _chosen_places(count, data.limit, training.seed)
+        count = count_rows(part.sources)
+        places = _chosen_places(count, part.limit, training.seed)
         progress = Progress("encode", count if places is None else len(places))
-        rows = stream_rows(data.path, kind, places, reading=data, drops=drops, seed=training.seed)
-        trees_made = encode(_watched(rows, progress), dropped=drops.reasons)
-        write_trees(path, _recorded(trees_made, drops, inputs, record), key)
+        rows = stream_rows(part.sources, kind, places, reading=data, drops=drops, seed=training.seed)
+        kept = part.rows_of(_watched(rows, progress), training.seed, drops)
+        trees_made = encode(kept, dropped=drops.reasons)
+        write_trees(path, _recorded(trees_made, drops, inputs, record, part), key)
     trees = TreeStore(path)
     alone = int((trees.tokens > data.token_budget).sum())
     if alone:
@@ -104,20 +203,25 @@ def _prepared(
 def keep_trees(trees: Sequence[PromptTree]) -> None:
     """Give trees that were encoded for a folder with saved work, and their record, their usual names. Rank zero only.
 
+    trees: those of one part of the rows.
+
     Example: rows.jsonl has changed since checkpoint-100 was written. The new trees are `.trees.arrow.part` when the
     checkpoint's manifest refuses them, and are deleted; `trees.arrow` and `dropped.json` still fit the checkpoint.
     """
-    if isinstance(trees, TreeStore) and trees.path.name != TREES:
-        folder = trees.path.parent
-        for name in (DROPPED, TREES):  # the trees last: they count as encoded from then on
-            with suppress(FileNotFoundError):  # the record of a run that was killed between the two
-                _temporary(folder, name).rename(folder / name)
-        trees.path = folder / TREES
+    if not isinstance(trees, TreeStore):
+        return
+    folder = trees.path.parent
+    for name, record in ((TREES, DROPPED), (EVAL_TREES, EVAL_DROPPED)):
+        if trees.path == _temporary(folder, name):
+            for each in (record, name):  # the trees last: they count as encoded from then on
+                with suppress(FileNotFoundError):  # the record of a run that was killed between the two
+                    _temporary(folder, each).rename(folder / each)
+            trees.path = folder / name
 
 
 def discard_temporary(folder: Path) -> None:
     """Delete what `keep_trees` has not kept. Rank zero only."""
-    for name in (DROPPED, TREES):
+    for name in (DROPPED, TREES, EVAL_DROPPED, EVAL_TREES):
         _temporary(folder, name).unlink(missing_ok=True)
 
 
@@ -130,22 +234,28 @@ def _holds_saved(folder: Path) -> bool:
 
 
 def _key(
-    data: TreeDataConfig, inputs: Mapping[str, str], training: TrainingConfig, protocol: ChatProtocol, what: str
+    part: Part,
+    data: TreeDataConfig,
+    inputs: Mapping[str, str],
+    training: TrainingConfig,
+    protocol: ChatProtocol,
+    what: str,
 ) -> str:
     """Everything that the trees depend on. inputs: what identifies each source."""
-    settings = data.model_dump_json(exclude={"path"})
-    weighed = any(source.weight != 1 for source in sources_of(data.path))
-    seed = training.seed if data.limit or weighed else None
+    settings = data.model_dump_json(exclude={"path", "limit", "eval_path", "eval_ratio", "eval_limit"})
+    weighed = any(source.weight != 1 for source in sources_of(part.sources))
+    seed = training.seed if part.limit or part.most or part.ratio or weighed else None
     return fingerprint_of(
         FORMAT,
         code_fingerprint("align.trainers.data"),
         what,
         settings,
+        (part.limit, part.ratio, part.held_out, part.most),
         seed,
         protocol.name,
         protocol.syntax,
         protocol.tokenizer_fingerprint,
-        key_of(data.path, inputs),
+        key_of(part.sources, inputs),
     )
 
 
@@ -163,7 +273,7 @@ def _watched(rows: Iterable[R], progress: Progress) -> Iterator[R]:
 
 
 def _recorded(
-    trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], record: Path
+    trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], record: Path, part: Part
 ) -> Iterator[PromptTree]:
     """Pass the trees through. After the last one, write what was dropped, or raise RowError if no tree is left."""
     count = tokens = 0
@@ -172,8 +282,14 @@ def _recorded(
         tokens += tree.tokens
         yield tree
     dropped = drops.reasons
+    if part.held_out and not count:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.most_common())
+        what = f"no held-out row is left ({reasons})" if reasons else "no prompt is held out"
+        how = "Bring more rows, raise data.eval_ratio or the limits under data"
+        raise RowError("data.eval_path" if part.ratio is None else "data.eval_ratio", what, how)
     require_trees(count, dropped, record.parent)
-    log.info("%d rows to train on, %d tokens; dropped: %s", count, tokens, dict(dropped) or "none")
+    purpose = "held out" if part.held_out else "to train on"
+    log.info("%d rows %s, %d tokens; dropped: %s", count, purpose, tokens, dict(dropped) or "none")
     for error in drops.bad[:3]:
         log.info("dropped: %s", error)
     with whole_file(record) as handle:
@@ -182,10 +298,10 @@ def _recorded(
         )
 
 
-def _wait_for(folder: Path, key: str) -> Path:
+def _wait_for(folder: Path, name: str, key: str) -> Path:
     """Wait until rank zero has written the trees. Without a collective operation, which could time out."""
     began = said = time.monotonic()
-    places = (folder / TREES, _temporary(folder, TREES))
+    places = (folder / name, _temporary(folder, name))
     while True:
         for path in places:
             if stored_key(path) == key:

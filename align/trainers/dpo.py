@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section
+from align.errors import CheckpointError
 from align.losses import (
     PairwiseLoss,
     conservative_dpo_loss,
@@ -33,7 +34,7 @@ from align.trainers.base import TreeTrainer
 from align.trainers.checks import check_untrained
 from align.trainers.reference import NO_REFERENCE, Reference, ReferenceCache, reference_key
 from align.tree.encode import PromptTree
-from align.tree.pack import TreeBatch
+from align.tree.pack import RunPlan, TreeBatch
 
 
 class Objective(NamedTuple):
@@ -92,12 +93,13 @@ class DPOTrainer(TreeTrainer):
         training: TrainingConfig,
         token_budget: int,
         recipe: Section,
+        eval_trees: Sequence[PromptTree] | None = None,
         dpo: DPOConfig,
     ) -> None:
         self.dpo = dpo
         self.objective = OBJECTIVES[dpo.loss]
         self.contrast = self.objective.make(dpo)
-        self.reference: Reference = NO_REFERENCE
+        self.reference = self.held_out_reference = NO_REFERENCE
         super().__init__(
             model,
             arguments,
@@ -107,26 +109,46 @@ class DPOTrainer(TreeTrainer):
             training=training,
             token_budget=token_budget,
             recipe=recipe,
+            eval_trees=eval_trees,
         )
 
     def before_first_step(self, model: torch.nn.Module, resumed: bool) -> None:
         if self.objective.untrained is None:
             return
+        self.reference = self._reference_logps(model, self.trees, self.plan, self.identity["rows"], resumed)
+        if self.validation is not None:
+            held_out = self.validation
+            try:
+                logps = self._reference_logps(model, held_out.trees, held_out.plan, held_out.rows, resumed)
+            except CheckpointError as error:
+                what = (
+                    f"the reference does not know the held-out rows, and the weights have changed since: {error.what}"
+                )
+                how = (
+                    "Restore the held-out rows that the run began with, or delete the checkpoint folders to start over"
+                )
+                raise CheckpointError(error.where, what, how) from None
+            self.held_out_reference = logps
+
+    def _reference_logps(
+        self, model: torch.nn.Module, trees: Sequence[PromptTree], plan: RunPlan, rows: str, resumed: bool
+    ) -> Reference:
+        """The reference's log-probabilities of trees. rows: their fingerprint."""
         summed = "content" if self.dpo.mask_format_tokens else "content and terminators"
-        weights, rows = self.identity["start"], self.identity["rows"]
+        weights = self.identity["start"]
         key = self.processes.agree(
-            lambda: reference_key(self.start, self.model.precision, self.trees, summed, weights=weights, rows=rows)
+            lambda: reference_key(self.start, self.model.precision, trees, summed, weights=weights, rows=rows)
         )
         cache = ReferenceCache(
             self.dpo.reference_cache or self.output / "reference",
             key,
-            self.trees,
-            self.plan,
+            trees,
+            plan,
             device=self.args.device,
             shard_steps=self.dpo.reference_shard_steps,
         )
         model.eval()
-        self.reference = cache.logps(
+        return cache.logps(
             lambda batch: self._contrasted(model(batch), batch)[0], self.processes.agree, resumed=resumed
         )
 
@@ -183,9 +205,14 @@ class DPOTrainer(TreeTrainer):
         )
 
     def _batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
-        batch = super()._batch(members, weight)
+        return self._with_reference(super()._batch(members, weight), members, self.reference)
+
+    def held_out_batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
+        return self._with_reference(super().held_out_batch(members, weight), members, self.held_out_reference)
+
+    def _with_reference(self, batch: TreeBatch, members: Sequence[int], reference: Reference) -> TreeBatch:
         if self.objective.untrained is not None:
-            logps = self.reference.logps[np.asarray(members)].reshape(-1)
+            logps = reference.logps[np.asarray(members)].reshape(-1)
             batch.reference = torch.from_numpy(logps).to(self.args.device)
         return batch
 

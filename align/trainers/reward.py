@@ -47,6 +47,7 @@ class RewardTrainer(TreeTrainer):
         training: TrainingConfig,
         token_budget: int,
         recipe: Section,
+        eval_trees: Sequence[PromptTree] | None = None,
         reward: RewardConfig,
     ) -> None:
         self.reward = reward
@@ -59,6 +60,7 @@ class RewardTrainer(TreeTrainer):
             training=training,
             token_budget=token_budget,
             recipe=recipe,
+            eval_trees=eval_trees,
         )
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:

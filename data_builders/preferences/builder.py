@@ -27,6 +27,7 @@ from align.records import SourceLike, identities_of, sources_of
 from align.reporting import logger
 from align.rows import STRONG_LEVELS, Level, Messages, PreferenceRow
 from align.settings import InputPath, InputSource, InputSources
+from align.splits import part_of, prompt_identity
 from align.text import normalize
 from data_builders.preferences.agreement import agreement, batch_name
 from data_builders.preferences.comparisons import Comparison, majority_row, merge_judgements
@@ -41,7 +42,7 @@ from data_builders.preferences.report import (
     measures,
     table_text,
 )
-from data_builders.row_set import RowSet, characters, evaluation_keys, part_of, prompt_keys
+from data_builders.row_set import RowSet, characters, evaluation_keys, prompt_keys
 
 _MAX_LISTED_BAD_ROWS = 20
 
@@ -166,15 +167,6 @@ def drop_unusable(found: RowSet[PreferenceRow], max_characters: int | None) -> N
     found.drop_where(lambda row: _normalized(row.chosen) == _normalized(row.rejected), "similar answers")
     if max_characters is not None:
         found.drop_where(lambda row: _length(row) > max_characters, "over max_characters")
-
-
-def prompt_identity(prompt: Messages) -> str:
-    """Return the text by which a split assigns a prompt: its first user message.
-
-    All turns of a dialog share their first user message, so they are on the same side of a split.
-    """
-    users = [message.content for message in prompt if message.role == "user"]
-    return normalize(users[0] if users else prompt[0].content)
 
 
 def _add_majority_rows(rows: RowSet[PreferenceRow], comparisons: Sequence[Comparison], majority: float) -> None:

@@ -20,11 +20,12 @@ from align.records import inputs_of
 from align.reporting import logger
 from align.rows import QuestionRow
 from align.settings import BadRows, InputPath, InputSource, SamplingConfig
+from align.splits import part_of
 from align.text import normalize
 from data_builders.questions.documents import read_documents
 from data_builders.questions.generated import generated_questions, snippet_rows
 from data_builders.questions.importers import boolq_questions, open_questions
-from data_builders.row_set import RowSet, evaluation_keys, part_of
+from data_builders.row_set import RowSet, evaluation_keys
 
 if TYPE_CHECKING:
     from align.generation.engine import GenerationEngine

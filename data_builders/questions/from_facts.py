@@ -21,12 +21,13 @@ from align.records import identities_of
 from align.reporting import logger
 from align.rows import QuestionRow
 from align.settings import BadRows, InputSource
+from align.splits import part_of
 from align.text import normalize
 from data_builders import packaged
 from data_builders.questions.facts.catalog import all_questions
 from data_builders.questions.facts.fact import FIRST_RELATIONS, QuestionOptions
 from data_builders.questions.facts.wordings import Language, Relation
-from data_builders.row_set import RowSet, evaluation_keys, part_of, prompt_keys
+from data_builders.row_set import RowSet, evaluation_keys, prompt_keys
 
 
 class QuestionsConfig(Section):

@@ -19,13 +19,13 @@ from align.records import identities_of
 from align.reporting import logger
 from align.rows import Message, Messages, PreferenceRow, PromptRow, row_id
 from align.settings import BadRows, InputSource
+from align.splits import part_of, prompt_identity
 from align.text import normalize
 from data_builders import packaged
-from data_builders.preferences.builder import prompt_identity
 from data_builders.questions.from_facts import QuestionsConfig, finish_training_part, question_parts
 from data_builders.rehearsal.general_pairs import GeneralConfig, general_pairs
 from data_builders.rehearsal.judged_answers import JudgedConfig, judged_pairs
-from data_builders.row_set import RowSet, characters, evaluation_keys, part_of, prompt_keys
+from data_builders.row_set import RowSet, characters, evaluation_keys, prompt_keys
 from data_builders.tool_use.imported import ImportedDialogsConfig, kind_of, tool_rows
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]

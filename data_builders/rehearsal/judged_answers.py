@@ -20,10 +20,11 @@ from pydantic import Field, model_validator
 from align.config import Section, dump
 from align.reporting import logger
 from align.rows import Level, Message, Messages, PreferenceRow, row_id
+from align.splits import part_of
 from align.text import normalize
 from data_builders.packaged import NQ_OPEN, JudgedQuestion, judged_answers, provenance
 from data_builders.preferences.report import bias_text, length_bias
-from data_builders.row_set import RowSet, part_of, shuffled
+from data_builders.row_set import RowSet, shuffled
 
 DEFINITELY: Level = "significantly better"
 """A definitely correct answer over a definitely incorrect one."""

@@ -12,7 +12,8 @@ from align.errors import RowError
 from align.jsonl import read_rows
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, PromptRow, SFTRow
-from data_builders.row_set import RowSet, evaluation_keys, message_keys, part_of
+from align.splits import part_of
+from data_builders.row_set import RowSet, evaluation_keys, message_keys
 
 
 def asked(text: str, name: str = "", source: str = "made") -> PromptRow:

@@ -13,7 +13,7 @@ from align.files import fingerprint
 from align.jsonl import read_rows
 from align.manifest import read_data_manifest
 from align.rows import PreferenceRow, PromptRow, QuestionRow, SFTRow, tools_of
-from data_builders.preferences.builder import prompt_identity
+from align.splits import prompt_identity
 from data_builders.rehearsal.builder import build
 from data_builders.row_set import content_key, prompt_keys
 from data_builders.tool_use.imported import function_names, kind_of
