@@ -7,6 +7,7 @@ is arXiv:2307.09288. `--help` explains both.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -140,6 +141,10 @@ class LoRAConfig(Section):
     """First decoder layer with adapters. Layers below it are not changed."""
 
 
+ChatName = Literal["auto", "native", "chatml", "llama3"]
+"""Names of `align.chat.load_protocol`."""
+
+
 class ModelConfig(Section):
     """A checkpoint folder or Hub name, and how to load it."""
 
@@ -152,9 +157,18 @@ class ModelConfig(Section):
     """Data type of the weights. auto: float32 for a model that is trained, because these are the master weights
     whatever training.precision says; for a model that samples or scores, bfloat16 if this machine supports it and is
     faster with it, else float32 (`align/precision.py`)."""
-    chat: Literal["auto", "chatml", "llama3"] = "auto"
-    """The chat protocol. auto chooses by the tokenizer's control tokens and refuses a checkpoint whose own chat
-    template writes dialogs differently. A protocol that is named here replaces such a template."""
+    chat: ChatName = "auto"
+    """The chat protocol. native: the tokenizer's own chat template, which is saved unchanged with the checkpoint; what
+    it does to a message that is trained on is checked for each row (docs/chat_templates.md). chatml, llama3: a protocol
+    of this project, which replaces the template; default system messages and dates of the old one are dropped. auto:
+    native for a checkpoint that was trained with it; else chatml or llama3 by the tokenizer's control tokens, and a
+    checkpoint whose own template writes other control tokens or role names is refused."""
+    chat_template_kwargs: dict[str, bool | int | str] = Field(default_factory=dict)
+    """Variables for the template of `chat: native`, such as {enable_thinking: false} for Qwen3. They are recorded in
+    the checkpoint's tokenizer_config.json; servers must be given the same ones."""
+    chat_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """The date, such as 2024-07-26, that the template of `chat: native` writes in place of today's. Required if it
+    asks for the current date (Llama 3.2): the clock's date is never used."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
     """How tool calls are written. None: the syntax of the checkpoint's template if it was saved by this project, else
     the protocol's default, which is hermes for chatml and json for llama3."""
@@ -170,6 +184,18 @@ class ModelConfig(Section):
     quantization: Literal["nf4"] | None = None
     """nf4: the frozen weights are stored in 4 bits (QLoRA, arXiv:2305.14314). Training then requires `model.lora`.
     Requires bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _template_settings_are_read(self) -> Self:
+        if self.chat in ("chatml", "llama3") and (self.chat_template_kwargs or self.chat_date):
+            name = "chat_template_kwargs" if self.chat_template_kwargs else "chat_date"
+            raise ValueError(f"{name} is for chat: native, and chat is {self.chat}")
+        if self.chat_date is not None:
+            try:
+                date.fromisoformat(self.chat_date)
+            except ValueError as error:
+                raise ValueError(f"chat_date {self.chat_date} is no date: {error}") from None
+        return self
 
 
 class EnvironmentConfig(Section):

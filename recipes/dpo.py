@@ -39,7 +39,7 @@ class DPORecipe(Recipe):
 
 def run(recipe: DPORecipe) -> Path:
     """Train, and return the folder of the finished model."""
-    from align.models.loading import load_policy, load_tokenizer
+    from align.models.loading import load_policy, load_tokenizer_for
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
     from align.trainers.data import preference_eval_trees, preference_trees
@@ -47,7 +47,7 @@ def run(recipe: DPORecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
+    _, protocol = load_tokenizer_for(recipe.model)
     trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
     eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol, pairs=True)
     trainer = DPOTrainer(

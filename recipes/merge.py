@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from align.config import Recipe, main
-from align.settings import HubConfig, InputPath, OutputPath
+from align.settings import ChatName, HubConfig, InputPath, OutputPath
 
 
 class MergeRecipe(Recipe):
@@ -24,7 +24,7 @@ class MergeRecipe(Recipe):
     dtype: Literal["float32", "bfloat16"] | None = None
     """The type of the merged weights; null for the type of the base. If bfloat16 would round the adapter away, the
     merge is refused."""
-    chat: Literal["auto", "chatml", "llama3"] = "auto"
+    chat: ChatName = "auto"
     """The chat protocol of the prompts; auto decides by the control tokens of the tokenizer."""
     prompts: tuple[str, ...] = Field(
         (

@@ -38,7 +38,7 @@ class SFTRecipe(Recipe):
 
 def run(recipe: SFTRecipe) -> Path:
     """Train, and return the folder of the finished model."""
-    from align.models.loading import load_policy, load_tokenizer
+    from align.models.loading import load_policy, load_tokenizer_for
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
     from align.trainers.data import sft_eval_trees, sft_trees
@@ -46,7 +46,7 @@ def run(recipe: SFTRecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
-    _, protocol = load_tokenizer(recipe.model.path, recipe.model.chat, recipe.model.call_syntax, recipe.model.revision)
+    _, protocol = load_tokenizer_for(recipe.model)
     trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
     eval_trees = sft_eval_trees(recipe.data, recipe.training, protocol, recipe.sft)
     trainer = SFTTrainer(

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from align.chat.protocol import ChatProtocol
+from align.chat.pieces import PieceProtocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,13 +49,13 @@ class _Conflict(Exception):
     """The first place where the two differ in what a model was trained on."""
 
 
-def compare(tokenizer: PreTrainedTokenizerFast, protocol: ChatProtocol) -> Comparison:
+def compare(tokenizer: PreTrainedTokenizerFast, protocol: PieceProtocol) -> Comparison:
     """The tokenizer's chat template against the protocol's."""
     return _Comparing(tokenizer, protocol).result()
 
 
 class _Comparing:
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, protocol: ChatProtocol) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, protocol: PieceProtocol) -> None:
         self.tokenizer, self.protocol = tokenizer, protocol
         self.harmless: dict[str, None] = {}
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]

@@ -112,7 +112,7 @@ def call_parts(calls: Sequence[ToolCall], syntax: CallSyntax, content: str = "")
     if content:
         written.insert(0, Part("\n"))
     found = form.parse(content + joined(written))
-    if found.text != content or not _same_calls(found.calls, calls):
+    if found.text != content or not same_calls(found.calls, calls):
         why = found.malformed or f"it is parsed as {len(found.calls)} call(s) that differ"
         raise ValueError(f"the {syntax} syntax cannot express this message: {why}")
     return written
@@ -353,7 +353,7 @@ def _call_from(found: Any) -> ToolCall:
     return ToolCall(name=name, arguments=json_text(arguments))
 
 
-def _same_calls(found: Sequence[ToolCall], expected: Sequence[ToolCall]) -> bool:
+def same_calls(found: Sequence[ToolCall], expected: Sequence[ToolCall]) -> bool:
     """Whether two lists of calls are equal as JSON text. As Python values, 1, 1.0 and True would be equal."""
     return [(call.name, json_text(call.parsed())) for call in found] == [
         (call.name, json_text(call.parsed())) for call in expected

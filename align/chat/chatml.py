@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from align.chat.calls import CallSyntax, ParsedCalls, parse_calls
-from align.chat.protocol import ChatProtocol, Piece, TokenKind
+from align.chat.pieces import Piece, PieceProtocol
+from align.chat.protocol import TokenKind
 from align.chat.tool_prompts import with_tool_prompt
 from align.rows import Message
 
@@ -28,7 +29,7 @@ START = "<|im_start|>"
 END = "<|im_end|>"
 
 
-class ChatML(ChatProtocol):
+class ChatML(PieceProtocol):
     """Control tokens `<|im_start|>` and `<|im_end|>`; a role name and a line break open a message."""
 
     name = "chatml"

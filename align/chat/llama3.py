@@ -25,7 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from align.chat.calls import SYNTAXES, TAG_OPEN, CallSyntax, ParsedCalls, Part, json_text, parse_calls
-from align.chat.protocol import ChatProtocol, Piece, TokenKind
+from align.chat.pieces import Piece, PieceProtocol
+from align.chat.protocol import TokenKind
 from align.chat.tool_prompts import with_tool_prompt
 from align.errors import RowError
 from align.rows import Message, ToolCall
@@ -53,7 +54,7 @@ _SEARCH_CALL = re.compile(r'\s*(?P<name>brave_search|wolfram_alpha)\.call\(query
 _SEARCH_BEGUN = re.compile(r"\s*(brave_search|wolfram_alpha)\.call\(")
 
 
-class Llama3(ChatProtocol):
+class Llama3(PieceProtocol):
     """Role names are between header tokens. `<|eot_id|>` ends a turn, `<|eom_id|>` waits for a built-in tool's output.
 
     A call of a built-in tool must be the only call of its message. A custom call ends the turn in every syntax.

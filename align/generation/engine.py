@@ -16,9 +16,9 @@ make it in `load`; nothing else changes. `EngineCache` is for jobs that ask seve
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
@@ -44,7 +44,15 @@ class GenerationEngine:
     def from_settings(cls, model: ModelConfig, sampling: SamplingConfig) -> Self:
         """The engine of a `model` section. Of its settings, those of training (lora, attention and so on) are not read,
         and the weights are held in `sampling.dtype`."""
-        return cls.load(model.path, sampling, chat=model.chat, call_syntax=model.call_syntax, revision=model.revision)
+        return cls.load(
+            model.path,
+            sampling,
+            chat=model.chat,
+            call_syntax=model.call_syntax,
+            revision=model.revision,
+            template_kwargs=model.chat_template_kwargs,
+            today=model.chat_date,
+        )
 
     @classmethod
     def load(
@@ -55,15 +63,18 @@ class GenerationEngine:
         chat: str = "auto",
         call_syntax: CallSyntax | None = None,
         revision: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        today: str | None = None,
     ) -> Self:
         """The engine of a checkpoint: a Hugging Face folder, or a name on the Hub.
 
-        chat, call_syntax, revision: as in `ModelConfig`.
+        chat, call_syntax, revision: as in `ModelConfig`. template_kwargs, today: its `chat_template_kwargs` and
+            `chat_date`.
         """
         from align.generation.local import LocalBackend
         from align.models.loading import load_generator, load_tokenizer
 
-        _, protocol = load_tokenizer(path, chat, call_syntax, revision)
+        _, protocol = load_tokenizer(path, chat, call_syntax, revision, template_kwargs=template_kwargs, today=today)
         return cls(LocalBackend(load_generator(path, sampling.dtype, revision), protocol, sampling), protocol)
 
     @property

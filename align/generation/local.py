@@ -70,7 +70,7 @@ class LocalBackend:
             sampling = self.sampling.model_dump(exclude={"batch_size", "threads", "dtype"})
             self._identity = {
                 "model": state_fingerprint(self.model),
-                "protocol": fingerprint_of(self.protocol.name, self.protocol.syntax, self.protocol.stop_ids),
+                "protocol": fingerprint_of(*self.protocol.identity, self.protocol.stop_ids),
                 "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
             }
         return self._identity

@@ -14,7 +14,7 @@ from torch import Tensor
 from align.chat.protocol import ChatProtocol
 from align.judges.judge import ScoreRequest
 from align.judges.reward_model import RewardModelJudge
-from align.models.loading import load_policy, load_tokenizer
+from align.models.loading import load_policy, load_tokenizer_for
 from align.models.logps import TreePolicy
 from align.settings import ModelConfig
 from align.tree.encode import Ask, encode_completions
@@ -52,7 +52,7 @@ class LikelihoodJudge(RewardModelJudge):
     @classmethod
     def from_settings(cls, config: ModelConfig, token_budget: int) -> Self:
         """The judge of a `model` section."""
-        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax, config.revision)
+        _, protocol = load_tokenizer_for(config)
         return cls(load_policy(config), protocol, token_budget)
 
     def token_counts(self, requests: Sequence[ScoreRequest]) -> list[list[int]]:

@@ -17,7 +17,7 @@ from align.errors import CheckpointError
 from align.generation.local import state_fingerprint
 from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
-from align.models.loading import load_reward_model, load_tokenizer
+from align.models.loading import load_reward_model, load_tokenizer_for
 from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Messages
 from align.settings import ModelConfig
@@ -45,7 +45,7 @@ class RewardModelJudge:
     @classmethod
     def from_settings(cls, config: ModelConfig, token_budget: int) -> Self:
         """The judge of a `reward_model` section."""
-        _, protocol = load_tokenizer(config.path, config.chat, config.call_syntax, config.revision)
+        _, protocol = load_tokenizer_for(config)
         return cls(load_reward_model(config), protocol, token_budget)
 
     @property
@@ -54,7 +54,7 @@ class RewardModelJudge:
         if not self._identity:
             self._identity = {
                 "reward_model": state_fingerprint(self.model),
-                "protocol": f"{self.protocol.name} {self.protocol.syntax}",
+                "protocol": " ".join(map(str, self.protocol.identity)),
             }
         return self._identity
 

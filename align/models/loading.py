@@ -7,6 +7,7 @@ that are missing, unexpected or not finite.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
 import align.tree.attention
-from align.chat import load_protocol
+from align.chat import adopt_template, load_protocol
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
 from align.errors import AlignError, CheckpointError, ConfigError
@@ -38,6 +39,7 @@ from align.models.exactness import require_open_attention
 from align.models.fitting import model_config, quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
+from align.models.serving import generation_stop_ids
 from align.precision import resolved_dtype, resolved_precision
 from align.reporting import logger
 from align.settings import ModelConfig
@@ -51,11 +53,19 @@ _TOKENIZER_FILES = (
 
 
 def load_tokenizer(
-    path: str | Path, chat: str = "auto", call_syntax: CallSyntax | None = None, revision: str | None = None
+    path: str | Path,
+    chat: str = "auto",
+    call_syntax: CallSyntax | None = None,
+    revision: str | None = None,
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
+    today: str | None = None,
 ) -> tuple[Any, ChatProtocol]:
     """The tokenizer, and the chat protocol over it; the protocol's template becomes the tokenizer's own.
 
-    Raises CheckpointError if there is none, or where it has ids that the model has no embedding for.
+    template_kwargs, today: `chat_template_kwargs` and `chat_date` of `ModelConfig`.
+    Raises CheckpointError if there is none, or where it has ids that the model has no embedding for, and ConfigError as
+    `load_protocol` does.
     """
     disable_progress_bar()  # a bar for each file read would bury our own lines
     folder = located(path, revision)
@@ -67,9 +77,24 @@ def load_tokenizer(
         raise CheckpointError(source, what, "Copy the tokenizer's files out of the model that it was made from")
     tokenizer = _tokenizer_of(source)
     _refuse_larger_vocabulary(tokenizer, source, whole)
-    protocol = load_protocol(tokenizer, chat, call_syntax)
-    tokenizer.chat_template = protocol.chat_template
+    stop_ids = [*generation_stop_ids(folder), *generation_stop_ids(whole)]
+    protocol = load_protocol(
+        tokenizer, chat, call_syntax, template_kwargs=template_kwargs, today=today, stop_ids=stop_ids
+    )
+    adopt_template(tokenizer, protocol)
     return tokenizer, protocol
+
+
+def load_tokenizer_for(config: ModelConfig) -> tuple[Any, ChatProtocol]:
+    """`load_tokenizer` with the settings of a `model` section."""
+    return load_tokenizer(
+        config.path,
+        config.chat,
+        config.call_syntax,
+        config.revision,
+        template_kwargs=config.chat_template_kwargs,
+        today=config.chat_date,
+    )
 
 
 def plain_tokenizer(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> Any:

@@ -33,7 +33,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from align.chat import protocol_of_template
+from align.chat import adopt_template, protocol_of_template
 from align.chat.protocol import ChatProtocol
 from align.files import whole_file
 
@@ -52,8 +52,8 @@ def write_serving_files(folder: Path, protocol: ChatProtocol) -> list[Path]:
     config = _read(folder / CONFIG)
     pad = protocol.padding(_text_config(config).get("vocab_size"))
     tokenizer = protocol.tokenizer
-    tokenizer.chat_template = protocol.chat_template
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(protocol.terminators[0])
+    adopt_template(tokenizer, protocol)
+    tokenizer.eos_token = protocol.eos_token
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     saved = tokenizer.save_pretrained(folder)
     return [*map(Path, saved), *_write_token_ids(folder, protocol.stop_ids, pad)]
@@ -67,7 +67,7 @@ def write_serving_files_of_average(folder: Path, inputs: Sequence[Path]) -> list
     """
     protocol = next(filter(None, map(_protocol_of, inputs)), None)
     written = [] if protocol is None else write_serving_files(folder, protocol)
-    return written + _write_token_ids(folder, _merged(*map(_eos_ids, inputs)), None)
+    return written + _write_token_ids(folder, _merged(*map(generation_stop_ids, inputs)), None)
 
 
 def _protocol_of(folder: Path) -> ChatProtocol | None:
@@ -80,7 +80,7 @@ def _protocol_of(folder: Path) -> ChatProtocol | None:
 def _write_token_ids(folder: Path, stop_ids: Iterable[int], pad: int | None) -> list[Path]:
     """Put the ids into config.json, its text_config and generation_config.json; the last is made for a generator."""
     config = _read(folder / CONFIG)
-    stops = _merged(stop_ids, _eos_ids(folder))
+    stops = _merged(stop_ids, generation_stop_ids(folder))
     ids: dict[str, Any] = ({"eos_token_id": stops} if stops else {}) | ({} if pad is None else {"pad_token_id": pad})
     written = []
     if ids and config:
@@ -99,7 +99,7 @@ def _write_token_ids(folder: Path, stop_ids: Iterable[int], pad: int | None) -> 
     return written
 
 
-def _eos_ids(folder: Path) -> list[int]:
+def generation_stop_ids(folder: Path) -> list[int]:
     """The ids at which a folder's files say that generation stops."""
     config = _read(folder / CONFIG)
     found = (each.get("eos_token_id") for each in (_read(folder / GENERATION_CONFIG), config, _text_config(config)))

@@ -76,8 +76,7 @@ def template_fingerprint(start: Path | str, protocol: ChatProtocol, revision: st
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
     files = [checkpoint_folder(start, revision) / name for name in names]
     return fingerprint_of(
-        protocol.name,
-        protocol.syntax,
+        *protocol.identity,
         protocol.chat_template,
         protocol.tokenizer_fingerprint,
         *(f"{file.name} {fingerprint(file)}" for file in files if file.exists()),

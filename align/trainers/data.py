@@ -252,8 +252,7 @@ def _key(
         settings,
         (part.limit, part.ratio, part.held_out, part.most),
         seed,
-        protocol.name,
-        protocol.syntax,
+        *protocol.identity,
         protocol.tokenizer_fingerprint,
         key_of(part.sources, inputs),
     )

@@ -138,7 +138,7 @@ def encode_completions(asks: Sequence[Ask], protocol: ChatProtocol) -> list[Prom
     The prompt ends with an opened assistant header, as it does for generation.
     Raises RowError for a dialog that the protocol cannot express.
     """
-    found = list(_trees(asks, protocol))
+    found = list(_trees(asks, protocol, exact=False))
     for tree in found:
         if isinstance(tree, RowError):
             raise tree
@@ -167,12 +167,13 @@ def _kept(
                 dropped[reason] += 1
 
 
-def _trees(asks: Sequence[Ask], protocol: ChatProtocol) -> Iterator[PromptTree | RowError]:
+def _trees(asks: Sequence[Ask], protocol: ChatProtocol, *, exact: bool = True) -> Iterator[PromptTree | RowError]:
     """The tree of each ask, or the error if the protocol cannot express it (Llama 3: two calls in one message)."""
     dialogs: list[Dialog] = []
     for _, prompt, completions, tools, _ in asks:
         dialogs.append(Dialog(prompt, tools, open_assistant=True))
-        dialogs.extend(Dialog((*prompt, *completion), tools) for completion in completions)
+        wholes = [(*prompt, *completion) for completion in completions]
+        dialogs.extend(Dialog(whole, tools, start=len(prompt), exact=exact) for whole in wholes)
     encoded = protocol.encode_dialogs(dialogs)
     loss_mask, contrast_mask = _masks(dialogs, encoded)
     starts = encoded.starts.tolist()

@@ -6,10 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from align.settings import InputPath, InputSource, InputSources, Reading, SamplingConfig
+from align.settings import ChatName, InputPath, InputSource, InputSources, Reading, SamplingConfig
 from data_builders.knowledge_probe.refusals import RefusalsConfig
-
-Chat = Literal["auto", "chatml", "llama3"]
 
 
 class KnowledgeProbeConfig(Reading):
@@ -20,7 +18,7 @@ class KnowledgeProbeConfig(Reading):
     them."""
     model: InputPath
     """The checkpoint to probe: a Hugging Face folder."""
-    chat: Chat = "auto"
+    chat: ChatName = "auto"
     """The chat protocol of the model. auto: detect it from the control tokens of the tokenizer."""
     samples: int = Field(5, ge=1)
     """Number of answers to sample for each question. More answers make the classification more reliable."""
@@ -33,7 +31,7 @@ class KnowledgeProbeConfig(Reading):
     judge_model: InputPath | None = None
     """The checkpoint that judges, decoding greedily. null: the probed model judges itself, as in Llama 3 (section
     4.3.6)."""
-    judge_chat: Chat = "auto"
+    judge_chat: ChatName = "auto"
     """The chat protocol of judge_model."""
     known_ratio: float = Field(0.6, gt=0, le=1)
     """A question is known if at least this ratio of its informative answers is right, from 0 to 1. Answers that abstain

@@ -18,7 +18,7 @@ from align.config import Section
 from align.judges.answers.refusals import LANGUAGES, abstention, apologizes
 from align.judges.answers.rules import are_yes_or_no, states
 from align.rows import Message, PromptRow, QuestionRow, row_id
-from align.settings import InputPath, SamplingConfig
+from align.settings import ChatName, InputPath, SamplingConfig
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "en": (
@@ -115,7 +115,7 @@ class RefusalsConfig(Section):
     replaced with one of the wordings."""
     model: InputPath | None = None
     """The checkpoint that writes refusals. null: the probed model."""
-    chat: Literal["auto", "chatml", "llama3"] = "auto"
+    chat: ChatName = "auto"
     """The chat protocol of `model`."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_completion_tokens=64)
     """How refusals are sampled."""

@@ -8,7 +8,7 @@ question has its accepted answers, and the snippet as a reference for the judge.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from align.judges.answers.refusals import LANGUAGES
 from align.records import inputs_of
 from align.reporting import logger
 from align.rows import QuestionRow
-from align.settings import BadRows, InputPath, InputSource, SamplingConfig
+from align.settings import BadRows, ChatName, InputPath, InputSource, SamplingConfig
 from align.splits import part_of
 from align.text import normalize
 from data_builders.questions.documents import read_documents
@@ -38,7 +38,7 @@ class DocumentQuestionsConfig(BadRows):
     """Documents to ask questions about: .txt files with one document per line, or JSONL with `text` and `title`."""
     model: InputPath | None = None
     """The checkpoint that writes the questions: a Hugging Face folder. Required with documents. Use a capable model."""
-    chat: Literal["auto", "chatml", "llama3"] = "auto"
+    chat: ChatName = "auto"
     """The chat protocol of the model. auto: detect it from the control tokens of the tokenizer."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_completion_tokens=96)
     """How the questions are sampled."""

@@ -23,7 +23,7 @@ from align.jsonl import read_rows
 from align.records import inputs_of, label_of, sources_of
 from align.reporting import logger
 from align.rows import Message, Messages, PromptRow, Row, SFTRow, ToolQuestionRow, row_id, tools_of, tools_text
-from align.settings import EnvironmentConfig, InputPath, InputSource, InputSources, Reading, SamplingConfig
+from align.settings import ChatName, EnvironmentConfig, InputPath, InputSource, InputSources, Reading, SamplingConfig
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.interpreter import DialogSession, interpreter_tool
 from align.tools.registry import Registry
@@ -57,7 +57,7 @@ class TrajectoriesConfig(Reading):
     """The checkpoint to sample from: a Hugging Face folder, or a name on the Hub."""
     revision: str | None = None
     """A branch, tag or commit of a Hub name; None for its main branch."""
-    chat: Literal["auto", "chatml", "llama3"] = "auto"
+    chat: ChatName = "auto"
     """The chat protocol; auto chooses by the tokenizer's control tokens."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
     """How calls are written; null keeps that of the checkpoint's template, or else of the protocol."""
