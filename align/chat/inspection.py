@@ -158,7 +158,7 @@ def _without_thinking(renderer: Renderer) -> str:
 
 
 def what_it_adds(renderer: Renderer, today: str | None) -> list[str]:
-    """What the template writes besides the messages: a default system message, dates."""
+    """What the template writes in addition to the messages: a default system message, dates."""
     notes = []
     plain = renderer.render([QUESTION], open_assistant=True).text.partition(QUESTION.content)[0]
     try:

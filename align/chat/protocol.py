@@ -106,7 +106,7 @@ class ChatProtocol(ABC):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the ids of a dialog depend on, besides the tokenizer."""
+        """What the ids of a dialog depend on, in addition to the tokenizer."""
         return self.name, self.syntax
 
     @property
