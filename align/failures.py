@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from align.errors import AlignError
+from align.hub_errors import chain, hub_problem, is_of_the_network
 
 CONTINUE = "then start the same command again: it continues from what is saved"
 
@@ -35,15 +36,17 @@ _BY_NUMBER = {
     errno.ENOMEM: ("there is not enough memory", "Lower data.token_budget or sampling.batch_size"),
     errno.EADDRINUSE: ("the address is in use by another program", "Choose another port"),
 }
-_NETWORK = {"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|not enough memory", re.IGNORECASE)
 _DISK_FULL = re.compile(r"no space left|disk is full|os error 28\b", re.IGNORECASE)
 # The repository that an error of the Hub names, in an address or in quotes:
 #   "404 ... url: https://huggingface.co/api/models/me/model/revision/main"   me/model
+#   "403 ... url: http://mirror:8080/me/model/resolve/main/config.json"      me/model
 #   "https://huggingface.co/docs/hub"                                        nothing: a page of the documentation
 #   "Cannot find 'me/model'"                                                 me/model
+_OWNER_AND_NAME = r"([\w.-]+/[\w.-]+)"
 _REPOSITORY = re.compile(
-    r"huggingface\.co/(?!docs/|settings/)(?:api/)?(?:models/|datasets/)?([\w.-]+/[\w.-]+)|['\"]([\w.-]+/[\w.-]+)['\"]"
+    rf"huggingface\.co/(?!docs/|settings/)(?:api/)?(?:models/|datasets/)?{_OWNER_AND_NAME}"
+    rf"|/api/(?:models|datasets)/{_OWNER_AND_NAME}|/{_OWNER_AND_NAME}/resolve/|['\"]{_OWNER_AND_NAME}['\"]"
 )
 
 
@@ -54,14 +57,10 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
     """
     if isinstance(error, AlignError):
         return error
-    if isinstance(error, OSError | ValueError | RuntimeError) or _library(error) in _NETWORK:
-        chain = list(_chain(error))
-        for link in chain:
-            if _library(link) == "huggingface_hub":
-                return _of_the_hub(link, "\n".join(map(str, [link, *chain])), ", ".join(hub_names))
-        for link in chain:
-            if _library(link) in _NETWORK or isinstance(link, ConnectionError):
-                return _unreachable(link, ", ".join(hub_names))
+    if isinstance(error, OSError | ValueError | RuntimeError) or is_of_the_network(error):
+        about_the_hub = _of_the_hub(error, ", ".join(hub_names))
+        if about_the_hub is not None:
+            return about_the_hub
     names = {cls.__name__ for cls in type(error).__mro__}
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names or _is_torch_memory(error):
         how = "Lower data.token_budget or sampling.batch_size, or set model.gradient_checkpointing: true"
@@ -94,52 +93,11 @@ def _of_the_system(error: OSError) -> AlignError:
     )
 
 
-def _of_the_hub(error: BaseException, texts: str, names: str) -> AlignError:
-    """texts: what it and the errors raised from it say; one of them may name the repository."""
-    found = _REPOSITORY.search(texts)
-    name = (found[1] or found[2]) if found else names
-    where = name or "Hugging Face Hub"
-    kinds = {cls.__name__ for cls in type(error).__mro__}
-    if "GatedRepoError" in kinds:
-        page = f"https://huggingface.co/{name}" if name else "its page"
-        what = "access to this repository has to be granted, and this token has none"
-        return AlignError(where, what, f"Accept its terms at {page}, and set HF_TOKEN to a token of that account")
-    if "RepositoryNotFoundError" in kinds:
-        what = "the Hub has no such repository, or it is private"
-        return AlignError(where, what, "Check the name; for a private one set HF_TOKEN")
-    if "RevisionNotFoundError" in kinds:
-        return AlignError(where, "the Hub has no such revision of it", "Check the branch, tag or commit")
-    if "LocalEntryNotFoundError" in kinds or "OfflineModeIsEnabled" in kinds:
-        return _unreachable(error, where)
-    if "EntryNotFoundError" in kinds:
-        return AlignError(
-            where, f"lacks a file that is read ({_first_line(error)})", "Check that it holds a whole model"
-        )
-    if "HFValidationError" in kinds:
-        what = f"is neither a folder that exists nor owner/name on the Hub ({_first_line(error)})"
-        return AlignError(where, what, "Check the path")
-    return AlignError(where, _first_line(error), "Check the name, the token (HF_TOKEN) and the network")
-
-
-def _unreachable(error: BaseException, where: str) -> AlignError:
-    what = f"the Hub cannot be reached, and what is needed is not in the local cache ({_first_line(error)})"
-    how = "Check the network, or download it elsewhere (hf download NAME) and name the local folder"
-    return AlignError(where or "Hugging Face Hub", what, how)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what it was raised from. transformers raises its own OSError in the handler of the Hub's."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        handled = link.__context__ if isinstance(error, OSError) and not link.__suppress_context__ else None
-        link = link.__cause__ or handled
-
-
-def _library(error: BaseException) -> str:
-    return type(error).__module__.partition(".")[0]
+def _of_the_hub(error: BaseException, names: str) -> AlignError | None:
+    found = _REPOSITORY.search("\n".join(map(str, chain(error))))
+    name = next(filter(None, found.groups()), "") if found else names
+    problem = hub_problem(error, name)
+    return problem and AlignError(name or "Hugging Face Hub", problem.what, problem.how)
 
 
 def _is_torch_memory(error: BaseException) -> bool:

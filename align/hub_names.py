@@ -1,7 +1,11 @@
-"""Whether a text is the name of a model or dataset on the Hub: one rule for records, checkpoints, rounds and cards."""
+"""Whether a text is the name of a model or dataset on the Hub: one rule for records, checkpoints, rounds and cards.
+
+Also which existing path a misspelled one may mean.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -17,3 +21,26 @@ def is_hub_name(path: str | Path) -> bool:
     """Whether a path reads like owner/name on the Hub, and nothing on this disk has that path."""
     text = str(path)
     return bool(HUB_NAME.fullmatch(text)) and not text.lower().endswith(DATA_ENDINGS) and not os.path.lexists(text)
+
+
+def similar_path(path: Path) -> Path | None:
+    """An existing path that differs from a missing one in the spelling of one part; None if there is none.
+
+    For example runs/round-1/dpo for runs/round1/dpo: `runs` exists, `round1` does not, and its closest neighbour
+    `round-1` has a `dpo`.
+    """
+    parts = path.parts
+    for number, part in enumerate(parts):
+        parent = Path(*parts[:number])
+        if os.path.lexists(parent / part):
+            continue
+        try:
+            names = os.listdir(parent)
+        except OSError:
+            return None
+        for close in difflib.get_close_matches(part, names, n=3, cutoff=0.7):
+            found = parent / close / Path(*parts[number + 1 :])
+            if os.path.lexists(found):
+                return found
+        return None
+    return None

@@ -20,6 +20,7 @@ import align
 from align import hardware
 from align.errors import CheckpointError, RowError
 from align.files import fingerprint, fingerprint_of, give_usual_mode, matching, sync_file, whole_file
+from align.hub_names import similar_path
 from align.source_code import code_fingerprint as code_fingerprint
 
 SEAL = "MANIFEST.json"
@@ -178,6 +179,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         for name, entry in manifest["files"].items():
             _check_entry(name, entry)
     except FileNotFoundError:
+        if not folder.is_dir():
+            similar = similar_path(folder)
+            how = f"Did you mean {similar}?" if similar else "Name the folder of a finished checkpoint on this disk"
+            raise CheckpointError(folder, "there is no such folder", how) from None
         raise CheckpointError(folder, f"has no {SEAL}, so it was never finished", _AGAIN) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):

@@ -58,7 +58,9 @@ class BuildDataRecipe(Recipe):
 def run(recipe: BuildDataRecipe) -> Path:
     """Build, and return the folder."""
     from align.files import sole_writer
+    from align.records import require_sources
 
+    require_sources(recipe)
     with sole_writer(recipe.output, "output"):
         return _run(recipe)
 

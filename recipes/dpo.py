@@ -39,6 +39,9 @@ class DPORecipe(Recipe):
 
 def run(recipe: DPORecipe) -> Path:
     """Train, and return the folder of the finished model."""
+    from align.models.preflight import require_inputs
+
+    require_inputs(recipe)
     from align.models.loading import load_policy, load_tokenizer_for
     from align.precision import resolved
     from align.trainers.arguments import training_arguments

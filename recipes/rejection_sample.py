@@ -62,7 +62,9 @@ class RejectionSampleRecipe(Recipe, Reading):
 def run(recipe: RejectionSampleRecipe) -> Path:
     """Sample, score, select, and return the folder."""
     from align.files import sole_writer
+    from align.models.preflight import require_inputs
 
+    require_inputs(recipe)
     with sole_writer(recipe.output_dir, "output_dir"):
         return _run(recipe)
 

@@ -46,6 +46,9 @@ class RewardRecipe(Recipe):
 
 def run(recipe: RewardRecipe) -> Path:
     """Train, and return the folder of the finished model."""
+    from align.models.preflight import require_inputs
+
+    require_inputs(recipe)
     from align.models.loading import load_reward_model, load_tokenizer_for
     from align.precision import resolved
     from align.trainers.arguments import training_arguments

@@ -74,7 +74,9 @@ class RunEvalRecipe(Recipe):
 def run(recipe: RunEvalRecipe) -> Path:
     """Evaluate, print the scores, and return the folder of the results."""
     from align.files import sole_writer
+    from align.models.preflight import require_inputs
 
+    require_inputs(recipe)
     with sole_writer(recipe.output_dir, "output_dir"):
         return _run(recipe)
 

@@ -38,6 +38,9 @@ class SFTRecipe(Recipe):
 
 def run(recipe: SFTRecipe) -> Path:
     """Train, and return the folder of the finished model."""
+    from align.models.preflight import require_inputs
+
+    require_inputs(recipe)
     from align.models.loading import load_policy, load_tokenizer_for
     from align.precision import resolved
     from align.trainers.arguments import training_arguments

@@ -7,6 +7,7 @@ peft adapter that names its base. A name on the Hub becomes the folder of its sn
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Collection
@@ -18,9 +19,10 @@ import huggingface_hub.errors as hub_errors
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from align.errors import CheckpointError, ConfigError
+from align.errors import AlignError, CheckpointError, ConfigError
 from align.files import fingerprint, fingerprint_of
-from align.hub_names import HUB_NAME
+from align.hub_errors import HubProblem, hub_problem, similar_on_hub, with_suggestion
+from align.hub_names import HUB_NAME, similar_path
 from align.manifest import SEAL, read_manifest, verify_folder
 from align.reporting import logger
 
@@ -39,6 +41,12 @@ _SMALL = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """The files of a Hub repository that are fetched before its weights."""
 _READ_AS_JSON = (CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("sentencepiece.bpe.model", "spiece.model"),
+)
+"""A folder with a tokenizer has one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ def open_checkpoint(
     config = read_config(folder)
     _refuse_quantized(folder, config, quantized)
     if not _is_local(path):
-        _fetch(str(path), revision, weight_files(folder, fetched=False))
+        _fetch(str(path), revision, weight_files(folder, fetched=False), key=key)
     tensors = tensor_files(folder)
     if not quantized:
         for name, tensor in tensors.items():
@@ -107,13 +115,12 @@ def located(
         folder = Path(text)
         if revision is not None:
             what = f"is {revision!r}, and {text} is a folder on this disk"
-            raise ConfigError("model.revision", what, "Remove it: revisions are for names on the Hub")
+            raise ConfigError(_revision_key(key), what, "Remove it: revisions are for names on the Hub")
         verified(folder)
     elif HUB_NAME.fullmatch(text):
         folder = _fetch(text, revision, _SMALL, local_files_only=local_files_only, key=key)
     else:
-        how = "Name a checkpoint folder that exists, or owner/name on the Hub"
-        raise ConfigError(key, f"there is no folder {text}", how)
+        raise _no_folder(text, key)
     for file in sorted(folder.iterdir()):
         if file.is_symlink() and not file.exists():
             what = f"is a link to {os.readlink(file)}, which does not exist"
@@ -125,6 +132,14 @@ def located(
         if (folder / name).exists():
             read_json(folder / name)
     return folder
+
+
+def _no_folder(text: str, key: str) -> ConfigError:
+    if os.path.isfile(text):
+        return ConfigError(key, f"{text} is a file, and a folder is expected", "Name the folder that the file is in")
+    similar = similar_path(Path(text))
+    how = f"Did you mean {similar}?" if similar else "Name a checkpoint folder that exists, or owner/name on the Hub"
+    return ConfigError(key, f"there is no folder {text}", how)
 
 
 def _is_local(path: str | Path) -> bool:
@@ -149,26 +164,35 @@ def _fetch(
             ignore_patterns=["*/*"],  # such as original/, Meta's own format of the same weights
             local_files_only=local_files_only,
         )
-    except hub_errors.GatedRepoError:
-        how = f"Accept its terms on https://huggingface.co/{name}, and set HF_TOKEN to a token of that account"
-        raise ConfigError(key, f"{at} is gated on the Hub, and this account has no access", how) from None
-    except hub_errors.RevisionNotFoundError:
-        how = "Name a branch, tag or commit of it"
-        raise ConfigError("model.revision", f"{name} has no revision {revision} on the Hub", how) from None
-    except hub_errors.RepositoryNotFoundError:
-        what = f"there is no folder {name}, and no model of that name on the Hub, or it is private"
-        how = "Name a checkpoint folder that exists, or owner/name on the Hub; a private one needs HF_TOKEN"
-        raise ConfigError(key, what, how) from None
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
+    except (hub_errors.HFValidationError, hub_errors.HTTPError, OSError) as error:
         if local_files_only:
             what = "is no folder, and the Hub's cache does not hold it"
             raise CheckpointError(at, what, "Name the checkpoint's folder") from error
-        what = f"there is no folder {name}, the Hub's cache does not hold {at} whole, and the Hub cannot be reached"
-        raise ConfigError(key, what, "Connect to the network, or name a folder") from None
-    except (hub_errors.HFValidationError, hub_errors.HTTPError, OSError) as error:
-        what = f"{at} could not be fetched from the Hub ({_first_line(error)})"
-        raise ConfigError(key, what, "Try again, or name a folder") from None
+        problem = hub_problem(error, name, revision=revision)
+        if problem is None:  # the disk of the cache, and not the Hub
+            raise
+        raise _not_fetched(problem, name, key) from None
     return Path(found)
+
+
+def _not_fetched(problem: HubProblem, name: str, key: str) -> AlignError:
+    if problem.about == "revision":
+        return ConfigError(_revision_key(key), problem.what, problem.how)
+    if problem.about == "name":
+        local = similar_path(Path(name))
+        problem = with_suggestion(problem, [str(local)] if local else similar_on_hub(name))
+        return ConfigError(key, f"there is no folder {name}, and {problem.what}", problem.how)
+    if problem.about == "network":
+        return AlignError(f"{key}: {name}", problem.what, problem.how)
+    return ConfigError(key, problem.what, problem.how)
+
+
+def _revision_key(key: str) -> str:
+    """The setting of the revision next to the setting that names a model: model.path -> model.revision."""
+    for end in (".path", " base_model_name_or_path"):
+        if key.endswith(end):
+            return f"{key.removesuffix(end)}{end[0]}revision"
+    return f"{key}_revision"
 
 
 # Verification
@@ -257,6 +281,17 @@ def weight_files(folder: Path, *, fetched: bool = True) -> list[str]:
     return files
 
 
+def tensor_names(folder: Path) -> set[str]:
+    """The tensors in the weight files of a folder: of a whole model, or of an adapter. Only headers are read.
+
+    Raises CheckpointError if a file is missing or cut off.
+    """
+    files = [ADAPTER_WEIGHTS] if (folder / ADAPTER_CONFIG).exists() else weight_files(folder)
+    if not (folder / files[0]).is_file():
+        raise CheckpointError(folder, f"holds no {files[0]}", "Name a finished adapter folder, saved as safetensors")
+    return {tensor for name in files for tensor in _header(folder / name)}
+
+
 def _missing(folder: Path, name: str, *, of_index: bool) -> CheckpointError:
     if of_index:
         what = f"is named by {INDEX}, and missing"
@@ -315,6 +350,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def require_known_architecture(folder: Path) -> None:
+    """Raise CheckpointError if transformers has no model of the kind that config.json names. Imports transformers."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = read_config(folder)
+    kind = config["model_type"]
+    if kind in CONFIG_MAPPING:
+        return
+    what = f"has the model_type {kind!r}, which transformers {transformers.__version__} does not know"
+    if "auto_map" in config:
+        what += ", and its own code, which is never run here"
+    close = difflib.get_close_matches(kind, CONFIG_MAPPING.keys(), n=1, cutoff=0.8)
+    how = f"If the model is newer than this version: pip install --upgrade transformers. {_OTHERWISE}"
+    raise CheckpointError(folder / CONFIG, what, f"Did you mean {close[0]!r}? {how}" if close else how)
+
+
 def _refuse_quantized(folder: Path, config: dict[str, Any], allowed: bool) -> None:
     nested = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in nested:
@@ -341,6 +393,20 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a file that a tokenizer is read from."""
+    return any((folder / file).exists() for file in TOKENIZER_FILES)
+
+
+def no_tokenizer(folder: Path) -> CheckpointError:
+    """The error for a folder without one."""
+    what = f"holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
+    return CheckpointError(folder, what, "Copy the tokenizer's files out of the model that it was made from")
+
+
+_OTHERWISE = "Otherwise choose a model that transformers has built in"
+
+
 # An adapter and its base
 
 
@@ -351,6 +417,8 @@ class Base:
     name: str
     """A folder as it can be opened from here, or owner/name on the Hub."""
     revision: str | None
+    key: str = "base_model_name_or_path"
+    """What names it, for messages: a field of the adapter's config."""
 
 
 @dataclass(frozen=True)
@@ -371,7 +439,7 @@ def open_adapter(path: str | Path, revision: str | None = None, *, key: str = "m
     if base is None:
         return None
     if not _is_local(path):
-        _fetch(str(path), revision, [ADAPTER_WEIGHTS])
+        _fetch(str(path), revision, [ADAPTER_WEIGHTS], key=key)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         what = f"holds no {ADAPTER_WEIGHTS}"
         raise CheckpointError(folder, what, "Name a finished adapter folder, saved as safetensors")
@@ -406,7 +474,8 @@ def base_of(adapter: Path) -> Base | None:
     if folder is not None and (Path(folder) / ADAPTER_CONFIG).exists():
         how = f"Merge {folder} first with recipes/merge.py, and name the merged folder as the base"
         raise CheckpointError(adapter, f"its base {folder} is an adapter too", how)
-    return Base(folder or name, config.get("revision") if folder is None else None)
+    key = f"{adapter / ADAPTER_CONFIG}: base_model_name_or_path"
+    return Base(folder or name, config.get("revision") if folder is None else None, key)
 
 
 # What identifies it

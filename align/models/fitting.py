@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as transformers_logging
 
 from align.errors import AlignError, CheckpointError
-from align.models.checkpoints import CONFIG, HEAD, Checkpoint
+from align.models.checkpoints import CONFIG, HEAD, Checkpoint, require_known_architecture
 
 _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
 """Endings of buffers that old checkpoints hold and that a model computes itself."""
@@ -65,6 +65,7 @@ def require_fit(checkpoint: Checkpoint, *, scorer: bool, fresh_head: bool = Fals
 
 def model_config(checkpoint: Checkpoint) -> Any:
     """transformers' config of a checkpoint. Raises CheckpointError if it cannot be built."""
+    require_known_architecture(checkpoint.folder)
     with _as_checkpoint_error(checkpoint, "describes no model that transformers can build"):
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
 

@@ -29,7 +29,9 @@ from align.models.checkpoints import (
     Adapter,
     Checkpoint,
     base_of,
+    has_tokenizer,
     located,
+    no_tokenizer,
     open_adapter,
     open_checkpoint,
     read_json,
@@ -45,11 +47,6 @@ from align.reporting import logger
 from align.settings import ModelConfig
 
 log = logger(__name__)
-
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
-    *("sentencepiece.bpe.model", "spiece.model"),
-)
 
 
 def load_tokenizer(
@@ -70,11 +67,10 @@ def load_tokenizer(
     disable_progress_bar()  # a bar for each file read would bury our own lines
     folder = located(path, revision)
     base = base_of(folder)
-    whole = folder if base is None else located(base.name, base.revision)
-    source = folder if _has_tokenizer(folder) else whole  # adapters made elsewhere often come without
-    if not _has_tokenizer(source):
-        what = f"holds no tokenizer: none of {', '.join(_TOKENIZER_FILES)}"
-        raise CheckpointError(source, what, "Copy the tokenizer's files out of the model that it was made from")
+    whole = folder if base is None else located(base.name, base.revision, key=base.key)
+    source = folder if has_tokenizer(folder) else whole  # adapters made elsewhere often come without
+    if not has_tokenizer(source):
+        raise no_tokenizer(source)
     tokenizer = _tokenizer_of(source)
     _refuse_larger_vocabulary(tokenizer, source, whole)
     stop_ids = [*generation_stop_ids(folder), *generation_stop_ids(whole)]
@@ -103,10 +99,9 @@ def plain_tokenizer(path: str | Path, revision: str | None = None, *, key: str =
     Raises CheckpointError if there is none that can be read, and as `located` does.
     """
     disable_progress_bar()
-    folder = Path(path) if _has_tokenizer(Path(path)) else located(path, revision, key=key)
-    if not _has_tokenizer(folder):
-        what = f"holds no tokenizer: none of {', '.join(_TOKENIZER_FILES)}"
-        raise CheckpointError(folder, what, "Copy the tokenizer's files out of the model that it was made from")
+    folder = Path(path) if has_tokenizer(Path(path)) else located(path, revision, key=key)
+    if not has_tokenizer(folder):
+        raise no_tokenizer(folder)
     return _tokenizer_of(folder)
 
 
@@ -165,7 +160,7 @@ def _opened(
         if require_fit(checkpoint, scorer=scorer, fresh_head=fresh_head):
             log.info("%s is a language model: its reward head is fresh, and trained from noise", path)
         return None, checkpoint
-    checkpoint = open_checkpoint(adapter.base.name, adapter.base.revision, quantized=quantized)
+    checkpoint = open_checkpoint(adapter.base.name, adapter.base.revision, quantized=quantized, key=adapter.base.key)
     if adapter.has_head and not scorer:
         what = f"is the adapter of a reward model (it holds {HEAD}), not of a language model"
         raise CheckpointError(adapter.name, what, "Name the policy's folder")
@@ -236,10 +231,6 @@ def _attention(config: ModelConfig) -> str:
 
 
 # The tokenizer
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / file).exists() for file in _TOKENIZER_FILES)
 
 
 def _tokenizer_of(folder: Path) -> Any:

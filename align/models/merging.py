@@ -59,7 +59,7 @@ def merge_adapter(
     opened = open_adapter(adapter, key="adapter")
     if opened is None:
         raise ConfigError("adapter", f"{adapter} holds no {ADAPTER_CONFIG}", "Name the folder of a LoRA run")
-    base = open_checkpoint(opened.base.name, opened.base.revision)
+    base = open_checkpoint(opened.base.name, opened.base.revision, key=opened.base.key)
     refuse_overlap(output, [opened.folder, base.folder])
     manifest = verified(opened.folder)
     scorer = opened.has_head or HEAD in base.tensors

@@ -21,6 +21,7 @@ from align.records.reading import (
     parsed,
     records_of,
     remote_inputs_of,
+    require_sources,
     sources_of,
     text_lines,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "parsed",
     "records_of",
     "remote_inputs_of",
+    "require_sources",
     "sources_of",
     "text_lines",
 ]

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from align.config import Section
 from align.errors import RowError
 from align.files import fingerprint, fingerprint_of, matching
-from align.hub_names import DATA_ENDINGS, is_hub_name
+from align.hub_names import DATA_ENDINGS, is_hub_name, similar_path
 from align.manifest import input_fingerprint, read_data_manifest
 from align.records.tables import (
     address_identity,
@@ -32,11 +32,13 @@ from align.records.tables import (
     hub_count,
     hub_identity,
     hub_records,
+    hub_split,
     is_saved,
     parquet_count,
     parquet_records,
     saved_count,
     saved_records,
+    unreadable,
 )
 from align.records.text import Record, array_elements, csv_records, decoded, json_lines, object_in
 from align.settings import INPUT, Source, paths_of
@@ -214,6 +216,24 @@ def inputs_of(config: Section) -> dict[str, str]:
     return found
 
 
+def require_sources(config: Section) -> None:
+    """Raise RowError, or AlignError without network, for the first source of records that cannot be opened.
+
+    Of a file only its existence is checked, of a dataset on the Hub its configuration and split.
+    """
+    for _, value, reads_records in _settings_of(config):
+        if reads_records:
+            for source in sources_of(value):
+                if "://" in source.path:
+                    continue  # each file system has its own costs: its files are opened when they are read
+                if is_on_hub(source):
+                    hub_split(source)
+                else:
+                    _require_readable(Path(source.path))
+        elif isinstance(value, Section):
+            require_sources(value)
+
+
 def remote_inputs_of(config: Section) -> dict[str, str]:
     """Of `inputs_of` the sources of records that are not on this machine."""
     found: dict[str, str] = {}
@@ -304,7 +324,7 @@ def _at_address(source: Source) -> Iterator[tuple[int, Entry]]:
             with system.open(file, "rb") as raw:
                 yield from _in_text(_unzipped(raw, file, name), name)
         except OSError as error:
-            raise RowError(name, f"cannot be read ({error})", "Check the address and the network") from None
+            raise unreadable(name, error) from None
 
 
 def _in_text(handle: IO[bytes], path: str) -> Iterator[tuple[int, Entry]]:
@@ -392,7 +412,9 @@ def _require_readable(path: Path) -> None:
 
 def _cannot_open(path: Path, error: OSError | ValueError) -> RowError:
     what = f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
-    return RowError(path, what, "Name a file that exists: JSONL, JSON, CSV, TSV, Parquet, or a Hub dataset owner/name")
+    similar = similar_path(path) if isinstance(error, FileNotFoundError) else None
+    how = "Name a file that exists: JSONL, JSON, CSV, TSV, Parquet, or a Hub dataset owner/name"
+    return RowError(path, what, f"Did you mean {similar}?" if similar else how)
 
 
 def _refuse_settings(source: Source, names: tuple[str, ...], kind: str) -> None:

@@ -70,6 +70,7 @@ def build(
     Answers, verdicts and refusals are saved while they are made, in `output/units`, `output/judge-units` and
     `output/refusal-units`. A run that was interrupted continues from them.
     """
+    _require_models(config, [engine, judge, writer])
     models = _Models(config, engine, judge, writer)
     questions = _read_questions(config)
     probed = _probe(config, questions.rows, models, output)
@@ -103,6 +104,19 @@ def build(
     with whole_file(output / "map.json") as handle:
         json.dump(found, handle, indent=1, ensure_ascii=False)
     return output
+
+
+def _require_models(config: KnowledgeProbeConfig, given: Sequence[GenerationEngine | None]) -> None:
+    """Raise an error that names a setting whose model does not exist, before anything is sampled."""
+    from align.models.preflight import require_inputs
+
+    settings = ("model", config.model), ("judge_model", config.judge_model), ("refusals.model", config.refusals.model)
+    named = {
+        f"knowledge_probe.{key}": path
+        for (key, path), engine in zip(settings, given, strict=True)
+        if path is not None and engine is None
+    }
+    require_inputs(config, named)
 
 
 class _Models:

@@ -144,22 +144,22 @@ GATED = (
     [
         (
             hub.GatedRepoError(GATED, response=response(403)),
-            "meta-llama/Llama-3.1-8B: access to this repository has to be granted, and this token has none. "
-            "Accept its terms at https://huggingface.co/meta-llama/Llama-3.1-8B, and set HF_TOKEN",
+            "meta-llama/Llama-3.1-8B: meta-llama/Llama-3.1-8B is gated on the Hub, and the account of your token has "
+            "no access to it. Accept its licence on https://huggingface.co/meta-llama/Llama-3.1-8B with that account",
         ),
         (
             hub.RepositoryNotFoundError("404", response=response(404)),
-            "the Hub has no such repository, or it is private",
+            "the Hub has no model of this name",
         ),
-        (hub.RevisionNotFoundError("404", response=response(404)), "the Hub has no such revision"),
-        (hub.EntryNotFoundError("no config.json"), "lacks a file that is read (no config.json)"),
+        (hub.RevisionNotFoundError("404", response=response(404)), "the model has no revision main on the Hub"),
+        (hub.EntryNotFoundError("no config.json"), "has no such file on the Hub (no config.json)"),
         (hub.LocalEntryNotFoundError("Cannot find the files"), "cannot be reached"),
         (
             hub.OfflineModeIsEnabled("Cannot reach https://huggingface.co/a/b: offline mode"),
-            "a/b: the Hub cannot be reached",
+            "a/b: HF_HUB_OFFLINE is set, and the local cache has no complete copy of a/b",
         ),
-        (hub.HFValidationError("Repo id must be in the form 'repo_name': 'a/b/c'"), "is neither a folder that exists"),
-        (hub.HfHubHTTPError("500 Server Error", response=response(500)), "500 Server Error"),
+        (hub.HFValidationError("Repo id must be in the form 'repo_name': 'a/b/c'"), "is neither a path that exists"),
+        (hub.HfHubHTTPError("500 Server Error", response=response(500)), "the Hub failed to answer (status 500)"),
         (HTTP.ConnectError("Name or service not known"), "Hugging Face Hub: the Hub cannot be reached"),
         (HTTP.ReadTimeout("timed out"), "cannot be reached"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "cannot be reached"),

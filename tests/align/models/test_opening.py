@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,7 +168,7 @@ def dangling(folder: Path) -> None:
         (damaged("config.json", b"[]"), r"config\.json: holds a JSON list; expected an object"),
         (damaged("config.json", b"\xff\xfe{}"), r"config\.json: cannot be read as JSON"),
         (damaged("config.json", b"{}"), r"config\.json: has the model_type None"),
-        (damaged("config.json", b'{"model_type": "nonsense"}'), r"config\.json: describes no model that transformers"),
+        (damaged("config.json", b'{"model_type": "nonsense"}'), r"config\.json: has the model_type 'nonsense', which"),
         (lambda f: with_config(f, hidden_size="wide"), r"config\.json: describes no model that transformers"),
         (lambda f: with_config(f, model_type="t5"), r"config\.json: describes no model|cannot be loaded"),
         (damaged("generation_config.json", b"{oops"), r"generation_config\.json: cannot be read as JSON"),
@@ -455,42 +454,13 @@ def test_a_hub_name_is_opened_from_the_cache_at_its_revision(hub: Path, tiny_che
 
 def test_what_the_hub_does_not_give_is_one_message(hub: Path) -> None:
     for load in (load_tokenizer, policy):
-        with pytest.raises(
-            ConfigError, match=r"there is no folder me/other, the Hub's cache does not hold me/other whole"
-        ):
+        with pytest.raises(AlignError, match=r"model\.path: me/other: HF_HUB_OFFLINE is set, and the local cache"):
             load(Path("me/other"))
-    with pytest.raises(ConfigError, match="does not hold me/tiny at revision v2"):
+    with pytest.raises(AlignError, match=r"the local cache has no complete copy of me/tiny at revision v2"):
         load_policy(ModelConfig(path=Path("me/tiny"), revision="v2"))
     (hub / "snapshots" / ("a" * 40) / WEIGHTS).unlink()
     with pytest.raises(AlignError, match=rf"{WEIGHTS}"):
         policy(Path("me/tiny"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind, message",
-    [
-        (
-            "GatedRepoError",
-            r"model\.path: me/gated is gated on the Hub.*Accept its terms on .*me/gated, and set HF_TOKEN",
-        ),
-        ("RepositoryNotFoundError", r"model\.path: there is no folder me/gated, and no model of that name on the Hub"),
-        ("RevisionNotFoundError", r"model\.revision: me/gated has no revision None on the Hub"),
-        ("HfHubHTTPError", r"model\.path: me/gated could not be fetched from the Hub"),
-    ],
-)
-def test_an_answer_of_the_hub_becomes_one_message(kind: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.errors as errors
-
-    http = sys.modules[errors.HTTPError.__module__.partition(".")[0]]  # httpx, or what has taken its place
-
-    def refused(*args: Any, **settings: Any) -> str:
-        response = http.Response(403, request=http.Request("GET", "https://h"))
-        raise getattr(errors, kind)("long text", response=response)
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", refused)
-    with pytest.raises(ConfigError, match=message):
-        load_tokenizer(Path("me/gated"))
 
 
 def test_a_revision_of_a_folder_and_a_path_that_is_neither_are_refused(folder: Path) -> None:
