@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from align.config import Section
 from align.config_values import usable_path
 from align.errors import ConfigError
+from align.optimizers import OPTIMIZERS, require_supported
 from align.optional import install, is_installed
 from align.rows import STRONG_LEVELS, Level
 
@@ -293,8 +294,41 @@ class TrainingConfig(Section):
     """Fraction of the steps in which the learning rate rises to its peak, rounded up to whole steps. Llama 2: 0.03."""
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the end of the cosine schedule, as a fraction of the peak. Llama 2: 0.1."""
+    optimizer: Literal[
+        "adamw_torch_fused",
+        "adamw_torch",
+        "adafactor",
+        "sgd",
+        "adagrad",
+        "rmsprop",
+        "adamw_8bit",
+        "adamw_bnb_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "lion_8bit",
+        "lion_32bit",
+        "paged_lion_8bit",
+        "paged_lion_32bit",
+        "ademamix",
+        "ademamix_8bit",
+        "paged_ademamix_32bit",
+        "paged_ademamix_8bit",
+        "rmsprop_bnb",
+        "rmsprop_bnb_8bit",
+        "rmsprop_bnb_32bit",
+    ] = "adamw_torch_fused"
+    """The optimizer, by its name in transformers. AdamW is that of Llama 2. adafactor and the 8-bit ones need less
+    memory and disk space (docs/checkpoints.md has a table). Those with 8bit, 32bit or bnb in their names and ademamix
+    require bitsandbytes; paged ones require a GPU."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the mean of the gradients, for Adam, Lion and AdEMAMix. Llama 2: 0.9."""
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    """Decay of the mean of the squared gradients, for Adam and AdEMAMix; for Lion of the stored mean. Llama 2: 0.95."""
+    adam_epsilon: float = Field(1e-8, ge=0, le=1)
+    """Added to the denominator of Adam's and AdEMAMix's update. 1e-8 is torch's default; Llama 2 used 1e-5."""
     weight_decay: float = Field(0.1, ge=0, le=10)
-    """AdamW's weight decay. Llama 2: 0.1."""
+    """Weight decay. Llama 2: 0.1 with AdamW, which multiplies it by the learning rate and the weights; so do adafactor,
+    Lion and AdEMAMix. sgd, adagrad and rmsprop add it to the gradient."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled to it. Llama 2: 1.0."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -306,6 +340,13 @@ class TrainingConfig(Section):
     keep_checkpoints: int = Field(2, ge=2)
     """How many verified checkpoints are kept during the run: at least two, in case one is damaged. Their optimizer
     states are deleted when the run is finished."""
+    keep_optimizer: bool = False
+    """Save a checkpoint after the last step, and keep its optimizer states when the run is finished, so that the run
+    can be extended later with a larger `epochs` or `max_steps`. It has three times the size of the model in float32."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Data type of the finished model's files. auto: that of the trained weights, float32 in most runs. bfloat16 halves
+    the size of such a model and rounds its weights. checkpoint-N folders are never rounded: a run that is resumed
+    continues from exact weights."""
     log_steps: int = Field(1, gt=0, le=1_000_000_000)
     """Optimizer steps between two lines of metrics."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
@@ -344,6 +385,23 @@ class TrainingConfig(Section):
             if not is_installed(name):
                 raise ConfigError("training.report_to", f"the tracker {name} is not installed", install(name))
         return names
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _optimizer_is_usable(cls, name: Any) -> Any:
+        if isinstance(name, str):
+            require_supported(name)
+        return name
+
+    @model_validator(mode="after")
+    def _the_optimizer_reads_its_settings(self) -> Self:
+        facts, fields = OPTIMIZERS[self.optimizer], type(self).model_fields
+        unread = [*(() if facts.betas else ("adam_beta1", "adam_beta2")), *(() if facts.epsilon else ("adam_epsilon",))]
+        for name in unread:
+            value = getattr(self, name)
+            if value != fields[name].default:
+                raise ValueError(f"training.{name} is {value:g}, which the optimizer {self.optimizer} does not read")
+        return self
 
 
 EVAL_METRICS = {

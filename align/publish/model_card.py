@@ -184,6 +184,11 @@ def _how_it_was_made(manifest: Mapping[str, Any], facts: CardFacts, stage: str) 
     if "steps" in manifest:
         steps, processes = cell(manifest["steps"]), cell(manifest.get("processes", 1))
         lines.append(f"- Optimizer steps: {steps}, on {processes} process(es)")
+    config = manifest.get("config")
+    training = config.get("training") if isinstance(config, Mapping) else None
+    stored = training.get("save_dtype", "auto") if isinstance(training, Mapping) else "auto"
+    if stored != "auto":
+        lines.append(f"- Weights: stored as {cell(stored)}, after training in another type")
     made_by = manifest.get("made_by")
     if isinstance(made_by, Mapping):
         lines.append("- Made by: " + cell(", ".join(f"{name} {version}" for name, version in made_by.items())))

@@ -13,6 +13,7 @@ from typing import Any
 
 from align.errors import CheckpointError
 from align.files import fingerprints_in, folder_fingerprint, whole_file
+from align.harmless import changes_no_result
 from align.manifest import SEAL, content_fingerprint, verify_folder
 from align.rounds.ledger import StageRecord, record_of
 from align.source_code import code_changes
@@ -77,7 +78,7 @@ def changes_since(
     paths = {*inputs, *record.inputs, *record.outputs}
     old, new = _flat(record.config), _flat(config)
     settings = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    settings = [name for name in settings if name not in paths and not name.startswith("hub.")]
+    settings = [name for name in settings if name not in paths and not changes_no_result(name)]
     if settings:
         found.append(f"settings changed: {_listed(settings)}")
     if not record.code:

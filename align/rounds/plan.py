@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from align.config import Recipe, Section, dump, joined, load_config, parse_yaml, section_of
 from align.errors import ConfigError
 from align.files import fingerprint_of, matching
+from align.harmless import changes_no_result
 from align.hub_names import is_hub_name
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
@@ -131,7 +132,9 @@ class Stage:
     def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str, code: dict[str, str]) -> str:
         """BLAKE3 of all that decides what the stage makes.
 
-        Paths are not part of it: what is read counts by content, and where a result is put does not change it.
+        Paths are not part of it: what is read counts by content, and where a result is put does not change it. Neither
+        are settings of training that change no result, such as `report_to`: a stage that was stopped is resumed with
+        other ones, and a finished stage is not made again.
         """
         values = dump(self.config)
         if self.outputs:  # where a result is pushed as well does not change it
@@ -140,6 +143,7 @@ class Stage:
                     del values[name]
         for dotted in (*self.inputs, *self.outputs):
             _blank(values, dotted.split("."))
+        values = _deciding(values)
         return fingerprint_of(
             self.label,
             self.recipe,
@@ -317,6 +321,15 @@ def _as_yaml(value: Any) -> str:
         except (ConfigError, ValueError):
             pass  # such as 2024-13-45, which is no date: quoted below
     return json.dumps(value, ensure_ascii=False)
+
+
+def _deciding(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config without the settings that change no result."""
+    return {
+        name: _deciding(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in values.items()
+        if not changes_no_result(f"{prefix}{name}")
+    }
 
 
 def _blank(values: Any, key: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Our settings mapped onto `transformers.TrainingArguments`. No other file knows both.
 
 training.                 TrainingArguments
-output_dir, seed, ...     the same names: learning_rate, weight_decay, max_grad_norm, save_steps, report_to
+output_dir, seed, ...     the same names: learning_rate, weight_decay, max_grad_norm, adam_*, save_steps, report_to
+optimizer                 optim
 log_steps                 logging_steps
 batch_size                per_device_train_batch_size 1: an item of our data is a whole optimizer step, and
                           `align/tree/pack.py` makes it from batch_size rows
@@ -9,7 +10,9 @@ epochs, max_steps         num_train_epochs 1: the data is the plan of the whole 
 schedule, warmup_ratio,   lr_scheduler_type, which only trackers read; `align/trainers/schedules.py` computes rates
 min_learning_rate_ratio
 precision                 no argument: `TreeModel` runs its products in bfloat16 itself
-keep_checkpoints          no argument: `align/trainers/checkpoints.py` deletes old ones
+keep_checkpoints,         no argument: `align/trainers/checkpoints.py` deletes old ones, and
+keep_optimizer            `align/trainers/steering.py` saves the last one
+save_dtype                no argument: `align/trainers/saving.py` converts the finished model
 threads, checks           no argument: they are used here and in `align/trainers/base.py`
 """
 
@@ -24,8 +27,10 @@ from transformers import TrainingArguments
 
 from align.errors import ConfigError
 from align.models.quantization import require_quantized_training
+from align.optimizers import require_usable
 from align.reporting import logger
 from align.settings import ModelConfig, TrainingConfig
+from align.trainers.deepspeed_file import require_one_optimizer
 from align.trainers.extensions import prepare_extension
 from align.trainers.output import claim_output
 
@@ -52,13 +57,12 @@ def mapped(training: TrainingConfig, *, bf16_weights: bool) -> TrainingArguments
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
         average_tokens_across_devices=False,
-        # The optimizer: AdamW as in Llama 2 (arXiv:2307.09288, section 2.2) with torch's epsilon
-        optim="adamw_torch_fused",
+        optim=training.optimizer,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        adam_epsilon=1e-8,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_epsilon=training.adam_epsilon,
         max_grad_norm=training.max_grad_norm,
         lr_scheduler_type=_SCHEDULES[training.schedule],  # for trackers: `TreeTrainer.create_scheduler` makes ours
         label_smoothing_factor=0.0,
@@ -98,8 +102,14 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
         what = "bfloat16 weights would lose small updates: nothing here keeps float32 master weights"
         how = "Set model.dtype: float32 with training.precision: bf16, or launch with a DeepSpeed file"
         raise ConfigError("model.dtype", what, how)
+    if model.dtype == "bfloat16" and model.lora is None and training.save_dtype == "float32":
+        what = "is float32, and the trained weights are bfloat16: the files would only be twice as large"
+        raise ConfigError("training.save_dtype", what, "Set it to auto or bfloat16")
     if sharded and os.environ.get("DS_ACCELERATOR") == "cpu" and sys.platform == "linux":
         prepare_extension()
+    require_usable(training.optimizer, gpu=torch.cuda.is_available(), sharded=sharded)
+    if sharded:
+        require_one_optimizer(training)
     claim_output(training.output_dir, model.path)
     if "TORCHELASTIC_RUN_ID" in os.environ and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
         log.info(

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -43,11 +42,15 @@ from align.settings import ModelConfig, TrainingConfig
 from align.trainers.checkpoints import CheckpointFolders, run_identity
 from align.trainers.checks import check_packing, check_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
+from align.trainers.disk import disk_need, require_space, require_space_for_checkpoint, require_space_for_model
 from align.trainers.guards import StepGuards, memory_errors
 from align.trainers.metrics import MetricSums
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.processes import Processes
+from align.trainers.resuming import changed_schedule, default_values
 from align.trainers.saving import (
+    call_before_loading,
+    convert_weights,
     expected_shapes,
     leave_frozen_weights_out,
     model_files,
@@ -56,7 +59,7 @@ from align.trainers.saving import (
     require_saved,
     write_model,
 )
-from align.trainers.schedules import Schedule, warmup_steps
+from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
 from align.trainers.steering import Steering
 from align.trainers.validation import StoppedEarly, Validation, copy_model, plan_of, whole_model
 from align.tree.encode import PromptTree, Segment
@@ -107,6 +110,7 @@ class TreeTrainer(Trainer, ABC):
         self.start = start
         self.training = training
         self.recipe = dump(recipe)
+        self._defaults = default_values(recipe)
         self.plan = RunPlan(
             tree_numbers(trees, "tokens"),
             costs=tree_costs(trees, model.config, head=isinstance(model, TreePolicy)),
@@ -124,6 +128,8 @@ class TreeTrainer(Trainer, ABC):
         self.sums = MetricSums()
         self.identity: dict[str, str] = {}
         """What the run is made of, known once `fit` has begun: see `run_identity`."""
+        self.extended_from: int | None = None
+        """Steps that the run had in all in its earlier start, if it has another number now."""
         self.progress_note = ""
         self._unshared_tokens = tree_numbers(trees, "unshared_tokens")
         self._trained_seconds = 0.0
@@ -153,6 +159,9 @@ class TreeTrainer(Trainer, ABC):
     def supervised(self, branch: Segment) -> Sequence[bool] | np.ndarray:
         """Which tokens of a branch the loss reads: one value for each token."""
         return branch.loss_mask
+
+    def before_loading(self, model: torch.nn.Module) -> None:
+        """Called when a run is resumed, while the model still has the weights that the run started from."""
 
     def before_first_step(self, model: torch.nn.Module, resumed: bool) -> None:
         """Called once the model is wrapped and sharded. DPO computes its reference log-probabilities here."""
@@ -188,6 +197,9 @@ class TreeTrainer(Trainer, ABC):
             identity=self.identity,
             keep=self.training.keep_checkpoints,
             sharded_over=self.args.world_size if self.is_deepspeed_enabled else None,
+            steps=len(self.plan),
+            keep_optimizer=self.training.keep_optimizer,
+            defaults=self._defaults,
         )
         if agree(self.checkpoints.finished):
             log.info("%s is finished already; nothing to train", self.output)
@@ -200,10 +212,16 @@ class TreeTrainer(Trainer, ABC):
         if self.validation is not None:
             self.validation.begin()
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
+        self.disk = disk_need(self.hugging_face_model, self.training, len(self.plan), sharded=self.is_deepspeed_enabled)
+        agree(lambda: require_space(self.disk, self.output, step, self.checkpoints.whole()))
         if self.is_world_process_zero():
             self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step)
         if checkpoint:
             log.info("resuming from %s", checkpoint)
+            self.extended_from = agree(lambda: self.checkpoints.steps_before(checkpoint))
+            if self.extended_from is not None:
+                log.info(changed_schedule(self.training, self.extended_from, len(self.plan), step))
+                remove_manifest(self.output)  # a model that was finished with fewer steps is no longer the result
         filled, passes = self.plan.filled_share(), len(self.plan[0].bins)
         log.info("%d steps, the first of %d packed rows a process, %.0f%% filled", len(self.plan), passes, 100 * filled)
         try:
@@ -300,6 +318,7 @@ class TreeTrainer(Trainer, ABC):
     def _finish(self) -> Path:
         """Write the finished model and its manifest, and delete the optimizer states of the checkpoints before it."""
         self._require_finite_weights()
+        self.processes.agree(lambda: require_space_for_model(self.disk, self.output))
         if self.is_world_process_zero():
             remove_manifest(self.output)
         self.accelerator.wait_for_everyone()
@@ -309,6 +328,7 @@ class TreeTrainer(Trainer, ABC):
         if self.is_world_process_zero():
             if best is not None:
                 copy_model(best, self.output)
+            convert_weights(self.output, self.training.save_dtype)
             require_saved(self.output, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
             seconds = {"seconds": time.monotonic() - self._began, "trained_seconds": self._trained_seconds}
             with whole_file(self.output / "timing.json") as handle:
@@ -367,15 +387,20 @@ class TreeTrainer(Trainer, ABC):
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> ScheduledRates:
         if getattr(self, "lr_scheduler", None) is None:
             warmup = warmup_steps(self.training.warmup_ratio, num_training_steps)
             least = self.training.min_learning_rate_ratio
             schedule = Schedule(self.training.schedule, num_training_steps, warmup, least)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedule)
+            self.lr_scheduler = ScheduledRates(optimizer or self.optimizer, schedule)
             self._created_lr_scheduler = True
-            if self.is_deepspeed_enabled and is_adapted(self.hugging_face_model):
-                leave_frozen_weights_out(self.accelerator.deepspeed_engine_wrapped.engine)
+        wrapped = self.accelerator.deepspeed_engine_wrapped if self.is_deepspeed_enabled else None
+        if wrapped is not None:
+            if is_adapted(self.hugging_face_model):
+                leave_frozen_weights_out(wrapped.engine)
+            call_before_loading(wrapped.engine, self.before_loading)
         return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
@@ -383,6 +408,8 @@ class TreeTrainer(Trainer, ABC):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint is not None:
+            restore_rates(self.lr_scheduler)
         if self.training.checks:
             self.run_checks(prepared[0])
         self.before_first_step(prepared[0], resumed=resume_from_checkpoint is not None)
@@ -401,6 +428,7 @@ class TreeTrainer(Trainer, ABC):
         return norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.before_loading(self.model)
         read_model(self.hugging_face_model, Path(resume_from_checkpoint))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -411,6 +439,7 @@ class TreeTrainer(Trainer, ABC):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._require_finite_weights()
         folder = self.checkpoints.of_step(self.state.global_step)
+        self.processes.agree(lambda: require_space_for_checkpoint(self.disk, self.output, self.checkpoints.whole()))
         if self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed run left half-written
         self.accelerator.wait_for_everyone()

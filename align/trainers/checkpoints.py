@@ -23,6 +23,7 @@ from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
 from align.trainers.reference import checkpoint_fingerprint, checkpoint_folder, rows_fingerprint
+from align.trainers.resuming import LENGTH, Default, Run, refuse_other_run
 from align.trainers.saving import MODEL_SUFFIXES, STATE, require_finite
 from align.tree.encode import PromptTree
 
@@ -33,27 +34,6 @@ NOT_RESUMABLE = "optimizer_states_deleted"
 """In the manifest of a finished run's checkpoints: weights only."""
 
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
-_HARMLESS = {
-    *("training.keep_checkpoints", "training.save_steps", "training.log_steps", "training.report_to"),
-    *("training.threads", "training.output_dir", "training.checks", "training.proofs"),  # the last is an earlier name
-    *("dpo.reference_cache", "dpo.reference_shard_steps"),
-    *("data.eval_path", "data.eval_limit", "training.eval_steps", "training.eval_on_start"),
-    *("training.metric_for_best_model", "training.load_best_model_at_end"),
-    *("training.early_stopping_patience", "training.early_stopping_threshold"),
-}
-"""Settings that may change between a run's starts, in addition to `hub`: no value that is computed depends on them."""
-
-_MEANING = {
-    "template": ("with another tokenizer, chat template or protocol", "model.path"),
-    "start": ("from other starting weights", "model.path"),
-    "rows": ("on other rows", "data.path"),
-    "precision": ("in another precision", "training.precision"),
-}
-"""Part of an identity -> what differs, and the setting whose files or value changed."""
-
-_BY_CONTENT = {"data.path": ("rows",), "model.path": ("start", "template"), "model.revision": ("start", "template")}
-"""Settings that name a place -> the parts of an identity that say what is there. The place may change: rows and models
-are moved, and a path may be relative in one start and absolute in the next."""
 
 
 def run_identity(
@@ -95,6 +75,12 @@ class CheckpointFolders:
     """Verified checkpoints that stay, the newest ones."""
     sharded_over: int | None
     """Processes that share optimizer states under DeepSpeed; None if one file holds them."""
+    steps: int | None = None
+    """Optimizer steps of the whole run, as it is configured now. None to accept any number."""
+    keep_optimizer: bool = False
+    """Whether the newest checkpoint keeps its optimizer states when the run is finished."""
+    defaults: Mapping[str, Default] = field(default_factory=dict)
+    """See `default_values`."""
     _verified: dict[Path, bool] = field(default_factory=dict)
     """Folders that this process has sealed or checked; each is read once."""
 
@@ -104,7 +90,8 @@ class CheckpointFolders:
     def finished(self) -> bool:
         """Whether the output folder holds the finished model of this very run.
 
-        Raises CheckpointError if it holds that of another.
+        False if the run is to be extended: it has another number of steps now, and a checkpoint to resume from.
+        Raises CheckpointError if the folder holds the model of another run, or of one that cannot be extended.
         """
         try:
             manifest = verify_folder(self.output)
@@ -113,8 +100,11 @@ class CheckpointFolders:
             if (self.output / SEAL).exists():
                 log.warning("the finished model is not whole and is trained again: %s", error)
             return False
-        self._refuse_other(self.output, manifest)
-        return True
+        same_length = self._steps_of(manifest) == self.steps
+        refuse_other_run(self._run, self.output, manifest, finished=same_length)
+        if not same_length:
+            self._require_extendable(manifest)
+        return same_length
 
     def newest(self) -> Path | None:
         """The newest checkpoint that can be resumed from; damaged ones are named and passed over.
@@ -127,7 +117,8 @@ class CheckpointFolders:
             except CheckpointError as error:
                 log.warning("passing over a checkpoint: %s", error)
                 continue
-            self._refuse_other(folder, manifest)
+            refuse_other_run(self._run, folder, manifest, finished=False)
+            self._refuse_beyond_the_end(folder)
             if self.sharded_over is not None and manifest["processes"] != self.sharded_over:
                 what = f"was written by {manifest['processes']} processes, and this run has {self.sharded_over}"
                 how = "Launch as many as before, or delete the folder to start over"
@@ -135,6 +126,15 @@ class CheckpointFolders:
             _refuse_unlisted_pickles(folder, manifest)
             return folder
         return None
+
+    def whole(self) -> list[Path]:
+        """Sealed checkpoints, newest first. Their files are not read."""
+        return [folder for folder in self._folders() if (folder / SEAL).is_file()]
+
+    def steps_before(self, checkpoint: Path) -> int | None:
+        """How many steps the run had in all when a checkpoint was written, if it has another number now."""
+        before = self._steps_of(read_manifest(checkpoint))
+        return None if before == self.steps else before
 
     def prune(self, sealed: Path, best: Path | None = None) -> None:
         """Delete checkpoints older than the newest `keep` verified ones, and damaged ones older than `sealed`.
@@ -158,9 +158,10 @@ class CheckpointFolders:
             self._delete(folder)
 
     def clear_states(self) -> None:
-        """After the end: delete the optimizer states of intermediate checkpoints, whose weights stay, and delete what
-        is not whole.
+        """After the end: delete the optimizer states of the checkpoints, whose weights stay, and delete what is not
+        whole. With `keep_optimizer` the newest checkpoint is left as it is.
         """
+        keep = self.keep_optimizer
         for folder in self._folders():
             try:
                 manifest = read_manifest(folder)
@@ -171,6 +172,9 @@ class CheckpointFolders:
             except CheckpointError as error:
                 log.warning("deleting a checkpoint that is not whole: %s", error)
                 self._delete(folder)
+                continue
+            if keep:
+                keep = False
                 continue
             self._delete_states(folder)
 
@@ -224,40 +228,36 @@ class CheckpointFolders:
         shutil.rmtree(folder)
         self._verified.pop(folder, None)
 
-    def _refuse_other(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Raise CheckpointError if a whole folder was made by another stage, config, start, template or data."""
-        how = f"choose another training.output_dir, or delete {self.output} to start over"
-        choose = how[0].upper() + how[1:]
-        if manifest.get("stage") != self.stage:
-            what = f"holds what the stage {manifest.get('stage')} made, and this is {self.stage}"
-            raise CheckpointError(folder, what, choose)
-        before, now = (_flat(config) for config in (manifest.get("config", {}), self.recipe))
-        keys = {key for key in before.keys() | now.keys() if not _is_harmless(key)}
-        recorded = manifest.get("identity")
-        known = recorded if isinstance(recorded, dict) else {}
-        same = {part for part, value in self.identity.items() if known.get(part) == value}
-        changed = sorted(
-            key
-            for key in keys
-            if before.get(key) != now.get(key) and not (key in _BY_CONTENT and same.issuperset(_BY_CONTENT[key]))
-        )
-        if changed:
-            key = changed[0]
-            what = f"was made with {key}={before.get(key)}, and now {key}={now.get(key)}"
-            raise CheckpointError(folder, what, choose)
-        if not isinstance(recorded, dict):
-            what = "was written by an older version, which did not record what it was trained from"
-            raise CheckpointError(folder, what, choose)
-        for part, (difference, key) in _MEANING.items():
-            if recorded.get(part) != self.identity[part]:
-                what = (
-                    f"was trained {difference} than {key} gives now ({recorded.get(part)}, now {self.identity[part]})"
-                )
-                raise CheckpointError(folder, what, f"Restore what changed, {how}")
+    @property
+    def _run(self) -> Run:
+        return Run(self.stage, self.recipe, self.identity, self.defaults, self.output)
 
+    def _steps_of(self, manifest: Mapping[str, Any]) -> int | None:
+        """The steps of the whole run that a manifest records. Those of now if either is unknown."""
+        recorded = manifest.get("steps")
+        return recorded if isinstance(recorded, int) and self.steps is not None else self.steps
 
-def _is_harmless(key: str) -> bool:
-    return key in _HARMLESS or key.startswith(("hub.", "data.eval_path.")) or key == "hub"
+    def _require_extendable(self, manifest: Mapping[str, Any]) -> None:
+        """Raise CheckpointError if the finished run cannot get the number of steps that it is started with now."""
+        before = self._steps_of(manifest)
+        settings = " and ".join(LENGTH)
+        what = f"holds a finished run of {before} steps, and {settings} now give {self.steps}"
+        assert before is not None
+        assert self.steps is not None
+        if self.steps < before:
+            raise CheckpointError(self.output, what, f"Restore {settings}, or choose another training.output_dir")
+        if self.newest() is None:
+            how = (
+                "To train on, start a new run from this model (model.path, another training.output_dir, the steps that "
+                "are to be added); its optimizer and learning rate begin again. A run that was started with "
+                "training.keep_optimizer: true can be extended"
+            )
+            raise CheckpointError(self.output, f"{what}; its optimizer states were deleted when it was finished", how)
+
+    def _refuse_beyond_the_end(self, folder: Path) -> None:
+        if self.steps is not None and _step(folder) > self.steps:
+            what = f"has {_step(folder)} steps behind it, and {' and '.join(LENGTH)} now give {self.steps} in all"
+            raise CheckpointError(folder, what, f"Set at least {_step(folder)}, or delete the folder")
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:
@@ -279,13 +279,3 @@ def _sizes_fit(folder: Path) -> bool:
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix(CHECKPOINT))
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found

@@ -112,6 +112,10 @@ class DPOTrainer(TreeTrainer):
             eval_trees=eval_trees,
         )
 
+    def before_loading(self, model: torch.nn.Module) -> None:
+        if self.extended_from is not None:  # the added steps may have rows that the earlier start did not reach
+            self.before_first_step(model, resumed=False)
+
     def before_first_step(self, model: torch.nn.Module, resumed: bool) -> None:
         if self.objective.untrained is None:
             return

@@ -205,7 +205,7 @@ class ReferenceCache:
                 first = shard * self.shard_steps
                 span = f"steps-{first}-{first + self.shard_steps - 1}"
                 name = f"{self._maker}-{span}-rank-{self.plan.process}-of-{self.plan.processes}{_SUFFIX}"
-                _write_shard(self._place / name, np.asarray(rows), made[rows])
+                _add_to_shard(self._place / name, np.asarray(rows), made[rows])
         return made
 
     @torch.no_grad()
@@ -238,6 +238,19 @@ class ReferenceCache:
             values[rows] = logps
             same[rows] = file.name.startswith(ours)
         return values, same
+
+
+def _add_to_shard(path: Path, rows: np.ndarray, logps: np.ndarray) -> None:
+    """Write the values of some rows, and keep those of other rows that the file has from a run of fewer steps."""
+    if path.exists():
+        try:
+            others, values = _read_shard(path)
+        except CheckpointError:
+            pass  # its rows are among those that were computed again
+        else:
+            kept = ~np.isin(others, rows)
+            rows, logps = np.concatenate([others[kept], rows]), np.concatenate([values[kept], logps])
+    _write_shard(path, rows, logps)
 
 
 def _write_shard(path: Path, rows: np.ndarray, logps: np.ndarray) -> None:

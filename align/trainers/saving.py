@@ -5,23 +5,25 @@ Which folders there are, and which of them a run resumes from, is decided in `al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
+from align.files import write_text
 from align.manifest import SEAL, read_manifest
 from align.models import adapters
 from align.models.adapters import is_adapted, load_weights, trained_shapes
-from align.models.checkpoints import ADAPTER_WEIGHTS, INDEX, weight_files
+from align.models.checkpoints import ADAPTER_WEIGHTS, CONFIG, INDEX, weight_files
 from align.models.fitting import is_finite
 from align.models.serving import write_serving_files
 
@@ -52,6 +54,49 @@ def write_model(model: Any, folder: Path, protocol: ChatProtocol, state: dict[st
         finally:
             config.use_cache = used
     write_serving_files(folder, protocol)
+
+
+def convert_weights(folder: Path, save_dtype: str) -> None:
+    """Store the weights of a finished model in another data type, one file at a time. "auto" leaves them as they are.
+
+    The index of a sharded model and `dtype` in config.json are changed to match. Integer tensors stay.
+    Raises CheckpointError if a value is outside the range of the type.
+    """
+    if save_dtype == "auto":
+        return
+    dtype = getattr(torch, save_dtype)
+    total = 0
+    for name in saved_weights(folder):
+        if not name.endswith(".safetensors"):
+            continue
+        with safe_open(folder / name, "pt") as handle:
+            metadata = handle.metadata()
+            tensors = {key: _converted(handle.get_tensor(key), dtype, key, folder) for key in handle.keys()}  # noqa: SIM118
+        total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        part = folder / f".{name}.part"
+        save_file(tensors, part, metadata=metadata)
+        part.replace(folder / name)
+    if (folder / CONFIG).exists():
+        _edit_json(folder / CONFIG, lambda config: config.update(dtype=save_dtype))
+    if (folder / INDEX).exists():
+        _edit_json(folder / INDEX, lambda index: index["metadata"].update(total_size=total))
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype, name: str, folder: Path) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    converted = tensor.to(dtype)
+    if not is_finite(converted):
+        what = f"weight {name} has values that are outside the range of training.save_dtype: {str(dtype)[6:]}"
+        raise CheckpointError(folder, what, "Set training.save_dtype: bfloat16; the same command finishes the run")
+    return converted
+
+
+def _edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change a JSON file of transformers, and write it as transformers does."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    edit(content)
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def read_model(model: Any, folder: Path) -> None:
@@ -113,6 +158,20 @@ def leave_frozen_weights_out(engine: Any) -> None:
     load = engine.load_checkpoint
     engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
     engine.load_checkpoint = lambda *a, **settings: load(*a, **(settings | {"load_module_strict": False}))
+
+
+def call_before_loading(engine: Any, action: Callable[[Any], None]) -> None:
+    """Make DeepSpeed's engine call `action(engine)` before it loads a checkpoint.
+
+    Without DeepSpeed `TreeTrainer._load_from_checkpoint` is that place.
+    """
+    load = engine.load_checkpoint
+
+    def load_checkpoint(*arguments: Any, **settings: Any) -> Any:
+        action(engine)
+        return load(*arguments, **settings)
+
+    engine.load_checkpoint = load_checkpoint
 
 
 def saved_weights(folder: Path) -> list[str]:

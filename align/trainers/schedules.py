@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from torch.optim.lr_scheduler import LambdaLR
 
 
 @dataclass
@@ -38,6 +40,32 @@ class Schedule:
         if self.kind == "linear":
             return 1.0 - progress
         return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class ScheduledRates(LambdaLR):
+    """LambdaLR for a `Schedule` whose number of steps may change when a run is resumed.
+
+    Example: a linear schedule of 10 steps is saved after step 4 with the ratio of step 5, 0.6. Resumed with 20 steps,
+    step 5 has the ratio 0.8. LambdaLR alone would restore the saved schedule with all its fields, and the optimizer's
+    saved state contains the rate of step 5.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "lr_lambdas": [None] * len(self.lr_lambdas)})
+
+    def restore_rates(self) -> None:
+        """Give the optimizer the rates of this schedule. Call it once the optimizer's state is loaded, too."""
+        ratios = [ratio(self.last_epoch) for ratio in self.lr_lambdas]
+        self._last_lr = [base * ratio for base, ratio in zip(self.base_lrs, ratios, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def restore_rates(scheduler: Any) -> None:
+    """`ScheduledRates.restore_rates`, also for a scheduler that accelerate has wrapped."""
+    inner = getattr(scheduler, "scheduler", scheduler)
+    assert isinstance(inner, ScheduledRates)
+    inner.restore_rates()
 
 
 def warmup_steps(ratio: float, steps: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from align.reporting import Progress, logger
+from align.settings import TrainingConfig
 from align.trainers.processes import Processes
 from align.tree.pack import RunPlan
 
@@ -24,6 +25,7 @@ class Steered(Protocol):
     plan: RunPlan
     progress_note: str
     processes: Processes
+    training: TrainingConfig
 
 
 class Steering(TrainerCallback):
@@ -64,7 +66,7 @@ class Steering(TrainerCallback):
             # The means that metrics.jsonl reports would otherwise lose the steps since the last line.
             control.should_log = True
         if state.global_step >= state.max_steps:
-            control.should_save = False  # the finished model is written instead
+            control.should_save = self.trainer.training.keep_optimizer  # otherwise the finished model alone is written
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress and state.global_step > self.progress.done:

@@ -200,7 +200,7 @@ class Validation(TrainerCallback):
         last = state.global_step >= state.max_steps
         if not last and patience is not None and found.without_improvement >= patience and state.global_step:
             self.stopped_early = control.should_training_stop = True
-            control.should_save = False  # the finished model is written instead
+            control.should_save = self.training.keep_optimizer  # otherwise the finished model alone is written
             log.info("step %d: no improvement of %s in %d evaluations; stopping early", state.global_step, self.metric,
                      found.without_improvement)  # fmt: skip
         elif is_best and not last:

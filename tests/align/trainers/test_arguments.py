@@ -20,6 +20,10 @@ CHANGED: dict[str, Any] = {
     "log_steps": 3,
     "report_to": ("tensorboard",),
     "seed": 5,
+    "optimizer": "adafactor",
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.99,
+    "adam_epsilon": 1e-6,
 }
 """A value for each setting that is an argument of transformers."""
 
@@ -31,6 +35,8 @@ OURS: dict[str, Any] = {
     "min_learning_rate_ratio": 0.5,
     "precision": "bf16",
     "keep_checkpoints": 4,
+    "keep_optimizer": True,
+    "save_dtype": "bfloat16",
     "threads": 1,
     "checks": False,
 }
