@@ -774,6 +774,21 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(project:
     assert changed(hub=hub(repo="me/model", push=True)) == key
 
 
+def test_settings_of_training_that_change_no_result_are_not_in_the_key(project: Project) -> None:
+    from recipes.sft import SFTRecipe
+
+    def key(**training: Any) -> str:
+        values = {"output_dir": "run"} | training
+        recipe = SFTRecipe.model_validate({"model": {"path": "m"}, "data": {"path": "rows"}, "training": values})
+        stage = replace(project.plan()[0], config=recipe, inputs={}, outputs={"training.output_dir": Path("run")})
+        return stage.key({}, "", {})
+
+    same: list[dict[str, Any]] = [{"log_steps": 7}, {"save_steps": 7}, {"keep_checkpoints": 7}, {"threads": 1}]
+    assert {key(), *(key(**changed) for changed in same)} == {key()}
+    other = [{"epochs": 7.0}, {"max_steps": 7}, {"save_dtype": "bfloat16"}, {"optimizer": "sgd"}, {"adam_beta2": 0.99}]
+    assert len({key(), *(key(**changed) for changed in other)}) == 1 + len(other)
+
+
 def test_every_mistake_is_reported_before_the_first_stage(project: Project) -> None:
     for name in ("reward", "sft"):
         (project.root / f"{name}.yaml").write_text('{"txet": "x"}')

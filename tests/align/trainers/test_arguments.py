@@ -39,6 +39,12 @@ OURS: dict[str, Any] = {
     "save_dtype": "bfloat16",
     "threads": 1,
     "checks": False,
+    "eval_steps": 7,
+    "eval_on_start": False,
+    "metric_for_best_model": "eval_loss",
+    "load_best_model_at_end": True,
+    "early_stopping_patience": 2,
+    "early_stopping_threshold": 0.5,
 }
 """A value for each setting that transformers does not see."""
 
