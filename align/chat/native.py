@@ -86,9 +86,9 @@ class Native(ChatProtocol):
     today: the date for templates that write the current one, as `2024-07-26`.
     stop_ids: further tokens at which generation ends: those of generation_config.json.
 
-    Raises ConfigError if the tokenizer has no template, if the template writes the current date and `today` is None, if
-    it does not open answers, if not even a dialog of one question and one answer can be proved, or if a setting has no
-    effect.
+    Raises ConfigError if the tokenizer has no template or several, if the template writes the current date and `today`
+    is None, if it does not open answers, if not even a dialog of one question and one answer can be proved, or if a
+    setting has no effect.
     """
 
     name = "native"
@@ -108,7 +108,7 @@ class Native(ChatProtocol):
         self._settings = {"chat_template_kwargs": dict(variables or {}), "chat_date": today}
         self._eos_token: str | None = tokenizer.eos_token
         self._forms: dict[Any, RowError | None] = {}
-        self._has_markers = bool(_MARKERS.search(str(tokenizer.chat_template)))
+        self._has_markers = bool(_MARKERS.search(tokenizer.chat_template))
         self.terminators, self.opening_id = find_terminators(tokenizer, self.renderer, self._plain_ids)
         ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         self.stop_ids = tuple(dict.fromkeys([*self.terminators, *ends, *stop_ids]))

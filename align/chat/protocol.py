@@ -90,8 +90,8 @@ class ChatProtocol(ABC):
     name: ClassVar[str]
     syntax: CallSyntax | None
     """How calls are written, and functions offered. None if this protocol cannot parse the calls of its model."""
-    chat_template: Any
-    """The template that is saved with checkpoints for servers: Jinja, or several by name."""
+    chat_template: str
+    """The template that is saved with checkpoints for servers, in Jinja."""
     template_summary: str = ""
     """One sentence for the log: whose template is used, what it replaces, and what it adds to dialogs."""
     terminators: tuple[int, ...]

@@ -52,17 +52,20 @@ class Renderer:
         if not tokenizer.chat_template:
             what = f"native needs the tokenizer's chat template, and {self._name} has none"
             raise ConfigError("model.chat", what, "Name a protocol of this project: chatml or llama3")
+        if not isinstance(tokenizer.chat_template, str):
+            what = (
+                f"{self._name} has several chat templates ({', '.join(tokenizer.chat_template)}), and native uses one"
+            )
+            raise ConfigError("model.chat", what, "Keep one, as chat_template.jinja in a copy of the folder")
         try:
-            texts = {offered: tokenizer.get_chat_template(None, tools=offered or None) for offered in (False, True)}
-            compiled = {text: self._compiled(text) for text in set(texts.values())}
+            self._template = self._compiled(tokenizer.chat_template)
         except Exception as error:  # of many kinds: the text is not ours
             what = f"the chat template of {self._name} cannot be read ({str(error)[:200]})"
             raise ConfigError("model.chat", what, "Name a protocol of this project: chatml or llama3") from None
         for name in variables:
-            if name in RESERVED or not any(re.search(rf"\b{re.escape(name)}\b", text) for text in compiled):
+            if name in RESERVED or not re.search(rf"\b{re.escape(name)}\b", tokenizer.chat_template):
                 what = f"the chat template of {self._name} reads no variable {name}"
                 raise ConfigError("model.chat_template_kwargs", what, "Remove it, or correct its name")
-        self._templates = {offered: compiled[text] for offered, text in texts.items()}
 
     def render(
         self,
@@ -76,12 +79,11 @@ class Renderer:
 
         Raises RowError if the template fails, ConfigError if it asks for the current date and none is set.
         """
-        template = self._templates[bool(tools)]
         blocks: list[str] = []
         marked: list[tuple[int, int]] = []
         try:
-            with template.environment.activate_tracker(blocks, marked):  # type: ignore[attr-defined]
-                for block in template.generate(
+            with self._template.environment.activate_tracker(blocks, marked):  # type: ignore[attr-defined]
+                for block in self._template.generate(
                     messages=[_as_dict(message) for message in messages],
                     tools=[{"type": "function", "function": tool.model_dump()} for tool in tools_of(tools)] or None,
                     documents=None,

@@ -63,6 +63,9 @@ def check_terminators(trees: Sequence[PromptTree], supervised: Supervised, proto
     for tree in trees:
         for branch in tree.branches:
             places = [place for place, read in enumerate(supervised(branch)) if read]
+            if places == [len(branch.ids) - 1]:
+                # A score is read at the last token, which a template may write after the terminator (`chat: native`).
+                places = np.flatnonzero(branch.loss_mask).tolist()
             if not places or int(branch.ids[places[-1]]) not in protocol.stop_ids:
                 stops = " or ".join(protocol.tokenizer.decode([token]) for token in protocol.stop_ids)
                 last = protocol.tokenizer.decode([int(branch.ids[places[-1]])]) if places else "nothing"

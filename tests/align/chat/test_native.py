@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import inspect
 import json
 import logging
 import random
@@ -245,6 +246,13 @@ def test_every_token_of_the_loss_is_in_trls_assistant_mask(
     [
         ("chatml", "", {}, "native needs the tokenizer's chat template, and this model has none"),
         ("chatml", "{% if %}", {}, "cannot be read"),
+        ("chatml", CHATML + OPENED, {"template_kwargs": {"enable_thinkin": False}}, "reads no variable enable_thinkin"),
+        (
+            "chatml",
+            CHATML + OPENED,
+            {"today": "2024-07-26"},
+            "chat_date: is 2024-07-26, and the chat template never asks",
+        ),
         ("chatml", CHATML, {}, r"does not open an answer when asked for one \(`add_generation_prompt`\)"),
         ("chatml", CLOCK, {}, r"chat_date: .*writes the current date into each dialog\. Set a fixed date"),
         (
@@ -350,6 +358,9 @@ def test_control_tokens_that_somebody_typed_stay_text_or_are_refused(make: Make)
     assert protocol.tokenizer.decode(found.ids) == protocol.tokenizer.apply_chat_template(
         as_dicts(typed), tokenize=False
     )
+    if "sanitize_control_tokens" in inspect.signature(protocol.tokenizer.apply_chat_template).parameters:
+        theirs = protocol.tokenizer.apply_chat_template(as_dicts(typed), sanitize_control_tokens=True)
+        assert found.ids.tolist() == theirs["input_ids"]
     with pytest.raises(RowError, match=r"holds '</s>', which this tokenizer reads as a control token"):
         make("mistral", MISTRAL).encode(say("a", "b</s>"))
 
@@ -446,6 +457,7 @@ def test_the_date_is_the_settings_and_never_the_clocks(make: Make) -> None:
     assert make("chatml", CLOCK, today="2019-03-05").identity != protocol.identity
 
 
+@pytest.mark.slow
 def test_random_dialogs_equal_apply_chat_template_or_are_refused_for_a_reason(make: Make, make_dialog: Any) -> None:
     """Rows with white space at the beginning of messages are left out: their tokens there differ, as said elsewhere."""
     protocol = make("chatml", trl_template("qwen2_5"))
@@ -556,6 +568,38 @@ def test_sft_keeps_the_template_byte_for_byte_and_the_model_stops_and_dpo_goes_o
     after = run(recipe)
     assert (after / "chat_template.jinja").read_bytes() == template
     assert load_protocol(AutoTokenizer.from_pretrained(after)).name == "native"
+
+
+@pytest.mark.slow
+def test_a_reward_model_is_read_where_transformers_reads_it_in_the_templates_own_text(
+    start: Path, tmp_path: Path
+) -> None:
+    """The template writes a line break after the terminator, and servers score the whole text."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from align.judges.reward_model import RewardModelJudge
+    from recipes.reward import RewardRecipe, run
+
+    texts = ("Paris", "Rome or so")
+    pair = tuple((Message(role="assistant", content=text),) for text in texts)
+    rows = [PreferenceRow(id=str(n), source="t", prompt=say(f"capital? {n}"), completions=pair) for n in range(4)]
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    made = run(
+        RewardRecipe(
+            model=ModelConfig(path=start, chat="native"),
+            data=PreferenceDataConfig(path=tmp_path / "pairs.jsonl"),
+            training=TrainingConfig(output_dir=tmp_path / "reward", batch_size=4, max_steps=1, precision="fp32"),
+        )
+    )
+    ours = RewardModelJudge.from_settings(ModelConfig(path=made), 512).score(say("so?"), pair)
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    model = AutoModelForSequenceClassification.from_pretrained(made).eval()
+    dialogs = [as_dicts(say("so?", text)) for text in texts]
+    batch = tokenizer.apply_chat_template(dialogs, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model(**batch).logits[:, 0].tolist()
+    assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.asset("SmolLM2-135M-Instruct")
