@@ -49,6 +49,9 @@ class Section(BaseModel):
 class Recipe(Section):
     """All that one recipe reads, in the order of use."""
 
+    argument: typing.ClassVar[str] = ""
+    """A setting that the first argument may give in place of a YAML file; "" where a file is required."""
+
     @classmethod
     def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
         """The class that checks these values. A recipe with a catalogue of sections imports only the one in use here.
@@ -87,7 +90,7 @@ def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
             topics = [] if asked is None else argv[asked + 1 : asked + 2]
             _print(help_text(recipe, script, "".join(topics) if _is_topic(topics) else ""))
             raise SystemExit(0 if argv else 2)
-        path, overrides = _split(argv)
+        path, overrides = split_arguments(argv, recipe)
         return load_config(recipe, path, overrides)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -150,15 +153,15 @@ def _leave_process_group() -> None:
     os._exit(0)
 
 
-def load_config(recipe: type[R], path: str | Path, overrides: typing.Sequence[str] = ()) -> R:
-    """Read `path`, apply the `key=value` overrides, and check everything.
+def load_config(recipe: type[R], path: str | Path | None, overrides: typing.Sequence[str] = ()) -> R:
+    """Read `path`, apply the `key=value` overrides, and check everything. Without a path there are the overrides alone.
 
     Types are strict: true is not 1, "1" is not 1, and 1.0 is no integer. A single value where a list is expected counts
     as a list of one. `~` at the start of a path is the home folder.
     Raises ConfigError that names file, line and dotted key; with several mistakes, one line each.
     """
-    path = Path(path)
-    values, lines = read_yaml(path)
+    values, lines = ({}, {}) if path is None else read_yaml(Path(path))
+    path = Path("command line" if path is None else path)
     where = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         key, value = _override(override)
@@ -228,7 +231,10 @@ def help_text(recipe: type[Section], script: str, topic: str = "") -> str:
         width = max(map(len, catalogue))
         body += ["", f"Sections that a config may have; `{script} --help NAME` shows the settings of one:", ""]
         body += [f"  {each:{width}}  {meaning}" for each, meaning in catalogue.items()]
-    out = [f"usage: {script} CONFIG.yaml [key=value ...]", f"       {script} --help [NAME]", "", *about, ""]
+    out = [f"usage: {script} CONFIG.yaml [key=value ...]"]
+    if issubclass(recipe, Recipe) and recipe.argument:
+        out.append(f"       {script} {recipe.argument.upper()} [key=value ...]")
+    out += [f"       {script} --help [NAME]", "", *about, ""]
     out += ["A setting is given as key=value, --key=value or --key value, and overrides the YAML file.", "", *body]
     if papers := papers_cited("\n".join((*about, *body))):
         out += ["", "Papers and data that are cited above:", "", *(f"  {paper}" for paper in papers)]
@@ -261,8 +267,12 @@ def _is_topic(words: typing.Sequence[str]) -> bool:
     return bool(words) and not words[0].startswith("-") and not re.search(r"[=/]|\.ya?ml$", words[0])
 
 
-def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
-    """The config file, and the overrides as key=value, of a command line."""
+def split_arguments(argv: typing.Sequence[str], recipe: type[Section] = Section) -> tuple[str | None, list[str]]:
+    """The config file, and the overrides as key=value, of a command line.
+
+    The file is None where the recipe has a setting that the first argument may give in its place (`Recipe.argument`):
+    `rows.jsonl --to trl` is `rows=rows.jsonl to=trl`.
+    """
     path: str | None = None
     overrides: list[str] = []
     words = iter(argv)
@@ -279,6 +289,11 @@ def _split(argv: typing.Sequence[str]) -> tuple[str, list[str]]:
             path = word
         else:
             overrides.append(word)
+    argument = recipe.argument if issubclass(recipe, Recipe) else ""
+    if argument and path is None:
+        return None, overrides
+    if argument and path is not None and not path.endswith((".yaml", ".yml")):
+        return None, [path if re.match(r"[\w.]+=", path) else f"{argument}={path}", *overrides]
     if path is None:
         raise ConfigError("command line", "names no config file", "Name a YAML file first, then key=value")
     return path, overrides

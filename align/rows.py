@@ -101,6 +101,18 @@ def _check_order(messages: Sequence[Message]) -> None:
         raise ValueError(problem)
 
 
+def completion_start(messages: Sequence[Message], train_on: Literal["final", "all"]) -> int:
+    """Index of the first message that is trained on: always an assistant message.
+
+    final: the assistant's messages after the last user (or system) message. all: every assistant message.
+    """
+    roles = [message.role for message in messages]
+    if train_on == "all":
+        return roles.index("assistant")
+    last_asked = max((place for place, role in enumerate(roles) if role in ("user", "system")), default=-1)
+    return roles.index("assistant", last_asked + 1)
+
+
 class Row(Frozen):
     """What every row has."""
 

@@ -39,7 +39,7 @@ LAYERS = [  # of align/, from the lowest up; a module or folder imports from lay
     {"records", "publish"},
     {"formats", "rounds"},
     {"jsonl", "tools"},
-    {"chat"},
+    {"chat", "row_export"},
     {"tree"},
     {"models"},
     {"generation", "trainers"},

@@ -120,7 +120,7 @@ def is_ours(values: Json, kind: type[Row]) -> bool:
     """Whether a record is a row of ours already, with nothing to convert."""
     if not _has_our_columns(values, kind):
         return False
-    if not isinstance(values["id"], str) or not isinstance(values["source"], str):
+    if not all(isinstance(values.get(name, ""), str) for name in ("id", "source", "tools")):
         return False
     groups = [values.get("prompt"), values.get("messages"), *listed(values.get("completions"))]
     return not any(is_foreign(message) or message is None for group in groups for message in listed(group)) and (

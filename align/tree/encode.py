@@ -22,7 +22,7 @@ import numpy as np
 
 from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind
 from align.errors import RowError
-from align.rows import Messages, PreferenceRow, SFTRow
+from align.rows import Messages, PreferenceRow, SFTRow, completion_start
 from align.settings import PreferenceDataConfig, TreeDataConfig
 
 CHUNK_ROWS = 512
@@ -101,7 +101,7 @@ def encode_sft(
     """
 
     def ask(row: SFTRow) -> Ask:
-        start = _completion_start(row.messages, train_on)
+        start = completion_start(row.messages, train_on)
         return Ask(row.id, row.messages[:start], [row.messages[start:]], row.tools)
 
     return _kept(map(ask, rows), protocol, data, dropped)
@@ -213,15 +213,6 @@ def _masks(dialogs: Sequence[Dialog], encoded: EncodedDialogs) -> tuple[np.ndarr
     trained = np.array(ours, bool)[message] if len(message) else np.empty(0, bool)
     contrast_mask = trained & (encoded.kinds == TokenKind.CONTENT)
     return contrast_mask | (trained & (encoded.kinds == TokenKind.TERMINATOR)), contrast_mask
-
-
-def _completion_start(messages: Messages, train_on: Literal["final", "all"]) -> int:
-    """Index of the first message of the completion: always an assistant message."""
-    roles = [message.role for message in messages]
-    if train_on == "all":
-        return roles.index("assistant")
-    last_asked = max((place for place, role in enumerate(roles) if role in ("user", "system")), default=-1)
-    return roles.index("assistant", last_asked + 1)
 
 
 def _reason_to_drop(tree: PromptTree | RowError, protocol: ChatProtocol, data: TreeDataConfig) -> str | None:

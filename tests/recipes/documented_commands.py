@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from align.cli import commands as console_commands
-from align.config import Section, help_text, load_config
+from align.config import Section, help_text, load_config, split_arguments
 from align.errors import ConfigError
 from align.rounds.plan import RoundsConfig, load_stages, recipe_class
 from align.settings import INPUT, OUTPUT, paths_of
@@ -196,8 +196,11 @@ class Page:
             if "--help" in arguments:
                 help_text(recipe, name, "".join(word for word in arguments if word != "--help"))
                 return
-            overrides = [word for word in arguments[1:] if not _is_placeholder(word)]
-            if not arguments or (_is_placeholder(arguments[0]) and not (ROOT / arguments[0]).is_file()):
+            config, given_settings = split_arguments(arguments, recipe) if arguments else (None, [])
+            overrides = [word for word in given_settings if not _is_placeholder(word)]
+            if len(overrides) < len(given_settings) and config is None:
+                return
+            if not arguments or (config and _is_placeholder(config) and not (ROOT / config).is_file()):
                 outputs = {
                     key for key, each in recipe.model_fields.items() if OUTPUT in f"{each.metadata}{each.annotation}"
                 }
@@ -205,7 +208,7 @@ class Page:
                     Path(word.partition("=")[2]) for word in overrides if word.partition("=")[0] in outputs
                 ]
                 return
-            loaded = load_config(recipe, ROOT / arguments[0], overrides)
+            loaded = load_config(recipe, ROOT / config if config else None, overrides)
         except ConfigError as error:
             raise WrongCommand(f"line {command.line}: {error}") from None
         given = {override.partition("=")[0] for override in overrides}

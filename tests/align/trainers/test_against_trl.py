@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from align.jsonl import write_rows
 from align.losses import (
     centering_loss,
     conservative_dpo_loss,
@@ -26,13 +27,14 @@ from align.losses import (
     sum_by_sequence,
 )
 from align.models.logps import TreePolicy, TreeScorer
-from align.rows import Message, PreferenceRow
-from align.settings import DPOConfig, PreferenceDataConfig, RewardConfig
+from align.row_export import export_rows
+from align.rows import Message, PreferenceRow, SFTRow, ToolCall
+from align.settings import DPOConfig, PreferenceDataConfig, RewardConfig, TreeDataConfig
 from align.trainers.dpo import OBJECTIVES, DPOTrainer
 from align.trainers.metrics import MetricSums
 from align.trainers.processes import Processes
 from align.trainers.reward import RewardTrainer
-from align.tree.encode import encode_preferences
+from align.tree.encode import encode_preferences, encode_sft
 from align.tree.pack import collate
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -254,3 +256,94 @@ def test_the_reward_model_gives_trls_loss_gradients_and_metrics(
     stepped.reward, stepped.sums = RewardConfig(centering=centering or 0.0), MetricSums()
     stepped.batch_loss(TreeScorer(ours), batch, stepped.denominators(found))
     assert_logged(trainer, stepped, found, "accuracy", "margin", "mean_reward")
+
+
+# Exported rows: TRL tokenizes what is trained on here
+
+TOOLS = '[{"name": "get_weather", "description": "", "parameters": {"type": "object", "properties": {"city": {}}}}]'
+
+
+def weather(arguments: dict[str, object], **more: object) -> Message:
+    return Message(role="assistant", tool_calls=(ToolCall(name="get_weather", arguments=arguments),), **more)
+
+
+def exported_dataset(rows: list, kind: str, tmp_path: Path):
+    """The rows as TRL's users load them: the exported file through `datasets`."""
+    from datasets import load_dataset
+
+    write_rows(tmp_path / f"{kind}.jsonl", rows)
+    made = export_rows(tmp_path / f"{kind}.jsonl", "trl")
+    return load_dataset("json", data_files=str(made), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+def quiet(tmp_path: Path) -> dict:
+    return {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, "bf16": False, "max_length": None,
+            "gradient_checkpointing": False}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_ids_of_an_exported_sft_file(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
+    """Rows with functions, calls of different arguments (which Arrow would fill up with nulls), and several turns."""
+    from align.models.loading import load_tokenizer
+
+    user, end = Message(role="user", content="Rome? "), Message(role="assistant", content="It is Rome, the capital.")
+    output = Message(role="tool", name="get_weather", content="sunny")
+    system = Message(role="system", content="You are a helpful assistant.")
+    dialogs = [
+        ((system, user, end, user, end), ""),
+        ((user, weather({"city": "Rome"}), output, end, user, end), TOOLS),
+        ((user, weather({"n": [1, None], "when": {"day": "1"}})), TOOLS),
+        ((system, user, end), TOOLS),
+    ]
+    rows = [
+        SFTRow(id=f"s{n}", source="test", messages=messages, tools=tools) for n, (messages, tools) in enumerate(dialogs)
+    ]
+    tokenizer, protocol = load_tokenizer(tiny_checkpoint)
+    trainer = trl.SFTTrainer(
+        model=models[0],
+        args=trl.SFTConfig(**quiet(tmp_path)),
+        train_dataset=exported_dataset(rows, "sft", tmp_path),
+        processing_class=tokenizer,
+    )
+    ours = encode_sft(rows, protocol, TreeDataConfig(path=tiny_checkpoint), "final", Counter())
+    found = list(trainer.train_dataset)
+    for tree, theirs in zip(ours, found, strict=True):
+        (branch,) = tree.branches
+        assert theirs["input_ids"] == [*tree.prompt, *branch.ids]
+        assert branch.loss_mask.all(), "a single message, all of which is a target"
+        assert theirs["labels"] == [-100] * len(tree.prompt) + branch.ids.tolist()
+    assert len(found) == len(rows)
+
+
+@pytest.mark.slow
+def test_trl_contrasts_the_ids_of_an_exported_preference_file(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
+    from align.models.loading import load_tokenizer
+
+    called = PreferenceRow(
+        id="called",
+        source="test",
+        prompt=ROWS[0].prompt,
+        completions=((weather({"city": "Rome"}),), (Message(role="assistant", content="no"),), ROWS[1].rejected),
+        tools=TOOLS,
+        level="better",
+        models=("a", "b", "c"),
+    )
+    rows = [*ROWS, called]
+    tokenizer, protocol = load_tokenizer(tiny_checkpoint)
+    trainer = trl.DPOTrainer(
+        model=models[0],
+        ref_model=models[1],
+        args=trl.DPOConfig(**quiet(tmp_path)),
+        train_dataset=exported_dataset(rows, "preferences", tmp_path),
+        processing_class=tokenizer,
+    )
+    data = PreferenceDataConfig(path=tiny_checkpoint)
+    found = list(trainer.train_dataset)
+    for tree, theirs in zip(
+        encode_preferences(rows, protocol, data, pairs=True, dropped=Counter()), found, strict=True
+    ):
+        chosen, rejected = tree.branches
+        assert theirs["prompt_ids"] == tree.prompt.tolist()
+        assert theirs["chosen_ids"] == chosen.ids.tolist()
+        assert theirs["rejected_ids"] == rejected.ids.tolist()
+    assert len(found) == len(rows)
