@@ -24,6 +24,10 @@ PAPERS = {
     r"\bLlama 2\b": ("Llama 2: Open Foundation and Fine-Tuned Chat Models. Touvron et al., 2023. arXiv:2307.09288."),
     r"2106\.09685|\bLoRA\b": "LoRA: Low-Rank Adaptation of Large Language Models. Hu et al., 2021. arXiv:2106.09685.",
     r"2305\.14314|\bQLoRA\b": "QLoRA: Efficient Finetuning of Quantized LLMs. Dettmers et al., 2023. arXiv:2305.14314.",
+    r"2402\.09353|\bDoRA\b": "DoRA: Weight-Decomposed Low-Rank Adaptation. Liu et al., 2024. arXiv:2402.09353.",
+    r"2312\.03732|\brsLoRA\b": (
+        "rsLoRA: A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA. Kalajdzievski, 2023. arXiv:2312.03732."
+    ),
     r"2305\.18290|\bRafailov\b|\bDPO\b": (
         "DPO: Direct Preference Optimization: Your Language Model is Secretly a Reward Model. Rafailov et al., 2023. "
         "arXiv:2305.18290."

@@ -91,6 +91,8 @@ _NAMES_ELSEWHERE = {  # of transformers, TRL and peft -> ours
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
     "target_modules": "targets",
+    "dora": "use_dora",
+    "rslora": "use_rslora",
     "lr": "learning_rate",
     "lr_scheduler_type": "schedule",
     "min_lr_rate": "min_learning_rate_ratio",

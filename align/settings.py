@@ -7,6 +7,7 @@ is arXiv:2307.09288. `--help` explains both.
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -135,11 +136,54 @@ class LoRAConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability on an adapter's inputs during training. Use 0 when DPO continues training an existing
     adapter: with dropout, policy and reference would differ at step 0 and the sanity check would fail."""
-    targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", min_length=1)
-    """all-linear: every linear layer except the output head (QLoRA, arXiv:2305.14314, section 4). Or the names of
-    layers, such as [q_proj, v_proj]. The score head of a reward model is always trained in full."""
+    use_rslora: bool = False
+    """Multiply the adapter's output by alpha / sqrt(rank) in place of alpha / rank, so that large ranks train as fast
+    as small ones (rsLoRA, arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Also train the magnitude of each output of a layer, apart from its direction (DoRA, arXiv:2402.09353). About
+    twice the time of LoRA in the adapted layers. Not with ZeRO-3."""
+    targets: Literal["all-linear"] | str | tuple[str, ...] = Field("all-linear", min_length=1)
+    """Which layers get adapters, as peft's target_modules. all-linear: every linear layer except the output head
+    (QLoRA, arXiv:2305.14314, section 4). A list of names, or of their endings: [q_proj, v_proj]. A regular expression
+    that matches the whole name: `model\\.layers\\.[0-3]\\..*_proj`. The score head of a reward model is always trained
+    in full."""
+    exclude_modules: str | tuple[str, ...] = ()
+    """Layers of `targets` that get no adapter: names or endings of them, or a regular expression."""
+    layers_to_transform: tuple[int, ...] = ()
+    """Decoder layers with adapters, counted from 0. Empty for all of them, or for those from `first_layer` on."""
     first_layer: int = Field(0, ge=0)
     """First decoder layer with adapters. Layers below it are not changed."""
+
+    @field_validator("targets", "exclude_modules")
+    @classmethod
+    def _names_or_a_pattern(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, tuple) or value == "all-linear":
+            return value
+        if re.fullmatch(r"[\w.-]*", value):  # `q_proj` is a name; as an expression it would have to be the whole name
+            return (value,) if value else ()
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression ({error})") from None
+        return value
+
+    @field_validator("layers_to_transform")
+    @classmethod
+    def _layers_are_counted_from_0(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):
+            raise ValueError(f"names layers by their numbers from 0 on, each once, got {list(layers)}")
+        return tuple(sorted(layers))
+
+    @model_validator(mode="after")
+    def _layers_are_chosen_once(self) -> Self:
+        if self.first_layer and self.layers_to_transform:
+            raise ValueError("first_layer and layers_to_transform both choose decoder layers; give one of them")
+        by_number = "layers_to_transform" if self.layers_to_transform else "first_layer"
+        if isinstance(self.targets, str) and self.targets != "all-linear" and getattr(self, by_number):
+            raise ValueError(
+                f"targets is a regular expression, which names the decoder layers itself; drop {by_number}"
+            )
+        return self
 
 
 ChatName = Literal["auto", "native", "chatml", "llama3"]

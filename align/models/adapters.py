@@ -27,13 +27,16 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from align.errors import CheckError, CheckpointError, ConfigError
+from align.models.bases import base_name
 from align.models.checkpoints import ADAPTER_WEIGHTS as WEIGHTS
+from align.models.checkpoints import Checkpoint
 from align.models.comparison import EFFECT_SHARE, LARGEST_SHARE, difference, outputs, without_adapter
 from align.models.fitting import is_finite
 from align.reporting import logger
@@ -52,12 +55,12 @@ _PREFIX = "base_model.model."
 
 
 def attach(
-    model: Any, lora: LoRAConfig, base: str, folder: Path | None = None, *, base_revision: str | None = None
+    model: Any, lora: LoRAConfig, base: Checkpoint, folder: Path | None = None, *, base_revision: str | None = None
 ) -> None:
     """Freeze `model` and give it an adapter to train, in place; a reward model's score head is trained whole.
 
-    base: the name that the saved adapter gives for its base, and base_revision its revision on the Hub. A folder is
-        named by its absolute path, by which peft loads the adapter from any working folder of this machine.
+    base: the whole model that `model` was loaded from, and base_revision its revision on the Hub. The saved adapter
+        names it (`align/models/bases.py`).
     folder: an adapter to train on; None for a fresh one, which changes no output, since one of its factors is zero.
 
     Raises ConfigError for targets that the model does not have, or that differ from those of the adapter in `folder`;
@@ -68,6 +71,8 @@ def attach(
     settings: Any = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
         **_placed(model, lora, targeted),
         task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if scorer else None,
@@ -78,10 +83,11 @@ def attach(
     settings.lora_dropout = lora.dropout
     inject_adapter_in_model(settings, model, _NAME)
     model._hf_peft_config_loaded = True  # gradient checkpointing and quantized models look at it, see is_adapted
-    settings.base_model_name_or_path = str(Path(base).absolute()) if Path(base).is_dir() else base
-    settings.revision = base_revision
-    if not isinstance(settings.target_modules, str):  # a pattern, in adapters made elsewhere
-        settings.target_modules = sorted(settings.target_modules)  # a set's order would differ from file to file
+    model._align_base = base
+    settings.base_model_name_or_path, settings.revision = base_name(base, base_revision)
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(found := getattr(settings, key), set | list):  # a pattern is a text
+            setattr(settings, key, sorted(found))  # a set's order would differ from file to file
     if not (is_deepspeed_zero3_enabled() and model.dtype == torch.bfloat16):
         # ZeRO-3 requires one type for what it shards, and keeps float32 master weights itself.
         cast_adapter_dtype(model, _NAME)
@@ -93,6 +99,8 @@ def attach(
         _refuse_adapted_head(model, folder)
         load_weights(model, folder)
         check_adapter_acts(model, folder)
+    else:
+        assert _adapted_layers(model) == targeted, "peft has adapted other layers than those that were chosen here"
 
 
 def attached(model: Any, folder: Path, *, merge: bool) -> Any:
@@ -206,12 +214,31 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def check_adapter_acts(model: nn.Module, folder: Path) -> None:
-    """Raise CheckError where every adapter of the model multiplies by zero: what was trained is not there."""
+    """Raise CheckError where every adapter of the model changes nothing: what was trained is not there.
+
+    That is where lora_B is zero, and with DoRA the trained magnitudes also are those of the base's weights.
+    """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    if not any(bool(layer.lora_B[name].weight.any()) for layer in layers for name in layer.lora_B):
-        what = f"the adapter changes nothing: lora_B is zero in all of its {len(layers)} layers"
-        how = f"Look at {WEIGHTS}: it was saved untrained, or its names are not this model's"
-        raise CheckError(f"step 0: {folder}", what, how)
+    if any(bool(layer.lora_B[name].weight.any()) for layer in layers for name in layer.lora_B):
+        return
+    if any(_has_other_magnitudes(layer) for layer in layers):
+        return
+    what = f"the adapter changes nothing: lora_B is zero in all of its {len(layers)} layers"
+    how = f"Look at {WEIGHTS}: it was saved untrained, or its names are not this model's"
+    raise CheckError(f"step 0: {folder}", what, how)
+
+
+def _has_other_magnitudes(layer: Any) -> bool:
+    """Whether the DoRA magnitudes of a layer differ from the norms of its weight by more than rounding.
+
+    With lora_B = 0 a row w of the weight becomes m * w / |w|, which is w itself if its magnitude m is |w|.
+    """
+    for magnitude in getattr(layer, "lora_magnitude_vector", {}).values():
+        weight = dequantize_module_weight(layer.get_base_layer())
+        norms = torch.linalg.norm(weight.float(), dim=1)
+        if not torch.allclose(magnitude.weight.float(), norms, rtol=1e-2 if weight.dtype == torch.bfloat16 else 1e-4):
+            return True
+    return False
 
 
 # An adapter's weights and their files
@@ -223,6 +250,7 @@ def trained_shapes(model: nn.Module) -> dict[str, list[int]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             saved = name.replace(f".modules_to_save.{_NAME}.", ".").replace(f".{_NAME}.", ".")
+            saved = saved.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")  # DoRA, as peft saves it
             found[_PREFIX + saved] = list(getattr(parameter, "ds_shape", parameter.shape))
     return found
 
@@ -233,7 +261,8 @@ def save(model: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None = 
     state_dict: the whole weights of the model, where it has only parts of them itself (ZeRO-3).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model, state_dict=state_dict, adapter_name=_NAME)
+    # No embedding is adapted here; peft would look on the Hub whether the base's vocabulary has grown.
+    state = get_peft_model_state_dict(model, state_dict, _NAME, save_embedding_layers=False)
     model.peft_config[_NAME].save_pretrained(str(folder))
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -287,53 +316,101 @@ def _settings_of(folder: Path) -> Any:
 
 
 def _layers(model: Any, lora: LoRAConfig) -> set[str]:
-    """Full names of the linear layers that the config asks for. Raises ConfigError for a target that names none, and
-    for a first layer that the model does not have.
+    """Full names of the linear layers that the config asks for, by peft's rules.
+
+    Raises ConfigError for a target or an exclusion that names none, and for layers that the model does not have.
     """
     inside = model.base_model.named_modules()
-    trunk = {f"{model.base_model_prefix}.{name}" for name, module in inside if isinstance(module, nn.Linear)}
-    if lora.first_layer:
-        if lora.first_layer >= (count := model.config.num_hidden_layers):
-            what = f"is {lora.first_layer}, and the model has layers 0 to {count - 1}"
-            raise ConfigError("model.lora.first_layer", what, "Name one of them")
-        trunk = {name for name in trunk if int(_DECODER_LAYER.findall(name)[0]) >= lora.first_layer}
-    if lora.targets == "all-linear":
-        return trunk
-    found: set[str] = set()
-    for target in lora.targets:
-        named = {name for name in trunk if name == target or name.endswith(f".{target}")}
-        if not named:
-            here = ", ".join(sorted({name.rpartition(".")[2] for name in trunk}))
-            what = f"{target} is no linear layer of the model's trunk"
-            raise ConfigError("model.lora.targets", what, f"Name some of {here}, or all-linear")
-        found |= named
+    linear = {f"{model.base_model_prefix}.{name}" for name, module in inside if isinstance(module, nn.Linear)}
+    found = _of_layers(linear, _transformed(model, lora))
+    if lora.targets != "all-linear":
+        key = "model.lora.targets"
+        found = _matching(lora.targets, found, linear, key)
+        if isinstance(lora.targets, str):
+            others = (name for name, _ in model.named_modules() if name and name not in linear)
+            other = next((name for name in others if re.fullmatch(lora.targets, name)), None)
+            if other is not None:
+                what = f"{lora.targets!r} also matches {other}, which is no linear layer of the model's trunk"
+                raise ConfigError(key, what, f"Narrow it to some of {_endings(linear)}")
+    if lora.exclude_modules:
+        found -= _matching(lora.exclude_modules, found, linear, "model.lora.exclude_modules")
+        if not found:
+            what = "excludes every layer that model.lora.targets names"
+            raise ConfigError("model.lora.exclude_modules", what, f"Leave some of {_endings(linear)}")
     return found
+
+
+def _transformed(model: Any, lora: LoRAConfig) -> list[int] | None:
+    """The decoder layers that get adapters; None for all of them."""
+    count = model.config.num_hidden_layers
+    key = "model.lora.first_layer" if lora.first_layer else "model.lora.layers_to_transform"
+    beyond = [layer for layer in (lora.first_layer, *lora.layers_to_transform) if layer >= count]
+    if beyond:
+        raise ConfigError(key, f"is {beyond[0]}, and the model has layers 0 to {count - 1}", "Name one of them")
+    if lora.layers_to_transform:
+        return list(lora.layers_to_transform)
+    return list(range(lora.first_layer, count)) if lora.first_layer else None
+
+
+def _of_layers(names: set[str], layers: list[int] | None) -> set[str]:
+    return names if layers is None else {name for name in names if int(_DECODER_LAYER.findall(name)[0]) in layers}
+
+
+def _matching(asked: str | tuple[str, ...], names: set[str], linear: set[str], key: str) -> set[str]:
+    """Those of `names` that a regular expression matches whole, or that end with one of several names.
+
+    Raises ConfigError for an expression or a name that matches none, with the names of all linear layers.
+    """
+    found: set[str] = set()
+    for one in (asked,) if isinstance(asked, str) else asked:
+        if isinstance(asked, str):
+            matched = {name for name in names if re.fullmatch(one, name)}
+            what = f"{one!r} matches no linear layer of the model's trunk, such as {min(linear)}"
+        else:
+            matched = {name for name in names if name == one or name.endswith(f".{one}")}
+            what = f"{one} is no linear layer of the model's trunk"
+        if not matched:
+            what += "" if names == linear else " in the layers that are chosen"
+            raise ConfigError(key, what, f"Name some of {_endings(linear)}, or all-linear")
+        found |= matched
+    return found
+
+
+def _endings(names: set[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in names}))
 
 
 def _placed(model: Any, lora: LoRAConfig, targeted: set[str]) -> dict[str, Any]:
     """The same as peft's settings. It knows "all-linear" for all decoder layers only."""
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    if not lora.first_layer:
-        return {"target_modules": targets}
-    if isinstance(targets, str):
-        targets = sorted({name.rpartition(".")[2] for name in targeted})
-    return {
-        "target_modules": targets,
-        "layers_to_transform": list(range(lora.first_layer, model.config.num_hidden_layers)),
-    }
+    placed: dict[str, Any] = {}
+    if lora.exclude_modules:
+        excluded = lora.exclude_modules
+        placed["exclude_modules"] = excluded if isinstance(excluded, str) else list(excluded)
+    layers = _transformed(model, lora)
+    if layers is not None:
+        if isinstance(targets, str):
+            targets = sorted({name.rpartition(".")[2] for name in targeted})
+        placed["layers_to_transform"] = layers
+    return {"target_modules": targets, **placed}
+
+
+def _adapted_layers(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _refuse_other_settings(model: Any, lora: LoRAConfig, targeted: set[str], found: LoraConfig, folder: Path) -> None:
-    there = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    if (lora.rank, lora.alpha, targeted) != (found.r, found.lora_alpha, there):
-        here = f"rank {lora.rank}, alpha {lora.alpha} and {_described(targeted)}"
-        of_folder = f"rank {found.r}, alpha {found.lora_alpha} and {_described(there)}"
+    there = _adapted_layers(model)
+    here = _described(lora.rank, lora.alpha, lora.use_dora, lora.use_rslora, targeted)
+    of_folder = _described(found.r, found.lora_alpha, found.use_dora, found.use_rslora, there)
+    if here != of_folder or targeted != there:
         how = "Give model.lora the adapter's own settings, or merge it first with recipes/merge.py"
         raise ConfigError("model.lora", f"has {here}, and the adapter in {folder} {of_folder}", how)
 
 
-def _described(layers: set[str]) -> str:
-    return f"{len(layers)} layers ({', '.join(sorted({name.rpartition('.')[2] for name in layers}))})"
+def _described(rank: int, alpha: float, dora: bool, rslora: bool, layers: set[str]) -> str:
+    kinds = "".join(f", {name}" for name, used in (("use_dora", dora), ("use_rslora", rslora)) if used)
+    return f"rank {rank}, alpha {alpha}{kinds} and {len(layers)} layers ({_endings(layers)})"
 
 
 # What cannot be attached exactly

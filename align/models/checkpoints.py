@@ -450,7 +450,9 @@ def open_adapter(path: str | Path, revision: str | None = None, *, key: str = "m
 def base_of(adapter: Path) -> Base | None:
     """The base that the adapter in a folder names; None if the folder holds a whole model.
 
-    A relative path is looked for from the working folder, then from the adapter's folder.
+    A folder is looked for where the adapter's manifest says that it is from the adapter's folder, which still holds
+    after both were moved together; then under the name in the adapter's config, from the working folder and from the
+    adapter's folder.
 
     Raises CheckpointError for an adapter that is not LoRA, lies over another adapter, or whose base is missing.
     """
@@ -466,16 +468,34 @@ def base_of(adapter: Path) -> Base | None:
     if not name or not isinstance(name, str):
         what = f"{ADAPTER_CONFIG} names no base model"
         raise CheckpointError(adapter, what, "Write base_model_name_or_path into it")
-    inside = adapter / name
-    folder = next((str(place) for place in (Path(name), inside) if place.is_dir()), None)
+    folder = _base_folder(adapter, name, recorded_base(adapter).get("path"))
     if folder is None and not HUB_NAME.fullmatch(name):
         what = f"its base {name} is missing: no such folder from {Path.cwd()} or from the adapter's folder"
+        if (adapter / SEAL).exists():  # the config is sealed: a corrected one would not be what the manifest says
+            raise CheckpointError(adapter, what, f"Put the base, or a link to it, at {name}")
         raise CheckpointError(adapter, what, f"Restore it, or correct base_model_name_or_path in {ADAPTER_CONFIG}")
     if folder is not None and (Path(folder) / ADAPTER_CONFIG).exists():
         how = f"Merge {folder} first with recipes/merge.py, and name the merged folder as the base"
         raise CheckpointError(adapter, f"its base {folder} is an adapter too", how)
     key = f"{adapter / ADAPTER_CONFIG}: base_model_name_or_path"
     return Base(folder or name, config.get("revision") if folder is None else None, key)
+
+
+def recorded_base(adapter: Path) -> dict[str, Any]:
+    """What the manifest of an adapter's folder records of its base (`align/models/bases.py`); empty if nothing."""
+    found = read_manifest(adapter).get("base") if (adapter / SEAL).exists() else None
+    return found if isinstance(found, dict) else {}
+
+
+def _base_folder(adapter: Path, name: str, near: object) -> str | None:
+    """The folder of a base, as it can be opened from here; None if there is no folder.
+
+    name: as the adapter's config has it. near: its path from the adapter's folder, where that is known.
+    """
+    beside = (adapter / near).resolve() if isinstance(near, str) and near else None
+    if beside is not None and beside.is_dir():
+        return name if Path(name).is_dir() and Path(name).samefile(beside) else str(beside)
+    return next((str(place) for place in (Path(name), adapter / name) if place.is_dir()), None)
 
 
 # What identifies it

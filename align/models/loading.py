@@ -23,6 +23,7 @@ from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
 from align.errors import AlignError, CheckpointError, ConfigError
 from align.models.adapters import attach, attached
+from align.models.bases import require_same_base
 from align.models.checkpoints import (
     CONFIG,
     HEAD,
@@ -161,6 +162,7 @@ def _opened(
             log.info("%s is a language model: its reward head is fresh, and trained from noise", path)
         return None, checkpoint
     checkpoint = open_checkpoint(adapter.base.name, adapter.base.revision, quantized=quantized, key=adapter.base.key)
+    require_same_base(adapter, checkpoint)
     if adapter.has_head and not scorer:
         what = f"is the adapter of a reward model (it holds {HEAD}), not of a language model"
         raise CheckpointError(adapter.name, what, "Name the policy's folder")
@@ -191,8 +193,8 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
     if not scorer:
         _refuse_unreadable_head(model, checkpoint)
     if config.lora is not None:
-        base = (checkpoint.name, config.revision) if adapter is None else (adapter.base.name, adapter.base.revision)
-        attach(model, config.lora, base[0], adapter.folder if adapter else None, base_revision=base[1])
+        begun, revision = (None, config.revision) if adapter is None else (adapter.folder, adapter.base.revision)
+        attach(model, config.lora, checkpoint, begun, base_revision=revision)
     elif adapter is not None:
         model = attached(model, adapter.folder, merge=not quantized)
     model.config.use_cache = False

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from align.errors import CheckError, ConfigError
 from align.manifest import write_folder_manifest
 from align.models.adapters import summed, untie_if_separate, with_adapter
+from align.models.bases import require_same_base
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
     HEAD,
@@ -60,6 +61,7 @@ def merge_adapter(
     if opened is None:
         raise ConfigError("adapter", f"{adapter} holds no {ADAPTER_CONFIG}", "Name the folder of a LoRA run")
     base = open_checkpoint(opened.base.name, opened.base.revision, key=opened.base.key)
+    require_same_base(opened, base)
     refuse_overlap(output, [opened.folder, base.folder])
     manifest = verified(opened.folder)
     scorer = opened.has_head or HEAD in base.tensors

@@ -58,6 +58,7 @@ def card_facts(
         title=repo.rpartition("/")[2],
         repo=repo,
         base_models=tuple(bases),
+        base_is_stated=bool(base_model),
         unknown_starts=tuple(unknown),
         relation=relation_of(checkpoint, manifest),
         license=card_licence(base_licences, data_licences, license_id),

@@ -22,6 +22,7 @@ from align.hub_names import is_hub_name
 from align.manifest import SEAL, verify_folder, write_manifest
 from align.publish.facts import card_facts
 from align.publish.licences import UNKNOWN
+from align.publish.lineage import json_object
 from align.publish.model_card import CardFacts, model_card
 from align.publish.names import shown_path, without_paths
 from align.publish.secrets import refuse_secrets
@@ -103,6 +104,8 @@ def _staged(checkpoint: Path, manifest: dict[str, Any], card: CardFacts, folder:
             if file.name in manifest["files"]:
                 manifest["files"][file.name] = {"bytes": copy.stat().st_size, "blake3": fingerprint(copy)}
     (folder / SEAL).unlink()  # a link to the checkpoint's own
+    if isinstance(manifest.get("base"), dict):  # of an adapter; where this machine has it is of no use elsewhere
+        manifest["base"] = {key: value for key, value in manifest["base"].items() if key != "path"}
     write_manifest(folder, without_paths(manifest))
     return sorted(folder.iterdir())
 
@@ -120,16 +123,33 @@ def _without_places(file: Path, card: CardFacts) -> str | None:
     places = [key for key, value in values.items() if _NAMES_A_PATH.search(key) and value and isinstance(value, str)]
     if not places:
         return None
-    base = card.base_models[0] if len(card.base_models) == 1 else ""
     for key in places:
-        if key != "base_model_name_or_path":
+        if key == "base_model_name_or_path":
+            name = _published_base(file, values[key], card)
+            if name != values[key] and "revision" in values:
+                values["revision"] = None  # a revision of the other
+            values[key] = name
+        else:
             values[key] = shown_path(values[key])
-        elif base:
-            values[key] = base
-        elif not is_hub_name(Path(values[key])):
-            what = f"names its base model as {shown_path(values[key])}, a place that others cannot load it from"
-            raise PublishError(file.name, what, "Publish the base first, and name it: base_model=owner/name")
     return json.dumps(values, indent=2, ensure_ascii=False)
+
+
+def _published_base(file: Path, name: str, card: CardFacts) -> str:
+    """The Hub name of an adapter's base. Raises PublishError where it has none.
+
+    Training a model whole and then an adapter over it gives an adapter whose lineage leads to a model on the Hub that
+    is not its base: over that one it would compute something else.
+    """
+    base = card.base_models[0] if len(card.base_models) == 1 else ""
+    if base and card.base_is_stated:
+        return base
+    if is_hub_name(Path(name)):
+        return name
+    made_here = any(key in json_object(Path(name) / SEAL) for key in ("config", "averaged", "merged"))
+    if base and not made_here:
+        return base
+    what = f"names its base model as {shown_path(name)}, a place that others cannot load it from"
+    raise PublishError(file.name, what, "Publish the base first, and name it: base_model=owner/name")
 
 
 def _sent(files: list[Path], checkpoint: Path, manifest: dict[str, Any], hub: HubConfig, api: Any) -> bool:

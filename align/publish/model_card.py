@@ -40,6 +40,8 @@ class CardFacts:
     """owner/name of the published model, for the usage example."""
     base_models: tuple[str, ...] = ()
     """Hub names of the models that training began from."""
+    base_is_stated: bool = False
+    """Whether the user named the base model, in place of what the manifests say."""
     unknown_starts: tuple[str, ...] = ()
     """Checkpoints that training began from, and of which no Hub name is known."""
     relation: Relation = "finetune"
@@ -177,6 +179,8 @@ def _how_it_was_made(manifest: Mapping[str, Any], facts: CardFacts, stage: str) 
         lines.append(f"- Base model: unknown; training began from a local checkpoint, {cell(start)}")
     if not facts.base_models and not facts.unknown_starts:
         lines.append("- Base model: unknown")
+    if facts.relation == "adapter":
+        lines += _adapter(manifest)
     for member in members_of(manifest):
         lines.append(f"- Averaged: {cell(member.get('checkpoint'))}, weight {cell(member.get('weight'))}")
     if isinstance(manifest.get("merged"), Mapping):
@@ -195,6 +199,18 @@ def _how_it_was_made(manifest: Mapping[str, Any], facts: CardFacts, stage: str) 
     if facts.command:
         lines += ["- Command:", "", *_fenced(without_paths(facts.command), "sh")]
     return "\n".join(lines)
+
+
+def _adapter(manifest: Mapping[str, Any]) -> list[str]:
+    """The line on what kind of adapter it is; none where the manifest does not say."""
+    config = manifest.get("config")
+    model = config.get("model") if isinstance(config, Mapping) else None
+    lora = model.get("lora") if isinstance(model, Mapping) else None
+    if not isinstance(lora, Mapping):
+        return []
+    kind = "DoRA" if lora.get("use_dora") else "LoRA"
+    scale = "alpha / sqrt(rank), rsLoRA" if lora.get("use_rslora") else "alpha / rank"
+    return [f"- Adapter: {kind} of rank {cell(lora.get('rank'))}, alpha {cell(lora.get('alpha'))} (scaled by {scale})"]
 
 
 def _data(facts: CardFacts) -> str:

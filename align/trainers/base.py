@@ -35,6 +35,7 @@ from align.config import Section, dump
 from align.files import whole_file
 from align.manifest import remove_manifest, write_folder_manifest
 from align.models.adapters import is_adapted
+from align.models.bases import base_note
 from align.models.exactness import longest_sequence, refuse_untrainable, require_within, warn_of_untrained_positions
 from align.models.logps import TreeModel, TreePolicy
 from align.reporting import MetricsFile, logger
@@ -333,7 +334,9 @@ class TreeTrainer(Trainer, ABC):
             seconds = {"seconds": time.monotonic() - self._began, "trained_seconds": self._trained_seconds}
             with whole_file(self.output / "timing.json") as handle:
                 json.dump(seconds | {"steps": self.state.global_step}, handle)
-            write_folder_manifest(self.output, model_files(self.output), self._notes(loaded=best is not None))
+            write_folder_manifest(
+                self.output, model_files(self.output), self._notes(self.output, loaded=best is not None)
+            )
         if self.validation is not None:
             self.validation.tell(self.output, loaded=best is not None)
         self._clear_finished()
@@ -361,8 +364,8 @@ class TreeTrainer(Trainer, ABC):
     def _require_finite_weights(self) -> None:
         self.guards.require_finite_weights(self.hugging_face_model, self.state.global_step, self.processes)
 
-    def _notes(self, *, loaded: bool = False) -> dict[str, Any]:
-        """What every manifest of this run records. loaded: whether it is of the best step's model."""
+    def _notes(self, folder: Path, *, loaded: bool = False) -> dict[str, Any]:
+        """What the manifest of each folder of this run records. loaded: whether it is of the best step's model."""
         return {
             "stage": self.stage,
             "processes": self.args.world_size,
@@ -370,6 +373,7 @@ class TreeTrainer(Trainer, ABC):
             "steps": len(self.plan),
             "identity": self.identity,
             **({} if self.validation is None else {"validation": self.validation.notes(loaded=loaded)}),
+            **base_note(self.hugging_face_model, folder),
         }
 
     # Methods of transformers.Trainer that are replaced. The private ones are listed in align/trainers/hooks.py.
@@ -448,7 +452,7 @@ class TreeTrainer(Trainer, ABC):
         if self.is_world_process_zero():
             require_saved(folder, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
             files = [file for file in folder.rglob("*") if file.is_file()]
-            write_folder_manifest(folder, files, {"step": self.state.global_step, **self._notes()})
+            write_folder_manifest(folder, files, {"step": self.state.global_step, **self._notes(folder)})
             self.checkpoints.prune(folder, best=self.validation and self.validation.best_checkpoint(self.output))
         self.accelerator.wait_for_everyone()
 

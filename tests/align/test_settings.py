@@ -207,3 +207,38 @@ def test_paths_of_the_real_sections() -> None:
     training = TrainingConfig(output_dir=Path("o"))
     assert paths_of(training, INPUT) == {}
     assert paths_of(training, OUTPUT) == {"output_dir": Path("o")}
+
+
+@pytest.mark.parametrize(
+    "lora, found",
+    [
+        ({"targets": "q_proj"}, ("q_proj",)),
+        ({"targets": "mlp.up_proj"}, ("mlp.up_proj",)),
+        ({"targets": "all-linear"}, "all-linear"),
+        ({"targets": r".*\.[qv]_proj"}, r".*\.[qv]_proj"),
+    ],
+    ids=str,
+)
+def test_a_single_name_of_a_layer_is_a_list_and_the_rest_a_pattern(lora: dict[str, str], found: object) -> None:
+    assert LoRAConfig(**lora).targets == found
+    assert LoRAConfig(exclude_modules=lora["targets"]).exclude_modules in (found, ("all-linear",), "all-linear")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ("targets=(q_proj", r"model\.lora\.targets: is not a regular expression \(missing \)"),
+        ("layers_to_transform=[1,1]", r"model\.lora\.layers_to_transform: names layers by their numbers .*\[1, 1\]"),
+        ("layers_to_transform=-1", r"model\.lora\.layers_to_transform: names layers by their numbers"),
+        ("layers_to_transform=1 first_layer=1", r"first_layer and layers_to_transform both choose decoder layers"),
+        ("targets=.*_proj first_layer=1", r"targets is a regular expression, which names the decoder layers itself"),
+        ("dora=true", r"model\.lora\.dora: is not a setting\. Did you mean model\.lora\.use_dora\?"),
+    ],
+)
+def test_layers_of_an_adapter_are_checked_before_anything_is_loaded(
+    settings: str, message: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "sft.yaml"
+    config.write_text("model: {path: m, lora: {}}\ndata: {path: a.jsonl}\ntraining: {output_dir: out}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(SFTRecipe, config, [f"model.lora.{one}" for one in settings.split()])

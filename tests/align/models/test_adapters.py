@@ -145,10 +145,39 @@ def test_rank_times_inputs_plus_outputs_is_trained_and_nothing_else(tiny_checkpo
     assert not any("lm_head" in name or "embed" in name for name in trained)
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "layers.1.mlp.down_proj")])
-@pytest.mark.parametrize("checkpointing", [False, True])
+SOME = ["q_proj", "layers.1.mlp.down_proj"]
+PATTERN = r"model\.layers\.\d\.(self_attn\.[qv]|mlp\.up)_proj"
+
+
+@pytest.mark.parametrize(
+    "settings, peft_settings, checkpointing",
+    [
+        ({}, {"target_modules": "all-linear"}, False),
+        ({}, {"target_modules": "all-linear"}, True),
+        ({"targets": SOME}, {"target_modules": SOME}, False),
+        ({"targets": SOME, "use_rslora": True}, {"target_modules": SOME, "use_rslora": True}, True),
+        ({"use_dora": True}, {"target_modules": "all-linear", "use_dora": True}, False),
+        (
+            {"targets": SOME, "use_dora": True, "use_rslora": True},
+            {"target_modules": SOME, "use_dora": True, "use_rslora": True},
+            True,
+        ),
+        ({"targets": PATTERN}, {"target_modules": PATTERN}, False),
+        (
+            {"exclude_modules": ["layers.0.mlp.up_proj", "o_proj"]},
+            {"target_modules": "all-linear", "exclude_modules": ["layers.0.mlp.up_proj", "o_proj"]},
+            False,
+        ),
+        (
+            {"targets": ["q_proj", "v_proj"], "layers_to_transform": [1]},
+            {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]},
+            False,
+        ),
+    ],
+    ids=str,
+)
 def test_values_and_gradients_equal_pefts_own_model_with_a_row_each(
-    targets, checkpointing, tiny_checkpoint: Path
+    settings: dict[str, Any], peft_settings: dict[str, Any], checkpointing: bool, tiny_checkpoint: Path
 ) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
@@ -156,14 +185,13 @@ def test_values_and_gradients_equal_pefts_own_model_with_a_row_each(
     from align.models.loading import load_policy
     from align.tree.pack import collate
 
-    lora = LoRAConfig(rank=4, alpha=8, targets=targets)
+    lora = LoRAConfig(rank=4, alpha=8, **settings)
     config = ModelConfig(path=tiny_checkpoint, lora=lora, gradient_checkpointing=checkpointing)
     policy = load_policy(config, seed=3).train()
     set_seed(3)
-    names = targets if targets == "all-linear" else list(targets)
     oracle = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_checkpoint),
-        LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=names, task_type="CAUSAL_LM"),
+        LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **peft_settings),
     )
     ours = {name: weight for name, weight in policy.model.named_parameters() if weight.requires_grad}
     theirs = {n.removeprefix("base_model.model."): w for n, w in oracle.named_parameters() if w.requires_grad}
@@ -197,6 +225,31 @@ def test_a_target_that_is_no_linear_layer_of_the_trunk_is_refused(target: str, t
     )
     with pytest.raises(ConfigError, match=message):
         load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(targets=("q_proj", target))))
+
+
+@pytest.mark.parametrize(
+    "lora, message",
+    [
+        ({"targets": r".*\.(q|k)_prj"}, r"targets: '.*' matches no linear layer of the model's trunk, such as model\."),
+        ({"targets": r".*(q_proj|norm)"}, r"targets: '.*' also matches model\..*norm, which is no linear layer of the"),
+        (
+            {"targets": r".*"},
+            r"targets: .* also matches .*\. Narrow it to some of down_proj, gate_proj, k_proj, o_proj, q_proj",
+        ),
+        ({"exclude_modules": ["q_prj"]}, r"exclude_modules: q_prj is no linear layer of the model's trunk\. Name some"),
+        ({"targets": ["q_proj"], "exclude_modules": ["v_proj"]}, r"exclude_modules: v_proj is no linear layer of the"),
+        ({"targets": ["q_proj"], "exclude_modules": ["q_proj"]}, r"exclude_modules: excludes every layer that model"),
+        ({"layers_to_transform": [1, 2]}, r"layers_to_transform: is 2, and the model has layers 0 to 1"),
+    ],
+    ids=str,
+)
+def test_layers_that_the_model_does_not_have_are_refused_with_those_that_it_has(
+    lora: dict[str, Any], message: str, tiny_checkpoint: Path
+) -> None:
+    from align.models.loading import load_policy
+
+    with pytest.raises(ConfigError, match=r"model\.lora\." + message):
+        load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(**lora)))
 
 
 @pytest.mark.slow
@@ -357,6 +410,34 @@ def test_dpo_trains_an_sft_adapter_on_against_base_and_sft_adapter(
 
 
 @pytest.mark.slow
+def test_dpo_trains_a_dora_adapter_on_with_its_magnitudes(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Reference and policy begin equal on top of an adapter with magnitudes, which are trained and saved."""
+    model = {"lora": LORA.model_copy(update={"use_dora": True, "use_rslora": True})}
+    begun = train("sft", tmp_path / "sft", tiny_checkpoint, model=model, epochs=1)
+    done = train("dpo", tmp_path / "dpo", begun, model=model, batch_size=24, epochs=2)
+    first = metrics(done)[0]
+    assert first["absolute_margin"] == 0
+    assert first["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    before, after = load_file(begun / WEIGHTS), load_file(done / WEIGHTS)
+    magnitudes = [name for name in after if name.endswith("q_proj.lora_magnitude_vector")]
+    assert len(magnitudes) == 2
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in after), "every factor and magnitude was trained"
+    config = json.loads((done / "adapter_config.json").read_text())
+    assert (config["use_dora"], config["use_rslora"]) == (True, True)
+
+
+def test_dora_is_refused_under_zero3_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    model = {"lora": LoRAConfig(use_dora=True)}
+    with pytest.raises(
+        ConfigError, match=r"model\.lora\.use_dora: DoRA reads the frozen weights outside of their layers"
+    ):
+        train("sft", tmp_path / "run", tmp_path / "no-checkpoint", model=model)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_without_lora_an_adapter_folder_is_merged_and_trained_whole(
     tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
 ) -> None:
@@ -398,6 +479,20 @@ def test_an_adapter_that_changes_nothing_stops_the_run(lora, tmp_path: Path, sft
     )
     with pytest.raises(CheckError, match=message):
         load_policy(ModelConfig(path=silent, lora=lora))
+
+
+def test_a_dora_adapter_whose_magnitudes_alone_were_trained_changes_something(tiny_checkpoint: Path) -> None:
+    from align.models.adapters import check_adapter_acts
+    from align.models.loading import load_policy
+
+    lora = LoRAConfig(rank=2, targets=("q_proj",), use_dora=True)
+    model = load_policy(ModelConfig(path=tiny_checkpoint, lora=lora)).model
+    with pytest.raises(CheckError, match="the adapter changes nothing: lora_B is zero in all of its 2 layers"):
+        check_adapter_acts(model, tiny_checkpoint)
+    magnitudes = next(weight for name, weight in model.named_parameters() if "lora_magnitude_vector" in name)
+    with torch.no_grad():
+        magnitudes[3] *= 1.01
+    check_adapter_acts(model, tiny_checkpoint)
 
 
 def test_an_adapter_that_lacks_a_weight_is_refused_by_name(tmp_path: Path, sft_adapter: Path) -> None:

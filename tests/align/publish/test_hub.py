@@ -363,6 +363,31 @@ def test_an_adapter_is_labelled_for_peft_and_sent_with_its_bases_hub_name(tmp_pa
         upload(nowhere, PUSH, api=StandIn())
 
 
+def test_an_adapter_over_a_model_that_was_trained_here_is_not_sent_as_one_of_its_base(tmp_path: Path) -> None:
+    """Its lineage leads to a Hub model of the same shapes, over which it would compute something else."""
+    rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
+    whole = trained(tmp_path / "models" / "sft", "Qwen/Qwen2-0.5B", rows)
+    adapter = json.dumps({"base_model_name_or_path": str(whole), "revision": "abc", "r": 8})
+    folder = trained(tmp_path / "lora", whole, rows, adapter_config__json=adapter)
+    manifest = json.loads((folder / SEAL).read_text())
+    base = {"weights": "12" * 32, "path": "../models/sft"}
+    lora = {"rank": 8, "alpha": 16, "use_dora": True, "use_rslora": True}
+    config = {**manifest["config"], "model": {**manifest["config"]["model"], "lora": lora}}
+    write_folder_manifest(
+        folder, [folder / name for name in manifest["files"]], {**manifest, "base": base, "config": config}
+    )
+    with pytest.raises(PublishError, match=r"adapter_config.json: names its base model as .*Publish the base first"):
+        upload(folder, PUSH, api=StandIn())
+    api = StandIn()
+    manifest = json.loads((folder / SEAL).read_text())
+    assert upload(folder, PUSH, card_facts(folder, manifest, "me/lora", base_model="me/sft"), api=api)
+    sent = json.loads(api.sent["adapter_config.json"])
+    assert (sent["base_model_name_or_path"], sent["revision"]) == ("me/sft", None)
+    assert json.loads(api.sent[SEAL])["base"] == {"weights": "12" * 32}, "not where this machine has it"
+    assert "Adapter: DoRA of rank 8, alpha 16 (scaled by alpha / sqrt(rank), rsLoRA)" in api.sent["README.md"].decode()
+    assert not any(str(tmp_path).encode() in content for content in api.sent.values())
+
+
 def test_no_path_of_this_machine_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = rows_of(tmp_path / "data" / "my rows" / "sft.jsonl", "tasks/office")
