@@ -16,10 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from align.config import Section
 from align.config_values import usable_path
-from align.errors import ConfigError
 from align.optimizers import OPTIMIZERS, require_supported
-from align.optional import install, is_installed
 from align.rows import STRONG_LEVELS, Level
+from align.trackers import TrackerName, require_trackers
 
 INPUT = "input"
 OUTPUT = "output"
@@ -393,9 +392,14 @@ class TrainingConfig(Section):
     continues from exact weights."""
     log_steps: int = Field(1, gt=0, le=1_000_000_000)
     """Optimizer steps between two lines of metrics."""
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers in addition to metrics.jsonl, which is always written: one name or a list. Each is an extra of the same
-    name: `pip install 'align-post-training[tensorboard]'`."""
+    report_to: tuple[TrackerName, ...] = ()
+    """Trackers in addition to metrics.jsonl, which is always written: one name or a list, of those that transformers
+    knows. tensorboard, wandb, trackio and mlflow are extras: `pip install 'align-post-training[wandb]'`."""
+    run_name: str | None = Field(None, min_length=1)
+    """Name of the run in trackers. None: the last two parts of output_dir, such as `my/sft`."""
+    project: str | None = Field(None, min_length=1)
+    """Project of the run in trackers (the experiment in MLflow). None: the tracker's own environment variable, such as
+    WANDB_PROJECT, or its default."""
     eval_steps: int | None = Field(None, gt=0, le=1_000_000_000)
     """Optimizer steps between two evaluations of the held-out rows (data.eval_path or data.eval_ratio); there is always
     one after the last step. None: at each checkpoint, every save_steps. A new best step is saved as a checkpoint even
@@ -425,9 +429,7 @@ class TrainingConfig(Section):
     @field_validator("report_to")
     @classmethod
     def _trackers_are_installed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if not is_installed(name):
-                raise ConfigError("training.report_to", f"the tracker {name} is not installed", install(name))
+        require_trackers(names, "training.report_to")
         return names
 
     @field_validator("optimizer", mode="before")

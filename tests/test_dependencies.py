@@ -8,14 +8,13 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from align import optional
 from align.errors import ConfigError
 from align.optional import DISTRIBUTION, library
-from align.settings import TrainingConfig
+from align.trackers import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -31,6 +30,7 @@ NOT_IMPORTED = {
     "tensorboard": "a tracker, which transformers calls",
     "wandb": "a tracker, which transformers calls",
     "trackio": "a tracker, which transformers calls",
+    "mlflow": "a tracker, which transformers calls",
     "mkdocs-material": "the theme that mkdocs.yml names",
     "mkdocstrings": "the plugin that mkdocs.yml names",
     "pytest-timeout": "a plugin of pytest",
@@ -116,10 +116,10 @@ def test_every_requirement_is_imported_or_has_a_reason() -> None:
     assert unused <= NOT_IMPORTED.keys(), f"nothing imports {sorted(unused - NOT_IMPORTED.keys())}"
 
 
-def test_every_tracker_has_an_extra_of_its_name() -> None:
-    (names,) = {get_args(part) for part in get_args(TrainingConfig.model_fields["report_to"].annotation)} - {()}
-    assert names == ("tensorboard", "wandb", "trackio")
-    assert set(names) <= PROJECT["optional-dependencies"].keys()
+def test_a_tracker_that_names_no_package_has_an_extra_of_its_name() -> None:
+    without = {name for name, tracker in TRACKERS.items() if tracker.modules and not tracker.packages}
+    assert without == {"tensorboard", "wandb", "trackio", "mlflow"}
+    assert without <= PROJECT["optional-dependencies"].keys()
 
 
 def test_a_missing_library_names_the_command_that_installs_it() -> None:

@@ -1,8 +1,10 @@
 """Our settings mapped onto `transformers.TrainingArguments`. No other file knows both.
 
 training.                 TrainingArguments
-output_dir, seed, ...     the same names: learning_rate, weight_decay, max_grad_norm, adam_*, save_steps, report_to
+output_dir, seed, ...     the same names: learning_rate, weight_decay, max_grad_norm, adam_*, save_steps, report_to,
+                          run_name
 optimizer                 optim
+project                   project, and environment variables (`align/trainers/trackers.py`)
 log_steps                 logging_steps
 batch_size                per_device_train_batch_size 1: an item of our data is a whole optimizer step, and
                           `align/tree/pack.py` makes it from batch_size rows
@@ -33,6 +35,7 @@ from align.settings import ModelConfig, TrainingConfig
 from align.trainers.deepspeed_file import require_one_optimizer
 from align.trainers.extensions import prepare_extension
 from align.trainers.output import claim_output
+from align.trainers.trackers import RunArguments, run_name
 
 log = logger(__name__)
 
@@ -44,7 +47,7 @@ def mapped(training: TrainingConfig, *, bf16_weights: bool) -> TrainingArguments
 
     Values that change a result are given here even if they are the defaults of transformers, which may change.
     """
-    return TrainingArguments(
+    return RunArguments(
         output_dir=str(training.output_dir),
         seed=training.seed,
         use_cpu=not torch.cuda.is_available(),
@@ -74,6 +77,8 @@ def mapped(training: TrainingConfig, *, bf16_weights: bool) -> TrainingArguments
         logging_steps=training.log_steps,
         logging_nan_inf_filter=False,
         report_to=list(training.report_to) or "none",
+        run_name=run_name(training),
+        **({"project": training.project} if training.project else {}),
         disable_tqdm=True,
         save_strategy="steps",
         save_steps=training.save_steps,

@@ -9,6 +9,7 @@ are in files of their own:
     processes.py    how processes agree                              metrics.py    sums and means of a step
     steering.py     progress, signals                                hooks.py      the private hooks of transformers
     validation.py   held-out rows, the best step, early stopping
+    summary.py      what a run says before and after training        trackers.py   what trackers receive
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section, dump
@@ -62,6 +63,8 @@ from align.trainers.saving import (
 )
 from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
 from align.trainers.steering import Steering
+from align.trainers.summary import first_word, last_word, run_facts
+from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, tracker_environment
 from align.trainers.validation import StoppedEarly, Validation, copy_model, plan_of, whole_model
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
@@ -86,6 +89,7 @@ class TreeTrainer(Trainer, ABC):
     """
 
     stage = "train"
+    control: TrainerControl
 
     def __init__(
         self,
@@ -127,6 +131,7 @@ class TreeTrainer(Trainer, ABC):
         self.processes = Processes(arguments.world_size, arguments.process_index, arguments.device)
         self.guards = StepGuards(trees, training)
         self.sums = MetricSums()
+        self.speed = Speed()
         self.identity: dict[str, str] = {}
         """What the run is made of, known once `fit` has begun: see `run_identity`."""
         self.extended_from: int | None = None
@@ -136,7 +141,9 @@ class TreeTrainer(Trainer, ABC):
         self._trained_seconds = 0.0
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
-        super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
+        with tracker_environment(training):
+            super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
+        log_recipe(arguments, self.recipe, run_facts(self))
         self.remove_callback(PrinterCallback)
         self._steering = Steering(self)
         self.add_callback(self._steering)
@@ -181,7 +188,7 @@ class TreeTrainer(Trainer, ABC):
         how = "Free some space, or name another training.output_dir; the same command resumes from the last checkpoint"
         memory = memory_errors(lambda: self.state.global_step + 1, self.plan.token_budget)
         try:
-            with self._steering.signals(), write_errors(self.output, how), memory:
+            with self._steering.signals(), write_errors(self.output, how), memory, tracker_environment(self.training):
                 return self._fit()
         finally:
             if self.is_world_process_zero():
@@ -223,8 +230,7 @@ class TreeTrainer(Trainer, ABC):
             if self.extended_from is not None:
                 log.info(changed_schedule(self.training, self.extended_from, len(self.plan), step))
                 remove_manifest(self.output)  # a model that was finished with fewer steps is no longer the result
-        filled, passes = self.plan.filled_share(), len(self.plan[0].bins)
-        log.info("%d steps, the first of %d packed rows a process, %.0f%% filled", len(self.plan), passes, 100 * filled)
+        first_word(self, step)
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except StoppedEarly:
@@ -267,16 +273,24 @@ class TreeTrainer(Trainer, ABC):
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Metrics to the trackers, and on rank zero to metrics.jsonl. Every process calls it."""
+        """Metrics to the trackers, and on rank zero to metrics.jsonl. Every process calls it.
+
+        The speed of the run goes to the trackers alone: metrics.jsonl and the checkpoints of equal runs are equal.
+        """
+        speed: dict[str, float] = {}
         if "loss" in logs:
             logs |= self.sums.report(self.processes)
             logs["num_tokens"] = self.plan.sum_to_step(self._unshared_tokens, self.state.global_step)
-            margin = logs.get("rewards/margins", logs.get("margin"))
-            self.progress_note = f"loss {logs['loss']:.3f}" + ("" if margin is None else f"  margin {margin:.2f}")
+            speed = self.speed.report(logs["tokens"])
+            self.progress_note = progress_note(logs | speed)
+        if "train_runtime" in logs:
+            logs = run_speed(logs, self.plan, self.state.global_step, self.speed.all_steps)
+        epoch = round(self.state.global_step / self.plan.steps_per_epoch, 4)
         if self._metrics is not None and not logs.keys().isdisjoint(("loss", "eval_loss")):
-            epoch = self.state.global_step / self.plan.steps_per_epoch
-            self._metrics.write(self.state.global_step, {"epoch": round(epoch, 4), **logs})
-        super().log(logs, start_time)
+            self._metrics.write(self.state.global_step, {"epoch": epoch, **logs})
+        logs["epoch"] = epoch
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs | speed)
 
     def run_checks(self, model: torch.nn.Module) -> None:
         """The checks of align/trainers/checks.py on the first step's rows. All processes make the same passes."""
@@ -341,6 +355,7 @@ class TreeTrainer(Trainer, ABC):
             self.validation.tell(self.output, loaded=best is not None)
         self._clear_finished()
         self.accelerator.wait_for_everyone()
+        last_word(self, time.monotonic() - self._began)
         return self.output
 
     def _best_to_load(self) -> Path | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckError
-from align.reporting import logger
+from align.reporting import drawn, logger
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import TreeBatch, collate
 
@@ -46,7 +48,7 @@ tokens. Measured on SmolLM2-135M: 0.06 to 0.09 (0.42 nats at a mean of 54 tokens
 
 def show_supervision(trees: Sequence[PromptTree], supervised: Supervised, protocol: ChatProtocol) -> None:
     """Log the text of the rows, with marks around what the loss reads. All the rest is not trained on."""
-    for tree in trees:
+    for number, tree in enumerate(trees, 1):
         lines = []
         for branch in tree.branches:
             mask = supervised(branch)
@@ -55,7 +57,21 @@ def show_supervision(trees: Sequence[PromptTree], supervised: Supervised, protoc
             also = f", and {between}" if between else ""
             read = sum(map(bool, mask))
             lines.append(f"      {read} tokens in the loss; not: the prompt's {len(tree.prompt)}{also}")
-        log.info("row %s (the text between ⟦ ⟧ is in the loss):\n%s", tree.id, "\n".join(lines))
+        what = f"row {number} of the first step: the text between ⟦ ⟧ is in the loss"
+        message = "\n".join([what, *lines])
+        log.info(message, extra=drawn(partial(_colored, message)))
+
+
+def _colored(text: str) -> Any:
+    """What the loss reads in green, between its marks; the rest dim."""
+    from rich.text import Text
+
+    colored = Text(text)
+    head = text.partition("\n")[0]
+    colored.stylize("dim", len(head))
+    colored.highlight_regex("(?s)⟦.*?⟧", style="not dim green")
+    colored.highlight_regex(r"(?m)^ {6}\d+ tokens in the loss", style="not dim")
+    return colored
 
 
 def check_terminators(trees: Sequence[PromptTree], supervised: Supervised, protocol: ChatProtocol) -> None:
@@ -106,7 +122,7 @@ def check_packing(
         raise CheckError(f"row {tree.id}", f"{what}, expected at most {tolerance:g}", how)
     own = _require_own(one_branch, plain, f"row {tree.id}", tolerance)
     found = f"{gap:.1e} from them and {own:.1e} from the model's own forward pass"
-    log.info("packed rows equal completions alone: row %s differs by %s (at most %g)", tree.id, found, tolerance)
+    log.info("packed rows equal completions alone: a row differs by %s (at most %g)", found, tolerance)
 
 
 def check_own_forward(values_of: Callable[[TreeBatch], Tensor], tree: PromptTree, where: str, tolerance: float) -> None:

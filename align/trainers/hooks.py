@@ -117,7 +117,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         f"{_TRAINER}.log",
         _BASE,
-        "extended: metrics are summed over processes",
+        "replaced: metrics are summed over processes, and transformers takes the whole run for one epoch",
         ("(self, logs, start_time=None)",),
         ("_maybe_log_save_evaluate",),
     ),

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from align.reporting import Progress, logger
 from align.settings import TrainingConfig
 from align.trainers.processes import Processes
+from align.trainers.trackers import Speed
 from align.tree.pack import RunPlan
 
 log = logger(__name__)
@@ -26,6 +27,7 @@ class Steered(Protocol):
     progress_note: str
     processes: Processes
     training: TrainingConfig
+    speed: Speed
 
 
 class Steering(TrainerCallback):
@@ -59,7 +61,13 @@ class Steering(TrainerCallback):
         self.progress = Progress(self.trainer.stage, len(self.trainer.plan), done=state.global_step)
         state.compute_steps(args, state.max_steps)  # a resumed state has the earlier log_steps and save_steps
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.speed.begin_step()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.speed.end_step()
         if self.trainer.processes.anywhere(self.stop):
             control.should_save = control.should_training_stop = True
         if control.should_save:
@@ -71,6 +79,12 @@ class Steering(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress and state.global_step > self.progress.done:
             self.progress.advance(state.global_step - self.progress.done, self.trainer.progress_note)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.progress:
+            self.progress.close()  # a run that was asked to stop has not reached its end
 
     def _ask(self, number: int, frame: Any) -> None:
         self.stop = True

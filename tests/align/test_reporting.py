@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from align import reporting
-from align.reporting import MetricsFile, Progress, duration
+from align.reporting import MetricsFile, Progress, commands, duration, fields
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,83 @@ def test_only_rank_zero_speaks() -> None:
     assert all(word in said("0") for word in ("noted", "warned", "bar"))
     assert "warned" in said("1")
     assert not any(word in said("1") for word in ("noted", "bar"))
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """What a terminal shows of a block, a warning and a bar."""
+    terminal = Terminal()
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "100", **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(reporting, "_console", None)
+    log = reporting.logger("align.shown")
+    message, extra = fields("sft", [("model", "[my]-model"), ("result", "runs/my/sft")])
+    log.info(message, extra=extra)
+    message, extra = commands("next:", [("publish", "python publish.py " + "very/long/" * 20)])
+    log.info(message, extra=extra)
+    log.warning("the disk is %d%% full", 90)
+    progress = Progress("sft", total=2)
+    progress.advance(1, "loss 0.61")
+    log.info("between")
+    progress.advance(1, "loss 0.60")
+    return terminal.getvalue()
+
+
+def test_a_terminal_gets_color_and_a_bar_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch)
+    assert "\x1b[36mmodel" in text, "names are colored"
+    assert "\x1b[33m" in text.partition("the disk is 90% full")[0].splitlines()[-1], "warnings are yellow"
+    plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", text)
+    assert "[my]-model" in plain, "square brackets are no markup"
+    assert "\n  python publish.py " + "very/long/" * 20 + "\n" in plain, "a command has no line break"
+    assert re.search(r"sft +━+ +100% 2/2 +loss 0\.60 +0 s", plain)
+    assert re.search(r"\d\d:\d\d:\d\d between", plain), "a line of the log is printed above the bar"
+    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
+    assert reporting._bars is None
+
+
+def test_no_color_leaves_the_text_without_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, NO_COLOR="1")
+    colors = [code for code in re.findall("\x1b\\[([0-9;]+)m", text) if re.search(r"(^|;)(3[0-8]|9[0-7])(;|$)", code)]
+    assert not colors
+    assert "[my]-model" in text
+
+
+def test_elsewhere_a_block_is_plain_text_and_rich_is_not_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    message, _ = fields("sft", [("model", "m"), ("trained on", "all")])
+    assert message == "sft\n  model       m\n  trained on  all"
+    code = (
+        "import sys; from align.reporting import Progress, fields, logger\n"
+        "message, extra = fields('sft', [('model', 'm')]); logger('align.x').info(message, extra=extra)\n"
+        "Progress('bar', 1).advance(); print('rich' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "\x1b" not in done.stderr
+    assert "sft\n  model  m\n" in done.stderr
+
+
+def test_a_bar_that_ends_early_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(reporting, "_console", None)
+    monkeypatch.setattr(reporting.time, "monotonic", iter(range(9)).__next__)
+    first, second = Progress("first", total=10), Progress("second", total=10)
+    first.advance()
+    second.advance()
+    first.close()
+    assert reporting._bars is not None, "the second is still drawn"
+    second.close()
+    second.close()
+    assert reporting._bars is None
 
 
 def test_loggers_of_other_names_hang_below_ours() -> None:

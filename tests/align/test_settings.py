@@ -128,7 +128,7 @@ def test_margins_are_not_negative_and_name_levels_that_are_kept() -> None:
         ("seed", str(2**70), "must be from 0 to 4294967295, got 11805"),
         ("checks", "1", "must be true or false, got 1"),
         ("precision", "bf32", "must be 'auto', 'fp32' or 'bf16', got 'bf32'"),
-        ("report_to", "mlflow", "must be 'tensorboard', 'wandb' or 'trackio', got 'mlflow'"),
+        ("report_to", "mlflows", "must be 'azure_ml', 'clearml', 'codecarbon',"),
         ("output_dir", "", "must be a path, got null"),
         ("output_dir", "''", "must not be empty"),
         ("output_dir", "[a]", "must be a path, got ['a']"),
@@ -157,14 +157,14 @@ def test_a_tracker_that_is_missing_is_refused_with_the_command_that_installs_it(
 ) -> None:
     config = tmp_path / "sft.yaml"
     config.write_text("model: {path: m}\ndata: {path: d}\ntraining:\n  output_dir: o\n  report_to: wandb\n")
-    monkeypatch.setattr("align.settings.is_installed", lambda name: name != "wandb")
+    monkeypatch.setattr("align.trackers.is_installed", lambda name: name != "wandb")
     with pytest.raises(ConfigError) as caught:
         load_config(SFTRecipe, config)
     assert str(caught.value) == (
         f"{config}:5: training.report_to: the tracker wandb is not installed. "
         "Install the extra: pip install 'align-post-training[wandb]'."
     )
-    monkeypatch.setattr("align.settings.is_installed", lambda name: True)
+    monkeypatch.setattr("align.trackers.is_installed", lambda name: True)
     assert load_config(SFTRecipe, config).training.report_to == ("wandb",)
 
 

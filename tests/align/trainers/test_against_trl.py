@@ -26,6 +26,7 @@ from align.losses import (
     simpo_loss,
     sum_by_sequence,
 )
+from align.models.loading import load_tokenizer
 from align.models.logps import TreePolicy, TreeScorer
 from align.row_export import export_rows
 from align.rows import Message, PreferenceRow, SFTRow, ToolCall
@@ -34,6 +35,7 @@ from align.trainers.dpo import OBJECTIVES, DPOTrainer
 from align.trainers.metrics import MetricSums
 from align.trainers.processes import Processes
 from align.trainers.reward import RewardTrainer
+from align.trainers.sft import SFTTrainer
 from align.tree.encode import encode_preferences, encode_sft
 from align.tree.pack import collate
 
@@ -72,8 +74,6 @@ def models(tiny_checkpoint: Path):
 
 
 def trees(checkpoint: Path, rows: int = len(ROWS)):
-    from align.models.loading import load_tokenizer
-
     tokenizer, protocol = load_tokenizer(checkpoint)
     data = PreferenceDataConfig(path=checkpoint)
     found = list(encode_preferences(ROWS[:rows], protocol, data, dropped=Counter()))
@@ -156,6 +156,34 @@ def test_dpo_with_nll_gives_trls_loss_gradients_and_metrics(tmp_path: Path, tiny
     torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-5)
     names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
     assert_logged(trainer, stepped, found, *names, "logps/chosen", "logps/rejected")
+
+
+def test_sft_gives_trls_loss_gradients_and_metrics(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
+    from datasets import Dataset
+
+    ours, _ = models
+    theirs = copy.deepcopy(ours)
+    tokenizer, _, _ = trees(tiny_checkpoint)
+    _, protocol = load_tokenizer(tiny_checkpoint)
+    dialogs = [SFTRow(id=row.id, source="test", messages=(*row.prompt, *row.chosen)) for row in ROWS]
+    found = list(encode_sft(dialogs, protocol, TreeDataConfig(path=tiny_checkpoint), "final", Counter()))
+    arguments = trl.SFTConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=len(ROWS), report_to="none", use_cpu=True, bf16=False,
+        gradient_checkpointing=False, max_length=None,
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": row["prompt"], "completion": row["chosen"]} for row in dataset()])
+    trainer = trl.SFTTrainer(model=theirs, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer.model.train()
+    expected = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    expected.backward()
+
+    stepped = SFTTrainer.__new__(SFTTrainer)
+    stepped.sums = MetricSums()
+    loss = stepped.batch_loss(TreePolicy(reads_trees(ours)), collate(found), stepped.denominators(found))
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(ours, theirs)
+    assert_logged(trainer, stepped, found)
 
 
 VARIANTS = [

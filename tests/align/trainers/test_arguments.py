@@ -19,6 +19,8 @@ CHANGED: dict[str, Any] = {
     "save_steps": 7,
     "log_steps": 3,
     "report_to": ("tensorboard",),
+    "run_name": "first",
+    "project": "mine",
     "seed": 5,
     "optimizer": "adafactor",
     "adam_beta1": 0.8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,10 @@ def test_the_log_shows_what_the_loss_reads_and_what_it_leaves_out(
     assert f"not: the prompt's {len(tree.prompt)}, and [" in left_out
     assert "SECRET" in left_out
     assert "late" not in left_out
+
+    colored = said.records[-1].drawn()
+    green = {place for span in colored.spans if "green" in str(span.style) for place in range(span.start, span.end)}
+    assert "".join(colored.plain[place] for place in sorted(green)) == "".join(re.findall("⟦.*?⟧", text))
 
 
 @pytest.mark.slow

@@ -1,0 +1,301 @@
+"""What a run reports: the blocks before and after training, and what each tracker receives."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align.config import load_config
+from align.jsonl import write_rows
+from align.reporting import logger
+from align.rows import Message, PreferenceRow
+from align.settings import TrainingConfig
+from align.trackers import TRACKERS
+from align.trainers.summary import next_commands
+from align.trainers.trackers import Speed, parameter_counts, run_name, run_speed, tracker_environment
+from align.tree.pack import RunPlan
+
+WORDS = ["capital", "France", "Italy", "river", "Paris", "Rome", "answer", "short", "know", "guess", "call", "weather"]
+MISLEADING = ("per_device_train_batch_size", "num_train_epochs", "gradient_accumulation_steps")
+
+
+def pair(number: int, chosen: str) -> PreferenceRow:
+    prompt = (Message(role="user", content=f"{WORDS[number % 12]} {WORDS[number % 5]}"),)
+    answers = tuple((Message(role="assistant", content=text),) for text in (chosen, f"{WORDS[number % 7]} bad"))
+    return PreferenceRow(id=f"p{number}", source="test", prompt=prompt, completions=answers)
+
+
+def train(folder: Path, checkpoint: Path, **settings: Any) -> Path:
+    """DPO with adapters: five pairs of which one is too long, in steps of two for two epochs."""
+    from recipes.dpo import DPORecipe, run
+
+    rows, held_out = folder / "pairs.jsonl", folder / "held_out.jsonl"
+    write_rows(held_out, [pair(n, f"{WORDS[n]} other") for n in (7, 8)])
+    write_rows(rows, [*(pair(n, f"{WORDS[n]} good") for n in range(5)), pair(5, " ".join(WORDS * 30))])
+    training = {"output_dir": folder / "my" / "dpo", "batch_size": 2, "epochs": 2, "learning_rate": 1e-3}
+    return run(
+        DPORecipe.model_validate(
+            {
+                "model": {"path": checkpoint, "lora": {"rank": 4, "alpha": 8}},
+                "data": {"path": rows, "token_budget": 128, "eval_path": held_out},
+                "dpo": {"beta": 0.3},
+                "training": training | {"precision": "fp32", "checks": False} | settings,
+            }
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> SimpleNamespace:
+    """A run that reports to TensorBoard: its folder, and what it logged."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger("align").addHandler(handler)
+    folder = tmp_path_factory.mktemp("reported")
+    try:
+        train(folder, tiny_checkpoint, report_to=("tensorboard",), run_name="first", project="demo")
+    finally:
+        logging.getLogger("align").removeHandler(handler)
+    return SimpleNamespace(folder=folder / "my" / "dpo", said=records, rows=folder / "pairs.jsonl")
+
+
+def block(said: list[str], title: str) -> dict[str, str]:
+    (text,) = {each for each in said if each.startswith(title)}
+    return dict(re.fullmatch("  (.*?)  +(.*)", line).groups() for line in text.splitlines()[1:])  # type: ignore[union-attr, misc]
+
+
+# Before and after
+
+
+@pytest.mark.slow
+def test_the_first_word_says_what_is_trained_and_where(reported: SimpleNamespace, tiny_checkpoint: Path) -> None:
+    said = block(reported.said, "dpo: first")
+    whole, adapters = (
+        sum(tensor.numel() for tensor in load_file(file).values())
+        for file in (tiny_checkpoint / "model.safetensors", reported.folder / "adapter_model.safetensors")
+    )
+    ratio = adapters / (whole + adapters)
+    count = f"{(whole + adapters) / 1000:.1f}K parameters, {adapters / 1000:.1f}K trained ({ratio:.2%})"
+    assert said["model"] == f"{tiny_checkpoint} (llama, {count}, LoRA rank 4, alpha 8)"
+    assert "float32 weights, products in float32" in said["device"]
+    assert said["data"].endswith("pairs.jsonl: 6 rows read, 1 dropped, 5 kept")
+    assert said["dropped"].startswith("1 ")
+    assert said["batch"].startswith("2 rows a step = 1 process x 2 rows; ")
+    assert said["steps"] == "6 (2 epochs of 3 steps)"
+    assert said["held out"] == "2 rows, evaluated every 100 steps and after the last; best by eval_loss"
+    assert "chosen against that of rejected" in said["trains on"]
+    assert said["trackers"] == "tensorboard: run first of project demo"
+    assert said["result"].startswith(f"{reported.folder}/")
+
+
+@pytest.mark.slow
+def test_the_last_word_names_the_result_and_commands_whose_configs_load(reported: SimpleNamespace) -> None:
+    from recipes.merge import MergeRecipe
+    from recipes.publish import PublishRecipe
+    from recipes.run_eval import RunEvalRecipe
+
+    said = block(reported.said, "dpo is finished: first")
+    assert said["result"] == f"{reported.folder}/ (adapter, for its base model)"
+    lines = lines_of(reported.folder, "loss")
+    assert f"{lines[0]['loss']:.4g} at first, {lines[-1]['loss']:.4g} at the end, after 6 steps" in said["loss"]
+    assert said["best"] == f"eval_loss {lines_of(reported.folder, 'eval_loss')[-1]['eval_loss']:.4g} at step 6"
+    assert "; 6 optimizer steps of " in said["time"]
+    (pasted,) = (each for each in reported.said if each.startswith("next:"))
+    said = dict(re.findall("^  # (.*)\n  (.*)$", pasted, re.MULTILINE))
+    assert said.keys() == {"evaluate", "sample", "merge", "publish"}
+    found = {}
+    for name, recipe in {"evaluate": RunEvalRecipe, "merge": MergeRecipe, "publish": PublishRecipe}.items():
+        _, script, config, *settings = shlex.split(said[name])
+        assert Path(script).is_file()
+        found[name] = load_config(recipe, Path(config), settings)
+    assert found["evaluate"].model.path == reported.folder
+    assert found["merge"].adapter == reported.folder
+    assert found["publish"].checkpoint == reported.folder
+    assert not found["publish"].hub.push, "a pasted command uploads nothing"
+    python, flag, code = shlex.split(said["sample"])
+    assert (Path(python).name.startswith("python"), flag) == (True, "-c")
+    compile(code, "sample", "exec")
+    assert json.dumps(str(reported.folder)) in code
+
+
+def test_a_reward_model_is_evaluated_on_the_held_out_pairs_next_to_its_rows(tmp_path: Path) -> None:
+    from recipes.run_eval import RunEvalRecipe
+
+    (tmp_path / "preferences.heldout.jsonl").write_text("{}\n")
+    trainer = SimpleNamespace(
+        stage="reward",
+        output=tmp_path / "reward",
+        recipe={"data": {"path": str(tmp_path / "preferences.jsonl")}},
+        hugging_face_model=torch.nn.Linear(2, 2),
+    )
+    commands = dict(next_commands(trainer))
+    assert commands.keys() == {"evaluate", "publish"}
+    _, _, config, *settings = shlex.split(commands["evaluate"])
+    loaded = load_config(RunEvalRecipe, Path(config), settings)
+    assert loaded.sections["reward_accuracy"].pairs == tmp_path / "preferences.heldout.jsonl"
+
+
+# Trackers
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+@pytest.mark.slow
+def test_tensorboard_receives_the_recipe_the_metrics_and_the_speed(reported: SimpleNamespace) -> None:
+    found = events(reported.folder / "runs" / "first")
+    lines = lines_of(reported.folder, "loss")
+    for name in ("loss", "grad_norm", "learning_rate", "rewards/chosen", "logps/rejected", "num_tokens", "epoch"):
+        drawn = {event.step: event.value for event in found.Scalars(f"train/{name}")}
+        for line in lines:
+            assert drawn[line["step"]] == pytest.approx(line[name], rel=1e-6), name
+    assert lines[-1]["epoch"] == 2.0
+    held_out = {event.step: event.value for event in found.Scalars("eval/loss")}
+    assert held_out == {
+        line["step"]: pytest.approx(line["eval_loss"]) for line in lines_of(reported.folder, "eval_loss")
+    }
+    speed = [event.value for event in found.Scalars("train/tokens_per_second")]
+    seconds = [event.value for event in found.Scalars("train/step_time")]
+    for line, rate, spent in zip(lines, speed, seconds, strict=True):
+        assert rate * spent == pytest.approx(line["tokens"], rel=1e-5)
+    assert found.Scalars("train/peak_memory_gib")[-1].value > 0.05
+    (rate,) = found.Scalars("train/train_samples_per_second")
+    (runtime,) = found.Scalars("train/train_runtime")
+    assert rate.value * runtime.value == pytest.approx(10, rel=0.01), "five pairs, twice"
+    (text,) = (event.tensor_proto.string_val[0] for event in found.Tensors("args/text_summary"))
+    config = json.loads(text)
+    assert config["dpo"]["beta"] == 0.3
+    assert config["model"]["lora"]["rank"] == 4
+    assert config["training"]["batch_size"] == 2
+    assert config["run"]["processes"] == 1
+    assert config["run"]["steps"] == 6
+    assert not set(MISLEADING) & config.keys()
+
+
+def test_the_speed_of_a_run_is_in_no_file_that_equal_runs_share(reported: SimpleNamespace) -> None:
+    assert "tokens_per_second" not in (reported.folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_mlflow_receives_each_setting_under_its_name(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the tracker mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path, tiny_checkpoint, report_to=("mlflow",), project="demo", max_steps=2)
+    (run,) = mlflow.search_runs(experiment_names=["demo"], output_format="list")
+    assert run.info.run_name == "my/dpo"
+    assert run.data.params["dpo.beta"] == "0.3"
+    assert run.data.params["training.batch_size"] == "2"
+    assert not set(MISLEADING) & run.data.params.keys()
+    assert run.data.metrics["rewards/margins"] == pytest.approx(last_line(tmp_path)["rewards/margins"])
+
+
+@pytest.mark.slow
+def test_wandb_offline_receives_the_recipe(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="the tracker wandb is not installed")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    train(tmp_path, tiny_checkpoint, report_to=("wandb",), project="demo", max_steps=2)
+    run = wandb.run
+    assert (run.project, run.name) == ("demo", "my/dpo")
+    assert run.config["dpo"]["beta"] == 0.3
+    assert run.config["run"]["batch_size"] == 2
+    assert not set(MISLEADING) & set(run.config.keys())
+    assert run.summary["train/rewards/margins"] == pytest.approx(last_line(tmp_path)["rewards/margins"])
+    wandb.finish()
+
+
+@pytest.mark.slow
+def test_trackio_receives_the_recipe(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio", reason="the tracker trackio is not installed")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    train(tmp_path, tiny_checkpoint, report_to=("trackio",), project="demo", max_steps=2)
+    assert SQLiteStorage.get_runs("demo") == ["my/dpo"]
+    assert SQLiteStorage.get_run_config("demo", "my/dpo")["dpo"]["beta"] == 0.3
+    logged = SQLiteStorage.get_logs("demo", "my/dpo")
+    assert logged[1]["train/rewards/margins"] == pytest.approx(last_line(tmp_path)["rewards/margins"])
+
+
+def last_line(folder: Path) -> dict[str, Any]:
+    return lines_of(folder / "my" / "dpo", "loss")[-1]
+
+
+def lines_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that have this metric."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if name in line]
+
+
+# Names and numbers
+
+
+def test_names_reach_the_environment_of_each_tracker_and_leave_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("align.trackers.is_installed", lambda module: True)
+    monkeypatch.setenv("WANDB_PROJECT", "of the environment")
+    monkeypatch.delenv("COMET_PROJECT_NAME", raising=False)
+    given = TrainingConfig.model_validate(
+        {"output_dir": "runs/my/sft", "report_to": ["wandb", "comet_ml", "clearml", "tensorboard"], "project": "p"}
+    )
+    before = dict(os.environ)
+    with tracker_environment(given):
+        assert os.environ["WANDB_PROJECT"] == os.environ["COMET_PROJECT_NAME"] == "p"
+        assert os.environ["CLEARML_TASK"] == run_name(given) == "my/sft"
+        assert "TENSORBOARD_LOGGING_DIR" not in os.environ, "its own folder with the time, without a name"
+    assert dict(os.environ) == before
+    with tracker_environment(given.model_copy(update={"project": None})):
+        assert os.environ["WANDB_PROJECT"] == "of the environment"
+    assert all(tracker.run == "" or tracker.run.isupper() for tracker in TRACKERS.values())
+
+
+def test_speed_counts_steps_and_nothing_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("align.trainers.trackers.time.monotonic", lambda: now[0])
+    speed = Speed()
+    for seconds in (3.0, 5.0):
+        now[0] += 100.0  # saving
+        speed.begin_step()
+        now[0] += seconds
+        speed.end_step()
+    found = speed.report(16_000)
+    assert (found["step_time"], found["tokens_per_second"]) == (4.0, 2000.0)
+    assert "step_time" not in speed.report(0), "no step since the last report"
+    assert (speed.all_steps, speed.all_seconds) == (2, 8.0)
+
+
+def test_a_resumed_run_counts_the_rows_of_its_own_steps() -> None:
+    plan = RunPlan([10] * 5, batch_size=2, token_budget=100, epochs=2, max_steps=None, seed=0)
+    logs = {"train_runtime": 2.0, "train_samples_per_second": 1.5, "total_flos": 0}
+    assert run_speed(logs, plan, 6, 6) == {"train_runtime": 2.0, "train_samples_per_second": 5.0}
+    assert run_speed(logs, plan, 6, 1)["train_samples_per_second"] == 0.5, "the last step of an epoch has one row"
+
+
+def test_parameters_are_counted_whole() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2, bias=False))
+    model[0].bias.requires_grad = False
+    assert parameter_counts(model) == (3 * 4 + 4 + 4 * 2, 3 * 4 + 4 * 2)
+    sharded = torch.nn.Parameter(torch.empty(0))
+    sharded.ds_numel = 12  # type: ignore[attr-defined]  # as ZeRO-3 leaves a weight that is elsewhere
+    model[0].weight = sharded
+    assert parameter_counts(model)[0] == 3 * 4 + 4 + 4 * 2
