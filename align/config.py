@@ -1,8 +1,8 @@
 """Read a recipe's config from YAML and `key=value`, check it, and start the recipe. It imports no torch.
 
 `Section` and `Recipe` are the base classes of configs; the classes themselves are in `align/settings.py` and in the
-recipe that owns them. The YAML is read by `align/strict_yaml.py`, the text of `--help` is made by
-`align/config_help.py`, and messages about mistakes by `align/config_mistakes.py`.
+recipe that owns them. The YAML is read by `align/strict_yaml.py`, the command line by `align/command_line.py`, the text
+of `--help` is made by `align/config_help.py`, and messages about mistakes by `align/config_mistakes.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from align.command_line import FORMS, parse_setting, set_value, split_words
 from align.config_help import model_in, papers_cited, settings_of
 from align.config_mistakes import mistake, place_of
 from align.config_values import kinds_of, prepared
 from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
-from align.strict_yaml import MAX_DEPTH, Key, parse_value, parse_yaml, read_yaml
+from align.strict_yaml import Key, parse_yaml, read_yaml
 
 __all__ = [
     "Recipe", "Section", "checked_values", "config_from_argv", "dump", "help_text", "joined", "load_config", "main",
@@ -93,7 +94,8 @@ def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
         path, overrides = split_arguments(argv, recipe)
         return load_config(recipe, path, overrides)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a launch finds the same mistake
+            print(error, file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -164,8 +166,8 @@ def load_config(recipe: type[R], path: str | Path | None, overrides: typing.Sequ
     path = Path("command line" if path is None else path)
     where = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
-        key, value = _override(override)
-        key = _set(values, key, value, override)
+        key, value = parse_setting(override)
+        key = set_value(values, key, value, override)
         where = {known: at for known, at in where.items() if known[: len(key)] != key}
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
@@ -235,7 +237,11 @@ def help_text(recipe: type[Section], script: str, topic: str = "") -> str:
     if issubclass(recipe, Recipe) and recipe.argument:
         out.append(f"       {script} {recipe.argument.upper()} [key=value ...]")
     out += [f"       {script} --help [NAME]", "", *about, ""]
-    out += ["A setting is given as key=value, --key=value or --key value, and overrides the YAML file.", "", *body]
+    out += [
+        f"A setting is given as {FORMS}, and replaces the one of the YAML file. A single value counts",
+        "as a list of one. true and false are written out: --training.checks=false. [a, b] and {a: 1} are YAML.",
+        *("", *body),
+    ]
     if papers := papers_cited("\n".join((*about, *body))):
         out += ["", "Papers and data that are cited above:", "", *(f"  {paper}" for paper in papers)]
     return "\n".join(out)
@@ -268,35 +274,8 @@ def _is_topic(words: typing.Sequence[str]) -> bool:
 
 
 def split_arguments(argv: typing.Sequence[str], recipe: type[Section] = Section) -> tuple[str | None, list[str]]:
-    """The config file, and the overrides as key=value, of a command line.
-
-    The file is None where the recipe has a setting that the first argument may give in its place (`Recipe.argument`):
-    `rows.jsonl --to trl` is `rows=rows.jsonl to=trl`.
-    """
-    path: str | None = None
-    overrides: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            if not equals:
-                following = next(words, None)
-                if following is None or following.startswith("--"):
-                    raise ConfigError(word, "has no value", f"Write {word}=value, such as {word}=true")
-                value = following
-            overrides.append(f"{key}={value}")
-        elif path is None:
-            path = word
-        else:
-            overrides.append(word)
-    argument = recipe.argument if issubclass(recipe, Recipe) else ""
-    if argument and path is None:
-        return None, overrides
-    if argument and path is not None and not path.endswith((".yaml", ".yml")):
-        return None, [path if re.match(r"[\w.]+=", path) else f"{argument}={path}", *overrides]
-    if path is None:
-        raise ConfigError("command line", "names no config file", "Name a YAML file first, then key=value")
-    return path, overrides
+    """The config file, and the settings as key=value, of a recipe's command line: see `split_words`."""
+    return split_words(argv, recipe.argument if issubclass(recipe, Recipe) else "")
 
 
 def _print(text: str) -> None:
@@ -344,41 +323,3 @@ def _hub_names(value: Any) -> typing.Iterator[str]:
 def _show_traceback() -> None:
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         traceback.print_exc()
-
-
-def _override(text: str) -> tuple[Key, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(text, "expected key=value", "Write for example dpo.beta=0.2")
-    key = key.strip()
-    if not all(key.split(".")):
-        raise ConfigError(text, f"has an empty name in its key {key!r}", "Write for example dpo.beta=0.2")
-    parts = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.split("."))
-    if len(parts) > MAX_DEPTH:
-        raise ConfigError(f"{key[:40]}...", f"has more than {MAX_DEPTH} parts", "See --help for the settings")
-    return parts, parse_value(value, "command line", parts)
-
-
-def _set(values: dict[str, Any], key: Key, value: Any, override: str) -> Key:
-    """Set `value` at `key`. Returns the key as it is in `values`: a number is an index of a list, or text in a mapping.
-
-    For example "sources.0.weight=2" sets the weight of the first item where `sources` is a list, and that of the item
-    named "0" where it is a mapping.
-    """
-    place: Any = values
-    placed: list[str | int] = []
-    for number, part in enumerate(key):
-        part = str(part) if isinstance(place, dict) else part
-        placed.append(part)
-        last = number == len(key) - 1
-        if isinstance(place, dict) and place.get(part) is None and not last:
-            place[part] = {}
-        try:
-            if last:
-                place[part] = value
-            else:
-                place = place[part]
-        except (KeyError, IndexError, TypeError):
-            what = f"there is no {part} to set" + ("" if last else " a value in")
-            raise ConfigError(override, what, "See --help for the settings") from None
-    return tuple(placed)

@@ -7,13 +7,14 @@ and a suggestion: the nearest setting for an unknown key, the default or the doc
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from align.config_help import settings_of
+from align.config_help import as_yaml, model_in, settings_of
 from align.config_values import held_by, holder_of, kinds_of
 from align.errors import AlignError, ConfigError
 from align.strict_yaml import Key, parse_value
@@ -51,7 +52,8 @@ def mistake(place: Place, path: Path, where: dict[Key, str], detail: Any) -> Con
     if kind == "missing":
         how = f"Add it: {place.text}" if place.text else "Add it to the file"
         return ConfigError(at, "required, but missing", how)
-    how = f"Start from {_shown(place.default)}" if place.default is not None else (place.text or "See --help")
+    is_empty = place.default in (None, (), {}, "")
+    how = (place.text or "See --help") if is_empty else f"Start from {as_yaml(place.default)}"
     if kind == "value_error":
         error = context.get("error", detail.get("msg"))
         if isinstance(error, AlignError):  # a check that knows how to fix what it found
@@ -64,14 +66,36 @@ def mistake(place: Place, path: Path, where: dict[Key, str], detail: Any) -> Con
             how = "Write it without quotes"
     elif kind in _EXPECTED:
         expected = f"be {_EXPECTED[kind]}"
-        if kind == "model_type" and given is None:
-            how = "Write its settings under it, or remove the line"
+        if kind == "model_type":
+            how = _of_section(place, given)
+        if kind in ("tuple_type", "list_type") and isinstance(given, dict):
+            how = f"Write it as a list: {dotted}=[...], or with a dash before each entry"
         if kind == "string_type" and isinstance(given, int | float):  # such as a commit of digits alone
             how = "Write it in quotes"
     else:  # pydantic says "Input should be greater than 0" or "String should match pattern ..."
         expected = detail["msg"].partition(" should ")[2].split(", unable")[0] or "be of another kind"
         expected = expected.replace("greater than", "above").replace("less than", "below")
+        choices = re.findall(r"'([^']+)'", str(context.get("expected", ""))) if kind == "literal_error" else []
+        close = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.6)
+        how = f"Did you mean {close[0]}?" if close else how
     return ConfigError(at, f"must {expected}, got {_shown(given)}", how)
+
+
+def _of_section(place: Place, given: Any) -> str:
+    """How to write a section that was given as a single value: usually the value of its one required setting."""
+    if given is None:
+        return "Write its settings under it, or remove the line"
+    section = model_in(kinds_of(place.field.annotation)) if place.field is not None else None
+    if section is None:
+        return "See --help"
+    dotted = ".".join(map(str, place.key))
+    required = [name for name, field in section.model_fields.items() if field.is_required()]
+    if required and isinstance(given, str):
+        return f"Did you mean {dotted}.{required[0]}={given}?"
+    if required:
+        return f"Its settings are written below it, such as {dotted}.{required[0]}"
+    name = next(iter(section.model_fields))
+    return f"Write its settings, such as {dotted}.{name}, or {dotted}={{}} for all of its defaults"
 
 
 def _shown(value: Any) -> str:
@@ -80,6 +104,8 @@ def _shown(value: Any) -> str:
     text = names[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
+
+_MOST_SUGGESTED = 3
 
 _NAMES_ELSEWHERE = {  # of transformers, TRL and peft -> ours
     "model_name_or_path": "path",
@@ -114,19 +140,24 @@ _NAMES_ELSEWHERE = {  # of transformers, TRL and peft -> ours
 
 
 def _nearest(place: Place) -> str:
-    """What an unknown key may mean: a setting with a similar name in its section, or its name in another section."""
-    known = sorted(place.section.model_fields) if place.section else []
-    if (renamed := _NAMES_ELSEWHERE.get(str(place.key[-1]))) in known:
-        return f"Did you mean {''.join(f'{part}.' for part in place.key[:-1])}{renamed}?"
-    close = difflib.get_close_matches(str(place.key[-1]), known, n=1, cutoff=0.6)
+    """What an unknown key may mean: a setting with a similar name in its section, or its name in another section.
+
+    For example, learning_rate alone means training.learning_rate, and --lr as well.
+    """
     prefix = "".join(f"{part}." for part in place.key[:-1])
+    last = str(place.key[-1])
+    known = sorted(place.section.model_fields) if place.section else []
+    ours = _NAMES_ELSEWHERE.get(last)
+    if ours in known:
+        return f"Did you mean {prefix}{ours}?"
+    everywhere = [setting.key for setting in settings_of(place.recipe)]
+    for name in (last, ours):  # a name that is exactly that of a setting elsewhere says more than a similar one here
+        same = [key for key in everywhere if name is not None and key.rpartition(".")[2] == name and "<" not in key]
+        if same and len(same) <= (1 if prefix else _MOST_SUGGESTED):
+            return f"Did you mean {' or '.join(same)}?"
+    close = difflib.get_close_matches(last.lower().replace("-", "_"), known, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {prefix}{close[0]}?"
-    elsewhere = [
-        setting.key for setting in settings_of(place.recipe) if setting.key.rpartition(".")[2] == place.key[-1]
-    ]
-    if len(elsewhere) == 1:
-        return f"Did you mean {elsewhere[0]}?"
     return f"Known here: {', '.join(known) or 'nothing'}"
 
 

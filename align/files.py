@@ -107,6 +107,8 @@ class FolderLock:
             lock.created = created
         except OSError as error:
             how = "Name a folder that can be created and written to"
+            if isinstance(error, FileExistsError):
+                raise ConfigError(where, "is a file, and a folder is expected", how) from None
             raise ConfigError(where, f"cannot be written to ({error.strerror or error})", how) from None
         cls._held[resolved] = lock
         atexit.register(lock.release)  # a run that ends in an error leaves no file, either

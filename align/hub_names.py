@@ -38,9 +38,22 @@ def similar_path(path: Path) -> Path | None:
             names = os.listdir(parent)
         except OSError:
             return None
-        for close in difflib.get_close_matches(part, names, n=3, cutoff=0.7):
+        for close in sorted(names, key=lambda name: (-_likeness(part, name), name))[:3]:
+            if _likeness(part, close) < _ALIKE:
+                return None
             found = parent / close / Path(*parts[number + 1 :])
             if os.path.lexists(found):
                 return found
         return None
     return None
+
+
+_ALIKE = 0.7
+
+
+def _likeness(first: str, second: str) -> float:
+    """From 0 to 1; an ending that both have counts for nothing, so that nope.yaml is not like kp.yaml."""
+    (stem, ending), (other, other_ending) = os.path.splitext(first), os.path.splitext(second)
+    if ending == other_ending:
+        first, second = stem, other
+    return difflib.SequenceMatcher(None, first, second).ratio()

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from align.errors import ConfigError
+from align.hub_names import DATA_ENDINGS, similar_path
 
 Key = tuple[str | int, ...]
 
@@ -43,9 +44,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         with path.open("rb") as handle:
             content = handle.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(
-            path, f"cannot be read ({error.strerror})", "Name a YAML file first, then key=value"
-        ) from None
+        raise _not_readable(path, error) from None
     except ValueError as error:  # a NUL in the name
         raise ConfigError(repr(str(path)), f"is not a path ({error})", "Name a YAML file first") from None
     if len(content) > MAX_BYTES:
@@ -57,7 +56,20 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"is not UTF-8 (byte 0x{content[error.start]:02x})"
         raise ConfigError(f"{path}:{line}", what, "Save the file as UTF-8") from None
+    if path.name.lower().endswith(_DATA):
+        how = "Name the YAML file of a recipe first; it, or key=value, names the files of data"
+        raise ConfigError(path, "is a file of data, and a config file is expected", how)
     return parse_yaml(text, str(path))
+
+
+def _not_readable(path: Path, error: OSError) -> ConfigError:
+    if isinstance(error, IsADirectoryError):
+        inside = sorted(file.name for file in path.glob("*.y*ml"))
+        how = f"Name a file in it, such as {path / inside[0]}" if inside else "Name a YAML file first, then key=value"
+        return ConfigError(path, "is a folder, and a config file is expected", how)
+    similar = similar_path(path) if isinstance(error, FileNotFoundError) else None
+    how = f"Did you mean {similar}?" if similar else "Name a YAML file first, then key=value"
+    return ConfigError(path, f"cannot be read ({error.strerror})", how)
 
 
 def parse_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -89,6 +101,9 @@ def parse_value(text: str, where: str, key: Key = ()) -> Any:
         return _Reader(text, where, lines=False).document(key)[0]
     except _SyntaxError:
         return _checked(text, at)
+
+
+_DATA = tuple(ending for ending in DATA_ENDINGS if ending not in (".json", ".yaml", ".yml", ".txt"))
 
 
 class _SyntaxError(ConfigError):

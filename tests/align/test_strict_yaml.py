@@ -134,7 +134,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for path, expected in (
-        (tmp_path, "Is a directory"),
+        (tmp_path, "is a folder, and a config file is expected"),
         (Path("a\0b"), "is not a path"),
         (tmp_path / "x", "No such file"),
     ):
