@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.chat.calls import SYNTAXES, CallSyntax, parse_calls, same_calls
 from align.chat.protocol import ChatProtocol
+from align.chat.rendered_texts import control_ids, plain_ids
 from align.chat.rendering import Renderer
-from align.chat.vocabulary import OwnTokens
 from align.errors import ConfigError, RowError
 from align.rows import Message, ToolCall, ToolSpec, tools_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-Ids = Callable[[str], list[int]]
-"""The ids of a rendered text."""
 
 # Words that no template contains, trims or changes.
 SYSTEM = Message(role="system", content="pirazotek")
@@ -31,14 +29,13 @@ THOUGHT = Message(role="assistant", content="<think>\nkaxolirum\n</think>\n\ndol
 TOOLS = tools_text([ToolSpec(name="get_sugavelon", description="d")])
 CALLS = (
     ToolCall(name="get_sugavelon", arguments={"city": 'Zürich "x"\n', "n": [1, 2.5, True, None], "deep": {"k": "v"}}),
-    ToolCall(name="get_sugavelon", arguments={}),
 )
 _NO_THINKING: tuple[dict[str, Any], ...] = ({"enable_thinking": False}, {"thinking": False})
 """Variables by which published templates write no thinking."""
 
 
-def find_terminators(tokenizer: PreTrainedTokenizerFast, renderer: Renderer, ids: Ids) -> tuple[tuple[int, ...], int]:
-    """The tokens after an answer and after a call, and the token that begins a message.
+def find_terminators(tokenizer: PreTrainedTokenizerFast, renderer: Renderer) -> tuple[tuple[int, ...], int]:
+    """The tokens after an answer, plain or with thinking, and the token that begins a message.
 
     Raises ConfigError if no token of the vocabulary ends an answer.
     """
@@ -51,70 +48,71 @@ def find_terminators(tokenizer: PreTrainedTokenizerFast, renderer: Renderer, ids
     found: list[int] = []
     for text in written:
         tail = text.rpartition(ANSWER.content)[2]
-        for token in ids(tail):
-            if token in tokenizer.added_tokens_decoder:
-                found.append(token)
-            elif not tokenizer.decode([token]).strip():
-                continue
-            break
+        after = (
+            token for token in plain_ids(tokenizer, tail) if tokenizer.decode([token]).strip()
+        )  # white space may come before
+        token = next(after, None)
+        if token is not None and ANSWER.content in text and token in tokenizer.added_tokens_decoder:
+            found.append(token)
+    if not any(ANSWER.content in text for text in written):
+        raise _unusable(name, f"it does not write an answer as it is, but {written[0][-60:]!r}")
     if not found:
         what = f"no token of the vocabulary ends an answer: {written[0][-60:]!r} follows the question"
         raise _unusable(name, what)
-    control = set(tokenizer.added_tokens_decoder) - set(OwnTokens(tokenizer, found).ids.values())
-    found += _call_terminators(renderer, ids, control)
-    header, prompt = ids(opened.removeprefix(asked)), ids(opened)
+    control = control_ids(tokenizer, found)
+    header, prompt = plain_ids(tokenizer, opened.removeprefix(asked)), plain_ids(tokenizer, opened)
     opening = [token for token in (*header, *prompt) if token in control and token not in found]
     return tuple(dict.fromkeys(found)), opening[0] if opening else prompt[0]
 
 
-def _call_terminators(renderer: Renderer, ids: Ids, control: set[int]) -> list[int]:
-    """The first control token of a call, where the template writes calls."""
-    try:
-        prompt, written = _with_call(renderer, CALLS[:1])
-    except RowError:
-        return []
-    said = ids(written.removeprefix(prompt))
-    # A control token before anything is said begins the message or the call.
-    return [] if said[:1] and said[0] in control else [token for token in said if token in control][:1]
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How a template writes calls."""
+
+    syntax: CallSyntax | None
+    """None if what it writes cannot be parsed."""
+    terminator: int | None = None
+    """The token after a call."""
+    why_not: str = ""
+    """Why rows with functions and calls are refused."""
 
 
-def _with_call(renderer: Renderer, calls: Sequence[ToolCall]) -> tuple[str, str]:
-    """A question with a function, opened for an answer; and with the calls that answer it."""
-    made = Message(role="assistant", tool_calls=tuple(calls))
-    prompt = renderer.render([QUESTION], TOOLS, open_assistant=True).text
-    return prompt, renderer.render([QUESTION, made], TOOLS).text
+def find_calls(protocol: ChatProtocol, renderer: Renderer, named: CallSyntax | None) -> Calls:
+    """The syntax in which the template writes calls.
 
-
-def find_call_syntax(
-    protocol: ChatProtocol, renderer: Renderer, ids: Ids, named: CallSyntax | None
-) -> tuple[CallSyntax | None, str]:
-    """The syntax in which the template writes calls; or None, and why functions and calls are refused.
-
-    A call is rendered, cut at the terminator, decoded and parsed: it must be the same again.
+    A call is rendered, cut at the first control token, decoded and parsed: it must be the same again.
     named: the only syntax to try. Raises ConfigError if the template does not write it.
     """
-    try:
-        prompt, written = _with_call(renderer, CALLS[:1])
-    except RowError as error:
-        return None, f"a call cannot be written ({error.what})"
-    if CALLS[0].name not in prompt:
-        return None, "it does not list functions"
-    if not written.startswith(prompt):
-        return None, "a call does not follow the prompt of an answer"
-    said: list[int] = []
-    for token in ids(written)[len(ids(prompt)) :]:
-        if token in protocol.terminators:
-            break
-        said.append(token)
-    text = protocol.text(said)
-    for syntax in SYNTAXES if named is None else (named,):
-        parsed = parse_calls(text, syntax)
-        if not parsed.malformed and same_calls(parsed.calls, CALLS[:1]):
-            return syntax, ""
-    if named is not None:
-        what = f"the chat template writes a call as {text[:100]!r}, which is not the {named} syntax"
+    found = _tried_calls(protocol, renderer, SYNTAXES if named is None else (named,))
+    if named is not None and found.syntax is None:
+        what = f"native cannot parse the calls of this chat template in the {named} syntax: {found.why_not}"
         raise ConfigError("model.call_syntax", what, "Remove this setting: native finds the syntax out")
-    return None, f"it writes a call as {text[:100]!r}, which is none of {', '.join(SYNTAXES)}"
+    return found
+
+
+def _tried_calls(protocol: ChatProtocol, renderer: Renderer, syntaxes: Iterable[CallSyntax]) -> Calls:
+    made = Message(role="assistant", tool_calls=CALLS)
+    try:
+        prompt = renderer.render([QUESTION], TOOLS, open_assistant=True).text
+        written = renderer.render([QUESTION, made], TOOLS).text
+    except RowError as error:
+        return Calls(None, why_not=f"a call cannot be written ({error.what})")
+    if CALLS[0].name not in prompt:
+        return Calls(None, why_not="it does not list functions")
+    if not written.startswith(prompt):
+        return Calls(None, why_not="a call does not follow the prompt of an answer")
+    control = control_ids(protocol.tokenizer, protocol.stop_ids)
+    said = plain_ids(protocol.tokenizer, written)[len(plain_ids(protocol.tokenizer, prompt)) :]
+    end = next((place for place, token in enumerate(said) if token in control), None)
+    if not end:
+        what = "begins with a control token" if end == 0 else "is not ended by a control token"
+        return Calls(None, why_not=f"a call {what}: {written.removeprefix(prompt)[:100]!r}")
+    text = protocol.text(said[:end])
+    for syntax in syntaxes:
+        parsed = parse_calls(text, syntax)
+        if not parsed.malformed and same_calls(parsed.calls, CALLS):
+            return Calls(syntax, said[end])
+    return Calls(None, why_not=f"it writes a call as {text[:100]!r}, which is none of {', '.join(syntaxes)}")
 
 
 def require_usable(protocol: ChatProtocol, renderer: Renderer) -> tuple[Message, list[str]]:
@@ -141,7 +139,8 @@ def require_usable(protocol: ChatProtocol, renderer: Renderer) -> tuple[Message,
     asked, opened = (renderer.render([QUESTION], open_assistant=opening).text for opening in (False, True))
     if asked == opened and "control token" in errors[0].what:  # that of the header, which the prompt leaves out
         raise _unusable(name, "it does not open an answer when asked for one (`add_generation_prompt`)")
-    raise _unusable(name, f"{errors[0].what} ({errors[0].how.partition('. Change or drop')[0]})")
+    detail, _, _ = errors[0].how.partition("Change or drop")
+    raise _unusable(name, f"{errors[0].what} ({detail.strip(' .')})" if detail else errors[0].what)
 
 
 def _without_thinking(renderer: Renderer) -> str:

@@ -33,21 +33,21 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from align.chat.calls import CallSyntax, ParsedCalls, parse_calls, same_calls
 from align.chat.inspection import (
     ANSWER,
     QUESTION,
-    find_call_syntax,
+    find_calls,
     find_terminators,
     require_usable,
     what_it_adds,
     what_it_changes,
 )
 from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind
-from align.chat.rendering import Rendered, Renderer
-from align.chat.vocabulary import OwnTokens, padding_id, segment_tokenizer
+from align.chat.rendered_texts import RenderedTexts, plain_ids
+from align.chat.rendering import ELSE, Rendered, Renderer
+from align.chat.vocabulary import OwnTokens, padding_id
 from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.rows import Message, ToolCall, ToolSpec, tools_of, tools_text
@@ -60,9 +60,6 @@ Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _NOTHING: Columns = (np.empty(0, np.int32), np.empty(0, np.int8), np.empty(0, np.int32))
 _MARKERS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-# Noncharacters, which texts do not hold: they replace a control token that somebody typed while a dialog is rendered.
-_TYPED = "\ufdd0{}\ufdd1"
-_TYPED_AGAIN = re.compile("\ufdd0([0-9]+)\ufdd1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +106,24 @@ class Native(ChatProtocol):
         self._eos_token: str | None = tokenizer.eos_token
         self._forms: dict[Any, RowError | None] = {}
         self._has_markers = bool(_MARKERS.search(tokenizer.chat_template))
-        self.terminators, self.opening_id = find_terminators(tokenizer, self.renderer, self._plain_ids)
+        self.terminators, self.opening_id = find_terminators(tokenizer, self.renderer)
         ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         self.stop_ids = tuple(dict.fromkeys([*self.terminators, *ends, *stop_ids]))
-        self.syntax, self.why_no_calls = find_call_syntax(self, self.renderer, self._plain_ids, syntax)
+        self._texts = RenderedTexts(tokenizer, self.stop_ids)
+        calls = find_calls(self, self.renderer, syntax)
+        self.syntax, self.why_no_calls = calls.syntax, calls.why_not
+        if calls.terminator is not None and calls.terminator not in self.terminators:
+            self.terminators = (*self.terminators, calls.terminator)
+            self.stop_ids = tuple(dict.fromkeys([*self.terminators, *self.stop_ids]))
         answer, notes = require_usable(self, self.renderer)
         notes += [*what_it_adds(self.renderer, today), *what_it_changes(self, self.renderer, answer)]
-        self._last_token = self._plain_ids(self.renderer.render([QUESTION, answer]).text)[-1]
+        self._last_token = plain_ids(tokenizer, self.renderer.render([QUESTION, answer]).text)[-1]
         if today and not self.renderer.asked_for_today:
             what = f"is {today}, and the chat template never asks for the current date"
             how = "Remove it. A template with a date of its own may take a variable: see model.chat_template_kwargs"
             raise ConfigError("model.chat_date", what, how)
-        calls = f"calls in the {self.syntax} syntax" if self.syntax else f"functions are refused: {self.why_no_calls}"
-        self.template_summary = "; ".join(["the tokenizer's own chat template, unchanged", *notes, calls])
+        notes.append(f"calls in the {self.syntax} syntax" if self.syntax else f"functions are refused: {calls.why_not}")
+        self.template_summary = "; ".join(["the tokenizer's own chat template, unchanged", *notes])
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -156,7 +158,7 @@ class Native(ChatProtocol):
             except RowError as error:
                 refused[place] = error
         texts = [text for each in written.values() for text in (each.whole.text, *each.prompts.values())]
-        ids = self._ids_of(texts)
+        ids = self._texts.ids(texts)
         parts = [_NOTHING] * len(dialogs)
         for place, each in written.items():
             try:
@@ -174,7 +176,10 @@ class Native(ChatProtocol):
         return ParsedCalls((), text) if self.syntax is None else parse_calls(text, self.syntax)
 
     def _written(self, dialog: Dialog) -> _Written:
-        messages, tools = [self._marked(message) for message in dialog.messages], self._marked_text(dialog.tools)
+        messages, tools = (
+            [self._texts.with_placeholders(message) for message in dialog.messages],
+            self._texts.with_placeholders_in(dialog.tools),
+        )
         self._require_calls(messages, tools)
         self._require_form(dialog)
         whole = self.renderer.render(messages, tools, open_assistant=dialog.open_assistant)
@@ -186,7 +191,7 @@ class Native(ChatProtocol):
             if not whole.text.startswith(prompt):
                 what = "the template does not continue the prompt of a trained message: it writes it in another way"
                 how = f"Once message {k} is there, the text differs from {_first_difference(prompt, whole.text)}"
-                raise RowError(f"messages[{k}]", what, f"{how}. {_ELSE}")
+                raise RowError(f"messages[{k}]", what, f"{how}. {ELSE}")
         self._require_context(messages, tools, whole.text, trained)
         return _Written(messages, whole, prompts, trained)
 
@@ -199,7 +204,7 @@ class Native(ChatProtocol):
             begin, where = begins[k], f"messages[{k}]"
             ends = np.flatnonzero(np.isin(whole[begin:], self.terminators))
             if not len(ends):
-                raise RowError(where, "the template does not end a trained message with its terminator", _ELSE)
+                raise RowError(where, "the template does not end a trained message with its terminator", ELSE)
             end = begin + int(ends[0])
             if dialog.exact:
                 self._require_said(dialog.messages[k], whole[begin:end].tolist(), where)
@@ -222,23 +227,23 @@ class Native(ChatProtocol):
         begins = {k: len(ids[prompt]) for k, prompt in written.prompts.items()}
         if all(np.array_equal(whole[: begins[k]], ids[prompt]) for k, prompt in written.prompts.items()):
             return whole, begins
-        if not self._joins_pieces:
+        if not self._texts.joins_pieces:
             (k, *_) = begins
             what = "the tokenizer joins the beginning of a trained message to the header before it"
             how = f"Remove white space from its beginning, which is {written.messages[k].content[:20]!r}"
-            raise RowError(f"messages[{k}]", what, f"{how}. {_ELSE}")
+            raise RowError(f"messages[{k}]", what, f"{how}. {ELSE}")
         places = [0, *(len(prompt) for prompt in written.prompts.values()), len(written.whole.text)]
         texts = [written.whole.text[start:end] for start, end in pairwise(places)]
-        apart = self._ids_of(texts)
+        apart = self._texts.ids(texts)
         parts = [apart[text] for text in texts]
         return np.concatenate(parts), dict(zip(begins, accumulate(map(len, parts)), strict=False))
 
     def _require_said(self, message: Message, ids: list[int], where: str) -> None:
         """Raise RowError unless the ids are exactly the message."""
         said = self.text(ids)
-        if not self._control_ids.isdisjoint(ids):
+        if not self._texts.control_ids.isdisjoint(ids):
             raise RowError(
-                where, "the template writes a control token into a trained message", f"It is {said!r}. {_ELSE}"
+                where, "the template writes a control token into a trained message", f"It is {said!r}. {ELSE}"
             )
         found = ParsedCalls((), said)
         if message.tool_calls:
@@ -246,8 +251,8 @@ class Native(ChatProtocol):
             found = parse_calls(said, self.syntax)
             if found.malformed or not same_calls(found.calls, message.tool_calls):
                 what = "the calls of a trained message are not parsed as the same calls again"
-                raise RowError(where, what, f"The template writes {said[:200]!r}. {_ELSE}")
-        if self._normalized(found.text) == self._normalized(message.content):
+                raise RowError(where, what, f"The template writes {said[:200]!r}. {ELSE}")
+        if self._texts.normalized(found.text) == self._texts.normalized(message.content):
             return
         if found.text.strip() == message.content.strip():
             what = "the template removes or adds white space around a trained message"
@@ -255,7 +260,7 @@ class Native(ChatProtocol):
             what = "the template writes the <think> block of a trained message in another way"
         else:
             what = "the template changes a trained message"
-        raise RowError(where, what, f"It writes {found.text[:100]!r} for {message.content[:100]!r}. {_ELSE}")
+        raise RowError(where, what, f"It writes {found.text[:100]!r} for {message.content[:100]!r}. {ELSE}")
 
     def _require_marked(self, whole: Rendered, begin: int, terminator: int, where: str) -> None:
         """Raise RowError unless one stretch between generation markers encloses the message."""
@@ -264,7 +269,7 @@ class Native(ChatProtocol):
             if last >= end and not whole.text[begin : max(first, begin)].strip():
                 return
         what = "the template's {% generation %} markers do not enclose a trained message"
-        raise RowError(where, what, _ELSE)
+        raise RowError(where, what, ELSE)
 
     def _require_calls(self, messages: Sequence[Message], tools: str) -> None:
         if self.syntax is None and (tools or any(message.tool_calls for message in messages)):
@@ -307,7 +312,7 @@ class Native(ChatProtocol):
         tools = tools_text([ToolSpec(name="sugavelon", description="d")]) if dialog.tools else ""
         text = self.renderer.render(tried, tools, open_assistant=dialog.open_assistant).text
         if tools and "sugavelon" not in text:
-            raise RowError("tools", "the template does not list functions", _ELSE)
+            raise RowError("tools", "the template does not list functions", ELSE)
         place = 0
         for k, each in words:
             found = text.find(each, place)
@@ -315,7 +320,7 @@ class Native(ChatProtocol):
                 role = dialog.messages[k].role
                 kind = "call" if each not in tried[k].content else "message"
                 what = f"the template does not write each {kind} of role {role} once, in its place"
-                raise RowError(f"messages[{k}]", what, _ELSE)
+                raise RowError(f"messages[{k}]", what, ELSE)
             place = found + len(each)
 
     def _require_context(self, messages: Sequence[Message], tools: str, text: str, trained: Sequence[int]) -> None:
@@ -336,104 +341,17 @@ class Native(ChatProtocol):
             at, form = min(((at, form) for at, form in found if at >= 0), default=(-1, ""))
             if at < 0:
                 what = f"the template leaves out or changes what a message of role {message.role} says"
-                raise RowError(f"messages[{k}]", what, f"It says {said[:100]!r}. {_ELSE}")
+                raise RowError(f"messages[{k}]", what, f"It says {said[:100]!r}. {ELSE}")
             place = at + len(form)
         for tool in tools_of(tools):
             if tool.name not in text and json.dumps(tool.name)[1:-1] not in text:
                 raise RowError(
-                    "tools", "the template does not list every function", f"It leaves out {tool.name}. {_ELSE}"
+                    "tools", "the template does not list every function", f"It leaves out {tool.name}. {ELSE}"
                 )
-
-    @property
-    def _whole_texts(self) -> Tokenizer:
-        """The tokenizer itself, without the padding and truncation that an earlier call may have left in it."""
-        backend: Tokenizer = self.tokenizer.backend_tokenizer
-        backend.no_padding()
-        backend.no_truncation()
-        return backend
-
-    def _plain_ids(self, text: str) -> list[int]:
-        return list(self._whole_texts.encode(text, add_special_tokens=False).ids)
-
-    def _ids_of(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
-        """Text -> its ids, with one call of the tokenizer. Control tokens that were typed are encoded as text."""
-        unique = list(dict.fromkeys(texts))
-        cut = {text: _TYPED_AGAIN.split(text) for text in unique}  # at even places text, at odd ones a typed token
-        outer = list(dict.fromkeys(piece for pieces in cut.values() for piece in pieces[::2]))
-        encodings = self._whole_texts.encode_batch_fast(outer, add_special_tokens=False)
-        arrays = {text: np.array(encoding.ids, np.int32) for text, encoding in zip(outer, encodings, strict=True)}
-        found = {}
-        for text, pieces in cut.items():
-            parts = [
-                np.array(self._segments.encode(self._control[int(piece)], add_special_tokens=False).ids, np.int32)
-                if place % 2
-                else arrays[piece]
-                for place, piece in enumerate(pieces)
-            ]
-            found[text] = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        return found
-
-    def _marked(self, message: Message) -> Message:
-        """A message with a placeholder for each control token that somebody typed."""
-        content = self._marked_text(message.content)
-        calls = tuple(
-            ToolCall(name=self._marked_text(call.name), arguments=self._marked_text(call.arguments))
-            for call in message.tool_calls
-        )
-        if content == message.content and calls == message.tool_calls:
-            return message
-        return message.model_copy(update={"content": content, "tool_calls": calls})
-
-    def _marked_text(self, text: str) -> str:
-        if _TYPED[0] in text:
-            raise RowError(
-                "messages", "a text holds U+FDD0, which is no character of Unicode", "Change or drop such rows"
-            )
-        if not (self._control_pattern and self._control_pattern.search(text)):
-            return text
-        if not self._joins_pieces:
-            found = self._control_pattern.search(text)
-            assert found is not None
-            what = f"a text holds {found[0]!r}, which this tokenizer reads as a control token"
-            raise RowError("messages", what, f"Change or drop such rows. {_ELSE}")
-        numbers = {token: number for number, token in enumerate(self._control)}
-        return self._control_pattern.sub(lambda found: _TYPED.format(numbers[found[0]]), text)
-
-    def _normalized(self, text: str) -> str:
-        """A text as the tokenizer reads it: Qwen's composes accents, and no decoding can give the original back."""
-        normalizer = self._whole_texts.normalizer
-        return text if normalizer is None else str(normalizer.normalize_str(text))
-
-    @cached_property
-    def _joins_pieces(self) -> bool:
-        """Whether texts that are encoded apart read as one text. SentencePiece begins each with a space."""
-        once = self._whole_texts.encode("on it", add_special_tokens=False).ids
-        return bool(self._whole_texts.decode([*once, *once], skip_special_tokens=False) == "on iton it")
 
     @cached_property
     def _own_tokens(self) -> OwnTokens:
         return OwnTokens(self.tokenizer, self.stop_ids)
-
-    @cached_property
-    def _control_ids(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.added_tokens_decoder) - frozenset(self._own_tokens.ids.values())
-
-    @cached_property
-    def _control(self) -> list[str]:
-        """Texts of the control tokens, the longest first."""
-        tokens = (self.tokenizer.added_tokens_decoder[token].content for token in sorted(self._control_ids))
-        return sorted(tokens, key=len, reverse=True)
-
-    @cached_property
-    def _control_pattern(self) -> re.Pattern[str] | None:
-        return re.compile("|".join(map(re.escape, self._control))) if self._control else None
-
-    @cached_property
-    def _segments(self) -> Tokenizer:
-        return segment_tokenizer(self.tokenizer)
-
-
-_ELSE = "Change or drop such rows, or use a protocol of this project: model.chat: chatml or llama3"
 
 
 def _first_difference(before: str, after: str) -> str:

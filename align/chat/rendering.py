@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from transformers import PreTrainedTokenizerFast
 
+ELSE = "Change or drop such rows, or use a protocol of this project: model.chat: chatml or llama3"
+"""How to fix a row that the template does not write as it is."""
+
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now")
 """Variables of a template that are no settings."""
 
@@ -95,8 +98,7 @@ class Renderer:
             raise
         except Exception as error:  # a template is a program of others, and may fail in any way
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            how = "Change or drop such rows, or use a protocol of this project: model.chat: chatml or llama3"
-            raise RowError("messages", f"the chat template fails: {first}", how) from None
+            raise RowError("messages", f"the chat template fails: {first}", ELSE) from None
         return Rendered("".join(blocks), tuple(marked))
 
     def _compiled(self, text: str) -> Template:

@@ -266,7 +266,7 @@ def test_every_token_of_the_loss_is_in_trls_assistant_mask(
             "chatml",
             CHATML.replace("m.content", "m.content | upper") + OPENED,
             {},
-            "changes a trained message|once, in its",
+            "does not write an answer as it is",
         ),
         ("mistral", LLAMA2, {}, "removes or adds white space around a trained message"),
         ("r1", "deepseek_r1_distill", {}, "does not continue the prompt of a trained message"),
@@ -422,7 +422,7 @@ def test_rows_with_functions_are_refused_where_calls_cannot_be_parsed(make: Make
     with pytest.raises(RowError, match="it writes a call as '!get_sugavelon', which is none of hermes, json"):
         strange.encode(say("a", "b"), WEATHER)
     with pytest.raises(
-        ConfigError, match=r"model\.call_syntax: the chat template writes a call as .* not the json syntax"
+        ConfigError, match=r"model\.call_syntax: .* in the json syntax: it writes a call as .* none of json"
     ):
         make("chatml", trl_template("qwen2_5"), syntax="json")
 
