@@ -19,7 +19,8 @@ class MemberConfig(Section):
     """A checkpoint and its weight in the mean."""
 
     path: InputPath
-    """A folder with a whole model, or a name on the Hub. The mean takes config and tokenizer of the first member."""
+    """A folder with a whole model, or a name on the Hub. The mean takes config and tokenizer of the first member. All
+    members may be LoRA adapters over one base: the mean is then an adapter, whose rank is the sum of theirs."""
     weight: float | None = Field(None, gt=0, le=1)
     """Weight in the mean. The weights of all members must add up to 1. Without any, all weights are equal (the Llama 3
     paper does not give its weights)."""

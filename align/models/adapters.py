@@ -78,7 +78,7 @@ def attach(
         modules_to_save=["score"] if scorer else None,
     )
     if folder is not None:
-        settings = _settings_of(folder)
+        settings = adapter_settings(folder)
         settings.inference_mode = False
     settings.lora_dropout = lora.dropout
     inject_adapter_in_model(settings, model, _NAME)
@@ -129,8 +129,8 @@ def with_adapter(model: Any, folder: Path) -> PeftModel:
 
     Raises CheckpointError where the adapter's file is not what peft expects of it, or adapts weights that are shared.
     """
-    state = _state_of(folder)
-    settings = _settings_of(folder)
+    state = adapter_state(folder)
+    settings = adapter_settings(folder)
     if hasattr(model, "score") and settings.task_type == TaskType.CAUSAL_LM:
         settings.task_type = None  # a policy's adapter under a fresh reward head: peft's plain wrapper, which asks less
     try:
@@ -275,7 +275,7 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
 
     Raises CheckpointError naming the first weight that one has and the other lacks, or whose shape differs.
     """
-    state = _state_of(Path(folder))
+    state = adapter_state(Path(folder))
     _compare(trained_shapes(model), state, folder)
     set_peft_model_state_dict(model, {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}, _NAME)
 
@@ -288,7 +288,7 @@ def _compare(expected: dict[str, list[int]], state: dict[str, torch.Tensor], fol
             raise CheckpointError(folder, what, "The adapter was made for another model or other targets: name its own")
 
 
-def _state_of(folder: Path) -> dict[str, torch.Tensor]:
+def adapter_state(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of an adapter's file. Raises CheckpointError for a file that is damaged or not finite."""
     file = folder / WEIGHTS
     if not file.is_file():
@@ -304,7 +304,7 @@ def _state_of(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _settings_of(folder: Path) -> Any:
+def adapter_settings(folder: Path) -> Any:
     try:
         return PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError) as error:

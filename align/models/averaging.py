@@ -17,15 +17,21 @@ from safetensors.torch import save_file
 
 from align.errors import CheckpointError, ConfigError
 from align.manifest import SEAL, write_folder_manifest
+from align.models.adapter_mean import mean_adapter
+from align.models.bases import base_name, note_of, require_same_base, weights_fingerprint
 from align.models.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CONFIG,
     HEAD,
     INDEX,
+    Adapter,
     Checkpoint,
     checkpoint_fingerprint,
     open_adapter,
     open_checkpoint,
     read_json,
+    verified,
 )
 from align.models.fitting import is_finite, model_config, read_tensor, require_fit
 from align.models.output import new_folder, refuse_overlap
@@ -48,6 +54,7 @@ decided for the mean itself (`align/models/serving.py`): a base model and one tr
 def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence[float] | None = None) -> Path:
     """Write the weighted mean of `folders` to `output`, and seal it.
 
+    folders: whole models, or LoRA adapters over one base, whose mean is an adapter (`align/models/adapter_mean.py`).
     weights: one share above 0 for each folder, adding up to 1; None for equal shares. Sums run in float64 and are
         rounded once, to the members' common type. Tokenizer and config files are the first folder's.
 
@@ -55,23 +62,56 @@ def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence
     ConfigError if `output` overlaps with a member or holds something else. Nothing is left behind then.
     """
     shares = _shares(folders, weights)
+    adapters = [open_adapter(folder, key="checkpoints") for folder in folders]
+    if all(adapters):
+        return _average_adapters([each for each in adapters if each is not None], output, shares)
     members = [_opened(folder) for folder in folders]
     refuse_overlap(output, [member.folder for member in members])
     require_fit(members[0], scorer=HEAD in members[0].tensors)
     for member in members[1:]:
         _refuse_unlike(members[0], member)
     with new_folder(output, MADE) as rough:
-        written = _write_shards(_means(members, shares), rough)
-        for file in sorted(members[0].folder.iterdir()):
-            of_model = file.suffix in (".json", ".jinja", ".model") or file.name in _TOKENIZER_FILES
-            if file.is_file() and of_model and file.name not in _NOT_OF_THE_MODEL:
-                shutil.copy2(file, rough / file.name)
-                written.append(rough / file.name)
+        written = [*_write_shards(_means(members, shares), rough), *_copied_files(members[0].folder, rough)]
         written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
         stage = "reward" if HEAD in members[0].tensors else "average"
         notes = [_note(member, share) for member, share in zip(members, shares, strict=True)]
         write_folder_manifest(rough, written, {"stage": stage, MADE: notes})
     return output
+
+
+def _average_adapters(members: Sequence[Adapter], output: Path, shares: Sequence[float]) -> Path:
+    bases = [open_checkpoint(each.base.name, each.base.revision, key=each.base.key) for each in members]
+    for member, base in zip(members, bases, strict=True):
+        require_same_base(member, base)
+    for member, base in zip(members[1:], bases[1:], strict=True):
+        if weights_fingerprint(base) != weights_fingerprint(bases[0]):
+            what = f"was trained over {base.name}, and {members[0].name} over {bases[0].name}, which has other weights"
+            raise CheckpointError(member.name, what, "Average adapters of one base, or merge each of them first")
+        _refuse_other_tokenizer(members[0], member)
+    refuse_overlap(output, [*(member.folder for member in members), *(base.folder for base in bases)])
+    tensors, settings = mean_adapter(members, shares)
+    settings.base_model_name_or_path, settings.revision = base_name(bases[0], members[0].base.revision)
+    with new_folder(output, MADE) as rough:
+        written = _copied_files(members[0].folder, rough)
+        settings.save_pretrained(str(rough))
+        save_file(tensors, rough / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        written += [rough / ADAPTER_CONFIG, rough / ADAPTER_WEIGHTS]
+        written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
+        stage = "reward" if members[0].has_head else "average"
+        notes = [_note(member, share) for member, share in zip(members, shares, strict=True)]
+        write_folder_manifest(rough, written, {"stage": stage, MADE: notes, **note_of(bases[0], output)})
+    return output
+
+
+def _copied_files(first: Path, rough: Path) -> list[Path]:
+    """Config, tokenizer and generation settings of the first member, copied into the mean's folder."""
+    copied = []
+    for file in sorted(first.iterdir()):
+        of_model = file.suffix in (".json", ".jinja", ".model") or file.name in _TOKENIZER_FILES
+        if file.is_file() and of_model and file.name not in _NOT_OF_THE_MODEL:
+            shutil.copy2(file, rough / file.name)
+            copied.append(rough / file.name)
+    return copied
 
 
 def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
@@ -88,8 +128,7 @@ def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[fl
 
 def _opened(folder: Path) -> Checkpoint:
     if open_adapter(folder, key="checkpoints") is not None:
-        # The mean of two products is not the product of two means.
-        what = "holds an adapter, and the mean of adapters is not the adapter of the mean"
+        what = "holds an adapter, and others are whole models"
         raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and average the whole models")
     return _without_tied_head(open_checkpoint(folder, key="checkpoints"))
 
@@ -141,7 +180,7 @@ def _mathematics(config: dict[str, Any]) -> dict[str, Any]:
     return {key: _mathematics(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def _refuse_other_tokenizer(first: Checkpoint, other: Checkpoint) -> None:
+def _refuse_other_tokenizer(first: Checkpoint | Adapter, other: Checkpoint | Adapter) -> None:
     for name in _TOKENIZER_FILES:
         one, two = (member.folder / name for member in (first, other))
         if one.exists() != two.exists():
@@ -173,10 +212,11 @@ def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[t
         yield name, total.to(values.dtype)
 
 
-def _note(member: Checkpoint, share: float) -> dict[str, Any]:
+def _note(member: Checkpoint | Adapter, share: float) -> dict[str, Any]:
     """What the manifest of the average records of a member: its weights, and how they were trained."""
     kept = ("stage", "steps", "processes", "config", MADE, "merged")
-    how = {key: _without_places(member.manifest[key]) for key in kept if key in member.manifest}
+    manifest = verified(member.folder)
+    how = {key: _without_places(manifest[key]) for key in kept if key in manifest}
     fingerprint = checkpoint_fingerprint(member.folder)
     return {"checkpoint": shown_path(member.name), "weight": share, "fingerprint": fingerprint, **how}
 

@@ -55,8 +55,11 @@ def base_note(model: Any, folder: Path) -> dict[str, Any]:
     folder: where the adapter is saved.
     """
     base = getattr(model, "_align_base", None)
-    if base is None:
-        return {}
+    return {} if base is None else note_of(base, folder)
+
+
+def note_of(base: Checkpoint, folder: Path) -> dict[str, Any]:
+    """The same for a base that is known."""
     name, revision = base_name(base)
     note: dict[str, Any] = {"weights": weights_fingerprint(base)}
     if Path(name).is_absolute():

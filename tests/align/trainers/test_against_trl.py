@@ -309,7 +309,6 @@ def quiet(tmp_path: Path) -> dict:
             "gradient_checkpointing": False}  # fmt: skip
 
 
-@pytest.mark.slow
 def test_trl_trains_on_the_ids_of_an_exported_sft_file(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     """Rows with functions, calls of different arguments (which Arrow would fill up with nulls), and several turns."""
     from align.models.loading import load_tokenizer
@@ -343,7 +342,6 @@ def test_trl_trains_on_the_ids_of_an_exported_sft_file(tmp_path: Path, tiny_chec
     assert len(found) == len(rows)
 
 
-@pytest.mark.slow
 def test_trl_contrasts_the_ids_of_an_exported_preference_file(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     from align.models.loading import load_tokenizer
 
