@@ -17,7 +17,7 @@ METRICS = "metrics.jsonl"
 DROPPED = "dropped.json"
 _MANIFEST_ENDING = ".manifest.json"
 _SHOWN_PARTS = 4
-_SHOWN_METRICS = ("loss", "accuracy", "margin", "rewards/accuracies", "rewards/margins")
+_SHOWN_METRICS = ("loss", "eval_loss", "accuracy", "margin", "rewards/accuracies", "rewards/margins")
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:

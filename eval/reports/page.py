@@ -122,7 +122,7 @@ def _curves(curves: Sequence[Curve]) -> list[str]:
 
 def _figure(curve: Curve) -> str:
     title = f"{curve.stage}: {words(curve.metric)}"
-    drawn = line_chart(title, curve.lines, curve.axis)
+    drawn = line_chart(title, curve.lines, curve.axis, dashed=curve.dashed)
     if not drawn:
         return f"<figure><figcaption>{escape(title)}: no finite values</figcaption></figure>"
     keys = " ".join(f"<span class='key-{n % LINES}'>{escape(name)}</span>" for n, name in enumerate(curve.lines))

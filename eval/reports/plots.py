@@ -30,7 +30,7 @@ LINES = 6
 STYLE = (
     "svg text { fill: var(--faint); font: 11px system-ui, sans-serif; } svg .rule { stroke: var(--rule); }\n"
     "svg text.head { fill: var(--ink); font-weight: 600; }\n"
-    "svg polyline { fill: none; stroke-width: 1.6; }\n"
+    "svg polyline { fill: none; stroke-width: 1.6; } svg .dashed { stroke-dasharray: 5 3; }\n"
     + "".join(
         f"svg .line-{n} {{ stroke: var(--line-{n}); }} .key-{n} {{ color: var(--line-{n}); }}\n" for n in range(LINES)
     )
@@ -68,7 +68,12 @@ def color_style() -> str:
 
 
 def line_chart(
-    title: str, lines: Mapping[str, Sequence[tuple[float, float]]], axis: str = "step", *, large: bool = False
+    title: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    axis: str = "step",
+    *,
+    large: bool = False,
+    dashed: Sequence[str] = (),
 ) -> str:
     """Draw a line chart. Values that are not finite are left out.
 
@@ -76,6 +81,7 @@ def line_chart(
     axis: the name of the x axis. With `step`, x is a number of steps and y any number. With any other name, x and y are
         ratios from 0 to 1 and shown in percent.
     large: double the size, and add a legend below and grid lines at 20%, 40%, 60% and 80%.
+    dashed: names of the lines that are dashed.
     """
     lines = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
     every = [point for points in lines.values() for point in points]
@@ -113,9 +119,10 @@ def line_chart(
         if share < high - 0.05:
             marks.append(f"<line class='rule' x1='{_LEFT}' y1='{up:.1f}' x2='{end}' y2='{up:.1f}'/>")
             marks.append(f"<text x='{_LEFT - 4}' y='{up + 4:.1f}' text-anchor='end'>{share:.0%}</text>")
-    for number, points in enumerate(lines.values()):
+    for number, (name, points) in enumerate(lines.items()):
         drawn = " ".join("{:.1f},{:.1f}".format(*at(place, value)) for place, value in points)
-        marks.append(f"<polyline class='line-{number % LINES}' points='{drawn}'/>")
+        style = " dashed" if name in dashed else ""
+        marks.append(f"<polyline class='line-{number % LINES}{style}' points='{drawn}'/>")
     down = height
     for number, name in enumerate(lines if large else ()):
         down += 16

@@ -32,6 +32,7 @@ from eval.reports.knowledge_map import (
 BEFORE = "before"
 LEDGER = "ledger.sqlite"
 TIMING = "timing.json"
+HELD_OUT = "held out"
 CURVES = ("loss", "margin", "accuracy", "rewards/margins", "rewards/accuracies")
 
 Score = Mapping[str, Any]
@@ -57,13 +58,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Curve:
-    """A plot of one metric of one stage, with a line for each round."""
+    """A plot of one metric of one stage, with a line for each round, and one for its held-out rows if it has any."""
 
     stage: str
     metric: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
     """Name of the line -> points: (step, value), or two ratios if the axis is another one."""
     axis: str = "step"
+    dashed: tuple[str, ...] = ()
+    """Names of the lines of held-out rows."""
 
 
 @dataclass(frozen=True)
@@ -320,10 +323,21 @@ def _curves(records: Sequence[StageRecord]) -> tuple[Curve, ...]:
     for record in records:
         lines = [line for made in _made(record) if made.is_dir() for line in metrics_of(made)]
         for metric in CURVES:
-            points = [(float(line["step"]), float(line[metric])) for line in lines if metric in line and "step" in line]
-            if len(points) > 1:
-                found.setdefault((record.name, metric), {})[_column(record)] = points
-    return tuple(Curve(stage, metric, by_round) for (stage, metric), by_round in found.items())
+            for name, label in ((metric, _column(record)), (f"eval_{metric}", f"{_column(record)}, {HELD_OUT}")):
+                points = _points(lines, name)
+                if len(points) > 1:
+                    found.setdefault((record.name, metric), {})[label] = points
+    return tuple(
+        Curve(stage, metric, by_label, dashed=tuple(label for label in by_label if label.endswith(HELD_OUT)))
+        for (stage, metric), by_label in found.items()
+    )
+
+
+def _points(lines: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, float]]:
+    """(step, value) of each line of metrics.jsonl that has a number for the metric; null is not one."""
+    return [
+        (float(line["step"]), float(line[metric])) for line in lines if "step" in line and line.get(metric) is not None
+    ]
 
 
 def _risk_coverage(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Curve]:

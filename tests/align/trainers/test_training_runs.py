@@ -52,6 +52,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = tuple((Message(role="assistant", content=say(rank, 160)),) for rank in range(2))
     rows.append(PreferenceRow(id="long", source="test", prompt=rows[0].prompt, completions=long))
     write_rows(path, rows)
+    # Five rows and the long one: one packed row for each of two processes, so that one of them has few labels.
+    write_rows(path.with_name("held_out.jsonl"), [*rows[:5], rows[-1]])
     return path
 
 
@@ -59,7 +61,7 @@ def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extr
     config = output.parent / "dpo.yaml"
     config.write_text(
         f"model: {{path: {checkpoint}}}\n"
-        f"data: {{path: {pairs}, token_budget: 1536}}\n"
+        f"data: {{path: {pairs}, eval_path: {pairs.with_name('held_out.jsonl')}, token_budget: 1536}}\n"
         "training: {output_dir: here, batch_size: 8, epochs: 3, save_steps: 3, learning_rate: 1e-4, precision: fp32}\n"
     )
     return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
@@ -92,6 +94,15 @@ def run_and_kill(arguments: list[str], seal: Path) -> None:
 
 
 def metrics(folder: Path) -> list[dict]:
+    """Of training; those of the held-out rows are in `evaluations`."""
+    return [line for line in all_metrics(folder) if "loss" in line]
+
+
+def evaluations(folder: Path) -> list[dict]:
+    return [line for line in all_metrics(folder) if "eval_loss" in line]
+
+
+def all_metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -117,6 +128,9 @@ def assert_same_training(one: Path, other: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
         assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    assert [line["step"] for line in evaluations(other)] == [0, 3, 6, 9]
+    for a, b in zip(evaluations(one), evaluations(other), strict=True):
+        assert a == pytest.approx(b, abs=1e-4, rel=1e-4)
     first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert first.keys() == second.keys()
     for name in first:
@@ -186,7 +200,7 @@ def test_killed_with_sigkill_and_started_again_ends_with_the_same_bytes(
     assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
     run(arguments)
     assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
-    assert metrics(output) == metrics(alone)
+    assert all_metrics(output) == all_metrics(alone)
 
 
 def test_killed_under_zero3_and_started_again_ends_with_the_same_bytes(
@@ -198,7 +212,7 @@ def test_killed_under_zero3_and_started_again_ends_with_the_same_bytes(
     assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
     run(arguments)
     assert (output / "model.safetensors").read_bytes() == (sharded / "model.safetensors").read_bytes()
-    assert metrics(output) == metrics(sharded)
+    assert all_metrics(output) == all_metrics(sharded)
 
 
 def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
@@ -273,7 +287,7 @@ def test_an_adapter_asked_to_stop_under_zero3_saves_no_base_weights_and_goes_on_
     base = (tiny_checkpoint / "model.safetensors").stat().st_size
     assert sum(file.stat().st_size for file in states) < base / 4, "the frozen weights are not among them"
     run(arguments)
-    assert metrics(output) == metrics(whole)
+    assert all_metrics(output) == all_metrics(whole)
     name = "adapter_model.safetensors"
     assert (output / name).read_bytes() == (whole / name).read_bytes()
     assert not list(output.rglob("*_states.pt")), "a finished run keeps no optimizer states"

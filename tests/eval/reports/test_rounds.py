@@ -76,6 +76,8 @@ def run_dir(tmp_path: Path) -> Path:
         sft = folder / "sft"
         sft.mkdir(parents=True)
         lines = [{"step": step, "loss": 3 / step, "accuracy": float("nan")} for step in range(1, 9)]
+        if round_number == 2:
+            lines += [{"step": 4, "eval_loss": 2.0}, {"step": 6, "eval_loss": None}, {"step": 8, "eval_loss": 1.5}]
         (sft / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (sft / "timing.json").write_text(json.dumps({"seconds": 9.0, "trained_seconds": 45.0, "steps": 8}))
         stage("sft", round_number, sft)
@@ -170,7 +172,7 @@ def test_the_page_tells_scores_curves_drops_times_command_and_versions(report: R
         assert result in parsed.text, result
     assert parsed.tags.count("svg") == 3, "map, risk and loss; a metric without finite values is reported as text"
     assert "sft: accuracy: no finite value" in parsed.text
-    assert parsed.tags.count("polyline") == 2 + 3
+    assert parsed.tags.count("polyline") == 2 + 1 + 3
     assert "prefers-color-scheme: dark" in parsed.text
     assert "overflow-x: auto" in parsed.text
 
@@ -184,6 +186,17 @@ def test_a_curve_spans_its_box_from_the_first_step_to_the_last(report: Report) -
     assert len(points) == 8
     assert points[0] == (46.0, 8.0), "the highest loss is at the top left"
     assert points[-1] == (312.0, 130.0), "and the lowest at the bottom right"
+
+
+def test_held_out_values_are_a_dashed_line_in_the_plot_of_the_training_values(report: Report) -> None:
+    curve = next(curve for curve in report.curves if (curve.stage, curve.metric) == ("sft", "loss"))
+    assert list(curve.lines) == ["round 1", "round 2", "round 2, held out"]
+    assert curve.lines["round 2, held out"] == [(4, 2.0), (8, 1.5)]
+    parsed = Page()
+    parsed.feed(page(report))
+    drawn = [value for name, value in parsed.attributes if name == "class" and value and "dashed" in value]
+    assert drawn == ["line-2 dashed"]
+    assert "round 2, held out" in parsed.text, "the legend"
 
 
 def test_the_knowledge_map_shows_what_was_known_before_and_what_is_answered_after_by_round(report: Report) -> None:
