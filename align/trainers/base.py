@@ -220,7 +220,13 @@ class TreeTrainer(Trainer, ABC):
         if self.validation is not None:
             self.validation.begin()
         step = int(checkpoint.name.removeprefix(CHECKPOINT)) if checkpoint else 0
-        self.disk = disk_need(self.hugging_face_model, self.training, len(self.plan), sharded=self.is_deepspeed_enabled)
+        self.disk = disk_need(
+            self.hugging_face_model,
+            self.training,
+            len(self.plan),
+            sharded=self.is_deepspeed_enabled,
+            validated=self.validation is not None,
+        )
         agree(lambda: require_space(self.disk, self.output, step, self.checkpoints.whole()))
         if self.is_world_process_zero():
             self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step)

@@ -18,7 +18,6 @@ from transformers import TrainingArguments
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section
-from align.errors import CheckpointError
 from align.losses import (
     PairwiseLoss,
     conservative_dpo_loss,
@@ -113,6 +112,7 @@ class DPOTrainer(TreeTrainer):
         )
 
     def before_loading(self, model: torch.nn.Module) -> None:
+        self._compute_held_out_reference(model)  # other rows may be held out than in the earlier start
         if self.extended_from is not None:  # the added steps may have rows that the earlier start did not reach
             self.before_first_step(model, resumed=False)
 
@@ -120,19 +120,14 @@ class DPOTrainer(TreeTrainer):
         if self.objective.untrained is None:
             return
         self.reference = self._reference_logps(model, self.trees, self.plan, self.identity["rows"], resumed)
-        if self.validation is not None:
-            held_out = self.validation
-            try:
-                logps = self._reference_logps(model, held_out.trees, held_out.plan, held_out.rows, resumed)
-            except CheckpointError as error:
-                what = (
-                    f"the reference does not know the held-out rows, and the weights have changed since: {error.what}"
-                )
-                how = (
-                    "Restore the held-out rows that the run began with, or delete the checkpoint folders to start over"
-                )
-                raise CheckpointError(error.where, what, how) from None
-            self.held_out_reference = logps
+        if not resumed:
+            self._compute_held_out_reference(model)
+
+    def _compute_held_out_reference(self, model: torch.nn.Module) -> None:
+        """Log-probabilities of the held-out rows, while the model has the weights that the run starts from."""
+        if self.validation is not None and self.objective.untrained is not None:
+            trees, plan, rows = self.validation.trees, self.validation.plan, self.validation.rows
+            self.held_out_reference = self._reference_logps(model, trees, plan, rows, resumed=False)
 
     def _reference_logps(
         self, model: torch.nn.Module, trees: Sequence[PromptTree], plan: RunPlan, rows: str, resumed: bool
