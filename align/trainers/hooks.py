@@ -122,6 +122,13 @@ HOOKS: tuple[Hook, ...] = (
         ("_maybe_log_save_evaluate",),
     ),
     Hook(
+        f"{_TRAINER}.evaluate",
+        _BASE,
+        "replaced: held-out rows are packed as training rows are",
+        ("(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval')",),
+        ("_evaluate",),
+    ),
+    Hook(
         f"{_TRAINER}.floating_point_ops",
         _BASE,
         "replaced: not computed, since an item is not a batch of tensors",
