@@ -42,7 +42,9 @@ def run(recipe: DPORecipe) -> Path:
     from align.models.preflight import require_inputs
 
     require_inputs(recipe)
+    from align.models.exactness import require_rows_within
     from align.models.loading import load_policy, load_tokenizer_for
+    from align.models.support import require_trainable
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
     from align.trainers.data import preference_eval_trees, preference_trees
@@ -50,9 +52,11 @@ def run(recipe: DPORecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
+    limit = require_trainable(recipe.model)
     _, protocol = load_tokenizer_for(recipe.model)
     trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
     eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol, pairs=True)
+    require_rows_within(limit, trees, eval_trees)
     trainer = DPOTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,

@@ -49,7 +49,9 @@ def run(recipe: RewardRecipe) -> Path:
     from align.models.preflight import require_inputs
 
     require_inputs(recipe)
+    from align.models.exactness import require_rows_within
     from align.models.loading import load_reward_model, load_tokenizer_for
+    from align.models.support import require_trainable
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
     from align.trainers.data import preference_eval_trees, preference_trees
@@ -57,9 +59,11 @@ def run(recipe: RewardRecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
+    limit = require_trainable(recipe.model, scorer=True)
     _, protocol = load_tokenizer_for(recipe.model)
     trees = preference_trees(recipe.data, recipe.training, protocol)
     eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol)
+    require_rows_within(limit, trees, eval_trees)
     trainer = RewardTrainer(
         load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed, fresh_head=True),
         arguments,

@@ -41,7 +41,9 @@ def run(recipe: SFTRecipe) -> Path:
     from align.models.preflight import require_inputs
 
     require_inputs(recipe)
+    from align.models.exactness import require_rows_within
     from align.models.loading import load_policy, load_tokenizer_for
+    from align.models.support import require_trainable
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
     from align.trainers.data import sft_eval_trees, sft_trees
@@ -49,9 +51,11 @@ def run(recipe: SFTRecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
+    limit = require_trainable(recipe.model)
     _, protocol = load_tokenizer_for(recipe.model)
     trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
     eval_trees = sft_eval_trees(recipe.data, recipe.training, protocol, recipe.sft)
+    require_rows_within(limit, trees, eval_trees)
     trainer = SFTTrainer(
         load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
         arguments,

@@ -31,6 +31,7 @@ from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.generation.backend import Completion
 from align.models.devices import on_device
+from align.models.exactness import batch_limit, refuse_unsampled
 from align.settings import SamplingConfig
 
 PREFILL_TOKENS = 8192
@@ -42,7 +43,8 @@ _CACHE_STEP = 64  # positions by which a full cache grows
 class LocalBackend:
     """Completions from a causal language model of transformers.
 
-    model: any model with a plain key-value cache, such as Llama. Moved to the accelerator if there is one.
+    model: a causal language model whose cache is keys and values alone, such as Llama. Moved to the accelerator if
+        there is one. ConfigError for a model that cannot be sampled exactly (`align/models/exactness.py`).
     protocol: gives the stop ids and the padding id.
     sampling: `threads` sets torch's threads for the whole process.
     """
@@ -50,13 +52,15 @@ class LocalBackend:
     def __init__(self, model: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> None:
         if sampling.threads is not None:
             torch.set_num_threads(sampling.threads)
+        refuse_unsampled(model)
         self.model = on_device(model).eval()
+        self._limit = batch_limit(model)
         self.protocol = protocol
         self.sampling = sampling
         self._identity: dict[str, str] = {}
         if self.max_prompt_tokens < 1:
-            most, positions = sampling.max_completion_tokens, model.config.max_position_embeddings
-            what = f"{most} leaves no space for a prompt: the model has {positions} positions"
+            most = sampling.max_completion_tokens
+            what = f"{most} leaves no space for a prompt: the model has {self._positions()} positions{self._why()}"
             raise ConfigError("sampling.max_completion_tokens", what, "Lower it")
 
     @property
@@ -77,7 +81,7 @@ class LocalBackend:
 
     @property
     def max_prompt_tokens(self) -> int:
-        return int(self.model.config.max_position_embeddings) - self.sampling.max_completion_tokens
+        return self._positions() - self.sampling.max_completion_tokens
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
@@ -110,8 +114,17 @@ class LocalBackend:
             if not prompt:
                 raise RowError(f"prompt {number}", "has no tokens", "Give it at least one message")
             if len(prompt) > self.max_prompt_tokens:
-                what = f"has {len(prompt)} tokens; at most {self.max_prompt_tokens} leave space for a completion"
+                most = f"at most {self.max_prompt_tokens} leave space for a completion{self._why()}"
+                what = f"has {len(prompt)} tokens; {most}"
                 raise RowError(f"prompt {number}", what, "Leave it out, or lower sampling.max_completion_tokens")
+
+    def _positions(self) -> int:
+        """The longest prompt with its completion."""
+        positions = int(self.model.config.max_position_embeddings)
+        return positions if self._limit is None else min(positions, self._limit.tokens)
+
+    def _why(self) -> str:
+        return "" if self._limit is None else f" ({self._limit.cause}: {self._limit.effect})"
 
     def _groups(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> deque[_Group]:
         """Completions that share one prefill, longest prompts first, so that a prefill has little padding.

@@ -66,7 +66,7 @@ def require_fit(checkpoint: Checkpoint, *, scorer: bool, fresh_head: bool = Fals
 def model_config(checkpoint: Checkpoint) -> Any:
     """transformers' config of a checkpoint. Raises CheckpointError if it cannot be built."""
     require_known_architecture(checkpoint.folder)
-    with _as_checkpoint_error(checkpoint, "describes no model that transformers can build"):
+    with as_checkpoint_error(checkpoint, "describes no model that transformers can build"):
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
 
 
@@ -110,7 +110,7 @@ def quietly_loaded(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:
 
     Weights are read from safetensors only, and no code that comes with the checkpoint is run.
     """
-    with _as_checkpoint_error(checkpoint, "cannot be loaded"), _without_reports():
+    with as_checkpoint_error(checkpoint, "cannot be loaded"), _without_reports():
         model = kind.from_pretrained(checkpoint.folder, use_safetensors=True, trust_remote_code=False, **arguments)
     return model
 
@@ -142,7 +142,7 @@ def _compared(checkpoint: Checkpoint, scorer: bool) -> tuple[set[str], set[str],
     """Names that are missing, names that are unexpected, and (name, shape found, shape expected)."""
     kind, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if scorer else (AutoModelForCausalLM, {})
     problem = "describes no model that transformers can build"
-    with _as_checkpoint_error(checkpoint, problem), _without_reports(), _without_zero3():
+    with as_checkpoint_error(checkpoint, problem), _without_reports(), without_zero3():
         _, report = kind.from_pretrained(
             checkpoint.folder,
             device_map="meta",
@@ -181,7 +181,7 @@ def _more(found: set[Any]) -> str:
 
 
 @contextmanager
-def _as_checkpoint_error(checkpoint: Checkpoint, problem: str) -> Iterator[None]:
+def as_checkpoint_error(checkpoint: Checkpoint, problem: str) -> Iterator[None]:
     """In the block, any error of transformers about a config or file becomes a CheckpointError with `problem`."""
     try:
         yield
@@ -205,7 +205,7 @@ def _without_reports() -> Iterator[None]:
 
 
 @contextmanager
-def _without_zero3() -> Iterator[None]:
+def without_zero3() -> Iterator[None]:
     """In the block, ZeRO-3 is off: transformers cannot build a model without weights while it shards."""
     reference = deepspeed_integration._hf_deepspeed_config_weak_ref
     held = reference() if reference is not None else None

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
@@ -38,11 +37,12 @@ from align.models.checkpoints import (
     read_json,
 )
 from align.models.devices import on_device
-from align.models.exactness import require_open_attention
-from align.models.fitting import model_config, quietly_loaded, require_finite, require_finite_files, require_fit
+from align.models.exactness import own_implementation
+from align.models.fitting import quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.quantization import quantization_config
 from align.models.serving import generation_stop_ids
+from align.models.support import require_supported
 from align.precision import resolved_dtype, resolved_precision
 from align.reporting import logger
 from align.settings import ModelConfig
@@ -141,9 +141,10 @@ def load_reward_model(
 
 def load_generator(path: str | Path, dtype: str = "auto", revision: str | None = None) -> Any:
     """A plain causal language model for sampling: in evaluation mode, on the GPU if there is one."""
+    own = own_implementation(require_supported(path, "generation", revision))
     adapter, checkpoint = _opened(path, revision, scorer=False)
     held_in = getattr(torch, resolved_dtype(dtype))
-    model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation="sdpa")
+    model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation=own)
     require_finite(model, checkpoint.name)
     if adapter is not None:
         model = attached(model, adapter.folder, merge=True)
@@ -179,10 +180,10 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
     """A whole model, or a base and its adapter, made ready to train or to score as the config says."""
     arguments = _arguments(config)
     quantized = config.quantization is not None
+    require_supported(config.path, "scoring", config.revision, scorer=scorer)
     adapter, checkpoint = _opened(
         config.path, config.revision, scorer=scorer, fresh_head=fresh_head, quantized=quantized
     )
-    require_open_attention(model_config(checkpoint), checkpoint.name)
     set_seed(seed)
     kind: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model = quietly_loaded(kind, checkpoint, **arguments, **({"num_labels": 1} if scorer else {}))
@@ -190,8 +191,6 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
         require_finite_files(checkpoint)
     else:
         require_finite(model, checkpoint.name)
-    if not scorer:
-        _refuse_unreadable_head(model, checkpoint)
     if config.lora is not None:
         begun, revision = (None, config.revision) if adapter is None else (adapter.folder, adapter.base.revision)
         attach(model, config.lora, checkpoint, begun, base_revision=revision)
@@ -202,17 +201,6 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model
-
-
-def _refuse_unreadable_head(model: Any, checkpoint: Checkpoint) -> None:
-    """Log-probabilities are computed from the weight of a plain output head (`align/models/logps.py`)."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        found = (
-            "none" if head is None else f"a {type(head).__name__}" + (" with a bias" if head.bias is not None else "")
-        )
-        what = f"is a {type(model).__name__}, whose output head is {found}; expected a linear layer without a bias"
-        raise CheckpointError(checkpoint.name, what, "Use a model of the Llama kind")
 
 
 def _arguments(config: ModelConfig) -> dict[str, Any]:

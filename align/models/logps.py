@@ -18,6 +18,7 @@ from align.models.exactness import (
     logit_scale,
     named,
     own_attention,
+    refusal,
     refuse_inexact,
     require_reached,
     require_within,
@@ -27,6 +28,18 @@ from align.tree.pack import TreeBatch
 TILE = {"cpu": (256, 2048), "cuda": (2048, 4096)}
 """How many label positions and vocabulary entries have their logits in memory at one time, instead of [T, V]. A tile of
 the CPU fits into its cache."""
+
+
+def require_plain_head(model: Any) -> tuple[Any, float]:
+    """The output head, and the factor of its logits. Raises ConfigError for a head with a bias, or that is followed by
+    more than a factor.
+    """
+    head: Any = model.get_output_embeddings()
+    if type(head) not in (nn.Linear, LabelHead) or head.bias is not None:
+        kind = "no output head" if head is None else f"an output head of the kind {head}"
+        why = "log-probabilities are computed from a linear layer without a bias"
+        raise refusal(model.config, named(model), kind, why)
+    return head, logit_scale(model)
 
 
 class LabelHead(nn.Linear):
@@ -45,13 +58,9 @@ class LabelHead(nn.Linear):
 
         Raises ConfigError for a head with a bias, or that is followed by more than a factor.
         """
-        head: Any = model.get_output_embeddings()
-        if type(head) not in (nn.Linear, cls) or head.bias is not None:
-            kind = "no output head" if head is None else f"an output head of the kind {head}"
-            how = "Name a model whose output head is a linear layer without a bias"
-            raise ConfigError("model.path", f"{named(model)} has {kind}", how)
+        head, scale = require_plain_head(model)
         head.__class__ = cls
-        head.scale = logit_scale(model)
+        head.scale = scale
         return cast(LabelHead, head)
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,12 +37,17 @@ from align.files import whole_file
 from align.manifest import remove_manifest, write_folder_manifest
 from align.models.adapters import is_adapted
 from align.models.bases import base_note
-from align.models.exactness import longest_sequence, refuse_untrainable, require_within, warn_of_untrained_positions
+from align.models.exactness import (
+    local_settings,
+    refuse_untrainable,
+    require_rows_within,
+    warn_of_untrained_positions,
+)
 from align.models.logps import TreeModel, TreePolicy
 from align.reporting import MetricsFile, logger
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.checkpoints import CheckpointFolders, run_identity
-from align.trainers.checks import check_packing, check_terminators, show_supervision
+from align.trainers.checks import check_longest_row, check_packing, check_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.disk import disk_need, require_space, require_space_for_checkpoint, require_space_for_model
 from align.trainers.guards import StepGuards, memory_errors
@@ -105,9 +110,7 @@ class TreeTrainer(Trainer, ABC):
         eval_trees: Sequence[PromptTree] | None = None,
     ) -> None:
         refuse_untrainable(model.model)
-        if model.limit is not None:
-            for each in (trees, eval_trees or ()):
-                require_within(model.limit, longest_sequence(each, floor=model.limit.tokens))
+        require_rows_within(model.limit, trees, eval_trees)
         if arguments.process_index == 0:
             warn_of_untrained_positions(model.model, trees)
         self.trees = trees
@@ -312,7 +315,12 @@ class TreeTrainer(Trainer, ABC):
 
     @torch.no_grad()
     def _check_packing(self, model: torch.nn.Module, rows: Sequence[PromptTree]) -> None:
-        check_packing(lambda batch: model(batch.to(self.args.device)), rows, low_precision=self.model.low_precision)
+        def values_of(batch: TreeBatch) -> torch.Tensor:
+            return cast(torch.Tensor, model(batch.to(self.args.device)))
+
+        check_packing(values_of, rows, low_precision=self.model.low_precision)
+        if settings := local_settings(self.model.config):
+            check_longest_row(values_of, self.trees, settings, low_precision=self.model.low_precision)
 
     def _batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
         return self._collated(self.trees, members, weight)

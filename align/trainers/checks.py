@@ -19,7 +19,7 @@ from align.chat.protocol import ChatProtocol
 from align.errors import CheckError
 from align.reporting import drawn, logger
 from align.tree.encode import PromptTree, Segment
-from align.tree.pack import TreeBatch, collate
+from align.tree.pack import TreeBatch, collate, tree_numbers
 
 log = logger(__name__)
 
@@ -123,6 +123,27 @@ def check_packing(
     own = _require_own(one_branch, plain, f"row {tree.id}", tolerance)
     found = f"{gap:.1e} from them and {own:.1e} from the model's own forward pass"
     log.info("packed rows equal completions alone: a row differs by %s (at most %g)", found, tolerance)
+
+
+def check_longest_row(
+    values_of: Callable[[TreeBatch], Tensor],
+    trees: Sequence[PromptTree],
+    settings: Sequence[str],
+    *,
+    low_precision: bool,
+) -> None:
+    """Raise CheckError if a long completion has other values in the model's own forward pass.
+
+    `check_packing` takes a short row, on which a window of 4096 tokens has no effect. This check takes the longest
+    completion of the run's largest tree, for models that may have a window.
+
+    trees: all rows of the run. settings: what may limit the attention, such as `sliding_window=4096`, for the log.
+    """
+    tree = trees[int(tree_numbers(trees, "tokens").argmax())]
+    tree = replace(tree, branches=(max(tree.branches, key=lambda branch: len(branch.ids)),))
+    check_own_forward(values_of, tree, f"row {tree.id}", PACKING_TOLERANCE[low_precision])
+    found = f"of {tree.tokens} tokens equals the model's own forward pass"
+    log.info("the longest row %s (config.json has %s)", found, ", ".join(settings))
 
 
 def check_own_forward(values_of: Callable[[TreeBatch], Tensor], tree: PromptTree, where: str, tolerance: float) -> None:

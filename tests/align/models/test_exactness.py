@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Qwen2, window": (
         "Qwen2Config",
         {"use_sliding_window": True, "sliding_window": LONGEST - 1, "max_window_layers": 0},
-        rf"sliding_window=69 is smaller than a prompt with its completion \({LONGEST} tokens\)",
+        rf"is a qwen2 model with sliding_window=69, which is smaller than a prompt .* \({LONGEST} tokens\): packed",
     ),
     "Mistral, window": ("MistralConfig", {"sliding_window": 16}, "sliding_window=16"),
     "Phi-3, window": ("Phi3Config", {"sliding_window": 16}, "sliding_window=16"),
@@ -115,8 +115,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Cohere 2, window": ("Cohere2Config", {"sliding_window": 16}, "sliding_window=16"),
     "Llama 4, chunks": (
         "Llama4TextConfig",
-        {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 16},
+        {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 16}
+        | {"attn_temperature_tuning": False},
         "attention_chunk_size=16",
+    ),
+    "Llama 4, temperature by place": (
+        "Llama4TextConfig",
+        {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48, "attention_chunk_size": None},
+        "attn_temperature_tuning: it scales attention by the place in the packed row",
     ),
     "Llama, dynamic positions": (
         "LlamaConfig",
@@ -247,13 +253,15 @@ def test_a_class_whose_attention_cannot_be_replaced_is_refused_before_it_is_made
         with pytest.raises(ConfigError, match=r"output head .* bias=True"):
             TreePolicy(model_of(*CLOSED[name]))
         return
-    with pytest.raises(ConfigError, match=r"/m is a .*transformers' AttentionInterface"):
+    with pytest.raises(ConfigError, match=r"/m is a .* model .*transformers' AttentionInterface"):
         require_open_attention(config_of(*CLOSED[name]), "/m")
 
 
 def test_such_a_checkpoint_is_refused_by_its_cause(tmp_path: Path, tiny_checkpoint: Path) -> None:
     folder = checkpoint_of(*CLOSED["Falcon"], tmp_path, tiny_checkpoint)
-    with pytest.raises(ConfigError, match=rf"{folder} is a FalconForCausalLM.*packed trees need to replace it"):
+    with pytest.raises(
+        ConfigError, match=rf"{folder} is a falcon model.* FalconForCausalLM.*packed trees need to replace it"
+    ):
         load_policy(ModelConfig(path=folder))
 
 
@@ -301,6 +309,7 @@ def test_the_attention_function_drops_no_argument(argument: dict[str, Any], caus
 def test_the_limit_is_the_smallest_of_those_that_apply() -> None:
     def limit(name: str, **more: Any) -> Limit | None:
         class Model:
+            name_or_path = "m"
             config = config_of(name, more)
             named_modules = staticmethod(list)
 
@@ -343,18 +352,22 @@ def checkpoint_of(name: str, more: dict[str, Any], folder: Path, tiny_checkpoint
 @pytest.mark.parametrize(
     "name, more, cause",
     [
-        ("MistralConfig", {"sliding_window": 16}, r"sliding_window=16 is smaller than a prompt with its completion"),
+        (
+            "MistralConfig",
+            {"sliding_window": 16},
+            r"sliding_window=16, which is smaller than a prompt with its completion",
+        ),
         ("LlamaConfig", {"attention_dropout": 0.1}, r"attention_dropout=0\.1.*Set attention_dropout to 0"),
         ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4}, r"attn_pdrop=0\.1"),
         (
             "GPT2Config",
             {"n_embd": 32, "n_layer": 2, "n_head": 4, "max_position_embeddings": 16, "attn_pdrop": 0},
-            r"transformer\.wpe with 16 learned positions is smaller than a prompt with its completion",
+            r"transformer\.wpe with 16 learned positions, which is smaller than a prompt",
         ),
         (
             "OPTConfig",
             {"ffn_dim": 32, "word_embed_proj_dim": 32, "max_position_embeddings": 16},
-            r"model\.decoder\.embed_positions with 16 learned positions is smaller than",
+            r"model\.decoder\.embed_positions with 16 learned positions, which is smaller than",
         ),
         (
             "MixtralConfig",
