@@ -31,7 +31,7 @@ from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.generation.backend import Completion
 from align.models.devices import on_device
-from align.models.exactness import batch_limit, refuse_unsampled
+from align.models.exactness import batch_limit, named, refusal, refuse_unsampled
 from align.settings import SamplingConfig
 
 PREFILL_TOKENS = 8192
@@ -324,6 +324,9 @@ class _Batch:
             logits_to_keep=1,
             **{self.cache_name: cache},
         ).logits[:, -1]
+        if not cache.layers:
+            why = "a decoding step would see one token only"
+            raise refusal(self.model.config, named(self.model), "no cache of keys and values", why)
         new = [
             _Row(group.prompt, place, [], self._uniforms(group.seeds[place]))
             for group in groups

@@ -58,7 +58,7 @@ def require_supported(path: str | Path, use: Use, revision: str | None = None, *
     checkpoint = Checkpoint(name, folder, raw, tensors={}, manifest={})
     config = model_config(checkpoint)
     _refuse_own_code(config, raw, name)
-    refuse_config(config, name, use)
+    refuse_config(config, name, "generation" if use == "generation" else "scoring")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise refusal(config, name, "no causal language model in transformers", "it cannot write text token by token")
     if scorer and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:

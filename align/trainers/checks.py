@@ -160,8 +160,8 @@ def _require_own(values: Tensor, own: Tensor, where: str, tolerance: float) -> f
     if not gap <= tolerance:
         what = f"its values differ by {gap:.2g} from the model's own forward pass, expected at most {tolerance:g}"
         how = (
-            "The architecture does something that packed trees do not (align/models/exactness.py lists what is known): "
-            "name another model"
+            "The architecture does something that packed trees do not compute: choose another model "
+            "(docs/models.md), and report this one"
         )
         raise CheckError(where, what, how)
     return gap
