@@ -119,13 +119,13 @@ def refuse_inexact(model: Any) -> None:
 
 def refuse_untrainable(model: Any) -> None:
     """Raise ConfigError for a model that can score packed trees, but cannot be trained on them."""
-    refuse_config(model.config, named(model), "training")
     kinds = {place: type(module).__name__ for place, module in model.named_modules()}
     named_so = (place for place in kinds if place.rpartition(".")[2] == "experts")
     of_that_class = (place for place, kind in kinds.items() if _EXPERTS.search(kind))
     for place in itertools.islice(itertools.chain(named_so, of_that_class), 1):
         why = "its router's auxiliary loss is not computed here, and its fused expert weights are not saved"
         raise refusal(model.config, named(model), f"a mixture of experts ({place})", why)
+    refuse_config(model.config, named(model), "training")
 
 
 def refuse_unsampled(model: Any) -> None:

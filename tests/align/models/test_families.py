@@ -460,7 +460,7 @@ def test_a_model_that_transformers_has_no_class_for_is_refused(tmp_path: Path) -
     edit(folder, model_type="chatglm", auto_map={"AutoConfig": "configuration_chatglm.ChatGLMConfig"})
     for use in EVERY_USE:
         with pytest.raises(
-            CheckpointError, match="has the model_type 'chatglm', .* and its own code, which is never run"
+            CheckpointError, match=r"has the model_type 'chatglm', .* and its own code, which is never run"
         ):
             require_supported(folder, use)
 
