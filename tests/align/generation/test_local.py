@@ -18,7 +18,7 @@ from align.settings import SamplingConfig
 
 VOCABULARY = 97
 STOP, PAD = 7, 0
-PROTOCOL = SimpleNamespace(name="bare", syntax="hermes", stop_ids=(STOP,), pad_id=PAD)
+PROTOCOL = SimpleNamespace(identity=("bare", "hermes"), stop_ids=(STOP,), pad_id=PAD)
 
 
 @pytest.fixture(autouse=True, scope="module")
