@@ -49,6 +49,7 @@ def deltas(base: Path, folder: Path) -> dict[str, torch.Tensor]:
     return {name: layer.get_delta_weight("default").detach() for name, layer in layers.items()}
 
 
+@pytest.mark.slow
 def test_the_mean_adds_the_mean_of_what_the_members_add(
     tmp_path: Path, tiny_checkpoint: Path, chatml_tokenizer: Any
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_mean_adds_the_mean_of_what_the_members_add(
     torch.testing.assert_close(went_on, sampled, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_trained_heads_of_reward_adapters_are_averaged(
     tmp_path: Path, tiny_checkpoint: Path, chatml_tokenizer: Any
 ) -> None:
