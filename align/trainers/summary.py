@@ -189,7 +189,9 @@ def _parts(facts: Mapping[str, Any], model: ModelConfig) -> str:
     else:
         parts.append(f"{_count(trained)} trained ({trained / total:.2%})")
     if model.lora is not None:
-        parts.append(f"LoRA rank {model.lora.rank}, alpha {model.lora.alpha}")
+        kind = "DoRA" if model.lora.use_dora else "LoRA"
+        scaling = ", rsLoRA" if model.lora.use_rslora else ""
+        parts.append(f"{kind} rank {model.lora.rank}, alpha {model.lora.alpha}{scaling}")
     if model.quantization is not None:
         parts.append(f"frozen weights in {model.quantization}")
     return ", ".join(parts)
