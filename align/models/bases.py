@@ -62,11 +62,11 @@ def note_of(base: Checkpoint, folder: Path) -> dict[str, Any]:
     """The same for a base that is known."""
     name, revision = base_name(base)
     note: dict[str, Any] = {"weights": weights_fingerprint(base)}
-    if Path(name).is_absolute():
+    if not Path(name).is_absolute():
+        note |= {"name": name, "revision": revision}
+    if Path(base.name).is_dir():
         # Of the real folders: where `runs` is a link to /scratch/runs, runs/a/.. is /scratch/runs
         note["path"] = os.path.relpath(base.folder.resolve(), folder.resolve())
-    else:
-        note |= {"name": name, "revision": revision}
     return {"base": note}
 
 

@@ -413,8 +413,8 @@ def test_dpo_trains_an_sft_adapter_on_against_base_and_sft_adapter(
 def test_dpo_trains_a_dora_adapter_on_with_its_magnitudes(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Reference and policy begin equal on top of an adapter with magnitudes, which are trained and saved."""
     model = {"lora": LORA.model_copy(update={"use_dora": True, "use_rslora": True})}
-    begun = train("sft", tmp_path / "sft", tiny_checkpoint, model=model, epochs=1)
-    done = train("dpo", tmp_path / "dpo", begun, model=model, batch_size=24, epochs=2)
+    begun = train("sft", tmp_path / "sft", tiny_checkpoint, model=model, max_steps=1)
+    done = train("dpo", tmp_path / "dpo", begun, model=model, batch_size=24, epochs=1)
     first = metrics(done)[0]
     assert first["absolute_margin"] == 0
     assert first["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -644,18 +644,17 @@ def test_nf4_maps_to_doubly_quantized_blocks_with_products_in_the_models_type(
     assert quantization_config(ModelConfig(path=tmp_path)) is None
 
 
-def test_four_bits_are_refused_where_they_cannot_be_trained_over_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_four_bits_are_refused_where_they_cannot_be_trained_over_before_anything_is_loaded(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = tmp_path / "no-checkpoint"
     with pytest.raises(ConfigError, match=r"model\.quantization: 4-bit weights cannot be trained.*Add model\.lora"):
-        train("sft", tmp_path / "run", nowhere, model={"lora": None, "quantization": "nf4"})
+        train("sft", tmp_path / "run", tiny_checkpoint, model={"lora": None, "quantization": "nf4"})
     monkeypatch.setattr(quantization, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(ConfigError, match=r"model\.quantization: .*bitsandbytes is not installed here.*pip install"):
-        train("sft", tmp_path / "run", nowhere, model={"quantization": "nf4"})
+        train("sft", tmp_path / "run", tiny_checkpoint, model={"quantization": "nf4"})
     monkeypatch.setattr(quantization, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ConfigError, match=r"model\.quantization: 4-bit weights are not sharded by ZeRO-3.*--multi_gpu"):
-        train("sft", tmp_path / "run", nowhere, model={"quantization": "nf4"})
+        train("sft", tmp_path / "run", tiny_checkpoint, model={"quantization": "nf4"})
 
 
 def test_a_quantized_model_is_asked_for_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
