@@ -24,7 +24,7 @@ from align.models.adapters import is_adapted
 from align.precision import kept
 from align.reporting import commands, duration, fields, logger
 from align.settings import ModelConfig, TrainingConfig
-from align.trainers.data import DROPPED
+from align.trainers.data import DROPPED, HELD_OUT
 from align.trainers.trackers import Speed, parameter_counts, peak_memory, run_name
 from align.trainers.validation import Validation
 from align.tree.encode import PromptTree
@@ -221,11 +221,13 @@ def _data_lines(trainer: Summarized, facts: Mapping[str, Any]) -> list[tuple[str
     """The rows that were read, dropped and kept."""
     record = _record(trainer.output / DROPPED)
     read = sum(source.get("read", 0) for source in record.get("sources", {}).values())
-    dropped = record.get("dropped", {})
+    dropped = dict(record.get("dropped", {}))
+    held_out = dropped.pop(HELD_OUT, 0)
     names = ", ".join(record.get("sources", {})) or "rows"
     line = f"{facts['rows']:,} rows kept"
     if read:
-        line = f"{read:,} rows read, {sum(dropped.values()):,} dropped, {facts['rows']:,} kept"
+        taken = f"{held_out:,} held out, " if held_out else ""
+        line = f"{read:,} rows read, {taken}{sum(dropped.values()):,} dropped, {facts['rows']:,} kept"
     lines = [("data", f"{names}: {line}")]
     if dropped:
         most = sorted(dropped.items(), key=lambda each: -each[1])
@@ -248,18 +250,20 @@ def _trains_on(trainer: Summarized) -> str:
     section = trainer.recipe.get(trainer.stage) or {}
     setting = {"sft": section.get("train_on", "final"), "dpo": section.get("mask_format_tokens", True)}
     text = TRAINS_ON.get((trainer.stage, setting.get(trainer.stage)), "")
-    if trainer.stage == "dpo" and section.get("nll_coefficient"):
-        text += f"; and {section['nll_coefficient']:g} times the negative log-likelihood of chosen"
+    if trainer.stage == "dpo":
+        text += f" (dpo.loss: {section['loss']}, beta {section['beta']:g})"
+        if section["nll_coefficient"]:
+            text += f", and {section['nll_coefficient']:g} times the negative log-likelihood of chosen"
     return text
 
 
 def _batch(trainer: Summarized, facts: Mapping[str, Any]) -> str:
     processes, rows, plan = facts["processes"], facts["batch_size"], trainer.plan
-    each = f"{rows / processes:.3g}".rstrip("0").rstrip(".") if rows % processes else str(rows // processes)
-    spread = f"{processes} process{'' if processes == 1 else 'es'} x {'about ' if rows % processes else ''}{each} rows"
+    each = f"about {rows / processes:,.1f}" if rows % processes else f"{rows // processes:,}"
+    spread = f"{processes} process{'' if processes == 1 else 'es'} x {each} rows"
     bins = len(plan[0].bins)
     packed = f"{bins} packed row{'' if bins == 1 else 's'} of up to {plan.token_budget:,} tokens in the first step"
-    return f"{rows} rows a step = {spread}; {packed}, {plan.filled_share():.0%} filled"
+    return f"{rows:,} rows a step = {spread}; {packed}, {plan.filled_share():.0%} filled"
 
 
 def _steps(plan: RunPlan, training: TrainingConfig, step: int) -> str:

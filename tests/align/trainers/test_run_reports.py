@@ -94,7 +94,10 @@ def test_the_first_word_says_what_is_trained_and_where(reported: SimpleNamespace
     assert said["batch"].startswith("2 rows a step = 1 process x 2 rows; ")
     assert said["steps"] == "6 (2 epochs of 3 steps)"
     assert said["held out"] == "2 rows, evaluated every 100 steps and after the last; best by eval_loss"
-    assert "chosen against that of rejected" in said["trains on"]
+    assert said["trains on"] == (
+        "the content of chosen against that of rejected, without headers and end tokens (dpo.loss: sigmoid, beta 0.3), "
+        "and 0.2 times the negative log-likelihood of chosen"
+    )
     assert said["trackers"] == "tensorboard: run first of project demo"
     assert said["result"].startswith(f"{reported.folder}/")
 
