@@ -36,7 +36,9 @@ _BY_NUMBER = {
     errno.ENOMEM: ("there is not enough memory", "Lower data.token_budget or sampling.batch_size"),
     errno.EADDRINUSE: ("the address is in use by another program", "Choose another port"),
 }
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|not enough memory", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
+)
 _DISK_FULL = re.compile(r"no space left|disk is full|os error 28\b", re.IGNORECASE)
 # The repository that an error of the Hub names, in an address or in quotes:
 #   "404 ... url: https://huggingface.co/api/models/me/model/revision/main"   me/model
@@ -62,8 +64,8 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
         if about_the_hub is not None:
             return about_the_hub
     names = {cls.__name__ for cls in type(error).__mro__}
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or _is_torch_memory(error):
-        how = "Lower data.token_budget or sampling.batch_size, or set model.gradient_checkpointing: true"
+    if is_out_of_memory(error):
+        how = "Lower data.token_budget, token_budget or sampling.batch_size, whichever this recipe has"
         return AlignError("memory", f"there is not enough: {_first_line(error) or 'MemoryError'}", how)
     if "SafetensorError" in names:
         if _DISK_FULL.search(str(error)):
@@ -100,7 +102,10 @@ def _of_the_hub(error: BaseException, names: str) -> AlignError | None:
     return problem and AlignError(name or "Hugging Face Hub", problem.what, problem.how)
 
 
-def _is_torch_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or the GPU is used up: torch has no class for the CPU's."""
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in {cls.__name__ for cls in type(error).__mro__}:
+        return True
     return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 

@@ -32,6 +32,7 @@ from align.files import fingerprint_of
 from align.generation.backend import Completion
 from align.models.devices import on_device
 from align.models.exactness import batch_limit, named, refusal, refuse_unsampled
+from align.models.memory import memory_errors
 from align.settings import SamplingConfig
 
 PREFILL_TOKENS = 8192
@@ -90,15 +91,23 @@ class LocalBackend:
         finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
         waiting = self._groups(prompts, seeds)
         batch = _Batch(self.model, self.protocol.pad_id, self.sampling)
-        while waiting or batch.rows:
-            admitted = self._admitted(waiting, self.sampling.batch_size - len(batch.rows))
-            if admitted:
-                batch.admit(admitted)
-            else:
-                batch.decode()
-            for prompt, place, completion in batch.take_finished(self.protocol.stop_ids):
-                finished[prompt][place] = completion
+        with memory_errors("sampling", lambda: "completions were sampled", lambda: self._less(prompts)):
+            while waiting or batch.rows:
+                admitted = self._admitted(waiting, self.sampling.batch_size - len(batch.rows))
+                if admitted:
+                    batch.admit(admitted)
+                else:
+                    batch.decode()
+                for prompt, place, completion in batch.take_finished(self.protocol.stop_ids):
+                    finished[prompt][place] = completion
         return [[completion for completion in group if completion is not None] for group in finished]
+
+    def _less(self, prompts: Sequence[Sequence[int]]) -> str:
+        """What would need less memory."""
+        size, most = self.sampling.batch_size, self.sampling.max_completion_tokens
+        how = f"Lower sampling.batch_size (now {size})" if size > 1 else "Leave out the longest prompts"
+        longest = max(map(len, prompts))
+        return f"{how} or sampling.max_completion_tokens (now {most}); the longest prompt has {longest} tokens"
 
     def _admitted(self, waiting: deque[_Group], free: int) -> list[_Group]:
         """Groups that enter now: none until a quarter of the batch is free, since each admission copies the cache."""

@@ -19,6 +19,7 @@ from align.judges.judge import ScoreRequest
 from align.models.devices import on_device
 from align.models.loading import load_reward_model, load_tokenizer_for
 from align.models.logps import TreePolicy, TreeScorer
+from align.models.memory import memory_errors
 from align.rows import Messages
 from align.settings import ModelConfig
 from align.trainers.checks import PACKING_TOLERANCE, check_own_forward
@@ -75,7 +76,8 @@ class RewardModelJudge:
         scores: list[list[float]] = [[] for _ in trees]
         device = next(self.model.parameters()).device
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
-            flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
+            with memory_errors("scoring", lambda: "completions were scored", lambda: self._less(trees)):
+                flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
             self._check(flat, [trees[place] for place in places])
             if not self._proved:
                 self._prove(min((trees[place] for place in places), key=lambda tree: tree.tokens), device)
@@ -86,6 +88,12 @@ class RewardModelJudge:
         for owner, part in zip(owners, scores, strict=True):
             found[owner].extend(part)
         return found
+
+    def _less(self, trees: Sequence[PromptTree]) -> str:
+        """What would need less memory."""
+        longest = max(tree.tokens for tree in trees)
+        now = f"token_budget (now {self.token_budget}; the longest prompt with its completions has {longest} tokens)"
+        return f"Lower {now}, or load the model in bfloat16 (its dtype)"
 
     def _prove(self, tree: PromptTree, device: torch.device) -> None:
         """Check, once for each judge and on one short row, that scores equal those of the model's own forward pass."""

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as transformers_logging
 
 from align.errors import AlignError, CheckpointError
+from align.failures import is_out_of_memory
 from align.models.checkpoints import CONFIG, HEAD, Checkpoint, require_known_architecture
 
 _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
@@ -185,9 +186,11 @@ def as_checkpoint_error(checkpoint: Checkpoint, problem: str) -> Iterator[None]:
     """In the block, any error of transformers about a config or file becomes a CheckpointError with `problem`."""
     try:
         yield
-    except (AlignError, torch.OutOfMemoryError, MemoryError):
+    except AlignError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         first = (str(error).strip().splitlines() or [""])[0][:300]
         what = f"{problem} ({type(error).__name__}: {first})"
         how = f"Compare {CONFIG} with that of the original model; its model_type is {checkpoint.config['model_type']}"

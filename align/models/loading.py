@@ -40,6 +40,7 @@ from align.models.devices import on_device
 from align.models.exactness import own_implementation
 from align.models.fitting import quietly_loaded, require_finite, require_finite_files, require_fit
 from align.models.logps import TreePolicy, TreeScorer
+from align.models.memory import while_loading
 from align.models.quantization import quantization_config
 from align.models.serving import generation_stop_ids
 from align.models.support import require_supported
@@ -144,11 +145,13 @@ def load_generator(path: str | Path, dtype: str = "auto", revision: str | None =
     own = own_implementation(require_supported(path, "generation", revision))
     adapter, checkpoint = _opened(path, revision, scorer=False)
     held_in = getattr(torch, resolved_dtype(dtype))
-    model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation=own)
-    require_finite(model, checkpoint.name)
-    if adapter is not None:
-        model = attached(model, adapter.folder, merge=True)
-    return on_device(model).eval()
+    how = "Set sampling.dtype=bfloat16, or use" if held_in == torch.float32 else "Use"
+    with while_loading(checkpoint, held_in, f"{how} a smaller model or a device with more memory"):
+        model = quietly_loaded(AutoModelForCausalLM, checkpoint, dtype=held_in, attn_implementation=own)
+        require_finite(model, checkpoint.name)
+        if adapter is not None:
+            model = attached(model, adapter.folder, merge=True)
+        return on_device(model).eval()
 
 
 def _opened(
@@ -186,7 +189,8 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
     )
     set_seed(seed)
     kind: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
-    model = quietly_loaded(kind, checkpoint, **arguments, **({"num_labels": 1} if scorer else {}))
+    with while_loading(checkpoint, arguments["dtype"], _smaller(config)):
+        model = quietly_loaded(kind, checkpoint, **arguments, **({"num_labels": 1} if scorer else {}))
     if quantized or is_deepspeed_zero3_enabled():  # in memory the values are packed, or spread over processes
         require_finite_files(checkpoint)
     else:
@@ -201,6 +205,18 @@ def _loaded(config: ModelConfig, seed: int, *, scorer: bool, fresh_head: bool = 
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def _smaller(config: ModelConfig) -> str:
+    """What would need less memory for the weights themselves."""
+    if is_deepspeed_zero3_enabled():
+        return "Start more processes, or use a smaller model"
+    spread = "spread the weights over GPUs: accelerate launch --config_file recipes/launch/zero3.yaml"
+    if config.lora is None:
+        return f"Train an adapter over weights in 4 bits (model.lora={{}} model.quantization=nf4), or {spread}"
+    if config.quantization is None:
+        return f"Store the frozen weights in 4 bits (model.quantization=nf4), or {spread}"
+    return f"Use a smaller model, or {spread}"
 
 
 def _arguments(config: ModelConfig) -> dict[str, Any]:

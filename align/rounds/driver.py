@@ -205,6 +205,8 @@ class _Driver:
             self.ledger.end_stage(record_id, "failed")
             self._report(stage, "failed")
             ended = f"ended with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+            if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+                ended += ", which Linux does when the memory of the machine is used up,"
             raise self._failure(stage, f"{ended} after {duration(time.monotonic() - began)}")
         missing = [path for path in stage.outputs.values() if not path.exists()]
         if missing:

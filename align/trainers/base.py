@@ -50,7 +50,8 @@ from align.trainers.checkpoints import CheckpointFolders, run_identity
 from align.trainers.checks import check_longest_row, check_packing, check_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.disk import disk_need, require_space, require_space_for_checkpoint, require_space_for_model
-from align.trainers.guards import StepGuards, memory_errors
+from align.trainers.guards import StepGuards
+from align.trainers.memory import StepMemory, memory_errors
 from align.trainers.metrics import MetricSums
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.processes import Processes
@@ -189,7 +190,7 @@ class TreeTrainer(Trainer, ABC):
         rows and tokenizer, it is left as it is; if they differ, the run is refused.
         """
         how = "Free some space, or name another training.output_dir; the same command resumes from the last checkpoint"
-        memory = memory_errors(lambda: self.state.global_step + 1, self.plan.token_budget)
+        memory = memory_errors(lambda: self.state.global_step + 1, self._step_memory())
         try:
             with self._steering.signals(), write_errors(self.output, how), memory, tracker_environment(self.training):
                 return self._fit()
@@ -197,6 +198,17 @@ class TreeTrainer(Trainer, ABC):
             if self.is_world_process_zero():
                 discard_temporary(self.output)
                 release_output(self.output)
+
+    def _step_memory(self) -> StepMemory:
+        return StepMemory(
+            self.start,
+            self.training,
+            token_budget=self.plan.token_budget,
+            longest_row=int(self.plan.sizes.max()),
+            precision=self.model.precision,
+            on_gpu=self.args.device.type == "cuda",
+            sharded=self.is_deepspeed_enabled,
+        )
 
     def _fit(self) -> Path:
         agree = self.processes.agree

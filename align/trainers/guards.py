@@ -1,4 +1,4 @@
-"""Guards during training: values that are not finite, and running out of memory. Each stops the run with one message.
+"""Guards during training: values that are not finite stop the run with one message.
 
 A step that fails a guard is never saved: the loss is checked before the backward pass, the gradient norm before the
 optimizer uses the gradients, and the weights before every save. What is checked before the first step is
@@ -8,14 +8,12 @@ in `align/trainers/checks.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from align.errors import AlignError, CheckError, ConfigError
+from align.errors import CheckError
 from align.models.fitting import is_finite
 from align.settings import TrainingConfig
 from align.trainers.processes import Processes
@@ -23,7 +21,6 @@ from align.tree.encode import PromptTree
 
 _NAMED_ROWS = 8
 """At most this many rows are named in an error."""
-_CPU_MEMORY = "can't allocate memory"
 
 
 @dataclass
@@ -80,25 +77,3 @@ class StepGuards:
     def _what_to_change(self) -> str:
         rate = f"training.learning_rate ({self.training.learning_rate:g})"
         return f"Look at these rows, or lower {rate} or training.max_grad_norm ({self.training.max_grad_norm:g})"
-
-
-@contextmanager
-def memory_errors(step: Callable[[], int], token_budget: int) -> Iterator[None]:
-    """In the block, running out of memory becomes a ConfigError that names the settings to lower.
-
-    step: gives the number of the current optimizer step, for the message. token_budget: the current setting.
-    """
-    try:
-        yield
-    except AlignError:
-        raise
-    except (MemoryError, RuntimeError) as error:
-        # torch's CPU allocator has no error class of its own.
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and _CPU_MEMORY not in str(error):
-            raise
-        what = f"out of memory in step {step()} ({str(error).partition(chr(10))[0][:200]})"
-        how = (
-            f"Lower data.token_budget (now {token_budget}), set model.gradient_checkpointing: true, "
-            "or spread the model over more GPUs with a DeepSpeed file"
-        )
-        raise ConfigError("training", what, how) from None
