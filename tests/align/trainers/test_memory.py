@@ -90,7 +90,9 @@ def test_other_errors_stay_what_they_are() -> None:
 def test_a_training_step_sampling_scoring_and_loading_name_their_settings(
     tmp_path: Path, tiny_checkpoint: Path, tiny_reward_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import LlamaForCausalLM, LlamaModel
+    from transformers import LlamaModel
+
+    from align.models import loading
 
     _, protocol = load_tokenizer(tiny_checkpoint)
     backend = LocalBackend(load_generator(tiny_checkpoint, "float32"), protocol, SamplingConfig(batch_size=8))
@@ -106,7 +108,7 @@ def test_a_training_step_sampling_scoring_and_loading_name_their_settings(
         with pytest.raises(AlignError, match=r"^scoring: out of memory while .*Lower token_budget \(now 512; the"):
             judge.score_many([ask])
     with monkeypatch.context() as patch:
-        patch.setattr(LlamaForCausalLM, "tie_weights", too_much)
+        patch.setattr(loading, "quietly_loaded", too_much)
         expected = r"out of memory while its 0\.1M parameters were loaded, 0\.0 GB in float32 .* Set sampling\.dtype"
         with pytest.raises(AlignError, match=expected):
             load_generator(tiny_checkpoint, "float32")
