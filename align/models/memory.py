@@ -35,5 +35,5 @@ def while_loading(checkpoint: Checkpoint, dtype: torch.dtype, how: str) -> Abstr
     numbers = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     size = f"{numbers * dtype.itemsize / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}"
     return memory_errors(
-        checkpoint.name, lambda: f"its {numbers / 1e6:,.0f}M parameters were loaded, {size}", lambda: how
+        checkpoint.name, lambda: f"its {numbers / 1e6:,.1f}M parameters were loaded, {size}", lambda: how
     )
