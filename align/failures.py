@@ -65,7 +65,7 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
             return about_the_hub
     names = {cls.__name__ for cls in type(error).__mro__}
     if is_out_of_memory(error):
-        how = "Lower data.token_budget, token_budget or sampling.batch_size, whichever this recipe has"
+        how = "Lower data.token_budget or sampling.batch_size, whichever this recipe has"
         return AlignError("memory", f"there is not enough: {_first_line(error) or 'MemoryError'}", how)
     if "SafetensorError" in names:
         if _DISK_FULL.search(str(error)):
