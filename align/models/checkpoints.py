@@ -492,9 +492,9 @@ def _base_folder(adapter: Path, name: str, near: object) -> str | None:
 
     name: as the adapter's config has it. near: its path from the adapter's folder, where that is known.
     """
-    beside = (adapter / near).resolve() if isinstance(near, str) and near else None
-    if beside is not None and beside.is_dir():
-        return name if Path(name).is_dir() and Path(name).samefile(beside) else str(beside)
+    relative = (adapter / near).resolve() if isinstance(near, str) and near else None
+    if relative is not None and relative.is_dir():
+        return name if Path(name).is_dir() and Path(name).samefile(relative) else str(relative)
     return next((str(place) for place in (Path(name), adapter / name) if place.is_dir()), None)
 
 
