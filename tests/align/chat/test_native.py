@@ -172,6 +172,8 @@ USABLE = [
     ("phi", "phi3_training", {}, "<|end|>"),
     ("gemma", "gemma", {}, "<end_of_turn>"),
     ("gemma", "gemma_training", {}, "<end_of_turn>"),
+    ("gemma", "gemma3", {}, "<end_of_turn>"),
+    ("chatml", "qwen3_5_think", {"template_kwargs": {"enable_thinking": False}}, "<|im_end|>"),
     ("chatml", SMOLLM2, {}, "<|im_end|>"),
     ("mistral", ZEPHYR, {}, "</s>"),
     ("mistral", MISTRAL, {}, "</s>"),
@@ -271,6 +273,7 @@ def test_every_token_of_the_loss_is_in_trls_assistant_mask(
         ("mistral", LLAMA2, {}, "removes or adds white space around a trained message"),
         ("r1", "deepseek_r1_distill", {}, "does not continue the prompt of a trained message"),
         ("r1", "deepseek_r1_distill_training", {}, "does not continue the prompt of a trained message"),
+        ("r1", "deepseekv3", {}, "does not continue the prompt of a trained message"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_when_it_is_loaded(
