@@ -22,8 +22,11 @@ import numpy as np
 
 from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind
 from align.errors import RowError
+from align.reporting import logger
 from align.rows import Messages, PreferenceRow, SFTRow, completion_start
 from align.settings import PreferenceDataConfig, TreeDataConfig
+
+log = logger(__name__)
 
 CHUNK_ROWS = 512
 """Rows that are encoded with one call of the tokenizer."""
@@ -158,12 +161,14 @@ def _kept(
     asks: Iterable[Ask], protocol: ChatProtocol, data: TreeDataConfig, dropped: Counter[str]
 ) -> Iterator[PromptTree]:
     for chunk in _chunks(asks, CHUNK_ROWS):
-        for tree in _trees(chunk, protocol):
+        for ask, tree in zip(chunk, _trees(chunk, protocol), strict=True):
             reason = _reason_to_drop(tree, protocol, data)
             if reason is None:
                 assert isinstance(tree, PromptTree)
                 yield tree
             else:
+                if isinstance(tree, RowError) and not dropped[reason]:
+                    log.warning("row %s is the first that is dropped for this reason: %s", ask.id, tree)
                 dropped[reason] += 1
 
 

@@ -480,14 +480,20 @@ def test_random_dialogs_equal_apply_chat_template_or_are_refused_for_a_reason(ma
     assert equal >= 50, refused
 
 
-def test_a_row_that_cannot_be_proved_is_dropped_and_counted(make: Make) -> None:
+def test_a_row_that_cannot_be_proved_is_dropped_and_counted_and_the_first_is_shown(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     protocol = make("gemma", trl_template("gemma"))
-    rows = [SFTRow(id=str(n), source="t", messages=say("a", text)) for n, text in enumerate(["b", " b ", "c"])]
+    rows = [SFTRow(id=str(n), source="t", messages=say("a", text)) for n, text in enumerate(["b", " b ", "c", " c"])]
     dropped = Counter[str]()
+    caplog.clear()
     trees = list(encode_sft(rows, protocol, TreeDataConfig(path="x"), "final", dropped))
     assert [tree.id for tree in trees] == ["0", "2"]
     ((reason, count),) = dropped.items()
-    assert count == 1
+    assert count == 2
+    (record,) = caplog.records
+    assert "row 1 is the first that is dropped for this reason: messages[1]: the template" in record.getMessage()
+    assert "It writes 'b' for ' b '." in record.getMessage()
     assert reason.startswith("no form in the native protocol: the template removes or adds white space")
     assert protocol.tokenizer.decode(trees[0].branches[0].ids[trees[0].branches[0].loss_mask]) == "b<end_of_turn>"
 
