@@ -361,7 +361,7 @@ class TrainingConfig(Section):
         "rmsprop_bnb_32bit",
     ] = "adamw_torch_fused"
     """The optimizer, by its name in transformers. AdamW is that of Llama 2. adafactor and the 8-bit ones need less
-    memory and disk space (docs/checkpoints.md has a table). Those with 8bit, 32bit or bnb in their names and ademamix
+    memory and disk space (docs/optimizers.md has a table). Those with 8bit, 32bit or bnb in their names and ademamix
     require bitsandbytes; paged ones require a GPU."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the mean of the gradients, for Adam, Lion and AdEMAMix. Llama 2: 0.9."""

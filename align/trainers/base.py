@@ -187,7 +187,8 @@ class TreeTrainer(Trainer, ABC):
         """Train to the end, and return the folder of the finished model.
 
         A run resumes from its newest whole checkpoint. If the folder has the finished model of the same config, start,
-        rows and tokenizer, it is left as it is; if they differ, the run is refused.
+        rows and tokenizer, it is left as it is; if they differ, the run is refused. With another number of steps it is
+        extended, if it has kept its optimizer states.
         """
         how = "Free some space, or name another training.output_dir; the same command resumes from the last checkpoint"
         memory = memory_errors(lambda: self.state.global_step + 1, self._step_memory())

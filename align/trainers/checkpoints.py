@@ -81,6 +81,8 @@ class CheckpointFolders:
     """Whether the newest checkpoint keeps its optimizer states when the run is finished."""
     defaults: Mapping[str, Default] = field(default_factory=dict)
     """See `default_values`."""
+    _resumed: Path | None = None
+    """What `newest` has found already, for an extended run: verifying means reading everything."""
     _verified: dict[Path, bool] = field(default_factory=dict)
     """Folders that this process has sealed or checked; each is read once."""
 
@@ -111,6 +113,8 @@ class CheckpointFolders:
 
         Raises CheckpointError if it belongs to another run, or if a file in it could run code.
         """
+        if self._resumed is not None:
+            return self._resumed
         for folder in self._folders():
             try:
                 manifest = self._verify(folder)
@@ -246,7 +250,8 @@ class CheckpointFolders:
         assert self.steps is not None
         if self.steps < before:
             raise CheckpointError(self.output, what, f"Restore {settings}, or choose another training.output_dir")
-        if self.newest() is None:
+        self._resumed = self.newest()
+        if self._resumed is None:
             how = (
                 "To train on, start a new run from this model (model.path, another training.output_dir, the steps that "
                 "are to be added); its optimizer and learning rate begin again. A run that was started with "
@@ -256,8 +261,8 @@ class CheckpointFolders:
 
     def _refuse_beyond_the_end(self, folder: Path) -> None:
         if self.steps is not None and _step(folder) > self.steps:
-            what = f"has {_step(folder)} steps behind it, and {' and '.join(LENGTH)} now give {self.steps} in all"
-            raise CheckpointError(folder, what, f"Set at least {_step(folder)}, or delete the folder")
+            what = f"is of step {_step(folder)}, and {' and '.join(LENGTH)} now give {self.steps} steps in all"
+            raise CheckpointError(folder, what, f"Set at least {_step(folder)} steps, or delete the folder")
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:

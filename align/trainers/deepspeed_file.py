@@ -30,6 +30,8 @@ def require_one_optimizer(training: TrainingConfig) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # DeepSpeed reads it next, and reports what is wrong with it
+    if not isinstance(content, dict):
+        return
     if "scheduler" in content:
         what = "has a section `scheduler`, which would replace training.schedule"
         raise ConfigError(path, what, "Delete the section; the learning rate is set by training.* alone")

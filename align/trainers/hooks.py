@@ -141,6 +141,18 @@ HOOKS: tuple[Hook, ...] = (
         "set: transformers replaces the scheduler when it trains a second time",
         in_source=True,
     ),
+    Hook(
+        "torch.optim.lr_scheduler:LambdaLR.load_state_dict",
+        "align/trainers/schedules.py",
+        "extended: the saved fields of a schedule are not restored, since the number of steps may have changed",
+        ("(self, state_dict)",),
+    ),
+    Hook(
+        "torch.optim.lr_scheduler:LambdaLR._last_lr",
+        "align/trainers/schedules.py",
+        "set: the rates of the schedule for another number of steps",
+        in_source=True,
+    ),
     # accelerate and DeepSpeed
     Hook(
         "accelerate.state:GradientState._set_sync_gradients",
@@ -169,7 +181,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         f"{_ENGINE}.load_checkpoint",
         _SAVING,
-        "called without `load_module_strict` for adapters",
+        "extended: reference log-probabilities come before it; called without `load_module_strict` for adapters",
         (
             "(self, load_dir, tag=None, load_module_strict=True, load_optimizer_states=True, "
             "load_lr_scheduler_states=True, load_module_only=False, custom_load_fn=None)",

@@ -124,7 +124,7 @@ def changed_schedule(training: TrainingConfig, before: int, now: int, done: int)
     old, new = (training.learning_rate * _schedule(training, steps)(done) for steps in (before, now))
     kind = f"the {training.schedule} schedule"
     if step > now:
-        return f"the run now ends at step {now} instead of {before}, which is done"
+        return f"the run now ends at step {now} instead of {before}; all of its steps are done"
     if step > before:
         return f"{kind} now ends at step {now} instead of {before}; step {step} has the learning rate {new:.3g}"
     if old == new:

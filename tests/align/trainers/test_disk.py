@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from align.errors import CheckpointError, ConfigError
 from align.jsonl import write_rows
 from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
+from align.models.averaging import average_checkpoints
+from align.models.loading import load_policy
 from align.rows import Message, SFTRow
 from align.settings import LoRAConfig, ModelConfig, TrainingConfig, TreeDataConfig
 from align.trainers.arguments import training_arguments
@@ -278,6 +280,11 @@ def test_a_finished_model_is_rounded_and_its_checkpoints_are_exact(
     assert (before["dtype"], after["dtype"]) == ("float32", "bfloat16")
     assert before | {"dtype": "bfloat16"} == after
     assert {weight.dtype for weight in AutoModelForCausalLM.from_pretrained(done).parameters()} == {torch.bfloat16}
+    policy = load_policy(ModelConfig(path=done))
+    assert {weight.dtype for weight in policy.parameters()} == {torch.float32}, "the next stage trains in float32"
+    mean = average_checkpoints([done, done], tmp_path / "mean")
+    assert (mean / "model.safetensors").stat().st_size == (done / "model.safetensors").stat().st_size
+    assert json.loads((mean / "config.json").read_text())["dtype"] == "bfloat16"
     with pytest.raises(CheckpointError, match=r"was made with training\.save_dtype=bfloat16, and now .*=auto"):
         train(done, save_steps=2, keep_optimizer=True)
 

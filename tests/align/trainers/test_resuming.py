@@ -147,9 +147,7 @@ def test_fewer_steps_than_are_done_are_refused_and_any_other_number_is_taken(
 ) -> None:
     with left_unfinished():
         train(tmp_path / "run", max_steps=5, save_steps=3)
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint-3: has 3 steps behind it, and .* now give 2 in all\. Set at"
-    ):
+    with pytest.raises(CheckpointError, match=r"checkpoint-3: is of step 3, and .* now give 2 steps in all\. Set at"):
         train(tmp_path / "run", max_steps=2)
     done = train(tmp_path / "run", max_steps=4)
     assert [line["step"] for line in metrics(done)] == [1, 2, 3, 4]
@@ -223,7 +221,7 @@ def test_the_sentence_about_the_schedule() -> None:
         "the learning rate at step 12 changes from 6.89e-06 to 9.98e-06"
     )
     assert changed_schedule(training, 4, 8, 4).endswith("instead of 4; step 5 has the learning rate 7.75e-06")
-    assert changed_schedule(training, 8, 4, 4) == "the run now ends at step 4 instead of 8, which is done"
+    assert changed_schedule(training, 8, 4, 4) == "the run now ends at step 4 instead of 8; all of its steps are done"
 
 
 # Settings
