@@ -214,8 +214,8 @@ class ModelConfig(Section):
     """The date, such as 2024-07-26, that the template of `chat: native` writes in place of today's. Required if it
     asks for the current date (Llama 3.2): the clock's date is never used."""
     call_syntax: Literal["hermes", "json", "function_tag", "python_list"] | None = None
-    """How tool calls are written. None: the syntax of the checkpoint's template if it was saved by this project, else
-    the protocol's default, which is hermes for chatml and json for llama3."""
+    """How tool calls are written. None: the syntax of the checkpoint's template if it was saved by this project, or if
+    chat is native; else the protocol's default, which is hermes for chatml and json for llama3."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of storing its activations: less memory, about a third more
     time."""

@@ -117,7 +117,12 @@ class Native(ChatProtocol):
             self.stop_ids = tuple(dict.fromkeys([*self.terminators, *self.stop_ids]))
         answer, notes = require_usable(self, self.renderer)
         notes += [*what_it_adds(self.renderer, today), *what_it_changes(self, self.renderer, answer)]
-        self._last_token = plain_ids(tokenizer, self.renderer.render([QUESTION, answer]).text)[-1]
+        prompt = self.renderer.render([QUESTION], open_assistant=True).text
+        whole = self.renderer.render([QUESTION, answer]).text
+        self._last_token = plain_ids(tokenizer, whole)[-1]
+        before, _, after = whole.removeprefix(prompt).partition(answer.content)
+        # Mistral writes a space before an answer; ChatML writes <|im_end|> and a line break after it.
+        self._around = before, after
         if today and not self.renderer.asked_for_today:
             what = f"is {today}, and the chat template never asks for the current date"
             how = "Remove it. A template with a date of its own may take a variable: see model.chat_template_kwargs"
@@ -181,7 +186,10 @@ class Native(ChatProtocol):
             self._texts.with_placeholders_in(dialog.tools),
         )
         self._require_calls(messages, tools)
-        self._require_form(dialog)
+        if not dialog.exact and dialog.start == len(messages) - 1 and not messages[-1].tool_calls:
+            return self._as_it_was_said(messages, tools)
+        if dialog.exact:
+            self._require_form(dialog)
         whole = self.renderer.render(messages, tools, open_assistant=dialog.open_assistant)
         places = range(len(messages)) if not dialog.open_assistant else range(0)
         trained = [k for k in places if k >= dialog.start and messages[k].role == "assistant" and messages[k].trained]
@@ -192,8 +200,17 @@ class Native(ChatProtocol):
                 what = "the template does not continue the prompt of a trained message: it writes it in another way"
                 how = f"Once message {k} is there, the text differs from {_first_difference(prompt, whole.text)}"
                 raise RowError(f"messages[{k}]", what, f"{how}. {ELSE}")
-        self._require_context(messages, tools, whole.text, trained)
+        if dialog.exact:
+            self._require_context(messages, tools, whole.text, trained)
         return _Written(messages, whole, prompts, trained)
+
+    def _as_it_was_said(self, messages: list[Message], tools: str) -> _Written:
+        """A prompt and an answer that is only scored: as a model wrote it, whatever the template would make of it."""
+        last = len(messages) - 1
+        prompt = self.renderer.render(messages[:last], tools, open_assistant=True).text
+        before, after = self._around
+        whole = Rendered(f"{prompt}{before}{messages[last].content}{after}")
+        return _Written(messages, whole, {last: prompt}, [last])
 
     def _proved(self, dialog: Dialog, written: _Written, ids: Mapping[str, np.ndarray]) -> Columns:
         """Ids, kinds and turns of a dialog; raises RowError where a span of the loss is not what its message says."""

@@ -65,7 +65,7 @@ class Dialog(NamedTuple):
     start: int = 0
     """Index of the message where the completion begins. Messages before it are context, and never in a loss."""
     exact: bool = True
-    """Refuse a completion that cannot be written exactly as its messages say. False where it is only scored."""
+    """Refuse a completion that cannot be written exactly as its messages say. False if it is only scored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,6 +219,8 @@ def test_ids_are_those_of_apply_chat_template_and_the_loss_is_the_answer_and_its
             len(messages) - 1: messages[-1].content + end
         }
     assert protocol.parse(whole[len(asked) :]) == dialog[-1]
+    scored = protocol.encode_dialogs([Dialog(dialog, start=3, exact=False)])
+    assert scored.ids.tolist() == whole
     assert tokenizer.chat_template == template == protocol.chat_template
 
 
@@ -498,11 +500,24 @@ def test_a_row_that_cannot_be_proved_is_dropped_and_counted_and_the_first_is_sho
     assert protocol.tokenizer.decode(trees[0].branches[0].ids[trees[0].branches[0].loss_mask]) == "b<end_of_turn>"
 
 
-def test_a_completion_that_is_only_scored_is_not_refused(make: Make) -> None:
-    (tree,) = encode_completions(
-        [Ask("a", say("a"), [(Message(role="assistant", content=" b "),)])], make("gemma", trl_template("gemma"))
-    )
-    assert len(tree.branches[0].ids)
+@pytest.mark.parametrize(
+    "family, name, settings, text",
+    [
+        ("gemma", "gemma", {}, " b "),
+        ("chatml", "qwen3", {"template_kwargs": {"enable_thinking": False}}, "so\n</think>\n\nb <think>"),
+        ("chatml", "qwen3", {}, "<think>\nnot at its end"),
+    ],
+)
+def test_a_completion_that_is_only_scored_is_encoded_as_the_model_wrote_it(
+    family: str, name: str, settings: dict, text: str, make: Make
+) -> None:
+    protocol = make(family, trl_template(name), **settings)
+    (tree,) = encode_completions([Ask("a", say("a"), [(Message(role="assistant", content=text),)])], protocol)
+    (branch,) = tree.branches
+    assert protocol.parse(branch.ids.tolist()).content == text
+    assert protocol.text(branch.ids[branch.contrast_mask].tolist()) == text
+    with pytest.raises(RowError):
+        protocol.encode(say("a", text))
 
 
 @pytest.fixture(scope="module")
