@@ -89,12 +89,16 @@ def _of_section(place: Place, given: Any) -> str:
     if section is None:
         return "See --help"
     dotted = ".".join(map(str, place.key))
-    required = [name for name, field in section.model_fields.items() if field.is_required()]
+    fields = section.model_fields
+    required = [name for name, field in fields.items() if field.is_required()]
+    required = required or [
+        name for name in ("path", "questions", "files") if name in fields and isinstance(given, str)
+    ]
     if required and isinstance(given, str):
         return f"Did you mean {dotted}.{required[0]}={given}?"
     if required:
         return f"Its settings are written below it, such as {dotted}.{required[0]}"
-    name = next(iter(section.model_fields))
+    name = next(iter(fields))
     return f"Write its settings, such as {dotted}.{name}, or {dotted}={{}} for all of its defaults"
 
 

@@ -111,6 +111,8 @@ def _meaning(error: BaseException, name: str, revision: str | None, kind: Kind) 
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     said = _said(error, response)
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "ascii":  # of a header of the request
+        return HubProblem("access", "the access token holds characters that no token has", f"Again {LOG_IN}")
     if "GatedRepoError" in names:
         return _gated(name, kind, said, logged_in=status == 403)
     if "DisabledRepoError" in names:

@@ -23,6 +23,24 @@ def is_hub_name(path: str | Path) -> bool:
     return bool(HUB_NAME.fullmatch(text)) and not text.lower().endswith(DATA_ENDINGS) and not os.path.lexists(text)
 
 
+_ADDRESS = re.compile(
+    r"(?:https?:/{1,2}(?:www\.)?(?:huggingface|hf)\.co/|hf:/{1,2})?(?:models/|datasets/)?"
+    rf"({HUB_NAME.pattern})(?:@([\w.-]+)|/(?:tree|resolve|blob)/([\w.-]+)(?:/.*)?|/.*)?"
+)
+
+
+def hub_name_in(text: str) -> tuple[str, str | None] | None:
+    """Name and revision in an address of the Hub, as they are copied from a browser; None if it is no address.
+
+    "https://huggingface.co/me/model/tree/v1" gives me/model and v1, "me/model@v1" the same. pathlib leaves one of the
+    two slashes after "https:".
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not (re.match(r"https?:/|hf:/", text) or "@" in text):
+        return None
+    return found[1], found[2] or found[3]
+
+
 def similar_path(path: Path) -> Path | None:
     """An existing path that differs from a missing one in the spelling of one part; None if there is none.
 

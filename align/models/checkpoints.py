@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from align.errors import AlignError, CheckpointError, ConfigError
 from align.files import fingerprint, fingerprint_of
 from align.hub_errors import HubProblem, hub_problem, similar_on_hub, with_suggestion
-from align.hub_names import HUB_NAME, similar_path
+from align.hub_names import HUB_NAME, hub_name_in, similar_path
 from align.manifest import SEAL, read_manifest, verify_folder
 from align.reporting import logger
 
@@ -137,6 +137,10 @@ def located(
 def _no_folder(text: str, key: str) -> ConfigError:
     if os.path.isfile(text):
         return ConfigError(key, f"{text} is a file, and a folder is expected", "Name the folder that the file is in")
+    if on_hub := hub_name_in(text):
+        name, revision = on_hub
+        how = f"Did you mean {key}={name}" + (f" {_revision_key(key)}={revision}?" if revision else "?")
+        return ConfigError(key, f"is {text}; expected a folder, or owner/name on the Hub", how)
     similar = similar_path(Path(text))
     how = f"Did you mean {similar}?" if similar else "Name a checkpoint folder that exists, or owner/name on the Hub"
     return ConfigError(key, f"there is no folder {text}", how)
@@ -164,12 +168,16 @@ def _fetch(
             ignore_patterns=["*/*"],  # such as original/, Meta's own format of the same weights
             local_files_only=local_files_only,
         )
-    except (hub_errors.HFValidationError, hub_errors.HTTPError, OSError) as error:
+    except (hub_errors.HFValidationError, hub_errors.HTTPError, OSError, UnicodeEncodeError) as error:
         if local_files_only:
             what = "is no folder, and the Hub's cache does not hold it"
             raise CheckpointError(at, what, "Name the checkpoint's folder") from error
         problem = hub_problem(error, name, revision=revision)
-        if problem is None:  # the disk of the cache, and not the Hub
+        if problem is None and isinstance(error, OSError) and error.errno is not None:
+            what = f"the cache of the Hub cannot be written to ({error.strerror})"
+            how = "Set HF_HOME to a folder that can be written to and has enough space"
+            raise AlignError(error.filename or "HF_HOME", what, how) from None
+        if problem is None:
             raise
         raise _not_fetched(problem, name, key) from None
     return Path(found)

@@ -17,7 +17,7 @@ from typing import Any
 from align.errors import AlignError, RowError
 from align.files import fingerprint, fingerprint_of
 from align.hub_errors import HubProblem, hub_problem, page_of, similar_on_hub, with_suggestion
-from align.hub_names import is_hub_name, similar_path
+from align.hub_names import hub_name_in, is_hub_name, similar_path
 from align.records.text import Record, check_nesting, check_strings
 from align.settings import Source
 
@@ -198,6 +198,12 @@ def unreadable(path: str, error: Exception) -> AlignError:
     if Path(path).exists():
         return RowError(path, f"cannot be read by datasets ({said[:200]})", "Check the file; write it again")
     address = _HUB_ADDRESS.match(path)
+    if not address and (on_hub := hub_name_in(path)):
+        what = f"cannot be read as an address ({said[:200]})"
+        return RowError(path, what, f"Did you mean {on_hub[0]}, or hf://datasets/{on_hub[0]}/FILE?")
+    if isinstance(error, ImportError):
+        what = f"needs a library that is not installed ({said[:200]})"
+        return RowError(path, what, "Install the library that it names with pip, or download the file first")
     if not address and not is_hub_name(path):
         return RowError(
             path, f"cannot be read ({said[:200]})", "Check the address, the network, and that the file may be read"

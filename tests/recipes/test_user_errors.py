@@ -184,6 +184,38 @@ def test_every_recipe_names_the_setting_of_a_model_before_anything_is_loaded(
     )
 
 
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        ("https://huggingface.co/me/public", "Did you mean model.path=me/public?"),
+        ("https://hf.co/me/public/tree/v1", "Did you mean model.path=me/public model.revision=v1?"),
+        ("hf://me/public", "Did you mean model.path=me/public?"),
+        ("me/public@v1", "Did you mean model.path=me/public model.revision=v1?"),
+        ("Llama-3.1-8B", "there is no folder Llama-3.1-8B. Name a checkpoint folder that exists, or owner/name on the"),
+        ("''", "model.path: must not be empty."),
+    ],
+)
+def test_an_address_of_the_hub_is_answered_with_its_name(path: str, expected: str, answer: Any) -> None:
+    found = answer("sft", f"model.path={path}")
+    assert found.code == 2
+    assert expected in found.message
+
+
+def test_a_cache_that_cannot_be_written_to_and_an_impossible_token_are_named(
+    hub: FakeHub, answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/proc/hub")
+    found = answer("sft", "model.path=me/public")
+    assert found.code == 1
+    assert "the cache of the Hub cannot be written to (No such file or directory). Set HF_HOME" in found.message
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_\u00e4")
+    found = answer("sft", "model.path=me/public")
+    assert found == (2, f"model.path: the access token holds characters that no token has. Again {LOG_IN}")
+
+
 def test_a_revision_is_named_by_its_setting(hub: FakeHub, answer: Any) -> None:
     found = answer("sft", "model.path=me/public", "model.revision=v9")
     assert found == (2, "model.revision: me/public has no revision v9 on the Hub. Name a branch, tag or commit of it.")
@@ -246,6 +278,9 @@ def test_without_network_one_try_is_made_and_says_what_can_be_done(
         ("hf://datasets/me/gated/train.jsonl", 2, "hf://datasets/me/gated/train.jsonl: me/gated is gated on the Hub"),
         ("hf://datasets/me/public/nope.jsonl", 2, "the dataset me/public has no such file on the Hub. See its files"),
         ("hf://datasets/me/nope/train.jsonl", 2, "there is no dataset me/nope on the Hub, or it is private."),
+        ("https://huggingface.co/datasets/me/public", 2, "Did you mean me/public, or hf://datasets/me/public/FILE?"),
+        ("s3://bucket/rows.jsonl", 2, "needs a library that is not installed (Install s3fs to access S3). Install the"),
+        ("foo://rows.jsonl", 2, "foo://rows.jsonl: cannot be read (Protocol not known: foo). Check the address"),
         ("T/rowss.jsonl", 2, "T/rowss.jsonl: cannot be read (No such file or directory). Did you mean T/rows.jsonl?"),
     ],
 )  # fmt: skip
