@@ -398,6 +398,13 @@ def _bfcl_answered(columns: Columns) -> Json:
 def _unknown_form(columns: Columns, kind: type[Row]) -> RowError:
     found = ", ".join(sorted(columns.values)) or "nothing"
     what = f"is no {kind.__name__} and no form known here; its columns: {found}"
+    has_pair = {"chosen", "rejected"} <= columns.values.keys()
+    if kind is SFTRow and has_pair:
+        return RowError(
+            columns.where, what, "These are preference rows: recipes/dpo.py or recipes/reward.py trains on them"
+        )
+    if kind is PreferenceRow and not has_pair and columns.values.keys() & {"completion", "messages", "conversations"}:
+        return RowError(columns.where, what, "These are dialogs without a choice: recipes/sft.py trains on them")
     return RowError(columns.where, what, f"Read are: {_FORMS.get(kind, _FORMS[PromptRow])}. See docs/formats.md")
 
 

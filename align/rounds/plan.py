@@ -25,7 +25,7 @@ from align.config import Recipe, Section, dump, joined, load_config, parse_yaml,
 from align.errors import ConfigError
 from align.files import fingerprint_of, matching
 from align.harmless import changes_no_result
-from align.hub_names import is_hub_name
+from align.hub_names import is_hub_name, similar_path
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.packaged import packaged_data
@@ -358,6 +358,7 @@ def _path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigErr
             elif not matching(path) and not is_hub_name(path):
                 reported.add(path)
                 how = "Run `make assets` first" if ".assets" in path.parts else "Name a file or folder that exists"
+                how = f"Did you mean {similar}?" if (similar := similar_path(path)) else how
                 yield ConfigError(f"{where}: {key}", f"there is no {path}", how)
         for key, path in stage.outputs.items():
             if not within(path, run_dir) or within(run_dir, path):

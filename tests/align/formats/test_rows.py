@@ -255,7 +255,16 @@ ERRORS = [
         {"text": "hello"},
         ": is no SFTRow and no form known here; its columns: text. Read are: messages",
     ),
-    (PreferenceRow, {"prompt": "a", "completion": "b"}, ": is no PreferenceRow and no form known here"),
+    (
+        PreferenceRow,
+        {"prompt": "a", "completion": "b"},
+        ": is no PreferenceRow and no form known here; its columns: completion, prompt. These are dialogs without a",
+    ),
+    (
+        SFTRow,
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        ": is no SFTRow and no form known here; its columns: chosen, prompt, rejected. These are preference rows",
+    ),
     (PromptRow, {}, ": is no PromptRow and no form known here; its columns: nothing"),
     (SFTRow, {"messages": "hi there"}, None),
     (SFTRow, {"messages": []}, ": messages: expected text or a list of messages, found []"),
