@@ -535,6 +535,7 @@ def sampled(folder: Path, prompts: list[list[int]]) -> list[list[int]]:
     return [list(completion.ids) for [completion] in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config, flags, own",
     [
