@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from align.config import load_config
 from align.manifest import is_whole
+from tests.processes import ROOT, Stage
 
-ROOT = Path(__file__).parents[2]
 REHEARSAL = ROOT / "recipes" / "configs" / "rounds" / "rehearsal.yaml"
 
 FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter completions
@@ -57,27 +57,25 @@ def small_rehearsal(folder: Path, checkpoint: Path) -> Path:
     return path
 
 
-def rounds(config: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "recipes/rounds.py", str(config)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        timeout=560,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
+def rounds(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.rounds import RoundsRecipe, run
+
+    monkeypatch.chdir(ROOT)
+    forking = SimpleNamespace(Popen=Stage, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("align.rounds.processes.subprocess", forking)
+    run(load_config(RoundsRecipe, config))
+    monkeypatch.undo()
 
 
 @pytest.mark.timeout(600)
-def test_two_rounds_run_whole_and_a_second_start_runs_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = small_rehearsal(tmp_path, tiny_checkpoint)
-    rounds(config)
-    run = tmp_path / "run"
+    rounds(config, monkeypatch)
+    made_in = tmp_path / "run"
     for number in (1, 2):
-        folder = run / f"round-{number}"
+        folder = made_in / f"round-{number}"
         for stage in ("reward", "sft", "dpo", "average"):
             assert is_whole(folder / stage), f"round {number}: {stage}"
         for name in ("factuality", "tool_use", "reward_accuracy"):
@@ -85,16 +83,16 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(tmp_path: Path, ti
             assert result["scores"]
             assert result["rows"]
 
-    first, second = ((run / f"round-{n}" / "dpo" / "MANIFEST.json").read_text() for n in (1, 2))
+    first, second = ((made_in / f"round-{n}" / "dpo" / "MANIFEST.json").read_text() for n in (1, 2))
     assert json.loads(first)["processes"] == 1
     assert json.loads(second)["processes"] == 2, "the last round's DPO ran under ZeRO-3 with two processes"
-    probed = json.loads((run / "round-2" / "probe" / "sft.jsonl.manifest.json").read_text())["config"]
+    probed = json.loads((made_in / "round-2" / "probe" / "sft.jsonl.manifest.json").read_text())["config"]
     assert probed["model"].endswith("round-1/average"), "the second round generates with the first's model"
 
-    assert (run / "report.md").read_text().count("|") > 20
-    assert "<html" in (run / "report.html").read_text()
+    assert (made_in / "report.md").read_text().count("|") > 20
+    assert "<html" in (made_in / "report.html").read_text()
 
-    made = {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
+    made = {file: file.stat().st_mtime_ns for file in made_in.rglob("*.safetensors")}
     assert len(made) >= 8
-    rounds(config)
-    assert {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")} == made
+    rounds(config, monkeypatch)
+    assert {file: file.stat().st_mtime_ns for file in made_in.rglob("*.safetensors")} == made

@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +24,7 @@ from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, S
 from align.sampling import work_units
 from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
 from tests.fakes import FakeBackend
+from tests.processes import Started, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -361,24 +359,20 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_here(rejection_config, whole)
 
     kept: dict[Path, int] = {}
     kills = 0
     for least in (2, 9):  # units on disk, of 7 sampled and 7 scored
-        process = subprocess.Popen(
-            command(rejection_config, parts), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and len(list(parts.rglob("unit-*.jsonl"))) < least:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait(timeout=60) == -signal.SIGKILL
+        process = Started(command(rejection_config, parts))
+        process.wait_for(lambda least=least: len(list(parts.rglob("unit-*.jsonl"))) >= least)
+        process.kill()
+        kills += process.poll() == -signal.SIGKILL
         assert all(path.stat().st_mtime_ns == made for path, made in kept.items()), "a finished unit was made again"
         kept = {path: path.stat().st_mtime_ns for path in parts.rglob("unit-*.jsonl")}
     assert kills == 2
-    subprocess.run(command(rejection_config, parts), check=True, env=environment, capture_output=True, timeout=300)
+    run(command(rejection_config, parts))
     assert all(path.stat().st_mtime_ns == made for path, made in kept.items())
 
     expected, got = files_of(whole), files_of(parts)

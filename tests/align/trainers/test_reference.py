@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,8 +28,7 @@ from align.trainers.reference import (
 )
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, TreeBatch
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import PYTHON, ZERO3, Started, run
 
 
 def tree(number: int) -> PromptTree:
@@ -457,7 +451,7 @@ def test_simpo_takes_no_reference_pass_and_reads_means_of_the_policy_alone(
 # As users start it
 
 
-def command(checkpoint: Path, data: Path, output: Path, start: Sequence[str] = (sys.executable,)) -> list[str]:
+def command(checkpoint: Path, data: Path, output: Path, start: Sequence[str] = (PYTHON,)) -> list[str]:
     config = output.parent / f"{output.name}.yaml"
     config.write_text(
         f"model: {{path: {checkpoint}}}\n"
@@ -466,12 +460,6 @@ def command(checkpoint: Path, data: Path, output: Path, start: Sequence[str] = (
         f"training: {{output_dir: {output}, batch_size: 4, learning_rate: 1e-3, precision: fp32}}\n"
     )
     return [*start, "recipes/dpo.py", str(config)]
-
-
-def launch(arguments: list[str]) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def stored(run: Path) -> dict[int, tuple[float, ...]]:
@@ -487,19 +475,14 @@ def test_killed_in_the_reference_pass_and_started_again_ends_with_the_same_bytes
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     data = pairs(tmp_path / "pairs.jsonl")
-    launch(command(tiny_checkpoint, data, tmp_path / "whole"))
+    run(command(tiny_checkpoint, data, tmp_path / "whole"))
     arguments = command(tiny_checkpoint, data, tmp_path / "killed")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (before := times(tmp_path / "killed")):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    psutil.Process(process.pid).kill()
-    process.wait()
+    process = Started(arguments)
+    process.wait_for(lambda: times(tmp_path / "killed"))
+    process.kill()
+    before = times(tmp_path / "killed")
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    launch(arguments)
+    run(arguments)
     after = times(tmp_path / "killed" / "reference")
     assert {name: after[name] for name in before} == before, "finished shards are not made again"
     assert shards(tmp_path / "killed" / "reference") == shards(tmp_path / "whole" / "reference")
@@ -510,10 +493,9 @@ def test_killed_in_the_reference_pass_and_started_again_ends_with_the_same_bytes
 @pytest.mark.engine
 def test_zero3_on_two_processes_stores_the_values_of_one_process(tmp_path: Path, tiny_checkpoint: Path) -> None:
     data = pairs(tmp_path / "pairs.jsonl")
-    zero3 = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/launch/zero3_cpu.yaml"]
-    launch(command(tiny_checkpoint, data, tmp_path / "alone"))
-    arguments = command(tiny_checkpoint, data, tmp_path / "sharded", zero3)
-    launch(arguments)
+    run(command(tiny_checkpoint, data, tmp_path / "alone"))
+    arguments = command(tiny_checkpoint, data, tmp_path / "sharded", ZERO3)
+    run(arguments)
     alone, sharded = stored(tmp_path / "alone"), stored(tmp_path / "sharded")
     assert alone.keys() == sharded.keys() == set(range(24))
     for row, values in alone.items():
@@ -525,6 +507,6 @@ def test_zero3_on_two_processes_stores_the_values_of_one_process(tmp_path: Path,
     whole, shard_bytes = (output / "model.safetensors").read_bytes(), shards(output / "reference")
     for file in [*output.glob("*.json*"), *output.glob("*.safetensors"), *output.rglob("*steps-2-2-rank-1-of-2*")]:
         file.unlink()
-    launch(arguments)
+    run(arguments)
     assert shards(output / "reference") == shard_bytes
     assert (output / "model.safetensors").read_bytes() == whole

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow
+from tests.processes import PYTHON, ROOT, TORCHRUN, ZERO3, Started, run
 
-ROOT = Path(__file__).parents[3]
-PLAIN = [sys.executable]
-ZERO3 = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/launch/zero3_cpu.yaml"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+PLAIN = [PYTHON]
 
 pytestmark = pytest.mark.engine
 
@@ -67,30 +60,20 @@ def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extr
     return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
 
 
-def environment() -> dict[str, str]:
-    # Two processes that each keep both cores spinning are many times slower than two that share them.
-    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def run(arguments: list[str]) -> None:
-    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 def run_and_kill(arguments: list[str], seal: Path) -> None:
     """SIGKILL the process and all it started, as soon as the checkpoint is sealed."""
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while not seal.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    family = psutil.Process(process.pid)
-    for member in [family, *family.children(recursive=True)]:  # a launcher's workers are in sessions of their own
-        member.kill()
-    process.wait()
+    started = Started(arguments)
+    started.wait_for(seal.exists)
+    started.kill()
+
+
+def ask_to_stop(arguments: list[str], output: Path, *, real: bool = False) -> Started:
+    """SIGTERM after the first step. Returns the process, which has ended."""
+    started = Started(arguments, real=real)
+    started.wait_for(lambda: (output / "metrics.jsonl").exists() and metrics(output))
+    started.terminate()
+    started.wait(120)
+    return started
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -118,7 +101,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs
 def sharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
     """The same on ZeRO-3 with two processes, left alone."""
     output = tmp_path_factory.mktemp("sharded") / "run"
-    run(command(tiny_checkpoint, pairs, output, ZERO3))
+    run(command(tiny_checkpoint, pairs, output, ZERO3), real=True)
     return output
 
 
@@ -138,7 +121,7 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
-    run(command(tiny_checkpoint, pairs, tmp_path / "run", TORCHRUN))
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", TORCHRUN), real=True)
     assert_same_training(alone, tmp_path / "run")
 
 
@@ -148,17 +131,9 @@ def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -
 
 
 def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None:
-    done = subprocess.run(
-        [*TORCHRUN, "-m", "tests.align.trainers.zero3_shapes"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = re.search(r"2 ranks: values (\S+) gradients (\S+)$", done.stdout, re.MULTILINE)
-    assert found, done.stdout
+    printed = run([*TORCHRUN, "-m", "tests.align.trainers.zero3_shapes"])
+    found = re.search(r"2 ranks: values (\S+) gradients (\S+)$", printed, re.MULTILINE)
+    assert found, printed
     assert float(found[1]) < 1e-4
     assert float(found[2]) < 1e-3
 
@@ -218,16 +193,9 @@ def test_killed_under_zero3_and_started_again_ends_with_the_same_bytes(
 def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
     output = tmp_path / "run"
     arguments = command(tiny_checkpoint, pairs, output, PLAIN)
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while not (output / "metrics.jsonl").exists() or not metrics(output):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.terminate()
-    _, said = process.communicate(timeout=120)
-    assert "asked to stop: a checkpoint is written after this step" in said
-    assert process.returncode == 128 + signal.SIGTERM
+    stopped = ask_to_stop(arguments, output, real=True)
+    assert "asked to stop: a checkpoint is written after this step" in stopped.output
+    assert stopped.poll() == 128 + signal.SIGTERM
     assert list(output.glob("checkpoint-*/MANIFEST.json"))
     run(arguments)
     assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
@@ -271,16 +239,9 @@ def test_an_adapter_asked_to_stop_under_zero3_saves_no_base_weights_and_goes_on_
     whole, output = tmp_path / "whole", tmp_path / "run"
     run(command(tiny_checkpoint, pairs, whole, ZERO3, *lora))
     arguments = command(tiny_checkpoint, pairs, output, ZERO3, *lora)
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while not (output / "metrics.jsonl").exists() or not metrics(output):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.terminate()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in said, "it says how long the launcher waits"
+    stopped = ask_to_stop(arguments, output)
+    assert stopped.poll() != 0
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in stopped.output, "it says how long the launcher waits"
     (seal,) = output.glob("checkpoint-*/MANIFEST.json")
     states = list(seal.parent.rglob("*_model_states.pt"))
     assert len(states) == 2
@@ -313,10 +274,8 @@ def test_a_gradient_that_is_not_finite_on_one_of_two_processes_stops_zero3_befor
     output = tmp_path / "run"
     arguments = command(tiny_checkpoint, pairs, output, ZERO3, "training.checks=false")
     arguments[arguments.index("recipes/dpo.py")] = str(script)
-    done = subprocess.run(
-        arguments, cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode != 0
-    assert re.search(r"step 3: the gradient norm is (inf|nan), with a finite loss, on rows \w+, \w+", done.stderr)
+    started = Started(arguments, PYTHONPATH=str(ROOT))
+    assert started.wait() != 0
+    assert re.search(r"step 3: the gradient norm is (inf|nan), with a finite loss, on rows \w+, \w+", started.output)
     assert not list(output.rglob("MANIFEST.json"))
     assert [line["step"] for line in metrics(output)] == [1, 2]
