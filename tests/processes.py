@@ -67,7 +67,7 @@ class Started:
             return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
-        process = context.Process(target=_in_the_fork, args=(words, given, str(self._printed)))
+        process = context.Process(target=_in_the_fork, args=(words, given, str(self._printed)), daemon=True)
         process.start()
         assert process.pid is not None
         self.pid, self.poll = process.pid, lambda: process.exitcode
