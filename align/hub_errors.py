@@ -103,7 +103,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def is_of_the_network(error: BaseException) -> bool:
     """Whether an error comes from the Hub, an HTTP library or a connection."""
-    return type(error).__module__.partition(".")[0] in NETWORK or isinstance(error, ConnectionError)
+    library = type(error).__module__.partition(".")[0]
+    return library in NETWORK or (isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError))
 
 
 def _meaning(error: BaseException, name: str, revision: str | None, kind: Kind) -> HubProblem | None:

@@ -222,12 +222,13 @@ def _smaller(config: ModelConfig) -> str:
 def _arguments(config: ModelConfig) -> dict[str, Any]:
     return {
         "dtype": getattr(torch, "float32" if config.dtype == "auto" else config.dtype),
-        "attn_implementation": _attention(config),
+        "attn_implementation": attention_of(config),
         **({} if config.quantization is None else {"quantization_config": quantization_config(config)}),
     }
 
 
-def _attention(config: ModelConfig) -> str:
+def attention_of(config: ModelConfig) -> str:
+    """The attention of packed trees, by its name in transformers. Raises ConfigError if this machine cannot run it."""
     if config.attention == "segments":
         return align.tree.attention.NAME
     if not torch.cuda.is_available():

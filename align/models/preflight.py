@@ -32,12 +32,18 @@ def require_inputs(config: Section, models: Mapping[str, Path] | None = None) ->
 
     models: setting -> model, for models that have no section of their own.
     """
-    named = [(f"{key}.path", section.path, section.revision) for key, section in _model_sections(config)]
+    sections = dict(_model_sections(config))
+    named = [(f"{key}.path", section.path, section.revision) for key, section in sections.items()]
     named += [(key, path, None) for key, path in (models or {}).items()]
     folders = [_require_model(path, revision, key) for key, path, revision in named]
     require_sources(config)
     for folder in folders:  # last, since it imports transformers
         require_known_architecture(folder)
+    if "training" in type(config).model_fields:
+        from align.models.loading import attention_of
+
+        for section in sections.values():
+            attention_of(section)
 
 
 def _require_model(path: Path, revision: str | None, key: str) -> Path:

@@ -113,6 +113,10 @@ def test_memory_of_any_kind_says_what_to_lower() -> None:
         assert "Lower data.token_budget or sampling.batch_size" in explanation(error)
 
 
+def test_a_broken_pipe_is_not_the_hubs() -> None:
+    assert "Hub" not in explanation(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+
+
 def test_too_deep_or_not_utf_8_is_reported() -> None:
     deep = raised(lambda: json.loads("[" * 1_000_000))
     assert isinstance(deep, RecursionError)

@@ -295,13 +295,16 @@ def test_a_dataset_that_cannot_be_read_is_one_message(
 def test_a_gated_model_and_dataset_are_read_with_a_token_that_has_access(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is a Hub: what it does not refuse is read."""
+    """The server is a Hub: what it does not refuse is read, and a model from its cache without network."""
     from align.models.checkpoints import open_checkpoint
     from align.records import records_of
 
     monkeypatch.setenv("HF_TOKEN", GRANTED)
     assert open_checkpoint("me/gated").config["model_type"] == "llama"
     assert len(list(records_of("me/gated"))) == 4
+    for offline in (False, True):
+        pointed_at(NOWHERE, tmp_path / "cache", monkeypatch, offline=offline)
+        assert open_checkpoint("me/gated").config["model_type"] == "llama"
 
 
 # Checkpoints on this disk
@@ -351,6 +354,23 @@ def test_a_damaged_or_unknown_checkpoint_is_one_message(
     found = answer("sft", "model.path=T/model")
     assert found.code == 1
     assert expected.replace("VERSION", transformers.__version__) in found.message
+
+
+def test_attention_that_this_machine_cannot_run_is_refused_before_rows_are_encoded(
+    answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from align.trainers import data
+
+    def encoded(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("rows were encoded")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(data, "sft_trees", encoded)
+    found = answer("sft", "model.attention=flex")
+    assert found.code == 2
+    assert found.message.startswith("model.attention: flex requires a GPU")
 
 
 def test_a_model_without_a_score_head_is_refused_before_it_is_needed(answer: Any) -> None:
