@@ -79,8 +79,10 @@ def refuse_config(config: Any, name: str, use: Use) -> None:
     state = "the cache of a batch stores keys and values only" if use == "generation" else shared
     for kind in sorted(set(getattr(config, "layer_types", None) or ()) - _DENSE_LAYERS):
         raise refusal(config, name, f"layers of the type {kind}", state)
-    if getattr(config, "use_bidirectional_attention", None) or getattr(config, "is_causal", True) is False:
-        raise refusal(config, name, "bidirectional attention", "a token may see only what is before it")
+    open_both_ways = {"use_bidirectional_attention": True, "is_causal": False}
+    for field, value in open_both_ways.items():
+        if bool(getattr(config, field, not value)) is value:
+            raise refusal(config, name, f"bidirectional attention ({field})", "a token may see only what is before it")
     if use == "generation":
         return
     if cap := getattr(config, "attn_logit_softcapping", None):
@@ -145,10 +147,13 @@ def _refuse_modules(model: Any, state: str) -> None:
     """What the config of a class does not say: recurrent layers, and attention that is not causal."""
     if getattr(model, "_is_stateful", False):
         raise refusal(model.config, named(model), "recurrent layers", state)
-    for place, module in model.named_modules():
-        if getattr(module, "is_causal", True) is False:
-            why = "a token may see only what is before it"
-            raise refusal(model.config, named(model), f"bidirectional attention ({place})", why)
+    causal = {place: module.is_causal for place, module in model.named_modules() if hasattr(module, "is_causal")}
+    both_ways = [place for place, value in causal.items() if value is False]
+    if getattr(model.config, "is_decoder", True) is False and not any(causal.values()):
+        both_ways.append("is_decoder=false")  # RemBERT, whose attention does not say it; GPT-NeoX's does
+    if both_ways:
+        why = "a token may see only what is before it"
+        raise refusal(model.config, named(model), f"bidirectional attention ({both_ways[0]})", why)
 
 
 def refusal(config: Any, name: str, feature: str, why: str, how: str | None = None) -> ConfigError:

@@ -365,6 +365,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     "T5": ("T5Config", {"num_layers": 1, "num_heads": 2}, EVERY_USE, r"is a t5 model with an encoder and a decoder"),
     "BART": ("BartConfig", {"d_model": 32}, EVERY_USE, r"is a bart model with an encoder and a decoder"),
     "BERT": ("BertConfig", {}, EVERY_USE, r"is a bert model with bidirectional attention \(bert\."),
+    "RemBERT": ("RemBertConfig", {}, ("generation",), r"is a rembert model with bidirectional .*is_decoder=false"),
     "Qwen2-VL": ("Qwen2VLConfig", {}, EVERY_USE, r"is a qwen2_vl model with parts for images or sound: .*text-only"),
     "LLaVA": ("LlavaConfig", {}, EVERY_USE, r"is a llava model with parts for images or sound"),
     "Gemma 3 with images": ("Gemma3Config", {}, EVERY_USE, r"is a gemma3 model with parts for images or sound"),
