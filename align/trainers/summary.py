@@ -262,7 +262,10 @@ def _batch(trainer: Summarized, facts: Mapping[str, Any]) -> str:
     each = f"about {rows / processes:,.1f}" if rows % processes else f"{rows // processes:,}"
     spread = f"{processes} process{'' if processes == 1 else 'es'} x {each} rows"
     bins = len(plan[0].bins)
-    packed = f"{bins} packed row{'' if bins == 1 else 's'} of up to {plan.token_budget:,} tokens in the first step"
+    share = " on each process" if processes > 1 else ""
+    packed = (
+        f"{bins} packed row{'' if bins == 1 else 's'}{share} of up to {plan.token_budget:,} tokens in the first step"
+    )
     return f"{rows:,} rows a step = {spread}; {packed}, {plan.filled_share():.0%} filled"
 
 
@@ -330,7 +333,7 @@ def _shown(path: Path) -> str:
 def _python() -> str:
     """`python` where that is this interpreter, else its path."""
     found = shutil.which("python")
-    same = found is not None and Path(found).parent == Path(sys.executable).parent
+    same = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
     return "python" if same else _shown(Path(sys.executable))
 
 
