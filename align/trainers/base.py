@@ -70,7 +70,7 @@ from align.trainers.saving import (
 from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
 from align.trainers.steering import Steering
 from align.trainers.summary import first_word, last_word, run_facts
-from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, tracker_environment
+from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, start_trackers, tracker_environment
 from align.trainers.validation import StoppedEarly, Validation, copy_model, plan_of, whole_model
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
@@ -252,6 +252,7 @@ class TreeTrainer(Trainer, ABC):
             if self.extended_from is not None:
                 log.info(changed_schedule(self.training, self.extended_from, len(self.plan), step))
                 remove_manifest(self.output)  # a model that was finished with fewer steps is no longer the result
+        agree(lambda: start_trackers(self.callback_handler.callbacks, self.args, self.state, self.model))
         first_word(self, step)
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -153,6 +153,12 @@ HOOKS: tuple[Hook, ...] = (
         "set: the rates of the schedule for another number of steps",
         in_source=True,
     ),
+    Hook(
+        "transformers.integrations:WandbCallback._initialized",
+        "align/trainers/trackers.py",
+        "read: whether a tracker has started",
+        in_source=True,
+    ),
     # accelerate and DeepSpeed
     Hook(
         "accelerate.state:GradientState._set_sync_gradients",

@@ -7,11 +7,12 @@ size of 1 and one epoch.
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
+from align.errors import ConfigError
 from align.settings import TrainingConfig
 from align.trackers import TRACKERS
 from align.tree.pack import RunPlan
@@ -77,6 +79,30 @@ def tracker_environment(training: TrainingConfig) -> Iterator[None]:
                 os.environ.pop(variable, None)
             else:
                 os.environ[variable] = value
+
+
+def start_trackers(callbacks: Iterable[Any], arguments: TrainingArguments, state: TrainerState, model: Any) -> None:
+    """Start the trackers among the callbacks of a trainer. On the first process only.
+
+    transformers starts them when training begins, which for DPO is after the reference pass: late for an error such as
+    a missing key. A tracker that starts in another way is left to transformers.
+    Raises ConfigError if a tracker cannot start, with what it says.
+    """
+    for callback in callbacks:
+        setup = getattr(callback, "setup", None)
+        if setup is None or getattr(callback, "_initialized", True):
+            continue
+        try:
+            inspect.signature(setup).bind(arguments, state, model)
+        except TypeError:
+            continue
+        try:
+            setup(arguments, state, model)
+        except Exception as error:
+            name = type(callback).__name__.removesuffix("Callback")
+            reason = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+            how = "Do what it says, or change training.report_to; docs/reports.md names trackers that need no account"
+            raise ConfigError("training.report_to", f"{name} cannot start: {reason}", how) from error
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

@@ -16,13 +16,21 @@ import torch
 from safetensors.torch import load_file
 
 from align.config import load_config
+from align.errors import ConfigError
 from align.jsonl import write_rows
 from align.reporting import logger
 from align.rows import Message, PreferenceRow
 from align.settings import TrainingConfig
 from align.trackers import TRACKERS
 from align.trainers.summary import next_commands
-from align.trainers.trackers import Speed, parameter_counts, run_name, run_speed, tracker_environment
+from align.trainers.trackers import (
+    Speed,
+    parameter_counts,
+    run_name,
+    run_speed,
+    start_trackers,
+    tracker_environment,
+)
 from align.tree.pack import RunPlan
 
 WORDS = ["capital", "France", "Italy", "river", "Paris", "Rome", "answer", "short", "know", "guess", "call", "weather"]
@@ -237,8 +245,9 @@ def test_trackio_receives_the_recipe(tmp_path: Path, tiny_checkpoint: Path, monk
     train(tmp_path, tiny_checkpoint, report_to=("trackio",), project="demo", max_steps=2)
     assert SQLiteStorage.get_runs("demo") == ["my/dpo"]
     assert SQLiteStorage.get_run_config("demo", "my/dpo")["dpo"]["beta"] == 0.3
-    logged = SQLiteStorage.get_logs("demo", "my/dpo")
-    assert logged[1]["train/rewards/margins"] == pytest.approx(last_line(tmp_path)["rewards/margins"])
+    logged = [log for log in SQLiteStorage.get_logs("demo", "my/dpo") if "train/rewards/margins" in log]
+    assert logged[-1]["train/global_step"] == 2
+    assert logged[-1]["train/rewards/margins"] == pytest.approx(last_line(tmp_path)["rewards/margins"])
 
 
 def last_line(folder: Path) -> dict[str, Any]:
@@ -249,6 +258,28 @@ def lines_of(folder: Path, name: str) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that have this metric."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if name in line]
+
+
+class Starting:
+    """A tracker of transformers, as far as its start."""
+
+    def __init__(self, reason: str = "") -> None:
+        self._initialized = False
+        self.reason = reason
+
+    def setup(self, args: Any, state: Any, model: Any) -> None:
+        self._initialized = True
+        if self.reason:
+            raise RuntimeError(self.reason)
+
+
+def test_a_tracker_that_cannot_start_says_why_before_training() -> None:
+    working, started = Starting(), Starting("is not started twice")
+    started._initialized = True
+    start_trackers([object(), working, started], None, None, None)  # type: ignore[arg-type]
+    assert working._initialized
+    with pytest.raises(ConfigError, match=r"^training.report_to: Starting cannot start: No key\. Do what it says, or"):
+        start_trackers([Starting("No key.\nMore")], None, None, None)  # type: ignore[arg-type]
 
 
 # Names and numbers
