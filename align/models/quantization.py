@@ -8,6 +8,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_bitsandbytes_available
 
 from align.errors import ConfigError
+from align.optional import install
 from align.settings import ModelConfig
 
 KEY = "model.quantization"
@@ -59,5 +60,5 @@ def bitsandbytes_is_missing() -> str:
 def _require_bitsandbytes() -> None:
     missing = bitsandbytes_is_missing()
     if missing:
-        how = "Run `pip install 'bitsandbytes>=0.46.1'` on a machine that it supports, or remove model.quantization"
+        how = f"{install('qlora')}, on a machine that bitsandbytes supports, or remove model.quantization"
         raise ConfigError(KEY, f"4-bit weights require bitsandbytes: {missing}", how)

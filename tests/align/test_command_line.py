@@ -168,6 +168,7 @@ def lists_in(section: type[BaseModel], key: tuple[str, ...] = ()) -> Iterator[tu
                 yield (*key, name), kinds, 1
 
 
+@pytest.mark.slow
 def test_a_single_value_is_a_list_of_one_in_every_config() -> None:
     recipes = [recipe_class(RECIPES, file.stem) for file in sorted(RECIPES.glob("*.py"))]
     sections = [*recipes, *map(builder_config, BUILDERS), *map(evaluation_config, EVALUATIONS)]

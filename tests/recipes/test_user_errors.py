@@ -151,6 +151,7 @@ def test_a_model_that_the_hub_does_not_give_is_one_message(
     assert not any("safetensors" in request for request in hub.requests), "before any weights"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, setting, where",
     [
@@ -263,6 +264,7 @@ def test_without_network_one_try_is_made_and_says_what_can_be_done(
             assert "with HF_HUB_OFFLINE=1 only the cache is read" in found.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source, code, expected",
     [
@@ -292,6 +294,7 @@ def test_a_dataset_that_cannot_be_read_is_one_message(
     assert expected.replace("HUB", hub.endpoint) in found.message
 
 
+@pytest.mark.slow
 def test_a_gated_model_and_dataset_are_read_with_a_token_that_has_access(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +380,49 @@ def test_a_model_without_a_score_head_is_refused_before_it_is_needed(answer: Any
     found = answer("rejection_sample")
     assert found.code == 1
     assert found.message.startswith("TINY: has no reward head: the tensor score.weight is in no file.")
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_in_a_step_names_the_present_settings(
+    answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from align.trainers.sft import SFTTrainer
+
+    monkeypatch.setattr(SFTTrainer, "batch_loss", lambda *arguments: torch.empty(2**52))  # no machine has as much
+    found = answer("sft", "data.token_budget=512", "model.gradient_checkpointing=true", "model.lora={rank: 4}")
+    assert found.code == 1
+    assert found.message.startswith("memory: out of memory on the CPU in step 1 ([enforce fail at alloc_cpu.cpp")
+    assert ". Now: data.token_budget 512, longest row " in found.message
+    assert "model.gradient_checkpointing true, model.lora rank 4, precision fp32, not sharded." in found.message
+    assert "Lower data.token_budget (now 512), down to " in found.message
+    assert "gradient_checkpointing=true" not in found.message
+    assert "model.lora={}" not in found.message
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        (["training.report_to=wandb"], "training.report_to: "),
+        (["training.optimizer=adamw_8bit"], "training.optimizer: "),
+        (["model.quantization=nf4", "model.lora={}"], "model.quantization: "),
+    ],
+)
+def test_a_missing_package_names_its_extra(
+    settings: list[str], expected: str, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    missing = ("wandb", "bitsandbytes")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else find(name, *more))
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    found = answer("sft", *settings)
+    assert found.code == 2
+    assert expected in found.message
+    assert "Install the extra: pip install 'align-post-training[" in found.message
 
 
 def test_a_checkpoint_to_publish_that_is_missing_is_not_called_unfinished(answer: Any, tmp_path: Path) -> None:
