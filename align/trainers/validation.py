@@ -130,7 +130,7 @@ class Validation(TrainerCallback):
         self.plan = plan
         self.training = training
         self.metric = PREFIX + training.metric_for_best_model.removeprefix(PREFIX)
-        self.greater_is_better = EVAL_METRICS[trainer.stage][self.metric.removeprefix(PREFIX)]
+        self.greater_is_better = EVAL_METRICS.get(trainer.stage, {"loss": False})[self.metric.removeprefix(PREFIX)]
         self.every = training.eval_steps or training.save_steps
         self.rows = ""
         """A fingerprint of the held-out rows, known once `begin` was called."""
@@ -205,7 +205,7 @@ class Validation(TrainerCallback):
                      found.without_improvement)  # fmt: skip
         elif is_best and not last:
             control.should_save = True  # its checkpoint is kept
-        names = [PREFIX + name for name in EVAL_METRICS[self.trainer.stage]]
+        names = [PREFIX + name for name in EVAL_METRICS.get(self.trainer.stage, ("loss",))]
         shown = ", ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)
         best = " (best so far)" if is_best else ""
         seconds = duration(time.monotonic() - began)

@@ -117,7 +117,7 @@ def test_best_step_and_patience_are_those_of_transformers() -> None:
 
     rng = random.Random(0)
     stopped = 0
-    for trial in range(200):
+    for trial in range(90):
         greater, threshold = trial % 2 == 0, rng.choice([0.0, 0.05, 0.2])
         arguments = SimpleNamespace(metric_for_best_model="loss", greater_is_better=greater, save_strategy="steps")
         state, control = TrainerState(), TrainerControl()
@@ -133,7 +133,7 @@ def test_best_step_and_patience_are_those_of_transformers() -> None:
             assert ours.best == (state.best_global_step, state.best_metric)
             assert ours.without_improvement == callback.early_stopping_patience_counter
             stopped += control.should_training_stop
-    assert stopped > 50, "both cases were seen"
+    assert stopped > 20, "both cases were seen"
 
 
 def test_a_value_that_is_not_finite_is_never_the_best() -> None:
@@ -244,6 +244,7 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, 
     return train("sft", tiny_checkpoint, tmp_path_factory.mktemp("runs") / "overfitted", other_words, **OVERFITS)
 
 
+@pytest.mark.slow
 def test_the_best_step_is_named_and_its_checkpoint_stays(overfitted: Path) -> None:
     found = evaluated(overfitted)
     best = min(found[1:], key=lambda line: line["eval_loss"])
@@ -326,34 +327,20 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_evaluations_and_the_sam
 
 @pytest.mark.slow
 def test_held_out_rows_may_change_on_resume_and_the_best_step_is_that_of_the_new_ones(
-    tmp_path: Path, tiny_checkpoint: Path, dialogs: dict[str, Any], left_unfinished: Any
-) -> None:
-    settings = {"save_steps": 2, "batch_size": 8, "epochs": 2}
-    with left_unfinished():
-        train("sft", tiny_checkpoint, tmp_path / "run", dialogs, **settings)
-    write_rows(tmp_path / "others.jsonl", sft_rows(3, seed=2))
-    other = dialogs | {"eval_path": [{"path": tmp_path / "others.jsonl"}], "eval_limit": 2}
-    run = train("sft", tiny_checkpoint, tmp_path / "run", other, **settings, eval_steps=1, metric_for_best_model="loss")
-    found = evaluated(run)
-    assert [line["step"] for line in found] == [0, 2, 2, 3, 4]
-    assert [line.get("eval_best_step") for line in found][2] == 2
-    assert found[1]["eval_loss"] != found[2]["eval_loss"]
-
-
-@pytest.mark.slow
-def test_the_reference_of_other_held_out_rows_is_that_of_the_start_on_resume(
     tmp_path: Path, tiny_checkpoint: Path, pairs: dict[str, Any], left_unfinished: Any
 ) -> None:
-    """The values are those of a run that had these rows from its beginning."""
+    """DPO computes their reference from the starting weights: a run that had these rows from its beginning agrees."""
     settings = {"save_steps": 1, "max_steps": 2, "learning_rate": 1e-2}
-    other = pairs | {"eval_path": tmp_path / "others.jsonl"}
-    write_rows(other["eval_path"], preference_rows(3, seed=2))
+    write_rows(tmp_path / "others.jsonl", preference_rows(3, seed=2))
+    other = pairs | {"eval_path": [{"path": tmp_path / "others.jsonl"}], "eval_limit": 2}
     with left_unfinished():
         train("dpo", tiny_checkpoint, tmp_path / "run", pairs, **settings)
-    resumed = train("dpo", tiny_checkpoint, tmp_path / "run", other, **settings)
-    whole = train("dpo", tiny_checkpoint, tmp_path / "whole", other, **settings)
-    assert evaluated(resumed)[-2:] == evaluated(whole)[1:]
-    assert evaluated(whole)[-1]["eval_absolute_margin"] > 0.01
+    resumed = evaluated(train("dpo", tiny_checkpoint, tmp_path / "run", other, **settings))
+    whole = evaluated(train("dpo", tiny_checkpoint, tmp_path / "whole", other, **settings))
+    assert [line["step"] for line in resumed] == [0, 1, 1, 2]
+    assert resumed[1]["eval_loss"] != resumed[2]["eval_loss"]
+    assert resumed[2:] == whole[1:], "with the best step"
+    assert whole[-1]["eval_absolute_margin"] > 0.01
 
 
 def ids_of(trees: Any) -> list[str]:
