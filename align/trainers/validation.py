@@ -373,7 +373,7 @@ def prompts_in_both(trees: Sequence[PromptTree], held_out: Sequence[PromptTree])
 def warn_of_overlap(trees: Sequence[PromptTree], held_out: Sequence[PromptTree]) -> int:
     """Say how many held-out rows have a prompt that is trained on. Returns their number.
 
-    A warning and no error: an evaluation of rows that are trained on may be meant, and its values remain right.
+    It is a warning and not an error, because a run may evaluate rows that it trains on deliberately.
     """
     both = prompts_in_both(trees, held_out)
     if both:
