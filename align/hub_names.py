@@ -53,7 +53,7 @@ def similar_path(path: Path) -> Path | None:
         if os.path.lexists(parent / part):
             continue
         try:
-            names = os.listdir(parent)
+            names = os.listdir(parent)[:_MOST_NAMES]
         except OSError:
             return None
         for close in sorted(names, key=lambda name: (-_likeness(part, name), name))[:3]:
@@ -67,6 +67,7 @@ def similar_path(path: Path) -> Path | None:
 
 
 _ALIKE = 0.7
+_MOST_NAMES = 2000  # of a folder, so that a suggestion takes milliseconds
 
 
 def _likeness(first: str, second: str) -> float:

@@ -171,7 +171,7 @@ def test_every_recipe_names_the_setting_of_a_model_before_anything_is_loaded(
 ) -> None:
     *more, last = setting.split()
     assert answer(recipe, *more, f"{last}me/gated").message.startswith(f"{where}: me/gated is gated on the Hub")
-    found = answer(recipe, *more, f"{last}me/publick")
+    found = answer(recipe, *more, f"{last}me/publik")
     assert (found.code, "Did you mean me/public?" in found.message) == (2, True)
     found = answer(recipe, *more, f"{last}T/rows")
     assert found == (
@@ -426,7 +426,7 @@ def test_a_missing_package_names_its_extra(
 
 
 def test_a_checkpoint_to_publish_that_is_missing_is_not_called_unfinished(answer: Any, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    assert answer("publish", "checkpoint=T/modell") == (1, "T/modell: there is no such folder. Did you mean T/model?")
+    (tmp_path / "policy").mkdir()
+    assert answer("publish", "checkpoint=T/polici") == (1, "T/polici: there is no such folder. Did you mean T/policy?")
     found = answer("publish", "checkpoint=me/public")
     assert found.message.startswith("me/public: there is no such folder. Name the folder of a finished checkpoint")
