@@ -140,7 +140,7 @@ class LoRAConfig(Section):
     as small ones (rsLoRA, arXiv:2312.03732)."""
     use_dora: bool = False
     """Also train the magnitude of each output of a layer, apart from its direction (DoRA, arXiv:2402.09353). It is
-    slower: each forward pass computes the norms of the adapted weights. Not with ZeRO-3."""
+    slower: each forward pass computes the norms of the adapted weights."""
     targets: Literal["all-linear"] | str | tuple[str, ...] = Field("all-linear", min_length=1)
     """Which layers get adapters, as peft's target_modules. all-linear: every linear layer except the output head
     (QLoRA, arXiv:2305.14314, section 4). A list of names, or of their endings: [q_proj, v_proj]. A regular expression

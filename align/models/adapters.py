@@ -27,7 +27,7 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils import ModulesToSaveWrapper
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -83,7 +83,7 @@ def attach(
     settings.lora_dropout = lora.dropout
     inject_adapter_in_model(settings, model, _NAME)
     model._hf_peft_config_loaded = True  # gradient checkpointing and quantized models look at it, see is_adapted
-    model._align_base = base
+    model.adapter_base = base
     settings.base_model_name_or_path, settings.revision = base_name(base, base_revision)
     for key in ("target_modules", "exclude_modules"):
         if isinstance(found := getattr(settings, key), set | list):  # a pattern is a text
@@ -234,8 +234,10 @@ def _has_other_magnitudes(layer: Any) -> bool:
     With lora_B = 0 a row w of the weight becomes m * w / |w|, which is w itself if its magnitude m is |w|.
     """
     for magnitude in getattr(layer, "lora_magnitude_vector", {}).values():
-        weight = dequantize_module_weight(layer.get_base_layer())
-        norms = torch.linalg.norm(weight.float(), dim=1)
+        base = layer.get_base_layer()
+        with gather_params_ctx(base.parameters()):  # whole under ZeRO-3, too
+            weight = dequantize_module_weight(base)
+            norms = torch.linalg.norm(weight.float(), dim=1)
         if not torch.allclose(magnitude.weight.float(), norms, rtol=1e-2 if weight.dtype == torch.bfloat16 else 1e-4):
             return True
     return False

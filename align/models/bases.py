@@ -54,7 +54,7 @@ def base_note(model: Any, folder: Path) -> dict[str, Any]:
     model: the model that the adapter was attached to (`align.models.adapters.attach`).
     folder: where the adapter is saved.
     """
-    base = getattr(model, "_align_base", None)
+    base = getattr(model, "adapter_base", None)
     return {} if base is None else note_of(base, folder)
 
 

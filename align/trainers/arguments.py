@@ -110,10 +110,6 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
     if model.dtype == "bfloat16" and model.lora is None and training.save_dtype == "float32":
         what = "is float32, and the trained weights are bfloat16: the files would only be twice as large"
         raise ConfigError("training.save_dtype", what, "Set it to auto or bfloat16")
-    if sharded and model.lora is not None and model.lora.use_dora:
-        what = "DoRA reads the frozen weights outside of their layers, where ZeRO-3 has not gathered them"
-        how = "Launch without DeepSpeed (accelerate launch --multi_gpu), or set model.lora.use_dora: false"
-        raise ConfigError("model.lora.use_dora", what, how)
     if sharded and os.environ.get("DS_ACCELERATOR") == "cpu" and sys.platform == "linux":
         prepare_extension()
     require_usable(training.optimizer, gpu=torch.cuda.is_available(), sharded=sharded)

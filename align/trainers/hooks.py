@@ -221,6 +221,18 @@ HOOKS: tuple[Hook, ...] = (
         "called: adapters are trained in float32",
         ("(model, adapter_name, autocast_adapter_dtype=True)",),
     ),
+    Hook(
+        "peft.utils.integrations:dequantize_module_weight",
+        "align/models/adapters.py",
+        "called: DoRA's magnitudes are compared with the norms of the base's weights",
+        ("(module)",),
+    ),
+    Hook(
+        "peft.utils.integrations:gather_params_ctx",
+        "align/models/adapters.py",
+        "called: whole weights under ZeRO-3",
+        ("(param, modifier_rank=0, fwd_module=None)",),
+    ),
     # Attention
     Hook(
         "transformers.integrations.sdpa_attention:sdpa_attention_forward",

@@ -425,18 +425,6 @@ def test_dpo_trains_a_dora_adapter_on_with_its_magnitudes(tmp_path: Path, tiny_c
     assert (config["use_dora"], config["use_rslora"]) == (True, True)
 
 
-def test_dora_is_refused_under_zero3_before_anything_is_loaded(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    model = {"lora": LoRAConfig(use_dora=True)}
-    with pytest.raises(
-        ConfigError, match=r"model\.lora\.use_dora: DoRA reads the frozen weights outside of their layers"
-    ):
-        train("sft", tmp_path / "run", tiny_checkpoint, model=model)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 def test_without_lora_an_adapter_folder_is_merged_and_trained_whole(
     tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
