@@ -71,7 +71,7 @@ def fields(title: str, lines: Sequence[tuple[str, str]]) -> tuple[str, dict[str,
         table.add_column(overflow="fold")
         for name, value in lines:
             table.add_row(name, Text(value))
-        return Panel(table, title=f"[bold]{title}", title_align="left", border_style="cyan", expand=False)
+        return Panel(table, title=Text(title, "bold"), title_align="left", border_style="cyan", expand=False)
 
     return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in lines)]), drawn(draw)
 

@@ -115,7 +115,7 @@ def first_lines(trainer: Summarized, step: int) -> list[tuple[str, str]]:
         *_held_out(trainer),
         ("trains on", _trains_on(trainer)),
         ("batch", _batch(trainer, facts)),
-        ("steps", _steps(plan, training, step)),
+        ("steps", steps_line(plan, step)),
         ("tokens", _tokens(trainer, step)),
         ("learning rate", _rate(training)),
     ]
@@ -269,7 +269,8 @@ def _batch(trainer: Summarized, facts: Mapping[str, Any]) -> str:
     return f"{rows:,} rows a step = {spread}; {packed}, {plan.filled_share():.0%} filled"
 
 
-def _steps(plan: RunPlan, training: TrainingConfig, step: int) -> str:
+def steps_line(plan: RunPlan, step: int) -> str:
+    """How many steps a run has, and how many are left after `step`, from which it resumes."""
     epochs = len(plan) / plan.steps_per_epoch
     line = f"{len(plan):,} ({_short(epochs)} epochs of {plan.steps_per_epoch:,} steps)"
     return line + (f"; {step:,} are done, {len(plan) - step:,} to go" if step else "")

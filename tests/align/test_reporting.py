@@ -90,7 +90,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(reporting, "_console", None)
     log = reporting.logger("align.shown")
-    message, extra = fields("sft", [("model", "[my]-model"), ("result", "runs/my/sft")])
+    message, extra = fields("sft: [a]", [("model", "[my]-model"), ("result", "runs/my/sft")])
     log.info(message, extra=extra)
     message, extra = commands("next:", [("publish", "python publish.py " + "very/long/" * 20)])
     log.info(message, extra=extra)
@@ -107,6 +107,7 @@ def test_a_terminal_gets_color_and_a_bar_that_is_redrawn(monkeypatch: pytest.Mon
     assert "\x1b[36mmodel" in text, "names are colored"
     assert "\x1b[33m" in text.partition("the disk is 90% full")[0].splitlines()[-1], "warnings are yellow"
     plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", text)
+    assert "─ sft: [a] ─" in plain
     assert "[my]-model" in plain, "square brackets are no markup"
     assert "\n  python publish.py " + "very/long/" * 20 + "\n" in plain, "a command has no line break"
     assert re.search(r"sft +━+ +100% 2/2 +loss 0\.60 +0 s", plain)

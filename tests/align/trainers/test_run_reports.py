@@ -22,7 +22,7 @@ from align.reporting import logger
 from align.rows import Message, PreferenceRow
 from align.settings import TrainingConfig
 from align.trackers import TRACKERS
-from align.trainers.summary import next_commands
+from align.trainers.summary import next_commands, steps_line
 from align.trainers.trackers import (
     Speed,
     parameter_counts,
@@ -323,6 +323,12 @@ def test_a_resumed_run_counts_the_rows_of_its_own_steps() -> None:
     logs = {"train_runtime": 2.0, "train_samples_per_second": 1.5, "total_flos": 0}
     assert run_speed(logs, plan, 6, 6) == {"train_runtime": 2.0, "train_samples_per_second": 5.0}
     assert run_speed(logs, plan, 6, 1)["train_samples_per_second"] == 0.5, "the last step of an epoch has one row"
+
+
+def test_the_first_word_of_a_resumed_run_says_what_is_done() -> None:
+    plan = RunPlan([10] * 5, batch_size=2, token_budget=100, epochs=2.5, max_steps=None, seed=0)
+    assert steps_line(plan, 0) == "8 (2.67 epochs of 3 steps)"
+    assert steps_line(plan, 5) == "8 (2.67 epochs of 3 steps); 5 are done, 3 to go"
 
 
 def test_parameters_are_counted_whole() -> None:
