@@ -304,6 +304,16 @@ def test_base_model_and_licence_are_found_by_following_the_manifests(tmp_path: P
     assert (head["base_model"], head["license"]) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 
 
+def test_the_type_of_the_weights_is_said_if_it_is_not_that_of_training(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
+    folder = trained(tmp_path / "sft", "meta-llama/Llama-3.1-8B", rows)
+    assert "Weights:" not in card_of(folder)[1]
+    config = verify_folder(folder)["config"]
+    config["training"]["save_dtype"] = "bfloat16"
+    rounded = made(tmp_path / "rounded", {"stage": "sft", "steps": 9, "config": config})
+    assert "- Weights: stored as bfloat16, after training in another type" in card_of(rounded)[1]
+
+
 def test_a_local_start_is_said_to_be_unknown_and_never_named_by_its_place(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
     start = tmp_path / "ann" / "secret" / "base" / "model"
