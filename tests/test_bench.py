@@ -140,6 +140,7 @@ def test_counted_flops_are_those_of_the_products(bench: SimpleNamespace) -> None
     assert bench.limits.count_flops(lambda: attend(True)) == full * 3 // 4  # two blocks of 32: half of all, then all
 
 
+@pytest.mark.slow
 def test_a_tree_step_does_little_more_than_the_least_work(
     bench: SimpleNamespace, checkpoint: Path, trees: list[Any]
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_tree_step_does_less_work_than_padded_rows(
     assert found["ours"] < 0.6 * found["padded rows"]
 
 
+@pytest.mark.slow
 def test_a_tree_step_keeps_fewer_bytes_for_its_backward_pass(
     bench: SimpleNamespace, checkpoint: Path, trees: list[Any]
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_tree_step_keeps_fewer_bytes_for_its_backward_pass(
     assert found["ours"] < 0.5 * found["padded rows"]
 
 
+@pytest.mark.slow
 def test_the_gate_lets_equal_arms_through_and_says_how_far_apart_they_are(
     bench: SimpleNamespace, checkpoint: Path, trees: list[Any]
 ) -> None:
@@ -174,6 +177,7 @@ def test_the_gate_lets_equal_arms_through_and_says_how_far_apart_they_are(
     assert apart.worst_tensor in found["ours"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sabotage", ["loss", "gradient", "missing", "nan"])
 def test_the_gate_refuses_arms_that_compute_other_things(
     bench: SimpleNamespace, checkpoint: Path, trees: list[Any], sabotage: str
@@ -312,6 +316,7 @@ def test_cases_have_names_of_their_own_and_functions_that_are_there(bench: Simpl
         assert f"def {function}(" in (BENCH / f"{module}.py").read_text(encoding="utf-8"), case.function
 
 
+@pytest.mark.slow
 def test_no_file_of_the_benchmark_hides_an_installed_module() -> None:
     """Its folder is first on sys.path when it runs."""
     files = sorted(BENCH.glob("*.py"))

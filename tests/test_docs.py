@@ -96,6 +96,7 @@ def test_the_api_has_a_page_for_every_package_of_align(reference: ModuleType) ->
     assert "::: align.tree.pack" in pages["api/align.tree.md"]
 
 
+@pytest.mark.slow
 def test_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
     """Each part of a message between `...` is in a string of the code."""
     strings = set()

@@ -161,6 +161,7 @@ def test_files_are_not_called_utils() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_no_recipe_hides_an_installed_module() -> None:
     """A script run by path has its folder first on sys.path: recipes/evaluate.py would hide the library `evaluate`."""
     assert len(RECIPES) >= 10
@@ -187,6 +188,7 @@ def recipes_loaded() -> dict[str, list[str]]:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_importing_a_recipe_brings_nothing_heavy(recipes_loaded: dict[str, list[str]]) -> None:
     assert len(recipes_loaded) == len(RECIPES)
     assert not {Path(path).name: heavy for path, heavy in recipes_loaded.items() if heavy}
@@ -314,6 +316,7 @@ def test_every_launch_file_that_is_named_exists_and_names_a_deepspeed_config() -
     assert used == set(folder.glob("*.json")), "every DeepSpeed config belongs to a launch file"
 
 
+@pytest.mark.slow
 def test_the_word_list_is_checked_inside_identifiers_too(tmp_path: Path) -> None:
     """What `make check` runs: the words of .codespell.txt and misspellings, also as a part of a name or a phrase."""
     pytest.importorskip("codespell_lib")

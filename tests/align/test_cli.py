@@ -78,6 +78,7 @@ def test_a_recipe_answers_as_it_does_when_started_by_its_path(tmp_path: Path) ->
     assert "bad.yaml:1: no_such_setting: is not a setting." in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n')
     (tmp_path / "data.yaml").write_text("output: data\npreferences: {path: rows.jsonl, heldout_ratio: 0}\n")

@@ -608,6 +608,7 @@ def test_what_only_we_can_have_broken_keeps_its_traceback(write) -> None:
         main(Toy, fail, [str(write("path: a\n"))])
 
 
+@pytest.mark.slow
 def test_reading_a_config_does_not_import_torch() -> None:
     code = "import sys, align.config, align.settings; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -134,6 +134,7 @@ def test_a_manifest_that_is_a_folder_or_huge_is_refused(checkpoint: Path) -> Non
     assert refused(checkpoint).startswith("MANIFEST.json: cannot be read (")
 
 
+@pytest.mark.slow
 def test_no_bit_of_a_manifest_can_change_unnoticed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bit of it, one at a time, and every length. Read from memory: writing each variant would take too long."""
     written = (checkpoint / SEAL).read_bytes()

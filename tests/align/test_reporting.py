@@ -58,6 +58,7 @@ def test_a_bar_of_nothing_is_full() -> None:
     assert "100%  0/0" in Progress("x", total=0).line(0.0)
 
 
+@pytest.mark.slow
 def test_only_rank_zero_speaks() -> None:
     code = (
         "from align.reporting import Progress, logger\n"

@@ -32,6 +32,7 @@ def test_pins_of_packaged_sources_are_part_of_what_reads_them() -> None:
     assert "align/assets.py" not in code_of("data_builders.quality.mix")
 
 
+@pytest.mark.slow
 def test_code_that_is_named_and_not_imported_counts() -> None:
     assert "align/tools/sandbox/worker.py" in code_of("align.tools.sandbox.namespaces")  # started by its path
     assert "data_builders/tool_use/domains/physics.py" in code_of(

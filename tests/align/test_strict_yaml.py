@@ -100,6 +100,7 @@ def test_a_control_character_is_refused_with_its_line() -> None:
     assert refused("a: 1\nb: \x01\n").startswith("f.yaml:2: is not YAML: unacceptable character #x0001")
 
 
+@pytest.mark.slow
 def test_depth_and_size_are_refused_before_time_is_spent() -> None:
     began = time.monotonic()
     assert "is nested more than 32 deep" in refused("a: " + 100_000 * "[")

@@ -40,6 +40,7 @@ def test_every_builder_has_a_purpose_in_one_line(name: str) -> None:
     assert purpose[0].endswith("."), purpose[0]
 
 
+@pytest.mark.slow
 def test_every_setting_of_a_builder_is_documented() -> None:
     classes = settings_classes()
     assert len(classes) > 20, "the walk found too few classes"
@@ -52,6 +53,7 @@ def test_every_setting_of_a_builder_is_documented() -> None:
     assert not missing, missing
 
 
+@pytest.mark.slow
 def test_demo_data_is_not_imported_by_the_builders_of_a_users_data() -> None:
     """`rehearsal/` is used by itself only; the packaged sources also by the facts, and as the default of `tool_use`."""
     allowed = ("data_builders/rehearsal/", "data_builders/questions/facts/", "data_builders/questions/from_facts.py")

@@ -50,6 +50,7 @@ def test_accuracy_by_level_is_given_for_several_levels_in_their_order() -> None:
     assert "significantly_better" not in accuracies(scored_pairs(rows[1]))
 
 
+@pytest.mark.slow
 def test_a_scorer_that_counts_characters_is_found_out() -> None:
     by_length = scored(lambda better, length: float(length))
     found = accuracies(by_length)
@@ -60,6 +61,7 @@ def test_a_scorer_that_counts_characters_is_found_out() -> None:
     assert length_correlation(scored(lambda better, length: -2.0 * length)) == pytest.approx(-1.0)
 
 
+@pytest.mark.slow
 def test_a_scorer_that_knows_is_right_on_both_sides_and_has_no_liking_of_length() -> None:
     knowing = scored(lambda better, length: float(better))
     found = accuracies(knowing)

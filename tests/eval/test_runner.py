@@ -59,6 +59,7 @@ class Making:
         return Result({"right": share(1, 1), "of nothing": None}, {"rows": 1}, [row])
 
 
+@pytest.mark.slow
 def test_a_result_from_the_same_inputs_is_not_made_again(data: Path) -> None:
     make, out = Making(), data / "out"
     config = FactualityConfig(questions=data / "questions.jsonl")
@@ -89,6 +90,7 @@ def test_a_result_from_the_same_inputs_is_not_made_again(data: Path) -> None:
     assert make.times == 6
 
 
+@pytest.mark.slow
 def test_a_result_that_other_code_made_is_made_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = Making()
     config = FactualityConfig(questions=data / "questions.jsonl")
@@ -186,6 +188,7 @@ def test_help_and_a_bad_config_load_no_torch(recipe: str) -> None:
     assert ran.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_evaluation_is_greedy_unless_set_otherwise() -> None:
     spec = importlib.util.spec_from_file_location("run_eval", ROOT / "recipes" / "run_eval.py")
     assert spec is not None

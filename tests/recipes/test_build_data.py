@@ -80,6 +80,7 @@ def test_a_section_that_is_null_counts_as_not_given(tmp_path: Path) -> None:
     assert load_config(BuildDataRecipe, config).builder == "preferences"
 
 
+@pytest.mark.slow
 def test_shipped_configs_use_every_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     used = {load_config(BuildDataRecipe, config).builder for config in CONFIGS}

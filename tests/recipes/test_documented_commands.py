@@ -117,6 +117,7 @@ BUILD = (
 TRAIN = "python recipes/dpo.py recipes/configs/dpo/llama3.1-8b.yaml model.path=me/model data.path="
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, expected",
     [

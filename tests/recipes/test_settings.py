@@ -84,6 +84,7 @@ def test_a_source_written_as_a_section_checks_its_path_too(value: str, monkeypat
         load_config(recipe_class(RECIPES, "sft"), config, given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_help_explains_every_paper_that_a_setting_cites(name: str) -> None:
     recipe = recipe_class(RECIPES, name)

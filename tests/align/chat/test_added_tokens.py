@@ -92,6 +92,7 @@ def dialogs(make_dialog: Any, protocol: ChatProtocol, seed: int, count: int = 60
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [False, True])
 def test_markers_and_words_cost_the_ids_that_a_server_reads(
     make_dialog: Any, protocol: ChatProtocol, opened: bool
@@ -106,6 +107,7 @@ def test_markers_and_words_cost_the_ids_that_a_server_reads(
     assert placed > 60
 
 
+@pytest.mark.slow
 def test_thoughts_and_calls_are_read_back(make_dialog: Any, protocol: ChatProtocol) -> None:
     calls = 0
     for messages, tools in dialogs(make_dialog, protocol, seed=2):
@@ -215,6 +217,7 @@ def assert_whole_texts(make_dialog: Any, protocol: ChatProtocol) -> None:
                 assert protocol.text(mine).startswith(message.content) or tools
 
 
+@pytest.mark.slow
 def test_without_markers_a_content_is_one_text(make_dialog: Any, chatml_tokenizer: Any, llama3_tokenizer: Any) -> None:
     for tokenizer in (chatml_tokenizer, llama3_tokenizer):
         assert_whole_texts(make_dialog, load_protocol(tokenizer))

@@ -34,6 +34,7 @@ def random_call(rng: random.Random) -> ToolCall:
     return ToolCall(name=rng.choice(STRINGS[1:]), arguments=json.dumps(arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", ["hermes", "json"])
 @pytest.mark.parametrize("before", ["", "Let me look that up.\n"])
 def test_rendered_calls_are_parsed_back(syntax: str, before: str) -> None:

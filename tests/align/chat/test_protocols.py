@@ -95,6 +95,7 @@ def test_a_prompt_opened_for_an_answer_is_a_prefix_of_the_whole_dialog(make_dial
     assert splits > 2 * DIALOGS
 
 
+@pytest.mark.slow
 def test_a_dialog_ends_with_a_terminator_at_which_generation_stops(make_dialog, protocol: ChatProtocol) -> None:
     for messages, tools in dialogs(make_dialog, protocol, seed=2):
         encoded = protocol.encode(messages, tools)
@@ -105,6 +106,7 @@ def test_a_dialog_ends_with_a_terminator_at_which_generation_stops(make_dialog, 
         )
 
 
+@pytest.mark.slow
 def test_kinds_and_turns_give_every_content_back(make_dialog, protocol: ChatProtocol) -> None:
     for messages, tools in dialogs(make_dialog, protocol, seed=3, tools=False):
         encoded = protocol.encode(messages, tools)
@@ -213,6 +215,7 @@ def test_the_saved_template_gives_the_same_ids(make_dialog, protocol: ChatProtoc
         assert ids == protocol.encode(messages, tools, open_assistant=open_assistant).ids
 
 
+@pytest.mark.slow
 def test_the_saved_template_gives_the_same_text_whatever_is_typed(make_dialog, protocol: ChatProtocol) -> None:
     for messages, tools in dialogs(make_dialog, protocol, seed=7):
         text = protocol.tokenizer.apply_chat_template(as_openai(messages), tools=as_openai_tools(tools), tokenize=False)
@@ -251,6 +254,7 @@ def test_half_characters_in_arguments_are_written_escaped(protocol: ChatProtocol
     assert protocol.parse(ids[start:]).tool_calls[0].parsed() == {"a": "\ud83d"}
 
 
+@pytest.mark.slow
 def test_functions_are_offered_as_they_are_specified(make_dialog, protocol: ChatProtocol) -> None:
     offered = 0
     for messages, tools in dialogs(make_dialog, protocol, seed=9):

@@ -60,6 +60,7 @@ def test_a_wrong_environment_is_refused(wrong: dict, reason: str) -> None:
         EnvironmentConfig(**wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 99, 100, 101, 500, 99_999, 1_000_000])
 @pytest.mark.parametrize("limit", [100, 101, 8000])
 def test_a_long_result_is_cut_in_its_middle_and_says_by_how_much(length: int, limit: int) -> None:

@@ -18,6 +18,7 @@ SAMPLED = SamplingConfig(dtype="float32", max_completion_tokens=8)
 PROMPT = (Message(role="user", content="What is the capital of Italy?"),)
 
 
+@pytest.mark.slow
 def test_an_engine_generates_what_its_backend_does_from_the_ids_of_its_protocol(tiny_checkpoint: Path) -> None:
     engine = GenerationEngine.from_settings(ModelConfig(path=tiny_checkpoint), SAMPLED)
     _, protocol = loading.load_tokenizer(tiny_checkpoint)

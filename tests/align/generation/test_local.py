@@ -95,6 +95,7 @@ def test_a_completion_is_the_same_alone_and_in_any_batch(model: LlamaForCausalLM
         assert alone.complete([asked[number]], [[seeds[number][place]]]) == [[together[number][place]]]
 
 
+@pytest.mark.slow
 def test_sharing_the_prefill_equals_separate_rows(model: LlamaForCausalLM) -> None:
     prompt = prompts(1)[0]
     shared = backend(model).complete([prompt], [list(range(20))])
@@ -119,6 +120,7 @@ def test_a_prompt_is_prefilled_once_for_all_its_completions(
     assert all(shape[1] == 1 for shape in shapes[1:])
 
 
+@pytest.mark.slow
 def test_the_batch_shrinks_and_decoding_stops_when_all_rows_have_ended(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_the_batch_shrinks_and_decoding_stops_when_all_rows_have_ended(
     assert sum(rows) < 1.3 * used, "ended rows ride along only briefly"
 
 
+@pytest.mark.slow
 def test_wide_prefills_are_cut_and_change_nothing(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = prompts(20)
     whole = backend(model, batch_size=32).complete(asked, [[3, 4]] * 20)
@@ -172,6 +175,7 @@ def test_sampled_shares_match_the_softmax(model: LlamaForCausalLM, temperature: 
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5
 
 
+@pytest.mark.slow
 def test_the_second_token_is_not_drawn_with_the_first_ones_luck(model: LlamaForCausalLM) -> None:
     prompt = prompts(1)[0]
     sampler = backend(model, max_completion_tokens=2, batch_size=500)

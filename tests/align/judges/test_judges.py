@@ -215,6 +215,7 @@ REQUESTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token_budget", [1, 120, 100_000])
 def test_k_completions_in_one_tree_score_as_one_completion_a_tree(tiny_checkpoint: Path, token_budget: int) -> None:
     from align.judges.reward_model import RewardModelJudge

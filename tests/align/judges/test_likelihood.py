@@ -42,6 +42,7 @@ def by_plain_forward(checkpoint: Path, request: ScoreRequest, completion: tuple[
     return sum(float(logps[place - 1, encoded.ids[place]]) for place in places), len(places)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token_budget", [40, 4096])
 def test_scores_are_the_summed_content_log_probabilities(tiny_checkpoint: Path, token_budget: int) -> None:
     _, protocol = load_tokenizer(tiny_checkpoint)
@@ -66,6 +67,7 @@ def test_an_opening_is_at_least_as_likely_as_what_goes_on_from_it(tiny_checkpoin
     assert whole < opening < 0
 
 
+@pytest.mark.slow
 def test_an_evaluated_model_gives_the_same_after_it_has_generated(tiny_checkpoint: Path) -> None:
     generator = Generator(ModelConfig(path=tiny_checkpoint), SamplingConfig(temperature=0, dtype="float32"))
     logps, counts = generator.logps(REQUESTS)

@@ -147,6 +147,7 @@ SOME = ["q_proj", "layers.1.mlp.down_proj"]
 PATTERN = r"model\.layers\.\d\.(self_attn\.[qv]|mlp\.up)_proj"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings, peft_settings, checkpointing",
     [
@@ -362,6 +363,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     assert metrics(resumed) == [line for line in metrics(whole) if line["step"] > 10]
 
 
+@pytest.mark.slow
 def test_a_weight_that_was_not_saved_stops_the_run_by_name(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,6 +444,7 @@ def test_without_lora_an_adapter_folder_is_merged_and_trained_whole(
     assert all(not torch.equal(before[name], after[name]) for name in before), "every weight was trained"
 
 
+@pytest.mark.slow
 def test_settings_other_than_the_adapters_are_refused_and_both_are_named(sft_adapter: Path) -> None:
     from align.models.loading import load_policy
 
@@ -457,6 +460,7 @@ def test_settings_other_than_the_adapters_are_refused_and_both_are_named(sft_ada
         load_policy(ModelConfig(path=sft_adapter, lora=LORA.model_copy(update={"alpha": 16})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_an_adapter_that_changes_nothing_stops_the_run(lora, tmp_path: Path, sft_adapter: Path) -> None:
     from align.models.loading import load_policy
@@ -503,6 +507,7 @@ def test_a_base_that_is_gone_or_is_an_adapter_itself_is_reported(tmp_path: Path,
             load_policy(ModelConfig(path=moved))
 
 
+@pytest.mark.slow
 def test_generation_and_averaging_meet_an_adapter_folder(
     tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
 ) -> None:
@@ -535,6 +540,7 @@ def merge(adapter: Path, output: Path, **settings) -> Path:
     return run(MergeRecipe(adapter=adapter, output_dir=output, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_merged_checkpoint_is_whole_and_computes_what_base_and_adapter_do(
     dtype: str | None, tmp_path: Path, sft_adapter: Path, tiny_checkpoint: Path
@@ -559,6 +565,7 @@ def test_a_merged_checkpoint_is_whole_and_computes_what_base_and_adapter_do(
     assert record["effect_share"] < (1e-4 if dtype is None else 0.1)
 
 
+@pytest.mark.slow
 def test_a_merged_reward_model_scores_as_before(tmp_path: Path, reward_adapter: Path) -> None:
     from align.models.loading import load_reward_model
     from align.tree.pack import collate
@@ -572,6 +579,7 @@ def test_a_merged_reward_model_scores_as_before(tmp_path: Path, reward_adapter: 
     torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_that_was_not_merged_is_found_and_nothing_is_left(
     tmp_path: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,6 +605,7 @@ def test_a_layer_that_was_not_merged_is_found_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_adapter_too_small_for_bfloat16_weights_is_refused_there_and_merged_in_float32(
     tmp_path: Path, sft_adapter: Path
 ) -> None:
@@ -682,6 +691,7 @@ def test_qlora_trains_over_four_bits_and_merges_into_whole_weights(
     assert 0.001 < record["moved_from_there"]["effect_share"] < 1
 
 
+@pytest.mark.slow
 def test_an_adapter_trained_over_four_bits_merges_where_bitsandbytes_is_not(
     tmp_path: Path, sft_adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -160,6 +160,7 @@ def test_an_adapter_that_is_trained_on_computes_what_peft_computes(
     assert Path(recorded).samefile(tiny_checkpoint), "peft loads it from any working folder"
 
 
+@pytest.mark.slow
 def test_a_saved_adapter_has_the_bytes_that_transformers_writes(
     tiny_checkpoint: Path, policy_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_saved_adapter_has_the_bytes_that_transformers_writes(
         assert {file.name: file.read_bytes() for file in ours.iterdir()} == written
 
 
+@pytest.mark.slow
 def test_a_wrong_merge_in_memory_is_found(policy_adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peft.tuners.lora import Linear
 
@@ -189,6 +191,7 @@ def test_a_wrong_merge_in_memory_is_found(policy_adapter: Path, monkeypatch: pyt
             load()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_opened_as_what_it_is(
     tiny_checkpoint: Path, tmp_path: Path, policy_adapter: Path, chatml_tokenizer: Any
 ) -> None:
@@ -218,6 +221,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) ->
 A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -279,6 +283,7 @@ def test_merging_into_the_base_or_the_adapter_is_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter"}
 
 
+@pytest.mark.slow
 def test_a_merged_manifest_names_no_place_of_this_machine(policy_adapter: Path, tmp_path: Path) -> None:
     whole = merge_adapter(policy_adapter, tmp_path / "whole", prompts=PROMPTS, dtype="float32")
     assert str(tmp_path) not in (whole / "MANIFEST.json").read_text()
@@ -289,6 +294,7 @@ def test_an_adapter_that_is_not_there_is_named_by_its_setting(tmp_path: Path) ->
         merge_adapter(tmp_path / "gone", tmp_path / "out", prompts=PROMPTS)
 
 
+@pytest.mark.slow
 def test_what_peft_cannot_merge_is_one_message(tiny_checkpoint: Path, chatml_tokenizer: Any, tmp_path: Path) -> None:
     folder, ids = tmp_path / "adapter", torch.arange(10, 40)[None]
     adapter(tiny_checkpoint, folder, chatml_tokenizer, ids, lora_bias=True)
@@ -297,6 +303,7 @@ def test_what_peft_cannot_merge_is_one_message(tiny_checkpoint: Path, chatml_tok
             attach(folder, ids)
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_head_on_a_reward_model_is_merged_into_a_reward_model(
     tiny_reward_checkpoint: Path, chatml_tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def checkpoints(tiny: Path, tmp_path: Path, count: int, dtype: torch.dtype = tor
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [None, (0.5, 0.3, 0.2)])
 def test_the_mean_equals_stacked_tensors(shares, tiny_checkpoint: Path, tmp_path: Path) -> None:
     folders = checkpoints(tiny_checkpoint, tmp_path, 3)
@@ -55,6 +56,7 @@ def test_the_mean_equals_stacked_tensors(shares, tiny_checkpoint: Path, tmp_path
         torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_checkpoints_are_summed_in_float64(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folders = checkpoints(tiny_checkpoint, tmp_path, 7, torch.bfloat16)
     mean = load_file(average_checkpoints(folders, tmp_path / "mean") / "model.safetensors")
@@ -71,6 +73,7 @@ def test_bfloat16_checkpoints_are_summed_in_float64(tiny_checkpoint: Path, tmp_p
     assert rough, "the test would not see a sum in bfloat16"
 
 
+@pytest.mark.slow
 def test_the_mean_loads_as_a_checkpoint_in_one_or_many_shards(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +155,7 @@ def test_an_output_that_is_contains_or_lies_in_an_input_leaves_the_inputs_as_the
     assert {path.name for path in tmp_path.iterdir()} == {"c0", "c1", "link"}
 
 
+@pytest.mark.slow
 def test_an_output_that_holds_something_else_is_refused_and_an_earlier_mean_is_replaced(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +175,7 @@ def test_an_output_that_holds_something_else_is_refused_and_an_earlier_mean_is_r
     assert {path.name for path in tmp_path.iterdir()} == {"c0", "c1", "mean"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -192,6 +197,7 @@ def test_a_config_of_other_mathematics_is_refused_by_key(
     average_checkpoints([one, two], tmp_path / "mean")
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused_and_another_padding_is_not(tiny_checkpoint: Path, tmp_path: Path) -> None:
     one, two = checkpoints(tiny_checkpoint, tmp_path, 2)
     table = json.loads((two / "tokenizer.json").read_text())
@@ -238,6 +244,7 @@ def test_averaged_reward_models_are_a_reward_model(tiny_reward_checkpoint: Path,
     )
 
 
+@pytest.mark.slow
 def test_stray_files_are_not_averaged_in(tiny_checkpoint: Path, tmp_path: Path) -> None:
     one, two = checkpoints(tiny_checkpoint, tmp_path, 2)
     expected = contents(average_checkpoints([one, two], tmp_path / "mean"))["model.safetensors"]
@@ -287,6 +294,7 @@ def test_a_checkpoint_and_its_weight_are_one_entry(text: str, message: str, tmp_
         load_config(AverageRecipe, tmp_path / "c.yaml")
 
 
+@pytest.mark.slow
 def test_the_recipe_weighs_each_entry_by_its_own_weight(tiny_checkpoint: Path, tmp_path: Path) -> None:
     one, two = checkpoints(tiny_checkpoint, tmp_path, 2)
     names = {"text": f"[{{path: {two}, weight: 0.75}}, {{path: {one}, weight: 0.25}}]", "plain": f"[{one}, {two}]"}
@@ -301,6 +309,7 @@ def test_the_recipe_weighs_each_entry_by_its_own_weight(tiny_checkpoint: Path, t
     torch.testing.assert_close(found["plain"], 0.5 * a + 0.5 * b)
 
 
+@pytest.mark.slow
 def test_the_rehearsal_gives_most_of_the_weight_to_dpo_and_none_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -320,6 +329,7 @@ def test_the_rehearsal_gives_most_of_the_weight_to_dpo_and_none_is_left_behind(
     assert {member.path.name: member.weight for member in alone.checkpoints} == {"dpo": 0.75, "sft": 0.25}
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_tied_embedding_is_no_difference(tiny_checkpoint: Path, tmp_path: Path) -> None:
     one, two = checkpoints(tiny_checkpoint, tmp_path, 2)
     tensors = load_file(two / "model.safetensors")

@@ -129,6 +129,7 @@ def test_evaluations_answer_and_score_there(
     assert len(gpu.moved) >= 3
 
 
+@pytest.mark.slow
 def test_builders_and_the_raters_page_sample_there(tiny_checkpoint: Path, gpu: Moves) -> None:
     from align.generation.engine import EngineCache
     from data_builders.annotation.answers import load_models
@@ -142,6 +143,7 @@ def test_builders_and_the_raters_page_sample_there(tiny_checkpoint: Path, gpu: M
     assert gpu.moved == [("LlamaForCausalLM", torch.bfloat16)] * 2
 
 
+@pytest.mark.slow
 def test_a_model_that_someone_left_on_the_cpu_is_moved_by_its_judge_and_its_backend(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, gpu: Moves
 ) -> None:

@@ -404,6 +404,7 @@ def test_a_model_with_dropout_or_experts_may_score() -> None:
             refuse_untrainable(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["reward", "likelihood"])
 def test_a_judge_proves_its_first_row_by_the_models_own_forward(
     kind: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch

@@ -78,6 +78,7 @@ def test_no_labels_give_an_empty_tensor_and_zero_gradients() -> None:
     assert not made.weight.grad.any()
 
 
+@pytest.mark.slow
 def test_sums_in_bfloat16_runs_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The weight's gradient from 4,096 equal rows: a bfloat16 sum of that many small parts would stop growing."""
     monkeypatch.setattr(align.models.logps, "TILE", {"cpu": (8, 128), "cuda": (8, 128)})
@@ -92,6 +93,7 @@ def test_sums_in_bfloat16_runs_are_float32(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(rough, exact, atol=0.02 * exact.abs().max().item(), rtol=0)
 
 
+@pytest.mark.slow
 def test_logits_of_all_labels_never_exist(largest_tensor) -> None:
     made, (hidden, labels, upstream) = head(), states(600)
     with largest_tensor() as largest:

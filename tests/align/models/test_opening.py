@@ -228,6 +228,7 @@ def test_what_was_saved_quantized_is_opened_when_asked_for_by_its_own_method_onl
 # Names, shapes, values
 
 
+@pytest.mark.slow
 def test_missing_unexpected_and_misshapen_tensors_are_refused_by_name(folder: Path) -> None:
     whole = load_file(folder / WEIGHTS)
     loads = (policy, lambda path: load_generator(path, "float32"))
@@ -304,6 +305,7 @@ def test_a_head_under_another_name_is_refused(name: str, fresh: bool, reward: Pa
         load_reward_model(ModelConfig(path=reward), fresh_head=fresh)
 
 
+@pytest.mark.slow
 def test_a_fresh_head_is_for_training_alone_and_is_reported(
     folder: Path, reward: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +337,7 @@ def test_a_reward_model_is_no_policy(reward: Path) -> None:
             load(reward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["nan", "no head"])
 def test_an_evaluation_with_a_broken_reward_model_ends_with_an_error(
     broken: str, reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -357,6 +360,7 @@ def test_an_evaluation_with_a_broken_reward_model_ends_with_an_error(
 # Sealed folders
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_sealed_folder_is_refused_by_the_files_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,6 +446,7 @@ def hub(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
     return home
 
 
+@pytest.mark.slow
 def test_a_hub_name_is_opened_from_the_cache_at_its_revision(hub: Path, tiny_checkpoint: Path) -> None:
     name = Path("me/tiny")
     load_tokenizer(name, revision="v1")

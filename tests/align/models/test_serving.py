@@ -186,6 +186,7 @@ def test_an_adapter_says_where_to_stop_and_its_merge_stops(llama3_tokenizer: Any
     assert AutoTokenizer.from_pretrained(merged).eos_token == end
 
 
+@pytest.mark.slow
 def test_an_average_that_begins_with_a_base_has_the_files_of_the_trained_one(tokenizer: Any, tmp_path: Path) -> None:
     start = base(tokenizer, tmp_path / "base", generation=SAMPLING)
     trained = tmp_path / "trained"

@@ -142,6 +142,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[
     align.records.tables._cached_builder.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_hub_dataset_is_read_by_name_configuration_split_and_revision(hub: list[tuple[Any, ...]]) -> None:
     source = {"path": "owner/chats", "split": "test", "revision": "v1.0", "name": "main"}
     assert [record["prompt"] for record in found(Source.model_validate(source))] == [r["prompt"] for r in RECORDS[:2]]
@@ -412,6 +413,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         assert "cannot be read (Permission denied)" in refused(tmp_path / "secret.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_a_line_over_the_cap_is_refused_before_it_is_in_memory(tmp_path: Path) -> None:
     with (tmp_path / "a.jsonl").open("wb") as handle:

@@ -372,6 +372,7 @@ def test_a_stage_that_will_not_leave_is_killed(project: Project) -> None:
     assert driver.returncode == 128 + signal.SIGTERM, out
 
 
+@pytest.mark.slow
 def test_a_launched_stage_has_as_long_to_save_as_the_driver_waits(project: Project) -> None:
     """torchrun would kill its workers after 30 s."""
     noting = '    note("waits " + os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])\n    here ='
@@ -404,6 +405,7 @@ def test_a_failing_stage_is_reported_with_command_log_and_last_lines(project: Pr
     assert project.run() == ONE_ROUND[3:]
 
 
+@pytest.mark.slow
 def test_a_stage_that_does_not_make_its_output_has_failed(project: Project) -> None:
     project.values["rounds"] = 1
     config = project.root / "bad.yaml"
@@ -438,6 +440,7 @@ def test_a_folder_that_the_ledger_does_not_know_is_not_touched(project: Project)
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_stage_may_show_all_that_it_prints_even_when_it_is_up_to_date(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -512,6 +515,7 @@ def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPa
     assert probe == {"probe"}, "each builder is hashed on its own, though one recipe runs them all"
 
 
+@pytest.mark.slow
 def test_packaged_data_that_changed_or_came_later_is_part_of_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,6 +637,7 @@ def test_with_a_lost_ledger_what_changed_is_still_made_again(project: Project) -
     assert project.run() == ["round-2/reward", "run/last"]
 
 
+@pytest.mark.slow
 def test_a_folder_copied_from_another_run_is_not_touched(project: Project) -> None:
     project.values["rounds"] = 1
     project.run()

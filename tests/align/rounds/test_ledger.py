@@ -181,6 +181,7 @@ def test_a_damaged_run_is_one_message(ledger: Ledger) -> None:
         ledger.runs()
 
 
+@pytest.mark.slow
 def test_pages_that_are_damaged_inside_a_ledger_are_one_message(ledger: Ledger) -> None:
     for number in range(200):
         begin(ledger, f"round-{number}/sft", round_number=number)

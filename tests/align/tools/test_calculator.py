@@ -113,6 +113,7 @@ def test_a_calculation_without_end_is_stopped_and_the_next_one_is_answered() -> 
     engine._limited.close()
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_too_much_memory_is_an_error() -> None:
     limited = LimitedProcess("operator:mul", timeout_seconds=5, memory_bytes=256 << 20)
     with pytest.raises(ToolFailure, match="memory") as raised:

@@ -77,6 +77,7 @@ TEXTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_kind_gives_the_text_that_was_put_in(folder: Path) -> None:
     assert {name: file_text(folder / name) for name in TEXTS} == TEXTS
     assert {Path(name).suffix for name in TEXTS} | {".htm"} == READERS.keys()
@@ -123,6 +124,7 @@ def test_a_locked_pdf_is_refused_and_one_without_a_password_is_read(folder: Path
     assert file_text(folder / "open.pdf") == "Hello from page one"
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_they_unpack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = '<!DOCTYPE b [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><b>&b;</b>'
     (folder / "bomb.xml").write_text(bomb)
@@ -140,6 +142,7 @@ def tools(folder: Path) -> Registry:
     return Registry([file_reader(folder)])
 
 
+@pytest.mark.slow
 def test_the_tool_reads_within_its_folder_and_nowhere_else(folder: Path, tools: Registry) -> None:
     (folder.parent / "outside.txt").write_text("secret")
     (folder / "link.txt").symlink_to(folder.parent / "outside.txt")

@@ -223,6 +223,7 @@ def test_a_replay_gives_the_recorded_results_without_the_tools() -> None:
     replay.end()
 
 
+@pytest.mark.slow
 def test_a_replay_that_differs_is_named() -> None:
     records = recorded().records
     with pytest.raises(ReplayError, match=r"dialog 7, call 1: book_table: argument 'guests': expected 1, found true"):
@@ -243,6 +244,7 @@ def test_a_live_run_that_differs_is_named() -> None:
     assert differences([other, *records[1:]], tools)[0].startswith("call 1, book_table: text was 'something else', is ")
 
 
+@pytest.mark.slow
 def test_the_catalogue_loads_no_engine_and_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = {"torch", "numpy", "sympy", "pint", "bm25s", "lxml"}
     code = f"import sys, align.tools.catalog; print(sorted({engines} & sys.modules.keys()))"

@@ -200,6 +200,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings, loss, reduction, rows", VARIANTS, ids=["ipo", "length normalized", "smoothed"])
 def test_a_variant_of_dpo_gives_trls_loss_and_gradients(
     settings, loss, reduction: str, rows: int, tmp_path: Path, tiny_checkpoint: Path, models

@@ -100,6 +100,7 @@ def test_completions_that_see_each_other_stop_the_run(
         train(stage, tmp_path, tiny_checkpoint, precision=precision)
 
 
+@pytest.mark.slow
 def test_an_attention_that_is_wrong_alone_too_is_held_to_transformers_own(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_values_that_are_not_finite_stop_the_run_and_name_the_rows(value: float)
         check_packing(lambda batch: torch.full(batch.labels.shape, value), trees, low_precision=False)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_not_its_reference_stops_at_step_0(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

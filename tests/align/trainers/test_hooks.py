@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[3]
 OURS = {"_asdict", "_replace", "_fields", "_name_", "_value_"}
 
 
+@pytest.mark.slow
 def test_the_installed_versions_have_changed_nothing_that_we_use() -> None:
     assert changes() == []
 
@@ -75,6 +76,7 @@ def private_names_of_libraries(tree: ast.Module) -> set[str]:
     return {name for name in (read - own) | asked if name.startswith("_") and not name.startswith("__")} - OURS
 
 
+@pytest.mark.slow
 def test_every_private_name_of_a_library_that_training_and_models_use_is_in_the_table() -> None:
     files = [file for folder in ("trainers", "models", "tree") for file in (ROOT / "align" / folder).glob("*.py")]
     known = {hook.name.rpartition(".")[2].rpartition(":")[2] for hook in HOOKS}

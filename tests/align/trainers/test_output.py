@@ -94,9 +94,8 @@ def test_a_folder_of_our_own_is_taken_whether_finished_or_ended_in_any_place(
 def test_a_folder_that_cannot_be_written_to_is_one_message(name: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(
-        ConfigError, match=r"training\.output_dir.*(cannot be written to|cannot be used) \(.*\)\. Name a folder"
-    ):
+    why = r"(is a file, and a folder is expected|(cannot be written to|cannot be used) \(.*\))"
+    with pytest.raises(ConfigError, match=rf"training\.output_dir.*{why}\. Name a folder"):
         claim(tmp_path / name, tiny_checkpoint)
 
 

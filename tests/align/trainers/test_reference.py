@@ -121,6 +121,7 @@ def test_values_stand_by_the_trees_place_and_are_made_once(tmp_path: Path) -> No
     assert read.same_batches
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_cut_off_keeps_its_finished_shards(tmp_path: Path) -> None:
     logps(cache(tmp_path / "whole"), Model())
     with pytest.raises(KeyboardInterrupt):
@@ -159,6 +160,7 @@ def test_a_flipped_bit_is_found_and_the_shard_made_again(tmp_path: Path, said: p
     assert any("does not match its checksum" in record.getMessage() for record in warned)
 
 
+@pytest.mark.slow
 def test_a_torn_shard_is_made_again(tmp_path: Path) -> None:
     logps(cache(tmp_path), Model())
     whole = shards(tmp_path)
@@ -169,6 +171,7 @@ def test_a_torn_shard_is_made_again(tmp_path: Path) -> None:
         assert shards(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_a_resumed_run_without_its_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"of 8 optimizer steps are missing or damaged.*The weights have changed since"
@@ -180,6 +183,7 @@ def test_a_resumed_run_without_its_values_is_refused(tmp_path: Path) -> None:
         logps(cache(tmp_path), Model(), resumed=True)
 
 
+@pytest.mark.slow
 def test_another_plan_takes_what_is_there_by_row_and_makes_the_rest(tmp_path: Path) -> None:
     half = plan(max_steps=3)
     partial = logps(cache(tmp_path, half), Model())
@@ -196,6 +200,7 @@ def test_another_plan_takes_what_is_there_by_row_and_makes_the_rest(tmp_path: Pa
     assert logps(cache(tmp_path, other), Model()).same_batches == (0 in missing)
 
 
+@pytest.mark.slow
 def test_two_processes_write_their_own_shards_and_one_reads_them_all(tmp_path: Path) -> None:
     written = []
     for process in range(2):
@@ -229,6 +234,7 @@ def test_the_shards_that_the_comment_lists_are_the_ones_that_are_written(tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_both_processes_run_a_step_again_that_one_of_them_lost(tmp_path: Path) -> None:
     for process in range(2):
         cache(tmp_path, plan(processes=2, process=process))._make(range(8), Model())

@@ -195,6 +195,7 @@ def test_a_checkpoint_holds_no_training_arguments(tmp_path: Path, tiny_checkpoin
     assert "training_args.bin" not in names
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

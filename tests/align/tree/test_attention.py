@@ -99,6 +99,7 @@ def test_flex_attention_equals_a_dense_mask_forward(seed: int, heads: int, group
         torch.testing.assert_close(ours, dense(made), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_flex_mask_keeps_few_blocks_and_hides_every_block_without_a_visible_pair() -> None:
     made = row(7, prompts=600, branches=500, trees=5)
     mask = made.layout.flex_mask(torch.device("cpu"))

@@ -85,6 +85,7 @@ def plain(tree: PromptTree) -> tuple:
     return tree.id, tree.prompt.tolist(), branches, tree.level
 
 
+@pytest.mark.slow
 def test_trees_come_back_as_they_were_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     trees = [wide_tree(rng, number) for number in range(2500)]
@@ -102,6 +103,7 @@ def test_trees_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert any(not branch.loss_mask.any() for tree in trees for branch in tree.branches)
 
 
+@pytest.mark.slow
 def test_numbers_of_all_trees_are_those_of_each(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     trees = [wide_tree(rng, number) for number in range(1100)]
@@ -157,6 +159,7 @@ def one_by_one(row: SFTRow | PreferenceRow, protocol: ChatProtocol, start: int =
     return row.id, opened, branches, level
 
 
+@pytest.mark.slow
 def test_dialogs_in_chunks_equal_dialogs_one_by_one(
     make_dialog, protocol: ChatProtocol, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -178,6 +181,7 @@ def test_dialogs_in_chunks_equal_dialogs_one_by_one(
         assert not dropped
 
 
+@pytest.mark.slow
 def test_preferences_in_chunks_equal_preferences_one_by_one(
     make_dialog, protocol: ChatProtocol, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -197,6 +197,7 @@ def test_a_loopback_page_asks_for_no_token(open_page: Callable[..., Page]) -> No
     assert page.server.address == f"http://127.0.0.1:{page.server.port}/"
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_recipe_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "responses": ["a", "b"]}')
     config = {"tasks": {"pairs": [str(tmp_path / "pairs.jsonl")]}, "database": str(tmp_path / "r.sqlite")}

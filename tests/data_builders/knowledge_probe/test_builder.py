@@ -83,6 +83,7 @@ def targets(folder: Path) -> dict[str, str]:
     return {row.messages[0].content.split()[-1].removesuffix("?"): row.messages[-1].content for row in rows}
 
 
+@pytest.mark.slow
 def test_known_keeps_a_right_answer_and_only_what_is_consistently_wrong_is_refused(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
@@ -236,6 +237,7 @@ def knowledge(folder: Path) -> dict[str, str]:
     return {line["entity"]: line["knowledge"] for line in lines}
 
 
+@pytest.mark.slow
 def test_a_model_judge_decides_alone_and_what_it_does_not_judge_is_unsure(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
@@ -291,6 +293,7 @@ def alpha_by_hand() -> float:
     return 1 - observed / expected
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_the_judge_nothing_again_and_another_judge_is_refused(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
@@ -321,6 +324,7 @@ def writer(text: str, place: int) -> str:
     return "It is 26."
 
 
+@pytest.mark.slow
 def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Path, chatml_tokenizer: Any) -> None:
     protocol = load_protocol(chatml_tokenizer)
     config = KnowledgeProbeConfig(

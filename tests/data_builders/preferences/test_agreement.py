@@ -62,6 +62,7 @@ def alpha_by_pairs(units: list[list[int]]) -> float:
     return 1 - observed / expected
 
 
+@pytest.mark.slow
 def test_alpha_equals_the_mean_over_all_pairs_on_random_grades() -> None:
     draw = random.Random(0)
     for _ in range(30):

@@ -85,6 +85,7 @@ def test_the_two_strongest_levels_are_kept_by_default_and_ungraded_rows_are(tmp_
     assert {row.level for row in every} == set(levels)
 
 
+@pytest.mark.slow
 def test_every_batch_has_held_out_prompts_and_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
     records = [
         pair(number % 40, rejected=f"No idea {number}", round=1, batch=f"week-{number // 20}") for number in range(120)
@@ -99,6 +100,7 @@ def test_every_batch_has_held_out_prompts_and_no_prompt_is_on_both_sides(tmp_pat
         assert {row.batch for row in train} >= {f"week-{week}" for week in range(6)} | {"tiny"}
 
 
+@pytest.mark.slow
 def test_a_prompt_stays_on_its_side_as_data_grows(tmp_path: Path) -> None:
     records = [pair(number) for number in range(200)]
     _, few, _ = build_rows(tmp_path / "few", records[:100])
@@ -107,6 +109,7 @@ def test_a_prompt_stays_on_its_side_as_data_grows(tmp_path: Path) -> None:
     assert {row.prompt[0].content for row in few} == held & {record["prompt"] for record in records[:100]}
 
 
+@pytest.mark.slow
 def test_the_turns_of_a_dialog_stay_on_one_side(tmp_path: Path) -> None:
     dialogs = [
         {
@@ -192,6 +195,7 @@ def test_a_response_that_says_nothing_is_dropped_and_a_call_says_something(tmp_p
     assert counts_of(tmp_path)["dropped"] == {"empty response": 2}
 
 
+@pytest.mark.slow
 def test_two_builds_of_the_same_data_are_the_same_bytes(tmp_path: Path) -> None:
     records = [pair(number, batch=f"b-{number % 3}") for number in range(50)]
     build_rows(tmp_path, records)

@@ -147,6 +147,7 @@ def test_two_builds_of_a_seed_are_the_same_bytes_in_another_process_and_with_oth
         assert first.read_bytes() == second.read_bytes(), name
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_dialogs(built: Built, tmp_path: Path) -> None:
     small = SMALL | {"rows": {"single": 10}, "heldout_rows": {"single": 4}, "pairs": {}}
     first, second = (
@@ -248,6 +249,7 @@ def test_no_call_is_made_where_none_is_due(built: Built) -> None:
             assert bool(row.tools) == (kind != "tools-off")
 
 
+@pytest.mark.slow
 def test_long_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     small = {"rows": {"single": 20}, "heldout_rows": {"single": 4}, "max_characters": 1200}
     rows = read_rows(build(ToolTemplatesConfig(**small), tmp_path) / "tools.jsonl", SFTRow)
@@ -411,6 +413,7 @@ def test_every_kind_of_spoiling_occurs_and_spoils_what_it_says(built: Built) -> 
             assert (kind == "number as text") == (after[changed] == str(before[changed]))
 
 
+@pytest.mark.slow
 def test_a_misnamed_argument_and_a_number_as_text_are_refused_when_they_run(built: Built) -> None:
     for row in built.pairs:
         if row.source.removeprefix("tasks/") in ("argument misnamed", "number as text"):
@@ -490,6 +493,7 @@ def test_a_held_out_task_that_a_trained_domain_comes_near_is_left_out_with_its_c
     assert without_similar_tasks(held, []) == held
 
 
+@pytest.mark.slow
 def test_a_text_of_digits_is_passed_on_as_a_text() -> None:
     (texts,) = load_domains(["text_tools"])
     padding = tuple(chain for chain in texts.chains if chain.result_to == "code")

@@ -110,6 +110,7 @@ def backend(protocol: Any) -> ScriptedDialogs:
     return ScriptedDialogs(protocol, {name: samples for name, (_, samples) in SCRIPTS.items()})
 
 
+@pytest.mark.slow
 def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
@@ -232,6 +233,7 @@ def test_every_trajectory_plays_back_without_a_tool(
         verify(folder)
 
 
+@pytest.mark.slow
 def test_a_crash_loses_one_unit_and_the_rows_come_out_the_same(
     config: TrajectoriesConfig, protocol: Any, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact
     assert "known, right" in bars
 
 
+@pytest.mark.slow
 def test_runs_of_one_training_are_pooled_with_intervals_over_questions() -> None:
     other = evaluation("rrwwww")
     found = compare({"untouched": [UNTOUCHED], "trained": [TRAINED, other]})
@@ -118,6 +119,7 @@ def _interval(markdown: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@pytest.mark.slow
 def test_consistent_knowledge_is_distinguished_from_a_single_right_answer(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     said = ["known", "known", "unknown", "unknown", "unsure", "uninformative"]

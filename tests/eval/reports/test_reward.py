@@ -44,6 +44,7 @@ def runs(tmp_path: Path) -> dict[str, list[Path]]:
     }
 
 
+@pytest.mark.slow
 def test_parts_that_were_held_out_in_turn_are_one_share_over_all_questions(runs: dict[str, list[Path]]) -> None:
     columns = read_columns(runs)
     points = [float(point) for number in range(40) for point in (1, 1, number % 2)]
@@ -54,6 +55,7 @@ def test_parts_that_were_held_out_in_turn_are_one_share_over_all_questions(runs:
     assert columns["poor"].gains["good"] == pytest.approx((-1 / 3, -1 / 3, -1 / 3)), "each question loses one of three"
 
 
+@pytest.mark.slow
 def test_seeds_that_scored_the_same_questions_do_not_make_them_more(runs: dict[str, list[Path]]) -> None:
     once = read_columns({"good": runs["good"]})["good"].scores["accuracy"]
     thrice = read_columns({"good": runs["good"] * 3})["good"].scores["accuracy"]

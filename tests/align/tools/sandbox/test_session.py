@@ -318,6 +318,7 @@ def test_dialogs_of_a_pool_do_not_meet() -> None:
         pool.run("1")
 
 
+@pytest.mark.slow
 def test_the_sandbox_dies_with_its_host(tmp_path: Path) -> None:
     code = (
         "import os; from align.tools.sandbox import namespaces; from align.tools.sandbox.session import Sandbox\n"

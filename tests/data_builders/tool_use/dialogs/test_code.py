@@ -164,6 +164,7 @@ def test_a_run_is_trained_on_and_its_output_is_not(request: pytest.FixtureReques
     assert all("code_interpreter" in text and "completed" not in text for text in found)
 
 
+@pytest.mark.slow
 def test_without_a_sandbox_the_rows_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> Sandbox:
         raise SandboxError("sandbox", "no boundary can be had", "Install bubblewrap")

@@ -272,6 +272,7 @@ def test_in_a_chain_the_first_result_feeds_the_second_call_and_every_template_is
                     filled(answer, {**said(values), **fields_of(result), "result": result, "given": given})
 
 
+@pytest.mark.slow
 @BY_DOMAIN
 def test_a_renamed_function_gives_what_the_real_one_gives(name: str) -> None:
     for task in domain(name).tasks:

@@ -210,6 +210,7 @@ def test_a_row_tells_of_its_file_reads_it_once_and_can_be_run_again(folder: Path
         assert differences(records[row.id], Registry([file_reader(folder / "files" / row.id)])) == []
 
 
+@pytest.mark.slow
 def test_kept_rows_have_one_folder_each_and_no_path_of_the_machine_is_in_them(folder: Path, rows: list[SFTRow]) -> None:
     assert len(rows) >= ROWS * 0.95
     assert {path.name for path in (folder / "files").iterdir()} == {row.id for row in rows}
@@ -282,6 +283,7 @@ def test_each_kind_of_file_has_questions_said_in_three_ways_or_more_and_answers_
         assert all(each.result in each.answer for each in asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chatml", "llama3"])
 def test_rows_encode_and_what_a_file_says_is_never_trained_on(
     request: pytest.FixtureRequest, rows: list[SFTRow], name: str
