@@ -250,7 +250,7 @@ def test_every_token_of_the_loss_is_in_trls_assistant_mask(
     [
         ("chatml", "", {}, "native needs the tokenizer's chat template, and this model has none"),
         ("chatml", "{% if %}", {}, "cannot be read"),
-        ("chatml", CHATML + OPENED, {"template_kwargs": {"enable_thoughts": False}}, "reads no variable enable_thoughts"),
+        ("chatml", CHATML + OPENED, {"template_kwargs": {"enable_think": False}}, "reads no variable enable_think"),
         (
             "chatml",
             CHATML + OPENED,
