@@ -141,6 +141,28 @@ class PromptRow(Row):
         return self
 
 
+class VerifiedPromptRow(PromptRow):
+    """A prompt with what its completions are verified for (`align/judges/verifiers/`)."""
+
+    verify: str = ""
+    """A JSON object as text: name of a verifier -> what it requires, such as {"maths": {"answer": "42"}}. An object is
+    written out. Empty if nothing is required."""
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _verify_is_json(cls, value: Any) -> str:
+        if value in (None, "", {}):
+            return ""
+        text = value if isinstance(value, str) else arguments_text(value)
+        _json_of(text, dict, "a JSON object of names of verifiers and what they require")
+        return text
+
+    def required(self) -> dict[str, Any]:
+        """Name of a verifier -> what it requires."""
+        found: dict[str, Any] = json.loads(self.verify) if self.verify else {}
+        return found
+
+
 class QuestionRow(PromptRow):
     """A prompt with known right answers, for probing and factuality."""
 
@@ -271,6 +293,8 @@ class Candidate(Row):
     """The model ended it by itself, and did not run into the length limit."""
     score: float | None = None
     """What the judge returned, in its own units; None until it has been asked."""
+    failed: tuple[str, ...] = ()
+    """What the candidate failed, as `verifier: reason`; empty if it passed, and if nothing was verified."""
     model: str = ""
     """What wrote it: a Hub name, or the end of a checkpoint's path; empty where unknown."""
     round: int | None = Field(None, ge=0)

@@ -5,13 +5,16 @@ python recipes/rejection_sample.py recipes/configs/rejection_sample/rehearsal.ya
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
+from align.judges.verifiers.catalog import VerifierName
 from align.rows import Row
 from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 
@@ -47,6 +50,14 @@ class RejectionSampleRecipe(Recipe, Reading):
     """The reward model that ranks the candidates. It is loaded after the sampled model is freed."""
     token_budget: int = Field(4096, gt=0)
     """Tokens in one forward pass of the reward model."""
+    verifiers: tuple[VerifierName, ...] = ()
+    """Checks of each candidate in addition to its score. A candidate that fails one is never the best of its prompt, and
+    it is the first choice for the rejected side of a pair. What each prompt requires is in its column `verify`. maths:
+    the final answer equals a reference. tool_call: calls parse and fit their schema. instructions: counts, JSON, case,
+    keywords. answer: a right answer, or an abstention."""
+    min_score: float | None = Field(None, allow_inf_nan=False)
+    """The lowest score that the best candidate may have, in the reward model's units. Below it, the prompt gives neither
+    an SFT row nor a pair, because all of its candidates are bad. None: the best one is always kept."""
     sft: bool = True
     """Write sft.jsonl: the best candidate of each prompt."""
     pairs: PairsConfig = PairsConfig()
@@ -75,16 +86,18 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
     from align.judges.reward_model import RewardModelJudge
     from align.precision import resolved
     from align.publish.names import shown_path
-    from align.rows import PromptRow
+    from align.rows import PromptRow, VerifiedPromptRow
     from align.sampling.candidates import fitting_prompts, sample_candidates, score_candidates
     from align.sampling.selection import best_and_worst, best_of
+    from align.sampling.verification import Verification
 
     recipe = resolved(recipe, recipe.output_dir)
-    engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
     drops = Drops()
-    prompts, dropped = fitting_prompts(
-        read_rows(recipe.prompts, PromptRow, recipe, drops=drops, seed=recipe.seed), engine
-    )
+    kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
+    rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
+    verification = Verification(rows, recipe.verifiers)
+    engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
+    prompts, dropped = fitting_prompts(verification.prompts, engine)
     dropped.update(drops.reasons)
     candidates = sample_candidates(
         prompts,
@@ -100,17 +113,30 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
     engine.close()  # the two models are never in memory at once
     judge = RewardModelJudge.from_settings(recipe.reward_model, recipe.token_budget)
     candidates = score_candidates(candidates, judge, folder=recipe.output_dir / "scores", unit_size=recipe.unit_size)
+    candidates, verified = verification.verify(candidates)
     if recipe.sft:
-        _write(recipe, "sft", *best_of(candidates, source=recipe.label))
+        _write(recipe, "sft", *best_of(candidates, min_score=recipe.min_score, source=recipe.label))
     if recipe.pairs.enabled:
         limits = recipe.pairs
-        pairs = best_and_worst(candidates, limits.min_gap, max_similarity=limits.max_similarity, source=recipe.label)
+        pairs = best_and_worst(
+            candidates,
+            limits.min_gap,
+            max_similarity=limits.max_similarity,
+            min_score=recipe.min_score,
+            source=recipe.label,
+        )
         _write(recipe, "preferences", *pairs)
-    _write(recipe, "candidates", candidates, dropped)
+    _write(recipe, "candidates", candidates, dropped, verified)
     return recipe.output_dir
 
 
-def _write(recipe: RejectionSampleRecipe, name: str, rows: Sequence[Row], dropped: Counter[str]) -> None:
+def _write(
+    recipe: RejectionSampleRecipe,
+    name: str,
+    rows: Sequence[Row],
+    dropped: Counter[str],
+    verified: dict[str, dict[str, Any]] | None = None,
+) -> None:
     from align.jsonl import write_rows
     from align.manifest import write_data_manifest
     from align.records import inputs_of
@@ -119,6 +145,9 @@ def _write(recipe: RejectionSampleRecipe, name: str, rows: Sequence[Row], droppe
     path = recipe.output_dir / f"{name}.jsonl"
     sources = dict(sorted(Counter(row.source for row in rows).items()))
     counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
+    if verified:
+        counts["verified"] = verified
+        logger("recipes").info("verified: %s", json.dumps(verified))
     write_data_manifest(path, config=dump(recipe), inputs=inputs_of(recipe), counts=counts)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
     logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), reasons)

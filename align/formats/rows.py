@@ -45,7 +45,16 @@ from align.formats.dialogs import (
 from align.formats.pairs import pair_names, pair_of, ranked_of
 from align.formats.rated import MODELS, RATERS, SCORE_LISTS, best_and_worst, check_level, is_rated, responses_of
 from align.formats.tool_calls import glaive_dialog, tools_field, xlam_fields
-from align.rows import PreferenceRow, PromptRow, QuestionRow, Row, SFTRow, ToolQuestionRow, row_id
+from align.rows import (
+    PreferenceRow,
+    PromptRow,
+    QuestionRow,
+    Row,
+    SFTRow,
+    ToolQuestionRow,
+    VerifiedPromptRow,
+    row_id,
+)
 
 R = TypeVar("R", bound=Row)
 
@@ -94,6 +103,8 @@ def to_row(record: Json, kind: type[R], where: str, ignore: Collection[str] = ()
 
 
 def _to_row(columns: Columns, kind: type[R], where: str) -> R:
+    if kind is VerifiedPromptRow:
+        return kind.model_validate(_with_verify(columns, where))
     reader = _READERS.get(kind)
     if reader is None or is_ours(columns.values, kind):
         if kind is PreferenceRow:
@@ -114,6 +125,13 @@ def _to_row(columns: Columns, kind: type[R], where: str) -> R:
     # Content alone makes the id: the same record has the same id in any file.
     fields["id"] = row_id(kind.__name__, json.dumps(fields | {"source": ""})) if given in (None, "") else str(given)
     return kind.model_validate(fields)
+
+
+def _with_verify(columns: Columns, where: str) -> Json:
+    """The fields of a VerifiedPromptRow: a PromptRow of any form, with the same id, and the column `verify`."""
+    others = {name: value for name, value in columns.values.items() if name != "verify"}
+    row = to_row(others, PromptRow, where, columns.ignored)
+    return {**dict(row), "verify": columns.values.get("verify")}
 
 
 def is_ours(values: Json, kind: type[Row]) -> bool:

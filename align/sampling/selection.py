@@ -1,4 +1,7 @@
-"""Selection among scored candidates: the best one as an SFT row, the best and the worst as a preference row."""
+"""Selection among scored candidates: the best one as an SFT row, the best and the worst as a preference row.
+
+A candidate that failed a verifier (`Candidate.failed`) is never the best one, whatever its score.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,21 @@ class Selection(NamedTuple, Generic[R]):
     dropped: Counter[str]
 
 
-def best_of(candidates: Iterable[Candidate], *, source: str = "rejection-sampling") -> Selection[SFTRow]:
+def best_of(
+    candidates: Iterable[Candidate], *, min_score: float | None = None, source: str = "rejection-sampling"
+) -> Selection[SFTRow]:
     """The best candidate of each prompt as an SFT row, which has the candidate's id (Llama 3, section 4.2.2).
 
-    Unfinished and empty candidates are never selected. Among equal scores, the lowest index is selected.
+    min_score: the best candidate of a prompt is dropped if its score is lower. None: it is kept, however bad all are.
+
+    Unfinished, empty and failed candidates are never selected. Among equal scores, the lowest index is selected.
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
-        whole = _usable(group)
-        if not whole:
-            dropped["no finished candidate"] += 1
+        best = _best(group, min_score)
+        if isinstance(best, str):
+            dropped[best] += 1
             continue
-        best = max(whole, key=_rank)
         messages = (*best.prompt, *best.completion)
         rows.append(
             SFTRow(
@@ -53,30 +59,38 @@ def best_and_worst(
     min_gap: float,
     *,
     max_similarity: float = 0.9,
+    min_score: float | None = None,
     source: str = "rejection-sampling",
 ) -> Selection[PreferenceRow]:
     """The best and the worst candidate of each prompt as a preference row.
 
     min_gap: the smallest difference of their scores, in the judge's units (log-odds for a reward model: 1.0 is 73%).
     max_similarity: pairs with a higher `similarity` are dropped (Llama 3, section 4.2.1, discards similar pairs).
+    min_score: as for `best_of`: no pair is made of a prompt whose best candidate is below it.
 
     An unfinished candidate may be the worst one, but never the best. Empty candidates are left out. Two candidates with
     equal scores make no pair, whatever min_gap is, because either could be called better. The row keeps both
     candidates' ids, scores, seeds, model and round.
+
+    If candidates failed a verifier, the worst of these is the rejected one. The verifiers decide then, so min_gap is
+    not read, and scores that contradict them are left out of the row:
+        passed 0.5, passed 0.1, failed 2.0, failed 1.0     gives 0.5 over the one with 1.0, without scores
+        passed 0.5, passed 0.1, failed -1.0                gives 0.5 over -1.0, with scores
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
-        whole = _usable(group)
-        if not whole:
-            dropped["no finished candidate"] += 1
+        best = _best(group, min_score)
+        if isinstance(best, str):
+            dropped[best] += 1
             continue
-        best = max(whole, key=_rank)
-        worst = min((candidate for candidate in group if not _is_empty(candidate.completion)), key=_rank)
+        others = [candidate for candidate in group if not _is_empty(candidate.completion)]
+        failed = [candidate for candidate in others if candidate.failed]
+        worst = min(failed or others, key=_rank)
         if worst.id == best.id or _text(worst.completion) == _text(best.completion):
             dropped["all the same"] += 1
-        elif _score(best) == _score(worst):
+        elif not failed and _score(best) == _score(worst):
             dropped["equal scores"] += 1
-        elif _score(best) - _score(worst) < min_gap:
+        elif not failed and _score(best) - _score(worst) < min_gap:
             dropped["scores too close"] += 1
         elif similarity(_text(best.completion), _text(worst.completion)) > max_similarity:
             dropped["too similar"] += 1
@@ -91,7 +105,7 @@ def best_and_worst(
                     models=(best.model, worst.model) if best.model or worst.model else (),
                     round=best.round,
                     candidates=(best.id, worst.id),
-                    scores=(_score(best), _score(worst)),
+                    scores=(_score(best), _score(worst)) if _score(best) > _score(worst) else (),
                     seeds=(best.seed, worst.seed),
                     temperature=best.temperature if best.temperature == worst.temperature else None,
                 )
@@ -114,6 +128,16 @@ def _by_prompt(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
     for candidate in candidates:
         groups.setdefault(candidate.prompt_id, []).append(candidate)
     return list(groups.values())
+
+
+def _best(group: Sequence[Candidate], min_score: float | None) -> Candidate | str:
+    """The best candidate of a prompt, or the reason why none is selected."""
+    whole = _usable(group)
+    passed = [candidate for candidate in whole if not candidate.failed]
+    if not passed:
+        return "no candidate passed the verifiers" if whole else "no finished candidate"
+    best = max(passed, key=_rank)
+    return "best score below min_score" if min_score is not None and _score(best) < min_score else best
 
 
 def _usable(group: Sequence[Candidate]) -> list[Candidate]:

@@ -148,7 +148,7 @@ def evaluate(query: str) -> str:
         return _converted(match["quantity"], match["unit"])
     if "=" in text:
         return _solved(text, None)
-    return _shown(_expression(text))
+    return _shown(expression_of(text))
 
 
 def _command(command: str, parts: dict[str, str | None]) -> str:
@@ -156,7 +156,7 @@ def _command(command: str, parts: dict[str, str | None]) -> str:
     subject = parts["a"] or ""
     if command == "solve":
         return _solved(subject, parts.get("b"))
-    expression = _expression(subject)
+    expression = expression_of(subject)
     if command == "rewrite":
         rewrite = {"simplify": sympy.simplify, "factor": sympy.factor, "expand": sympy.expand}
         if str(parts["what"]).lower() == "factor" and expression.is_Integer:
@@ -166,13 +166,13 @@ def _command(command: str, parts: dict[str, str | None]) -> str:
     if command == "diff":
         return _shown(sympy.diff(expression, variable))
     if command == "limit":
-        return _shown(sympy.limit(expression, variable, _expression(parts["c"] or "")))
+        return _shown(sympy.limit(expression, variable, expression_of(parts["c"] or "")))
     if parts.get("c") is None:
         found = sympy.integrate(expression, variable)
         if found.has(sympy.Integral):
             raise ToolFailure("refused", "no antiderivative was found in closed form")
         return f"{_shown(found)} + constant"
-    found = sympy.integrate(expression, (variable, _expression(str(parts["c"])), _expression(parts["d"] or "")))
+    found = sympy.integrate(expression, (variable, expression_of(str(parts["c"])), expression_of(parts["d"] or "")))
     return _shown(found.evalf(12) if found.has(sympy.Integral) else found)
 
 
@@ -189,7 +189,7 @@ def _solved(text: str, name: str | None) -> str:
         sides = re.split(r"==?", part)
         if len(sides) > 2:
             raise ToolFailure("refused", f"{part!r} has more than one equals sign")
-        left, right = _expression(sides[0]), _expression(sides[1]) if len(sides) == 2 else sympy.Integer(0)
+        left, right = expression_of(sides[0]), expression_of(sides[1]) if len(sides) == 2 else sympy.Integer(0)
         equations.append(left - right)
     unknowns = sorted(set().union(*(equation.free_symbols for equation in equations)), key=str)
     if not unknowns:
@@ -248,7 +248,7 @@ def _unit_text(text: str) -> str:
     return re.sub(r"\bper\b", "/", text)
 
 
-def _expression(text: str) -> Any:
+def expression_of(text: str) -> Any:
     """Text to a sympy expression, node by node from a whitelist."""
     source = _PERCENT_OF.sub(r"(\1/100)*", text.strip())
     source = _PERCENT.sub(r"(\1/100)", source)

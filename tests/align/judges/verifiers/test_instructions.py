@@ -1,0 +1,107 @@
+"""Each kind of instruction with texts that follow it and texts that do not, in the strict and the loose reading."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from align.judges.verifiers.instructions import Instruction, InstructionsVerifier, follows
+from align.rows import Message
+
+READ: TypeAdapter[Instruction] = TypeAdapter(Instruction)
+
+CASES: list[tuple[dict[str, Any], str, bool]] = [
+    ({"kind": "words", "at_least": 5, "at_most": 5}, "A well-known fact - 3.5 km", True),
+    ({"kind": "words", "at_most": 4}, "A well-known fact - 3.5 km", False),
+    ({"kind": "words", "at_least": 3}, "two words", False),
+    ({"kind": "sentences", "at_least": 2, "at_most": 2}, 'It is 3.5 km. "Go!" ', True),
+    ({"kind": "sentences", "at_most": 1}, "It is far. Go", False),
+    ({"kind": "sentences", "at_most": 1}, "One line\nanother line", False),
+    ({"kind": "paragraphs", "at_least": 2, "at_most": 2}, "One\nstill one.\n\n \nTwo.\n", True),
+    ({"kind": "paragraphs", "at_least": 2}, "One\nstill one.", False),
+    ({"kind": "bullets", "at_least": 2, "at_most": 2}, "List:\n- one\n  * two\n-- no\n-no\n1. no", True),
+    ({"kind": "bullets", "at_least": 1}, "2 - 1 = 1\n-\n", False),
+    ({"kind": "json"}, ' {"a": [1, null]}\n', True),
+    ({"kind": "json"}, "[]", True),
+    ({"kind": "json"}, "5", False),
+    ({"kind": "json"}, '{"a": NaN}', False),
+    ({"kind": "json"}, '{"a": 1} done', False),
+    ({"kind": "json"}, "[" * 100_000, False),
+    ({"kind": "case", "case": "lower"}, "all of it, 3 times", True),
+    ({"kind": "case", "case": "lower"}, "All of it", False),
+    ({"kind": "case", "case": "upper"}, "GRÖSSE 3", True),
+    ({"kind": "case", "case": "upper"}, "123", False),
+    ({"kind": "keywords", "present": ["red", "Big Ben"]}, "The big ben is RED.", True),
+    ({"kind": "keywords", "present": ["red"]}, "It is reddish.", False),
+    ({"kind": "keywords", "absent": ["red"]}, "It is reddish.", True),
+    ({"kind": "keywords", "absent": ["red"]}, "It is Red.", False),
+    ({"kind": "keywords", "present": ["c++"], "absent": ["c"]}, "I write C++.", False),
+    ({"kind": "starts_with", "text": "Dear"}, " Dear Ann", True),
+    ({"kind": "starts_with", "text": "Dear"}, "dear Ann", False),
+    ({"kind": "ends_with", "text": "Any questions?"}, "Done. Any questions?\n", True),
+    ({"kind": "ends_with", "text": "Any questions?"}, "Any questions? No.", False),
+]
+
+
+@pytest.mark.parametrize("instruction, text, expected", CASES)
+def test_an_instruction_read_strictly(instruction: dict[str, Any], text: str, expected: bool) -> None:
+    assert follows(text, READ.validate_python(instruction)) is expected
+
+
+def test_every_kind_has_a_case_that_holds_and_one_that_does_not() -> None:
+    kinds = {get_args(one.model_fields["kind"].annotation)[0] for one in get_args(get_args(Instruction)[0])}
+    assert len(kinds) == 9
+    for expected in (True, False):
+        assert {case["kind"] for case, _, found in CASES if found is expected} == kinds
+
+
+@pytest.mark.parametrize(
+    "instruction, text",
+    [
+        ({"kind": "json"}, 'Sure, here it is:\n{"a": 1}'),
+        ({"kind": "json"}, '```json\n{"a": 1}\n```'),
+        ({"kind": "starts_with", "text": "Dear"}, "Of course:\nDear Ann"),
+        ({"kind": "ends_with", "text": "Bye"}, "Bye\nI hope that this helps."),
+        ({"kind": "starts_with", "text": "Dear"}, "**Dear** Ann"),
+        ({"kind": "words", "at_most": 1}, "Sure:\nyes\nDone."),
+    ],
+)
+def test_the_loose_reading_allows_a_frame_around_the_answer(instruction: dict[str, Any], text: str) -> None:
+    read = READ.validate_python(instruction)
+    assert not follows(text, read)
+    assert follows(text, read, "loose")
+
+
+def test_the_loose_reading_is_not_any_text() -> None:
+    read = READ.validate_python({"kind": "words", "at_most": 1})
+    assert not follows("one two\nthree four\nfive six", read, "loose")
+    assert not follows("", READ.validate_python({"kind": "keywords", "absent": ["a"]}), "loose")
+
+
+def test_the_first_instruction_that_fails_is_the_reason() -> None:
+    verifier = InstructionsVerifier()
+    checks = [{"kind": "words", "at_most": 3}, {"kind": "case", "case": "lower"}]
+    entry = verifier.read({"checks": checks})
+    reasons = {
+        text: found.reason if (found := verifier.failure((Message(role="assistant", content=text),), entry)) else None
+        for text in ("one two", "One two", "One two three four", "")
+    }
+    assert reasons == {"one two": None, "One two": "case", "One two three four": "words", "": "words"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"checks": []},
+        {"checks": [{"kind": "words"}]},
+        {"checks": [{"kind": "words", "at_least": 5, "at_most": 4}]},
+        {"checks": [{"kind": "keywords"}]},
+        {"checks": [{"kind": "rhymes"}]},
+        {"checks": [{"kind": "json", "pretty": True}]},
+    ],
+)
+def test_an_instruction_that_says_nothing_is_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        InstructionsVerifier().read(entry)
