@@ -1,4 +1,4 @@
-"""Verifies the answer to a question of fact by the rules of the knowledge probe: right, or an abstention, as required."""
+"""Verifies the answer to a question of fact by the rules of the knowledge probe: right, or an abstention, as asked."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class InstructionsVerifier(Verifier[InstructionsEntry]):
 def follows(text: str, instruction: Instruction, reading: Literal["strict", "loose"] = "strict") -> bool:
     """Whether a text follows an instruction. Empty text follows none."""
     readings = [text] if reading == "strict" else _loose_readings(text)
-    return any(reading.strip() and instruction.holds(reading) for reading in readings)
+    return any(each.strip() and instruction.holds(each) for each in readings)
 
 
 def _loose_readings(text: str) -> list[str]:

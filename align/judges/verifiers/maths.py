@@ -76,9 +76,7 @@ class FinalAnswer(NamedTuple):
     kind: Literal["boxed", "sentence", "number"]
 
 
-_ANSWER_IS = re.compile(
-    r"\banswer(?:\s+(?:is|equals|=)(?:\s*:)?|\s*[:=])\**\s*(?=(?P<rest>[^\n]*))", re.IGNORECASE
-)
+_ANSWER_IS = re.compile(r"\banswer(?:\s+(?:is|equals|=)(?:\s*:)?|\s*[:=])\**\s*(?=(?P<rest>[^\n]*))", re.IGNORECASE)
 _GSM8K = re.compile(r"^####[ \t]*(?P<rest>\S[^\n]*)$", re.MULTILINE)
 # A sentence ends at a mark that a space or the end of the text follows: "3.5 km. Done." ends after "km".
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
@@ -95,7 +93,9 @@ _NUMBER = re.compile(
 )
 _UNIT = re.compile(r"[ \t-]*(?P<unit>\(?[A-Za-zµ°²³][A-Za-zµ°²³/^\d' ,()-]*)?")
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNITS = frozenset(("or", "and", "to", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "times", "plus", "minus"))
+_NO_UNITS = frozenset(
+    ("or", "and", "to", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "times", "plus", "minus")
+)
 """Words behind a number that make it an expression, a range or a list."""
 _FUNCTIONS = frozenset(("pi", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "log", "ln", "exp", "abs"))
 _SHORT_UNITS = {
@@ -206,7 +206,7 @@ def quantity_of(text: str) -> _Quantity | None:
 def plain_notation(text: str) -> str:
     r"""LaTeX and typographic signs in the calculator's notation.
 
-    "$\frac{3}{4}$" becomes "((3)/(4))", and with numbers only "3/4"; "2\sqrt{3}" becomes "2sqrt(3)"; "1½" becomes "1 1/2";
+    "$\frac{3}{4}$" becomes "3/4", "\frac{x}{2}" becomes "((x)/(2))"; "2\sqrt{3}" becomes "2sqrt(3)"; "1½" becomes "1 1/2";
     "\$5\text{ km}" becomes "$5 km"; "12{,}345" becomes "12,345".
     """
     text = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", text)
@@ -289,7 +289,9 @@ def _quantity_of(found: re.Match[str], words: str) -> _Quantity | None:
     value *= _SCALES.get(first.rstrip("s"), 1)
     sign = -1 if found["sign"] == "-" else 1
     unit = _SHORT_UNITS[found["currency"]] if found["currency"] else _unit_name(words)
-    percent = bool(found["percent"]) or first in ("percent", "per") and words.casefold().startswith(("percent", "per cent"))
+    percent = bool(found["percent"]) or (
+        first in ("percent", "per") and words.casefold().startswith(("percent", "per cent"))
+    )
     return _Quantity(sign * value, percent, unit)
 
 

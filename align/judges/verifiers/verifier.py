@@ -1,8 +1,8 @@
 """The interface of a verifier: it decides whether a completion passes a check that its prompt states.
 
 A judge ranks completions by a score; a verifier accepts or rejects one, for a reason that can be counted. What a prompt
-requires is an entry of its row: `{"maths": {"answer": "42"}}` has an entry for the verifier `maths`. An entry is a pydantic
-model, so that a wrong one is refused before anything is sampled.
+requires is an entry of its row: `{"maths": {"answer": "42"}}` has an entry for the verifier `maths`. Entries are
+pydantic models, so that a wrong one is refused before anything is sampled.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def test_pairs_are_passing_over_failing_whatever_the_scores_say(tmp_path: Path) 
     [agreeing] = best_and_worst(verified(("It is 42", 0.5), ("42 it is", -9.0), ("say 41", 0.4)), 1.0).rows
     assert (agreeing.candidates, agreeing.scores) == (("p-0", "p-2"), (0.5, 0.4)), "the gap is not read"
 
-    [passed_all] = best_and_worst(verified(("It is 42", 0.5), ("42 it is", -9.0)), 1.0).rows
+    [passed_all] = best_and_worst(verified(("It is 42", 0.5), ("Yes, 42", -9.0)), 1.0).rows
     assert passed_all.candidates == ("p-0", "p-1"), "by score, because none failed"
 
 
@@ -146,7 +146,9 @@ def test_the_recipe_verifies_and_samples_the_same_candidates(tiny_checkpoint: Pa
 
     load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True).model.save_pretrained(tmp_path / "reward")
     load_tokenizer(tiny_checkpoint)[0].save_pretrained(tmp_path / "reward")
-    checks = {"instructions": {"checks": [{"kind": "keywords", "absent": ["e", "a", "of"]}, {"kind": "words", "at_least": 2}]}}
+    checks = {
+        "instructions": {"checks": [{"kind": "keywords", "absent": ["e", "a", "of"]}, {"kind": "words", "at_least": 2}]}
+    }
 
     def folder(name: str, row: PromptRow, **settings: Any) -> Path:
         write_rows(tmp_path / f"{name}.jsonl", [row])
@@ -155,7 +157,7 @@ def test_the_recipe_verifies_and_samples_the_same_candidates(tiny_checkpoint: Pa
             reward_model=ModelConfig(path=tmp_path / "reward"),
             prompts=tmp_path / f"{name}.jsonl",
             k=8,
-            sampling=SamplingConfig(max_completion_tokens=24, dtype="float32", threads=1),
+            sampling=SamplingConfig(max_completion_tokens=12, dtype="float32", threads=1),
             output_dir=tmp_path / name,
             **settings,
         )

@@ -175,7 +175,7 @@ def test_hostile_answers_are_neither_run_nor_waited_for() -> None:
     assert reason(r"\boxed{__import__('os').getcwd()}", "x") == "wrong answer"
     assert reason(r"\boxed{" + "(" * 90 + "x" + ")" * 90 + "}", "y") == "wrong answer"
     assert time.monotonic() - began < 5
-    with pytest.raises(ToolFailure, match="nothing to calculate|no function"):
+    with pytest.raises(ToolFailure, match=r"nothing to calculate|no function"):
         same_expression("print(1)", "x")
 
 
