@@ -52,9 +52,9 @@ class RejectionSampleRecipe(Recipe, Reading):
     """Tokens in one forward pass of the reward model."""
     verifiers: tuple[VerifierName, ...] = ()
     """Checks of each candidate in addition to its score. A candidate that fails one is never the best of its prompt,
-    and is preferred as the rejected side of a pair. What each prompt requires is in its column `verify`. maths: the final
-    answer equals a reference. tool_call: calls parse and fit their schema. instructions: counts, JSON, case, keywords.
-    answer: a right answer, or an abstention. See docs/concepts.md."""
+    and is preferred as the rejected side of a pair. What each prompt requires is in its column `verify`. maths: the
+    final answer equals a reference. tool_call: calls parse and fit their schema. instructions: counts, JSON, case,
+    keywords. answer: a right answer, or an abstention. See docs/concepts.md."""
     min_score: float | None = Field(None, allow_inf_nan=False)
     """The lowest score that the best candidate may have, in the reward model's units. A prompt whose best candidate is
     below it gives neither an SFT row nor a pair. None: the best one is always kept, however bad all are."""

@@ -206,8 +206,8 @@ def quantity_of(text: str) -> _Quantity | None:
 def plain_notation(text: str) -> str:
     r"""LaTeX and typographic signs in the calculator's notation.
 
-    "$\frac{3}{4}$" becomes "3/4", "\frac{x}{2}" becomes "((x)/(2))"; "2\sqrt{3}" becomes "2sqrt(3)"; "1½" becomes "1 1/2";
-    "\$5\text{ km}" becomes "$5 km"; "12{,}345" becomes "12,345".
+    "$\frac{3}{4}$" becomes "3/4", "\frac{x}{2}" becomes "((x)/(2))"; "2\sqrt{3}" becomes "2sqrt(3)"; "1½"
+    becomes "1 1/2"; "\$5\text{ km}" becomes "$5 km"; "12{,}345" becomes "12,345".
     """
     text = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", text)
     text = text.replace("²", "^2").replace("³", "^3")  # NFKC would make "x2" of the first
