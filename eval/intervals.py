@@ -10,7 +10,10 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -106,3 +109,17 @@ def bootstrap_mean(values: Sequence[float], clusters: Sequence[str], seed: int =
     means = [(times @ sums) / (times @ counts) for times in times_drawn]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(sums.sum() / counts.sum()), float(low), float(high)
+
+
+def resampled_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The mean of each column over resampled rows, for intervals of statistics that are functions of several means.
+
+    Shapes: values is [cases, columns]; the result is [RESAMPLES, columns]. A resample draws the same rows for all
+    columns, so the difference of two columns of the result belongs to a paired interval.
+    Source: Efron and Tibshirani 1993, chapter 13.
+    """
+    import numpy as np
+
+    many = len(values)
+    generator, chances = np.random.default_rng(seed), np.full(many, 1 / many)
+    return np.stack([generator.multinomial(many, chances) @ values for _ in range(RESAMPLES)]) / many

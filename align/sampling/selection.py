@@ -168,3 +168,25 @@ def _text(completion: Messages) -> str:
         "\n".join([message.content.strip(), *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
         for message in completion
     )
+
+
+class Choices(NamedTuple):
+    """What rejection sampling chooses from for one prompt: the usable candidates, in the order given."""
+
+    prompt_id: str
+    k: int
+    """All candidates of the prompt, those that are unfinished or empty included."""
+    ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    texts: tuple[str, ...]
+
+
+def choices_of(candidates: Iterable[Candidate]) -> list[Choices]:
+    """The candidates of each prompt that `best_of` may choose. Raises RowError for one without a finite score."""
+    found = []
+    for group in _by_prompt(candidates):
+        usable = _usable(group)
+        ids, scores = tuple(one.id for one in usable), tuple(map(_score, usable))
+        texts = tuple(_text(one.completion) for one in usable)
+        found.append(Choices(group[0].prompt_id, len(group), ids, scores, texts))
+    return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from align.rounds.results import words
+from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
 from eval.reports.knowledge_map import map_plot, map_table
 from eval.reports.plots import LINES, STYLE, color_style, line_chart
 from eval.reports.rounds import (
@@ -55,6 +56,7 @@ def page(report: Report) -> str:
         f"<h2>Before and after</h2><p class='faint'>{escape(SCORES_NOTE)}</p>",
         _table(score_table(report)),
         *_knowledge(report),
+        *_best_of_n(report),
         "<h2>Training and evaluation curves</h2>",
         *_curves(report.curves),
         "<h2>Answers to the same questions</h2>",
@@ -139,3 +141,13 @@ def _knowledge(report: Report) -> list[str]:
         f"<figure class='wide'>{map_plot(report.knowledge)}</figure>",
         _table(map_table(report.knowledge)),
     ]
+
+
+def _best_of_n(report: Report) -> list[str]:
+    """Render the best-of-n curve of each round as a table. Its plots are among the curves."""
+    parts = []
+    for column, found in report.best_of_n.items():
+        parts.append(f"<h2>Best of n, {escape(column)}</h2><p class='faint'>{escape(NOTE)}</p>")
+        parts.append(_table(best_of_n_table(found)))
+        parts += [f"<p>{escape(sentence)}</p>" for sentence in sentences(found)]
+    return parts

@@ -25,6 +25,8 @@ COLORS = {
         "part-right": "#3f8f63", "part-wrong": "#b9602b", "part-abstained": "#6b8199", "part-unsure": "#8f8043",
     },
 }  # fmt: skip
+NUMBER_AXES = ("step", "n")
+"""Names of axes with whole numbers. On any other axis, x and y are ratios from 0 to 1 and shown in percent."""
 LINES = 6
 """Number of different line colors; further lines repeat them."""
 STYLE = (
@@ -78,8 +80,8 @@ def line_chart(
     """Draw a line chart. Values that are not finite are left out.
 
     lines: name -> points (x, y).
-    axis: the name of the x axis. With `step`, x is a number of steps and y any number. With any other name, x and y are
-        ratios from 0 to 1 and shown in percent.
+    axis: the name of the x axis. With one of NUMBER_AXES, x is a whole number and y any number. With any other name, x
+        and y are ratios from 0 to 1 and shown in percent.
     large: double the size, and add a legend below and grid lines at 20%, 40%, 60% and 80%.
     dashed: names of the lines that are dashed.
     """
@@ -91,7 +93,7 @@ def line_chart(
     left, right, low, high = min(places), max(places), min(values), max(values)
     if high == low:
         low, high = low - 0.5, high + 0.5
-    if axis != "step":
+    if axis not in NUMBER_AXES:
         left, low = 0.0, 0.0
     width, height = (2 * _WIDTH, 2 * _HEIGHT) if large else (_WIDTH, _HEIGHT)
     end, bottom = width - 8, height - _BOTTOM  # the plot area is from (_LEFT, _TOP) to (end, bottom), in pixels
@@ -102,7 +104,7 @@ def line_chart(
         return across, _TOP + (high - value) / (high - low) * (bottom - _TOP)
 
     def formatted(number: float, form: str) -> str:
-        return f"{number:{form}}" if axis == "step" else f"{number:.0%}"
+        return f"{number:{form}}" if axis in NUMBER_AXES else f"{number:.0%}"
 
     marks = [
         f"<line class='rule' x1='{_LEFT}' y1='{bottom}' x2='{end}' y2='{bottom}'/>",
@@ -111,7 +113,7 @@ def line_chart(
         f"<text x='{_LEFT}' y='{height - 5}'>{escape(axis)} {formatted(left, '.0f')}</text>",
         f"<text x='{end}' y='{height - 5}' text-anchor='end'>{formatted(right, '.0f')}</text>",
     ]
-    for share in (0.2, 0.4, 0.6, 0.8) if large and axis != "step" else ():
+    for share in (0.2, 0.4, 0.6, 0.8) if large and axis not in NUMBER_AXES else ():
         across, up = at(share, share)
         if share < right:
             marks.append(f"<line class='rule' x1='{across:.1f}' y1='{_TOP}' x2='{across:.1f}' y2='{bottom}'/>")

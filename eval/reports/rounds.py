@@ -18,6 +18,8 @@ from align.publish.model_card import cell
 from align.reporting import duration
 from align.rounds.ledger import Ledger, RunRecord, StageRecord
 from align.rounds.results import counts_of, dropped_of, evaluations_of, metrics_of, words
+from eval.best_of_n import BestOfN
+from eval.reports.best_of_n import NOTE, best_of_n_by_column, best_of_n_table, lines_by_column, sentences
 from eval.reports.knowledge_map import (
     NOTHING_ASKED,
     EvaluationColumn,
@@ -63,7 +65,7 @@ class Curve:
     stage: str
     metric: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
-    """Name of the line -> points: (step, value), or two ratios if the axis is another one."""
+    """Name of the line -> points: (step, value), (n, value), or two ratios if the axis is another one."""
     axis: str = "step"
     dashed: tuple[str, ...] = ()
     """Names of the lines of held-out rows."""
@@ -97,6 +99,8 @@ class Report:
     runs: tuple[RunRecord, ...]
     unfinished: tuple[str, ...] = field(default=())
     knowledge: KnowledgeMap = NOTHING_ASKED
+    best_of_n: Mapping[str, BestOfN] = field(default_factory=dict)
+    """Column -> the best-of-n curve of the candidates that were sampled in that round."""
 
     @property
     def seconds(self) -> float:
@@ -139,24 +143,26 @@ def read_report(run_dir: Path, samples: int) -> Report:
         for name, evaluation in by_name.items():
             for metric, score in evaluation["scores"].items():
                 scores.setdefault((name, metric), {})[column] = score
+    best_of_n = best_of_n_by_column((_column(record), made) for record in records for made in _made(record))
     return Report(
         run_dir=str(run_dir),
         columns=tuple(evaluations),
         scores=dict(sorted(scores.items(), key=lambda item: item[0][0])),
         samples=_samples(evaluations, samples),
-        curves=(*_curves(records), *_risk_coverage(evaluations)),
+        curves=(*_curves(records), *_risk_coverage(evaluations), *_best_of_n_curves(best_of_n)),
         dropped=tuple(_dropped(records)),
         times=tuple(_time(record) for record in records),
         runs=runs,
         unfinished=tuple(label for label, record in latest.items() if record.status in ("failed", "stopped")),
         knowledge=_knowledge(records, evaluations),
+        best_of_n=best_of_n,
     )
 
 
 def text_table(report: Report) -> str:
     """Format the scores as a table for the terminal. The interval is that of the last column."""
     if not report.columns:
-        return f"no evaluation has finished yet\n\n{summary(report)}"
+        return "\n".join(["no evaluation has finished yet", *_best_of_n_lines(report), "", summary(report)])
     rows = [["", *report.columns, "(95% interval)"]]
     for (evaluation, metric), by_column in report.scores.items():
         values = [_percent(by_column.get(column)) for column in report.columns]
@@ -166,7 +172,7 @@ def text_table(report: Report) -> str:
     for name, *values in rows:
         cells = [text.rjust(width) for text, width in zip(values, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join([*lines, *_map_lines(report.knowledge), "", summary(report)])
+    return "\n".join([*lines, *_map_lines(report.knowledge), *_best_of_n_lines(report), "", summary(report)])
 
 
 def _map_lines(found: KnowledgeMap) -> list[str]:
@@ -176,6 +182,15 @@ def _map_lines(found: KnowledgeMap) -> list[str]:
     head, rows = map_table(found)
     widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
     return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))]
+
+
+def _best_of_n_lines(report: Report) -> list[str]:
+    """Format what the best-of-n curves say for the terminal."""
+    return [
+        line
+        for column, found in report.best_of_n.items()
+        for line in ("", *(f"{column}, best of n: {sentence}" for sentence in sentences(found)))
+    ]
 
 
 def markdown(report: Report) -> str:
@@ -189,6 +204,8 @@ def markdown(report: Report) -> str:
     ]
     if report.knowledge.entries:
         parts += ["## Knowledge map", f"{MAP_NOTE} In percent.", _markdown_table(*map_table(report.knowledge))]
+    for column, found in report.best_of_n.items():
+        parts += [f"## Best of n, {cell(column)}", NOTE, _markdown_table(*best_of_n_table(found)), *sentences(found)]
     parts.append("## Answers to the same questions")
     for sample in report.samples:
         lines = [f"- **{cell(words(sample.evaluation))}:** {cell(sample.prompt)}"]
@@ -350,6 +367,12 @@ def _risk_coverage(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
                 by_score.setdefault(score, {})[column] = [(point[0], point[1]) for point in drawn["points"]]
     for score, lines in by_score.items():
         yield Curve("factuality", f"wrong among answered, by {words(score)}", lines, axis="answered")
+
+
+def _best_of_n_curves(found: Mapping[str, BestOfN]) -> Iterator[Curve]:
+    """Yield the plots of the best-of-n curves, with a line for each round."""
+    for title, lines, dashed in lines_by_column(found):
+        yield Curve("best of n", title, lines, axis="n", dashed=tuple(dashed))
 
 
 def _knowledge(

@@ -1,0 +1,113 @@
+"""Best-of-n curves: what rejection sampling would choose from n candidates of a prompt, worked out from K >= n of them.
+
+Nothing is sampled here: for each n, the average over all subsets of n candidates is computed exactly, by order
+statistics. `eval/best_of_n.py` averages the curves over prompts and adds intervals.
+
+Dimension letters: K candidates of a prompt, M of them usable. In an array of shape [K], place n - 1 belongs to n.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from math import comb, isfinite
+from typing import NamedTuple
+
+import numpy as np
+
+from align.errors import RowError
+from align.rows import Candidate
+from align.sampling.selection import Choices, choices_of
+
+
+class PromptCurve(NamedTuple):
+    """The curve of one prompt. Except for `kept`, means are over those subsets from which something is chosen."""
+
+    prompt_id: str
+    kept: np.ndarray  # [K], ratio of the subsets of n that contain a usable candidate
+    score: np.ndarray  # [K], mean score of the chosen candidate, in the judge's units
+    length: np.ndarray  # [K], its mean length in characters
+    heldout: np.ndarray | None  # [K], its mean score from the held-out judge; None without such a judge
+    values: np.ndarray  # [2 or 3, M], score, length and held-out score of each usable candidate
+
+    @property
+    def k(self) -> int:
+        return len(self.kept)
+
+    @property
+    def usable(self) -> int:
+        return int(self.values.shape[1])
+
+
+def choice_probabilities(scores: Sequence[float], k: int) -> np.ndarray:
+    """The probability of each usable candidate to be chosen from n of k candidates, drawn without replacement.
+
+    Shapes: scores has M values in any order; the result is [K, M], with row n - 1 for n.
+    Edge: the k - M other candidates rank below all usable ones and are never chosen, so row n - 1 adds up to
+        1 - C(k - M, n) / C(k, n). Candidates with equal scores share their probability equally.
+
+    Let a candidates rank below a score, and b candidates have this score or a lower one. The best of n has this score
+    if all n are among the lowest b, but not all among the lowest a:
+
+        P = (C(b, n) - C(a, n)) / C(k, n),  shared by the b - a candidates with this score.
+
+    Without ties, b = i and a = i - 1 for the i-th lowest, and P = C(i - 1, n - 1) / C(k, n).
+    Scores 1, 2, 2 with n = 2 of k = 3: the pairs are (1, 2), (1, 2'), (2, 2'), so 1 is never chosen, and 2 and 2' have
+    (C(3, 2) - C(1, 2)) / C(3, 2) / 2 = 1/2 each.
+    """
+    ordered = sorted(scores)
+    others = k - len(ordered)
+    below = np.array([others + bisect_left(ordered, score) for score in scores], dtype=np.int64)
+    up_to = np.array([others + bisect_right(ordered, score) for score in scores], dtype=np.int64)
+    lowest = _all_among_lowest(k)
+    chosen: np.ndarray = (lowest[:, up_to] - lowest[:, below]) / (up_to - below)
+    return chosen
+
+
+def prompt_curves(candidates: Iterable[Candidate], heldout: Mapping[str, float] | None = None) -> list[PromptCurve]:
+    """The curve of each prompt. If no candidate of a prompt is usable, `kept` is 0 and the means are NaN.
+
+    Usable candidates are those that rejection sampling may choose (`selection.best_of`): finished and not empty. The
+    others count as drawn and are never chosen.
+
+    heldout: candidate id -> score of a judge that took no part in the selection.
+    Raises RowError if prompts have different numbers of candidates, or if a usable candidate has no finite score.
+    """
+    curves: list[PromptCurve] = []
+    for choices in choices_of(candidates):
+        if curves and choices.k != curves[0].k:
+            what = f"has {choices.k} candidates, but prompt {curves[0].prompt_id} has {curves[0].k}"
+            how = "Use the candidates of one run of rejection sampling, which have the same k for every prompt"
+            raise RowError(f"prompt {choices.prompt_id}", what, how)
+        curves.append(_curve(choices, heldout))
+    return curves
+
+
+def _curve(choices: Choices, heldout: Mapping[str, float] | None) -> PromptCurve:
+    rows: list[Sequence[float]] = [choices.scores, [len(text) for text in choices.texts]]
+    if heldout is not None:
+        rows.append([_heldout_score(heldout, one) for one in choices.ids])
+    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(choices.ids))
+    chosen = choice_probabilities(choices.scores, choices.k)
+    kept = chosen.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 for a prompt without a usable candidate
+        means = chosen @ values.T / kept[:, None]
+    return PromptCurve(
+        choices.prompt_id, kept, means[:, 0], means[:, 1], means[:, 2] if heldout is not None else None, values
+    )
+
+
+def _heldout_score(heldout: Mapping[str, float], candidate_id: str) -> float:
+    score = heldout.get(candidate_id)
+    if score is None or not isfinite(score):
+        found = "no score" if score is None else f"the score {score}"
+        what = f"has {found} from the held-out judge, expected a finite number"
+        raise RowError(f"candidate {candidate_id}", what, "Score the same candidates with both judges")
+    return score
+
+
+@lru_cache(maxsize=64)
+def _all_among_lowest(k: int) -> np.ndarray:
+    """[K, K + 1]: row n - 1, column i has the probability C(i, n) / C(k, n) that all n drawn are among the lowest i."""
+    return np.array([[comb(i, n) / comb(k, n) for i in range(k + 1)] for n in range(1, k + 1)])
