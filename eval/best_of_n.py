@@ -87,7 +87,8 @@ class BestOfN(NamedTuple):
     """From n = 1, 2, 4, ... to all k candidates."""
     min_gain: float
     enough: int | None
-    """The smallest n from which on every doubling gains less than `min_gain`, and MIN_KEPT_GAIN; or None."""
+    """The smallest n from which on every doubling gains less than `min_gain` and keeps less than MIN_KEPT_GAIN more, or
+    None if the last doubling brings more."""
     alarm: Alarm | None
     length_correlation: Estimate | None
     """Correlation of score and length within prompts: above 0, the judge scores longer completions higher."""
@@ -230,8 +231,8 @@ def enough_candidates(doublings: Sequence[Gain], min_gain: float) -> int | None:
 
     Gains of 0.9, 0.3, 0.05 and 0.04 from 1, 2, 3 and 4 candidates, with 0.1: from 3 on, all are smaller.
 
-    A doubling counts as small only if `kept` gains less than MIN_KEPT_GAIN too: if half of all candidates are truncated,
-    a second one keeps a row for many more prompts, even if its score is no better.
+    A doubling counts as small only if `kept` gains less than MIN_KEPT_GAIN too: if half of all candidates are
+    truncated, a second one keeps a row for many more prompts, even if its score is no better.
     """
     found = None
     for gain in reversed(doublings):
