@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from align.config import Section
 
@@ -23,12 +23,18 @@ class Builder(NamedTuple):
     """"module:Class" of its settings. The function `build` is in the same module."""
     summary: str
     """One line for `--help`."""
+    last_file: str = ""
+    """The file that is written last, if several processes can share the work: `build` then takes `workers` (see
+    `align/sampling/workers.py`). Empty if the builder works in one process."""
 
 
 class Build(Protocol):
-    """Write the builder's files into a folder, and return the folder."""
+    """Write the builder's files into a folder, and return the folder.
 
-    def __call__(self, config: Section, output: Path, /) -> Path: ...
+    workers: the processes that share the work; given to builders with a `last_file` only.
+    """
+
+    def __call__(self, config: Section, output: Path, /, **workers: Any) -> Path: ...
 
 
 BUILDERS = {
@@ -50,6 +56,7 @@ BUILDERS = {
     "tool_trajectories": Builder(
         "data_builders.tool_use.trajectories:TrajectoriesConfig",
         "Dialogs that a model writes while its tool calls are executed.",
+        last_file="records.jsonl.manifest.json",
     ),
     "document_questions": Builder(
         "data_builders.questions.from_documents:DocumentQuestionsConfig",
@@ -62,6 +69,7 @@ BUILDERS = {
     "knowledge_probe": Builder(
         "data_builders.knowledge_probe.builder:KnowledgeProbeConfig",
         "What a model knows: its answers to questions, and rows that teach it to refuse where it does not know.",
+        last_file="map.json",
     ),
     "judged_answers": Builder(
         "data_builders.rehearsal.judged_answers:JudgedAnswersConfig",

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import create_model, model_validator
 
-from align.config import Recipe, main
+from align.config import Recipe, dump, main
 from align.settings import OutputPath
 from data_builders.catalog import BUILDERS, build_function, config_class
+
+if TYPE_CHECKING:
+    from align.sampling.workers import Workers
 
 
 class BuildDataRecipe(Recipe):
@@ -59,10 +62,18 @@ def run(recipe: BuildDataRecipe) -> Path:
     """Build, and return the folder."""
     from align.files import sole_writer
     from align.records import require_sources
+    from align.sampling.workers import joined, require_one_process
 
+    last_file = BUILDERS[recipe.builder].last_file
+    if not last_file:
+        require_one_process("build_data", f"the builder {recipe.builder}")
     require_sources(recipe)
-    with sole_writer(recipe.output, "output"):
-        return _run(recipe)
+    if not last_file:
+        with sole_writer(recipe.output, "output"):
+            return _run(recipe)
+    settings = dump(recipe.model_copy(update={"output": Path()}))  # nodes may have the folder under other names
+    with joined(recipe.output, "output", settings, last_file=last_file) as workers:
+        return _run_shared(recipe, workers)
 
 
 def _run(recipe: BuildDataRecipe) -> Path:
@@ -70,6 +81,16 @@ def _run(recipe: BuildDataRecipe) -> Path:
 
     recipe = resolved(recipe, recipe.output)
     return build_function(recipe.builder)(getattr(recipe, recipe.builder), recipe.output)
+
+
+def _run_shared(recipe: BuildDataRecipe, workers: Workers) -> Path:
+    from align.models.devices import use_own_gpu
+    from align.precision import resolved
+
+    use_own_gpu()
+    with workers.turn():  # the first process decides, and the others read its decision
+        recipe = resolved(recipe, recipe.output)
+    return build_function(recipe.builder)(getattr(recipe, recipe.builder), recipe.output, workers=workers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Sample K completions of each prompt, score them with a reward model, and keep the best.
 
 python recipes/rejection_sample.py recipes/configs/rejection_sample/rehearsal.yaml k=4
+accelerate launch --num_processes 8 recipes/rejection_sample.py recipes/configs/rejection_sample/llama3.1-8b.yaml
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
-from align.rows import Row
+from align.rows import Candidate, Row
 from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
+
+if TYPE_CHECKING:
+    from align.sampling.workers import Workers
 
 
 class PairsConfig(Section):
@@ -31,7 +35,8 @@ class PairsConfig(Section):
 
 
 class RejectionSampleRecipe(Recipe, Reading):
-    """Rejection sampling. After an interruption, the same command continues and samples nothing twice."""
+    """Rejection sampling. After an interruption, the same command continues and samples nothing twice. Processes with
+    the same command (those of a launcher, or started by hand on any node that shares the folder) divide the work."""
 
     model: ModelConfig
     """The model that is sampled, usually the best model of the previous round. Its weights have the type
@@ -72,26 +77,30 @@ class RejectionSampleRecipe(Recipe, Reading):
 
 def run(recipe: RejectionSampleRecipe) -> Path:
     """Sample, score, select, and return the folder."""
-    from align.files import sole_writer
     from align.models.preflight import require_inputs
+    from align.sampling.workers import joined
 
     require_inputs(recipe)
-    with sole_writer(recipe.output_dir, "output_dir"):
-        return _run(recipe)
+    settings = dump(recipe.model_copy(update={"output_dir": Path()}))  # nodes may have the folder under other names
+    with joined(recipe.output_dir, "output_dir", settings, last_file="candidates.jsonl.manifest.json") as workers:
+        return _run(recipe, workers)
 
 
-def _run(recipe: RejectionSampleRecipe) -> Path:
+def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     from align.generation.engine import GenerationEngine
     from align.jsonl import Drops, read_rows
     from align.judges.reward_model import RewardModelJudge
+    from align.models.devices import use_own_gpu
     from align.precision import resolved
     from align.publish.names import shown_path
     from align.rows import PromptRow, VerifiedPromptRow
     from align.sampling.candidates import fitting_prompts, sample_candidates, score_candidates
-    from align.sampling.selection import best_and_worst, best_of
     from align.sampling.verification import Verification
+    from align.sampling.workers import turn_to_write
 
-    recipe = resolved(recipe, recipe.output_dir)
+    use_own_gpu()
+    with workers.turn():  # the first process decides, and the others read its decision
+        recipe = resolved(recipe, recipe.output_dir)
     drops = Drops()
     kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
     rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
@@ -113,7 +122,22 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
     engine.close()  # the two models are never in memory at once
     judge = RewardModelJudge.from_settings(recipe.reward_model, recipe.token_budget)
     candidates = score_candidates(candidates, judge, folder=recipe.output_dir / "scores", unit_size=recipe.unit_size)
-    candidates, verified = verification.verify(candidates)
+    with turn_to_write(workers) as is_first:
+        if is_first:
+            candidates, verified = verification.verify(candidates)
+            _write_files(recipe, candidates, dropped, verified)
+    return recipe.output_dir
+
+
+def _write_files(
+    recipe: RejectionSampleRecipe,
+    candidates: Sequence[Candidate],
+    dropped: Counter[str],
+    verified: dict[str, dict[str, Any]],
+) -> None:
+    """Choose among the candidates, and write the files. Of several processes one does so, when all units are there."""
+    from align.sampling.selection import best_and_worst, best_of
+
     if recipe.sft:
         _write(recipe, "sft", *best_of(candidates, min_score=recipe.min_score, source=recipe.label))
     if recipe.pairs.enabled:
@@ -127,7 +151,6 @@ def _run(recipe: RejectionSampleRecipe) -> Path:
         )
         _write(recipe, "preferences", *pairs)
     _write(recipe, "candidates", candidates, dropped, verified)
-    return recipe.output_dir
 
 
 def _write(

@@ -75,7 +75,9 @@ def run(recipe: RunEvalRecipe) -> Path:
     """Evaluate, print the scores, and return the folder of the results."""
     from align.files import sole_writer
     from align.models.preflight import require_inputs
+    from align.sampling.workers import require_one_process
 
+    require_one_process("run_eval")
     require_inputs(recipe)
     with sole_writer(recipe.output_dir, "output_dir"):
         return _run(recipe)

@@ -1,4 +1,4 @@
-"""Units of work that survive a crash: the rows of each unit are one file, which is written atomically.
+"""Units of work that several processes share and that survive a crash: the rows of each unit are one file.
 
 A unit's file is JSON lines: a header, then its rows. The header has the number of the unit, a fingerprint of the job
 that it belongs to, the number of rows that follow, and their BLAKE3:
@@ -9,16 +9,19 @@ that it belongs to, the number of rows that follow, and their BLAKE3:
 A unit whose header and content agree is read and not made again. A unit that is truncated, edited, renamed, or of
 another job is reported and made again. `units.json` in the folder says what the job depends on (its key), so that no
 folder mixes two jobs. If it is lost, the headers of the units still identify the job.
+
+Any number of processes, on any nodes that share the folder, may work on one job. Each makes the first unit that is
+missing and that no other process has claimed (`claims.py`), until all units are there; then each of them has all rows.
+A process may start later than the others, and may be killed: its unit is made by another one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,16 +29,19 @@ from blake3 import blake3
 from pydantic import ValidationError
 
 from align.errors import StageError
-from align.files import fingerprint_of, whole_file
+from align.files import fingerprint_of, sync_folder
 from align.reporting import Progress, logger
 from align.rows import Row
+from align.sampling.claims import Claims
 from align.source_code import code_changes, code_of
 
 log = logger(__name__)
 
-CLAIM = "units.json"
+JOB = "units.json"
 U = TypeVar("U")
 R = TypeVar("R", bound=Row)
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks at units that other processes make
 
 
 def run_units(
@@ -49,35 +55,64 @@ def run_units(
     things: str,
     code: Iterable[str] = (),
 ) -> list[R]:
-    """The rows of all units, in their order. Units that are not complete in `folder` are made first.
+    """The rows of all units, in their order. Units that are not complete in `folder` are made first, by this process
+    or by others that work on the same units at the same time.
 
     make: gives the rows of one unit, and how many `things` (such as tokens) were made, for the progress bar `label`.
+        The rows must depend on the unit and on `key` only, not on the process or on other units.
     folder: has `unit-00000.jsonl` and so on.
     key: all that the rows depend on, as JSON values.
     code: modules that the rows depend on, in addition to those that the module of `make` imports.
-    Raises StageError if the folder has units of another key, or if another process works in it.
+    Raises StageError if the folder has units of another key.
     """
     key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code)}))
     work = fingerprint_of(json.dumps(key, sort_keys=True))
     paths = [folder / f"unit-{number:05}.jsonl" for number in range(len(units))]
     folder.mkdir(parents=True, exist_ok=True)
-    with _sole_worker(folder):
-        _claim(folder, key, work)
-        found = {number: _rows_if_whole(path, kind, number, work) for number, path in enumerate(paths) if path.exists()}
-        progress = Progress(label, total=len(units), done=sum(rows is not None for rows in found.values()))
-        rows: list[R] = []
-        for number, (path, unit) in enumerate(zip(paths, units, strict=True)):
-            own_rows = found.pop(number, None)
-            if own_rows is None:
-                began = time.monotonic()
-                made, count = make(unit)
-                _write(path, made, number, work)
-                progress.advance(1, note=f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s")
-                # Read back what was written, so that a resumed run and an uninterrupted one have exactly equal rows.
-                own_rows = _rows_if_whole(path, kind, number, work)
-                assert own_rows is not None, f"{path} was written and is not whole"
-            rows.extend(own_rows)
-    return rows
+    _require_same_job(folder, key, work)
+
+    def read(number: int, *, quiet: bool = True) -> list[R] | None:
+        return _rows_if_whole(paths[number], kind, number, work, quiet=quiet)
+
+    def made(number: int) -> tuple[list[R], str]:
+        began = time.monotonic()
+        rows, count = make(units[number])
+        _write(paths[number], rows, kind, number, work)
+        # Read back what was written, so that a resumed run and an uninterrupted one, and all processes, have exactly
+        # equal rows.
+        written = read(number, quiet=False)
+        assert written is not None, f"{paths[number]} was written and is not whole"
+        return written, f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s"
+
+    claims = Claims(folder)
+    at_start = ((number, read(number, quiet=False)) for number in range(len(units)))
+    found = {number: rows for number, rows in at_start if rows is not None}
+    progress = Progress(label, total=len(units), done=len(found))
+    pause, is_waiting = _SHORTEST_PAUSE, False
+    while missing := [number for number in range(len(units)) if number not in found]:
+        for number in missing:
+            rows, note = read(number), ""
+            if rows is None:
+                claim = claims.take(number)
+                if claim is None:  # another process is making it
+                    continue
+                with claim:
+                    rows = read(number)  # another process may have finished it just before the claim
+                    if rows is None:
+                        rows, note = made(number)
+            found[number] = rows
+            progress.advance(1, note=note)
+            pause = _SHORTEST_PAUSE
+        if len(found) < len(units):
+            if not is_waiting:
+                is_waiting = True
+                log.info("%s: the last %d units are being made by other processes", label, len(units) - len(found))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+    progress.close()
+    for leftover in (*folder.glob(".unit*.part"), *folder.glob(".unit-*.claim")):  # of processes that were killed
+        leftover.unlink(missing_ok=True)
+    return [row for number in range(len(units)) for row in found[number]]
 
 
 class _Header(NamedTuple):
@@ -89,32 +124,67 @@ class _Header(NamedTuple):
     blake3: str
 
 
-def _write(path: Path, rows: Sequence[Row], number: int, work: str) -> None:
+def _write(path: Path, rows: Sequence[R], kind: type[R], number: int, work: str) -> None:
     content = "".join(row.model_dump_json(exclude_defaults=True) + "\n" for row in rows).encode()
     header = _Header(number, work, len(rows), blake3(content).hexdigest())
-    with whole_file(path, "wb") as handle:
-        handle.write(json.dumps(header._asdict()).encode() + b"\n" + content)
+    whole = json.dumps(header._asdict()).encode() + b"\n" + content
+    _publish(path, whole, lambda: _rows_if_whole(path, kind, number, work, quiet=True) is not None)
 
 
-def _rows_if_whole(path: Path, kind: type[R], number: int, work: str) -> list[R] | None:
-    """The rows of a unit's file. None if it is not whole or not the expected unit; the log then says why."""
-    header, content = _parts(path)
-    if header is None:
-        fault = "its first line is not the header of a unit"
-    elif header.work != work:
-        fault = "it was made from other rows or settings"
-    elif header.unit != number:
-        fault = f"it is unit {header.unit}, under the name of unit {number}"
-    elif blake3(content).hexdigest() != header.blake3:
-        fault = "its rows are not those that were written"
-    elif (count := len(_lines(content))) != header.rows:
-        fault = f"it has {count} rows, expected {header.rows}"
-    else:
+def _publish(path: Path, content: bytes, is_whole: Callable[[], bool]) -> None:
+    """Give `content` the name `path`, whole or not at all, unless a whole file has this name already.
+
+    Of two processes that publish the same unit the first one wins, because a third one may have read its file. That is
+    what `link` is for, which fails if the name exists; `whole_file` would replace it:
+
+        A links its unit | C reads it | B's link fails, and B reads A's file | all three have A's rows
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("xb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
         try:
-            return [kind.model_validate_json(line) for line in _lines(content)]
+            os.link(part, path)
+        except OSError:  # a file has the name (whole, or damaged), or the file system has no hard links
+            if not is_whole():
+                os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _rows_if_whole(path: Path, kind: type[R], number: int, work: str, *, quiet: bool = False) -> list[R] | None:
+    """The rows of a unit's file. None if there is no file, or if it is not whole or not the expected unit; the log then
+    says why, unless `quiet`.
+    """
+    if not path.exists():
+        return None
+    fault = _fault(path, number, work)
+    if fault is None:
+        try:
+            return [kind.model_validate_json(line) for line in _lines(_parts(path)[1])]
         except ValidationError as error:
             fault = f"a row is not a {kind.__name__} ({error.errors(include_url=False)[0]['msg']})"
-    log.warning("%s: %s; the unit is made again", path, fault)
+    if not quiet:
+        log.warning("%s: %s; the unit is made again", path, fault)
+    return None
+
+
+def _fault(path: Path, number: int, work: str) -> str | None:
+    """Why a unit's file cannot be used; None if its header and its content agree."""
+    header, content = _parts(path)
+    if header is None:
+        return "its first line is not the header of a unit"
+    if header.work != work:
+        return "it was made from other rows or settings"
+    if header.unit != number:
+        return f"it is unit {header.unit}, under the name of unit {number}"
+    if blake3(content).hexdigest() != header.blake3:
+        return "its rows are not those that were written"
+    if (count := len(_lines(content))) != header.rows:
+        return f"it has {count} rows, expected {header.rows}"
     return None
 
 
@@ -144,7 +214,7 @@ def _parts(path: Path) -> tuple[_Header | None, bytes]:
     return header, content
 
 
-def _claim(folder: Path, key: Mapping[str, Any], work: str) -> None:
+def _require_same_job(folder: Path, key: Mapping[str, Any], work: str) -> None:
     """Write `units.json`, or check that the existing one has the same key.
 
     The three cases of a folder:
@@ -152,36 +222,34 @@ def _claim(folder: Path, key: Mapping[str, Any], work: str) -> None:
         units.json has another key     StageError, with each difference
         no units.json (lost, or a new folder)   write it, unless a unit's header has the fingerprint of another job
     """
-    claim = folder / CLAIM
-    found = _claimed(claim)
+    job = folder / JOB
+    found = _described(job)
     if found is None:
         others = [path for path in sorted(folder.glob("unit-*.jsonl")) if _is_of_another_job(path, work)]
         if others:
-            what = f"has units of another job ({others[0].name}), and no {CLAIM} that describes that job"
+            what = f"has units of another job ({others[0].name}), and no {JOB} that describes that job"
             raise StageError(folder, what, "Name another folder, or delete this one to sample again")
-        with whole_file(claim) as handle:
-            json.dump(key, handle, indent=1)
-        found = dict(key)
+        # Of two jobs that start in a new folder at the same time, the second one finds the first one's key here.
+        _publish(job, json.dumps(key, indent=1).encode(), lambda: _described(job) is not None)
+        found = _described(job) or dict(key)
     differs = [_difference(name, found, key) for name in sorted({*found, *key}) if found.get(name) != key.get(name)]
     if differs:
-        raise StageError(claim, "; ".join(differs), "Name another folder, or delete this one to sample again")
-    for leftover in folder.glob(".unit-*.part"):  # left by a run that was killed while it wrote
-        leftover.unlink(missing_ok=True)
+        raise StageError(job, "; ".join(differs), "Name another folder, or delete this one to sample again")
 
 
-def _claimed(claim: Path) -> dict[str, Any] | None:
+def _described(job: Path) -> dict[str, Any] | None:
     """The key in `units.json`, or None if the file is missing or damaged."""
     try:
-        found = json.loads(claim.read_bytes())
+        found = json.loads(job.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StageError(claim, f"cannot be read ({error.strerror})", "Delete it; it is written again") from None
+        raise StageError(job, f"cannot be read ({error.strerror})", "Delete it; it is written again") from None
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return found
-    log.warning("%s: is damaged; it is written again after checking the headers of the units", claim)
+    log.warning("%s: is damaged; it is written again after checking the headers of the units", job)
     return None
 
 
@@ -197,24 +265,3 @@ def _difference(name: str, found: Mapping[str, Any], key: Mapping[str, Any]) -> 
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         return f"its units were made by other code (changed: {shown})"
     return f"{name} was {before} there, is {now} now"
-
-
-@contextmanager
-def _sole_worker(folder: Path) -> Iterator[None]:
-    """Lock the folder itself, so that no lock file is left in it. Raises StageError if another process has the lock.
-
-    Some file systems (some NFS) have no locks on folders. Two runs at the same time then cost time and do no harm,
-    because units are written atomically and are equal whichever process makes them.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            how = "Wait for it to end, or name another folder"
-            raise StageError(folder, "is in use by another process that makes the same units", how) from None
-        except OSError as error:
-            log.warning("%s: cannot be locked (%s); start no second run on it", folder, error.strerror)
-        yield
-    finally:
-        os.close(descriptor)

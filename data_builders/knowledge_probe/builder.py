@@ -24,6 +24,7 @@ from align.manifest import write_data_manifest
 from align.records import inputs_of
 from align.reporting import logger
 from align.rows import Candidate, PromptRow, QuestionRow
+from align.sampling.workers import Workers, turn_to_write
 from align.settings import SamplingConfig
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
 from data_builders.knowledge_probe.refusals import writer_prompt
@@ -60,12 +61,14 @@ def build(
     *,
     judge: GenerationEngine | None = None,
     writer: GenerationEngine | None = None,
+    workers: Workers | None = None,
 ) -> Path:
     """Probe the model and write `answers.jsonl`, `map.json`, `sft.jsonl` and `preferences.jsonl` into `output`.
 
     engine: the model that answers; by default `config.model` is loaded.
     judge, writer: the models that judge answers and write refusals; by default the config's models are loaded if
     needed.
+    workers: the processes that share the work; None if this process works alone. One of them writes the files.
 
     Answers, verdicts and refusals are saved while they are made, in `output/units`, `output/judge-units` and
     `output/refusal-units`. A run that was interrupted continues from them.
@@ -78,7 +81,7 @@ def build(
     inputs = inputs_of(config)
     found = knowledge_counts(probed)
     counts = questions.counts | {"knowledge": found["all"]}
-    _write_answers(output / "answers.jsonl", probed, config=dump(config), inputs=inputs, counts=counts)
+    parts: dict[str, RowSet[Any]] = {}
     if config.make_rows:
         targets = choose_targets(probed, refuse_unsure=config.middle == "refuse")
         refusals = worded_refusals(probed, targets, config.refusals, config.seed)
@@ -89,20 +92,23 @@ def build(
             refusals |= written
             counted = {"by templates": len(refusals) - len(written), "by a model": len(written), "not taken": problems}
         found["refusals"] = counted
-        for name, rows in (
-            ("sft", sft_rows(probed, targets, refusals, config.label, _balance(config, config.max_refusal_ratio))),
-            (
-                "preferences",
-                preference_rows(probed, targets, refusals, config.label, _balance(config, config.pairs_ratio)),
-            ),
-        ):
-            rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes={"refusals": counted})
+        balances = _balance(config, config.max_refusal_ratio), _balance(config, config.pairs_ratio)
+        parts["sft"] = sft_rows(probed, targets, refusals, config.label, balances[0])
+        parts["preferences"] = preference_rows(probed, targets, refusals, config.label, balances[1])
+
+    with turn_to_write(workers) as is_first:
+        if not is_first:
+            return output
+        _write_answers(output / "answers.jsonl", probed, config=dump(config), inputs=inputs, counts=counts)
+        for name, rows in parts.items():
+            notes = {"refusals": found["refusals"]}
+            rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
             logger("data_builders").info("%-20s %s", f"probe {name}", rows.summary())
-    if "agree" in (judges := found.get("judges", {})):
-        line = "rules and judge model agree on %.0f%% of %d answers, Krippendorff's alpha %s"
-        logger("data_builders").info(line, 100 * judges["agree"], judges["answers"], judges["alpha"])
-    with whole_file(output / "map.json") as handle:
-        json.dump(found, handle, indent=1, ensure_ascii=False)
+        if "agree" in (judges := found.get("judges", {})):
+            line = "rules and judge model agree on %.0f%% of %d answers, Krippendorff's alpha %s"
+            logger("data_builders").info(line, 100 * judges["agree"], judges["answers"], judges["alpha"])
+        with whole_file(output / "map.json") as handle:  # the catalog names it as the last file
+            json.dump(found, handle, indent=1, ensure_ascii=False)
     return output
 
 

@@ -23,6 +23,7 @@ from align.jsonl import read_rows
 from align.records import inputs_of, label_of, sources_of
 from align.reporting import logger
 from align.rows import Message, Messages, PromptRow, Row, SFTRow, ToolQuestionRow, row_id, tools_of, tools_text
+from align.sampling.workers import Workers, turn_to_write
 from align.settings import ChatName, EnvironmentConfig, InputPath, InputSource, InputSources, Reading, SamplingConfig
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.interpreter import DialogSession, interpreter_tool
@@ -96,10 +97,17 @@ class TrajectoryRecords(Row):
     records: tuple[CallRecord, ...]
 
 
-def build(config: TrajectoriesConfig, output: Path, engine: GenerationEngine | None = None) -> Path:
+def build(
+    config: TrajectoriesConfig,
+    output: Path,
+    engine: GenerationEngine | None = None,
+    *,
+    workers: Workers | None = None,
+) -> Path:
     """Sample, execute, and write `trajectories.jsonl`, `records.jsonl` and `preferences.jsonl` into `output`.
 
     engine: what generates; None loads `config.model`. Units that exist in `output/units` are not repeated.
+    workers: the processes that share the work; None if this process works alone. One of them writes the files.
     """
     prompts = read_row_set(config.prompts, ToolQuestionRow, config, config.seed)
     prompts.drop_duplicates()
@@ -121,7 +129,16 @@ def build(config: TrajectoriesConfig, output: Path, engine: GenerationEngine | N
         what = f"is for Llama 3's system message, and the chat protocol is {engine.protocol.name}"
         raise ConfigError("tool_trajectories.environment.ipython", what, "Set it to false")
     sampled = sample_trajectories(prompts.rows, config, engine, output / "units")
+    with turn_to_write(workers) as is_first:
+        if is_first:
+            _write_files(config, output, prompts, sampled)
+    return output
 
+
+def _write_files(
+    config: TrajectoriesConfig, output: Path, prompts: RowSet[ToolQuestionRow], sampled: list[SampledTrajectory]
+) -> None:
+    """Make rows of the trajectories, and write the files. The catalog of builders names the last one."""
     questions = {row.id: row for row in prompts.rows}
     rows, made_from = sft_rows(sampled, questions, config.label)
     pairs = preference_rows(sampled, questions, config.label)
@@ -144,7 +161,6 @@ def build(config: TrajectoriesConfig, output: Path, engine: GenerationEngine | N
         how = "Use easier prompts, a stronger model or more samples; output/units has the sampled dialogs"
         raise RowError(output, f"no trajectory is left to train on: {rows.summary()}", how)
     verify(output)
-    return output
 
 
 def sample_trajectories(

@@ -192,3 +192,20 @@ def test_a_score_that_is_no_finite_number_is_an_error_that_names_the_model(
         judge.model.model.base_model.norm.weight[0] = value
     with pytest.raises(CheckpointError, match=rf"{tiny_checkpoint}: gave the score (nan|-?inf) to a completion"):
         judge.score_many([ScoreRequest(PROMPT, SAID)])
+
+
+@pytest.mark.parametrize("rank, gpus, chosen", [("3", 4, [3]), ("5", 4, [1]), (None, 4, []), ("1", 1, [])])
+def test_a_process_of_a_launcher_computes_on_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, gpus: int, chosen: list[int]
+) -> None:
+    from align.models.devices import use_own_gpu
+
+    found: list[int] = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    use_own_gpu()
+    assert found == chosen

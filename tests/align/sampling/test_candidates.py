@@ -24,7 +24,7 @@ from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, S
 from align.sampling import work_units
 from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
 from tests.fakes import FakeBackend
-from tests.processes import Started, run
+from tests.processes import TORCHRUN, Started, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -239,16 +239,6 @@ def test_an_edited_score_is_scored_again(tmp_path: Path) -> None:
     assert judge.requests == 3
 
 
-def test_two_processes_in_one_folder_are_refused(tmp_path: Path) -> None:
-    class Second(Counting):
-        def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-            with pytest.raises(StageError, match="is in use by another process that makes the same units"):
-                sample(tmp_path, Counting())
-            return super().complete(prompts, seeds)
-
-    assert sample(tmp_path, Second())
-
-
 def test_units_that_other_code_made_are_refused_with_the_files_that_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,10 +347,26 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.fixture(scope="module")
+def whole(rejection_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process leaves that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    run_here(rejection_config, folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Path, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_here(rejection_config, whole)
+def test_two_processes_of_a_launcher_leave_the_files_of_one(
+    rejection_config: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    run([*TORCHRUN, *command(rejection_config, folder)[1:]])
+    assert files_of(folder) == files_of(whole)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Path, whole: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
 
     kept: dict[Path, int] = {}
     kills = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from align.jsonl import read_rows, write_rows
 from align.judges.answers.refusals import abstention
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
+from align.sampling.workers import joined
 from align.settings import SamplingConfig
 from data_builders.knowledge_probe.builder import build
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
@@ -557,3 +559,33 @@ def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         KnowledgeProbeConfig(questions=Path("q"), model=Path("m"), **settings)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_processes_share_the_probe_and_leave_the_files_of_one(
+    questions: Path, chatml_tokenizer: Any, tmp_path: Path
+) -> None:
+    values: dict[str, Any] = {"samples": 4, "known_ratio": 0.75, "unit_size": 1, "judge": "both"}
+    config = KnowledgeProbeConfig(questions=questions, model=questions.parent, **values)
+    protocol = load_protocol(chatml_tokenizer)
+    asked: list[FakeBackend] = []
+
+    def process(folder: Path) -> None:
+        probed, judge = table(protocol), FakeBackend(protocol, strict_judge)
+        asked.append(probed)
+        with joined(folder, "output", {}, last_file="map.json") as workers:
+            build(config, folder, probed.engine, judge=judge.engine, workers=workers)
+
+    process(tmp_path / "one")
+    threads = [threading.Thread(target=process, args=(tmp_path / "two",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    one, two = (files_below(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() > {"answers.jsonl", "map.json", "sft.jsonl", "preferences.jsonl", "judge-units/unit-00006.jsonl"}
+    assert two == one
+    assert sum(len(backend.prompts) for backend in asked[1:]) == len(TABLE)
