@@ -565,11 +565,12 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_probe_and_leave_the_files_of_one(
     questions: Path, chatml_tokenizer: Any, tmp_path: Path
 ) -> None:
-    values: dict[str, Any] = {"samples": 4, "known_ratio": 0.75, "unit_size": 1, "judge": "both"}
-    config = KnowledgeProbeConfig(questions=questions, model=questions.parent, **values)
+    values: dict[str, Any] = {"samples": 4, "unit_size": 1, "judge": "both", "max_refusal_ratio": 1.0}
+    config = KnowledgeProbeConfig(questions=questions, model=questions, **values)
     protocol = load_protocol(chatml_tokenizer)
     asked: list[FakeBackend] = []
 
