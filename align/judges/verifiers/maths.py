@@ -107,7 +107,7 @@ _SHORT_UNITS = {
     **{"inch": "in", "inche": "in", "mile": "mi", "pound": "lb", "kph": "km/h", "mph": "mi/h", "km/h": "km/h"},
     **{"$": "dollar", "dollar": "dollar", "cent": "cent", "€": "euro", "euro": "euro", "£": "£"},
 }
-"""Units that are told apart. Other words behind a number, such as "apples", are ignored."""
+"""Units that are distinguished. Other words behind a number, such as "apples", are ignored."""
 
 
 class _Quantity(NamedTuple):

@@ -10,7 +10,6 @@ import pytest
 
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
-from align.models.loading import load_reward_model, load_tokenizer
 from align.rows import Candidate, Message, PreferenceRow, PromptRow, SFTRow, VerifiedPromptRow
 from align.sampling.selection import best_and_worst, best_of
 from align.sampling.verification import Verification
@@ -141,11 +140,11 @@ def test_prompts_of_any_form_may_say_what_is_verified(tmp_path: Path, record: di
 
 
 @pytest.mark.slow
-def test_the_recipe_verifies_and_samples_the_same_candidates(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_recipe_verifies_and_samples_the_same_candidates(
+    tiny_checkpoint: Path, tiny_reward_checkpoint: Path, tmp_path: Path
+) -> None:
     from recipes.rejection_sample import RejectionSampleRecipe, run
 
-    load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True).model.save_pretrained(tmp_path / "reward")
-    load_tokenizer(tiny_checkpoint)[0].save_pretrained(tmp_path / "reward")
     checks = {
         "instructions": {"checks": [{"kind": "keywords", "absent": ["e", "a", "of"]}, {"kind": "words", "at_least": 2}]}
     }
@@ -154,7 +153,7 @@ def test_the_recipe_verifies_and_samples_the_same_candidates(tiny_checkpoint: Pa
         write_rows(tmp_path / f"{name}.jsonl", [row])
         recipe = RejectionSampleRecipe(
             model=ModelConfig(path=tiny_checkpoint),
-            reward_model=ModelConfig(path=tmp_path / "reward"),
+            reward_model=ModelConfig(path=tiny_reward_checkpoint),
             prompts=tmp_path / f"{name}.jsonl",
             k=8,
             sampling=SamplingConfig(max_completion_tokens=12, dtype="float32", threads=1),

@@ -47,7 +47,7 @@ def test_a_call_that_fits_passes() -> None:
 @pytest.mark.parametrize(
     "message, expected",
     [
-        (call("wether", city="Oslo"), "function not offered"),
+        (call("climate", city="Oslo"), "function not offered"),
         (call(), "arguments do not match the schema"),
         (call(city=3), "arguments do not match the schema"),
         (call(city="Oslo", days="3"), "arguments do not match the schema"),
