@@ -76,7 +76,9 @@ class FinalAnswer(NamedTuple):
     kind: Literal["boxed", "sentence", "number"]
 
 
-_ANSWER_IS = re.compile(r"\banswer(?:\s+(?:is|equals|=)(?:\s*:)?|\s*[:=])\**\s*(?=(?P<rest>[^\n]*))", re.IGNORECASE)
+_ANSWER_IS = re.compile(
+    r"\banswer(?:\s+(?:is|equals|=)(?:\s*:)?|\s*[:=])\**\s*(?=(?P<rest>[^\n]{0,1000}))", re.IGNORECASE
+)
 _GSM8K = re.compile(r"^####[ \t]*(?P<rest>\S[^\n]*)$", re.MULTILINE)
 # A sentence ends at a mark that a space or the end of the text follows: "3.5 km. Done." ends after "km".
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
@@ -283,6 +285,8 @@ def _quantity_of(found: re.Match[str], words: str) -> _Quantity | None:
         return None
     if first and len(first) == 1 and not _unit_name(first):
         return None  # "2 x"
+    if len(found.group()) > MAX_CHARACTERS:  # Python refuses to read integers of more than 4300 digits
+        return None
     if found["below"] is not None and int(found["below"]) == 0:
         return None
     value = Fraction(found["digits"].replace(",", "")) / int(found["below"] or 1) + int(found["whole"] or 0)

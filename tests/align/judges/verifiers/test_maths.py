@@ -121,6 +121,8 @@ def test_what_gives_no_answer_has_a_reason_of_its_own() -> None:
     assert reason("I do not know.", "42") == "no answer"
     assert reason(r"\boxed{}", "42") == "no answer"
     assert reason(rf"\boxed{{{'9' * 5000}}}", "42") == "answer too long"
+    assert reason("9" * 100_000, "42") == "answer too long", "Python refuses to read more than 4300 digits"
+    assert reason("The answer is 1/" + "9" * 5000, "42") == "answer too long"
     assert reason("The answer is 42, " + "as was shown " * 50, "42") is None
 
 
@@ -185,6 +187,13 @@ def test_a_slow_comparison_has_a_reason_of_its_own(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("align.judges.verifiers.maths._comparer", lambda: too_slow)
     assert reason(r"\boxed{x+1}", "y") == "comparison too slow"
+
+
+@pytest.mark.parametrize("part", ["answer is ", "$", "\\frac", "1,", "(", "^ {", "12 ", "\\boxed{", "*", " "])
+def test_the_time_for_an_answer_grows_with_its_length_only(part: str) -> None:
+    began = time.process_time()
+    assert reason(part * 20_000, "5") in ("no answer", "wrong answer")
+    assert time.process_time() - began < 1.5
 
 
 @pytest.mark.parametrize("entry", [{}, {"answer": ""}, {"answer": 42, "unit": "km"}, {"answer": "4", "tolerance": 1}])
