@@ -121,8 +121,12 @@ def best_of_n(
     every = prompt_curves(candidates, heldout)
     curves = [curve for curve in every if curve.usable]
     if not curves:
-        what = f"contain no finished candidate for any of {len(every)} prompts"
-        raise RowError("candidates", what, "Raise sampling.max_completion_tokens, so that completions can end")
+        what = f"contain no candidate that may be chosen for any of {len(every)} prompts"
+        raise RowError(
+            "candidates",
+            what,
+            "Look at their `finished` and `failed`: raise sampling.max_completion_tokens, or fix the verifiers",
+        )
     k, judged = curves[0].k, heldout is not None
     columns = [np.stack([curve.score for curve in curves]), np.stack([curve.length for curve in curves])]
     if judged:

@@ -68,8 +68,8 @@ def choice_probabilities(scores: Sequence[float], k: int) -> np.ndarray:
 def prompt_curves(candidates: Iterable[Candidate], heldout: Mapping[str, float] | None = None) -> list[PromptCurve]:
     """The curve of each prompt. If no candidate of a prompt is usable, `kept` is 0 and the means are NaN.
 
-    Usable candidates are those that rejection sampling may choose (`selection.best_of`): finished and not empty. The
-    others count as drawn and are never chosen.
+    Usable candidates are those that rejection sampling may choose (`selection.best_of`): finished, not empty, and
+    not failed by a verifier. The others count as drawn and are never chosen.
 
     heldout: candidate id -> score of a judge that took no part in the selection.
     Raises RowError if prompts have different numbers of candidates, or if a usable candidate has no finite score.

@@ -175,7 +175,7 @@ class Choices(NamedTuple):
 
     prompt_id: str
     k: int
-    """All candidates of the prompt, those that are unfinished or empty included."""
+    """All candidates of the prompt, those that are unfinished, empty or failed included."""
     ids: tuple[str, ...]
     scores: tuple[float, ...]
     texts: tuple[str, ...]
@@ -185,7 +185,7 @@ def choices_of(candidates: Iterable[Candidate]) -> list[Choices]:
     """The candidates of each prompt that `best_of` may choose. Raises RowError for one without a finite score."""
     found = []
     for group in _by_prompt(candidates):
-        usable = _usable(group)
+        usable = [one for one in _usable(group) if not one.failed]
         ids, scores = tuple(one.id for one in usable), tuple(map(_score, usable))
         texts = tuple(_text(one.completion) for one in usable)
         found.append(Choices(group[0].prompt_id, len(group), ids, scores, texts))

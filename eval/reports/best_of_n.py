@@ -76,8 +76,8 @@ def sentences(found: BestOfN) -> list[str]:
         )
     if found.prompts_without_choice:
         parts.append(
-            f"{found.prompts_without_choice} of {found.prompts} prompts have no finished candidate. They count in the "
-            "column kept only."
+            f"{found.prompts_without_choice} of {found.prompts} prompts have no candidate that may be chosen: all are "
+            "truncated, empty or failed by a verifier. They count in the column kept only."
         )
     return parts
 

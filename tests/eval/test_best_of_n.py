@@ -176,7 +176,7 @@ def test_prompts_without_a_finished_candidate_are_in_kept_only(scores: np.ndarra
     assert [point.kept for point in found.points] == pytest.approx([0.75] * 4)
     alone = best_of_n(candidates(scores[10:40, :4]))
     assert [point.score.value for point in found.points] == pytest.approx([p.score.value for p in alone.points])
-    with pytest.raises(RowError, match="contain no finished candidate for any of 10 prompts"):
+    with pytest.raises(RowError, match="contain no candidate that may be chosen for any of 10 prompts"):
         best_of_n(candidates(scores[:10, :4], unfinished=10))
 
 

@@ -40,7 +40,8 @@ def over_all_subsets(group: Sequence[Candidate], n: int, values: dict[str, float
     for subset in subsets:
         kept = best_of(subset).rows
         if kept:
-            tied = [c for c in subset if c.score == kept[0].score and c.finished and c.completion[0].content.strip()]
+            usable = [c for c in subset if c.finished and not c.failed and c.completion[0].content.strip()]
+            tied = [c for c in usable if c.score == kept[0].score]
             found.append(mean(values[c.id] for c in tied))
     return len(found) / len(subsets), mean(found) if found else None
 
@@ -129,3 +130,14 @@ def test_candidates_that_cannot_be_compared_are_refused() -> None:
         prompt_curves(candidates(("x", 1.0, True), ("y", 2.0, True)), {"p-0": 1.0})
     with pytest.raises(RowError, match="candidate p-0: has the score nan from the held-out judge"):
         prompt_curves(candidates(("x", 1.0, True)), {"p-0": float("nan")})
+
+
+def test_candidates_that_a_verifier_failed_are_never_chosen() -> None:
+    group = [
+        candidate.model_copy(update={"failed": ("maths: another answer",)}) if candidate.index in (1, 3) else candidate
+        for candidate in candidates(*MIXED)
+    ]
+    (curve,) = prompt_curves(group)
+    for n in range(1, len(group) + 1):
+        kept, expected = over_all_subsets(group, n, {c.id: c.score or 0.0 for c in group if not c.failed})
+        assert (curve.kept[n - 1], curve.score[n - 1]) == pytest.approx((kept, expected))

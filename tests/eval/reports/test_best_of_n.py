@@ -149,7 +149,7 @@ def test_the_report_of_a_run_shows_the_curve_of_each_round(
 
     report = read_report(tmp_path, samples=0)
     assert report.best_of_n == {"round 1": best_of_n(first), "round 2": judged}
-    said = "round 3 has no best-of-n curve: candidates: contain no finished candidate for any of 2 prompts"
+    said = "round 3 has no best-of-n curve: candidates: contain no candidate that may be chosen for any of 2 prompts"
     assert said in caplog.text
     scores, lengths = report.curves
     assert list(scores.lines) == ["round 1", "round 2", "round 2, held-out judge"]
