@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,13 @@ from eval.best_of_n import (
 )
 from eval.intervals import bootstrap_mean, resampled_means
 
-PROMPTS, K = 250, 16
+PROMPTS, K = 200, 16
+PROMPT = (Message(role="user", content="Say."),)
+
+
+@cache
+def completion(length: int) -> tuple[Message, ...]:
+    return (Message(role="assistant", content="x" * length),)
 
 
 def candidates(scores: np.ndarray, lengths: np.ndarray | None = None, unfinished: int = 0) -> list[Candidate]:
@@ -36,8 +44,8 @@ def candidates(scores: np.ndarray, lengths: np.ndarray | None = None, unfinished
             source="test",
             tools="",
             prompt_id=str(prompt),
-            prompt=(Message(role="user", content="Say."),),
-            completion=(Message(role="assistant", content="x" * int(lengths[prompt, index])),),
+            prompt=PROMPT,
+            completion=completion(int(lengths[prompt, index])),
             index=index,
             seed=index,
             finished=prompt >= unfinished,
