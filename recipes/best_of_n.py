@@ -36,7 +36,9 @@ class BestOfNRecipe(Recipe):
 def run(recipe: BestOfNRecipe) -> Path:
     """Measure, print the table, and return the JSON file."""
     from align.files import sole_writer
+    from align.sampling.workers import require_one_process
 
+    require_one_process("best_of_n")
     if recipe.heldout_judge is not None:
         from align.models.preflight import require_inputs
 

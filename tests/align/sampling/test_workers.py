@@ -86,11 +86,13 @@ def test_one_of_those_that_end_together_writes_and_the_next_one_if_it_fails(tmp_
 
 @pytest.mark.slow
 def test_recipes_that_work_in_one_process_refuse_a_launcher_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipes import build_data, run_eval
+    from recipes import best_of_n, build_data, run_eval
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"launch: 2 processes were started, and recipes/run_eval.py works in one\. "):
         run_eval.run(SimpleNamespace())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="recipes/best_of_n.py works in one"):
+        best_of_n.run(SimpleNamespace())  # type: ignore[arg-type]
     builder = r"and the builder sft_mix of recipes/build_data.py works in one\. Start it without a launcher: python "
     with pytest.raises(ConfigError, match=builder):
         build_data.run(SimpleNamespace(builder="sft_mix"))  # type: ignore[arg-type]
