@@ -91,7 +91,7 @@ def test_recipes_that_work_in_one_process_refuse_a_launcher_by_name(monkeypatch:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"launch: 2 processes were started, and recipes/run_eval.py works in one\. "):
         run_eval.run(SimpleNamespace())  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="recipes/best_of_n.py works in one"):
+    with pytest.raises(ConfigError, match=r"recipes/best_of_n.py works in one"):
         best_of_n.run(SimpleNamespace())  # type: ignore[arg-type]
     builder = r"and the builder sft_mix of recipes/build_data.py works in one\. Start it without a launcher: python "
     with pytest.raises(ConfigError, match=builder):
