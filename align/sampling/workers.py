@@ -34,7 +34,7 @@ from align.errors import ConfigError
 from align.files import LOCK, fingerprint_of
 
 TURN = ".turn"
-_PID_WIDTH = 20  # `FolderLock` reads so many characters of the lock as the process that holds it
+_PID_WIDTH = 20  # `FolderLock` reads that many characters of the lock as the process that holds it
 
 
 class Workers:
