@@ -1,5 +1,5 @@
 # make rehearsal        the whole recipe, two rounds, on a small real model (CPU, within half an hour on two cores)
-# make test             everything that a change must pass: style, spelling, types, all tests
+# make test             everything that a change must pass: style, spelling, types, all tests (10 minutes on two cores)
 # make quick            the quick tests alone, for while you work (50 seconds on two cores)
 # make check            style, spelling and types
 # make test-newest      the core tests with the newest release of every dependency, in an environment of its own
@@ -41,15 +41,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 rehearsal: assets
 	$(BIN)/python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
 
-# Two workers with one thread each. A worker is given whole files, the longest first (tests/conftest.py).
-TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(TWO_WORKERS)
+# Workers with one thread each. A worker is given whole files, the longest first (tests/conftest.py). Three on two cores:
+# tests that start processes wait for them. Two for the quick tests, since each worker spends 20 s on imports.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
+	--dist loadfile --no-loadscope-reorder
 
 test: check assets
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n 3 $(ARGS)
 
 quick: $(STAMP)
-	$(PYTEST) -q $(QUICK) $(ARGS)
+	$(PYTEST) -n 2 -q $(QUICK) $(ARGS)
 
 QUICK := -m "not slow and not engine and not install and not asset"
 

@@ -37,10 +37,10 @@ CORPUS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests that start several processes come first, so that two workers end at about the same time.
+    """Files with tests that start several processes come first, so that all workers end at about the same time.
 
     `make test` gives whole files to its workers in this order. A file of three minutes that is given out last would
-    leave one worker idle for three minutes.
+    leave the others idle for three minutes.
     """
     long = {item.path for item in items if item.get_closest_marker("engine") or item.get_closest_marker("install")}
     items.sort(key=lambda item: item.path not in long)
