@@ -111,6 +111,7 @@ def kept_bytes(step: Callable[[], Any], model: Any) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
+@pytest.mark.slow
 def test_the_least_work_is_counted_as_by_hand(bench: SimpleNamespace, checkpoint: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -249,6 +249,7 @@ def test_help_and_a_bad_config_answer_at_once(recipe: Path, tmp_path: Path) -> N
     assert seconds < ANSWER_SECONDS
 
 
+@pytest.mark.slow
 def test_every_recipe_is_a_config_a_run_and_one_line_of_main() -> None:
     for recipe in RECIPES:
         tree = ast.parse(recipe.read_text(encoding="utf-8"))

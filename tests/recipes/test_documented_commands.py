@@ -156,6 +156,7 @@ def test_a_command_that_would_not_work_is_found(
     assert expected in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_a_command_before_it_writes_may_be_read(shipped: frozenset[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     state = docs.Page(shipped)

@@ -96,6 +96,7 @@ def test_help_explains_every_paper_that_a_setting_cites(name: str) -> None:
         assert all(each in papers for each in cited), (topic, cited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_that_is_missing_or_has_an_unknown_key_ends_every_recipe_with_2(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

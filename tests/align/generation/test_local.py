@@ -104,6 +104,7 @@ def test_sharing_the_prefill_equals_separate_rows(model: LlamaForCausalLM) -> No
     assert len(set(shared[0])) > 10, "other seeds must give other completions"
 
 
+@pytest.mark.slow
 def test_a_prompt_is_prefilled_once_for_all_its_completions(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +161,7 @@ def chi_square(counts: torch.Tensor, shares: torch.Tensor) -> tuple[float, int]:
     return sum((c - e) ** 2 / e for c, e in pairs if e > 0), len(pairs) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
 def test_sampled_shares_match_the_softmax(model: LlamaForCausalLM, temperature: float) -> None:
     prompt, draws = prompts(1)[0], 4000

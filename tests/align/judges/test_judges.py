@@ -233,6 +233,7 @@ def test_k_completions_in_one_tree_score_as_one_completion_a_tree(tiny_checkpoin
         assert scores == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_equal_transformers_own_sequence_classification(tiny_checkpoint: Path) -> None:
     """One dialog a row through the model's own forward, plain causal attention, no tree anywhere."""
     import torch

@@ -57,6 +57,7 @@ def test_scores_are_the_summed_content_log_probabilities(tiny_checkpoint: Path, 
         assert own_counts == [count for _, count in values]
 
 
+@pytest.mark.slow
 def test_an_opening_is_at_least_as_likely_as_what_goes_on_from_it(tiny_checkpoint: Path) -> None:
     _, protocol = load_tokenizer(tiny_checkpoint)
     judge = LikelihoodJudge(load_policy(ModelConfig(path=tiny_checkpoint)), protocol, 512)
@@ -76,6 +77,7 @@ def test_an_evaluated_model_gives_the_same_after_it_has_generated(tiny_checkpoin
     assert [len(own) for own in logps] == [3, 1]
 
 
+@pytest.mark.slow
 def test_the_identity_names_weights_and_protocol(tiny_checkpoint: Path) -> None:
     _, protocol = load_tokenizer(tiny_checkpoint)
     judge = LikelihoodJudge(load_policy(ModelConfig(path=tiny_checkpoint)), protocol, 512)

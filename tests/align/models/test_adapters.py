@@ -215,6 +215,7 @@ def test_values_and_gradients_equal_pefts_own_model_with_a_row_each(
         torch.testing.assert_close(weight.grad, theirs[name].grad, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "q_prj"])
 def test_a_target_that_is_no_linear_layer_of_the_trunk_is_refused(target: str, tiny_checkpoint: Path) -> None:
     from align.models.loading import load_policy
@@ -226,6 +227,7 @@ def test_a_target_that_is_no_linear_layer_of_the_trunk_is_refused(target: str, t
         load_policy(ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(targets=("q_proj", target))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora, message",
     [
@@ -473,6 +475,7 @@ def test_an_adapter_that_changes_nothing_stops_the_run(lora, tmp_path: Path, sft
         load_policy(ModelConfig(path=silent, lora=lora))
 
 
+@pytest.mark.slow
 def test_a_dora_adapter_whose_magnitudes_alone_were_trained_changes_something(tiny_checkpoint: Path) -> None:
     from align.models.adapters import check_adapter_acts
     from align.models.loading import load_policy
@@ -487,6 +490,7 @@ def test_a_dora_adapter_whose_magnitudes_alone_were_trained_changes_something(ti
     check_adapter_acts(model, tiny_checkpoint)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_lacks_a_weight_is_refused_by_name(tmp_path: Path, sft_adapter: Path) -> None:
     from align.models.loading import load_policy
 

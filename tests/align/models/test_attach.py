@@ -126,6 +126,7 @@ def policy_adapter(tiny_checkpoint: Path, tmp_path: Path, chatml_tokenizer: Any)
     return tmp_path / "adapter"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora, message",
     [
@@ -144,6 +145,7 @@ def test_an_adapter_of_the_head_is_not_trained_on(
         load_policy(ModelConfig(path=tmp_path / "adapter", lora=ours))
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_trained_on_computes_what_peft_computes(
     tiny_checkpoint: Path, tmp_path: Path, chatml_tokenizer: Any
 ) -> None:
@@ -243,6 +245,7 @@ def test_a_damaged_adapter_is_refused_by_tensor_wherever_it_is_attached(
             load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file, content, message",
     [

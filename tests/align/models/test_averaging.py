@@ -135,6 +135,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_three_equal_checkpoints_average_to_the_same_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (one,) = checkpoints(tiny_checkpoint, tmp_path, 1)
     mean = load_file(average_checkpoints([one] * 3, tmp_path / "mean") / "model.safetensors")
@@ -214,6 +215,7 @@ def test_another_tokenizer_is_refused_and_another_padding_is_not(tiny_checkpoint
         average_checkpoints([one, two], tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_members_that_are_not_finite_or_of_another_type_are_refused_and_nothing_is_left(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_member_that_is_not_there_is_named_by_its_setting(tiny_checkpoint: Pat
         average_checkpoints([tiny_checkpoint, tmp_path / "gone"], tmp_path / "mean")
 
 
+@pytest.mark.slow
 def test_averaged_reward_models_are_a_reward_model(tiny_reward_checkpoint: Path, tmp_path: Path) -> None:
     mean = average_checkpoints([tiny_reward_checkpoint] * 2, tmp_path / "mean")
     assert verify_folder(mean)["stage"] == "reward"
@@ -253,6 +256,7 @@ def test_stray_files_are_not_averaged_in(tiny_checkpoint: Path, tmp_path: Path) 
     assert contents(average_checkpoints([one, two], tmp_path / "again"))["model.safetensors"] == expected
 
 
+@pytest.mark.slow
 def test_the_manifest_says_which_weights_were_averaged_and_how_they_were_trained(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +348,7 @@ def test_a_copy_of_a_tied_embedding_is_no_difference(tiny_checkpoint: Path, tmp_
         average_checkpoints([one, two], tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_makes_a_folder(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom align.models.output import new_folder\n"

@@ -219,6 +219,7 @@ def tree(name: str, prompt: int, *branches: int) -> PromptTree:
 TREES = [tree("short", 5, 4, 3), tree("long", 40, 30, 28)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_packed_trees_give_the_log_probabilities_of_the_models_own_eager_forward(name: str) -> None:
     policy = TreePolicy(model_of(*EXACT[name]))
@@ -349,6 +350,7 @@ def checkpoint_of(name: str, more: dict[str, Any], folder: Path, tiny_checkpoint
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, more, cause",
     [

@@ -80,6 +80,7 @@ def policy(path: Path) -> Any:
 # Files and their index
 
 
+@pytest.mark.slow
 def test_the_index_decides_and_what_it_does_not_name_is_reported_and_not_read(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +259,7 @@ def test_buffers_and_a_tied_head_that_equal_what_is_computed_are_harmless(folder
         policy(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_weight_that_is_not_finite_is_refused_by_name(value: float, folder: Path, reward: Path) -> None:
     for path, name, load in (

@@ -431,6 +431,7 @@ def test_two_drivers_in_one_folder_are_refused(project: Project) -> None:
     driver.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_ledger_does_not_know_is_not_touched(project: Project) -> None:
     mine = project.run_dir / "data" / "mine.txt"
     mine.parent.mkdir(parents=True)
@@ -779,6 +780,7 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(project:
     assert changed(hub=hub(repo="me/model", push=True)) == key
 
 
+@pytest.mark.slow
 def test_settings_of_training_that_change_no_result_are_not_in_the_key(project: Project) -> None:
     from recipes.sft import SFTRecipe
 

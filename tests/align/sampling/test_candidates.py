@@ -79,6 +79,7 @@ def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None,
     return sample_candidates(rows or prompt_rows(7), backend.engine, folder=folder, **settings)
 
 
+@pytest.mark.slow
 def test_each_candidate_has_its_own_seed_and_an_id_from_it(tmp_path: Path) -> None:
     found = sample(tmp_path, Counting())
     assert [(candidate.prompt_id, candidate.index) for candidate in found] == [

@@ -81,6 +81,7 @@ def began(diary: Path) -> Counter[int]:
     return Counter(int(line.split()[0]) for line in diary.read_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_make_each_unit_once_and_leave_the_files_of_one_process(tmp_path: Path, count: int) -> None:
     work(tmp_path / "one", 24)

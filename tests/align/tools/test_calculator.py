@@ -89,6 +89,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_too_large_or_no_calculation_is_refused_at_once(calculator: EmbeddedCalculator) -> None:
     calculator.answer("1")  # the process has started
     began = time.monotonic()

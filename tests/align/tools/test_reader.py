@@ -89,6 +89,7 @@ def refusal(path: Path) -> tuple[str, str]:
     return raised.value.kind, str(raised.value)
 
 
+@pytest.mark.slow
 def test_what_is_not_what_its_name_says_is_refused(folder: Path) -> None:
     for kind, words in [("pdf", "a PDF"), ("docx", "a Word document"), ("xlsx", "an Excel workbook"),
                         ("pptx", "a PowerPoint presentation")]:  # fmt: skip
@@ -113,6 +114,7 @@ def test_what_is_not_what_its_name_says_is_refused(folder: Path) -> None:
     assert refusal(folder / "cut.pdf")[0] == "refused"
 
 
+@pytest.mark.slow
 def test_a_locked_pdf_is_refused_and_one_without_a_password_is_read(folder: Path) -> None:
     import pypdf
 

@@ -115,6 +115,7 @@ def assert_logged(theirs, ours, found, *names: str) -> None:
     assert sum(tree.unshared_tokens for tree in found) == expected["num_tokens"]
 
 
+@pytest.mark.slow
 def test_dpo_with_nll_gives_trls_loss_gradients_and_metrics(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     policy, reference = models
     tokenizer, found, batch = trees(tiny_checkpoint)
@@ -158,6 +159,7 @@ def test_dpo_with_nll_gives_trls_loss_gradients_and_metrics(tmp_path: Path, tiny
     assert_logged(trainer, stepped, found, *names, "logps/chosen", "logps/rejected")
 
 
+@pytest.mark.slow
 def test_sft_gives_trls_loss_gradients_and_metrics(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     from datasets import Dataset
 
@@ -249,6 +251,7 @@ def test_simpo_gives_the_values_of_trls_cpo_trainer() -> None:
     torch.testing.assert_close(margin, chosen_rewards - rejected_rewards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "centering, margins", [(None, None), (0.01, None), (None, [1.0, 1 / 3, 0.0])], ids=["plain", "centered", "margins"]
 )
@@ -310,6 +313,7 @@ def quiet(tmp_path: Path) -> dict:
             "gradient_checkpointing": False}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trl_trains_on_the_ids_of_an_exported_sft_file(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     """Rows with functions, calls of different arguments (which Arrow would fill up with nulls), and several turns."""
     from align.models.loading import load_tokenizer
@@ -343,6 +347,7 @@ def test_trl_trains_on_the_ids_of_an_exported_sft_file(tmp_path: Path, tiny_chec
     assert len(found) == len(rows)
 
 
+@pytest.mark.slow
 def test_trl_contrasts_the_ids_of_an_exported_preference_file(tmp_path: Path, tiny_checkpoint: Path, models) -> None:
     from align.models.loading import load_tokenizer
 

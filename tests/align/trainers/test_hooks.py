@@ -19,6 +19,7 @@ def test_the_installed_versions_have_changed_nothing_that_we_use() -> None:
     assert changes() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hook, message",
     [

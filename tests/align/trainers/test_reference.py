@@ -106,6 +106,7 @@ def said(caplog: pytest.LogCaptureFixture):
     ours.removeHandler(caplog.handler)
 
 
+@pytest.mark.slow
 def test_values_stand_by_the_trees_place_and_are_made_once(tmp_path: Path) -> None:
     model = Model()
     made = logps(cache(tmp_path), model)

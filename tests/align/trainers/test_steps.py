@@ -135,6 +135,7 @@ def test_the_dpo_loss_is_the_contrast_plus_a_fifth_of_the_nll(tmp_path: Path, ti
     assert logged["logps/chosen"] == pytest.approx(sum(contrasted) / 8, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_contrast_leaves_the_terminator_out_and_the_nll_keeps_it(
     masked: bool, tmp_path: Path, tiny_checkpoint: Path

@@ -73,6 +73,7 @@ def test_segments_equal_a_dense_mask_in_values_and_gradients(heads: int, groups:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_way_of_other_devices_equals_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU takes public calls of PyTorch alone; they run on a CPU too."""
     made = row(5)
@@ -115,6 +116,7 @@ def test_the_flex_mask_keeps_few_blocks_and_hides_every_block_without_a_visible_
     assert torch.equal(rule, made.visible)
 
 
+@pytest.mark.slow
 def test_no_mask_grows_with_the_row(largest_tensor) -> None:
     """Two prompts of 2,500 tokens with three branches of 400: nothing larger than queries, keys and values is made."""
     length = 0

@@ -120,6 +120,7 @@ def open_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}", "localhost", "LOCALHOST:1"])
 def test_this_machine_may_name_itself_in_any_way(page: Page, host: str) -> None:
     assert page.ask("GET", "/", Host=host.format(port=page.server.port)).status == 200

@@ -102,6 +102,7 @@ def test_known_keeps_a_right_answer_and_only_what_is_consistently_wrong_is_refus
     assert manifest["read"] == 7
 
 
+@pytest.mark.slow
 def test_pairs_prefer_the_refusal_over_a_wrong_answer_and_the_right_answer_over_a_refusal(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
@@ -187,6 +188,7 @@ def test_questions_of_an_evaluation_file_are_not_asked(questions: Path, chatml_t
     assert counts["dropped"] == {"matches an evaluation prompt": 1}
 
 
+@pytest.mark.slow
 def test_a_second_probe_samples_nothing_again_and_writes_the_same(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer, unit_size=2)
     first = {name: (folder / name).read_bytes() for name in ("sft.jsonl", "preferences.jsonl", "answers.jsonl")}
@@ -254,6 +256,7 @@ def test_a_model_judge_decides_alone_and_what_it_does_not_judge_is_unsure(
     assert targets(folder)["France"] == "Paris."
 
 
+@pytest.mark.slow
 def test_where_two_judges_disagree_an_answer_is_disputed_and_the_map_says_how_far_they_agree(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
@@ -359,6 +362,7 @@ def test_refusals_by_a_model_are_checked_fall_back_and_are_counted(questions: Pa
     assert not again.asked
 
 
+@pytest.mark.slow
 def test_a_written_refusal_that_the_model_judge_calls_informative_is_not_taken(
     questions: Path, chatml_tokenizer: Any
 ) -> None:
@@ -459,6 +463,7 @@ def shared_probe(folder: Path, tokenizer: Any, **settings: Any) -> dict[str, lis
     return counted_pairs(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings, expected",
     [
@@ -493,6 +498,7 @@ def test_over_all_relations_only_the_sum_holds(tmp_path: Path, chatml_tokenizer:
     assert dropped == {"over max_refusal_ratio": 6}
 
 
+@pytest.mark.slow
 def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_tokenizer: Any) -> None:
     fact = {"entity": "Chad", "answers": ("N'Djamena",)}
     rows = [

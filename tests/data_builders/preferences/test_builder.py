@@ -22,6 +22,7 @@ def write_pairs(path: Path, pairs: list[tuple[str, str, str]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_users_pairs_are_cut_by_prompt_deduplicated_and_decontaminated(tmp_path: Path) -> None:
     pairs = [(f"Tell me about number {n}", f"It is {n}.", f"It is {m}.") for n in range(60) for m in (n + 1, n + 2)]
     pairs += [pairs[0], ("Is this the same?", "Yes.", "yes")]

@@ -157,6 +157,7 @@ def test_another_seed_gives_other_dialogs(built: Built, tmp_path: Path) -> None:
     assert {row.id for row in first}.isdisjoint(row.id for row in second)
 
 
+@pytest.mark.slow
 def test_the_calls_of_a_row_are_its_records_and_play_back(built: Built) -> None:
     records = built.records
     assert list(records) == [row.id for row in built.train]
@@ -544,6 +545,7 @@ def test_the_files_of_every_domain_count_in_the_key_of_the_builder() -> None:
 # Domains of a user's own
 
 
+@pytest.mark.slow
 def test_domains_of_an_own_folder_replace_the_packaged_ones(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

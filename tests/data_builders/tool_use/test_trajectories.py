@@ -143,6 +143,7 @@ def test_what_ended_well_is_kept_by_kind_and_all_else_counted(
     assert {tool.name for tool in tools_of(rows[0].tools)} == {"members", "fee"}
 
 
+@pytest.mark.slow
 def test_a_failed_call_stays_in_its_dialog_and_is_not_trained_on(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_failed_call_stays_in_its_dialog_and_is_not_trained_on(
     assert trained == OSLO + "400 members."
 
 
+@pytest.mark.slow
 def test_pairs_stand_where_a_good_sample_and_a_failing_call_part(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
@@ -186,6 +188,7 @@ def test_pairs_stand_where_a_good_sample_and_a_failing_call_part(
     assert (counts["read"], counts["rows"]) == (5, 5)
 
 
+@pytest.mark.slow
 def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig, protocol: Any, tmp_path: Path) -> None:
     scripts = {name: [[BROKEN], [BROKEN]] for name in SCRIPTS}
     scripts["members of Oslo"] = [[LOWER, OSLO, "400 members."], [BROKEN]]
@@ -199,6 +202,7 @@ def test_a_call_that_failed_too_is_no_better_message(config: TrajectoriesConfig,
     }
 
 
+@pytest.mark.slow
 def test_every_trajectory_plays_back_without_a_tool(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
@@ -251,6 +255,7 @@ def test_a_crash_loses_one_unit_and_the_rows_come_out_the_same(
         build(config.model_copy(update={"max_calls": 4}), tmp_path / "parts", resumed.engine)
 
 
+@pytest.mark.slow
 def test_prompts_of_an_evaluation_are_not_asked(
     config: TrajectoriesConfig, backend: ScriptedDialogs, protocol: Any, tmp_path: Path
 ) -> None:
@@ -268,6 +273,7 @@ def test_a_run_in_which_nothing_ends_well_says_why(config: TrajectoriesConfig, p
         build(config, tmp_path / "out", hopeless.engine)
 
 
+@pytest.mark.slow
 def test_the_model_of_the_config_is_loaded_and_sampled(
     config: TrajectoriesConfig, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

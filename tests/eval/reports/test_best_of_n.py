@@ -77,6 +77,7 @@ def test_the_files_have_the_numbers_the_alarm_and_both_judges(tmp_path: Path) ->
     assert ElementTree.fromstring((tmp_path / "best_of_n_length.svg").read_text(encoding="utf-8")) is not None
 
 
+@pytest.mark.slow
 def test_the_sentences_say_where_the_gain_ends() -> None:
     assert (
         "No k is suggested: the last measured doubling of k=8 still gains 0.1 or more, or keeps 5%"
@@ -121,6 +122,7 @@ def _score(candidate: Candidate) -> float:
     return candidate.score
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_shows_the_curve_of_each_round(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

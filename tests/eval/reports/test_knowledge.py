@@ -62,6 +62,7 @@ def test_each_model_is_followed_against_the_first_and_against_a_threshold_on_it(
     assert "33% / 83% | 33% / 83% |" in found.markdown
 
 
+@pytest.mark.slow
 def test_kinds_of_fact_that_nothing_was_trained_on_have_their_own_table_and_the_map() -> None:
     runs = [TRAINED, TRAINED]
     found = compare({"untouched": [UNTOUCHED], "trained": runs}, transfer_relations=("border",)).markdown

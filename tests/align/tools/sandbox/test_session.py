@@ -242,6 +242,7 @@ def test_there_are_the_36_escapes_and_more() -> None:
     assert len(ESCAPES) >= 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -305,6 +306,7 @@ def test_a_printed_answer_is_output_and_broken_text_is_repaired(box: Sandbox) ->
     assert ran.value == r"'\ud800'"
 
 
+@pytest.mark.slow
 def test_dialogs_of_a_pool_do_not_meet() -> None:
     def dialog(number: int) -> list[str | None]:
         with pool.session() as session:

@@ -103,6 +103,7 @@ OTHER_WAY: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize("program", programs(), ids=lambda program: program.name)
 def test_every_program_gives_what_another_way_of_computing_gives(program: Program) -> None:

@@ -108,6 +108,7 @@ def test_the_domains_are_many_and_no_two_functions_share_a_name() -> None:
     assert [name for name, count in Counter(task.name for task in tasks).items() if count > 1] == []
 
 
+@pytest.mark.slow
 @BY_DOMAIN
 def test_every_public_function_of_a_domain_has_a_task(name: str) -> None:
     offered = {tool.spec.name for tool in load_functions(PACKAGED / f"{name}.py")}
