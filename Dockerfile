@@ -24,6 +24,7 @@ COPY align align
 COPY data_builders data_builders
 COPY eval eval
 COPY recipes recipes
+# hadolint ignore=DL3013
 RUN pip install ".${EXTRAS}"
 
 # hadolint ignore=DL3006
@@ -38,7 +39,7 @@ RUN apt-get update \
     && install --directory --owner=align /data
 COPY --from=build /opt/align /opt/align
 ENV PATH=/opt/align/bin:$PATH HF_HOME=/data/huggingface ALIGN_ASSETS=/data/assets
-USER align
+USER 10001
 WORKDIR /data
 VOLUME /data
 ENTRYPOINT ["align"]
