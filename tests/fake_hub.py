@@ -203,6 +203,8 @@ def pointed_at(endpoint: str, cache: Path, patch: pytest.MonkeyPatch, *, offline
     from huggingface_hub import constants
 
     patch.setenv("HF_ENDPOINT", endpoint)
+    patch.setenv("NO_PROXY", "127.0.0.1")
+    patch.setenv("no_proxy", "127.0.0.1")
     patch.delenv("HF_TOKEN", raising=False)
     patch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     patch.setattr(constants, "ENDPOINT", endpoint)

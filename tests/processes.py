@@ -3,7 +3,8 @@
 A training process spends about seven seconds of a core on imports, and `accelerate launch` with two workers pays them
 three times: most of the time of a test that starts it. Here one server process has imported everything, and each
 process, and each Python that it starts, is a fork of it (`multiprocessing`'s forkserver). All the rest is real: the
-launcher's own code with its command line, its elastic agent, signals, exit codes, environments, processes to kill.
+launcher's own code with its command line, its elastic agent, signals, exit codes, processes to kill, and environments,
+except for variables that a library reads when it is imported.
 
     run([*ZERO3, "recipes/dpo.py", "config.yaml"])              # to the end; an exit code other than 0 is a failure
     started = Started([PYTHON, "recipes/dpo.py", "config.yaml"])
@@ -149,6 +150,8 @@ def _be(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """Be the process that would execute `words`, its end included. Does not return."""
     os.environ.clear()
     os.environ.update(environment)
+    if threads := environment.get("OMP_NUM_THREADS"):
+        sys.modules["torch"].set_num_threads(int(threads))  # the library read the variable when the server imported it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -206,6 +209,9 @@ def _fork_child(
             start_new_session, process_group,
         )  # fmt: skip
         return
+    assert preexec_fn is None
+    assert not pass_fds
+    assert process_group == -1
     sys.stdout.flush()
     sys.stderr.flush()
     self.pid = os.fork()

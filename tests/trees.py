@@ -37,6 +37,20 @@ def random_tree(
     return PromptTree(name, prompt, tuple(branch() for _ in range(count)), rng.choice(["better", None]))
 
 
+def tree_of(name: str, prompt: int, *branches: int) -> PromptTree:
+    """A tree of these lengths, of any ids, in which every completion token is trained on."""
+    rng = np.random.default_rng(prompt)
+
+    def ids(length: int) -> np.ndarray:
+        return rng.integers(3, VOCABULARY, length)
+
+    segments = [Segment(ids(length), np.ones(length, bool), np.ones(length, bool)) for length in branches]
+    return PromptTree(name, ids(prompt), tuple(segments))
+
+
+SHORT_AND_LONG = [tree_of("short", 5, 4, 3), tree_of("long", 40, 30, 28)]
+
+
 def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
     """A two-layer model of the class `kind` that reads packed trees."""
     torch.manual_seed(0)

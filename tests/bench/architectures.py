@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,9 +30,11 @@ from align.models.exactness import own_implementation, refuse_config, refuse_unt
 from align.models.logps import TreePolicy
 from align.settings import SamplingConfig
 from align.trainers.checks import check_packing
-from align.tree.encode import PromptTree, Segment
 
-VOCABULARY = 97
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.trees import SHORT_AND_LONG, VOCABULARY
+
 LARGEST = 10_000_000  # parameters
 TOKENS = 12
 SIZES = {
@@ -48,17 +51,6 @@ SIZES = {
 """Names of sizes over all config classes; each class is given those that it has."""
 
 
-def tree(name: str, prompt: int, *branches: int) -> PromptTree:
-    rng = np.random.default_rng(prompt)
-
-    def ids(length: int) -> np.ndarray:
-        return rng.integers(3, VOCABULARY, length)
-
-    segments = [Segment(ids(length), np.ones(length, bool), np.ones(length, bool)) for length in branches]
-    return PromptTree(name, ids(prompt), tuple(segments))
-
-
-TREES = [tree("short", 5, 4, 3), tree("long", 40, 30, 28)]
 PROMPTS = [np.random.default_rng(length).integers(3, VOCABULARY, length).tolist() for length in (30, 7, 3, 22, 12)]
 
 
@@ -93,7 +85,7 @@ def training(config: type) -> None:
     policy = TreePolicy(model)
     refuse_untrainable(model)
     with torch.no_grad():
-        check_packing(policy, TREES, low_precision=False)
+        check_packing(policy, SHORT_AND_LONG, low_precision=False)
 
 
 def generation(config: type) -> None:

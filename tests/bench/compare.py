@@ -58,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="the other checkout")
     parser.add_argument("--only", choices=sorted({case.method for case in CASES}), help="one method")
-    parser.add_argument("--steps", type=int, default=6, help="steps of each case")
+    parser.add_argument(
+        "--steps", type=int, default=6, choices=range(2, 101), metavar="N", help="steps of each case, 2 to 100"
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it run, not how fast")
     arguments = parser.parse_args()
     for case in CASES:
@@ -88,10 +90,11 @@ class _Side:
 
     def __init__(self, tree: Path, case: Steps, steps: int, folder: Path) -> None:
         folder.mkdir()
+        self.errors = folder / "errors.txt"
         words = [sys.executable, __file__, "--serve", str(tree), json.dumps(case), str(steps), str(folder)]
         self.process = subprocess.Popen(
             words, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=self.errors.open("w"),
         )  # fmt: skip
         self._answer()
 
@@ -110,7 +113,7 @@ class _Side:
             if line.startswith("{"):
                 answer: dict[str, float] = json.loads(line)
                 return answer
-        raise SystemExit(f"{self.process.args} ended without an answer")
+        raise SystemExit(f"the process of a checkout ended without an answer:\n{self.errors.read_text()[-3000:]}")
 
 
 def serve(tree: Path, case: Steps, steps: int, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -29,11 +28,10 @@ from align.models.logps import TreePolicy, TreeScorer
 from align.rows import Message, SFTRow
 from align.settings import ModelConfig
 from align.trainers.checks import check_packing
-from align.tree.encode import PromptTree, Segment
 from align.tree.pack import collate
+from tests.trees import SHORT_AND_LONG, VOCABULARY
 
-VOCABULARY = 97
-LONGEST = 70  # tokens of the longest prompt with a completion in `TREES`
+LONGEST = 70  # tokens of the longest prompt with a completion in `SHORT_AND_LONG`
 
 EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", {}),
@@ -206,31 +204,18 @@ def model_of(name: str, more: dict[str, Any], attention: str = align.tree.attent
     return model
 
 
-def tree(name: str, prompt: int, *branches: int) -> PromptTree:
-    rng = np.random.default_rng(prompt)
-
-    def ids(length: int) -> np.ndarray:
-        return rng.integers(3, VOCABULARY, length)
-
-    segments = [Segment(ids(length), np.ones(length, bool), np.ones(length, bool)) for length in branches]
-    return PromptTree(name, ids(prompt), tuple(segments))
-
-
-TREES = [tree("short", 5, 4, 3), tree("long", 40, 30, 28)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_packed_trees_give_the_log_probabilities_of_the_models_own_eager_forward(name: str) -> None:
     policy = TreePolicy(model_of(*EXACT[name]))
     own = model_of(*EXACT[name], attention="eager")
     own.load_state_dict(policy.model.state_dict())
-    assert longest_sequence(TREES) == LONGEST
+    assert longest_sequence(SHORT_AND_LONG) == LONGEST
     with torch.no_grad():
-        check_packing(policy, TREES, low_precision=False)
-        packed = policy(collate(TREES))
+        check_packing(policy, SHORT_AND_LONG, low_precision=False)
+        packed = policy(collate(SHORT_AND_LONG))
         alone = []
-        for each in TREES:
+        for each in SHORT_AND_LONG:
             for branch in each.branches:
                 row = torch.tensor([[*each.prompt, *branch.ids]])
                 logps = own(input_ids=row).logits[0].log_softmax(-1)[len(each.prompt) - 1 : -1]
@@ -243,7 +228,7 @@ def test_packed_trees_give_the_log_probabilities_of_the_models_own_eager_forward
 def test_what_cannot_be_exact_is_refused_by_its_cause(name: str) -> None:
     config, more, cause = REFUSED[name]
     with pytest.raises(ConfigError, match=rf"model\.path: .*{cause}"), torch.no_grad():
-        TreePolicy(model_of(config, more))(collate(TREES))
+        TreePolicy(model_of(config, more))(collate(SHORT_AND_LONG))
 
 
 @pytest.mark.parametrize("name", CLOSED)
@@ -274,7 +259,7 @@ def test_a_step_after_the_head_that_nothing_knows_stops_the_proof(monkeypatch: p
     policy = TreePolicy(model_of(*EXACT["Granite"]))
     expected = r"row long: its values differ by .* from the model's own forward pass"
     with pytest.raises(CheckError, match=expected), torch.no_grad():
-        check_packing(policy, TREES, low_precision=False)
+        check_packing(policy, SHORT_AND_LONG, low_precision=False)
 
 
 def test_a_window_that_nothing_knows_is_refused_by_the_attention_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +268,7 @@ def test_a_window_that_nothing_knows_is_refused_by_the_attention_itself(monkeypa
     monkeypatch.setattr(align.models.logps, "length_limit", lambda model: None)
     policy = TreePolicy(model_of(*REFUSED["Mistral, window"][:2]))
     with pytest.raises(ConfigError, match="the attention of MistralAttention has sliding_window=16"), torch.no_grad():
-        policy(collate(TREES))
+        policy(collate(SHORT_AND_LONG))
 
 
 @pytest.mark.parametrize(
@@ -297,8 +282,8 @@ def test_a_window_that_nothing_knows_is_refused_by_the_attention_itself(monkeypa
     ],
 )
 def test_the_attention_function_drops_no_argument(argument: dict[str, Any], cause: str) -> None:
-    layout = collate(TREES).layout
-    tensors = [torch.randn(1, 4, sum(tree.tokens for tree in TREES), 8) for _ in range(3)]
+    layout = collate(SHORT_AND_LONG).layout
+    tensors = [torch.randn(1, 4, sum(tree.tokens for tree in SHORT_AND_LONG), 8) for _ in range(3)]
     for attention in (align.tree.attention.tree_attention, align.tree.attention.flex_tree_attention):
         with pytest.raises(ConfigError, match=cause):
             attention(torch.nn.Identity(), *tensors, None, tree=layout, **argument)
@@ -334,10 +319,10 @@ def test_the_limit_is_the_smallest_of_those_that_apply() -> None:
 
 def test_rows_beyond_the_positions_that_a_model_was_made_for_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     model = model_of("LlamaConfig", {"max_position_embeddings": LONGEST})
-    warn_of_untrained_positions(model, TREES)
+    warn_of_untrained_positions(model, SHORT_AND_LONG)
     assert not caplog.records
     model.config.max_position_embeddings = LONGEST - 1
-    warn_of_untrained_positions(model, TREES)
+    warn_of_untrained_positions(model, SHORT_AND_LONG)
     expected = f"the longest prompt with its completion has {LONGEST} tokens, and LlamaForCausalLM was made for at most"
     assert f"{expected} {LONGEST - 1} (max_position_embeddings)" in caplog.text
 
@@ -401,7 +386,7 @@ def test_a_model_with_dropout_or_experts_may_score() -> None:
     for name, more in (("LlamaConfig", {"attention_dropout": 0.1}), EXACT["Mixtral"]):
         model = model_of(name, more)
         with torch.no_grad():
-            assert TreePolicy(model)(collate(TREES)).isfinite().all()
+            assert TreePolicy(model)(collate(SHORT_AND_LONG)).isfinite().all()
         with pytest.raises(ConfigError):
             refuse_untrainable(model)
 
