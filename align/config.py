@@ -28,6 +28,7 @@ from align.config_mistakes import mistake, place_of
 from align.config_values import kinds_of, prepared
 from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
+from align.hub_names import is_hub_name
 from align.strict_yaml import Key, parse_yaml, read_yaml
 
 __all__ = [
@@ -314,10 +315,8 @@ def _hub_names(value: Any) -> typing.Iterator[str]:
     elif isinstance(value, tuple | list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _hub_names(item)
-    elif isinstance(value, Path):
-        is_data = value.suffix in (".jsonl", ".json", ".csv", ".parquet", ".txt", ".yaml")
-        if len(value.parts) == 2 and not value.is_absolute() and not value.parent.exists() and not is_data:
-            yield str(value)
+    elif isinstance(value, Path) and is_hub_name(value) and not value.parent.exists():
+        yield str(value)
 
 
 def _show_traceback() -> None:

@@ -6,6 +6,12 @@ Everything here is a `ValueError`. What only we can have broken is an `assert`.
 from __future__ import annotations
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's text that is not empty, cut after `most` characters; its class if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:most]
+
+
 class AlignError(ValueError):
     """`where: what. how`: every part is required, so no message can leave one out.
 

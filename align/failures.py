@@ -12,8 +12,8 @@ import re
 import sqlite3
 from collections.abc import Sequence
 
-from align.errors import AlignError
-from align.hub_errors import chain, hub_problem, is_of_the_network
+from align.errors import AlignError, first_line
+from align.hub_errors import chain, hub_problem, is_of_a_library, is_of_the_network
 
 CONTINUE = "then start the same command again: it continues from what is saved"
 
@@ -36,6 +36,8 @@ _BY_NUMBER = {
     errno.ENOMEM: ("there is not enough memory", "Lower data.token_budget or sampling.batch_size"),
     errno.EADDRINUSE: ("the address is in use by another program", "Choose another port"),
 }
+_MOST = 300
+"""Characters of an error's own text in a message."""
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
 )
@@ -66,18 +68,26 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
     names = {cls.__name__ for cls in type(error).__mro__}
     if is_out_of_memory(error):
         how = "Lower data.token_budget or sampling.batch_size, whichever this recipe has"
-        return AlignError("memory", f"there is not enough: {_first_line(error) or 'MemoryError'}", how)
+        return AlignError("memory", f"there is not enough: {first_line(error, _MOST)}", how)
     if "SafetensorError" in names:
         if _DISK_FULL.search(str(error)):
             return AlignError("a checkpoint", *_BY_NUMBER[errno.ENOSPC])
-        what = f"a .safetensors file cannot be read or written ({_first_line(error)})"
+        what = f"a .safetensors file cannot be read or written ({first_line(error, _MOST)})"
         return AlignError("a checkpoint", what, "Check the disk and the file; download or make the checkpoint again")
     if isinstance(error, sqlite3.Error):
-        return AlignError("a database", _first_line(error), "Check the disk, the path and who else has it open")
+        return AlignError("a database", first_line(error, _MOST), "Check the disk, the path and who else has it open")
     if isinstance(error, RecursionError):
         return AlignError("a value", "is nested too deep to be read", "Look for thousands of brackets in the input")
+    if isinstance(error, UnicodeEncodeError) and not error.encoding.lower().startswith("utf"):
+        what = f"the encoding {error.encoding} has no {error.object[error.start]!a}"
+        return AlignError("a text", what, "Set PYTHONUTF8=1, so that the output and all files are UTF-8; start again")
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
-        return AlignError("a text", f"is not UTF-8 ({_first_line(error)})", "Save the file that was read last as UTF-8")
+        return AlignError(
+            "a text", f"is not UTF-8 ({first_line(error, _MOST)})", "Save the file that was read last as UTF-8"
+        )
+    if isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError):
+        how = f"Check the network and the program at the other end, {CONTINUE}"
+        return AlignError("network", f"a connection has failed ({first_line(error, _MOST)})", how)
     if isinstance(error, OSError):
         return _of_the_system(error)
     return None
@@ -91,14 +101,17 @@ def _of_the_system(error: OSError) -> AlignError:
         return AlignError(where or "files", f"{error.strerror}", "Check the path, the disk and the permissions")
     # transformers raises OSError with a text alone: "... is not a local folder and is not a valid model identifier"
     return AlignError(
-        where or "a checkpoint", _first_line(error), "Check model.path: a folder, or owner/name on the Hub"
+        where or "a checkpoint", first_line(error, _MOST), "Check model.path: a folder, or owner/name on the Hub"
     )
 
 
 def _of_the_hub(error: BaseException, names: str) -> AlignError | None:
-    found = _REPOSITORY.search("\n".join(map(str, chain(error))))
+    links = list(chain(error))
+    found = _REPOSITORY.search("\n".join(map(str, links)))
     name = next(filter(None, found.groups()), "") if found else names
     problem = hub_problem(error, name)
+    if problem is not None and problem.about == "network" and not name and not any(map(is_of_a_library, links)):
+        return None  # a connection of something else: of a process group, a judge, a database
     return problem and AlignError(name or "Hugging Face Hub", problem.what, problem.how)
 
 
@@ -107,8 +120,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or "OutOfMemoryError" in {cls.__name__ for cls in type(error).__mro__}:
         return True
     return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

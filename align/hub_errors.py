@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from align.errors import first_line
+
 Kind = Literal["model", "dataset"]
 
 NETWORK = frozenset({"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
@@ -103,8 +105,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def is_of_the_network(error: BaseException) -> bool:
     """Whether an error comes from the Hub, an HTTP library or a connection."""
-    library = type(error).__module__.partition(".")[0]
-    return library in NETWORK or (isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError))
+    return is_of_a_library(error) or (isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError))
+
+
+def is_of_a_library(error: BaseException) -> bool:
+    """Whether the class of an error is of a package in `NETWORK`."""
+    return type(error).__module__.partition(".")[0] in NETWORK
 
 
 def _meaning(error: BaseException, name: str, revision: str | None, kind: Kind) -> HubProblem | None:
@@ -112,7 +118,8 @@ def _meaning(error: BaseException, name: str, revision: str | None, kind: Kind) 
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     said = _said(error, response)
-    if isinstance(error, UnicodeEncodeError) and error.encoding == "ascii":  # of a header of the request
+    # The header of a request, which must be ASCII. Text that is printed in such a locale raises the same class.
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "ascii" and error.object.startswith("Bearer "):
         return HubProblem("access", "the access token holds characters that no token has", f"Again {LOG_IN}")
     if "GatedRepoError" in names:
         return _gated(name, kind, said, logged_in=status == 403)
@@ -126,10 +133,10 @@ def _meaning(error: BaseException, name: str, revision: str | None, kind: Kind) 
     if "OfflineModeIsEnabled" in names:
         return _offline(name, revision, kind)
     if "HFValidationError" in names:
-        what = f"{name or 'this'} is neither a path that exists nor owner/name on the Hub ({_first_line(error)})"
+        what = f"{name or 'this'} is neither a path that exists nor owner/name on the Hub ({_cause(error)})"
         return HubProblem("name", what, "Correct the path or the name")
     if "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names:
-        what = f"{_it(name, kind)} has no such file on the Hub ({_first_line(error)})"
+        what = f"{_it(name, kind)} has no such file on the Hub ({_cause(error)})"
         return HubProblem("file", what, "Check the name of the file")
     if status is not None:
         return _by_status(status, name, kind, said)
@@ -184,7 +191,7 @@ def _offline(name: str, revision: str | None, kind: Kind) -> HubProblem:
 
 def _unreachable(error: BaseException, name: str, revision: str | None, kind: Kind) -> HubProblem:
     it = f"{_it(name, kind)}{_at(revision)}"
-    what = f"the Hub cannot be reached ({_first_line(error)}), and the local cache has no complete copy of {it}"
+    what = f"the Hub cannot be reached ({_cause(error)}), and the local cache has no complete copy of {it}"
     of_datasets = " --repo-type dataset" if kind == "dataset" else ""
     command = f"hf download {name or 'owner/name'}{of_datasets} --local-dir FOLDER"
     how = (
@@ -212,8 +219,7 @@ def _said(error: BaseException, response: Any) -> str:
     return str(getattr(error, "server_message", None) or header or "")
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """The first line of the innermost error, which names the cause."""
     *_, last = chain(error)
-    lines = [line.strip() for line in str(last).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(last).__name__
+    return first_line(last)

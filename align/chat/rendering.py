@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from align.errors import AlignError, ConfigError, RowError
+from align.errors import AlignError, ConfigError, RowError, first_line
 from align.rows import Message, tools_of
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ class Renderer:
         except AlignError:
             raise
         except Exception as error:  # a template is a program of others, and may fail in any way
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise RowError("messages", f"the chat template fails: {first}", ELSE) from None
+            raise RowError("messages", f"the chat template fails: {first_line(error)}", ELSE) from None
         return Rendered("".join(blocks), tuple(marked))
 
     def _compiled(self, text: str) -> Template:

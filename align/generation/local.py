@@ -91,7 +91,7 @@ class LocalBackend:
         finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
         waiting = self._groups(prompts, seeds)
         batch = _Batch(self.model, self.protocol.pad_id, self.sampling)
-        with memory_errors("sampling", lambda: "completions were sampled", lambda: self._less(prompts)):
+        with memory_errors("sampling", lambda: "while completions were sampled", lambda: self._less(prompts)):
             while waiting or batch.rows:
                 admitted = self._admitted(waiting, self.sampling.batch_size - len(batch.rows))
                 if admitted:

@@ -76,7 +76,7 @@ class RewardModelJudge:
         scores: list[list[float]] = [[] for _ in trees]
         device = next(self.model.parameters()).device
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
-            with memory_errors("scoring", lambda: "completions were scored", lambda: self._less(trees)):
+            with memory_errors("scoring", lambda: "while completions were scored", lambda: self._less(trees)):
                 flat = self.model(collate([trees[place] for place in places]).to(device)).tolist()
             self._check(flat, [trees[place] for place in places])
             if not self._proved:

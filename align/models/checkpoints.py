@@ -19,7 +19,7 @@ import huggingface_hub.errors as hub_errors
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from align.errors import AlignError, CheckpointError, ConfigError
+from align.errors import AlignError, CheckpointError, ConfigError, first_line
 from align.files import fingerprint, fingerprint_of
 from align.hub_errors import HubProblem, hub_problem, similar_on_hub, with_suggestion
 from align.hub_names import HUB_NAME, hub_name_in, similar_path
@@ -337,7 +337,7 @@ def _header(file: Path) -> dict[str, Tensor]:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
             found = {name: Tensor(file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        what = f"is not a whole safetensors file of {file.stat().st_size} bytes ({_first_line(error)})"
+        what = f"is not a whole safetensors file of {file.stat().st_size} bytes ({first_line(error)})"
         raise CheckpointError(file, what, "Copy it again") from None
     if not found:
         raise CheckpointError(file, "holds no tensors", "Copy it again")
@@ -394,7 +394,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(file, f"cannot be read as JSON ({_first_line(error)})", "Copy it again") from None
+        raise CheckpointError(file, f"cannot be read as JSON ({first_line(error)})", "Copy it again") from None
     if not isinstance(found, dict):
         what = f"holds a JSON {type(found).__name__}; expected an object"
         raise CheckpointError(file, what, "Copy it again")
@@ -532,7 +532,3 @@ def _content(folder: Path, name: str) -> str:
     """BLAKE3 of a file. Of a verified folder it is read from the manifest, which has the same value."""
     listed = verified(folder).get("files", {}).get(name)
     return listed["blake3"] if listed else fingerprint(folder / name)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

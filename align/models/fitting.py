@@ -17,12 +17,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from align.errors import AlignError, CheckpointError
+from align.errors import AlignError, CheckpointError, first_line
 from align.failures import is_out_of_memory
 from align.models.checkpoints import CONFIG, HEAD, Checkpoint, require_known_architecture
 
 _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids")
 """Endings of buffers that old checkpoints hold and that a model computes itself."""
+_OF_A_BUILD = ("Error building extension", "Ninja is required to load C++ extensions", "Unable to JIT load")
+"""How errors of torch and DeepSpeed begin where an extension in C++ cannot be compiled."""
 
 
 def require_fit(checkpoint: Checkpoint, *, scorer: bool, fresh_head: bool = False) -> bool:
@@ -183,16 +185,18 @@ def _more(found: set[Any]) -> str:
 
 @contextmanager
 def as_checkpoint_error(checkpoint: Checkpoint, problem: str) -> Iterator[None]:
-    """In the block, any error of transformers about a config or file becomes a CheckpointError with `problem`."""
+    """In the block, any error of transformers about a config or file becomes a CheckpointError with `problem`.
+
+    Running out of memory, and what DeepSpeed compiles while it shards, are about the machine and stay what they are.
+    """
     try:
         yield
     except AlignError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or str(error).startswith(_OF_A_BUILD):
             raise
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        what = f"{problem} ({type(error).__name__}: {first})"
+        what = f"{problem} ({type(error).__name__}: {first_line(error, 300)})"
         how = f"Compare {CONFIG} with that of the original model; its model_type is {checkpoint.config['model_type']}"
         raise CheckpointError(checkpoint.folder / CONFIG, what, how) from error
 

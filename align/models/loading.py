@@ -20,7 +20,7 @@ import align.tree.attention
 from align.chat import adopt_template, load_protocol
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
-from align.errors import AlignError, CheckpointError, ConfigError
+from align.errors import AlignError, CheckpointError, ConfigError, first_line
 from align.models.adapters import attach, attached
 from align.models.bases import require_same_base
 from align.models.checkpoints import (
@@ -246,8 +246,7 @@ def _tokenizer_of(folder: Path) -> Any:
     except AlignError:
         raise
     except Exception as error:  # of many kinds: the files of a tokenizer are read by several libraries
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        what = f"holds a tokenizer that cannot be read ({type(error).__name__}: {first})"
+        what = f"holds a tokenizer that cannot be read ({type(error).__name__}: {first_line(error, 300)})"
         how = "Copy the tokenizer's files again out of the model that it was made from"
         raise CheckpointError(folder, what, how) from error
 

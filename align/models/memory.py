@@ -1,4 +1,4 @@
-"""Running out of memory while a model is loaded, sampled or asked for scores: one message with what would need less."""
+"""Running out of memory while a model is loaded, sampled, trained or asked for scores: one message for all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from align.errors import AlignError
+from align.errors import AlignError, first_line
 from align.failures import is_out_of_memory
 from align.models.checkpoints import Checkpoint
 
@@ -17,7 +17,8 @@ from align.models.checkpoints import Checkpoint
 def memory_errors(where: str, during: Callable[[], str], how: Callable[[], str]) -> Iterator[None]:
     """In the block, running out of memory becomes an AlignError at `where`.
 
-    during, how: called after the error: what was being done, and what to change.
+    during, how: called after the error: what was being done, such as "while completions were sampled", and what to
+        change.
     """
     try:
         yield
@@ -26,14 +27,12 @@ def memory_errors(where: str, during: Callable[[], str], how: Callable[[], str])
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        first = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise AlignError(where, f"out of memory while {during()} ({first})", how()) from None
+        raise AlignError(where, f"out of memory {during()} ({first_line(error)})", how()) from None
 
 
 def while_loading(checkpoint: Checkpoint, dtype: torch.dtype, how: str) -> AbstractContextManager[None]:
     """`memory_errors` for the weights of a checkpoint in a type."""
     numbers = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     size = f"{numbers * dtype.itemsize / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}"
-    return memory_errors(
-        checkpoint.name, lambda: f"its {numbers / 1e6:,.1f}M parameters were loaded, {size}", lambda: how
-    )
+    during = f"while its {numbers / 1e6:,.1f}M parameters were loaded, {size}"
+    return memory_errors(checkpoint.name, lambda: during, lambda: how)

@@ -201,11 +201,12 @@ class TreeTrainer(Trainer, ABC):
                 release_output(self.output)
 
     def _step_memory(self) -> StepMemory:
+        plans = [self.plan] if self.validation is None else [self.plan, self.validation.plan]
         return StepMemory(
             self.start,
             self.training,
             token_budget=self.plan.token_budget,
-            longest_row=int(self.plan.sizes.max()),
+            longest_row=max(int(plan.sizes.max()) for plan in plans),
             precision=self.model.precision,
             on_gpu=self.args.device.type == "cuda",
             sharded=self.is_deepspeed_enabled,

@@ -31,7 +31,7 @@ log = logger(__name__)
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 NOT_RESUMABLE = "optimizer_states_deleted"
-"""In the manifest of a finished run's checkpoints: weights only."""
+"""In the manifest of a checkpoint that holds weights only: of a finished run, or of the best step so far."""
 
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -207,8 +207,8 @@ class CheckpointFolders:
             what = f"its {SEAL} is of step {manifest.get('step')}, which its name does not say"
             raise CheckpointError(folder, what, f"Rename it to {CHECKPOINT}{manifest.get('step')}, or delete it")
         if manifest.get(NOT_RESUMABLE):
-            how = "Nothing to do: it is the record of a finished run"
-            raise CheckpointError(folder, "its optimizer states were deleted when its run was finished", how)
+            how = "It cannot be resumed from; its weights can start a new run (model.path)"
+            raise CheckpointError(folder, "holds the model alone: its optimizer states were deleted", how)
         for name in (STATE,) if self.sharded_over is not None else (STATE, OPTIMIZER, SCHEDULER):
             if name not in manifest["files"]:
                 what = f"its {SEAL} does not list {name}"

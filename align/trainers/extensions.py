@@ -42,15 +42,14 @@ def prepare_extension() -> None:
     Leaves the extension out if a tool to compile it with is missing. Waits for a build that is under way, and raises
     ConfigError if a killed build has left its lock.
     """
-    folder = build_folder()
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    missing = _missing_tool(folder)
+    missing = _missing_tool()
     if missing:
         _leave_out(missing)
         if first:
             log.warning("%s is not on PATH: DeepSpeed communicates through gloo. %s", missing, _HOW[missing])
     elif first:
-        _wait_for_build(folder)
+        _wait_for_build(build_folder())
 
 
 def build_folder() -> Path:
@@ -66,10 +65,11 @@ def build_folder() -> Path:
     return Path(get_default_build_root()) / f"{python}_{built_for}" / EXTENSION
 
 
-def _missing_tool(folder: Path) -> str:
-    """The program that is missing to compile the extension; empty if none is, or if it is compiled already.
+def _missing_tool() -> str:
+    """The program that is missing to compile the extension; empty if none is. The same answer on every process.
 
-    torch runs ninja at every start, to see whether what it has compiled is up to date, and the compiler if not.
+    A compiled extension does not replace the compiler: torch runs ninja at every start, and ninja compiles again if the
+    paths of the environment or the compiler's name have changed since.
     """
     if shutil.which("ninja") is None:
         # `.venv/bin/python -m accelerate.commands.launch` finds the environment's packages, but not its programs.
@@ -78,7 +78,7 @@ def _missing_tool(folder: Path) -> str:
             return NINJA
         os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), scripts)))
     compiler = os.environ.get("CXX", "").strip() or "c++"
-    if shutil.which(compiler.split()[0]) is None and not (folder / f"{EXTENSION}.so").is_file():
+    if shutil.which(compiler.split()[0]) is None:
         return COMPILER
     return ""
 

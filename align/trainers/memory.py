@@ -5,12 +5,11 @@ Only what is not set already is suggested. What a setting saves is described in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from align.errors import AlignError
-from align.failures import is_out_of_memory
+import align.models.memory as models
 from align.settings import ModelConfig, TrainingConfig
 
 
@@ -22,7 +21,8 @@ class StepMemory:
     training: TrainingConfig
     token_budget: int
     longest_row: int
-    """Tokens of the longest row. A packed row is never shorter than it."""
+    """Tokens of the longest row, of those that are trained on and those that are held out. A packed row is never
+    shorter than it."""
     precision: str
     on_gpu: bool
     sharded: bool
@@ -66,23 +66,16 @@ class StepMemory:
         return found
 
 
-@contextmanager
-def memory_errors(step: Callable[[], int], memory: StepMemory) -> Iterator[None]:
+def memory_errors(step: Callable[[], int], memory: StepMemory) -> AbstractContextManager[None]:
     """In the block, running out of memory becomes an AlignError that names the settings to change.
 
     step: gives the number of the current optimizer step.
     """
-    try:
-        yield
-    except AlignError:
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        first = str(error).partition("\n")[0][:200] or type(error).__name__
-        what = (
-            f"out of memory on the {'GPU' if memory.on_gpu else 'CPU'} in step {step()} ({first}). Now: {memory.now()}"
-        )
+
+    def how() -> str:
         advice = "; or ".join(memory.advice())
-        how = f"{advice[:1].upper()}{advice[1:]}. training.batch_size does not change the memory of a step"
-        raise AlignError("memory", what, how) from None
+        most = "training.batch_size does not change the memory of a step"
+        return f"Now: {memory.now()}. {advice[:1].upper()}{advice[1:]}. {most}"
+
+    device = "GPU" if memory.on_gpu else "CPU"
+    return models.memory_errors("memory", lambda: f"on the {device} in step {step()}", how)

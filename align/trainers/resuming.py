@@ -90,7 +90,9 @@ def refuse_other_run(run: Run, folder: Path, manifest: Mapping[str, Any], *, fin
     same = {part for part, value in run.identity.items() if known.get(part) == value}
     harmless = changes_no_model if finished else may_change
     for key, before, now in _differences(manifest.get("config", {}), run.config, run.defaults):
-        moved = key in _BY_CONTENT and same.issuperset(_BY_CONTENT[key])
+        # data.path may be a section, {path: rows.jsonl, weight: 2}: all of its settings decide about the rows alone.
+        place = "data.path" if key.startswith("data.path.") else key
+        moved = place in _BY_CONTENT and same.issuperset(_BY_CONTENT[place])
         if not (moved or harmless(key) or key in LENGTH):
             raise CheckpointError(folder, f"was made with {key}={before}, and now {key}={now}", choose)
     if not isinstance(recorded, dict):

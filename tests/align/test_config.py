@@ -12,7 +12,18 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from align.config import Recipe, Section, config_from_argv, dump, help_text, joined, load_config, main, parse_yaml
+from align.config import (
+    Recipe,
+    Section,
+    _hub_names,
+    config_from_argv,
+    dump,
+    help_text,
+    joined,
+    load_config,
+    main,
+    parse_yaml,
+)
 from align.errors import CheckpointError, ConfigError, RowError, StageError
 
 
@@ -612,3 +623,15 @@ def test_what_only_we_can_have_broken_keeps_its_traceback(write) -> None:
 def test_reading_a_config_does_not_import_torch() -> None:
     code = "import sys, align.config, align.settings; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_names_of_the_hub_in_a_config_follow_the_one_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of data are none, in any form, nor what is below a folder that is here, nor a text with a space."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    files = [f"me/rows{ending}" for ending in (".jsonl", ".ndjson", ".tsv", ".csv.gz", ".arrow", ".yml", ".JSONL")]
+    paths = ["me/model", "rows/missing", "my models/llama", "me/a+b", "a/b/c", "/me/model", *files]
+    toy = Toy.model_validate(
+        {"path": tuple(map(Path, paths)), "sources": {"one": {"path": Path("you/model-1.5")}}, "name": "toy"}
+    )
+    assert list(_hub_names(toy)) == ["me/model", "you/model-1.5"]

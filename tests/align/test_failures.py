@@ -130,6 +130,35 @@ def test_a_database_is_reported(tmp_path: Path) -> None:
     assert message.startswith("a database: unable to open database file")
 
 
+def test_text_that_the_locale_cannot_write_is_not_the_hubs() -> None:
+    """Only a header of a request is about the token: the class is that of every text that is not ASCII."""
+    for text, encoding in (
+        ("\u27e6", "ascii"),
+        ("loss \u27e6 3", "ascii"),
+        ("\u27e6", "latin-1"),
+        ("\u27e6", "cp1252"),
+    ):
+        message = explanation(raised(lambda text=text, encoding=encoding: text.encode(encoding)))
+        assert message.startswith("a text: the encoding ")
+        assert "has no '\\u27e6'. Set PYTHONUTF8=1" in message
+    assert "the access token holds characters" in explanation(raised(lambda: "Bearer hf_\u27e6".encode("ascii")))
+
+
+def test_a_connection_is_the_hubs_only_if_its_libraries_or_a_name_say_so() -> None:
+    for error in (
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        ConnectionRefusedError("refused"),
+        ConnectionError("the process group is gone"),
+    ):
+        message = explanation(error)
+        assert message.startswith("network: a connection has failed (")
+        assert "Hub" not in message
+        assert str(explained(error, ["me/model"])).startswith("me/model: the Hub cannot be reached")
+        of_the_hub = HTTP.ConnectError("Connection failed")
+        of_the_hub.__cause__ = error
+        assert "the Hub cannot be reached" in explanation(of_the_hub)
+
+
 HTTP = sys.modules[hub.HTTPError.__module__.partition(".")[0]]  # httpx, or the library that has taken its place
 
 
@@ -166,7 +195,6 @@ GATED = (
         (hub.HfHubHTTPError("500 Server Error", response=response(500)), "the Hub failed to answer (status 500)"),
         (HTTP.ConnectError("Name or service not known"), "Hugging Face Hub: the Hub cannot be reached"),
         (HTTP.ReadTimeout("timed out"), "cannot be reached"),
-        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "cannot be reached"),
     ],
 )
 def test_the_hubs_errors_say_what_to_do(error: Exception, words: str) -> None:

@@ -19,7 +19,7 @@ from align.errors import AlignError, CheckpointError, ConfigError
 from align.manifest import write_folder_manifest
 from align.models.checkpoints import base_of, open_checkpoint, tensor_files, verified
 from align.models.checkpoints import checkpoint_fingerprint as fingerprint
-from align.models.fitting import require_finite_files, require_fit
+from align.models.fitting import as_checkpoint_error, require_finite_files, require_fit
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
 from align.models.output import refuse_overlap
 from align.publish.names import shown_path
@@ -524,3 +524,30 @@ def test_an_index_that_transformers_cannot_read_is_named(tiny_checkpoint: Path, 
         index.write_text(json.dumps({"weight_map": table["weight_map"]} | broken), encoding="utf-8")
         with pytest.raises(CheckpointError, match=r"index\.json: has no object .metadata., .*Add .metadata.: {} to it"):
             open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "error, is_of_the_files",
+    [
+        (RuntimeError("Error building extension 'deepspeed_shm_comm': [1/3] c++ -MMD ..."), False),
+        (RuntimeError("Ninja is required to load C++ extensions (pip install ninja to get it)"), False),
+        (RuntimeError("Unable to JIT load the deepspeed_shm_comm op due to ninja not being installed."), False),
+        (RuntimeError("\n  shapes do not match\nmore"), True),
+        (KeyError(), True),
+    ],
+)
+def test_an_extension_that_cannot_be_compiled_is_no_fault_of_the_checkpoint(
+    error: Exception, is_of_the_files: bool, folder: Path
+) -> None:
+    """ZeRO-3 compiles while transformers loads the weights."""
+    with (
+        pytest.raises((RuntimeError, CheckpointError)) as raised,
+        as_checkpoint_error(open_checkpoint(folder), "cannot be loaded"),
+    ):
+        raise error
+    if not is_of_the_files:
+        assert raised.value is error
+        return
+    assert isinstance(raised.value, CheckpointError)
+    text = "RuntimeError: shapes do not match" if str(error) else "KeyError: KeyError"
+    assert f"config.json: cannot be loaded ({text})" in str(raised.value)

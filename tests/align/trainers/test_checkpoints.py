@@ -324,6 +324,21 @@ def test_pruning_keeps_the_newest_whole_ones_and_never_counts_a_damaged_one(
     assert folders(tmp_path).newest() == tmp_path / f"checkpoint-{now}", "the one just written is what a restart takes"
 
 
+def test_the_model_of_an_older_best_step_is_not_called_the_record_of_a_finished_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on: if the newer checkpoints are damaged, the message is about this one's states alone."""
+    run = folders(tmp_path)
+    for step in (2, 4, 6):
+        run.prune(checkpoint(tmp_path, step), best=tmp_path / "checkpoint-2")
+    assert steps_in(tmp_path) == [2, 4, 6]
+    for step in (4, 6):
+        damage(tmp_path / f"checkpoint-{step}")
+    assert folders(tmp_path).newest() is None
+    assert "checkpoint-2: holds the model alone: its optimizer states were deleted. It cannot be" in caplog.text
+    assert "finished" not in caplog.text
+
+
 def test_pruning_sees_damage_that_came_after_a_checkpoint_was_sealed(tmp_path: Path) -> None:
     run = folders(tmp_path)
     for step in (2, 4):

@@ -22,7 +22,7 @@ from align.trainers.extensions import EXTENSION, build_folder, prepare_extension
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "ext"))
     monkeypatch.setattr(extensions, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(extensions, "_missing_tool", lambda folder: "")
+    monkeypatch.setattr(extensions, "_missing_tool", lambda: "")
     made = tmp_path / "ext" / EXTENSION
     made.mkdir(parents=True)
     return made
@@ -118,6 +118,9 @@ def test_without_a_tool_to_compile_with_deepspeed_leaves_the_extension_out(
     assert shutil.which("ninja") == str(scripts / "ninja"), "torch finds it now"
     monkeypatch.setenv("CXX", "clang++ -v")
     assert "a C++ compiler is not on PATH" in said_of()
+    (tmp_path / "ext" / EXTENSION).mkdir(parents=True)
+    (tmp_path / "ext" / EXTENSION / f"{EXTENSION}.so").touch()
+    assert "a C++ compiler is not on PATH" in said_of(), "ninja may compile it again, for another environment's paths"
     monkeypatch.setattr(deepspeed.ops, "__compatible_ops__", None)  # a DeepSpeed that asks in another way
     with pytest.raises(ConfigError, match=r"launch: .* a C\+\+ compiler is not on PATH\. .*apt install g\+\+"):
         prepare_extension()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from align.judges.reward_model import RewardModelJudge
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
 from align.rows import Message
 from align.settings import LoRAConfig, ModelConfig, SamplingConfig, TrainingConfig
+from align.trainers.base import TreeTrainer
 from align.trainers.memory import StepMemory, memory_errors
+from align.tree.pack import RunPlan
 
 
 def too_much(*arguments: Any, **settings: Any) -> Any:
@@ -78,6 +81,26 @@ def test_only_what_is_not_set_is_suggested(changes: dict[str, Any], suggested: s
     advice = "; ".join(memory.advice())
     assert suggested in advice
     assert not_suggested not in advice
+
+
+def test_the_longest_row_may_be_a_held_out_one() -> None:
+    """It is evaluated in the same block: the budget cannot be lowered below it."""
+
+    def longest(trained: list[int], held_out: list[int] | None) -> int:
+        validation = None if held_out is None else SimpleNamespace(plan=plan_of(held_out))
+        trainer = SimpleNamespace(
+            **{"start": ModelConfig(path=Path("m")), "training": TrainingConfig(output_dir=Path("out"))},
+            **{"plan": plan_of(trained), "validation": validation, "is_deepspeed_enabled": False},
+            **{"model": SimpleNamespace(precision="fp32"), "args": SimpleNamespace(device=torch.device("cpu"))},
+        )
+        return TreeTrainer._step_memory(cast(Any, trainer)).longest_row
+
+    def plan_of(sizes: list[int]) -> RunPlan:
+        return RunPlan(sizes, batch_size=2, token_budget=64, epochs=1, max_steps=None, seed=0, processes=1, process=0)
+
+    assert longest([5, 9, 7], None) == 9
+    assert longest([5, 9, 7], [4, 31]) == 31
+    assert longest([5, 9, 7], [4, 3]) == 9
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -206,9 +206,9 @@ def recipe(**training: Any) -> SFTRecipe:
 IDENTITY = {"template": "t", "start": "s", "rows": "r", "precision": "p"}
 
 
-def refuse(before: dict[str, Any], now: SFTRecipe, *, finished: bool = False) -> None:
+def refuse(before: dict[str, Any], now: SFTRecipe, *, finished: bool = False, rows: str = "r") -> None:
     run = Run("sft", dump(now), IDENTITY, default_values(now), Path("run"))
-    manifest = {"stage": "sft", "config": before, "identity": IDENTITY}
+    manifest = {"stage": "sft", "config": before, "identity": IDENTITY | {"rows": rows}}
     refuse_other_run(run, Path("run/checkpoint-2"), manifest, finished=finished)
 
 
@@ -258,6 +258,30 @@ def test_what_decides_the_result_may_change_until_the_run_is_finished() -> None:
             CheckpointError, match=rf"was made with training\.{name}={value}, and now training\.{name}="
         ):
             refuse(before, now, finished=True)
+
+
+def test_rows_that_were_moved_are_the_same_rows_however_their_place_is_written() -> None:
+    """As text, as a section, in a list of either. With other rows the first setting that differs is named."""
+
+    def of(place: Any) -> SFTRecipe:
+        return SFTRecipe.model_validate(dump(recipe()) | {"data": {"path": place}})
+
+    section = {"path": "old/rows.jsonl", "weight": 2.0}
+    for before, now in (
+        ("old/rows.jsonl", "new/rows.jsonl"),
+        (section, section | {"path": "new/rows.jsonl"}),
+        (section, section | {"columns": {"prompt": "question"}}),
+        ([section, "b.jsonl"], [section | {"path": "new/rows.jsonl"}, "b.jsonl"]),
+        ("old/rows.jsonl", {"path": "new/rows.jsonl"}),
+    ):
+        for finished in (False, True):
+            refuse(dump(of(before)), of(now), finished=finished)
+            with pytest.raises(CheckpointError, match=r"was made with data\.path.*=.*, and now data\.path"):
+                refuse(dump(of(before)), of(now), finished=finished, rows="others")
+    limited = of(section).model_dump(mode="json")
+    limited["data"]["limit"] = 3
+    with pytest.raises(CheckpointError, match=r"made with data\.limit=3"):
+        refuse(limited, of(section | {"path": "new/rows.jsonl"}))
 
 
 def test_a_section_that_came_or_went_is_named() -> None:
