@@ -29,7 +29,8 @@ PACKAGES = {
 }
 
 LAYERS = [  # of align/, from the lowest up; a module or folder imports from layers below its own, and from itself
-    {"errors", "reporting", "hub_errors", "hub_names", "hardware", "losses"},
+    {"errors"},
+    {"reporting", "hub_errors", "hub_names", "hardware", "losses"},
     {"failures", "files", "strict_yaml", "optional"},
     {"optimizers", "source_code", "text", "rows", "command_line", "config_values", "harmless", "trackers"},
     {"config_help", "splits"},
