@@ -594,13 +594,13 @@ def test_a_window_of_an_unknown_kind_is_found_on_the_longest_row(
     import align.tree.attention
     from align.models.exactness import local_settings
     from align.trainers.checks import check_longest_row, check_packing
-    from tests.align.models.test_exactness import tree
+    from tests.trees import tree_of
 
     monkeypatch.setattr(align.models.logps, "length_limit", lambda model: None)
     monkeypatch.setattr(align.tree.attention, "_check", lambda *arguments: arguments[4].reached.add("MistralAttention"))
     folder = saved("MistralConfig", {"sliding_window": 300}, chatml_tokenizer, tmp_path / "model")
     policy: TreePolicy = load_policy(ModelConfig(path=folder)).eval()
-    trees = [tree("short", 20, 9, 8), tree("long", 300, 4, 40)]
+    trees = [tree_of("short", 20, 9, 8), tree_of("long", 300, 4, 40)]
     settings = local_settings(policy.config)
     assert settings == ["sliding_window=300"]
     with torch.no_grad():
