@@ -265,7 +265,7 @@ class MetricsFile:
             handle.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     def _lines(self, last_step: int, evaluations: int) -> list[str]:
-        """The file's lines up to a step, with so many evaluations of that step, the first ones.
+        """The file's lines up to a step, with the first `evaluations` evaluations of that step.
 
         Half a line, which a killed run may leave, and damaged ones are left out.
         """
