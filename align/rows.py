@@ -240,6 +240,9 @@ class PreferenceRow(Row):
     """The seed that each completion was sampled with; empty where unknown."""
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The sampling temperature of the completions; None where unknown."""
+    failed: tuple[str, ...] = ()
+    """What the rejected completion failed, as `verifier: reason`, if verifiers decided the pair; the scores may
+    contradict them. Empty if nothing was verified, or if both passed."""
 
     @field_validator("scores")
     @classmethod
@@ -265,7 +268,7 @@ class PreferenceRow(Row):
             given = len(getattr(self, name))
             if given not in (0, len(self.completions)):
                 raise ValueError(f"{name} has {given} for {len(self.completions)} completions; give each or none")
-        if self.scores and self.scores[0] <= self.scores[-1]:
+        if self.scores and self.scores[0] <= self.scores[-1] and not self.failed:
             raise ValueError(f"scores {list(self.scores)} contradict the order of the completions, best first")
         return self
 
@@ -295,6 +298,8 @@ class Candidate(Row):
     """What the judge returned, in its own units; None until it has been asked."""
     failed: tuple[str, ...] = ()
     """What the candidate failed, as `verifier: reason`; empty if it passed, and if nothing was verified."""
+    passed: tuple[str, ...] = ()
+    """The verifiers that it passed; empty if nothing was verified."""
     model: str = ""
     """What wrote it: a Hub name, or the end of a checkpoint's path; empty where unknown."""
     round: int | None = Field(None, ge=0)

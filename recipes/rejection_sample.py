@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,10 @@ class PairsConfig(Section):
     """The smallest difference of the two scores, in log-odds of the reward model (1.0 means 73% for the better one)."""
     max_similarity: float = Field(0.9, ge=0, le=1)
     """Pairs are dropped if more than this ratio of their words is the same (Llama 3, section 4.2.1)."""
+    all_passed: Literal["by_score", "drop"] = "by_score"
+    """What becomes of a prompt of which every candidate passed its verifiers. by_score: a pair by the scores and
+    min_gap, as without verifiers. drop: no pair. If a candidate failed, the best passing candidate is chosen over the
+    failed one with the lowest score, whatever their scores are; if all failed, there is no pair."""
 
 
 class RejectionSampleRecipe(Recipe, Reading):
@@ -61,10 +65,13 @@ class RejectionSampleRecipe(Recipe, Reading):
     final answer equals a reference. tool_call: calls parse and fit their schema. instructions: counts, JSON, case,
     keywords. answer: a right answer, or an abstention. See docs/concepts.md."""
     min_score: float | None = Field(None, allow_inf_nan=False)
-    """The lowest score that the best candidate may have, in the reward model's units. A prompt whose best candidate is
-    below it gives neither an SFT row nor a pair. None: the best one is always kept, however bad all are."""
+    """The lowest score that a candidate may have to be the best one, in the reward model's units. A prompt whose best
+    candidate is below it gives neither an SFT row nor a pair. None: the best one is kept, however bad all are."""
     sft: bool = True
-    """Write sft.jsonl: the best candidate of each prompt."""
+    """Write sft.jsonl: the best candidates of each prompt."""
+    sft_per_prompt: int = Field(1, ge=1)
+    """The most SFT rows of one prompt: its best candidates with different texts, all of which passed the verifiers.
+    Several right solutions of one mathematical problem teach more than one (Yuan et al. 2023, arXiv:2308.01825)."""
     pairs: PairsConfig = PairsConfig()
     label: str = "rejection-sampling"
     """The beginning of the rows' source, such as `round-1`."""
@@ -139,7 +146,8 @@ def _write_files(
     from align.sampling.selection import best_and_worst, best_of
 
     if recipe.sft:
-        _write(recipe, "sft", *best_of(candidates, min_score=recipe.min_score, source=recipe.label))
+        best = best_of(candidates, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label)
+        _write(recipe, "sft", *best)
     if recipe.pairs.enabled:
         limits = recipe.pairs
         pairs = best_and_worst(
@@ -147,6 +155,7 @@ def _write_files(
             limits.min_gap,
             max_similarity=limits.max_similarity,
             min_score=recipe.min_score,
+            all_passed=limits.all_passed,
             source=recipe.label,
         )
         _write(recipe, "preferences", *pairs)

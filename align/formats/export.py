@@ -119,7 +119,7 @@ def _known_of_a_pair(row: PreferenceRow) -> Json:
     found: Json = {name: given[name] for name in _OF_A_PAIR if name in given}
     if row.models:
         found["models"] = [row.models[0], row.models[-1]]
-    if row.scores:
+    if row.scores and row.scores[0] > row.scores[-1]:  # readers refuse scores that contradict the pair
         found |= {"score_chosen": row.scores[0], "score_rejected": row.scores[-1]}
     return found
 

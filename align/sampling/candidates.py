@@ -118,7 +118,9 @@ def score_candidates(
     units = [groups[first : first + unit_size] for first in range(0, len(groups), unit_size)]
     if folder is None:
         return [candidate for unit in units for candidate in score(unit)[0]]
-    sampled = fingerprint_of(*(candidate.model_dump_json(exclude={"score", "failed"}) for candidate in candidates))
+    sampled = fingerprint_of(
+        *(candidate.model_dump_json(exclude={"score", "failed", "passed"}) for candidate in candidates)
+    )
     key = {"candidates": sampled, "unit_size": unit_size, **judge.identity}
     code = (type(judge).__module__,)
     return run_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)

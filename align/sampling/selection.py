@@ -1,4 +1,4 @@
-"""Selection among scored candidates: the best one as an SFT row, the best and the worst as a preference row.
+"""Selection among scored candidates: the best ones as SFT rows, the best and the worst as a preference row.
 
 A candidate that failed a verifier (`Candidate.failed`) is never the best one, whatever its score.
 """
@@ -8,49 +8,57 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from align.errors import RowError
 from align.rows import Candidate, Messages, PreferenceRow, Row, SFTRow, row_id
 
 R = TypeVar("R", bound=Row)
+AllPassed = Literal["by_score", "drop"]
 
 
 class Selection(NamedTuple, Generic[R]):
-    """The selected rows, at most one for each prompt, and how many prompts gave none, by reason."""
+    """The selected rows, in the order of the prompts, and how many prompts gave none, by reason."""
 
     rows: list[R]
     dropped: Counter[str]
 
 
 def best_of(
-    candidates: Iterable[Candidate], *, min_score: float | None = None, source: str = "rejection-sampling"
+    candidates: Iterable[Candidate],
+    *,
+    per_prompt: int = 1,
+    min_score: float | None = None,
+    source: str = "rejection-sampling",
 ) -> Selection[SFTRow]:
-    """The best candidate of each prompt as an SFT row, which has the candidate's id (Llama 3, section 4.2.2).
+    """The best candidates of each prompt as SFT rows, which have the candidates' ids (Llama 3, section 4.2.2).
 
-    min_score: the best candidate of a prompt is dropped if its score is lower. None: it is kept, however bad all are.
+    per_prompt: the most rows of one prompt, best first. Of candidates with the same text one is selected. Several right
+        solutions of one problem teach more than one (Yuan et al. 2023, arXiv:2308.01825, rejection sampling
+        fine-tuning).
+    min_score: no candidate with a lower score is selected. None: the best one is selected, however bad all are.
 
     Unfinished, empty and failed candidates are never selected. Among equal scores, the lowest index is selected.
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
-        best = _best(group, min_score)
+        best = _best(group, min_score, per_prompt)
         if isinstance(best, str):
             dropped[best] += 1
             continue
-        messages = (*best.prompt, *best.completion)
-        rows.append(
+        rows += [
             SFTRow(
-                id=best.id,
-                source=f"{source}/{best.source}",
-                tools=best.tools,
-                messages=messages,
-                candidate=best.id,
-                score=_score(best),
-                model=best.model,
-                round=best.round,
+                id=one.id,
+                source=f"{source}/{one.source}",
+                tools=one.tools,
+                messages=(*one.prompt, *one.completion),
+                candidate=one.id,
+                score=_score(one),
+                model=one.model,
+                round=one.round,
             )
-        )
+            for one in best
+        ]
     return Selection(rows, dropped)
 
 
@@ -60,6 +68,7 @@ def best_and_worst(
     *,
     max_similarity: float = 0.9,
     min_score: float | None = None,
+    all_passed: AllPassed = "by_score",
     source: str = "rejection-sampling",
 ) -> Selection[PreferenceRow]:
     """The best and the worst candidate of each prompt as a preference row.
@@ -67,49 +76,52 @@ def best_and_worst(
     min_gap: the smallest difference of their scores, in the judge's units (log-odds for a reward model: 1.0 is 73%).
     max_similarity: pairs with a higher `similarity` are dropped (Llama 3, section 4.2.1, discards similar pairs).
     min_score: as for `best_of`: no pair is made of a prompt whose best candidate is below it.
+    all_passed: what becomes of a prompt of which every candidate passed its verifiers. by_score: a pair by the scores
+        alone, as without verifiers. drop: no pair.
 
-    An unfinished candidate may be the worst one, but never the best. Empty candidates are left out. Two candidates with
-    equal scores make no pair, whatever min_gap is, because either could be called better. The row keeps both
-    candidates' ids, scores, seeds, model and round.
+    An unfinished candidate may be the worst one, but never the best. Empty candidates are left out, and so are those
+    with the text of the best one. Two candidates with equal scores make no pair, whatever min_gap is, because either
+    could be called better. The row keeps both candidates' ids, scores, seeds, model and round.
 
-    If candidates failed a verifier, the worst of these is the rejected one. The verifiers decide then, so min_gap is
-    not read, and scores that contradict them are left out of the row:
-        passed 0.5, passed 0.1, failed 2.0, failed 1.0     gives 0.5 over the one with 1.0, without scores
-        passed 0.5, passed 0.1, failed -1.0                gives 0.5 over -1.0, with scores
+    If candidates failed a verifier, the one of these with the lowest score is the rejected one. The verifiers decide
+    then: min_gap is not read, and the scores, which the row keeps, may contradict them.
+        passed 0.5, passed 0.1, failed 2.0, failed 1.0     gives 0.5 over the one with 1.0
+        passed 0.5, passed 0.1, failed -1.0                gives 0.5 over -1.0
+        passed 0.5, failed -1.0, failed without a score    gives 0.5 over the one without a score
     """
     rows, dropped = [], Counter[str]()
     for group in _by_prompt(candidates):
-        best = _best(group, min_score)
-        if isinstance(best, str):
-            dropped[best] += 1
+        found = _best(group, min_score)
+        if isinstance(found, str):
+            dropped[found] += 1
             continue
-        others = [candidate for candidate in group if not _is_empty(candidate.completion)]
-        failed = [candidate for candidate in others if candidate.failed]
-        worst = min(failed or others, key=_rank)
-        if worst.id == best.id or _text(worst.completion) == _text(best.completion):
+        [best] = found
+        worst = _worst(group, best)
+        if worst is None:
             dropped["all the same"] += 1
-        elif not failed and _score(best) == _score(worst):
-            dropped["equal scores"] += 1
-        elif not failed and _score(best) - _score(worst) < min_gap:
-            dropped["scores too close"] += 1
-        elif similarity(_text(best.completion), _text(worst.completion)) > max_similarity:
-            dropped["too similar"] += 1
-        else:
-            rows.append(
-                PreferenceRow(
-                    id=row_id(best.id, worst.id),
-                    source=f"{source}/{best.source}",
-                    tools=best.tools,
-                    prompt=best.prompt,
-                    completions=(best.completion, worst.completion),
-                    models=(best.model, worst.model) if best.model or worst.model else (),
-                    round=best.round,
-                    candidates=(best.id, worst.id),
-                    scores=(_score(best), _score(worst)) if _score(best) > _score(worst) else (),
-                    seeds=(best.seed, worst.seed),
-                    temperature=best.temperature if best.temperature == worst.temperature else None,
-                )
+            continue
+        reason = None if worst.failed else _undecided(best, worst, min_gap, all_passed)
+        if reason is None and similarity(_text(best.completion), _text(worst.completion)) > max_similarity:
+            reason = "too similar"
+        if reason is not None:
+            dropped[reason] += 1
+            continue
+        rows.append(
+            PreferenceRow(
+                id=row_id(best.id, worst.id),
+                source=f"{source}/{best.source}",
+                tools=best.tools,
+                prompt=best.prompt,
+                completions=(best.completion, worst.completion),
+                models=(best.model, worst.model) if best.model or worst.model else (),
+                round=best.round,
+                candidates=(best.id, worst.id),
+                scores=() if worst.failed and worst.score is None else (_score(best), _score(worst)),
+                seeds=(best.seed, worst.seed),
+                temperature=best.temperature if best.temperature == worst.temperature else None,
+                failed=worst.failed,
             )
+        )
     return Selection(rows, dropped)
 
 
@@ -130,14 +142,42 @@ def _by_prompt(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
     return list(groups.values())
 
 
-def _best(group: Sequence[Candidate], min_score: float | None) -> Candidate | str:
-    """The best candidate of a prompt, or the reason why none is selected."""
+def _best(group: Sequence[Candidate], min_score: float | None, per_prompt: int = 1) -> list[Candidate] | str:
+    """The best candidates of a prompt with different texts, best first, or the reason why none is selected."""
     whole = _usable(group)
     passed = [candidate for candidate in whole if not candidate.failed]
     if not passed:
         return "no candidate passed the verifiers" if whole else "no finished candidate"
-    best = max(passed, key=_rank)
-    return "best score below min_score" if min_score is not None and _score(best) < min_score else best
+    ranked = sorted(passed, key=_rank, reverse=True)
+    if min_score is not None:
+        ranked = [candidate for candidate in ranked if _score(candidate) >= min_score]
+    by_text: dict[str, Candidate] = {}
+    for candidate in ranked:
+        by_text.setdefault(_text(candidate.completion), candidate)
+    return list(by_text.values())[:per_prompt] or "best score below min_score"
+
+
+def _worst(group: Sequence[Candidate], best: Candidate) -> Candidate | None:
+    """The rejected candidate of a pair: of those that failed if there are any. None if all texts are the same."""
+    different = [
+        one for one in group if not _is_empty(one.completion) and _text(one.completion) != _text(best.completion)
+    ]
+    failed = [one for one in different if one.failed]
+    if failed:
+        return min(failed, key=lambda one: (-math.inf, -one.index) if one.score is None else _rank(one))
+    return min(different, key=_rank, default=None)
+
+
+def _undecided(best: Candidate, worst: Candidate, min_gap: float, all_passed: AllPassed) -> str | None:
+    """Why the scores decide no pair of two candidates that failed nothing, or None if they do."""
+    if all_passed == "drop" and best.passed:
+        return "all candidates passed the verifiers"
+    gap = _score(best) - _score(worst)
+    if gap == 0:
+        return "equal scores"
+    if gap < 0:
+        return "unfinished candidates score higher"
+    return "scores too close" if gap < min_gap else None
 
 
 def _usable(group: Sequence[Candidate]) -> list[Candidate]:

@@ -33,22 +33,23 @@ class Verification:
                 raise RowError("verifiers", what, "Add entries to the column verify, or remove the verifier")
 
     def verify(self, candidates: Iterable[Candidate]) -> tuple[list[Candidate], dict[str, dict[str, Any]]]:
-        """The candidates with what they failed, in their order, and counts of each verifier for the manifest.
+        """The candidates with what they passed and failed, in their order, and counts for the manifest.
 
         Counts: `{"maths": {"passed": 30, "failed": {"wrong answer": 8, "no answer": 2}}}`.
         """
         passed, failed = Counter[str](), {name: Counter[str]() for name in self._verifiers}
         verified = []
         for candidate in candidates:
-            failures = []
+            failures, passes = [], []
             for name, entry in self._entries.get(candidate.prompt_id, {}).items():
                 failure = self._verifiers[name].failure(candidate.completion, entry, candidate.tools)
                 if failure is None:
                     passed[name] += 1
+                    passes.append(name)
                 else:
                     failed[name][failure.reason] += 1
                     failures.append(f"{name}: {failure.reason}")
-            verified.append(candidate.model_copy(update={"failed": tuple(failures)}) if failures else candidate)
+            verified.append(candidate.model_copy(update={"failed": tuple(failures), "passed": tuple(passes)}))
         return verified, {
             name: {"passed": passed[name], "failed": dict(failed[name].most_common())} for name in self._verifiers
         }

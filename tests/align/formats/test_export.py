@@ -159,6 +159,13 @@ def test_a_pair_read_back_is_the_pair(form: Any) -> None:
             assert found.record.get("score_rejected") == (1.0 if row.scores else None)
 
 
+def test_scores_that_contradict_a_pair_of_verifiers_are_not_written() -> None:
+    row = pair(scores=(1.0, 2.0), failed=("maths: wrong answer",))
+    found = exported(row, "trl")
+    assert found.lost == ["scores", "failed"]
+    assert dialog_of(read_back(found, PreferenceRow)) == dialog_of(row)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_of_three_completions_the_best_and_the_worst_are_written(form: Any) -> None:
     best, middle, worst = ((said("assistant", text),) for text in ("edited", "chosen", "rejected"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,16 +90,35 @@ def test_equal_scores_make_no_pair_and_are_counted(gap: float) -> None:
         (("one two", 1.0, True), ("three four", 0.6, True), 0.5, "scores too close"),
         (("one two", 1.0, True), ("one two ", 0.0, True), 0.5, "all the same"),
         (("a b c d e f g h i j k l", 1.0, True), ("a b c d e f g h i j k L", 0.0, True), 0.5, "too similar"),
-        (("one", 1.0, True), ("cut", 2.0, False), 0.0, "scores too close"),
+        (("one", 1.0, True), ("cut", 2.0, False), 0.0, "unfinished candidates score higher"),
     ],
 )
 def test_a_pair_that_teaches_nothing_is_dropped_with_its_reason(
     best: tuple[str, float, bool], worst: tuple[str, float, bool], gap: float, reason: str
 ) -> None:
-    rows, dropped = best_and_worst(candidates(best, worst), gap)
-    # The last case: the unfinished one scores highest, so best and worst are the same candidate.
-    assert not rows
-    assert dropped == {reason if worst[2] else "all the same": 1}
+    assert best_and_worst(candidates(best, worst), gap) == ([], {reason: 1})
+
+
+def test_candidates_with_the_text_of_the_best_one_are_passed_over() -> None:
+    made = candidates(("good", 2.0, True), ("bad", 1.0, True), ("good ", 0.9, True))
+    assert [pair.candidates for pair in best_and_worst(made, 0.5).rows] == [("p-0", "p-1")]
+
+
+def test_several_best_candidates_have_different_texts_and_their_own_ids() -> None:
+    made = [
+        *candidates(("a", 1.0, True), ("b", 3.0, True), ("b ", 2.5, True), ("c", 9.0, False), ("d", 2.0, True)),
+        *candidates(("e", 1.0, True), ("f", 1.0, True), prompt="q"),
+        *candidates(("g", -1.0, True), prompt="r"),
+    ]
+
+    def ids(**settings: Any) -> list[str]:
+        return [row.id for row in best_of(made, **settings).rows]
+
+    assert ids() == ids(per_prompt=1) == ["p-1", "q-0", "r-0"]
+    assert ids(per_prompt=2) == ["p-1", "p-4", "q-0", "q-1", "r-0"]
+    assert ids(per_prompt=5) == ["p-1", "p-4", "p-0", "q-0", "q-1", "r-0"]
+    rows, dropped = best_of(made, per_prompt=5, min_score=1.5)
+    assert ([row.id for row in rows], dropped) == (["p-1", "p-4"], {"best score below min_score": 2})
 
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])

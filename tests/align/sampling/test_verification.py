@@ -65,7 +65,8 @@ def test_failures_are_recorded_and_counted_by_verifier_and_reason() -> None:
         "maths": {"passed": 1, "failed": {"wrong answer": 1, "no answer": 1}},
         "instructions": {"passed": 2, "failed": {"words": 2}},
     }
-    assert [candidate.model_copy(update={"failed": ()}) for candidate in found] == made
+    assert [candidate.passed for candidate in found] == [("maths", "instructions"), ("instructions",), (), (), ()]
+    assert [candidate.model_copy(update={"failed": (), "passed": ()}) for candidate in found] == made
 
 
 def test_a_candidate_that_failed_is_never_the_best() -> None:
@@ -79,7 +80,8 @@ def test_a_candidate_that_failed_is_never_the_best() -> None:
 def test_pairs_are_passing_over_failing_whatever_the_scores_say(tmp_path: Path) -> None:
     made = verified(("It is 42", 0.5), ("42 it is", 0.1), ("say 41", 2.0), ("hm, 43", 1.0))
     pairs = best_and_worst(made, 1.0).rows
-    assert [(pair.candidates, pair.scores) for pair in pairs] == [(("p-0", "p-3"), ())]
+    assert [(pair.candidates, pair.scores) for pair in pairs] == [(("p-0", "p-3"), (0.5, 1.0))]
+    assert pairs[0].failed == ("maths: wrong answer",), "says why the scores contradict"
     write_rows(tmp_path / "pairs.jsonl", pairs)
     assert read_rows(tmp_path / "pairs.jsonl", PreferenceRow) == pairs
 
@@ -87,7 +89,26 @@ def test_pairs_are_passing_over_failing_whatever_the_scores_say(tmp_path: Path) 
     assert (agreeing.candidates, agreeing.scores) == (("p-0", "p-2"), (0.5, 0.4)), "the gap is not read"
 
     [passed_all] = best_and_worst(verified(("It is 42", 0.5), ("Yes, 42", -9.0)), 1.0).rows
-    assert passed_all.candidates == ("p-0", "p-1"), "by score, because none failed"
+    assert (passed_all.candidates, passed_all.failed) == (("p-0", "p-1"), ()), "by score, because none failed"
+
+
+def test_prompts_of_which_all_candidates_passed_may_be_dropped() -> None:
+    passed_all = verified(("It is 42", 0.5), ("Yes, 42", -9.0))
+    not_verified = candidates(("One thing", 0.5), ("Something else", -9.0), prompt_id="q")
+    mixed = [
+        candidate.model_copy(update={"prompt_id": "r"}) for candidate in verified(("It is 42", 0.5), ("Say 41", 0.9))
+    ]
+    rows, dropped = best_and_worst([*passed_all, *not_verified, *mixed], 1.0, all_passed="drop")
+    assert [row.candidates for row in rows] == [("q-0", "q-1"), ("p-0", "p-1")]
+    assert dropped == {"all candidates passed the verifiers": 1}
+
+
+def test_a_failed_candidate_without_a_score_is_the_worst_one() -> None:
+    made = verified(("It is 42", 0.5), ("say 41", -3.0), ("hm, 43", -9.0))
+    made[1] = made[1].model_copy(update={"score": None})
+    [pair] = best_and_worst(made, 1.0).rows
+    assert (pair.candidates, pair.scores) == (("p-0", "p-1"), ())
+    assert [row.candidate for row in best_of(made, per_prompt=3).rows] == ["p-0"]
 
 
 def test_the_best_of_all_bad_is_not_kept_below_the_floor() -> None:
