@@ -17,19 +17,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from fractions import Fraction
 from functools import cache
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from align.judges.verifiers.quantities import (
+    MAX_CHARACTERS,
+    NUMBER,
+    is_part_of_more,
+    quantity_from,
+    quantity_of,
+    same_quantity,
+    without_marks,
+)
 from align.judges.verifiers.verifier import Failure, Verifier, final_text
 from align.rows import Frozen, Messages
 from align.tools.limited_process import LimitedProcess
 from align.tools.results import ToolFailure, library
 
-MAX_CHARACTERS = 200
-"""A longer final answer is not read."""
 TIMEOUT_SECONDS = 5.0
 MEMORY_BYTES = 2 << 30
 
@@ -37,7 +43,7 @@ MEMORY_BYTES = 2 << 30
 class MathsEntry(Frozen):
     """What a prompt requires of the answer."""
 
-    answer: str = Field(min_length=1, max_length=MAX_CHARACTERS)
+    answer: str = Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")
     r"""The reference answer: `42`, `3/4`, `12.5%`, `\frac{\sqrt{2}}{2}`, `x^2 - 1`."""
     tolerance: float = Field(0.0, ge=0, lt=1)
     """Numbers within this share of the reference are equal to it: 0.01 accepts 99 to 101 for 100."""
@@ -56,7 +62,7 @@ class MathsVerifier(Verifier[MathsEntry]):
         found = final_answer(final_text(completion))
         if found is None:
             return Failure("no answer")
-        # "The answer is 42, because 6 * 7 = 42." is no expression; the first number of the sentence is what it states.
+        # "The answer is 42, because 6 * 7 = 42." is no expression; it states its first number.
         equal = found.kind == "sentence" and _first_number_equals(found.text, entry)
         if not equal and len(found.text) > MAX_CHARACTERS:
             return Failure("answer too long", f"{len(found.text)} characters, at most {MAX_CHARACTERS} are read")
@@ -83,40 +89,8 @@ _GSM8K = re.compile(r"^####[ \t]*(?P<rest>\S[^\n]*)$", re.MULTILINE)
 # A sentence ends at a mark that a space or the end of the text follows: "3.5 km. Done." ends after "km".
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
-# A number, with an optional currency before it:
-#   `whole`       "12" of "12 3/4"
-#   `digits`      "1,234.5" or ".5", and the numerator of a fraction
-#   `below`       the denominator of a fraction, "4" of "3/4"
-# A minus counts if no letter, digit, dot or bracket precedes it: "10-5" has the numbers 10 and 5.
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d|,\d)|\d+)(?:\.\d+)?|\.\d+"
-_NUMBER = re.compile(
-    rf"(?<![\w.)])(?P<sign>[-+]?)(?P<currency>[$€£]?)\s?(?:(?P<whole>\d+)\s+(?=\d+/\d))?"
-    rf"(?P<digits>{_DIGITS})(?:\s?/\s?(?P<below>\d+))?(?!\d)(?:\s?(?P<percent>%))?"
-)
-_UNIT = re.compile(r"[ \t-]*(?P<unit>\(?[A-Za-zµ°²³][A-Za-zµ°²³/^\d' ,()-]*)?")
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNITS = frozenset(
-    ("or", "and", "to", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "times", "plus", "minus")
-)
-"""Words behind a number that make it an expression, a range or a list."""
-_FUNCTIONS = frozenset(("pi", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "log", "ln", "exp", "abs"))
-_SHORT_UNITS = {
-    **{name: name for name in ("mm", "cm", "m", "km", "mg", "g", "kg", "ml", "l", "s", "h", "min", "ft", "mi", "lb")},
-    **{"metre": "m", "meter": "m", "kilometer": "km", "kilometre": "km", "centimeter": "cm", "centimetre": "cm"},
-    **{"millimeter": "mm", "millimetre": "mm", "gram": "g", "kilogram": "kg", "milligram": "mg", "liter": "l"},
-    **{"litre": "l", "milliliter": "ml", "millilitre": "ml", "second": "s", "sec": "s", "minute": "min", "hour": "h"},
-    **{"hr": "h", "day": "day", "week": "week", "month": "month", "year": "year", "foot": "ft", "feet": "ft"},
-    **{"inch": "in", "inche": "in", "mile": "mi", "pound": "lb", "kph": "km/h", "mph": "mi/h", "km/h": "km/h"},
-    **{"$": "dollar", "dollar": "dollar", "cent": "cent", "€": "euro", "euro": "euro", "£": "£"},
-}
-"""Units that are distinguished. Other words behind a number, such as "apples", are ignored."""
-
-
-class _Quantity(NamedTuple):
-    value: Fraction
-    percent: bool
-    unit: str
-    """One of the values of _SHORT_UNITS; empty for none, and for words that are not units of measurement."""
+_CLAUSE_ENDS = re.compile(r"[.,;:!?](?=[\s\"'”’)]|$)|\n")
+_REASON = re.compile(r"[,;]?\s+\(?(?:because|since|as|which|where|so|given)\b", re.IGNORECASE)
 
 
 def final_answer(text: str) -> FinalAnswer | None:
@@ -132,14 +106,31 @@ def final_answer(text: str) -> FinalAnswer | None:
         if sentence and not re.match(r"not\b", sentence, re.IGNORECASE):
             return FinalAnswer(sentence, "sentence")
     plain = plain_notation(text)
-    numbers = list(_NUMBER.finditer(plain))
+    numbers = list(NUMBER.finditer(plain))
     if not numbers:
         return None
     last = numbers[-1]
-    unit = _UNIT.match(plain, last.end())
-    words = (unit["unit"] or "").split(",")[0] if unit else ""
-    quantity = _quantity_of(last, words)
-    return FinalAnswer(f"{last.group()} {words}".strip() if quantity else last.group().strip(), "number")
+    if len(last.group()) > MAX_CHARACTERS:
+        return FinalAnswer(last.group().strip(), "number")
+    end = _CLAUSE_ENDS.search(plain, last.end())
+    behind = _stated_behind(plain[last.end() : end.start() if end else len(plain)])
+    asked = end is not None and end.group() == "?"
+    if asked or is_part_of_more(plain, last) or quantity_from(last, behind) is None:
+        return FinalAnswer(_line_around(plain, last), "number")
+    return FinalAnswer(f"{last.group()}{behind}".strip(), "number")
+
+
+def _stated_behind(behind: str) -> str:
+    """What is behind a number, up to a reason: " apples" of " apples, because 6 * 7 = 42"."""
+    found = _REASON.search(behind, 0, MAX_CHARACTERS)
+    return without_marks(behind if found is None else behind[: found.start()])
+
+
+def _line_around(text: str, found: re.Match[str]) -> str:
+    """The line of a number that is a part of more; not all of it if it is long, and then no expression either."""
+    begin = text.rfind("\n", 0, found.start()) + 1
+    line = text[begin:].split("\n", 1)[0].strip()
+    return line if len(line) <= MAX_CHARACTERS else f"… {line[-MAX_CHARACTERS // 2 :]}"
 
 
 def same_answer(given: str, expected: str, tolerance: float = 0.0) -> bool:
@@ -148,16 +139,23 @@ def same_answer(given: str, expected: str, tolerance: float = 0.0) -> bool:
     Raises ToolFailure if they are expressions that cannot be read or that take too long to compare.
     """
     left, right = _core(plain_notation(given)), _core(plain_notation(expected))
-    if "=" in left and "=" not in right:
+    if "=" in left and "=" not in right and not _SEVERAL.search(left):
         left = left.rpartition("=")[2].strip()  # "5 + 3 = 8" states 8
     one, other = quantity_of(left), quantity_of(right)
     if one is not None and other is not None:
-        return _same_quantity(one, other, tolerance)
+        return same_quantity(one, other, tolerance)
     if re.sub(r"\s+", "", left).casefold() == re.sub(r"\s+", "", right).casefold():
         return bool(left)
     if not all(map(_may_be_expression, (left, right))):
         return False
     return _comparer()(left, right, tolerance) == "equal"
+
+
+# Several statements, or one that is no equation: "x = 5 or x = 6", "a = 1, b = 2", "x >= 5".
+_SEVERAL = re.compile(r"[<>≤≥≠!;|]|,(?!\d{3})|\b(?:or|and|not)\b", re.IGNORECASE)
+
+
+_FUNCTIONS = frozenset(("pi", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "log", "ln", "exp", "abs"))
 
 
 def _may_be_expression(text: str) -> bool:
@@ -188,23 +186,6 @@ def same_expression(left: str, right: str, tolerance: float = 0.0) -> str:
     return "equal" if sympy.simplify(difference) == 0 else "different"
 
 
-def quantity_of(text: str) -> _Quantity | None:
-    """A text that is one number with an optional unit: "$1,234.50", "3/4 of an hour", "12 %". None for other texts."""
-    found = _NUMBER.match(text)
-    if found is None:
-        return None
-    unit = _UNIT.match(text, found.end())
-    assert unit is not None
-    if text[unit.end() :].strip(" .,;:!"):
-        return None
-    words = unit["unit"] or ""
-    # Without a space between number and letters, "5km" has a unit, and "5x" is an expression.
-    attached = bool(words) and unit.start("unit") == found.end()
-    if attached and not found["percent"] and not _unit_name(words):
-        return None
-    return _quantity_of(found, words)
-
-
 def plain_notation(text: str) -> str:
     r"""LaTeX and typographic signs in the calculator's notation.
 
@@ -214,7 +195,8 @@ def plain_notation(text: str) -> str:
     text = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", text)
     text = text.replace("²", "^2").replace("³", "^3")  # NFKC would make "x2" of the first
     text = unicodedata.normalize("NFKC", text).replace("\u2044", "/")
-    text = text.translate({ord("\u2212"): "-", ord("×"): "*", ord("·"): "*", ord("÷"): "/"})
+    text = text.translate(dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-"))
+    text = text.translate({ord("×"): "*", ord("·"): "*", ord("÷"): "/"})
     # $...$ and \(...\) around a formula; a lone $ is the currency
     text = re.sub(r"(?<!\\)\$([^$\n]*[^$\s\\])(?<!\\)\$", r"\1", text)
     for pattern, replacement in _LATEX:
@@ -231,6 +213,8 @@ def plain_notation(text: str) -> str:
 
 _LATEX = [
     (re.compile(r"(?<=[\d,])\\[,!](?=\d{3})"), ""),
+    (re.compile(r"<<[^<>\n]*>>"), ""),  # GSM8K's calculator: 3 * 4 = <<3*4=12>>12
+    (re.compile(r"(?<!\\)\\(?=[ \t])|(?<=\S)~(?=\S)"), " "),
     (re.compile(r"\\[()\[\]]"), ""),
     (re.compile(r"\\(?:left|right|displaystyle|,|;|:|!|quad)(?![A-Za-z])"), " "),
     (re.compile(r"(?<=\d)\s*\{,\}\s*(?=\d)"), ","),
@@ -260,7 +244,7 @@ def _fraction(found: re.Match[str]) -> str:
 
 def _core(text: str) -> str:
     """An answer without the name of what it is the value of, and without a final mark: "x = 5." becomes "5"."""
-    text = text.strip().rstrip(".").strip()
+    text = re.sub(r"(?<!\.)\.\Z", "", text.strip()).strip()
     return re.sub(r"^[A-Za-z]\s*=\s*", "", text)
 
 
@@ -278,68 +262,18 @@ def _last_boxed(text: str) -> str | None:
     return ""
 
 
-def _quantity_of(found: re.Match[str], words: str) -> _Quantity | None:
-    """The value of a number with the words behind it; None if the words make it something other than a quantity."""
-    first = words.split()[0].casefold().strip(",()") if words.split() else ""
-    if first in _NO_UNITS or re.search(r"\b(?:or|and)\s+\d", words):
-        return None
-    if first and len(first) == 1 and not _unit_name(first):
-        return None  # "2 x"
-    if len(found.group()) > MAX_CHARACTERS:  # Python refuses to read integers of more than 4300 digits
-        return None
-    if found["below"] is not None and int(found["below"]) == 0:
-        return None
-    value = Fraction(found["digits"].replace(",", "")) / int(found["below"] or 1) + int(found["whole"] or 0)
-    value *= _SCALES.get(first.rstrip("s"), 1)
-    sign = -1 if found["sign"] == "-" else 1
-    unit = _SHORT_UNITS[found["currency"]] if found["currency"] else _unit_name(words)
-    percent = bool(found["percent"]) or (
-        first in ("percent", "per") and words.casefold().startswith(("percent", "per cent"))
-    )
-    return _Quantity(sign * value, percent, unit)
-
-
-def _unit_name(words: str) -> str:
-    """The unit of measurement that begins the words behind a number; empty for none: "hours in total" is h."""
-    first = words.split()[0].casefold().strip(",()") if words.split() else ""
-    return _SHORT_UNITS.get(first) or _SHORT_UNITS.get(first.removesuffix("s"), "")
-
-
-def _same_quantity(given: _Quantity, expected: _Quantity, tolerance: float) -> bool:
-    """Whether two quantities are equal.
-
-    A percent sign on one side only may be left out or written out: 50% equals 50 ("what percent?") and 0.5. On both
-    sides, the numbers count: 50% is not 0.5%. Units of measurement count if both sides have one.
-    """
-    if given.unit and expected.unit and given.unit != expected.unit:
-        return False
-    readings = [given.value]
-    if given.percent and not expected.percent:
-        readings.append(given.value / 100)
-    elif expected.percent and not given.percent:
-        readings.append(given.value * 100)
-    allowed = Fraction(str(tolerance)) * abs(expected.value)
-    return any(abs(value - expected.value) <= allowed for value in readings)
-
-
 def _first_number_equals(sentence: str, entry: MathsEntry) -> bool:
-    """Whether the first number of a sentence equals the reference, which is a number too.
+    """Whether the number that a sentence states equals the reference, which is a number too.
 
-    "42, because 6 * 7 = 42" states 42. "5 or 6" states no number: a list of guesses is not an answer.
+    "42, because 6 * 7 = 42" states 42. "5 or 6", "greater than 5" and "5 more than 37" state no number.
     """
     plain = plain_notation(sentence)
     expected = quantity_of(_core(plain_notation(entry.answer)))
-    found = _NUMBER.search(plain)
-    if expected is None or found is None:
+    found = NUMBER.search(plain)
+    if expected is None or found is None or is_part_of_more(plain, found):
         return False
-    # Part of an expression or of a list: "x^2", "42 + x", "5 or 6", "1, 2".
-    if re.search(r"[-+*/^(]\s*$", plain[: found.start()]):
-        return False
-    if re.match(r"\s*(?:[-+*/^=]|or\b|and\b|,\s*\d)", plain[found.end() :]):
-        return False
-    unit = _UNIT.match(plain, found.end())
-    quantity = _quantity_of(found, unit["unit"] or "" if unit else "")
-    return quantity is not None and _same_quantity(quantity, expected, entry.tolerance)
+    quantity = quantity_from(found, _stated_behind(plain[found.end() :]))
+    return quantity is not None and same_quantity(quantity, expected, entry.tolerance)
 
 
 @cache
