@@ -19,6 +19,9 @@ from pydantic import Field, model_validator
 from align.judges.verifiers.verifier import Failure, Verifier, final_text
 from align.rows import Frozen, Messages
 
+_Visible = Annotated[str, Field(min_length=1, pattern=r"\S")]
+"""A text that is not blank: every text has, begins with and ends with nothing."""
+
 
 class _Count(Frozen):
     """A count that has to be within limits."""
@@ -48,12 +51,15 @@ class Words(_Count):
 
 
 class Sentences(_Count):
-    """A number of sentences, which end at . ! ? before a space, or at a line break. "It is 3.5 km. Go!" has 2."""
+    """A number of sentences, which end at . ! ? before a space, at 。！？, or at a line break.
+
+    "It is 3.5 km. Go!" has 2, and so has "Hallo。你好。".
+    """
 
     kind: Literal["sentences"]
 
     def holds(self, text: str) -> bool:
-        parts = re.split(r"[.!?]+[\"'”’)]*(?=\s|$)|\n", text)
+        parts = re.split(r"[.!?]+[\"'”’)]*(?=\s|$)|[。｡！？]|\n", text)
         return self.within(sum(any(map(str.isalnum, part)) for part in parts))
 
 
@@ -98,11 +104,14 @@ class LetterCase(Frozen):
 
 
 class Keywords(Frozen):
-    """Words or phrases that the text contains, or does not contain, as whole words. Case is ignored."""
+    """Words or phrases that the text contains, or does not contain, as whole words. Case is ignored.
+
+    Chinese, Japanese and Korean do not separate all words: there a keyword may be anywhere in the text.
+    """
 
     kind: Literal["keywords"]
-    present: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    absent: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    present: tuple[_Visible, ...] = ()
+    absent: tuple[_Visible, ...] = ()
 
     @model_validator(mode="after")
     def _names_a_word(self) -> Self:
@@ -120,7 +129,7 @@ class StartsWith(Frozen):
     """The text begins with these words. Case counts; spaces around the text do not."""
 
     kind: Literal["starts_with"]
-    text: str = Field(min_length=1)
+    text: _Visible
 
     def holds(self, text: str) -> bool:
         return text.strip().startswith(self.text.strip())
@@ -130,7 +139,7 @@ class EndsWith(Frozen):
     """The text ends with these words. Case counts; spaces around the text do not."""
 
     kind: Literal["ends_with"]
-    text: str = Field(min_length=1)
+    text: _Visible
 
     def holds(self, text: str) -> bool:
         return text.strip().endswith(self.text.strip())
@@ -175,18 +184,28 @@ def follows(text: str, instruction: Instruction, reading: Literal["strict", "loo
 def _loose_readings(text: str) -> list[str]:
     """The text, and what is left of it after each of the changes that the loose reading allows.
 
-    The lines "Sure:" and "**yes**" give both lines, the second, the first, none, and the same without asterisks.
+    The lines "Sure:" and "**yes**" give both lines, the second, the first, none, and the same without asterisks. The
+    asterisk of a bullet stays: "* **yes**" gives "* yes".
     """
     lines = text.strip().split("\n")
     found = [text, *("\n".join(part) for part in (lines[1:], lines[:-1], lines[1:-1]))]
     fenced = re.fullmatch(r"```\w*\n(.*?)\n?```", text.strip(), re.DOTALL)
     if fenced is not None:
         found.append(fenced[1])
-    return [*found, *(part.replace("*", "") for part in found)]
+    return [*found, *(re.sub(r"\*(?![ \t])|(?<=\S)\*", "", part) for part in found)]
+
+
+_CJK = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+"""Chinese characters, kana and Korean syllables."""
 
 
 def _contains(text: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words.casefold())}(?!\w)", text.casefold()) is not None
+    words = words.strip().casefold()
+    begins = "" if _CJK.match(words[0]) else r"(?<!\w)"
+    ends = "" if _CJK.match(words[-1]) else r"(?!\w)"
+    return re.search(f"{begins}{re.escape(words)}{ends}", text.casefold()) is not None
 
 
 def _refuse(constant: str) -> None:

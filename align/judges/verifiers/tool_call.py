@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from align.chat.calls import SYNTAXES
 from align.judges.verifiers.verifier import Failure, Verifier
 from align.rows import Frozen, Messages, tools_of
 from align.tools.results import library
 from align.tools.schema import call_problem
+
+# A marker or an object that begins a line, a marker or a name with its object inside one, a closing marker at the end.
+_LOOKS_LIKE_A_CALL = re.compile(
+    r"""^[ \t]*(?:<tool_call>|<function=|<\|python_tag\|>|\{)
+    |(?:<tool_call>|<function=[^<>{}\s]*>)\s*\{|\{\s*["'](?:name|type)["']\s*:
+    |</(?:tool_call|function)>\s*\Z""",
+    re.MULTILINE | re.VERBOSE,
+)
 
 
 class ToolCallEntry(Frozen):
@@ -52,11 +62,12 @@ def _unparsed_call(text: str) -> str | None:
     The protocol takes calls out of the text, so one that is still there is malformed or in another syntax:
         <tool_call>{"name": "f"}</tool_call>      malformed: it has no arguments
         [f(x)]                                    text: mathematics writes it too, so only whole calls count here
+        The tag <tool_call> begins a call.        text: a marker inside a line, without an object behind it
     """
     for name, syntax in SYNTAXES.items():
         found = syntax.parse(text)
         if found.calls:
             return f"a call in the {name} syntax is left in the text"
-        if found.malformed is not None and name != "python_list":
+        if found.malformed is not None and name != "python_list" and _LOOKS_LIKE_A_CALL.search(text):
             return f"{name}: {found.malformed}"
     return None

@@ -38,6 +38,18 @@ CASES: list[tuple[dict[str, Any], str, bool]] = [
     ({"kind": "keywords", "absent": ["red"]}, "It is reddish.", True),
     ({"kind": "keywords", "absent": ["red"]}, "It is Red.", False),
     ({"kind": "keywords", "present": ["c++"], "absent": ["c"]}, "I write C++.", False),
+    ({"kind": "sentences", "at_least": 2, "at_most": 2}, "Hallo。你好。", True),
+    ({"kind": "sentences", "at_least": 3, "at_most": 3}, "元気ですか？はい！「行こう。」", True),
+    ({"kind": "sentences", "at_most": 1}, "你好。再见。", False),
+    ({"kind": "keywords", "present": ["你好"]}, "我说你好吗", True),
+    ({"kind": "keywords", "absent": ["你好"]}, "我说你好吗", False),
+    ({"kind": "keywords", "present": ["東京"]}, "京都です", False),
+    ({"kind": "keywords", "present": ["ローマ"]}, "首都はローマです", True),
+    ({"kind": "keywords", "present": ["학교"]}, "학교에서", True),
+    ({"kind": "keywords", "present": ["x光"]}, "做x光片", False),
+    ({"kind": "keywords", "present": ["x光"]}, "做 X光片", True),
+    ({"kind": "keywords", "present": ["red"]}, "很red", False),
+    ({"kind": "keywords", "present": [" red "]}, "Is it red?", True),
     ({"kind": "starts_with", "text": "Dear"}, " Dear Ann", True),
     ({"kind": "starts_with", "text": "Dear"}, "dear Ann", False),
     ({"kind": "ends_with", "text": "Any questions?"}, "Done. Any questions?\n", True),
@@ -80,6 +92,21 @@ def test_the_loose_reading_is_not_any_text() -> None:
     assert not follows("", READ.validate_python({"kind": "keywords", "absent": ["a"]}), "loose")
 
 
+@pytest.mark.parametrize(
+    "text, count", [("* a\n* b", 2), ("  *\ta\n* **b**", 2), ("* *a*\n- b\n* c", 3), ("* 2 * 3\n* 4", 2)]
+)
+def test_the_loose_reading_keeps_bullets(text: str, count: int) -> None:
+    assert not follows(text, READ.validate_python({"kind": "bullets", "at_most": 0}), "loose")
+    assert follows(text, READ.validate_python({"kind": "bullets", "at_least": count}), "loose")
+
+
+def test_the_loose_reading_removes_all_marks_of_bold_and_italic_text() -> None:
+    text = "**Bold**, *italic*, **two words** and ***both***"
+    read = READ.validate_python({"kind": "ends_with", "text": "Bold, italic, two words and both"})
+    assert not follows(text, read)
+    assert follows(text, read, "loose")
+
+
 def test_the_first_instruction_that_fails_is_the_reason() -> None:
     verifier = InstructionsVerifier()
     checks = [{"kind": "words", "at_most": 3}, {"kind": "case", "case": "lower"}]
@@ -98,6 +125,9 @@ def test_the_first_instruction_that_fails_is_the_reason() -> None:
         {"checks": [{"kind": "words"}]},
         {"checks": [{"kind": "words", "at_least": 5, "at_most": 4}]},
         {"checks": [{"kind": "keywords"}]},
+        {"checks": [{"kind": "keywords", "absent": [" "]}]},
+        {"checks": [{"kind": "starts_with", "text": " "}]},
+        {"checks": [{"kind": "ends_with", "text": "\n"}]},
         {"checks": [{"kind": "rhymes"}]},
         {"checks": [{"kind": "json", "pretty": True}]},
     ],

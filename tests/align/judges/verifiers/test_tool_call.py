@@ -55,6 +55,11 @@ def test_a_call_that_fits_passes() -> None:
         (said('<tool_call>\n{"name": "weather"}\n</tool_call>'), "call cannot be parsed"),
         (said('{"name": "weather", "parameters": {"city": "Os'), "call cannot be parsed"),
         (said('<function=weather>{"city": "Oslo"}</function>'), "call cannot be parsed"),
+        (said("Wait.\n  <tool_call>weather"), "call cannot be parsed"),
+        (said('Sure. <tool_call>{"name": "weather"}</tool_call>'), "call cannot be parsed"),
+        (said('Sure. <function=weather>{"city": "Os'), "call cannot be parsed"),
+        (said('Sure: {"name": "weather", "parameters": {"city": "Os'), "call cannot be parsed"),
+        (said("weather(Oslo)</tool_call>"), "call cannot be parsed"),
     ],
 )
 def test_a_fault_has_its_reason(message: Message, expected: str) -> None:
@@ -66,6 +71,20 @@ def test_a_text_is_no_failure_unless_a_call_is_required() -> None:
     assert reason(said("I do not need a function: [1, 2] and f(x).")) is None
     assert reason(said("It is cold."), required=True) == "no call"
     assert reason(said('<tool_call>{"name": "weather"}</tool_call>'), tools="") is None, "nothing was offered"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The tag <tool_call> is used by Hermes.",
+        "Hermes closes a call with </tool_call>, Llama with </function>.",
+        "Llama 3.1 writes <function=NAME> before the arguments.",
+        'A call has the keys "name": and "parameters":, in this order.',
+    ],
+)
+def test_a_text_that_mentions_a_marker_is_no_call(text: str) -> None:
+    assert reason(said(text)) is None
+    assert reason(said(text), required=True) == "no call"
 
 
 def test_prompts_that_offer_functions_are_verified_without_an_entry() -> None:
