@@ -24,6 +24,8 @@ TrainOn = Literal["final", "all"]
 
 MASKED = "messages with trained: false, which would be trained on"
 OUTPUTS = "tool outputs inside the completion, which TRL trains on unless assistant_only_loss is set"
+WHOLE = "whole dialogs, of which TRL trains on every token unless assistant_only_loss is set"
+EARLIER = "earlier answers, which are trained on too unless mask_history is set"
 MIDDLE = "the middle one of three completions, which is left out"
 
 _SHAREGPT_ROLES = {"user": "human", "assistant": "gpt", "tool": "observation"}
@@ -44,7 +46,8 @@ class Exported(NamedTuple):
 def exported(row: Row, form: Form, train_on: TrainOn = "final") -> Exported:
     """One row in another toolkit's form.
 
-    train_on: which messages of a dialog are the target (`sft.train_on`). trl and openai can say it.
+    train_on: which messages of a dialog are the target (`sft.train_on`). openai can say it, trl can say `final`, and
+        sharegpt `all`.
     Raises UnusableRow for a row that the form cannot express, RowError for a kind of row that it has no record for.
     """
     if isinstance(row, SFTRow):
@@ -71,7 +74,7 @@ def _trl_sft(row: SFTRow, train_on: TrainOn) -> tuple[Json, list[str]]:
         own = row.model_dump(exclude_defaults=True, exclude={"id", "source", "messages", "tools"})
         messages = [_trl_message(message) for message in row.messages]
         record = {"id": row.id, "source": row.source, "messages": messages, **_tools(row), **own}
-        return record, _changes(row.messages)
+        return record, [*_changes(row.messages), WHOLE]
     start = completion_start(row.messages, train_on)
     record = {
         "id": row.id,
@@ -185,8 +188,10 @@ def _openai_messages(messages: Sequence[Message], row: Row) -> list[Json]:
 
 
 def _sharegpt_sft(row: SFTRow, train_on: TrainOn) -> tuple[Json, list[str]]:
+    """Every answer of a dialog is trained on."""
     record = {"id": row.id, "source": row.source, **_sharegpt_dialog(row.messages, row), **_tools_text(row)}
-    return record, _changes(row.messages)
+    several = completion_start(row.messages, train_on) > completion_start(row.messages, "all")
+    return record, [*_changes(row.messages), *([EARLIER] if several else [])]
 
 
 def _sharegpt_preference(row: PreferenceRow) -> tuple[Json, list[str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from align.config import config_from_argv
 from align.errors import AlignError, ConfigError, RowError
-from align.formats.export import MIDDLE
+from align.formats.export import EARLIER, MIDDLE, WHOLE
 from align.jsonl import read_rows, write_rows
 from align.manifest import input_fingerprint, read_data_manifest
 from align.row_export import EXPORTED, export_rows
@@ -107,6 +107,23 @@ def test_nothing_is_written_where_nothing_can_be(
         )
     assert isinstance(raised.value, ConfigError | RowError)
     assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+
+
+@pytest.mark.parametrize("form, train_on, reason", [("sharegpt", "final", EARLIER), ("trl", "all", WHOLE)])
+def test_dialogs_that_would_be_trained_on_elsewhere_are_counted_and_dropped(
+    form: Any, train_on: Any, reason: str, tmp_path: Path
+) -> None:
+    once = SFTRow(id="s3", source="a", messages=(USER, GOOD))
+    twice = SFTRow(id="s4", source="a", messages=(USER, BAD, USER, GOOD))
+    write_rows(tmp_path / "rows.jsonl", [once, twice])
+    made = export_rows(tmp_path / "rows.jsonl", form, train_on=train_on)
+    assert read_data_manifest(made)[EXPORTED]["changed"] == {reason: 1 if form == "sharegpt" else 2}
+    if form == "sharegpt":
+        export_rows(tmp_path / "rows.jsonl", form, train_on=train_on, inexact="drop")
+        assert [json.loads(line)["id"] for line in made.read_text().splitlines()] == ["s3"]
+        return
+    with pytest.raises(RowError, match="no row is left to export"):
+        export_rows(tmp_path / "rows.jsonl", form, train_on=train_on, inexact="drop")
 
 
 def test_a_record_that_can_be_a_pair_and_a_dialog_is_what_kind_says(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from align.errors import RowError, UnusableRow
-from align.formats.export import MASKED, MIDDLE, OUTPUTS, Exported, exported
+from align.formats.export import EARLIER, MASKED, MIDDLE, OUTPUTS, WHOLE, Exported, exported
 from align.jsonl import row_of
 from align.rows import Candidate, Message, PreferenceRow, PromptRow, QuestionRow, SFTRow, ToolCall, tools_of
 
@@ -77,7 +77,7 @@ def test_a_dialog_read_back_is_the_dialog(form: Any, dialogs: list[SFTRow]) -> N
         except UnusableRow as error:
             dropped[error.reason] = dropped.get(error.reason, 0) + 1
             continue
-        assert not found.changed
+        assert found.changed == ([WHOLE] if form == "trl" else [])
         back = read_back(found, SFTRow)
         assert dialog_of(back) == dialog_of(row), row.id
         if form == "openai":
@@ -123,6 +123,22 @@ def test_openai_gives_earlier_answers_no_weight() -> None:
     assert dialog_of(read_back(exported(row, "openai", "all"), SFTRow)) == dialog_of(row)
     for form in ("trl", "sharegpt"):
         assert MASKED in exported(row, form).changed, "these forms cannot say it"
+
+
+@pytest.mark.parametrize(
+    "texts, train_on, expected",
+    [
+        (("a", "b", "c", "d"), "final", [EARLIER]),
+        (("a", "b", "c", "d"), "all", []),
+        (("a", "b"), "final", []),
+    ],
+)
+def test_sharegpt_says_where_earlier_answers_would_be_trained_on(texts: Any, train_on: Any, expected: Any) -> None:
+    messages = tuple(said(("user", "assistant")[place % 2], text) for place, text in enumerate(texts))
+    row = SFTRow(id="1", source="s", messages=messages)
+    assert exported(row, "sharegpt", train_on).changed == expected
+    calls = said("user", "a"), called("f"), said("tool", "1", name="f"), said("assistant", "b")
+    assert exported(SFTRow(id="1", source="s", messages=calls), "sharegpt").changed == [], "its target is all of it"
 
 
 def test_what_is_known_of_a_sampled_target_is_kept_or_named() -> None:
