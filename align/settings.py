@@ -209,7 +209,8 @@ class ModelConfig(Section):
     checkpoint whose own template writes other control tokens or role names is refused."""
     chat_template_kwargs: dict[str, bool | int | str] = Field(default_factory=dict)
     """Variables for the template of `chat: native`, such as {enable_thinking: false} for Qwen3. They are recorded in
-    the checkpoint's tokenizer_config.json; servers must be given the same ones."""
+    the checkpoint's tokenizer_config.json, and replace those of the same names that it records already; servers must be
+    given the same ones."""
     chat_date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date, such as 2024-07-26, that the template of `chat: native` writes in place of today's. Required if it
     asks for the current date (Llama 3.2): the clock's date is never used."""

@@ -1,4 +1,4 @@
-"""What replaces a model in tests: one backend that answers from a function or a script.
+"""What replaces a model in tests: one backend that answers from a function or a script, and candidates made by hand.
 
 Imported as `from tests.fakes import FakeBackend`: pytest has the repository's root on its path (pyproject.toml).
 """
@@ -7,13 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from align.chat.protocol import ChatProtocol
 from align.generation.backend import Completion
 from align.generation.engine import GenerationEngine
+from align.rows import Candidate, Message
 
 Reply = Callable[[str, int], str]
 """(text of the prompt without control tokens, index of the sample) -> what the model says."""
+
+
+def candidates(*made: tuple[str, float | None, bool], prompt: str = "p", **more: Any) -> list[Candidate]:
+    """Candidates of one prompt from (text, score, finished) of each, with `more` fields."""
+    return [
+        Candidate(
+            id=f"{prompt}-{index}",
+            source="test",
+            prompt_id=prompt,
+            prompt=(Message(role="user", content="Say."),),
+            completion=(Message(role="assistant", content=text),),
+            index=index,
+            seed=index,
+            finished=finished,
+            score=score,
+            **more,
+        )
+        for index, (text, score, finished) in enumerate(made)
+    ]
 
 
 class FakeBackend:

@@ -61,13 +61,14 @@ def load_protocol(
 
     syntax: how it writes calls; None for that of the tokenizer's template, where the template is one that training here
         has saved, else for the protocol's own way.
-    template_kwargs, today, stop_ids: as in `Native`, which alone reads them.
+    template_kwargs, today, stop_ids: as in `Native`, which alone reads them. What the checkpoint has recorded is used
+        for each variable that template_kwargs does not name, and for the date.
     Raises ConfigError for a name that is none, a syntax that the protocol has not, a tokenizer without the protocol's
     control tokens, or, under `auto`, a template that writes other control tokens or role names; and as `Native` does.
     """
     recorded = tokenizer.init_kwargs.get(RECORD) or {}
     if name == "native" or (name == "auto" and recorded):
-        variables = dict(template_kwargs or recorded.get("chat_template_kwargs") or {})
+        variables = {**(recorded.get("chat_template_kwargs") or {}), **(template_kwargs or {})}
         today = today or recorded.get("chat_date")
         return _announced(Native(tokenizer, syntax, variables=variables, today=today, stop_ids=stop_ids))
     if template_kwargs or today:

@@ -15,9 +15,9 @@ Example, with processes A and B on one node, and C on another one:
 
 What is guaranteed. A claim saves work; the result does not depend on it. Two processes make the same unit at the same
 time only if a machine was paused for longer than a lease, or if the file system has no locks, or no locks between
-machines with the same host name. Both then make the same rows, since rows depend on seeds and not on processes, and
-the first one's file is kept (`work_units.py` links it to its name and replaces no whole unit). So no unit is lost, none
-has its rows twice, and none changes after it was read.
+machines with the same host name or while a claim is being written. Both then make the same rows, since rows depend on
+seeds and not on processes, and the first one's file is kept (`work_units.py` links it to its name and replaces no
+whole unit). So no unit is lost, none has its rows twice, and none changes after it was read.
 
 What is not guaranteed. A process that hangs without ending keeps its claim: end it, and another one takes over.
 """

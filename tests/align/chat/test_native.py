@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from align.chat import Native, TokenKind, load_protocol
+from align.chat import RECORD, Native, TokenKind, load_protocol
 from align.chat.protocol import Dialog
 from align.errors import ConfigError, RowError
 from align.jsonl import write_rows
@@ -637,3 +637,17 @@ def test_smollm2s_own_tokenizer_and_template() -> None:
     assert protocol.encode(dialog).ids == tokenizer.apply_chat_template(as_dicts(dialog))["input_ids"]
     assert spans(protocol, dialog) == {1: "Rome.<|im_end|>", 3: "Paris  東京<|im_end|>"}
     assert "a dialog without a system message gets its default one: 'You are a helpful AI" in protocol.template_summary
+
+
+def test_a_variable_is_added_to_those_that_the_checkpoint_records(make: Make) -> None:
+    template = "{{ first }}{{ second }}" + CHATML + OPENED
+    tokenizer = make("chatml", template, template_kwargs={"first": "a", "second": "b"}).tokenizer
+    for given, expected in (
+        ({}, {"first": "a", "second": "b"}),
+        ({"second": "c"}, {"first": "a", "second": "c"}),
+        ({"first": "c", "second": "d"}, {"first": "c", "second": "d"}),
+    ):
+        tokenizer.init_kwargs[RECORD] = {"chat_template_kwargs": {"first": "a", "second": "b"}}
+        protocol = load_protocol(tokenizer, "native", template_kwargs=given)
+        assert isinstance(protocol, Native)
+        assert protocol.renderer.variables.items() >= expected.items()

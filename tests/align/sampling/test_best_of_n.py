@@ -10,27 +10,10 @@ import numpy as np
 import pytest
 
 from align.errors import RowError
-from align.rows import Candidate, Message
+from align.rows import Candidate
 from align.sampling.best_of_n import choice_probabilities, prompt_curves
 from align.sampling.selection import best_of
-
-
-def candidates(*made: tuple[str, float | None, bool], prompt: str = "p") -> list[Candidate]:
-    """(text, score, finished) of each candidate of one prompt."""
-    return [
-        Candidate(
-            id=f"{prompt}-{index}",
-            source="test",
-            prompt_id=prompt,
-            prompt=(Message(role="user", content="Say."),),
-            completion=(Message(role="assistant", content=text),),
-            index=index,
-            seed=index,
-            finished=finished,
-            score=score,
-        )
-        for index, (text, score, finished) in enumerate(made)
-    ]
+from tests.fakes import candidates
 
 
 def over_all_subsets(group: Sequence[Candidate], n: int, values: dict[str, float]) -> tuple[float, float | None]:

@@ -9,29 +9,11 @@ import pytest
 
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
-from align.rows import Candidate, Message, PreferenceRow, SFTRow
+from align.rows import PreferenceRow, SFTRow
 from align.sampling.selection import best_and_worst, best_of, similarity
+from tests.fakes import candidates
 
-
-def candidates(*made: tuple[str, float | None, bool], prompt: str = "p") -> list[Candidate]:
-    """(text, score, finished) of each candidate of one prompt."""
-    return [
-        Candidate(
-            id=f"{prompt}-{index}",
-            source="test",
-            prompt_id=prompt,
-            prompt=(Message(role="user", content="Say."),),
-            completion=(Message(role="assistant", content=text),),
-            index=index,
-            seed=index,
-            finished=finished,
-            score=score,
-            model="round-1/average",
-            round=2,
-            temperature=0.8,
-        )
-        for index, (text, score, finished) in enumerate(made)
-    ]
+SAMPLED = {"model": "round-1/average", "round": 2, "temperature": 0.8}
 
 
 def test_the_best_finished_candidate_is_kept() -> None:
@@ -66,7 +48,7 @@ def test_a_pair_is_the_best_over_the_worst() -> None:
 
 
 def test_what_is_kept_says_which_candidates_it_was_and_how_they_scored(tmp_path: Path) -> None:
-    made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False))
+    made = candidates(("good", 2.0, True), ("fair", 1.0, True), ("bad, on and on", -1.0, False), **SAMPLED)
     write_rows(tmp_path / "pairs.jsonl", best_and_worst(made, 1.0).rows)
     [pair] = read_rows(tmp_path / "pairs.jsonl", PreferenceRow)
     assert (pair.candidates, pair.scores, pair.seeds) == (("p-0", "p-2"), (2.0, -1.0), (0, 2))
