@@ -245,12 +245,18 @@ def stop_drawing() -> None:
 
 
 class MetricsFile:
-    """Metrics of a run, one JSON object a line. A resumed run deletes what came after its checkpoint."""
+    """Metrics of a run, one JSON object a line. A resumed run deletes what came after its checkpoint.
 
-    def __init__(self, path: str | Path, *, keep_to_step: int) -> None:
+    Args:
+        keep_to_step: the step of the checkpoint, 0 without one.
+        evaluations: how many evaluations of that step the checkpoint has. Those after them are deleted too.
+    """
+
+    def __init__(self, path: str | Path, *, keep_to_step: int, evaluations: int = 0) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(f"{line}\n" for line in self._lines(keep_to_step)), encoding="utf-8")
+        lines = self._lines(keep_to_step, evaluations)
+        self.path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append a line. JSON has no NaN and no infinity: such a value becomes null."""
@@ -258,16 +264,24 @@ class MetricsFile:
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
-    def _lines(self, last_step: int) -> list[str]:
-        """The file's lines up to a step. Half a line, which a killed run may leave, and damaged ones are left out."""
+    def _lines(self, last_step: int, evaluations: int) -> list[str]:
+        """The file's lines up to a step, with the first `evaluations` evaluations of that step.
+
+        Half a line, which a killed run may leave, and damaged ones are left out.
+        """
         if not self.path.exists():
             return []
         kept, damaged = [], 0
         for line in self.path.read_bytes().split(b"\n"):
             try:
                 text = line.decode("utf-8")
-                if text and json.loads(text)["step"] <= last_step:
-                    kept.append(text)
+                if not text or (values := json.loads(text))["step"] > last_step:
+                    continue
+                if values["step"] == last_step and "eval_loss" in values:
+                    evaluations -= 1
+                    if evaluations < 0:
+                        continue
+                kept.append(text)
             except (ValueError, KeyError, TypeError, RecursionError):
                 damaged += 1
         if damaged:

@@ -71,7 +71,7 @@ from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, wa
 from align.trainers.steering import Steering
 from align.trainers.summary import first_word, last_word, run_facts
 from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, start_trackers, tracker_environment
-from align.trainers.validation import StoppedEarly, Validation, copy_model, plan_of, whole_model
+from align.trainers.validation import StoppedEarly, Validation, copy_model, evaluations_at, plan_of, whole_model
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
 from align.tree.store import TreeStore
@@ -246,7 +246,8 @@ class TreeTrainer(Trainer, ABC):
         )
         agree(lambda: require_space(self.disk, self.output, step, self.checkpoints.whole()))
         if self.is_world_process_zero():
-            self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step)
+            evaluations = evaluations_at(checkpoint, step) if checkpoint else 0
+            self._metrics = MetricsFile(self.output / METRICS, keep_to_step=step, evaluations=evaluations)
         if checkpoint:
             log.info("resuming from %s", checkpoint)
             self.extended_from = agree(lambda: self.checkpoints.steps_before(checkpoint))

@@ -32,25 +32,30 @@ from align.trainers.metrics import MetricSums
 from align.trainers.output import CHECKPOINT
 from align.trainers.processes import Processes
 from align.trainers.reference import rows_fingerprint
-from align.trainers.saving import model_files, require_finite
+from align.trainers.saving import STATE, model_files, require_finite
 from align.tree.encode import PromptTree
 from align.tree.pack import RunPlan, TreeBatch, tree_costs, tree_numbers
 
 log = logger(__name__)
 
 PREFIX = "eval_"
+EVAL_LOSS = "eval_loss"
 BEST_STEP = "eval_best_step"
 """Metric: the step with the best evaluation so far."""
 
 _ROWS = "eval_rows"
-"""In the history of a run's state: a fingerprint of the rows that were evaluated."""
+"""In the history of a run's state: what was evaluated, see `Validation.mark`."""
 _STEP_ROWS = 256
 """Held-out rows that are packed together, at least: few for a good fill of the packed rows, many for a plan."""
 _NAMED_ROWS = 3
 
 
 class StoppedEarly(Exception):
-    """Ends a resumed run before its next step: its last evaluation, which a signal had prevented, stops it early."""
+    """Ends a resumed run before its next step.
+
+    Either the evaluations up to the step of its checkpoint stop it early, or it was asked to stop during the evaluation
+    that it made first: then nothing is saved, and the next start resumes from the same checkpoint.
+    """
 
 
 class Best(NamedTuple):
@@ -157,10 +162,15 @@ class Validation(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._is_due(state) and not any(step == state.global_step for step, _ in self.evaluations()):
-            self.evaluate()
-            if self.stopped_early:
-                raise StoppedEarly
+        if any(step == state.global_step for step, _ in self.evaluations()):
+            # With keep_optimizer the evaluation that stops a run early is in a checkpoint, which the run resumes from
+            # if it was killed before its model was written.
+            if state.global_step < state.max_steps:
+                self._stop_if_out_of_patience()
+        elif self._is_due(state) and not self.evaluate():
+            raise StoppedEarly  # transformers would make one more step before it looks at `should_training_stop`
+        if self.stopped_early:
+            raise StoppedEarly
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not self._is_due(state):
@@ -194,15 +204,12 @@ class Validation(TrainerCallback):
             return {}
         self._record(metrics)
         control = self.trainer.control
-        found = self.verdict()
-        is_best = found.best is not None and found.best.step == state.global_step
-        patience = self.training.early_stopping_patience
+        best_now = self.verdict().best
+        is_best = best_now is not None and best_now.step == state.global_step
         last = state.global_step >= state.max_steps
-        if not last and patience is not None and found.without_improvement >= patience and state.global_step:
-            self.stopped_early = control.should_training_stop = True
+        if not last and self._stop_if_out_of_patience():
+            control.should_training_stop = True
             control.should_save = self.training.keep_optimizer  # otherwise the finished model alone is written
-            log.info("step %d: no improvement of %s in %d evaluations; stopping early", state.global_step, self.metric,
-                     found.without_improvement)  # fmt: skip
         elif is_best and not last:
             control.should_save = True  # its checkpoint is kept
         names = [PREFIX + name for name in EVAL_METRICS.get(self.trainer.stage, ("loss",))]
@@ -211,6 +218,15 @@ class Validation(TrainerCallback):
         seconds = duration(time.monotonic() - began)
         log.info("step %d: %s%s, %d held-out rows in %s", state.global_step, shown, best, len(self.trees), seconds)
         return metrics
+
+    def _stop_if_out_of_patience(self) -> bool:
+        """Whether the evaluations so far stop the run early; if so, say it."""
+        patience, without = self.training.early_stopping_patience, self.verdict().without_improvement
+        step = self.trainer.state.global_step
+        if patience is not None and without >= patience and step:
+            self.stopped_early = True
+            log.info("step %d: no improvement of %s in %d evaluations; stopping early", step, self.metric, without)
+        return self.stopped_early
 
     @torch.no_grad()
     def _means(self) -> dict[str, float] | None:
@@ -257,18 +273,29 @@ class Validation(TrainerCallback):
         if best is not None:
             metrics[BEST_STEP] = best.step
         trainer.log(dict(metrics))
-        trainer.state.log_history[-1][_ROWS] = self.rows
+        trainer.state.log_history[-1][_ROWS] = self.mark
         trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
 
     # What the evaluations say
 
+    @property
+    def mark(self) -> str:
+        """What the evaluations of now are made of: a fingerprint of the held-out rows, and the metric if it is not the
+        default.
+        """
+        return self.rows if self.metric == EVAL_LOSS else f"{self.rows} {self.metric}"
+
     def evaluations(self) -> list[tuple[int, float]]:
-        """Step and value of the metric in each evaluation of these held-out rows, from the state of the run."""
+        """Step and value of the metric in each evaluation that counts, from the state of the run.
+
+        An evaluation counts if it was made of these held-out rows for this metric. The checkpoint of a step that was
+        the best by another metric may be deleted by now.
+        """
         history = self.trainer.state.log_history
         return [
             (int(line["step"]), float(line[self.metric]))
             for line in history
-            if self.metric in line and line.get(_ROWS) == self.rows
+            if self.metric in line and line.get(_ROWS) == self.mark
         ]
 
     def verdict(self) -> Verdict:
@@ -343,6 +370,15 @@ def plan_of(
         processes=arguments.world_size,
         process=arguments.process_index,
     )
+
+
+def evaluations_at(checkpoint: Path, step: int) -> int:
+    """How many evaluations of a step the state in its checkpoint has: several if other rows were evaluated on resume.
+
+    metrics.jsonl may have more of them: one that a resumed run made first, before it was killed, is made again.
+    """
+    history = TrainerState.load_from_json(str(checkpoint / STATE)).log_history
+    return sum(line["step"] == step and EVAL_LOSS in line for line in history)
 
 
 def whole_model(folder: Path) -> bool:

@@ -173,3 +173,20 @@ def test_metrics_of_a_resumed_run_go_on_after_its_checkpoint(tmp_path: Path) -> 
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[2]["loss"] == 1 / 3
     assert lines[3]["loss"] is None, "JSON has no NaN"
+
+
+@pytest.mark.parametrize(
+    "step, evaluations, expected", [(0, 0, 0), (2, 0, 3), (2, 1, 4), (2, 2, 5), (2, 9, 5), (3, 0, 6)]
+)
+def test_evaluations_that_a_checkpoint_does_not_have_are_deleted(
+    step: int, evaluations: int, expected: int, tmp_path: Path
+) -> None:
+    """They are made again: of step 0 before any checkpoint, of a later step if a resumed run was killed after one."""
+    names = [(0, "eval_loss"), (1, "loss"), (2, "loss"), (2, "eval_loss"), (2, "eval_loss"), (3, "loss")]
+    path = tmp_path / "metrics.jsonl"
+    whole = [json.dumps({"step": number, name: 0.5, "n": n}) for n, (number, name) in enumerate(names)]
+    path.write_text("".join(f"{line}\n" for line in whole))
+    MetricsFile(path, keep_to_step=step, evaluations=evaluations)
+    kept = path.read_text().splitlines()
+    assert len(kept) == expected
+    assert kept == [line for line in whole if line in kept], "the first of a step stay"

@@ -6,10 +6,12 @@ import json
 import logging
 import math
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -323,6 +325,146 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_evaluations_and_the_sam
     assert (notes["best_step"], notes["model_step"], notes["stopped_early_at"]) == (best, best, best + 4)
     name = "model.safetensors"
     assert (output / name).read_bytes() == (overfitted / f"checkpoint-{best}" / name).read_bytes()
+
+
+SHORT = OVERFITS | {"epochs": 3}
+"""Six steps, evaluated at 0, 2, 4 and 6."""
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, other_words: dict[str, Any]) -> Path:
+    """A run that nothing interrupts. Read it only."""
+    return train("sft", tiny_checkpoint, tmp_path_factory.mktemp("runs") / "short", other_words, **SHORT)
+
+
+def asked_in_evaluations(monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
+    """A signal arrives at the beginning of the evaluation of each of these steps, in their order."""
+    means = Validation._means
+
+    def interrupted(self: Validation) -> Any:
+        if steps and self.trainer.state.global_step == steps[0]:
+            self.trainer._steering.stop = bool(steps.pop(0))  # type: ignore[attr-defined]
+        return means(self)
+
+    monkeypatch.setattr(Validation, "_means", interrupted)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_interrupted_again_and_again_is_still_made(
+    tmp_path: Path, tiny_checkpoint: Path, other_words: dict[str, Any], short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training, then twice in starts that resume to make it: none of them trains another step."""
+    output = tmp_path / "run"
+    asked_in_evaluations(monkeypatch, [2, 2, 2])
+    for _ in range(3):
+        with pytest.raises(SystemExit) as ended:
+            train("sft", tiny_checkpoint, output, other_words, **SHORT)
+        assert ended.value.code == 143
+        assert [folder.name for folder in output.glob("checkpoint-*")] == ["checkpoint-2"]
+        assert [line["step"] for line in lines(output)] == [0, 1, 2]
+    done = train("sft", tiny_checkpoint, output, other_words, **SHORT)
+    assert lines(done) == lines(short)
+    assert read_manifest(done)["validation"] == read_manifest(short)["validation"]
+    assert (done / "model.safetensors").read_bytes() == (short / "model.safetensors").read_bytes()
+
+
+class KilledError(BaseException):
+    pass
+
+
+@contextmanager
+def killed(where: Any, name: str) -> Iterator[None]:
+    """In the block, a call of a method ends the run at once, as SIGKILL would."""
+
+    def die(*arguments: Any, **settings: Any) -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, name, die)
+        try:
+            yield
+        except KilledError:
+            return
+    pytest.fail("the run was not killed")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_between_an_evaluation_and_the_next_save_has_each_line_once(
+    tmp_path: Path, tiny_checkpoint: Path, other_words: dict[str, Any], short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first checkpoint, after the evaluation of step 0; and after one that a resumed run made first."""
+    from align.trainers.sft import SFTTrainer
+
+    output = tmp_path / "run"
+    for _ in range(2):
+        with killed(SFTTrainer, "training_step"):
+            train("sft", tiny_checkpoint, output, other_words, **SHORT)
+        assert [line["step"] for line in lines(output)] == [0]
+    asked_in_evaluations(monkeypatch, [2])
+    with pytest.raises(SystemExit):
+        train("sft", tiny_checkpoint, output, other_words, **SHORT)
+    for _ in range(2):
+        with killed(SFTTrainer, "training_step"):
+            train("sft", tiny_checkpoint, output, other_words, **SHORT)
+        assert [line["step"] for line in evaluated(output)] == [0, 2]
+    done = train("sft", tiny_checkpoint, output, other_words, **SHORT)
+    assert lines(done) == lines(short)
+
+
+@pytest.mark.slow
+def test_a_run_that_had_stopped_early_does_not_train_on_when_its_model_is_still_to_be_written(
+    tmp_path: Path, tiny_checkpoint: Path, other_words: dict[str, Any], left_unfinished: Any
+) -> None:
+    """With keep_optimizer the evaluation that stopped it is in the checkpoint. With more patience it trains on."""
+    settings = SHORT | {"keep_optimizer": True, "early_stopping_threshold": 99.0}
+    patient = {"early_stopping_patience": 1}  # the first evaluation is an improvement, whatever its value
+    with left_unfinished():
+        train("sft", tiny_checkpoint, tmp_path / "run", other_words, **settings, **patient)
+    before = lines(tmp_path / "run")
+    assert before[-1]["step"] == 4
+    assert (tmp_path / "run" / "checkpoint-4" / "optimizer.pt").exists()
+    more = shutil.copytree(tmp_path / "run", tmp_path / "more")
+    with left_unfinished():
+        train("sft", tiny_checkpoint, tmp_path / "run", other_words, **settings, **patient)
+    done = train("sft", tiny_checkpoint, tmp_path / "run", other_words, **settings, **patient)
+    assert lines(done) == before
+    assert read_manifest(done)["validation"]["stopped_early_at"] == 4
+    assert (done / "model.safetensors").read_bytes() == (done / "checkpoint-4" / "model.safetensors").read_bytes()
+    done = train("sft", tiny_checkpoint, more, other_words, **settings, early_stopping_patience=3)
+    assert evaluated(done)[-1]["step"] == 6
+
+
+def test_evaluations_count_for_the_rows_and_the_metric_that_they_were_made_for() -> None:
+    """A step that was the best by another metric may have no checkpoint any more."""
+    history: list[dict[str, Any]] = []
+    state = SimpleNamespace(global_step=0, log_history=history, max_steps=9)
+
+    def validation(metric: str, rows: str = "rows") -> Validation:
+        trainer = SimpleNamespace(stage="reward", state=state, args=None, control=None)
+        trainer.log = lambda logs: history.append({**logs, "step": state.global_step})
+        trainer.callback_handler = SimpleNamespace(on_evaluate=lambda *arguments: None)
+        training = TrainingConfig(output_dir=Path("run"), metric_for_best_model=metric)
+        made = Validation(trainer, [], cast(Any, None), training)  # type: ignore[arg-type]
+        made.rows = rows
+        return made
+
+    def record(of: Validation, step: int, loss: float, accuracy: float) -> None:
+        state.global_step = step
+        of._record({"eval_loss": loss, "eval_accuracy": accuracy})
+
+    for step, loss, accuracy in ((2, 0.5, 0.9), (4, 0.4, 0.6)):
+        record(validation("loss"), step, loss, accuracy)
+    assert validation("eval_loss").verdict().best == (4, 0.4), "both names are of one metric"
+    assert history[0]["eval_rows"] == "rows", "as in the checkpoints of earlier versions"
+    assert validation("accuracy").verdict().best is None
+    record(validation("accuracy"), 4, 0.4, 0.6)
+    record(validation("accuracy"), 6, 0.3, 0.7)
+    assert validation("accuracy").verdict().best == (6, 0.7)
+    assert validation("accuracy", rows="others").verdict().best is None
+    assert validation("margin").evaluations() == []
+    assert validation("loss").evaluations() == [(2, 0.5), (4, 0.4)]
+    state.global_step = 6
+    assert validation("accuracy").best_checkpoint(Path("run")) is None, "not checkpoint-2, which may be deleted"
 
 
 @pytest.mark.slow
