@@ -231,6 +231,7 @@ class TreeTrainer(Trainer, ABC):
             self._clear_finished()
             return self.output
         require_savable(self.hugging_face_model, self.start.path)
+        self.guards.require_storable_weights(self.hugging_face_model, self.processes)
         checkpoint = agree(self.checkpoints.newest)
         if self.is_world_process_zero():
             keep_trees(self.trees)

@@ -8,7 +8,10 @@ With C bytes in a checkpoint, F in the finished model and K = `training.keep_che
 
     C = saved weights + optimizer states,    8 bytes a trained weight for AdamW
 
-Example: 135 million weights in float32, AdamW, K = 2. C = 135e6 (4 + 8) = 1.6 GB and F = 0.54 GB, so 4.9 GB.
+With `training.save_dtype` the end needs more: a file is deleted once its converted copy is written.
+
+Example: 135 million weights in float32, AdamW, K = 2. C = 135e6 (4 + 8) = 1.6 GB and F = 0.54 GB, so 4.9 GB. At the end
+2 C + F = 3.8 GB, and 0.27 GB more while the model is converted to bfloat16.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from align.errors import CheckpointError
@@ -33,6 +37,7 @@ _OTHER_FILES = 32 * 2**20
 """Tokenizer, settings, random states and metrics, of a checkpoint or a finished model."""
 _SMALL = 4096
 """bitsandbytes stores the states of smaller tensors in 32 bits, and transformers makes it do so for embeddings."""
+_CONVERTING = " while it is converted (training.save_dtype)"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class DiskNeed:
     steps: int
     validated: bool = False
     """Whether held-out rows are evaluated: then a new best step is saved too, and its weights stay."""
+    converted: int = 0
+    """Of the weights in `training.save_dtype`, if the finished model is converted: its file and the converted copy are
+    on the disk together. An upper bound for a model in several files, which are converted one after another."""
 
     @property
     def checkpoint(self) -> int:
@@ -54,7 +62,8 @@ class DiskNeed:
 
     @property
     def model(self) -> int:
-        return self.weights + _OTHER_FILES
+        """Of the finished model while it is written."""
+        return self.weights + self.converted + _OTHER_FILES
 
     def saves(self, done: int) -> int:
         """How many checkpoints are still to be written after `done` steps, at most."""
@@ -69,7 +78,8 @@ class DiskNeed:
         written = existing + self.saves(done)
         kept = min(written, self.training.keep_checkpoints)
         rotating = min(written, self.training.keep_checkpoints + 1)
-        best = self.model if self.validated and written > self.training.keep_checkpoints else 0
+        of_best = self.weights + _OTHER_FILES
+        best = of_best if self.validated and written > self.training.keep_checkpoints else 0
         return max(rotating * self.checkpoint, kept * self.checkpoint + self.model) + best
 
 
@@ -89,8 +99,9 @@ def disk_need(
         states += sum(4 * _count(_shape(weight)) for weight in trained)
     # An adapter is trained and saved in float32; a whole model in the type of its weights.
     size = 4 if is_adapted(model) else max(weight.element_size() for weight in model.parameters())
-    weights = sum(size * _count(shape) for shape in expected_shapes(model).values())
-    return DiskNeed(weights, round(states), training, steps, validated)
+    saved = sum(_count(shape) for shape in expected_shapes(model).values())
+    converted = 0 if training.save_dtype == "auto" else saved * getattr(torch, training.save_dtype).itemsize
+    return DiskNeed(size * saved, round(states), training, steps, validated, converted)
 
 
 def _shape(weight: Any) -> Sequence[int]:
@@ -129,7 +140,7 @@ def require_space(need: DiskNeed, output: Path, done: int, checkpoints: Sequence
     saved = f"{many} checkpoint{'s' * (many != 1)} of {_shown(need.checkpoint)} at a time, and " if many else ""
     what = (
         f"has {_shown(free)} of free disk space, and this run needs {_shown(needed)}: "
-        f"{saved}a finished model of {_shown(need.model)}"
+        f"{saved}a finished model of {_shown(need.model)}{_CONVERTING if need.converted else ''}"
     )
     raise CheckpointError(
         output, what, f"Free some space, name another training.output_dir, or {_to_lower(need, many)}"
@@ -138,9 +149,11 @@ def require_space(need: DiskNeed, output: Path, done: int, checkpoints: Sequence
 
 def _to_lower(need: DiskNeed, many: int) -> str:
     training = need.training
+    adapter, ways = "train an adapter (model.lora)", []
+    if need.converted:
+        ways.append("set training.save_dtype: auto")
     if not many:
-        return "train an adapter (model.lora)"
-    ways = []
+        return ", ".join([*ways, adapter])
     if training.keep_checkpoints > 2:
         ways.append(f"lower training.keep_checkpoints (now {training.keep_checkpoints})")
     if need.saves(0) > training.keep_optimizer:
@@ -149,7 +162,7 @@ def _to_lower(need: DiskNeed, many: int) -> str:
         ways.append("set training.keep_optimizer: false")
     if OPTIMIZERS[training.optimizer].state_bytes >= 8:
         ways.append("use an optimizer with smaller states (training.optimizer: adafactor or adamw_8bit)")
-    return ", ".join([*ways, "train an adapter (model.lora)"])
+    return ", ".join([*ways, adapter])
 
 
 def require_space_for_checkpoint(need: DiskNeed, output: Path, checkpoints: Sequence[Path]) -> None:
@@ -164,7 +177,7 @@ def require_space_for_checkpoint(need: DiskNeed, output: Path, checkpoints: Sequ
 
 def require_space_for_model(need: DiskNeed, output: Path) -> None:
     """Raise CheckpointError before the finished model is written if it would not fit."""
-    _require(need.model, "the finished model", output)
+    _require(need.model, f"the finished model{_CONVERTING if need.converted else ''}", output)
 
 
 def _require(needed: int, what: str, output: Path) -> None:

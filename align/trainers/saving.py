@@ -88,7 +88,8 @@ def _converted(tensor: Tensor, dtype: torch.dtype, name: str, folder: Path) -> T
     converted = tensor.to(dtype)
     if not is_finite(converted):
         what = f"weight {name} has values that are outside the range of training.save_dtype: {str(dtype)[6:]}"
-        raise CheckpointError(folder, what, "Set training.save_dtype: bfloat16; the same command finishes the run")
+        how = "Set training.save_dtype: bfloat16; the same command then trains on from the last checkpoint"
+        raise CheckpointError(folder, what, how)
     return converted
 
 

@@ -21,10 +21,13 @@ from align.models.averaging import average_checkpoints
 from align.models.loading import load_policy
 from align.rows import Message, SFTRow
 from align.settings import LoRAConfig, ModelConfig, TrainingConfig, TreeDataConfig
+from align.trainers import disk, saving
 from align.trainers.arguments import training_arguments
 from align.trainers.checkpoints import NOT_RESUMABLE, CheckpointFolders
 from align.trainers.disk import DiskNeed, disk_need, require_space, require_space_for_checkpoint
+from align.trainers.guards import StepGuards
 from align.trainers.output import release_output
+from align.trainers.processes import Processes
 from align.trainers.saving import convert_weights
 
 MB = 2**20
@@ -42,11 +45,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(data: Path, tiny_checkpoint: Path) -> Callable[..., Path]:
     """Four steps."""
 
-    def run(output: Path, *, lora: bool = False, **changed: Any) -> Path:
+    def run(output: Path, *, lora: bool = False, start: Path = tiny_checkpoint, **changed: Any) -> Path:
         from recipes import sft
 
         settings = {"batch_size": 2, "learning_rate": 1e-3, "precision": "fp32", "checks": False} | changed
-        model = ModelConfig(path=tiny_checkpoint, lora=LoRAConfig(rank=4, alpha=8) if lora else None)
+        model = ModelConfig(path=start, lora=LoRAConfig(rank=4, alpha=8) if lora else None)
         training = TrainingConfig(output_dir=output, **settings)
         return sft.run(sft.SFTRecipe(model=model, data=TreeDataConfig(path=data), training=training))
 
@@ -99,6 +102,9 @@ def test_the_states_of_an_optimizer_in_numbers(optimizer: str, states: int, tmp_
     assert need.weights == 4 * 13_000
     assert need.states == states
     assert disk_need(Weights(), training, 4, sharded=True).states == states + 4 * 13_000
+    assert need.converted == 0
+    converting = training.model_copy(update={"save_dtype": "bfloat16"})
+    assert disk_need(Weights(), converting, 4).converted == 2 * 13_000
 
 
 @pytest.mark.parametrize(
@@ -124,6 +130,16 @@ def test_how_much_is_on_the_disk_when_it_is_most(
     assert need.bytes_at_the_peak(done, existing) == checkpoints * need.checkpoint + models * need.model
 
 
+def test_the_copy_that_is_converted_counts_at_the_end_only(tmp_path: Path) -> None:
+    """While the finished model is written. The weights of an earlier best step are not converted."""
+    training = TrainingConfig(output_dir=tmp_path, save_steps=100, eval_steps=10, save_dtype="bfloat16")
+    need = DiskNeed(10 * 10**9, 0, training, 100, True, 5 * 10**9)
+    plain = DiskNeed(10 * 10**9, 0, training, 100, True)
+    assert need.model - plain.model == 5 * 10**9
+    assert need.checkpoint == plain.checkpoint
+    assert need.bytes_at_the_peak(0, 0) - plain.bytes_at_the_peak(0, 0) == 5 * 10**9  # two checkpoints and both copies
+
+
 # The checks
 
 
@@ -140,12 +156,19 @@ def test_how_much_is_on_the_disk_when_it_is_most(
         ),
         ({"save_steps": 100}, 10**9, r"this run needs 1\.03 GB: a finished model of 1\.03 GB\. .* or train an adapter"),
         ({"save_steps": 100, "keep_optimizer": True}, 10**9, "1 checkpoint of 3.03 GB .*keep_optimizer: false"),
+        (
+            {"save_steps": 100, "save_dtype": "bfloat16"},
+            10**9,
+            r"needs 1\.53 GB: a finished model of 1\.53 GB while it is converted \(training\.save_dtype\)\. .* or set "
+            r"training\.save_dtype: auto, ",
+        ),
     ],
 )
 def test_too_little_space_is_one_message_with_what_to_lower(
     settings: dict[str, Any], free: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need = DiskNeed(10**9, 2 * 10**9, TrainingConfig(output_dir=tmp_path, **settings), 100)
+    converted = 5 * 10**8 if "save_dtype" in settings else 0
+    need = DiskNeed(10**9, 2 * 10**9, TrainingConfig(output_dir=tmp_path, **settings), 100, converted=converted)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     with pytest.raises(CheckpointError, match=message):
         require_space(need, tmp_path, 0, [])
@@ -268,11 +291,23 @@ def assert_rounded(output: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_finished_model_is_rounded_and_its_checkpoints_are_exact(
-    train: Callable[..., Path], whole: Path, tmp_path: Path
+    train: Callable[..., Path], whole: Path, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at_the_end: list[int] = []
+
+    def measured(tensors: Any, path: Path, **settings: Any) -> None:
+        save_file(tensors, path, **settings)
+        weights = [file for file in path.parent.iterdir() if "model.safetensors" in file.name]
+        assert len(weights) == 2, "the copy is written before the file is deleted"
+        at_the_end.append(sum(file.stat().st_size for file in weights))
+
+    monkeypatch.setattr(saving, "save_file", measured)
     done = train(tmp_path / "run", save_steps=2, save_dtype="bfloat16", keep_optimizer=True)
     assert_rounded(done, "model.safetensors")
     assert is_whole(done)
+    training = TrainingConfig(output_dir=done, save_dtype="bfloat16")
+    need = disk_need(AutoModelForCausalLM.from_pretrained(tiny_checkpoint), training, 4)
+    assert at_the_end == [pytest.approx(need.model - disk._OTHER_FILES, rel=0.02)]
     assert verify_folder(done)["config"]["training"]["save_dtype"] == "bfloat16"
     weights = (folder / "checkpoint-4" / "model.safetensors" for folder in (done, whole))
     assert next(weights).read_bytes() == next(weights).read_bytes()
@@ -312,10 +347,57 @@ def test_a_sharded_model_is_converted_file_by_file_with_its_index(tmp_path: Path
 
 def test_a_value_outside_the_range_of_the_type_is_named(tmp_path: Path) -> None:
     save_file({"model.norm.weight": torch.tensor([1.0, 1e5])}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"weight model\.norm\.weight has values .*save_dtype: float16\. Set"):
+    with pytest.raises(
+        CheckpointError, match=r"weight model\.norm\.weight has values .*save_dtype: float16\. Set .* trains on from"
+    ):
         convert_weights(tmp_path, "float16")
     assert load_file(tmp_path / "model.safetensors")["model.norm.weight"].dtype == torch.float32
     convert_weights(tmp_path, "bfloat16")
+
+
+@pytest.mark.parametrize("value, refused", [(65504.0, False), (65519.0, False), (65520.0, True), (-1e5, True)])
+def test_starting_weights_outside_the_range_of_float16_are_refused_on_all_processes(
+    value: float, refused: bool, tmp_path: Path
+) -> None:
+    """The limit is that of the conversion itself: 65519 is rounded to 65504, 65520 to infinity."""
+    assert bool(torch.tensor(value).half().isfinite()) != refused
+    model = torch.nn.Linear(2, 2)
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    sharded = torch.nn.Linear(2, 2)  # under ZeRO-3 the values are the parts of the processes
+    with torch.no_grad():
+        model.weight[0, 1] = frozen.weight[0, 1] = value
+    sharded.weight.ds_tensor, sharded.bias.ds_tensor = torch.tensor([0.0, value]), torch.empty(0)  # type: ignore[attr-defined]
+    one = Processes(1, 0, torch.device("cpu"))
+
+    def require(module: torch.nn.Module, save_dtype: str, processes: Processes = one) -> None:
+        training = TrainingConfig(output_dir=tmp_path, save_dtype=save_dtype)  # type: ignore[arg-type]
+        StepGuards([], training).require_storable_weights(module, processes)
+
+    require(model, "bfloat16")
+    require(model, "auto")
+    require(frozen, "float16")
+    for module in (model, sharded):
+        if refused:
+            with pytest.raises(ConfigError, match=r"save_dtype: is float16, and the weight weight has .* 65504\. Set"):
+                require(module, "float16")
+        else:
+            require(module, "float16")
+    elsewhere: Any = SimpleNamespace(anywhere=lambda here: True)
+    with pytest.raises(ConfigError, match=r"and a weight has values outside its range"):
+        require(torch.nn.Linear(2, 2), "float16", elsewhere)
+
+
+@pytest.mark.slow
+def test_a_run_whose_model_float16_cannot_hold_ends_before_its_first_step(
+    train: Callable[..., Path], tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    start = shutil.copytree(tiny_checkpoint, tmp_path / "start")
+    weights = load_file(start / "model.safetensors")
+    weights["model.norm.weight"][0] = 1e5
+    save_file(weights, start / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"the weight model\.norm\.weight has values outside its range"):
+        train(tmp_path / "run", start=start, save_dtype="float16")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_bfloat16_weights_are_not_stored_as_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
