@@ -9,36 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
 from align.errors import CheckpointError
 from align.manifest import verify_folder
 from align.models.averaging import average_checkpoints
 from align.models.loading import load_generator, load_policy
 from align.settings import LoRAConfig, ModelConfig
+from tests.adapters import save_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
-PLAIN = {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
 
 
 def adapter(base: Path, folder: Path, tokenizer: Any, seed: int = 0, **lora: Any) -> Path:
-    """Save an adapter with noise in its weights, as peft does."""
-    torch.manual_seed(seed)
-    settings = PLAIN | {"r": 4, "lora_alpha": 8} | lora
-    kind: Any = AutoModelForCausalLM
-    more = {}
-    if settings["task_type"] == "SEQ_CLS":
-        kind, more = AutoModelForSequenceClassification, {"num_labels": 1}
-    model = get_peft_model(kind.from_pretrained(base, **more), LoraConfig(**settings))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Save an adapter of two kinds of layers; returns its folder."""
+    settings = {"target_modules": ["q_proj", "down_proj"]} | lora
+    save_adapter(base, folder, tokenizer, scale=0.1, seed=seed, **settings)
     return folder
 
 

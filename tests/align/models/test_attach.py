@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -19,6 +18,7 @@ from align.models import adapters
 from align.models.loading import load_generator, load_policy, load_reward_model
 from align.models.merging import merge_adapter
 from align.settings import LoRAConfig, ModelConfig
+from tests.adapters import save_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 PROMPTS = ("What is the capital of France?",)
@@ -39,19 +39,8 @@ def base(request: pytest.FixtureRequest, chatml_tokenizer: Any, tiny_llama_confi
 
 def adapter(base: Path, folder: Path, tokenizer: Any, ids: torch.Tensor, **lora: Any) -> torch.Tensor:
     """Save an adapter with noise in all that it trains; returns what peft's own model computes with it."""
-    torch.manual_seed(5)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | lora
-    kind: Any = AutoModelForCausalLM
-    more = {}
-    if settings["task_type"] == "SEQ_CLS":
-        kind, more = AutoModelForSequenceClassification, {"num_labels": 1}
-    model = get_peft_model(kind.from_pretrained(base, **more), LoraConfig(**settings)).eval()
+    model = save_adapter(base, folder, tokenizer, **lora)
     with torch.no_grad():
-        for _, weight in sorted(model.named_parameters()):
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
         return model(ids).logits
 
 
@@ -311,16 +300,8 @@ def test_an_adapter_without_a_head_on_a_reward_model_is_merged_into_a_reward_mod
     tiny_reward_checkpoint: Path, chatml_tokenizer: Any, tmp_path: Path
 ) -> None:
     folder, ids = tmp_path / "adapter", torch.arange(10, 40)[None]
-    settings: Any = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"])
-    model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(tiny_reward_checkpoint), settings).eval()
-    torch.manual_seed(5)
+    expected = adapter(tiny_reward_checkpoint, folder, chatml_tokenizer, ids, task_type=None)
     with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
-        model.save_pretrained(folder)
-        chatml_tokenizer.save_pretrained(folder)
-        expected = model(ids).logits
         whole = merge_adapter(folder, tmp_path / "merged", prompts=PROMPTS, dtype="float32")
         found = AutoModelForSequenceClassification.from_pretrained(whole)(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
