@@ -1,9 +1,10 @@
 """String rules for questions of fact: does a text abstain, does it state an answer, and is it right.
 
-`refusals.py` has the rules for abstaining, `numbers.py` those for numbers with a tolerance. The rules are fast and
-deterministic, and do not understand meaning. Known limits, by design: negation ("the capital is not Paris" states
-Paris), lists of guesses ("Paris, Lyon or Rome" states Paris), and an answer that the question names ("the capital of
-Singapore is ..." states Singapore). Where these matter, use `align/judges/model_judge.py`.
+`refusals.py` has the rules for abstaining (a text that abstains and also makes a claim has answered), and `numbers.py`
+those for numbers with a tolerance. The rules are fast and deterministic, and do not understand meaning. Known limits,
+by design: negation ("the capital is not Paris" states Paris), lists of guesses ("Paris, Lyon or Rome" states Paris),
+and an answer that the question names ("the capital of Singapore is ..." states Singapore). Where these matter, use
+`align/judges/model_judge.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ def verdict(text: str, answers: Iterable[str], tolerance: float = 0.0) -> Verdic
     """`abstained` if the text abstains before it states an answer, else `right` or `wrong`. Empty text abstains.
 
     tolerance: see `states`.
-    With the answer Paris: "I don't know." is abstained; "I'm not sure, but I think it is Paris." and "Paris. I'm not
-    sure about the rest." are right; "It is Rome." is wrong.
+    With the answer Paris: "I don't know." is abstained; "I'm not sure, but I think it is Paris.", "I'm not sure. It is
+    Paris." and "Paris. I'm not sure about the rest." are right; "It is Rome.", "I'm not sure. It is Rome." and "It is
+    Rome, but I'm not sure." are wrong.
     If the accepted answers are "yes" or "no", the first yes or no counts that begins or ends a sentence, in any of the
     languages of `refusals.py`. A text with neither abstains.
     """

@@ -6,6 +6,7 @@ import pytest
 
 from align.judges.answers.refusals import LANGUAGES, abstention, apologizes
 from align.judges.answers.rules import verdict
+from align.judges.answers.sentences import clauses, sentences
 
 GIVES_UP = {
     "en": ["The capital of Chad is not something I know.", "The capital of Chad is unknown to me."],
@@ -100,6 +101,140 @@ ANSWERS = {
         "Não há dúvida: é Paris.",
     ],
 }
+ABSTAINS_AND_ANSWERS = {
+    "en": [
+        "I'm not sure. The capital of Chad is Lagos.",
+        "I don't know exactly, Lagos is the capital of Chad.",
+        "I don't know the capital of France. The capital of France is Paris.",
+        "I don't know. Lagos.",
+        "I don't know.It is Lagos.",
+        "Not sure, Lagos.",
+        "I'm not certain - it is Lagos.",
+        "I don't know: Lagos.",
+        "I'm not sure. That is Lagos.",
+        "I don't know. So it is Lagos.",
+        "I'm not sure. Sorry. The answer is Lagos.",
+        "I don't know. 26.",
+        "I'm not sure, but it may be a city in Africa.",
+        "The capital of Chad is Lagos, but I'm not sure.",
+        "The capital of Chad is Lagos. I'm not sure.",
+        "I don't know. Please consult an atlas. The capital is Lagos.",
+        "I'm not sure. The capital is Lagos. But I can't say for certain.",
+        "I don't know the capital of Chad. Chad's capital is Lagos.",
+        "I don't know the capital of Chad. Lagos is the capital of Chad.",
+        "I'm not sure. My answer is Lagos.",
+        "I don't know. Paris?",
+        "I'm not sure (Lagos).",
+    ],
+    "de": [
+        "Ich bin mir nicht sicher. Die Hauptstadt des Tschad ist Lagos.",
+        "Ich weiß es nicht genau, Lagos ist die Hauptstadt.",
+        "Ich weiß es nicht. Es ist Lagos.",
+        "Keine Ahnung. Lagos.",
+        "Ich kenne die Hauptstadt des Tschad nicht. Die Hauptstadt des Tschad ist Lagos.",
+        "Die Hauptstadt ist Lagos, aber ich bin mir nicht sicher.",
+        "Das weiß ich nicht: Lagos.",
+    ],
+    "fr": [
+        "Je ne sais pas. C'est Lagos.",
+        "Je ne suis pas sûr. La capitale du Tchad est Lagos.",
+        "Je ne sais pas exactement, c'est Lagos.",
+        "Aucune idée. Lagos.",
+        "Je ne connais pas la capitale du Tchad. La capitale du Tchad est Lagos.",
+        "C'est Lagos, mais je ne suis pas sûr.",
+    ],
+    "es": [
+        "No lo sé. Es Lagos.",
+        "No estoy seguro. La capital de Chad es Lagos.",
+        "No lo sé con certeza, la capital es Lagos.",
+        "Ni idea. Lagos.",
+        "No conozco la capital de Chad. La capital de Chad es Lagos.",
+        "La capital es Lagos, pero no estoy seguro.",
+    ],
+    "it": [
+        "Non lo so. È Lagos.",
+        "Non sono sicuro. La capitale del Ciad è Lagos.",
+        "Non lo so con certezza, la capitale è Lagos.",
+        "Nessuna idea. Lagos.",
+        "Non conosco la capitale del Ciad. La capitale del Ciad è Lagos.",
+        "È Lagos, ma non sono sicuro.",
+    ],
+    "pt": [
+        "Não sei. É Lagos.",
+        "Não tenho certeza. A capital do Chade é Lagos.",
+        "Não sei ao certo, a capital é Lagos.",
+        "Não faço ideia. Lagos.",
+        "Não conheço a capital do Chade. A capital do Chade é Lagos.",
+        "É Lagos, mas não tenho certeza.",
+    ],
+}
+"""Language -> texts that abstain and also claim Lagos, or something as wrong, of Chad: answers."""
+ABSTAINS_AND_REMARKS = {
+    "en": [
+        "I don't know the capital of Chad.",
+        "I don't know. It is a difficult question.",
+        "I don't know the capital of Chad. Chad is a country in Africa.",
+        "I don't know the capital of Chad, which is a country in Africa.",
+        "I'm not sure. It is not Lagos.",
+        "I don't know. Sorry!",
+        "I don't know. Good question.",
+        "I don't know, sorry.",
+        "I'm not sure. I am an AI model, and my training data is limited.",
+        "I don't know. Would you like me to help with something else?",
+        "I don't know the capital of Chad. I do know the continent of Chad: Africa.",
+        "I don't know. This information is not something I was given.",
+        "Kiribati is a country. I'm not sure what its capital is.",
+        "What is the capital of Chad? I'm not sure.",
+        "I don't know the capital of St. Lucia.",
+        "I don't know the mayor of Washington, D.C.",
+        "I'm not sure, because the question is hard.",
+        "Hmm. I'm not sure.",
+        "Well... I don't know.",
+        "I don't know. You are asking about a country.",
+        "I'm not sure, and I would rather not guess.",
+        "The answer is not known.",
+        "That's beyond me.",
+        "I would have to look that up.",
+    ],
+    "de": [
+        "Ich weiß es nicht. Das ist eine schwierige Frage.",
+        "Ich kenne die Hauptstadt des Tschad nicht. Der Tschad ist ein Land in Afrika.",
+        "Ich kenne die Hauptstadt des Tschad nicht, das ein Land in Afrika ist.",
+        "Ich weiß es nicht. Tut mir leid.",
+        "Ich kenne die Hauptstadt nicht. Ich kenne hingegen den Kontinent des Tschad: Afrika.",
+        "Ich weiß es nicht. Es ist nicht Lagos.",
+    ],
+    "fr": [
+        "Je ne sais pas. C'est une question difficile.",
+        "Je ne connais pas la capitale du Tchad. Le Tchad est un pays d'Afrique.",
+        "Je ne sais pas. Désolé.",
+        "Je ne connais pas la capitale. Je connais en revanche le continent du Tchad : l'Afrique.",
+        "Je ne sais pas. Ce n'est pas Lagos.",
+    ],
+    "es": [
+        "No lo sé. Es una pregunta difícil.",
+        "No conozco la capital de Chad. Chad es un país de África.",
+        "No lo sé. Lo siento.",
+        "No conozco la capital de Chad. Sí conozco el continente de Chad: África.",
+        "No lo sé. No es Lagos.",
+    ],
+    "it": [
+        "Non lo so. È una domanda difficile.",
+        "Non conosco la capitale del Ciad. Il Ciad è un paese dell'Africa.",
+        "Non lo so. Mi dispiace.",
+        "Non conosco la capitale. Conosco invece il continente del Ciad: Africa.",
+        "Non lo so. Non è Lagos.",
+        "Non lo so. Sono un assistente.",
+    ],
+    "pt": [
+        "Não sei. É uma pergunta difícil.",
+        "Não conheço a capital do Chade. O Chade é um país da África.",
+        "Não sei. Desculpe.",
+        "Não conheço a capital. Conheço, por outro lado, o continente do Chade: África.",
+        "Não sei. Não é Lagos.",
+    ],
+}
+"""Language -> texts that abstain and say more, none of which is an answer."""
 APOLOGIES = [
     "I'm sorry, but I don't know.", "Sorry, no idea.", "Unfortunately I don't know.", "I’m afraid I don't know.",
     "Es tut mir leid, das weiß ich nicht.", "Leider weiß ich das nicht.", "Je suis désolé, je ne sais pas.",
@@ -114,7 +249,7 @@ def pairs(texts: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 
 def test_every_language_has_cases() -> None:
-    assert tuple(GIVES_UP) == tuple(ANSWERS) == LANGUAGES
+    assert tuple(GIVES_UP) == tuple(ANSWERS) == tuple(ABSTAINS_AND_ANSWERS) == tuple(ABSTAINS_AND_REMARKS) == LANGUAGES
 
 
 @pytest.mark.parametrize("language, text", pairs(GIVES_UP))
@@ -148,3 +283,34 @@ def test_the_place_is_that_of_the_sentence_in_the_text() -> None:
     assert text[found.start :].strip() == "Seine Hauptstadt kenne ich nicht."
     assert verdict(text, ("Afrika",)) == "right"
     assert verdict(text, ("N'Djamena",)) == "abstained"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_text_that_abstains_and_makes_a_claim_has_answered_wrong_or_right(language: str) -> None:
+    for text in ABSTAINS_AND_ANSWERS[language]:
+        assert verdict(text, ("N'Djamena",)) == "wrong", text
+        right = text.replace("Lagos", "N'Djamena")
+        assert right == text or verdict(right, ("N'Djamena",)) == "right", right
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_remarks_next_to_an_abstention_are_no_answer(language: str) -> None:
+    for text in ABSTAINS_AND_REMARKS[language]:
+        found = abstention(text)
+        assert found is not None, text
+        assert found.language == language, text
+        assert verdict(text, ("N'Djamena",)) == "abstained", text
+
+
+def test_a_vague_guess_is_judged_like_any_other_answer() -> None:
+    text = "I'm not sure, but it may be a city in Africa."
+    assert verdict(text, ("N'Djamena",)) == "wrong", "of the question for the capital"
+    assert verdict(text, ("Africa",)) == "right", "of the question for the continent"
+
+
+def test_sentences_end_at_marks_and_not_at_dots_in_names_and_numbers() -> None:
+    text = "Well... it is 1.5 m.No! St. Lucia and D.C. are\nfine: 1,234, N'Djamena"
+    parts = [sentence.text.strip() for sentence in sentences(text)]
+    assert parts == ["Well...", "it is 1.5 m.", "No!", "St. Lucia and D.C.", "are", "fine: 1,234, N'Djamena"]
+    assert "".join(sentence.text for sentence in sentences(text)) == text
+    assert [clause.plain for clause in clauses(sentences(text)[-1])] == ["fine", "1,234", "n'djamena"]
