@@ -90,6 +90,7 @@ _GSM8K = re.compile(r"^####[ \t]*(?P<rest>\S[^\n]*)$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 _CLAUSE_ENDS = re.compile(r"[.,;:!?](?=[\s\"'”’)]|$)|\n")
+_POWER_OF_A_UNIT = re.compile(r"\A[ \t]*[^\W\d_]+(?: ?/ ?[^\W\d_]+)? ?\^\(?\Z")
 _REASON = re.compile(r"[,;]?\s+\(?(?:because|since|as|which|where|so|given)\b", re.IGNORECASE)
 
 
@@ -110,6 +111,8 @@ def final_answer(text: str) -> FinalAnswer | None:
     if not numbers:
         return None
     last = numbers[-1]
+    if len(numbers) > 1 and _POWER_OF_A_UNIT.search(plain[numbers[-2].end() : last.start()]):
+        last = numbers[-2]  # "42 cm^2" states 42
     if len(last.group()) > MAX_CHARACTERS:
         return FinalAnswer(last.group().strip(), "number")
     end = _CLAUSE_ENDS.search(plain, last.end())

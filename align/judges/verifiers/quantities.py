@@ -53,7 +53,13 @@ _SPELLED = [
 ]
 # Words behind a number: each after a space or a hyphen, of two letters or more, without digits and operators.
 _PLAIN_WORDS = re.compile(r"(?:(?:[ \t]+\(?|-)(?:a[ \t]+)?[^\W\d_]{2,}(?:['’]s?)?)*\)?")
-_SHORT_WORDS = frozenset(("of", "in", "on", "at", "as", "is", "an", "am", "pm"))
+_SHORT_WORDS = frozenset(
+    (
+        *("of", "in", "on", "at", "as", "is", "an", "am", "pm", "it", "he", "we", "us", "up", "so", "for", "now"),
+        *("ago", "any", "lot", "most", "cost", "film", "best", "boy", "box", "yrs", "pts", "hrs"),
+    )
+)
+"""Words that look like products of variables to `_is_product`, and are none."""
 _VARIABLES = "(?:a?(?:sin|cos|tan)|sec|csc|cot|log|ln|exp)[a-z]?|alpha|beta|gamma|delta|theta|lambda|mu|phi"
 _NUMBER_WORDS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
@@ -69,13 +75,17 @@ _NOT_FIRST = re.compile(r"\W*(?:and|to|over|by|divided|multiplied|choose)\b", re
 """The same as the first word behind a number; later, as in "apples left over", they say nothing of it."""
 _NOT_BEFORE = (
     "negative|least|most|maximum|minimum|exceeds|exceeding|below|above|under|over|between|either|neither|square|cube|"
-    "root|twice|thrice|double|triple|divided|multiplied|logarithm|up"
+    "root|twice|thrice|double|triple|divided|multiplied|logarithm|up[ ]to"
 )
 _WORDS_BEHIND = re.compile(rf"\b(?:{_CALCULATION}|{_NUMBER_WORDS}|{_VARIABLES})\b", re.IGNORECASE)
-_WORDS_BEFORE = re.compile(rf"\b(?:{_CALCULATION}|{_NUMBER_WORDS}|{_NOT_BEFORE})\b", re.IGNORECASE)
+# "two thirds of 42", "five 42" and "six or 42" are more than 42; "The two numbers sum to 42" is not.
+_WORDS_BEFORE = re.compile(
+    rf"\b(?:{_CALCULATION}|{_NOT_BEFORE}|(?:{_NUMBER_WORDS})(?=[ -]*(?:\Z|(?:of|to|and|in|by|over|a)\b)))\b",
+    re.IGNORECASE,
+)
 _NEGATION = re.compile(r"\b(?:not|never|cannot|\w+n['’]t)\b", re.IGNORECASE)
 _CLAUSE_BEGINS = re.compile(
-    r"[,.;:=\d]|\b(?:is|are|was|were|equals|makes|gives|has|have|gets?|leaves)\b", re.IGNORECASE
+    r"[,.;:=\d]|\b(?:is|are|was|were|be|equals|makes|gives|has|have|gets?|leaves)\b", re.IGNORECASE
 )
 _OPERAND = r"(?:(?<![^\W\d_])[^\W\d_]|\d[^\W\d_]+|[\d)\]}])[ \t]*"
 """A number, a variable, a product such as "2xy", or a bracket; no word."""
@@ -203,10 +213,12 @@ def _unit_name(word: str) -> str:
 def _is_product(word: str) -> bool:
     """Whether a word may be a product of variables, which are written in the order of the alphabet: xy, abc.
 
-    "of" and "men" are none. "boy" is refused with them: few short words are in this order.
+    "of", "for" and "men" are none. "fly" is refused with "xy": few short words are in this order.
     """
+    if word in _SHORT_WORDS:
+        return False
     if len(word) <= 2:
-        return word not in _SHORT_WORDS
+        return True
     return len(word) <= 4 and (sorted(set(word)) == list(word) or not re.search("[aeiou]", word))
 
 
