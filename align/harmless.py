@@ -24,12 +24,19 @@ _RESULT = {
 """When a run ends, which of its steps is the result, and how that is stored."""
 
 
+_SERVERS = {"base_urls", "concurrency", "timeout_seconds", "retries", "api_key_variable"}
+"""Settings of a section `sampling.server`: which servers sample, and how they are asked."""
+
+
 def changes_no_result(key: str) -> bool:
     """Whether the files of a finished run are the same for every value of this setting, metrics aside.
 
     key: dotted, such as training.threads. `hub` says only where a finished model is uploaded.
     """
-    return key in _OUTPUT or key.partition(".")[0] == "hub"
+    section, _, name = key.rpartition(".")
+    return (
+        key in _OUTPUT or key.partition(".")[0] == "hub" or (section.endswith("sampling.server") and name in _SERVERS)
+    )
 
 
 def changes_no_model(key: str) -> bool:

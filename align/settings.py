@@ -554,8 +554,55 @@ class DPOConfig(Section):
         return self
 
 
+class SamplingServerConfig(Section):
+    """The servers that sample for `backend: server`. Read by `align/generation/server.py`; see docs/backends.md.
+
+    `model` and the weights behind it decide what is sampled. The other settings, except for `max_model_len`, may differ
+    between two starts of one run.
+    """
+
+    base_urls: tuple[str, ...] = Field(min_length=1)
+    """Addresses of one or several servers with the OpenAI completions interface, such as http://node1:8000/v1. All must
+    serve the same model; each request goes to the server with the fewest open requests."""
+    model: str | None = Field(None, min_length=1)
+    """The model's name at the servers. None: the name in model.path if a server has it, else the only one it has."""
+    concurrency: int = Field(64, gt=0, le=100_000)
+    """Requests that are open at the same time at each server. Use what the server runs in one batch (vLLM:
+    max_num_seqs; llama.cpp: parallel)."""
+    timeout_seconds: float = Field(600.0, gt=0)
+    """A request without an answer after this time is sent again, to another server if there is one."""
+    retries: int = Field(8, ge=0, le=1000)
+    """How often a request is sent again after a lost connection, a timeout, or an answer 408, 425, 429 or 5xx. Waits
+    grow from 0.5 to 30 seconds, or are what the server asks for. With the default a server may be away for about 90
+    seconds."""
+    max_model_len: int | None = Field(None, gt=0)
+    """The longest prompt with its completion, in tokens. None: what the servers report (vLLM, llama.cpp)."""
+    api_key_variable: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
+    """Name of the environment variable that contains the API key. None: no key is sent. The key itself is never part
+    of a config."""
+
+    @field_validator("base_urls")
+    @classmethod
+    def _addresses_are_complete(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+                raise ValueError(f"{url!r} is not an address such as http://localhost:8000/v1")
+        roots = [url.rstrip("/").removesuffix("/v1") for url in urls]
+        for url, root in zip(urls, roots, strict=True):
+            if roots.count(root) > 1:
+                raise ValueError(f"base_urls names {url} twice")
+        return urls
+
+
 class SamplingConfig(Section):
     """How completions are sampled."""
+
+    backend: Literal["local", "vllm", "server"] = "local"
+    """What samples. local: transformers, in this process. vllm: vLLM, in this process; requires a GPU. server: one or
+    several running servers with the OpenAI completions interface (vLLM, SGLang, llama.cpp), named in `server`. See
+    docs/backends.md."""
+    server: SamplingServerConfig | None = None
+    """The servers of `backend: server`."""
 
     temperature: float = Field(1.0, ge=0, le=100)
     """Sampling temperature. 0 is greedy decoding: the most likely token each time."""
@@ -566,9 +613,39 @@ class SamplingConfig(Section):
     batch_size: int = Field(64, gt=0, le=1_000_000)
     """Completions that are decoded at the same time. Memory grows with it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Data type of the generator's weights. auto: bfloat16 where it is faster, as for training.precision."""
+    """Data type of the generator's weights. auto: bfloat16 where it is faster, as for training.precision. A server
+    decides itself."""
     threads: int | None = Field(None, gt=0)
     """CPU threads. None leaves the choice to torch."""
+
+    @model_validator(mode="after")
+    def _the_backend_reads_its_settings(self) -> Self:
+        if self.backend == "server" and self.server is None:
+            raise ValueError("the backend server requires the section sampling.server, which is missing")
+        if self.backend != "server" and self.server is not None:
+            raise ValueError(f"sampling.server is given, which the backend {self.backend} does not read")
+        # dtype is not read either, but rounds set it for every section, whatever its backend
+        unread = ("batch_size", "threads") if self.backend == "server" else ()
+        for name in unread:
+            value = getattr(self, name)
+            if name in self.model_fields_set and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"sampling.{name} is {value}, which the backend server does not read: the server has it"
+                )
+        return self
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that completions depend on, for keys of results.
+
+        Settings that change the speed only are left out. Those of the local backend are without `backend`, so that
+        results that were made before there were other backends keep their keys.
+        """
+        left_out = {"batch_size", "threads", "server"}
+        left_out |= {"backend"} if self.backend == "local" else {"dtype"} if self.backend == "server" else set()
+        values = self.model_dump(mode="json", exclude=left_out)
+        if self.server is not None:
+            values["server"] = self.server.model_dump(include={"model", "max_model_len"})
+        return values
 
 
 class HubConfig(Section):

@@ -224,7 +224,8 @@ def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[
     for label, value in sorted(settings.items()):
         if isinstance(value, Section):
             left_out = ("batch_size", "threads", "token_budget")  # they change the speed, and rounding
-            kept = {field: entry for field, entry in dump(value).items() if field not in left_out}
+            values = value.result_settings() if isinstance(value, SamplingConfig) else dump(value)
+            kept = {field: entry for field, entry in values.items() if field not in left_out}
             inputs = paths_of(value, INPUT)
             parts += [label, json.dumps({k: v for k, v in kept.items() if k not in inputs}, sort_keys=True)]
             parts += [f"{key} {_content(path)}" for key, path in sorted(inputs.items())]

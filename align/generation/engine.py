@@ -9,7 +9,7 @@ chat protocol of its model (tokenizer, control tokens, stop ids). Whatever gener
     message = engine.parse(first)
     engine.close()
 
-To add a backend (vLLM, a server), write a class that follows `align/generation/backend.py` in a file of its own and
+`sampling.backend` chooses the backend. To add one, write a class that follows `align/generation/backend.py`, and
 make it in `load`; nothing else changes. `EngineCache` is for jobs that ask several models in turn.
 """
 
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
+from align.errors import ConfigError
 from align.generation.backend import Backend, Completion
 from align.rows import Message, Messages
 from align.settings import ModelConfig, SamplingConfig
@@ -75,6 +76,8 @@ class GenerationEngine:
         from align.models.loading import load_generator, load_tokenizer
 
         _, protocol = load_tokenizer(path, chat, call_syntax, revision, template_kwargs=template_kwargs, today=today)
+        if sampling.backend != "local":
+            raise ConfigError("sampling.backend", f"the backend {sampling.backend} is not available yet", "Use local")
         return cls(LocalBackend(load_generator(path, sampling.dtype, revision), protocol, sampling), protocol)
 
     @property

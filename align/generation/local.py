@@ -72,7 +72,7 @@ class LocalBackend:
         135M model differ; in float32, 0 of 160.
         """
         if not self._identity:
-            sampling = self.sampling.model_dump(exclude={"batch_size", "threads", "dtype"})
+            sampling = {name: value for name, value in self.sampling.result_settings().items() if name != "dtype"}
             self._identity = {
                 "model": state_fingerprint(self.model),
                 "protocol": fingerprint_of(*self.protocol.identity, self.protocol.stop_ids),

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from align.config import Section, help_text, load_config
 from align.errors import ConfigError
+from align.harmless import changes_no_result
 from align.settings import (
     INPUT,
     OUTPUT,
@@ -22,6 +23,7 @@ from align.settings import (
     PreferenceDataConfig,
     RewardConfig,
     SamplingConfig,
+    SamplingServerConfig,
     SFTConfig,
     TrainingConfig,
     TreeDataConfig,
@@ -64,6 +66,7 @@ def test_nothing_is_pushed_unless_asked() -> None:
         PreferenceDataConfig,
         RewardConfig,
         SamplingConfig,
+        SamplingServerConfig,
         TrainingConfig,
         TreeDataConfig,
     ],
@@ -242,3 +245,43 @@ def test_layers_of_an_adapter_are_checked_before_anything_is_loaded(
     config.write_text("model: {path: m, lora: {}}\ndata: {path: a.jsonl}\ntraining: {output_dir: out}\n")
     with pytest.raises(ConfigError, match=message):
         load_config(SFTRecipe, config, [f"model.lora.{one}" for one in settings.split()])
+
+
+SERVER = {"base_urls": ("http://a:8000/v1",)}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"backend": "server"}, r"requires the section sampling\.server, which is missing"),
+        ({"server": SERVER}, r"sampling\.server is given, which the backend local does not read"),
+        (
+            {"backend": "server", "server": SERVER, "batch_size": 8},
+            r"sampling\.batch_size is 8, which the backend server",
+        ),
+        ({"backend": "server", "server": {"base_urls": ()}}, r"at least 1 item"),
+        (
+            {"backend": "server", "server": {"base_urls": ("node1:8000",)}},
+            r"'node1:8000' is not an address such as http",
+        ),
+        ({"backend": "server", "server": {"base_urls": ("http://me:key@a/v1",)}}, r"is not an address"),
+        ({"backend": "server", "server": {"base_urls": ("http://a/v1", "http://a/")}}, r"names http://a/v1 twice"),
+    ],
+)
+def test_a_backend_that_contradicts_its_settings_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SamplingConfig(**values)
+
+
+def test_keys_of_results_have_what_completions_depend_on() -> None:
+    local = SamplingConfig(temperature=0.7, batch_size=3, threads=2)
+    before = {"temperature": 0.7, "top_p": 1.0, "max_completion_tokens": 256, "dtype": "auto"}
+    assert local.result_settings() == before, "keys from before there were backends stay the same"
+    server = {"base_urls": ("http://a/v1", "http://b/v1"), "model": "m", "concurrency": 3, "api_key_variable": "KEY"}
+    decides = {"model": "m", "max_model_len": None}
+    expected = {**before, "temperature": 1.0, "backend": "server", "server": decides}
+    del expected["dtype"]
+    assert SamplingConfig(backend="server", server=server, dtype="float32").result_settings() == expected
+    assert SamplingServerConfig.model_fields.keys() - decides == {
+        name for name in SamplingServerConfig.model_fields if changes_no_result(f"judge.sampling.server.{name}")
+    }
