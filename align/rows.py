@@ -306,6 +306,9 @@ class Candidate(Row):
     """The round of post-training that it was sampled in; None where unknown."""
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The sampling temperature; None where unknown."""
+    steering: str = ""
+    """The system prompt that steered it; empty if it was not steered. It is the first message of `prompt` if
+    `keep_steering` was set; otherwise `prompt` is without it."""
 
 
 def row_id(*parts: object) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
 from align.rows import Candidate, Row
+from align.sampling.temperatures import TemperatureRange
 from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 
 if TYPE_CHECKING:
@@ -53,6 +54,17 @@ class RejectionSampleRecipe(Recipe, Reading):
     """Each candidate has its own seed, made from this one, the id of its prompt and its index."""
     sampling: SamplingConfig = SamplingConfig()
     """How candidates are sampled."""
+    temperatures: tuple[TemperatureRange, ...] = ()
+    """Temperatures that are spread over the candidates of a prompt, instead of sampling.temperature for all:
+    `[{lowest: 0.6, highest: 1.0}]`. Several ranges are a schedule over rounds, each from its `from_round` on. Each
+    candidate records its own."""
+    steering: dict[str, str] = Field(default_factory=dict)
+    """Source of a prompt, or its beginning up to a slash -> a system prompt for sampling it, such as
+    `{maths: Reason in steps.}`; `*` is for all other sources. A prompt with a system message of its own keeps that one.
+    Llama 3, section 4.2.2, steers tone, style and format by capability in this way."""
+    keep_steering: bool = False
+    """Whether the reward model, the SFT rows and the pairs see the system prompt of `steering` too. Without it, the
+    trained model learns to answer so without being asked. Candidates record it in either case."""
     unit_size: int = Field(32, gt=0)
     """Prompts in one unit of work. A crash loses at most one unit."""
     reward_model: ModelConfig
@@ -102,6 +114,8 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     from align.publish.names import shown_path
     from align.rows import PromptRow, VerifiedPromptRow
     from align.sampling.candidates import fitting_prompts, sample_candidates, score_candidates
+    from align.sampling.steering import steered
+    from align.sampling.temperatures import candidate_temperatures
     from align.sampling.verification import Verification
     from align.sampling.workers import turn_to_write
 
@@ -112,8 +126,9 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
     rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
     verification = Verification(rows, recipe.verifiers)
+    asked = steered(verification.prompts, recipe.steering)
     engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
-    prompts, dropped = fitting_prompts(verification.prompts, engine)
+    prompts, dropped = fitting_prompts(asked.rows, engine)
     dropped.update(drops.reasons)
     candidates = sample_candidates(
         prompts,
@@ -125,6 +140,9 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
         model=shown_path(recipe.model.path),
         round_number=recipe.round,
         temperature=recipe.sampling.temperature,
+        temperatures=candidate_temperatures(recipe.temperatures, recipe.k, recipe.round),
+        steering=asked.system_prompts,
+        keep_steering=recipe.keep_steering,
     )
     engine.close()  # the two models are never in memory at once
     judge = RewardModelJudge.from_settings(recipe.reward_model, recipe.token_budget)

@@ -61,6 +61,8 @@ class FakeBackend:
         self.prompts: list[list[int]] = []
         self.seeds: list[list[int]] = []
         """The seeds of each prompt."""
+        self.temperatures: list[list[float]] = []
+        """The temperatures of each prompt that was asked with its own ones."""
         self.batches: list[int] = []
         """Completions in each call."""
 
@@ -73,13 +75,19 @@ class FakeBackend:
         """The text of each prompt, in order."""
         return [self.protocol.text(prompt) for prompt in self.prompts]
 
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        temperatures: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Completion]]:
         assert prompts, "nothing was asked"
         if self.stop_after is not None and len(self.batches) >= self.stop_after:
             raise KeyboardInterrupt
         self.batches.append(sum(map(len, seeds)))
         self.prompts += [list(prompt) for prompt in prompts]
         self.seeds += [list(own) for own in seeds]
+        self.temperatures += [list(own) for own in temperatures or ()]
         return [
             [self.completion(prompt, seed, place) for place, seed in enumerate(own)]
             for prompt, own in zip(prompts, seeds, strict=True)

@@ -38,9 +38,15 @@ class Backend(Protocol):
         """The longest prompt that leaves space for a completion."""
         ...
 
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        temperatures: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Completion]]:
         """len(seeds[i]) completions of prompts[i], in the order of the seeds.
 
+        temperatures: one for each seed, instead of `sampling.temperature`.
         Raises RowError for a prompt that is empty or longer than `max_prompt_tokens`.
         """
         ...

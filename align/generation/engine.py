@@ -108,9 +108,16 @@ class GenerationEngine:
         """
         return self.protocol.encode(prompt, tools, open_assistant=True).ids
 
-    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        temperatures: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Completion]]:
         """len(seeds[i]) completions of prompts[i], in the order of the seeds. See `Backend.complete`."""
-        return self.backend.complete(prompts, seeds)
+        if temperatures is None:
+            return self.backend.complete(prompts, seeds)
+        return self.backend.complete(prompts, seeds, temperatures)
 
     def parse(self, completion: Completion) -> Message:
         """A completion as an assistant message. A malformed call stays text."""

@@ -85,11 +85,16 @@ class LocalBackend:
         return self._positions() - self.sampling.max_completion_tokens
 
     @torch.inference_mode()
-    def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        temperatures: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Completion]]:
         """See `Backend.complete`."""
         self._check(prompts)
         finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
-        waiting = self._groups(prompts, seeds)
+        waiting = self._groups(prompts, seeds, temperatures)
         batch = _Batch(self.model, self.protocol.pad_id, self.sampling)
         with memory_errors("sampling", lambda: "while completions were sampled", lambda: self._less(prompts)):
             while waiting or batch.rows:
@@ -135,14 +140,25 @@ class LocalBackend:
     def _why(self) -> str:
         return "" if self._limit is None else f" ({self._limit.cause}: {self._limit.effect})"
 
-    def _groups(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> deque[_Group]:
+    def _groups(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        temperatures: Sequence[Sequence[float]] | None,
+    ) -> deque[_Group]:
         """Completions that share one prefill, longest prompts first, so that a prefill has little padding.
 
         A prompt with more completions than the batch size is split: 10 seeds at batch size 4 make groups of 4, 4 and 2.
         """
         size = self.sampling.batch_size
         groups = [
-            _Group(number, list(prompt), tuple(range(first, min(first + size, len(row_seeds)))), row_seeds)
+            _Group(
+                number,
+                list(prompt),
+                tuple(range(first, min(first + size, len(row_seeds)))),
+                row_seeds,
+                None if temperatures is None else temperatures[number],
+            )
             for number, (prompt, row_seeds) in enumerate(zip(prompts, seeds, strict=True))
             for first in range(0, len(row_seeds), size)
         ]
@@ -158,24 +174,35 @@ def state_fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def choose(logits_NV: torch.Tensor, uniforms_N: torch.Tensor, sampling: SamplingConfig) -> torch.Tensor:
+def choose(
+    logits_NV: torch.Tensor,
+    uniforms_N: torch.Tensor,
+    sampling: SamplingConfig,
+    temperatures_N: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The next token of each row.
 
-    Shapes: logits [N, V], uniforms [N] in [0, 1), result [N].
+    Shapes: logits [N, V], uniforms [N] in [0, 1), temperatures [N] (None: sampling.temperature for all), result [N].
     Temperature 0 takes the likeliest token. Otherwise a token is chosen by inverse CDF, after temperature and after
     keeping the likeliest tokens that make up top_p (the one that crosses it included). For example, with probabilities
     0.5, 0.3, 0.2 the CDF is 0.5, 0.8, 1.0, and a uniform of 0.6 chooses token 1, the first whose CDF is above 0.6.
     """
-    if sampling.temperature == 0:
+    if temperatures_N is not None:
+        is_greedy_N = temperatures_N == 0
+        divisors_N = torch.where(is_greedy_N, 1.0, temperatures_N)
+        probabilities_NV = torch.softmax(logits_NV.float() / divisors_N[:, None], dim=-1)
+    elif sampling.temperature == 0:
         return logits_NV.argmax(dim=-1)
-    probabilities_NV = torch.softmax(logits_NV.float() / sampling.temperature, dim=-1)
+    else:
+        probabilities_NV = torch.softmax(logits_NV.float() / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
         probabilities_NV = _nucleus(probabilities_NV, sampling.top_p)
     cdf_NV = probabilities_NV.cumsum(dim=-1, dtype=torch.float64)
     total_N = cdf_NV[:, -1]
     # Strictly below the total, so that the first entry above the target always has a probability above 0.
     target_N = torch.minimum(uniforms_N * total_N, torch.nextafter(total_N, torch.zeros_like(total_N)))
-    return torch.searchsorted(cdf_NV, target_N[:, None], right=True)[:, 0]
+    chosen_N = torch.searchsorted(cdf_NV, target_N[:, None], right=True)[:, 0]
+    return chosen_N if temperatures_N is None else torch.where(is_greedy_N, logits_NV.argmax(dim=-1), chosen_N)
 
 
 def _nucleus(probabilities_NV: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -204,6 +231,7 @@ class _Group:
     ids: list[int]
     places: tuple[int, ...]
     seeds: Sequence[int]
+    temperatures: Sequence[float] | None  # one for each seed; None: sampling.temperature
 
 
 @dataclass(slots=True)
@@ -214,6 +242,7 @@ class _Row:
     place: int
     ids: list[int]
     uniforms: torch.Tensor | None  # [max_completion_tokens], float64; token t uses entry t
+    temperature: float | None  # None: sampling.temperature, in all rows of a batch or in none
     ended: bool = False
 
 
@@ -337,9 +366,10 @@ class _Batch:
             why = "a decoding step would see one token only"
             raise refusal(self.model.config, named(self.model), "no cache of keys and values", why)
         new = [
-            _Row(group.prompt, place, [], self._uniforms(group.seeds[place]))
+            _Row(group.prompt, place, [], self._uniforms(group.seeds[place], temperature), temperature)
             for group in groups
             for place in group.places
+            for temperature in [None if group.temperatures is None else group.temperatures[place]]
         ]
         repeats = torch.tensor([len(group.places) for group in groups], device=device)
         owners = torch.repeat_interleave(torch.arange(len(groups), device=device), repeats)
@@ -349,8 +379,8 @@ class _Batch:
         self.lengths_N = torch.cat([self.lengths_N, lengths])
         self.rows.extend(new)
 
-    def _uniforms(self, seed: int) -> torch.Tensor | None:
-        if self.sampling.temperature == 0:
+    def _uniforms(self, seed: int, temperature: float | None) -> torch.Tensor | None:
+        if (self.sampling.temperature if temperature is None else temperature) == 0:
             return None
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(self.sampling.max_completion_tokens, generator=generator, dtype=torch.float64)
@@ -358,7 +388,9 @@ class _Batch:
     def _extend(self, rows: list[_Row], logits_NV: torch.Tensor) -> None:
         drawn = [0.0 if row.uniforms is None or row.ended else float(row.uniforms[len(row.ids)]) for row in rows]
         uniforms_N = torch.tensor(drawn, dtype=torch.float64, device=logits_NV.device)
-        for row, token in zip(rows, choose(logits_NV, uniforms_N, self.sampling).tolist(), strict=True):
+        own = [row.temperature for row in rows if row.temperature is not None]
+        temperatures_N = torch.tensor(own, dtype=torch.float32, device=logits_NV.device) if own else None
+        for row, token in zip(rows, choose(logits_NV, uniforms_N, self.sampling, temperatures_N).tolist(), strict=True):
             if not row.ended:
                 row.ids.append(token)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -31,6 +31,9 @@ def sample_candidates(
     model: str = "",
     round_number: int | None = None,
     temperature: float | None = None,
+    temperatures: Sequence[float] | None = None,
+    steering: Mapping[str, str] | None = None,
+    keep_steering: bool = False,
 ) -> list[Candidate]:
     """K candidates of each prompt, in the order of the rows and then of their index.
 
@@ -39,6 +42,9 @@ def sample_candidates(
     folder: `unit-00000.jsonl` and so on, with `unit_size` prompts in each. Complete units are read and not run again.
     label: the name on the progress bar.
     model, round_number, temperature: written into each candidate as its origin; they do not affect sampling.
+    temperatures: one for each of the K candidates of a prompt, instead of the temperature of the engine's settings.
+    steering: id of a prompt -> the system prompt that steers it, which is the first message of its row. The candidate
+        records it. Its own prompt is without this message, unless `keep_steering`.
 
     Raises StageError if the folder has units of other rows, k, seed, weights or sampling.
     """
@@ -51,25 +57,32 @@ def sample_candidates(
         **engine.identity,
         "origin": [model, round_number, temperature],
     }
+    if temperatures is not None:
+        key["temperatures"] = list(temperatures)
+    if steering:
+        key["steering"] = "kept" if keep_steering else "removed"
+    system_prompts = steering or {}
 
     def sample(unit: Sequence[PromptRow]) -> tuple[list[Candidate], int]:
         prompts = [engine.prompt_ids(row.prompt, row.tools) for row in unit]
         seeds = [[candidate_seed(seed, row.id, index) for index in range(k)] for row in unit]
-        completions = engine.generate(prompts, seeds)
+        own = None if temperatures is None else [temperatures] * len(unit)
+        completions = engine.generate(prompts, seeds, own)
         made = [
             Candidate(
                 id=row_id(row.id, index, own_seed),
                 source=row.source,
                 tools=row.tools,
                 prompt_id=row.id,
-                prompt=row.prompt,
+                prompt=row.prompt[1:] if row.id in system_prompts and not keep_steering else row.prompt,
+                steering=system_prompts.get(row.id, ""),
                 completion=(without_nul(engine.parse(completion)),),
                 index=index,
                 seed=own_seed,
                 finished=completion.finished,
                 model=model,
                 round=round_number,
-                temperature=temperature,
+                temperature=temperature if temperatures is None else temperatures[index],
             )
             for row, own_seeds, group in zip(unit, seeds, completions, strict=True)
             for index, (own_seed, completion) in enumerate(zip(own_seeds, group, strict=True))

@@ -96,6 +96,17 @@ def test_a_completion_is_the_same_alone_and_in_any_batch(model: LlamaForCausalLM
 
 
 @pytest.mark.slow
+def test_each_row_is_sampled_at_its_own_temperature(model: LlamaForCausalLM) -> None:
+    asked, temperatures = prompts(4), [0.0, 0.4, 0.7, 1.0, 1.6]
+    seeds = [[100 * number + place for place in range(5)] for number in range(len(asked))]
+    mixed = backend(model, top_p=0.9).complete(asked, seeds, [temperatures] * len(asked))
+    for place, temperature in enumerate(temperatures):
+        alone = backend(model, top_p=0.9, temperature=temperature).complete(asked, [[own[place]] for own in seeds])
+        assert [group[place] for group in mixed] == [group[0] for group in alone]
+    assert len({completion for group in mixed for completion in group}) == 20, "the temperatures must matter"
+
+
+@pytest.mark.slow
 def test_sharing_the_prefill_equals_separate_rows(model: LlamaForCausalLM) -> None:
     prompt = prompts(1)[0]
     shared = backend(model).complete([prompt], [list(range(20))])

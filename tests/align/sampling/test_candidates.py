@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,8 @@ from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
 from align.sampling import work_units
 from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
+from align.sampling.selection import best_of
+from align.sampling.steering import steered
 from tests.fakes import FakeBackend
 from tests.processes import TORCHRUN, Started, run
 
@@ -74,7 +77,7 @@ def prompt_rows(count: int) -> list[PromptRow]:
     return [PromptRow(id=f"p{n}", source="test", prompt=(message,)) for n, message in enumerate(said)]
 
 
-def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None, **changed: int) -> list[Candidate]:
+def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None, **changed: Any) -> list[Candidate]:
     settings = {"k": 3, "seed": 5, "unit_size": 2, **changed}
     return sample_candidates(rows or prompt_rows(7), backend.engine, folder=folder, **settings)
 
@@ -110,6 +113,36 @@ def test_a_candidate_is_the_same_whichever_other_prompts_are_sampled(tmp_path: P
     all_of_them = {candidate.id: candidate for candidate in sample(tmp_path / "all", Counting())}
     few = sample(tmp_path / "few", Counting(), rows=prompt_rows(7)[3:5], unit_size=5)
     assert all(all_of_them[candidate.id] == candidate for candidate in few)
+
+
+def test_candidates_record_the_temperature_that_they_were_sampled_at(tmp_path: Path) -> None:
+    backend = Counting()
+    found = sample(tmp_path / "ranged", backend, temperatures=(0.5, 0.75, 1.0))
+    assert backend.temperatures == [[0.5, 0.75, 1.0]] * 7
+    assert [candidate.temperature for candidate in found] == [0.5, 0.75, 1.0] * 7
+    plain = sample(tmp_path / "plain", Counting())
+    assert [candidate.seed for candidate in found] == [candidate.seed for candidate in plain]
+    assert "temperatures" not in json.loads((tmp_path / "plain" / "units.json").read_text())
+    with pytest.raises(StageError, match="temperatures was "):
+        sample(tmp_path / "ranged", Counting(), temperatures=(0.5, 0.75, 1.1))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_steered_candidates_record_their_system_prompt_and_may_be_without_it(tmp_path: Path, keep: bool) -> None:
+    prompts = [row.model_copy(update={"source": f"set/{row.id}"}) for row in prompt_rows(2)]
+    asked = steered(prompts, {"set/p1": "Be brief."})
+    backend = Counting()
+    found = sample(tmp_path, backend, asked.rows, steering=asked.system_prompts, keep_steering=keep)
+    assert [chr(prompt[0]) for prompt in backend.prompts] == ["S", "B"], "the model sees the system prompt"
+    assert [candidate.steering for candidate in found] == [""] * 3 + ["Be brief."] * 3
+    assert [candidate.prompt for candidate in found[2:4]] == [
+        prompts[0].prompt,
+        (asked.rows if keep else prompts)[1].prompt,
+    ]
+    [first, second] = best_of([one.model_copy(update={"score": 1.0, "finished": True}) for one in found]).rows
+    assert (first.messages[0].role, second.messages[0].role) == ("user", "system" if keep else "user")
+    with pytest.raises(StageError, match="steering was"):
+        sample(tmp_path, Counting(), asked.rows, steering=asked.system_prompts, keep_steering=not keep)
 
 
 def test_finished_units_are_read_and_not_sampled_again(tmp_path: Path) -> None:

@@ -78,14 +78,14 @@ def test_a_candidate_that_failed_is_never_the_best() -> None:
 
 
 def test_pairs_are_passing_over_failing_whatever_the_scores_say(tmp_path: Path) -> None:
-    made = verified(("It is 42", 0.5), ("42 it is", 0.1), ("say 41", 2.0), ("hm, 43", 1.0))
+    made = verified(("It is 42", 0.5), ("Surely 42", 0.1), ("say 41", 2.0), ("hm, 43", 1.0))
     pairs = best_and_worst(made, 1.0).rows
     assert [(pair.candidates, pair.scores) for pair in pairs] == [(("p-0", "p-3"), (0.5, 1.0))]
     assert pairs[0].failed == ("maths: wrong answer",), "says why the scores contradict"
     write_rows(tmp_path / "pairs.jsonl", pairs)
     assert read_rows(tmp_path / "pairs.jsonl", PreferenceRow) == pairs
 
-    [agreeing] = best_and_worst(verified(("It is 42", 0.5), ("42 it is", -9.0), ("say 41", 0.4)), 1.0).rows
+    [agreeing] = best_and_worst(verified(("It is 42", 0.5), ("Surely 42", -9.0), ("say 41", 0.4)), 1.0).rows
     assert (agreeing.candidates, agreeing.scores) == (("p-0", "p-2"), (0.5, 0.4)), "the gap is not read"
 
     [passed_all] = best_and_worst(verified(("It is 42", 0.5), ("Yes, 42", -9.0)), 1.0).rows

@@ -1,0 +1,59 @@
+"""Which prompts are steered by which system prompt, and which temperature each candidate has."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from align.errors import RowError
+from align.rows import Message, PromptRow
+from align.sampling.steering import steered
+from align.sampling.temperatures import TemperatureRange, candidate_temperatures
+
+BRIEF, STEPS, RIGOROUS = "Be brief.", "Reason in steps.", "Be rigorous."
+
+
+def prompt(name: str, source: str, *messages: Message) -> PromptRow:
+    return PromptRow(id=name, source=source, prompt=messages or (Message(role="user", content="Hello"),))
+
+
+def test_the_longest_matching_source_steers() -> None:
+    sources = ["maths", "maths/word-problems", "maths/proofs", "maths/proofs/algebra", "mathsets", "chat"]
+    rows = [prompt(source, source) for source in sources]
+    found = steered(rows, {"maths": STEPS, "maths/proofs": RIGOROUS})
+    assert found.system_prompts == {
+        "maths": STEPS,
+        "maths/word-problems": STEPS,
+        "maths/proofs": RIGOROUS,
+        "maths/proofs/algebra": RIGOROUS,
+    }
+    assert found.counts == {"maths": 2, "maths/proofs": 2}
+    assert [row.id for row in found.rows] == sources
+    assert found.rows[0].prompt == (Message(role="system", content=STEPS), *rows[0].prompt)
+    assert found.rows[4:] == rows[4:]
+    assert steered(rows, {"chat": BRIEF, "*": STEPS}).system_prompts["mathsets"] == STEPS
+    assert steered(rows, {"chat": BRIEF, "*": STEPS}).system_prompts["chat"] == BRIEF
+    assert steered(rows, {}).rows == rows
+
+
+def test_a_prompt_keeps_its_own_system_message() -> None:
+    own = prompt("a", "chat", Message(role="system", content="Pirate."), Message(role="user", content="Hello"))
+    found = steered([own, prompt("b", "chat")], {"chat": BRIEF})
+    assert found.rows[0] == own
+    assert found.system_prompts == {"b": BRIEF}
+    assert found.counts == {"chat": 1, "own system prompt": 1}
+
+
+def test_an_entry_without_prompts_is_an_error() -> None:
+    with pytest.raises(RowError, match="steering: no prompt has the source code; sources of the prompts: chat, maths"):
+        steered([prompt("a", "maths"), prompt("b", "chat")], {"chat": BRIEF, "code": STEPS})
+
+
+def test_temperatures_are_spread_over_the_candidates_and_change_with_the_round() -> None:
+    ranges = [TemperatureRange(lowest=0.4, highest=0.4, from_round=3), TemperatureRange(lowest=0.6, highest=1.0)]
+    assert candidate_temperatures(ranges, 5, None) == (0.6, 0.7, 0.8, 0.9, 1.0)
+    assert candidate_temperatures(ranges, 1, 2) == (0.6,)
+    assert candidate_temperatures(ranges, 2, 3) == candidate_temperatures(ranges, 2, 7) == (0.4, 0.4)
+    assert candidate_temperatures(ranges[:1], 2, 2) is None
+    with pytest.raises(ValidationError, match=r"lowest is 1, above highest, which is 0\.5"):
+        TemperatureRange(lowest=1.0, highest=0.5)
