@@ -47,6 +47,10 @@ PAPERS = {
         "Eisenstein: Helping or Herding? Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking. "
         "Eisenstein et al., 2023. arXiv:2312.09244."
     ),
+    r"2308\.01825|\bYuan\b": (
+        "Yuan: Scaling Relationship on Learning Mathematical Reasoning with Large Language Models. Yuan et al., 2023. "
+        "arXiv:2308.01825."
+    ),
     r"\bBFCL\b": "BFCL: The Berkeley Function Calling Leaderboard. Patil et al., 2025. gorilla.cs.berkeley.edu.",
     r"\bNQ-open\b": (
         "NQ-open: Natural Questions (Kwiatkowski et al., 2019), the questions with short answers. Lee et al., 2019. "
