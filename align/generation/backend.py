@@ -18,7 +18,10 @@ class Completion:
     ids: tuple[int, ...]
     """The stop token is the last one when `finished`."""
     finished: bool
-    """Whether the model ended it with a stop token; False if it ran into the length limit."""
+    """Whether the model ended it with a stop token; False if it was cut at the length limit."""
+    logprobs: tuple[float, ...] | None = None
+    """The log-probability in nats that the model gave to each token, before temperature and top_p; None if the backend
+    does not return them."""
 
 
 class Backend(Protocol):

@@ -9,8 +9,9 @@ chat protocol of its model (tokenizer, control tokens, stop ids). Whatever gener
     message = engine.parse(first)
     engine.close()
 
-`sampling.backend` chooses the backend. To add one, write a class that follows `align/generation/backend.py`, and
-make it in `load`; nothing else changes. `EngineCache` is for jobs that ask several models in turn.
+`sampling.backend` chooses the backend, here and nowhere else: `load_weights` loads what a backend samples from, and
+`backend_of` makes a backend over it. To add one, write a class that follows `align/generation/backend.py` in a file of
+its own and make it in both functions. `EngineCache` is for jobs that ask several models in turn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
@@ -27,8 +28,29 @@ from align.generation.backend import Backend, Completion
 from align.rows import Message, Messages
 from align.settings import ModelConfig, SamplingConfig
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+
+def load_weights(path: Path, sampling: SamplingConfig, revision: str | None = None) -> Any:
+    """What the backend `sampling.backend` samples from, such as a model in memory.
+
+    It depends on the checkpoint and on `weights_key(sampling)`. Backends with other settings may share it.
+    """
+    from align.models.loading import load_generator
+
+    if sampling.backend != "local":
+        raise ConfigError("sampling.backend", f"the backend {sampling.backend} is not available yet", "Use local")
+    return load_generator(path, sampling.dtype, revision)
+
+
+def backend_of(weights: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> Backend:
+    """A backend over the result of `load_weights`."""
+    from align.generation.local import LocalBackend
+
+    return LocalBackend(weights, protocol, sampling)
+
+
+def weights_key(sampling: SamplingConfig) -> tuple[object, ...]:
+    """The settings that `load_weights` depends on."""
+    return sampling.backend, sampling.dtype
 
 
 class GenerationEngine:
@@ -72,13 +94,10 @@ class GenerationEngine:
         chat, call_syntax, revision: as in `ModelConfig`. template_kwargs, today: its `chat_template_kwargs` and
             `chat_date`.
         """
-        from align.generation.local import LocalBackend
-        from align.models.loading import load_generator, load_tokenizer
+        from align.models.loading import load_tokenizer
 
         _, protocol = load_tokenizer(path, chat, call_syntax, revision, template_kwargs=template_kwargs, today=today)
-        if sampling.backend != "local":
-            raise ConfigError("sampling.backend", f"the backend {sampling.backend} is not available yet", "Use local")
-        return cls(LocalBackend(load_generator(path, sampling.dtype, revision), protocol, sampling), protocol)
+        return cls(backend_of(load_weights(path, sampling, revision), protocol, sampling), protocol)
 
     @property
     def backend(self) -> Backend:
@@ -133,25 +152,26 @@ class EngineCache:
     """Engines for a job that asks several models in turn, with one model in memory at a time.
 
     Engines of one checkpoint share its weights, whatever their sampling. Asking for another checkpoint, or for the same
-    one in another dtype, closes all engines that were given out before.
+    one in another dtype or with another backend, closes all engines that were given out before.
     """
 
     def __init__(self) -> None:
-        self._loaded: tuple[Path, str] | None = None  # path and dtype
-        self._model: PreTrainedModel | None = None
+        self._loaded: tuple[object, ...] | None = None
+        """The path and the `weights_key` of what is in memory."""
+        self._weights: Any = None
         self._given: list[GenerationEngine] = []
 
     def engine(self, path: Path, chat: str, sampling: SamplingConfig) -> GenerationEngine:
         """An engine of the checkpoint in the folder `path`. It is loaded if it is not the one in memory."""
-        from align.generation.local import LocalBackend
-        from align.models import loading
+        from align.models.loading import load_tokenizer
 
-        _, protocol = loading.load_tokenizer(path, chat)
-        if self._loaded != (path, sampling.dtype):
+        _, protocol = load_tokenizer(path, chat)
+        expected = (path, *weights_key(sampling))
+        if self._loaded != expected:
             self.close()
-            self._model = loading.load_generator(path, sampling.dtype)
-            self._loaded = (path, sampling.dtype)
-        engine = GenerationEngine(LocalBackend(self._model, protocol, sampling), protocol)
+            self._weights = load_weights(path, sampling)
+            self._loaded = expected
+        engine = GenerationEngine(backend_of(self._weights, protocol, sampling), protocol)
         self._given.append(engine)
         return engine
 
@@ -160,5 +180,5 @@ class EngineCache:
         for engine in self._given:
             engine.close()
         self._given.clear()
-        self._loaded, self._model = None, None
+        self._loaded, self._weights = None, None
         gc.collect()

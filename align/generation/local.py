@@ -30,7 +30,7 @@ from align.chat.protocol import ChatProtocol
 from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.generation.backend import Completion
-from align.models.devices import on_device
+from align.models.devices import on_device, require_on_device
 from align.models.exactness import batch_limit, named, refusal, refuse_unsampled
 from align.models.memory import memory_errors
 from align.settings import SamplingConfig
@@ -92,6 +92,7 @@ class LocalBackend:
         temperatures: Sequence[Sequence[float]] | None = None,
     ) -> list[list[Completion]]:
         """See `Backend.complete`."""
+        require_on_device(self.model, "sampling")
         self._check(prompts)
         finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
         waiting = self._groups(prompts, seeds, temperatures)

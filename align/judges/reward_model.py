@@ -16,7 +16,7 @@ from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError
 from align.generation.local import state_fingerprint
 from align.judges.judge import ScoreRequest
-from align.models.devices import on_device
+from align.models.devices import on_device, require_on_device
 from align.models.loading import load_reward_model, load_tokenizer_for
 from align.models.logps import TreePolicy, TreeScorer
 from align.models.memory import memory_errors
@@ -66,6 +66,7 @@ class RewardModelJudge:
     @torch.inference_mode()
     def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """See `Judge.score_many`. Raises CheckpointError if a score is not a finite number."""
+        require_on_device(self.model, "scoring")
         trees: list[PromptTree] = []
         owners: list[int] = []
         asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]

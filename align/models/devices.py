@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from align.errors import CheckError
+
 M = TypeVar("M", bound=torch.nn.Module)
 
 
@@ -37,6 +39,18 @@ def on_device(model: M) -> M:
     if anywhere is not None and anywhere.device.type != device():
         model.to(device())
     return model
+
+
+def require_on_device(model: torch.nn.Module, job: str) -> None:
+    """Refuse to score or sample on the CPU of a machine with an accelerator, which would take hundreds of times longer.
+
+    Backends and judges move their model when they are made; another library may have moved it back since.
+    Raises CheckError. job: such as `sampling`, for the message.
+    """
+    anywhere = next(model.parameters(), None)
+    if anywhere is not None and anywhere.device.type != device():
+        what = f"the model is on {anywhere.device}, but this process has an accelerator ({device()})"
+        raise CheckError(job, what, "Move the model back with align.models.devices.on_device")
 
 
 def choose_kernels() -> None:

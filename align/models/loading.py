@@ -108,7 +108,7 @@ def plain_tokenizer(path: str | Path, revision: str | None = None, *, key: str =
 
 
 def load_encoder(path: str | Path, revision: str | None = None, *, key: str = "model.path") -> tuple[Any, Any]:
-    """A tokenizer, and a model in float32 in evaluation mode whose last hidden states are read.
+    """A tokenizer, and a model in float32 on `device()` in evaluation mode, whose last hidden states are read.
 
     Raises CheckpointError if its weights are missing, damaged or not finite; a pooler, which is not read, may be
     missing.
@@ -121,7 +121,7 @@ def load_encoder(path: str | Path, revision: str | None = None, *, key: str = "m
         what = f"the encoder of {CONFIG} has a tensor {missing[0]} that is in no file"
         raise CheckpointError(checkpoint.name, what, "Copy the checkpoint again")
     require_finite(model, checkpoint.name)
-    return plain_tokenizer(checkpoint.folder), model.eval()
+    return plain_tokenizer(checkpoint.folder), on_device(model).eval()
 
 
 def load_policy(config: ModelConfig, precision: str = "fp32", seed: int = 0) -> TreePolicy:

@@ -89,12 +89,12 @@ def embeddings(texts: Sequence[str], config: NearDuplicatesConfig) -> np.ndarray
             truncation=True,
             max_length=config.encoder_max_tokens,
             return_tensors="pt",
-        )
+        ).to(encoder.device)
         with torch.inference_mode():
             hidden_BTD = encoder(**inputs).last_hidden_state
         mask_BT1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BTD.dtype)
         mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
-        for place, vector in zip(places, torch.nn.functional.normalize(mean_BD, dim=-1).numpy(), strict=True):
+        for place, vector in zip(places, torch.nn.functional.normalize(mean_BD, dim=-1).cpu().numpy(), strict=True):
             found[place] = vector
     return np.stack(found)
 

@@ -29,6 +29,7 @@ def test_an_engine_generates_what_its_backend_does_from_the_ids_of_its_protocol(
     assert [[completion]] == backend.complete([ids], [[5]])
     assert engine.parse(completion) == protocol.parse(completion.ids)
     assert (engine.identity, engine.max_prompt_tokens) == (backend.identity, backend.max_prompt_tokens)
+    assert engine.identity["sampling"] == "temperature 1.0, top_p 1.0, max_completion_tokens 8", "as in earlier runs"
     assert engine.code_modules == ("align.generation.local", "align.chat.chatml")
 
 
@@ -50,7 +51,7 @@ def test_engines_of_one_checkpoint_share_its_weights_and_another_checkpoint_take
 ) -> None:
     loaded = []
     load = loading.load_generator
-    monkeypatch.setattr(loading, "load_generator", lambda path, dtype: loaded.append(path) or load(path, dtype))
+    monkeypatch.setattr(loading, "load_generator", lambda path, *how: loaded.append(path) or load(path, *how))
     engines = EngineCache()
     greedy = SAMPLED.model_copy(update={"temperature": 0.0})
     first = engines.engine(tiny_checkpoint, "auto", SAMPLED)
