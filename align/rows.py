@@ -163,6 +163,13 @@ class VerifiedPromptRow(PromptRow):
         return found
 
 
+class MathsProblemRow(VerifiedPromptRow):
+    """A problem of mathematics to evaluate on. Its `verify` has an entry of the verifier maths."""
+
+    template: str = ""
+    """The template that the problem was generated from; empty for a problem of its own wording."""
+
+
 class QuestionRow(PromptRow):
     """A prompt with known right answers, for probing and factuality."""
 

@@ -61,12 +61,13 @@ def ngram_similarity(one: str, other: str, size: int = 3) -> float:
 
     size: words in an n-gram. A text with fewer words is one n-gram. Two texts without a word are the same: 1.
     """
-    first, second = _ngrams(one, size), _ngrams(other, size)
+    first, second = word_ngrams(one, size), word_ngrams(other, size)
     union = (first | second).total()
     return (first & second).total() / union if union else 1.0
 
 
-def _ngrams(text: str, size: int) -> Counter[tuple[str, ...]]:
+def word_ngrams(text: str, size: int) -> Counter[tuple[str, ...]]:
+    """The sequences of `size` words of a text after `normalize`, and how often each occurs."""
     words = _UNSPACED.sub(r" \1 ", normalize(text)).split()
     return Counter(
         tuple(words[start : start + size]) for start in range(max(len(words) - size + 1, min(len(words), 1)))

@@ -71,6 +71,10 @@ BUILDERS = {
         "What a model knows: its answers to questions, and rows that teach it to refuse where it does not know.",
         last_file="map.json",
     ),
+    "maths": Builder(
+        "data_builders.maths.builder:MathsConfig",
+        "Problems of mathematics with checked answers: ASDiv, generated word problems, or your own.",
+    ),
     "judged_answers": Builder(
         "data_builders.rehearsal.judged_answers:JudgedAnswersConfig",
         "Demo data: graded pairs from answers to NQ-open questions that people judged.",

