@@ -75,6 +75,10 @@ BUILDERS = {
         "data_builders.maths.builder:MathsConfig",
         "Problems of mathematics with checked answers: ASDiv, generated word problems, or your own.",
     ),
+    "instructions": Builder(
+        "data_builders.instructions.builder:InstructionsConfig",
+        "Prompts with instructions that a rule can check, and held-out kinds of instruction. Needs no model.",
+    ),
     "judged_answers": Builder(
         "data_builders.rehearsal.judged_answers:JudgedAnswersConfig",
         "Demo data: graded pairs from answers to NQ-open questions that people judged.",

@@ -217,6 +217,12 @@ def instructions() -> list[str]:
     return [record["instruction"] for record in _llamafactory("alpaca_en_demo.json") if not record["input"]]
 
 
+def answered_instructions() -> list[tuple[str, str]]:
+    """Read the same instructions, each with the answer that the demo set gives."""
+    records = _llamafactory("alpaca_en_demo.json")
+    return [(record["instruction"], record["output"]) for record in records if not record["input"]]
+
+
 def countries() -> list[Country]:
     """Read the countries of the package countryinfo."""
     folder = path_of("countryinfo") / "countryinfo/data"

@@ -81,6 +81,25 @@ class Bullets(_Count):
         return self.within(len(re.findall(r"^[ \t]*[-*+•][ \t]+\S", text, re.MULTILINE)))
 
 
+class Numbered(_Count):
+    """A number of numbered items: lines that begin with a number, a full stop or ), and a space, and have text."""
+
+    kind: Literal["numbered"]
+
+    def holds(self, text: str) -> bool:
+        return self.within(len(re.findall(r"^[ \t]*\d+[.)][ \t]+\S", text, re.MULTILINE)))
+
+
+class Occurrences(_Count):
+    """How often a word or phrase occurs, as whole words. Case is ignored."""
+
+    kind: Literal["occurrences"]
+    word: str = Field(min_length=1)
+
+    def holds(self, text: str) -> bool:
+        return self.within(len(re.findall(_whole_words(self.word), text.casefold())))
+
+
 class JSONOnly(Frozen):
     """The whole text is one JSON object or array."""
 
@@ -145,8 +164,39 @@ class EndsWith(Frozen):
         return text.strip().endswith(self.text.strip())
 
 
+class Excludes(Frozen):
+    """Characters or texts that occur nowhere, not even inside a word, such as commas."""
+
+    kind: Literal["excludes"]
+    texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+
+    def holds(self, text: str) -> bool:
+        return not any(each in text for each in self.texts)
+
+
+class Quoted(Frozen):
+    """The whole text is inside double quotation marks."""
+
+    kind: Literal["quoted"]
+
+    def holds(self, text: str) -> bool:
+        return re.fullmatch(r'\s*["“].*\w.*["”]\s*', text, re.DOTALL) is not None
+
+
 Instruction = Annotated[
-    Words | Sentences | Paragraphs | Bullets | JSONOnly | LetterCase | Keywords | StartsWith | EndsWith,
+    Words
+    | Sentences
+    | Paragraphs
+    | Bullets
+    | Numbered
+    | Occurrences
+    | JSONOnly
+    | LetterCase
+    | Keywords
+    | StartsWith
+    | EndsWith
+    | Excludes
+    | Quoted,
     Field(discriminator="kind"),
 ]
 """One instruction. To add a kind, write a class with `kind` and `holds`, and list it here."""
@@ -202,10 +252,14 @@ _CJK = re.compile(
 
 
 def _contains(text: str, words: str) -> bool:
+    return re.search(_whole_words(words), text.casefold()) is not None
+
+
+def _whole_words(words: str) -> str:
     words = words.strip().casefold()
     begins = "" if _CJK.match(words[0]) else r"(?<!\w)"
     ends = "" if _CJK.match(words[-1]) else r"(?!\w)"
-    return re.search(f"{begins}{re.escape(words)}{ends}", text.casefold()) is not None
+    return f"{begins}{re.escape(words)}{ends}"
 
 
 def _refuse(constant: str) -> None:

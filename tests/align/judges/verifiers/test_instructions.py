@@ -54,6 +54,17 @@ CASES: list[tuple[dict[str, Any], str, bool]] = [
     ({"kind": "starts_with", "text": "Dear"}, "dear Ann", False),
     ({"kind": "ends_with", "text": "Any questions?"}, "Done. Any questions?\n", True),
     ({"kind": "ends_with", "text": "Any questions?"}, "Any questions? No.", False),
+    ({"kind": "numbered", "at_least": 2, "at_most": 2}, "Two:\n1. one\n 2) two\n- no\n3.no\nIn 4. no", True),
+    ({"kind": "numbered", "at_least": 1}, "- one\n1.\n", False),
+    ({"kind": "occurrences", "word": "tea", "at_least": 2}, "Tea is tea.", True),
+    ({"kind": "occurrences", "word": "tea", "at_least": 2}, "Tea for the team.", False),
+    ({"kind": "occurrences", "word": "tea", "at_most": 1}, "Tea is tea.", False),
+    ({"kind": "excludes", "texts": [",", ";"]}, "One. Two!", True),
+    ({"kind": "excludes", "texts": [",", ";"]}, "One,two", False),
+    ({"kind": "quoted"}, " \"It is 'so'.\nYes.\"\n", True),
+    ({"kind": "quoted"}, "“It is so.”", True),
+    ({"kind": "quoted"}, '"It" is so.', False),
+    ({"kind": "quoted"}, '""', False),
 ]
 
 
@@ -64,7 +75,7 @@ def test_an_instruction_read_strictly(instruction: dict[str, Any], text: str, ex
 
 def test_every_kind_has_a_case_that_holds_and_one_that_does_not() -> None:
     kinds = {get_args(one.model_fields["kind"].annotation)[0] for one in get_args(get_args(Instruction)[0])}
-    assert len(kinds) == 9
+    assert len(kinds) == 13
     for expected in (True, False):
         assert {case["kind"] for case, _, found in CASES if found is expected} == kinds
 
