@@ -94,7 +94,7 @@ class Occurrences(_Count):
     """How often a word or phrase occurs, as whole words. Case is ignored."""
 
     kind: Literal["occurrences"]
-    word: str = Field(min_length=1)
+    word: _Visible
 
     def holds(self, text: str) -> bool:
         return self.within(len(re.findall(_whole_words(self.word), text.casefold())))
@@ -168,7 +168,7 @@ class Excludes(Frozen):
     """Characters or texts that occur nowhere, not even inside a word, such as commas."""
 
     kind: Literal["excludes"]
-    texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    texts: tuple[_Visible, ...] = Field(min_length=1)
 
     def holds(self, text: str) -> bool:
         return not any(each in text for each in self.texts)
