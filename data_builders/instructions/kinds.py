@@ -124,7 +124,7 @@ def _starts_with(draw: random.Random, prompt: str) -> Drawn:
 
 def _word_repeated(draw: random.Random, prompt: str) -> Drawn | None:
     word = _word_of(prompt, draw)
-    return word and Drawn({"kind": "occurrences", "word": word, "at_least": 2}, {"word": word})
+    return None if word is None else Drawn({"kind": "occurrences", "word": word, "at_least": 2}, {"word": word})
 
 
 def _words_present(draw: random.Random, prompt: str) -> Drawn | None:
@@ -137,7 +137,7 @@ def _words_present(draw: random.Random, prompt: str) -> Drawn | None:
 
 def _word_absent(draw: random.Random, prompt: str) -> Drawn | None:
     word = _word_of(prompt, draw)
-    return word and Drawn({"kind": "keywords", "absent": [word]}, {"word": word})
+    return None if word is None else Drawn({"kind": "keywords", "absent": [word]}, {"word": word})
 
 
 def _word_of(prompt: str, draw: random.Random) -> str | None:
