@@ -12,6 +12,7 @@ in the last answer (steerability: Llama 3, section 4.3.7). Prompts and kinds are
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from align.config import dump
 from align.judges.verifiers.instructions import InstructionsEntry, follows
 from align.records import identities_of
 from align.reporting import logger
-from align.rows import Message, Messages, VerifiedPromptRow
+from align.rows import Message, Messages, PromptRow, VerifiedPromptRow
 from align.settings import InputSource, InputSources, Reading
 from align.splits import part_of
 from align.text import normalize
@@ -73,9 +74,7 @@ class InstructionsConfig(Reading):
     heldout_kinds: tuple[KindName, ...] = HELD_OUT_KINDS
     """Kinds of instruction that no training row has, neither their wordings nor their check. So upper_case cannot be
     held out while lower_case is trained: both are checked by `case`."""
-    placements: dict[Placement, float] = Field(
-        default_factory=lambda: {"message": 0.6, "system": 0.2, "earlier_turn": 0.2}
-    )
+    placements: dict[Placement, float] = {"message": 0.6, "system": 0.2, "earlier_turn": 0.2}
     """Where the instruction is -> ratio of the rows. message: in the message that is answered. system: in a system
     message. earlier_turn: in the first message of a dialog, whose answer follows it."""
     two_ratio: float = Field(0.25, ge=0, le=1)
@@ -160,7 +159,7 @@ def _sources(config: InstructionsConfig) -> tuple[InputSource, ...]:
     return config.prompts if isinstance(config.prompts, tuple) else (config.prompts,)
 
 
-def _usable(found: Sequence[BasePrompt], counted: RowSet, config: InstructionsConfig) -> list[BasePrompt]:
+def _usable(found: Sequence[BasePrompt], counted: RowSet[PromptRow], config: InstructionsConfig) -> list[BasePrompt]:
     """The prompts that are short enough, in no evaluation set, and there once. Drops are added to `counted`."""
     rows = RowSet(prompt.row for prompt in found)
     rows.drop_duplicates()
@@ -229,7 +228,7 @@ def _row(
         id=f"{prompt.id}#{number}.{names}",
         source=f"instructions/{prompt.source}",
         prompt=_dialog(prompt, chosen, prompts, draw, config),
-        verify=verify,  # type: ignore[arg-type]  # written out as JSON by the row
+        verify=json.dumps(verify),
     )
 
 
