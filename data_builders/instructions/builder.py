@@ -43,6 +43,7 @@ HELD_OUT_KINDS: tuple[KindName, ...] = (
     "quoted",
     "json",
 )
+_PLACEMENTS: dict[Placement, float] = {"message": 0.6, "system": 0.2, "earlier_turn": 0.2}
 GREETING = ("Hello!", "Hello. What would you like to know?")
 """The earlier turn of a dialog where no prompt with a known answer is there."""
 _MOST_CHARACTERS_OF_AN_EARLIER_ANSWER = 200
@@ -74,7 +75,7 @@ class InstructionsConfig(Reading):
     heldout_kinds: tuple[KindName, ...] = HELD_OUT_KINDS
     """Kinds of instruction that no training row has, neither their wordings nor their check. So upper_case cannot be
     held out while lower_case is trained: both are checked by `case`."""
-    placements: dict[Placement, float] = {"message": 0.6, "system": 0.2, "earlier_turn": 0.2}
+    placements: dict[Placement, float] = Field(default_factory=lambda: dict(_PLACEMENTS))
     """Where the instruction is -> ratio of the rows. message: in the message that is answered. system: in a system
     message. earlier_turn: in the first message of a dialog, whose answer follows it."""
     two_ratio: float = Field(0.25, ge=0, le=1)
