@@ -10,17 +10,20 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
-from align.rows import Candidate, Row
+from align.rows import Candidate, PromptRow, Row
+from align.sampling.choosing_k import ChooseKConfig
 from align.sampling.temperatures import TemperatureRange
 from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 
 if TYPE_CHECKING:
+    from align.generation.engine import GenerationEngine
+    from align.sampling.verification import Verification
     from align.sampling.workers import Workers
 
 
@@ -50,6 +53,9 @@ class RejectionSampleRecipe(Recipe, Reading):
     """Prompts: a file, a Hub dataset, or a list of them."""
     k: int = Field(10, ge=1)
     """Candidates for each prompt (Llama 3, section 4.2.2: 10 to 30)."""
+    choose_k: ChooseKConfig | None = None
+    """Choose a smaller K for this run by a pilot, which samples some prompts with `k` candidates each. The choice and
+    its curve are written to choose_k.json. None: `k` is used."""
     seed: int = 0
     """Each candidate has its own seed, made from this one, the id of its prompt and its index."""
     sampling: SamplingConfig = SamplingConfig()
@@ -75,7 +81,8 @@ class RejectionSampleRecipe(Recipe, Reading):
     """Checks of each candidate in addition to its score. A candidate that fails one is never the best of its prompt,
     and is preferred as the rejected side of a pair. What each prompt requires is in its column `verify`. maths: the
     final answer equals a reference. tool_call: calls parse and fit their schema. instructions: counts, JSON, case,
-    keywords. answer: a right answer, or an abstention. See docs/concepts.md."""
+    keywords. answer: a right answer, or an abstention. language: that of the prompt; candidates in another one are not
+    scored. code: tests pass in the sandbox. See docs/concepts.md."""
     min_score: float | None = Field(None, allow_inf_nan=False)
     """The lowest score that a candidate may have to be the best one, in the reward model's units. A prompt whose best
     candidate is below it gives neither an SFT row nor a pair. None: the best one is kept, however bad all are."""
@@ -91,7 +98,7 @@ class RejectionSampleRecipe(Recipe, Reading):
     """The round of post-training, which is written into the rows."""
     output_dir: OutputPath
     """The folder of candidates.jsonl, sft.jsonl and preferences.jsonl, with a manifest for each, and of the units of
-    work in units/ and scores/."""
+    work in units/, scores/ and verified/."""
 
 
 def run(recipe: RejectionSampleRecipe) -> Path:
@@ -108,14 +115,11 @@ def run(recipe: RejectionSampleRecipe) -> Path:
 def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     from align.generation.engine import GenerationEngine
     from align.jsonl import Drops, read_rows
-    from align.judges.reward_model import RewardModelJudge
     from align.models.devices import use_own_gpu
     from align.precision import resolved
-    from align.publish.names import shown_path
-    from align.rows import PromptRow, VerifiedPromptRow
-    from align.sampling.candidates import fitting_prompts, sample_candidates, score_candidates
+    from align.rows import VerifiedPromptRow
+    from align.sampling.candidates import fitting_prompts
     from align.sampling.steering import steered
-    from align.sampling.temperatures import candidate_temperatures
     from align.sampling.verification import Verification
     from align.sampling.workers import turn_to_write
 
@@ -130,28 +134,89 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
     prompts, dropped = fitting_prompts(asked.rows, engine)
     dropped.update(drops.reasons)
+    job = _Job(recipe, verification, asked.system_prompts)
+    k = recipe.k
+    if recipe.choose_k is not None:
+        k = _choose_k(job, recipe.choose_k, prompts, engine, workers)
+        engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
+    candidates, verified = _candidates(job, prompts, engine, k, recipe.output_dir)
+    with turn_to_write(workers) as is_first:
+        if is_first:
+            candidates, last = verification.verify(candidates)
+            _write_files(recipe, candidates, dropped, {**verified, **last})
+    return recipe.output_dir
+
+
+class _Job(NamedTuple):
+    """What the pilot and the run have in common."""
+
+    recipe: RejectionSampleRecipe
+    verification: Verification
+    system_prompts: dict[str, str]
+
+
+def _candidates(
+    job: _Job, prompts: Sequence[PromptRow], engine: GenerationEngine, k: int, folder: Path
+) -> tuple[list[Candidate], dict[str, dict[str, Any]]]:
+    """K candidates of each prompt, with scores and what the slow verifiers say, and the verifiers' counts so far."""
+    from align.judges.reward_model import RewardModelJudge
+    from align.publish.names import shown_path
+    from align.sampling.candidates import sample_candidates, score_candidates
+    from align.sampling.temperatures import candidate_temperatures
+
+    recipe = job.recipe
     candidates = sample_candidates(
         prompts,
         engine,
-        k=recipe.k,
+        k=k,
         seed=recipe.seed,
-        folder=recipe.output_dir / "units",
+        folder=folder / "units",
         unit_size=recipe.unit_size,
         model=shown_path(recipe.model.path),
         round_number=recipe.round,
         temperature=recipe.sampling.temperature,
-        temperatures=candidate_temperatures(recipe.temperatures, recipe.k, recipe.round),
-        steering=asked.system_prompts,
+        temperatures=candidate_temperatures(recipe.temperatures, k, recipe.round),
+        steering=job.system_prompts,
         keep_steering=recipe.keep_steering,
     )
     engine.close()  # the two models are never in memory at once
+    candidates, early = job.verification.verify_before_scoring(candidates)
     judge = RewardModelJudge.from_settings(recipe.reward_model, recipe.token_budget)
-    candidates = score_candidates(candidates, judge, folder=recipe.output_dir / "scores", unit_size=recipe.unit_size)
-    with turn_to_write(workers) as is_first:
-        if is_first:
-            candidates, verified = verification.verify(candidates)
-            _write_files(recipe, candidates, dropped, verified)
-    return recipe.output_dir
+    to_score = [candidate for candidate in candidates if not candidate.failed]
+    scored = score_candidates(to_score, judge, folder=folder / "scores", unit_size=recipe.unit_size)
+    by_id = {candidate.id: candidate for candidate in scored}
+    candidates = [by_id.get(candidate.id, candidate) for candidate in candidates]
+    candidates, late = job.verification.verify_in_units(
+        candidates, folder=folder / "verified", unit_size=recipe.unit_size
+    )
+    return candidates, {**early, **late}
+
+
+def _choose_k(
+    job: _Job, config: ChooseKConfig, prompts: Sequence[PromptRow], engine: GenerationEngine, workers: Workers
+) -> int:
+    """Run the pilot, write choose_k.json, and return the chosen K. All processes come to the same one."""
+    from align.files import write_text
+    from align.judges.reward_model import RewardModelJudge
+    from align.reporting import logger
+    from align.sampling.candidates import score_candidates
+    from align.sampling.choosing_k import choose_k, pilot_prompts
+
+    recipe, folder = job.recipe, job.recipe.output_dir / "pilot"
+    pilot = pilot_prompts(prompts, config.prompts, recipe.seed)
+    candidates, _ = _candidates(job, pilot, engine, recipe.k, folder)
+    candidates, _ = job.verification.verify(candidates)
+    heldout = None
+    if config.heldout_judge is not None:
+        judge = RewardModelJudge.from_settings(config.heldout_judge, recipe.token_budget)
+        to_score = [candidate for candidate in candidates if not candidate.failed]
+        scored = score_candidates(to_score, judge, folder=folder / "heldout_scores", unit_size=recipe.unit_size)
+        heldout = {candidate.id: candidate.score for candidate in scored if candidate.score is not None}
+    found = choose_k(candidates, heldout, tolerance=config.tolerance, at_least=config.at_least)
+    with workers.turn():  # the same text from each process
+        write_text(recipe.output_dir / "choose_k.json", json.dumps(found.record(), indent=1) + "\n")
+    logger("recipes").info("choose_k: %d candidates of at most %d, by the %s", found.k, recipe.k, found.decided_by)
+    return found.k
 
 
 def _write_files(

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from align.errors import RowError
+from align.files import fingerprint_of
 from align.judges.verifiers.catalog import VerifierName, load_verifier
 from align.rows import Candidate, PromptRow, VerifiedPromptRow
+from align.sampling.work_units import run_units
+
+
+class Verified(NamedTuple):
+    """Candidates with what they passed and failed, in their order, and counts of each verifier for the manifest."""
+
+    candidates: list[Candidate]
+    counts: dict[str, dict[str, Any]]
+    """`{"maths": {"passed": 30, "failed": {"wrong answer": 8, "no answer": 2}}}`."""
 
 
 class Verification:
@@ -32,27 +45,71 @@ class Verification:
                 what = f"the verifier {name!r} is switched on, but no prompt has an entry for it"
                 raise RowError("verifiers", what, "Add entries to the column verify, or remove the verifier")
 
-    def verify(self, candidates: Iterable[Candidate]) -> tuple[list[Candidate], dict[str, dict[str, Any]]]:
-        """The candidates with what they passed and failed, in their order, and counts for the manifest.
+    def verify_before_scoring(self, candidates: Iterable[Candidate]) -> Verified:
+        """What the verifiers say that come before the reward model. A candidate that fails one is not scored."""
+        return self._verify(candidates, [name for name, one in self._verifiers.items() if one.before_scoring])
 
-        Counts: `{"maths": {"passed": 30, "failed": {"wrong answer": 8, "no answer": 2}}}`.
+    def verify_in_units(self, candidates: Sequence[Candidate], *, folder: Path, unit_size: int) -> Verified:
+        """What the slow verifiers say, in units of work that processes divide and that survive a crash.
+
+        Candidates of one prompt must be consecutive. Those that failed already are not verified.
+        folder, unit_size: as for `score_candidates`. Without slow verifiers the folder is not made.
         """
-        passed, failed = Counter[str](), {name: Counter[str]() for name in self._verifiers}
+        slow = [name for name, one in self._verifiers.items() if one.slow]
+        to_verify = [candidate for candidate in candidates if not candidate.failed]
+        if not slow or not to_verify:
+            return Verified(list(candidates), {name: {"passed": 0, "failed": {}} for name in slow})
+        groups = [list(group) for _, group in groupby(to_verify, key=lambda candidate: candidate.prompt_id)]
+
+        def verify(unit: Sequence[list[Candidate]]) -> tuple[list[Candidate], int]:
+            made = self._verify((candidate for group in unit for candidate in group), slow).candidates
+            return made, len(made)
+
+        entries = {
+            row_name: {name: entry.model_dump() for name, entry in entries.items() if name in slow}
+            for row_name, entries in self._entries.items()
+        }
+        key = {
+            "candidates": fingerprint_of(*(candidate.model_dump_json() for candidate in to_verify)),
+            "entries": fingerprint_of(json.dumps(entries, sort_keys=True)),
+            "verifiers": slow,
+            "unit_size": unit_size,
+        }
+        made = run_units(
+            [groups[first : first + unit_size] for first in range(0, len(groups), unit_size)],
+            verify,
+            Candidate,
+            folder=folder,
+            key=key,
+            label="verification",
+            things="candidates",
+            code=[type(self._verifiers[name]).__module__ for name in slow],
+        )
+        by_id = {candidate.id: candidate for candidate in made}
+        return Verified([by_id.get(candidate.id, candidate) for candidate in candidates], _counts(made, slow))
+
+    def verify(self, candidates: Iterable[Candidate]) -> Verified:
+        """What the other verifiers say: those that are neither slow nor before the reward model."""
+        names = [name for name, one in self._verifiers.items() if not one.slow and not one.before_scoring]
+        return self._verify(candidates, names)
+
+    def _verify(self, candidates: Iterable[Candidate], names: Sequence[VerifierName]) -> Verified:
         verified = []
         for candidate in candidates:
             failures, passes = [], []
-            for name, entry in self._entries.get(candidate.prompt_id, {}).items():
+            entries = self._entries.get(candidate.prompt_id, {})
+            for name in names:
+                if name not in entries:
+                    continue
+                entry = entries[name]
                 failure = self._verifiers[name].failure(candidate.completion, entry, candidate.tools)
                 if failure is None:
-                    passed[name] += 1
                     passes.append(name)
                 else:
-                    failed[name][failure.reason] += 1
                     failures.append(f"{name}: {failure.reason}")
-            verified.append(candidate.model_copy(update={"failed": tuple(failures), "passed": tuple(passes)}))
-        return verified, {
-            name: {"passed": passed[name], "failed": dict(failed[name].most_common())} for name in self._verifiers
-        }
+            found = {"failed": (*candidate.failed, *failures), "passed": (*candidate.passed, *passes)}
+            verified.append(candidate.model_copy(update=found))
+        return Verified(verified, _counts(verified, names))
 
     def _entries_of(self, row: PromptRow) -> dict[VerifierName, Any]:
         required = row.required() if isinstance(row, VerifiedPromptRow) else {}
@@ -64,7 +121,7 @@ class Verification:
         found: dict[VerifierName, Any] = {}
         for name, verifier in self._verifiers.items():
             if name not in required:
-                entry = verifier.default_entry(row.tools)
+                entry = verifier.default_entry(row.tools, row.prompt)
                 if entry is not None:
                     found[name] = entry
                 continue
@@ -77,6 +134,18 @@ class Verification:
                 how = f"See {verifier.entry.__name__} in align/judges/verifiers/"
                 raise RowError(f"prompt {row.id}: {place}", what, how) from None
         return found
+
+
+def _counts(candidates: Iterable[Candidate], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of each verifier, how many candidates passed, and how many failed for each reason, most frequent first."""
+    passed, failed = Counter[str](), {name: Counter[str]() for name in names}
+    for candidate in candidates:
+        passed.update(candidate.passed)
+        for failure in candidate.failed:
+            name, _, reason = failure.partition(": ")
+            if name in failed:
+                failed[name][reason] += 1
+    return {name: {"passed": passed[name], "failed": dict(failed[name].most_common())} for name in names}
 
 
 def _without_entries(row: PromptRow) -> PromptRow:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from align.judges.verifiers.verifier import Verifier
 
-VerifierName = Literal["maths", "tool_call", "instructions", "answer"]
+VerifierName = Literal["maths", "tool_call", "instructions", "answer", "language", "code"]
 
 VERIFIERS: dict[VerifierName, str] = {
     "maths": "align.judges.verifiers.maths:MathsVerifier",
     "tool_call": "align.judges.verifiers.tool_call:ToolCallVerifier",
     "instructions": "align.judges.verifiers.instructions:InstructionsVerifier",
     "answer": "align.judges.verifiers.answer:AnswerVerifier",
+    "language": "align.judges.verifiers.language:LanguageVerifier",
+    "code": "align.judges.verifiers.code:CodeVerifier",
 }
 """Name -> "module:Class"."""
 

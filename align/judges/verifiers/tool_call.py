@@ -37,7 +37,7 @@ class ToolCallVerifier(Verifier[ToolCallEntry]):
     def __init__(self) -> None:
         library("jsonschema")  # a missing library is reported before anything is sampled
 
-    def default_entry(self, tools: str) -> ToolCallEntry | None:
+    def default_entry(self, tools: str, prompt: Messages = ()) -> ToolCallEntry | None:
         return ToolCallEntry() if tools else None
 
     def failure(self, completion: Messages, entry: ToolCallEntry, tools: str = "") -> Failure | None:

@@ -28,11 +28,17 @@ class Verifier(Generic[E]):
 
     entry: ClassVar[type[Frozen]]
     """What a prompt's entry contains."""
+    before_scoring: ClassVar[bool] = False
+    """Whether a candidate that fails is not scored: it is bad whatever the reward model says of it."""
+    slow: ClassVar[bool] = False
+    """Whether one check takes a tenth of a second or more. Such checks are units of work, like sampling: several
+    processes divide them, and none is made twice."""
 
-    def default_entry(self, tools: str) -> E | None:
+    def default_entry(self, tools: str, prompt: Messages = ()) -> E | None:
         """The entry of a prompt that has none. None: such a prompt is not verified.
 
         tools: the functions that the prompt offers, as `Row.tools` has them.
+        prompt: its messages.
         """
         return None
 

@@ -201,3 +201,48 @@ def test_the_recipe_verifies_and_samples_the_same_candidates(
         [best] = read_rows(checked / "sft.jsonl", SFTRow)
         passing = [one for one in made if one.finished and not one.failed]
         assert best.candidate == max(passing, key=lambda one: one.score or 0).id
+
+
+@pytest.mark.slow
+def test_candidates_that_fail_before_scoring_are_not_scored_and_slow_checks_are_units(
+    tiny_checkpoint: Path, tiny_reward_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.judges.verifiers.instructions import InstructionsVerifier
+    from recipes.rejection_sample import RejectionSampleRecipe, run
+
+    checks = {"instructions": {"checks": [{"kind": "keywords", "absent": ["e", "a", "of"]}]}}
+    write_rows(tmp_path / "rows.jsonl", [prompt(**checks)])
+
+    def candidates_of(name: str) -> list[Candidate]:
+        recipe = RejectionSampleRecipe(
+            model=ModelConfig(path=tiny_checkpoint),
+            reward_model=ModelConfig(path=tiny_reward_checkpoint),
+            prompts=tmp_path / "rows.jsonl",
+            k=8,
+            sampling=SamplingConfig(max_completion_tokens=12, dtype="float32", threads=1),
+            verifiers=("instructions",),
+            output_dir=tmp_path / name,
+        )
+        return read_rows(run(recipe) / "candidates.jsonl", Candidate)
+
+    plain = candidates_of("plain")
+    failed = [one for one in plain if one.failed]
+    assert 0 < len(failed) < 8, "choose other checks: these tell nothing apart"
+    monkeypatch.setattr(InstructionsVerifier, "slow", True)
+    assert candidates_of("slow") == plain
+    assert (tmp_path / "slow" / "verified" / "unit-00000.jsonl").exists()
+    assert not (tmp_path / "plain" / "verified").exists()
+    counts = [
+        json.loads((tmp_path / name / "candidates.jsonl.manifest.json").read_text())["counts"]
+        for name in ("plain", "slow")
+    ]
+    assert counts[0] == counts[1]
+
+    monkeypatch.setattr(InstructionsVerifier, "slow", False)
+    monkeypatch.setattr(InstructionsVerifier, "before_scoring", True)
+    before = candidates_of("before")
+    assert [one.model_copy(update={"score": None}) for one in before if one.failed] == [
+        one.model_copy(update={"score": None}) for one in failed
+    ]
+    assert [one.score for one in before if one.failed] == [None] * len(failed)
+    assert [one.id for one in before if one.score is not None] == [one.id for one in plain if not one.failed]
