@@ -1,5 +1,5 @@
-"""Choosing K for a round: a pilot samples a few prompts with the largest K, and the smallest K that is nearly as good is
-then used for all of them.
+"""Choosing K for a round: a pilot samples a few prompts with the largest K, and the smallest K that is nearly as good
+is then used for all of them.
 
 The pilot's best-of-n curve is exact for its candidates (`best_of_n.py`). The judge that decides is the held-out one if
 there is one: the reward model's own curve always rises, also where it only finds the reward model's mistakes.

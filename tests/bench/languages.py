@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from align.judges.verifiers.language import LanguageVerifier
@@ -54,7 +55,7 @@ def main() -> None:
     entries = {language: verifier.read({"language": language}) for language in LANGUAGES}
     print("| characters | messages | right language fails | other language passes | ms each |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for least, most in zip(LENGTHS, LENGTHS[1:], strict=False):
+    for least, most in pairwise(LENGTHS):
         own = other = count = 0
         began = time.perf_counter()
         for language, texts in found.items():

@@ -8,14 +8,15 @@ often this errs.
 from __future__ import annotations
 
 import re
+from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 
 from align.judges.verifiers.verifier import Failure, Verifier, final_text
+from align.optional import library
 from align.rows import Frozen, Messages
-from align.tools.results import library
 
 LANGUAGES = frozenset(
     (
@@ -53,7 +54,7 @@ class LanguageEntry(Frozen):
     @field_validator("language")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        if value != ANY and value not in LANGUAGES and value not in _identifier(None).labels:
+        if value != ANY and value not in LANGUAGES and value not in _every_language().labels:
             raise ValueError(f"{value!r} is not the ISO 639-1 code of a language that py3langid knows, nor {ANY!r}")
         return value
 
@@ -76,7 +77,7 @@ class LanguageVerifier(Verifier[LanguageEntry]):
     before_scoring = True
 
     def __init__(self) -> None:
-        library("py3langid")  # a missing library is reported before anything is sampled
+        library("py3langid", "language", "the verifier language")  # reported before anything is sampled
 
     def default_entry(self, tools: str, prompt: Messages = ()) -> LanguageEntry | None:
         asked = [message.content for message in prompt if message.role == "user"]
@@ -106,11 +107,16 @@ def identified(text: str, expected: str | None = None) -> Identified | None:
     return Identified(language, float(confidence)) if confidence >= MIN_CONFIDENCE else None
 
 
+@lru_cache(maxsize=1)
+def _every_language() -> Any:
+    """The classifier among all languages. Loading it takes a second."""
+    module = library("py3langid", "language", "the verifier language").langid
+    return module.LanguageIdentifier.from_model_file(module.MODEL_FILE, norm_probs=True)
+
+
 @lru_cache(maxsize=16)
-def _identifier(languages: frozenset[str] | None) -> Any:
-    """A classifier among the languages. None: among all. Loading its 4 MB takes 0.1 s."""
-    module = library("py3langid").langid
-    found = module.LanguageIdentifier.from_model_file(module.MODEL_FILE, norm_probs=True)
-    if languages is not None:
-        found.set_languages(languages)
+def _identifier(languages: frozenset[str]) -> Any:
+    """A classifier among these languages."""
+    found = copy(_every_language())
+    found.set_languages(languages)
     return found

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from align.judges.verifiers.language import MIN_BYTES, LanguageVerifier, identified
 from align.rows import Message
 
-pytest.importorskip("py3langid", reason="the extra tools is not installed")
+pytest.importorskip("py3langid", reason="the extra language is not installed")
 
 ANSWERS = {
     "en": "The capital of France is Paris, which lies on the river Seine.",
