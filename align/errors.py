@@ -69,6 +69,10 @@ class StageError(AlignError):
     """A stage of a round that did not end well."""
 
 
+class ServerError(AlignError):
+    """A server that samples and does not answer, or serves something else than what is expected."""
+
+
 class PublishError(AlignError):
     """A checkpoint that could not, or must not, go to the Hub."""
 

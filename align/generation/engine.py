@@ -36,6 +36,8 @@ def load_weights(path: Path, sampling: SamplingConfig, revision: str | None = No
     """
     from align.models.loading import load_generator
 
+    if sampling.backend == "server":  # the weights are there
+        return path
     if sampling.backend != "local":
         raise ConfigError("sampling.backend", f"the backend {sampling.backend} is not available yet", "Use local")
     return load_generator(path, sampling.dtype, revision)
@@ -43,6 +45,10 @@ def load_weights(path: Path, sampling: SamplingConfig, revision: str | None = No
 
 def backend_of(weights: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> Backend:
     """A backend over the result of `load_weights`."""
+    if sampling.backend == "server":
+        from align.generation.server import ServerBackend
+
+        return ServerBackend(weights, protocol, sampling)
     from align.generation.local import LocalBackend
 
     return LocalBackend(weights, protocol, sampling)
