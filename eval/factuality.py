@@ -3,7 +3,8 @@
 Llama 3 (section 4.3.6) trains a model to answer what it knows and to refuse the rest. So abstaining is counted
 separately from wrong answers, and a baseline tells whether the model knew the answer before. Answers are judged by the
 string rules of `align/judges/answers/rules.py`. `eval/confidence.py` scores how confident each answer is, and
-`eval/risk_coverage.py` draws curves of these scores.
+`eval/risk_coverage.py` draws curves of these scores. Questions about one entity are not independent (a model that knows
+a country's capital often knows the country of that capital), so all intervals are over entities.
 """
 
 from __future__ import annotations
@@ -13,17 +14,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.errors import RowError
 from align.jsonl import Drops, read_rows
 from align.judges.answers.rules import verdict
 from align.rows import QuestionRow
 from align.settings import InputPath, InputSources, Reading
+from eval.baseline import rows_of_baseline
 from eval.confidence import SCORES, ConfidenceConfig, confidences
-from eval.intervals import Share, bootstrapped, clustered_share, share
+from eval.intervals import (
+    Share,
+    clustered_bootstrap,
+    clustered_mean,
+    paired_difference,
+    paired_ratio_difference,
+    share_of,
+)
 from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
-from eval.runner import Generator, Result, completion_text, limited, prompt_text, read_result
+from eval.runner import Generator, Result, completion_text, limited, prompt_text
 
 VERDICTS = ("right", "wrong", "abstained")
+NET = {"right": 1.0, "wrong": -1.0, "abstained": 0.0}
+"""What an answer counts for in `right_minus_wrong`."""
 KNOWN_KEPT = (0.85, 0.9)
 """Points of a curve that are reported: where these shares of the known questions are still answered right."""
 
@@ -34,7 +44,8 @@ class FactualityConfig(Reading):
     questions: InputSources
     """Questions that no stage trains on."""
     baseline: InputPath | None = None
-    """factuality.json of the starting model on the same questions. It says which questions that model knew."""
+    """factuality.json of the starting model on the same questions. It says which questions that model knew, and the
+    differences from it are computed question by question."""
     transfer_relations: tuple[str, ...] = ()
     """Kinds of fact that no stage trains on. They count in all scores, and again by themselves, as `transfer_...`."""
     confidence: ConfidenceConfig | None = None
@@ -42,11 +53,21 @@ class FactualityConfig(Reading):
 
 
 def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit: int | None) -> Result:
-    """Shares of all questions: right, wrong, abstained. With a baseline also:
+    """Shares of all questions: right, wrong, abstained. Two scores say whether abstaining has paid:
+
+    right_minus_wrong: the share of right answers minus that of wrong ones. A right answer earns a point, a wrong one
+        costs a point, and abstaining is free. So abstaining pays if it replaces more wrong answers than right ones.
+        From -1 to 1.
+    attempt_accuracy: of the questions that the model does not abstain from, those right.
+
+    With a baseline also:
 
     known_kept: of the questions that were right before, those right now.
-    false_refusals: of the same questions, those that the model abstains from now.
+    known_wrong: of the same questions, those wrong now.
+    false_refusals: of the same questions, those that the model abstains from now. The three add up to 1.
     unknown_refused: of the questions that were wrong before, those that the model abstains from now.
+
+    and the differences of the scores over all questions from the baseline, question by question.
 
     All of them are repeated over the transfer relations. With `confidence`, each of its three scores adds auroc_...,
     the probability that a known question has a higher score than an unknown one, and aurc_..., the mean risk over all
@@ -56,7 +77,8 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
     """
     drops = Drops()
     questions = limited(read_rows(config.questions, QuestionRow, config, drops=drops), limit)
-    before = _rows_before(config.baseline, questions) if config.baseline is not None else {}
+    ids = [question.id for question in questions]
+    before = rows_of_baseline(config.baseline, ids, "questions") if config.baseline is not None else {}
     answers = generator.answers(questions, units, "factuality")
     rows: list[dict[str, Any]] = []
     for question, answer in zip(questions, answers, strict=True):
@@ -77,50 +99,71 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
             }
         )
     scores = shares_of(rows, has_baseline=bool(before))
+    differences = differences_of(rows) if before else {}
     transfer = [row for row in rows if row["relation"] in config.transfer_relations]
     if transfer:
         scores |= {f"transfer_{name}": value for name, value in shares_of(transfer, has_baseline=bool(before)).items()}
+        of_transfer = differences_of(transfer) if before else {}
+        differences |= {f"transfer_{name}": value for name, value in of_transfer.items()}
     counts: dict[str, Any] = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
+    counts["clusters"] = {"by": "entity", "count": len(set(map(cluster_of, rows)))}
     counts |= {f"by_{key}": _by(key, rows) for key in ("relation", "topic", "language")}
     if config.confidence is not None:
         _add_confidences(rows, questions, before, generator, config.confidence.openings)
         more, counts["risk_coverage"] = _risk_coverage(rows, bool(before))
         scores |= more
-    return Result(scores, counts | drops.dropped, rows)
+    return Result(scores, counts | drops.dropped, rows, differences)
 
 
 def shares_of(rows: Sequence[Mapping[str, Any]], *, has_baseline: bool) -> dict[str, Share | None]:
     """The shares of `evaluate` over some rows.
 
-    rows: of one model, or of several models one after the other; intervals are then over questions, not over rows.
+    rows: of one model, or of several models one after the other. Intervals are over entities, so that several rows of a
+        question count as one.
     has_baseline: whether each row's `before` is the baseline's verdict.
     """
     scores = {name: _share_of(rows, name) for name in VERDICTS}
+    net = [NET[row["verdict"]] for row in rows]
+    scores["right_minus_wrong"] = clustered_mean(net, [cluster_of(row) for row in rows], reach=1.0)
+    scores["attempt_accuracy"] = _share_of([row for row in rows if row["verdict"] != "abstained"], "right")
     if has_baseline:
         known = [row for row in rows if row["before"] == "right"]
         unknown = [row for row in rows if row["before"] == "wrong"]
         scores |= {
             "known_kept": _share_of(known, "right"),
+            "known_wrong": _share_of(known, "wrong"),
             "false_refusals": _share_of(known, "abstained"),
             "unknown_refused": _share_of(unknown, "abstained"),
         }
     return scores
 
 
-def _share_of(rows: Sequence[Mapping[str, Any]], verdict: str) -> Share | None:
-    ids = [row["id"] for row in rows]
-    hits = [row["verdict"] == verdict for row in rows]
-    return share(sum(hits), len(hits)) if len(set(ids)) == len(ids) else clustered_share(hits, ids)
-
-
-def _rows_before(baseline: Path, questions: Sequence[QuestionRow]) -> dict[str, Mapping[str, Any]]:
-    """Question id -> the baseline's row. Raises RowError if a question is missing."""
-    found = {row["id"]: row for row in read_result(baseline).get("rows", ())}
-    missing = [question.id for question in questions if question.id not in found]
-    if missing:
-        what = f"has no verdict for {len(missing)} of {len(questions)} questions, the first of them {missing[0]}"
-        raise RowError(baseline, what, "Evaluate the starting model on the same questions and the same limit")
+def differences_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Share | None]:
+    """Metric -> `verdict` minus `before` (the baseline's verdict), question by question."""
+    clusters = [cluster_of(row) for row in rows]
+    found: dict[str, Share | None] = {}
+    for name in VERDICTS:
+        before, after = ([float(row[when] == name) for row in rows] for when in ("before", "verdict"))
+        found[name] = paired_difference(before, after, clusters)
+    before, after = ([NET[row[when]] for row in rows] for when in ("before", "verdict"))
+    found["right_minus_wrong"] = paired_difference(before, after, clusters, reach=2.0)
+    tried_before, tried_after = ([_attempt(row[when]) for row in rows] for when in ("before", "verdict"))
+    found["attempt_accuracy"] = paired_ratio_difference(tried_before, tried_after, clusters)
     return found
+
+
+def cluster_of(row: Mapping[str, Any]) -> str:
+    """What a row's interval is computed over: the entity of its question, or the question if it has none."""
+    return f"entity {row['entity']}" if row.get("entity") else f"question {row['id']}"
+
+
+def _attempt(verdict: str) -> tuple[float, float]:
+    """(1 if the answer is right, 1 if there is an answer)."""
+    return float(verdict == "right"), float(verdict != "abstained")
+
+
+def _share_of(rows: Sequence[Mapping[str, Any]], verdict: str) -> Share | None:
+    return share_of([float(row["verdict"] == verdict) for row in rows], [cluster_of(row) for row in rows])
 
 
 def _by(key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -157,11 +200,12 @@ def _risk_coverage(
     scores: dict[str, Share | None] = {}
     curves: dict[str, Any] = {}
     for name in SCORES:
-        cases = cases_of(rows, name, has_baseline)
+        cases, clusters = clustered_cases(rows, name, has_baseline)
         if not cases:
             continue
         points = curve(cases)
-        scores |= {f"auroc_{name}": bootstrapped(auroc, cases), f"aurc_{name}": bootstrapped(aurc, cases)}
+        scores[f"auroc_{name}"] = clustered_bootstrap(auroc, cases, clusters)
+        scores[f"aurc_{name}"] = clustered_bootstrap(aurc, cases, clusters)
         kept = {f"{least:.0%}": at_known_kept(points, least) for least in KNOWN_KEPT}
         curves[name] = {
             "points": [[round(point.coverage, 6), round(point.risk, 6), point.threshold] for point in points],
@@ -185,3 +229,11 @@ def cases_of(rows: Sequence[Mapping[str, Any]], score: str, has_baseline: bool =
         for row in rows
         if row["forced_verdict"] is not None and row["scores"][score] is not None
     ]
+
+
+def clustered_cases(
+    rows: Sequence[Mapping[str, Any]], score: str, has_baseline: bool = False
+) -> tuple[list[Answered], list[str]]:
+    """(the cases of `cases_of`, the cluster of each)."""
+    found = [(case, cluster_of(row)) for row in rows for case in cases_of([row], score, has_baseline)]
+    return [case for case, _ in found], [cluster for _, cluster in found]

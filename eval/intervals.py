@@ -1,7 +1,9 @@
 """95% confidence intervals of shares and of other statistics.
 
 Llama 3's formula (section 5.1.1) is symmetric and has no width at 0 and 1, unlike Wilson's, which is used here. Cases
-in clusters, such as the pairs of one prompt, are not independent: their interval is a bootstrap over clusters.
+in clusters, such as the pairs of one prompt, are not independent: their interval is a bootstrap over clusters. Two
+models that answered the same cases are compared case by case (`paired_difference`): most of the luck of the draw is the
+same for both, so the interval of the difference is narrower than the two intervals suggest.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ RESAMPLES = 2000
 
 
 class Share(NamedTuple):
-    """A share with its 95% interval, all from 0 to 1."""
+    """A share with its 95% interval, all from 0 to 1; for a difference of two shares, from -1 to 1."""
 
     value: float
     low: float
@@ -87,6 +90,85 @@ def clustered_share(points: Sequence[float], clusters: Sequence[str]) -> Share |
         return None
     _, low, high = bootstrap_mean(points, clusters)
     return plain._replace(low=min(plain.low, low), high=max(plain.high, high))
+
+
+def share_of(points: Sequence[float], clusters: Sequence[str]) -> Share | None:
+    """`share` if every case is a cluster of its own, else `clustered_share`."""
+    if len(set(clusters)) == len(clusters):
+        return share(sum(points), len(points))
+    return clustered_share(points, clusters)
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str], reach: float) -> Share | None:
+    """The mean of values from -reach to reach, with an interval for cases in clusters.
+
+    values, clusters: one of each for every case. Each end of the interval is the outer one of two: the bootstrap over
+        clusters, and the adjusted Wald interval over cases. The latter adds one case of `reach` and one of `-reach`, so
+        that it has a width even if all values are equal. For example, 3 of 40 cases that are better and 1 that is
+        worse have the mean 0.05; with the two cases, 4 and 2 of 42 have 0.048, and the interval is that of 42 cases.
+    Source: Bonett and Price 2012 ("Adjusted Wald confidence interval for a difference of binomial proportions based on
+        paired data"), for values of -1, 0 and 1.
+    """
+    if not values:
+        return None
+    n = len(values) + 2
+    centre = sum(values) / n
+    variance = (sum(value * value for value in values) + 2 * reach * reach) / n - centre * centre
+    half = Z_95 * math.sqrt(variance / n)
+    value, low, high = bootstrap_mean(values, clusters)
+    low, high = min(low, centre - half, value), max(high, centre + half, value)
+    return Share(value, max(-reach, low), min(reach, high), len(values))
+
+
+def paired_difference(
+    before: Sequence[float], after: Sequence[float], clusters: Sequence[str], reach: float = 1.0
+) -> Share | None:
+    """The mean of after minus before, case by case, with its 95% interval; see `clustered_mean`.
+
+    before, after: of the same cases in the same order. reach: how far a case can be apart, 1 for points from 0 to 1.
+    """
+    return clustered_mean([new - old for old, new in zip(before, after, strict=True)], clusters, reach)
+
+
+def paired_ratio_difference(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], clusters: Sequence[str]
+) -> Share | None:
+    """The ratio sum(a) / sum(b) after minus that before, with its percentile interval over resampled clusters.
+
+    before, after: (a, b) of the same cases in the same order, such as (right, answered). A resample draws the same
+        clusters for both. Resamples in which one ratio has nothing to divide by are left out.
+    Edge: None if one of the two ratios has nothing to divide by.
+    """
+    import numpy as np
+
+    columns = [(*old, *new) for old, new in zip(before, after, strict=True)]
+    grouped: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for cluster, column in zip(clusters, columns, strict=True):
+        grouped[cluster].append(column)
+    sums = np.array([np.sum(group, axis=0) for group in grouped.values()], dtype=float).reshape(-1, 4)
+    totals = sums.sum(axis=0)
+    if not totals[1] or not totals[3]:
+        return None
+    many = len(sums)
+    drawn = np.random.default_rng(0).multinomial(many, np.full(many, 1 / many), size=RESAMPLES) @ sums
+    drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
+    value = float(totals[2] / totals[3] - totals[0] / totals[1])
+    low, high = np.quantile(drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    return Share(value, min(value, float(low)), max(value, float(high)), len(columns))
+
+
+def clustered_bootstrap(
+    statistic: Callable[[Sequence[T]], float | None],
+    cases: Sequence[T],
+    clusters: Sequence[str],
+    resamples: int = 1000,
+) -> Share | None:
+    """`bootstrapped` for cases in clusters: a resample draws clusters, and takes all cases of each."""
+    grouped: dict[str, list[T]] = defaultdict(list)
+    for case, cluster in zip(cases, clusters, strict=True):
+        grouped[cluster].append(case)
+    found = bootstrapped(lambda drawn: statistic(list(chain(*drawn))), list(grouped.values()), resamples)
+    return None if found is None else found._replace(n=len(cases))
 
 
 def bootstrap_mean(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float, float]:

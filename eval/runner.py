@@ -50,6 +50,8 @@ class Result:
     counts: dict[str, Any]
     rows: list[dict[str, Any]]
     """One for each question: id, prompt, answer, verdict, and details of the evaluation."""
+    differences: Mapping[str, Share | None] = field(default_factory=dict)
+    """Metric -> this model minus the baseline, on the same questions; empty without a baseline."""
 
 
 @dataclass
@@ -155,7 +157,8 @@ def evaluated(
     record = {
         "name": name,
         "model": str(model),
-        "scores": {metric: score._asdict() for metric, score in result.scores.items() if score is not None},
+        "scores": _as_json(result.scores),
+        **({"differences": _as_json(result.differences)} if result.differences else {}),
         "counts": result.counts,
         "seconds": round(time.monotonic() - began, 1),
         "key": fingerprint_of(
@@ -209,14 +212,29 @@ def completion_text(completion: Messages) -> str:
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
-    """Scores for the terminal: one line for each metric, with its interval and number of cases."""
+    """Scores for the terminal: one line for each metric, with its interval and number of cases.
+
+    If the evaluation had a baseline, the line ends with the paired difference from it in percentage points.
+    """
     lines = []
     for result in results:
         for metric, score in result["scores"].items():
             interval = f"{100 * score['low']:.0f}-{100 * score['high']:.0f}"
             label = f"{result['name']}: {metric}".replace("_", " ")
-            lines.append(f"{label:<36}{score['value']:>6.0%}   ({interval}, n {score['n']})")
+            line = f"{label:<36}{score['value']:>6.0%}   ({interval}, n {score['n']})"
+            change = result.get("differences", {}).get(metric)
+            lines.append(line if change is None else f"{line}   against the baseline {points(change)}")
     return "\n".join(lines)
+
+
+def points(difference: Mapping[str, Any]) -> str:
+    """A difference in percentage points with its interval: `+12 (+3 to +21)`."""
+    value, low, high = (round(100 * difference[key]) for key in ("value", "low", "high"))
+    return f"{value:+d} ({low:+d} to {high:+d})"
+
+
+def _as_json(scores: Mapping[str, Share | None]) -> dict[str, dict[str, float]]:
+    return {metric: score._asdict() for metric, score in scores.items() if score is not None}
 
 
 def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[str, str]) -> str:

@@ -1,20 +1,25 @@
 """Tool use: does the model call the right function with the right arguments, and make no call when none is needed?
 
 A row is a dialog whose last message is the expected one. Calls are compared as values, not as text.
+
+Rows that offer the same functions are not independent: a model that has understood a function calls it right in each of
+its dialogs. The question is how it does on functions that it was not trained on, so all intervals are over sets of
+functions, which are wider than those over dialogs or rows.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from align.jsonl import Drops, read_rows
-from align.rows import Message, PromptRow, SFTRow, ToolCall
-from align.settings import InputSources, Reading
-from eval.intervals import share
+from align.rows import Message, PromptRow, SFTRow, ToolCall, tools_of
+from align.settings import InputPath, InputSources, Reading
+from eval.baseline import rows_of_baseline
+from eval.intervals import Share, paired_difference, share_of
 from eval.runner import Generator, Result, completion_text, limited, prompt_text
 
 CallVerdict = Literal["right", "wrong arguments", "wrong function", "malformed call", "no call"]
@@ -26,16 +31,22 @@ class ToolUseEvalConfig(Reading):
 
     rows: InputSources
     """SFT rows; the last message is the expected one. Their functions must not be in the training data."""
+    baseline: InputPath | None = None
+    """tool_use.json of the starting model on the same rows. The differences from it are computed row by row."""
 
 
 def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit: int | None) -> Result:
     """Of the rows that expect a call: parses, right_function, right_arguments. Each requires the one before it.
 
     Of the rows that expect no call: right_silence, the answer has no call.
+
+    With a baseline also their differences from it, row by row.
     """
     drops = Drops()
     dialogs = limited(read_rows(config.rows, SFTRow, config, drops=drops), limit)
     prompts = [PromptRow(id=row.id, source=row.source, tools=row.tools, prompt=row.messages[:-1]) for row in dialogs]
+    ids = [dialog.id for dialog in dialogs]
+    before = rows_of_baseline(config.baseline, ids, "rows") if config.baseline is not None else {}
     rows: list[dict[str, Any]] = []
     for dialog, answer in zip(dialogs, generator.answers(prompts, units, "tool use"), strict=True):
         expected = dialog.messages[-1]
@@ -45,21 +56,55 @@ def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit
                 "prompt": prompt_text(dialog.messages[:-1]),
                 "answer": completion_text(answer.completion),
                 "verdict": judge_call(answer.completion[0], expected),
+                "before": before[dialog.id]["verdict"] if before else None,
                 "expected": completion_text((expected,)),
+                "functions": sorted({tool.name for tool in tools_of(dialog.tools)}),
                 "finished": answer.finished,
             }
         )
-    counts = Counter(row["verdict"] for row in rows)
-    silent = counts["right silence"] + counts["needless call"]
-    calling = len(rows) - silent
-    right_function = counts["right"] + counts["wrong arguments"]
-    scores = {
-        "parses": share(right_function + counts["wrong function"], calling),
-        "right_function": share(right_function, calling),
-        "right_arguments": share(counts["right"], calling),
-        "right_silence": share(counts["right silence"], silent),
-    }
-    return Result(scores, {"rows": len(rows), **counts, **drops.dropped}, rows)
+    counts: dict[str, Any] = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
+    counts["clusters"] = {"by": "function set", "count": len(set(map(_cluster_of, rows)))}
+    differences = _differences_of(rows) if before else {}
+    return Result(_shares_of(rows), counts | drops.dropped, rows, differences)
+
+
+_PASSES: dict[str, tuple[str, ...]] = {
+    "parses": ("right", "wrong arguments", "wrong function"),
+    "right_function": ("right", "wrong arguments"),
+    "right_arguments": ("right",),
+    "right_silence": ("right silence",),
+}
+"""Metric -> the verdicts that count for it."""
+
+
+def _shares_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Share | None]:
+    found = {}
+    for metric, passing in _PASSES.items():
+        own = _rows_of(rows, metric)
+        found[metric] = share_of([float(row["verdict"] in passing) for row in own], [_cluster_of(row) for row in own])
+    return found
+
+
+def _differences_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Share | None]:
+    """Metric -> `verdict` minus `before`, the baseline's verdict, row by row."""
+    found = {}
+    for metric, passing in _PASSES.items():
+        own = _rows_of(rows, metric)
+        before, after = ([float(row[when] in passing) for row in own] for when in ("before", "verdict"))
+        found[metric] = paired_difference(before, after, [_cluster_of(row) for row in own])
+    return found
+
+
+def _rows_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """The rows that expect no call for right_silence, those that expect one for the other metrics."""
+    return [
+        row for row in rows if (row["verdict"] in ("right silence", "needless call")) == (metric == "right_silence")
+    ]
+
+
+def _cluster_of(row: Mapping[str, Any]) -> str:
+    """What a row's interval is computed over: the functions on offer, or the row if there are none."""
+    return f"functions {', '.join(row['functions'])}" if row["functions"] else f"row {row['id']}"
 
 
 def judge_call(found: Message, expected: Message) -> CallVerdict | SilenceVerdict:

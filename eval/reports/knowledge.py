@@ -2,14 +2,14 @@
 
 The first model is the untrained one. The report also contains a baseline without any training: the same model abstains
 when a score of its own answer is below a threshold that was chosen on the dev questions. Several training runs with
-different seeds count as one model: their rows are pooled, and confidence intervals are over questions.
+different seeds count as one model: their rows are pooled, and confidence intervals are over the entities of the
+questions.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from align.publish.model_card import cell
 from align.records import records_of
 from align.rounds.results import words
 from eval.confidence import SCORES
-from eval.factuality import KNOWN_KEPT, cases_of, shares_of
-from eval.intervals import Share, bootstrapped
+from eval.factuality import KNOWN_KEPT, cases_of, clustered_cases, differences_of, shares_of
+from eval.intervals import Share, clustered_bootstrap
 from eval.reports.knowledge_map import (
     KNOWLEDGE,
     EvaluationColumn,
@@ -32,8 +32,8 @@ from eval.reports.knowledge_map import (
     probe_column,
 )
 from eval.reports.plots import line_chart, svg_file
-from eval.risk_coverage import Answered, at_known_kept, aurc, auroc, curve
-from eval.runner import read_result
+from eval.risk_coverage import at_known_kept, aurc, auroc, curve
+from eval.runner import points, read_result
 from eval.threshold_baseline import abstaining_below, choose_threshold
 
 Evaluation = Mapping[str, Any]
@@ -42,7 +42,18 @@ Evaluation = Mapping[str, Any]
 RESAMPLES = 200
 """Number of bootstrap samples for the interval of an area under a curve. Each of them sorts all cases, which is
 slow."""
-SHARES = ("right", "wrong", "abstained", "known_kept", "false_refusals", "unknown_refused")
+SHARES = (
+    *("right", "wrong", "abstained", "right_minus_wrong", "attempt_accuracy"),
+    *("known_kept", "known_wrong", "false_refusals", "unknown_refused"),
+)
+NOTE = (
+    "Right minus wrong: a right answer earns a point, a wrong one costs one. Attempt accuracy: right among answered. "
+    "Known kept, known wrong and false refusals: of what the first model answered right; they add up to 100%. In "
+    "parentheses: 95% confidence interval over entities."
+)
+CHANGES_NOTE = (
+    "The same questions, model minus first model, in percentage points. In parentheses: 95% confidence interval."
+)
 
 
 class KnowledgeReport(NamedTuple):
@@ -93,6 +104,9 @@ def compare(
         parts += ["## Held-out entities, kinds of facts without training", _shares_table(of_transfer)]
     else:
         parts = ["## Held-out questions", _shares_table(rows)]
+    parts.append(NOTE)
+    if len(rows) > 1:
+        parts += ["## Differences from the first model", CHANGES_NOTE, _changes_table(rows, start)]
     if dev is not None:
         kept = f"chosen to keep {known_kept:.0%} of the known dev questions"
         parts.append(f"Threshold: {words(score)} of at least {threshold:.4g}, {kept}.")
@@ -165,6 +179,17 @@ def _shares_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return _table(["", *map(words, SHARES), "n"], lines)
 
 
+def _changes_table(rows: Mapping[str, Sequence[Mapping[str, Any]]], start: str) -> str:
+    """Make a table of what each model changes against the first one, question by question."""
+    found = {name: differences_of(own) for name, own in rows.items() if name != start}
+    metrics = list(dict.fromkeys(metric for own in found.values() for metric in own))
+    lines = []
+    for name, own in found.items():
+        values = [own[metric] for metric in metrics]
+        lines.append([name, *("-" if value is None else points(value._asdict()) for value in values)])
+    return _table(["", *map(words, metrics)], lines)
+
+
 def _runs_table(evaluations: Mapping[str, Sequence[Evaluation]], untouched: Evaluation, left_out: Sequence[str]) -> str:
     """Make a table of each run of the models that have several, without the relations that are left out."""
     lines = []
@@ -203,28 +228,14 @@ def _curves_table(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     lines = []
     for name, rows in scored.items():
         for score in SCORES:
-            cases = cases_of(rows, score, has_baseline=True)
+            cases, clusters = clustered_cases(rows, score, has_baseline=True)
             if cases:
-                areas = [_share_text(_over_questions(area, rows, score)) for area in (auroc, aurc)]
+                areas = [_share_text(clustered_bootstrap(area, cases, clusters, RESAMPLES)) for area in (auroc, aurc)]
                 kept = [at_known_kept(curve(cases), ratio) for ratio in KNOWN_KEPT]
                 wrong = [f"{point.wrong:.0%} / {point.coverage:.0%}" if point else "-" for point in kept]
                 lines.append([name, words(score), *areas, *wrong])
     first, *others = (f"{ratio:.0%} of the known kept" for ratio in KNOWN_KEPT)
     return _table(["", "score", "AUROC", "AURC", f"wrong / answered, {first}", *others], lines)
-
-
-def _over_questions(
-    area: Callable[[Sequence[Answered]], float | None], rows: Sequence[Mapping[str, Any]], score: str
-) -> Share | None:
-    """Compute an area under a curve over all rows, with an interval over questions.
-
-    The bootstrap draws questions; the rows of a question in several runs are drawn together.
-    """
-    of_question: dict[str, list[Answered]] = defaultdict(list)
-    for row in rows:
-        of_question[row["id"]] += cases_of([row], score, has_baseline=True)
-    groups = [group for group in of_question.values() if group]
-    return bootstrapped(lambda drawn: area(list(chain.from_iterable(drawn))), groups, resamples=RESAMPLES)
 
 
 def _risk_plot(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -238,8 +249,7 @@ def _risk_plot(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         areas = {score: area for score, cases in by_score.items() if (area := auroc(cases)) is not None}
         if areas:
             best = max(areas, key=areas.__getitem__)
-            points = curve(by_score[best])
-            lines[f"{name}, by {words(best)}"] = [(point.coverage, point.risk) for point in points]
+            lines[f"{name}, by {words(best)}"] = [(point.coverage, point.risk) for point in curve(by_score[best])]
     return line_chart("wrong among answered", lines, "answered", large=True)
 
 

@@ -14,12 +14,14 @@ from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
 from eval.reports.knowledge_map import map_plot, map_table
 from eval.reports.plots import LINES, STYLE, color_style, line_chart
 from eval.reports.rounds import (
+    CHANGES_NOTE,
     MAP_NOTE,
     SCORES_NOTE,
     Curve,
     Report,
     Sample,
     Table,
+    change_table,
     dropped_table,
     score_table,
     summary,
@@ -55,6 +57,7 @@ def page(report: Report) -> str:
         f"<p>{escape(summary(report))}</p>",
         f"<h2>Before and after</h2><p class='faint'>{escape(SCORES_NOTE)}</p>",
         _table(score_table(report)),
+        *_changes(report),
         *_knowledge(report),
         *_best_of_n(report),
         "<h2>Training and evaluation curves</h2>",
@@ -129,6 +132,14 @@ def _figure(curve: Curve) -> str:
         return f"<figure><figcaption>{escape(title)}: no finite values</figcaption></figure>"
     keys = " ".join(f"<span class='key-{n % LINES}'>{escape(name)}</span>" for n, name in enumerate(curve.lines))
     return f"<figure><figcaption>{escape(title)} {keys}</figcaption>{drawn}</figure>"
+
+
+def _changes(report: Report) -> list[str]:
+    """Render the differences from the baseline as a table. Without an evaluation that has a baseline, there is none."""
+    if not report.changes:
+        return []
+    title = f"<h2>Differences from the baseline</h2><p class='faint'>{escape(CHANGES_NOTE)}</p>"
+    return [title, _table(change_table(report))]
 
 
 def _knowledge(report: Report) -> list[str]:

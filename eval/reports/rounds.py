@@ -30,6 +30,7 @@ from eval.reports.knowledge_map import (
     map_table,
     probe_column,
 )
+from eval.runner import points
 
 BEFORE = "before"
 LEDGER = "ledger.sqlite"
@@ -39,6 +40,10 @@ CURVES = ("loss", "margin", "accuracy", "rewards/margins", "rewards/accuracies")
 
 Score = Mapping[str, Any]
 SCORES_NOTE = "Measured on held-out data. In parentheses: 95% confidence interval, in percent. n: number of cases."
+CHANGES_NOTE = (
+    "Each model minus the baseline of its evaluation, on the same questions, in percentage points. In parentheses: 95% "
+    "confidence interval. An interval without 0 is a significant difference, if it is the only one that is looked at."
+)
 MAP_NOTE = (
     "Known, unknown and unsure: the probe before a round, which asks every training question several times. "
     "Right, wrong and abstained: the evaluation after it, which asks every held-out question once."
@@ -91,6 +96,8 @@ class Report:
     """`before`, `round 1`, ..."""
     scores: Mapping[tuple[str, str], Mapping[str, Score]]
     """(evaluation, metric) -> column -> score."""
+    changes: Mapping[tuple[str, str], Mapping[str, Score]]
+    """(evaluation, metric) -> column -> difference from the baseline of the evaluation."""
     samples: tuple[Sample, ...]
     curves: tuple[Curve, ...]
     dropped: tuple[tuple[str, str, int | None, Mapping[str, int]], ...]
@@ -138,16 +145,13 @@ def read_report(run_dir: Path, samples: int) -> Report:
         found = {e["name"]: e for made in _made(record) for e in evaluations_of(made)}
         if found:
             evaluations.setdefault(_column(record), {}).update(found)
-    scores: dict[tuple[str, str], dict[str, Score]] = {}
-    for column, by_name in evaluations.items():
-        for name, evaluation in by_name.items():
-            for metric, score in evaluation["scores"].items():
-                scores.setdefault((name, metric), {})[column] = score
+    scores, changes = (_by_metric(evaluations, key) for key in ("scores", "differences"))
     best_of_n = best_of_n_by_column((_column(record), made) for record in records for made in _made(record))
     return Report(
         run_dir=str(run_dir),
         columns=tuple(evaluations),
-        scores=dict(sorted(scores.items(), key=lambda item: item[0][0])),
+        scores=scores,
+        changes=changes,
         samples=_samples(evaluations, samples),
         curves=(*_curves(records), *_risk_coverage(evaluations), *_best_of_n_curves(best_of_n)),
         dropped=tuple(_dropped(records)),
@@ -172,7 +176,32 @@ def text_table(report: Report) -> str:
     for name, *values in rows:
         cells = [text.rjust(width) for text, width in zip(values, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join([*lines, *_map_lines(report.knowledge), *_best_of_n_lines(report), "", summary(report)])
+    return "\n".join(
+        [*lines, *_change_lines(report), *_map_lines(report.knowledge), *_best_of_n_lines(report), "", summary(report)]
+    )
+
+
+def _by_metric(
+    evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str
+) -> dict[tuple[str, str], dict[str, Score]]:
+    """(evaluation, metric) -> column -> what the evaluations have below `key`, by the name of the evaluation."""
+    found: dict[tuple[str, str], dict[str, Score]] = {}
+    for column, by_name in evaluations.items():
+        for name, evaluation in by_name.items():
+            for metric, score in evaluation.get(key, {}).items():
+                found.setdefault((name, metric), {})[column] = score
+    return dict(sorted(found.items(), key=lambda item: item[0][0]))
+
+
+def _change_lines(report: Report) -> list[str]:
+    """Format the differences from the baseline for the terminal, in percentage points."""
+    if not report.changes:
+        return []
+    head, rows = change_table(report)
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    head[0] = "against the baseline"
+    widths[0] = max(widths[0], len(head[0]))
+    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))]
 
 
 def _map_lines(found: KnowledgeMap) -> list[str]:
@@ -202,6 +231,8 @@ def markdown(report: Report) -> str:
         SCORES_NOTE,
         _markdown_table(*score_table(report)),
     ]
+    if report.changes:
+        parts += ["## Differences from the baseline", CHANGES_NOTE, _markdown_table(*change_table(report))]
     if report.knowledge.entries:
         parts += ["## Knowledge map", f"{MAP_NOTE} In percent.", _markdown_table(*map_table(report.knowledge))]
     for column, found in report.best_of_n.items():
@@ -240,6 +271,16 @@ def score_table(report: Report) -> Table:
         sizes = [score["n"] for score in by_column.values() if "n" in score]
         rows.append([row_name(evaluation, metric), *values, str(sizes[-1]) if sizes else "-"])
     return ["", *report.columns, "n"], rows
+
+
+def change_table(report: Report) -> Table:
+    """Return head and rows of the table of differences from the baseline, in percentage points."""
+    columns = [column for column in report.columns if any(column in found for found in report.changes.values())]
+    rows = []
+    for (evaluation, metric), by_column in report.changes.items():
+        values = [points(by_column[column]) if column in by_column else "-" for column in columns]
+        rows.append([row_name(evaluation, metric), *values, str(list(by_column.values())[-1]["n"])])
+    return ["", *columns, "n"], rows
 
 
 def dropped_table(report: Report) -> Table:

@@ -14,7 +14,7 @@ from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, PromptRow, QuestionRow
 from eval import factuality
 from eval.confidence import OPENINGS, ConfidenceConfig, first_sentence, openings_for, propensity
-from eval.factuality import FactualityConfig
+from eval.factuality import FactualityConfig, differences_of, shares_of
 from eval.intervals import share
 from eval.threshold_baseline import abstaining_below, choose_threshold, threshold_baseline
 
@@ -79,7 +79,18 @@ def baseline(questions: Path, limit: int | None = None) -> Path:
 
 def test_right_wrong_and_abstained_are_shares_of_all_questions(questions: Path) -> None:
     found = factuality.evaluate(FactualityConfig(questions=questions), Answering(AFTER), questions.parent, None)  # type: ignore[arg-type]
-    assert found.scores == {"right": share(2, 6), "wrong": share(2, 6), "abstained": share(2, 6)}
+    net = found.scores["right_minus_wrong"]
+    assert found.scores == {
+        "right": share(2, 6),
+        "wrong": share(2, 6),
+        "abstained": share(2, 6),
+        "right_minus_wrong": net,
+        "attempt_accuracy": share(2, 4),
+    }
+    assert net is not None
+    assert -1 < net.low < net.value == 0 < net.high < 1
+    assert not found.differences
+    assert found.counts["clusters"] == {"by": "entity", "count": 6}
     assert found.counts["by_relation"] == {
         "capital": {"right": 1, "wrong": 1, "abstained": 1},
         "seat": {"right": 1, "wrong": 1, "abstained": 1},
@@ -103,8 +114,16 @@ def test_against_a_baseline_what_was_known_and_what_was_wrong_are_followed(quest
     config = FactualityConfig(questions=questions, baseline=baseline(questions))
     found = factuality.evaluate(config, Answering(AFTER), questions.parent, None)  # type: ignore[arg-type]
     assert found.scores["known_kept"] == share(1, 3)
+    assert found.scores["known_wrong"] == share(1, 3)
     assert found.scores["false_refusals"] == share(1, 3)
     assert found.scores["unknown_refused"] == share(1, 2)
+    # Before: 3 right, 2 wrong, 1 abstained; now 2 of each. Of what is answered, 3 of 5 were right, and 2 of 4 are.
+    expected = {"right": -1 / 6, "wrong": 0, "abstained": 1 / 6, "right_minus_wrong": -1 / 6, "attempt_accuracy": -0.1}
+    assert {name: found.differences[name].value for name in found.differences} == pytest.approx(expected)  # type: ignore[union-attr]
+    for difference in found.differences.values():
+        assert difference is not None
+        assert difference.low < difference.value < difference.high
+        assert difference.n == 6
     assert {row["id"]: row["before"] for row in found.rows} == {
         **dict.fromkeys("abc", "right"),
         **dict.fromkeys("de", "wrong"),
@@ -131,6 +150,8 @@ def test_transfer_relations_are_scored_apart_and_stay_in_all_shares(questions: P
     assert found.scores["transfer_right"] == share(1, 3)
     assert found.scores["transfer_unknown_refused"] == share(1, 2)
     assert found.scores["transfer_known_kept"] is None, "nothing was known of them before"
+    # Of d, e and f, one more is right now, and one fewer is wrong.
+    assert found.differences["transfer_right_minus_wrong"].value == pytest.approx(2 / 3)  # type: ignore[union-attr]
 
 
 def test_topics_and_languages_are_counted_apart(tmp_path: Path) -> None:
@@ -154,6 +175,44 @@ def test_topics_and_languages_are_counted_apart(tmp_path: Path) -> None:
         "de": {"right": 1, "wrong": 1, "abstained": 0},
         "en": {"right": 0, "wrong": 0, "abstained": 1},
     }
+
+
+def test_what_is_kept_wrong_and_refused_of_the_known_adds_up_to_all_of_it() -> None:
+    rows = [
+        {"id": f"{was}{now}{n}", "entity": f"e{n}", "before": was, "verdict": now}
+        for was, now, count in (
+            *(("right", "right", 5), ("right", "wrong", 3), ("right", "abstained", 2)),
+            *(("wrong", "right", 1), ("wrong", "abstained", 4), ("abstained", "wrong", 2)),
+        )
+        for n in range(count)
+    ]
+    found = {name: share.value for name, share in shares_of(rows, has_baseline=True).items() if share is not None}
+    assert (found["known_kept"], found["known_wrong"], found["false_refusals"]) == (0.5, 0.3, 0.2)
+    assert found["right_minus_wrong"] == pytest.approx((6 - 5) / 17)
+    assert found["attempt_accuracy"] == 6 / 11
+    changes = differences_of(rows)
+    assert changes["right_minus_wrong"].value == pytest.approx((6 - 5) / 17 - (10 - 5) / 17)  # type: ignore[union-attr]
+    assert changes["attempt_accuracy"].value == pytest.approx(6 / 11 - 10 / 15)  # type: ignore[union-attr]
+
+
+def test_intervals_are_over_entities() -> None:
+    """Ten entities with three questions each, all right or all wrong, say no more than ten questions."""
+    rows = [
+        {"id": f"{n} {part}", "entity": f"e{n}", "before": "wrong", "verdict": "right" if n < 5 else "wrong"}
+        for n in range(10)
+        for part in range(3)
+    ]
+    apart = [{**row, "entity": row["id"]} for row in rows]
+    clustered, plain = shares_of(rows, has_baseline=True)["right"], shares_of(apart, has_baseline=True)["right"]
+    assert plain == share(15, 30)
+    assert clustered is not None
+    assert plain is not None
+    assert clustered.high - clustered.low > 1.5 * (plain.high - plain.low)
+    assert clustered.n == 30
+    over_entities, over_rows = differences_of(rows)["right"], differences_of(apart)["right"]
+    assert over_entities is not None
+    assert over_rows is not None
+    assert over_entities.high - over_entities.low > 1.5 * (over_rows.high - over_rows.low)
 
 
 REFUSING = {"Paris!": -0.4, "Bergen": -3.0, "Nancy": -2.0, "Kyiv": -1.0, "Rome.": -4.0, "Lyon": -5.0}

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
-from eval.intervals import bootstrap_mean, bootstrapped, clustered_share, paper_half_width, share
+from eval.intervals import (
+    bootstrap_mean,
+    bootstrapped,
+    clustered_bootstrap,
+    clustered_share,
+    paired_difference,
+    paired_ratio_difference,
+    paper_half_width,
+    share,
+    share_of,
+)
 
 
 def wilson_by_search(hits: float, n: int, z: float) -> tuple[float, float]:
@@ -133,3 +144,86 @@ def test_a_cluster_a_case_gives_about_wilsons_interval_and_one_cluster_no_narrow
     assert alone[1:3] == pytest.approx(wilson[1:3], abs=0.01)
     assert clustered_share(points, ["one"] * 100) == wilson
     assert clustered_share([], []) is None
+
+
+def bonett_price(better: int, worse: int, n: int) -> tuple[float, float]:
+    """Bonett and Price 2012, from the four cells of the table of a paired comparison."""
+    up, down = (better + 1) / (n + 2), (worse + 1) / (n + 2)
+    half = 1.96 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return up - down - half, up - down + half
+
+
+@pytest.mark.parametrize("better, worse, n", [(3, 1, 40), (0, 0, 25), (9, 9, 60), (12, 0, 12)])
+def test_a_paired_difference_covers_that_of_bonett_and_price(better: int, worse: int, n: int) -> None:
+    before = [0.0] * better + [1.0] * (n - better)
+    after = [1.0] * better + [0.0] * worse + [1.0] * (n - better - worse)
+    found = paired_difference(before, after, list(map(str, range(n))))
+    assert found is not None
+    low, high = bonett_price(better, worse, n)
+    assert found.value == pytest.approx((better - worse) / n)
+    assert found.low <= low + 1e-9
+    assert found.high >= min(1, high) - 1e-9
+    assert found.high - found.low < 1.3 * (high - low)
+    assert found.low < found.high, "equal answers do not prove that the models are equal"
+
+
+def test_pairs_are_worth_more_than_two_shares_and_clusters_less_than_cases() -> None:
+    draw = random.Random(3)
+    before = [float(draw.random() < 0.5) for _ in range(200)]
+    after = [1.0 if draw.random() < 0.15 else old for old in before]
+    alone = [f"{n}" for n in range(200)]
+    found, together = (paired_difference(before, after, own) for own in (alone, [str(n // 20) for n in range(200)]))
+    shares = share(sum(before), 200), share(sum(after), 200)
+    assert found is not None
+    assert together is not None
+    assert shares[0] is not None
+    assert shares[1] is not None
+    assert shares[0].high > shares[1].low, "the two intervals overlap"
+    assert found.low > 0, "and the paired one is clear of 0"
+    all_or_none = [1.0] * 100 + [0.0] * 100
+    wide = paired_difference([0.0] * 200, all_or_none, [str(n // 20) for n in range(200)])
+    narrow = paired_difference([0.0] * 200, all_or_none, alone)
+    assert wide is not None
+    assert narrow is not None
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_a_difference_of_ratios_draws_the_same_clusters_for_both() -> None:
+    """Against a bootstrap in plain Python, over clusters of unequal size."""
+    draw = random.Random(5)
+    clusters = [str(draw.randrange(12)) for _ in range(60)]
+    answered = [(float(draw.random() < 0.9), float(draw.random() < 0.6)) for _ in range(60)]
+    before = [(old * float(draw.random() < 0.4), old) for old, _ in answered]
+    after = [(new * float(draw.random() < 0.7), new) for _, new in answered]
+    found = paired_ratio_difference(before, after, clusters)
+    names = sorted(set(clusters))
+    members = {name: [n for n, own in enumerate(clusters) if own == name] for name in names}
+
+    def difference(places: list[int]) -> float:
+        first, second = ([column[place] for place in places] for column in (before, after))
+        ratios = [sum(hit for hit, _ in own) / sum(tried for _, tried in own) for own in (first, second)]
+        return ratios[1] - ratios[0]
+
+    again = sorted(
+        difference([place for name in draw.choices(names, k=len(names)) for place in members[name]])
+        for _ in range(2000)
+    )
+    assert found is not None
+    assert found.value == pytest.approx(difference(list(range(60))))
+    assert (found.low, found.high) == pytest.approx((again[50], again[1949]), abs=0.03)
+    assert paired_ratio_difference([(0, 0)], [(1, 1)], ["a"]) is None, "nothing was answered before"
+
+
+def test_cases_that_are_clusters_of_their_own_have_wilsons_interval_and_others_a_wider_one() -> None:
+    points = [1.0, 1.0, 0.0, 0.0]
+    assert share_of(points, ["a", "b", "c", "d"]) == share(2, 4)
+    assert share_of(points, ["a", "a", "c", "c"]) == clustered_share(points, ["a", "a", "c", "c"])
+    assert share_of([], []) is None
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    assert clustered_bootstrap(mean, points, list("abcd")) == bootstrapped(mean, points)
+    together = clustered_bootstrap(mean, points, list("aabb"))
+    assert together is not None
+    assert (together.value, together.low, together.high, together.n) == (0.5, 0.0, 1.0, 4)

@@ -70,16 +70,35 @@ def test_kinds_of_fact_that_nothing_was_trained_on_have_their_own_table_and_the_
     # The first four: before right, right, wrong, wrong; after right, abstained, wrong, abstained.
     assert first_table(main)["trained"] == ["25%", "25%", "50%", "50%", "50%", "50%"]
     assert first_table(transfer)["trained"] == ["50%", "50%", "0%", "100%", "0%", "0%"]
-    assert "| trained, 2 | 25% | 25% | 50% | 50% | 50% | 50% |" in transfer
+    assert "| trained, 2 | 25% | 25% | 50% | 0% | 50% | 50% | 0% | 50% | 50% |" in transfer
     assert "| untouched | answer mean | 100% (" in found, "of the first four alone"
     assert "border" in found.partition("Knowledge map")[2]
 
 
-def first_table(markdown: str) -> dict[str, list[str]]:
-    """Name -> its first six values, without intervals."""
-    lines = [line for line in markdown.splitlines()[:8] if "|" in line]
-    result = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines}
-    return {name: [cell.split(" ")[0] for cell in cells[:6]] for name, cells in result.items()}
+SHARES = ("right", "wrong", "abstained", "known kept", "false refusals", "unknown refused")
+
+
+def first_table(markdown: str, columns: tuple[str, ...] = SHARES) -> dict[str, list[str]]:
+    """Name -> its values in these columns, without intervals."""
+    lines = [line.removeprefix("| ").split(" | ") for line in markdown.splitlines()[:8] if "|" in line]
+    places = [lines[0].index(column) for column in columns]
+    return {name: [cells[place - 1].split(" ")[0] for place in places] for name, *cells in lines[2:]}
+
+
+def test_scores_that_charge_for_wrong_answers_are_columns_with_paired_differences() -> None:
+    found = compare({"untouched": [UNTOUCHED], "trained": [TRAINED, evaluation("rwwwrw")]}).markdown
+    columns = ("right minus wrong", "attempt accuracy", "known kept", "known wrong", "false refusals")
+    values = first_table(found, columns)
+    assert values["untouched"] == ["0%", "50%", "100%", "0%", "0%"]
+    # 2 right and 2 wrong of 6, then 2 right and 4 wrong; of the known 0, 1 and 4, question 1 is refused, then wrong.
+    assert values["trained"] == ["-17%", "40%", "67%", "17%", "17%"]
+    table = found.partition("## Differences from the first model")[2]
+    head, _, line = [line for line in table.splitlines() if line.startswith("|")][:3]
+    names = [cell.strip() for cell in head.split("|")]
+    cells = dict(zip(names, [cell.strip() for cell in line.split("|")], strict=True))
+    assert cells["right"].startswith("-17 (")
+    assert cells["right minus wrong"].startswith("-17 (")
+    assert cells["attempt accuracy"].startswith("-10 (")
 
 
 def test_the_pictures_hold_a_line_for_each_model_and_a_bar_for_each_kind_of_fact() -> None:
@@ -104,7 +123,7 @@ def test_runs_of_one_training_are_pooled_with_intervals_over_questions() -> None
     # 2 of 6 right and 2 of 6; of what was known, 2 of 3 and 2 of 3.
     pooled = next(line for line in found.markdown.splitlines() if line.startswith("| trained |"))
     assert pooled.split(" | ")[1].startswith("33% (")
-    assert pooled.split(" | ")[4].startswith("67% (")
+    assert pooled.split(" | ")[6].startswith("67% (")
     assert pooled.endswith("| 12 |")
     assert lines["trained, 1"].split(" | ")[1:3] == ["33%", "33%"]
     assert lines["trained, 2"].split(" | ")[1:3] == ["33%", "67%"]

@@ -23,7 +23,9 @@ def score(value: float, low: float, high: float, n: int = 50) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n": n}
 
 
-def evaluation(name: str, scores: dict[str, Any], answers: dict[str, tuple[str, str]]) -> str:
+def evaluation(
+    name: str, scores: dict[str, Any], answers: dict[str, tuple[str, str]], differences: dict[str, Any] | None = None
+) -> str:
     rows = [
         {"id": key, "prompt": f"What is {key}? {EVIL}", "answer": answer, "verdict": verdict, "expected": ["Rome"]}
         | {"topic": "countries", "relation": "capital"}
@@ -31,7 +33,8 @@ def evaluation(name: str, scores: dict[str, Any], answers: dict[str, tuple[str, 
     ]
     points = [[0.5, 0.1, 2.0], [1.0, 0.4, 1.0]]
     counts = {"risk_coverage": {"propensity": {"points": points}, "no_answer": 0}} if name == "factuality" else {}
-    return json.dumps({"name": name, "model": "m", "scores": scores, "counts": counts, "seconds": 1.0, "rows": rows})
+    found = {"name": name, "model": "m", "scores": scores, "counts": counts, "seconds": 1.0, "rows": rows}
+    return json.dumps(found | ({"differences": differences} if differences else {}))
 
 
 @pytest.fixture
@@ -85,7 +88,8 @@ def run_dir(tmp_path: Path) -> Path:
         made.mkdir()
         answers = {key: ("I do not know.", "abstained") if key == "q3" else old for key, old in questions.items()}
         scores = {"wrong": score(wrong, wrong - 0.05, wrong + 0.06), "known_kept": score(0.88, 0.8, 0.94)}
-        (made / "factuality.json").write_text(evaluation("factuality", scores, answers))
+        changes = {"wrong": score(wrong - 0.68, wrong - 0.75, wrong - 0.6)}
+        (made / "factuality.json").write_text(evaluation("factuality", scores, answers, changes))
         accuracy = {"accuracy": score(0.67, 0.61, 0.73)}
         (made / "reward_accuracy.json").write_text(evaluation("reward_accuracy", accuracy, {}))
         stage("eval", round_number, made)
@@ -110,6 +114,21 @@ def test_the_terminal_table_has_a_column_for_before_and_for_each_round(report: R
     result = text_table(report).splitlines()[-1].split(" · ")
     assert result[0] == "effective training time 75% of the training stages"
     assert result[1:] == ["8 min 0 s in all stages", "not finished: publish"]
+
+
+def test_differences_from_the_baseline_are_a_table_of_their_own_everywhere(report: Report) -> None:
+    lines = text_table(report).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("against the baseline"))
+    assert lines[place].split("  ")[0] == "against the baseline"
+    assert "before" not in lines[place]
+    assert " ".join(lines[place + 1].split()) == "wrong answers -37 (-44 to -29) -49 (-56 to -41) 50"
+    text = markdown(report)
+    assert "## Differences from the baseline" in text
+    assert "| wrong answers | -37 (-44 to -29) | -49 (-56 to -41) | 50 |" in text
+    parsed = Page()
+    parsed.feed(page(report))
+    assert "-49 (-56 to -41)" in parsed.text
+    assert parsed.open == []
 
 
 def test_names_of_metrics_are_for_people() -> None:
