@@ -314,8 +314,8 @@ class Candidate(Row):
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The sampling temperature; None where unknown."""
     steering: str = ""
-    """The system prompt that steered it; empty if it was not steered. It is the first message of `prompt` if
-    `keep_steering` was set; otherwise `prompt` is without it."""
+    """The system prompt and the examples that steered it, as text; empty if it was not steered. They are the first
+    messages of `prompt` if `keep_steering` was set; otherwise `prompt` is without them."""
 
 
 def row_id(*parts: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,8 +17,9 @@ from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
-from align.rows import Candidate, PromptRow, Row
+from align.rows import Candidate, Messages, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
+from align.sampling.steering import Steering, SteeringExamplesConfig
 from align.sampling.temperatures import TemperatureRange
 from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 
@@ -68,8 +70,10 @@ class RejectionSampleRecipe(Recipe, Reading):
     """Source of a prompt, or its beginning up to a slash -> a system prompt for sampling it, such as
     `{maths: Reason in steps.}`; `*` is for all other sources. A prompt with a system message of its own keeps that one.
     Llama 3, section 4.2.2, steers tone, style and format by capability in this way."""
+    steering_examples: SteeringExamplesConfig | None = None
+    """Worked examples before a prompt, for a small model that finds no right solution without them."""
     keep_steering: bool = False
-    """Whether the reward model, the SFT rows and the pairs see the system prompt of `steering` too. Without it, the
+    """Whether the reward model, the SFT rows and the pairs see the system prompt and the examples too. Without it, the
     trained model learns to answer so without being asked. Candidates record it in either case."""
     unit_size: int = Field(32, gt=0)
     """Prompts in one unit of work. A crash loses at most one unit."""
@@ -117,7 +121,7 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     from align.jsonl import Drops, read_rows
     from align.models.devices import use_own_gpu
     from align.precision import resolved
-    from align.rows import VerifiedPromptRow
+    from align.rows import SFTRow, VerifiedPromptRow
     from align.sampling.candidates import fitting_prompts
     from align.sampling.steering import steered
     from align.sampling.verification import Verification
@@ -130,7 +134,12 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
     rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
     verification = Verification(rows, recipe.verifiers)
-    asked = steered(verification.prompts, recipe.steering)
+    examples: Messages = ()
+    by_examples: tuple[str, ...] = ()
+    if recipe.steering_examples is not None:
+        shown = read_rows(recipe.steering_examples.path, SFTRow, recipe, drops=drops)
+        examples, by_examples = tuple(chain(*(row.messages for row in shown))), recipe.steering_examples.sources
+    asked = steered(verification.prompts, recipe.steering, examples, by_examples)
     engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
     prompts, dropped = fitting_prompts(asked.rows, engine)
     dropped.update(drops.reasons)
@@ -152,7 +161,7 @@ class _Job(NamedTuple):
 
     recipe: RejectionSampleRecipe
     verification: Verification
-    system_prompts: dict[str, str]
+    system_prompts: dict[str, Steering]
 
 
 def _candidates(

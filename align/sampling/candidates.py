@@ -16,6 +16,7 @@ from align.files import fingerprint_of
 from align.generation.engine import GenerationEngine
 from align.judges.judge import Judge, ScoreRequest
 from align.rows import Candidate, Message, PromptRow, row_id
+from align.sampling.steering import Steering
 from align.sampling.work_units import run_units
 
 
@@ -32,7 +33,7 @@ def sample_candidates(
     round_number: int | None = None,
     temperature: float | None = None,
     temperatures: Sequence[float] | None = None,
-    steering: Mapping[str, str] | None = None,
+    steering: Mapping[str, Steering] | None = None,
     keep_steering: bool = False,
 ) -> list[Candidate]:
     """K candidates of each prompt, in the order of the rows and then of their index.
@@ -43,8 +44,8 @@ def sample_candidates(
     label: the name on the progress bar.
     model, round_number, temperature: written into each candidate as its origin; they do not affect sampling.
     temperatures: one for each of the K candidates of a prompt, instead of the temperature of the engine's settings.
-    steering: id of a prompt -> the system prompt that steers it, which is the first message of its row. The candidate
-        records it. Its own prompt is without this message, unless `keep_steering`.
+    steering: id of a prompt -> what steers it: the first messages of its row. The candidate records it as text. Its own
+        prompt is without these messages, unless `keep_steering`.
 
     Raises StageError if the folder has units of other rows, k, seed, weights or sampling.
     """
@@ -61,7 +62,8 @@ def sample_candidates(
         key["temperatures"] = list(temperatures)
     if steering:
         key["steering"] = "kept" if keep_steering else "removed"
-    system_prompts = steering or {}
+    unsteered = Steering("", 0)
+    steered_by = {row.id: (steering or {}).get(row.id, unsteered) for row in rows}
 
     def sample(unit: Sequence[PromptRow]) -> tuple[list[Candidate], int]:
         prompts = [engine.prompt_ids(row.prompt, row.tools) for row in unit]
@@ -74,8 +76,8 @@ def sample_candidates(
                 source=row.source,
                 tools=row.tools,
                 prompt_id=row.id,
-                prompt=row.prompt[1:] if row.id in system_prompts and not keep_steering else row.prompt,
-                steering=system_prompts.get(row.id, ""),
+                prompt=row.prompt if keep_steering else row.prompt[steered_by[row.id].messages :],
+                steering=steered_by[row.id].text,
                 completion=(without_nul(engine.parse(completion)),),
                 index=index,
                 seed=own_seed,

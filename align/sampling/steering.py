@@ -1,60 +1,103 @@
-"""System prompts that steer what is sampled, by the source of a prompt (Llama 3, section 4.2.2).
+"""System prompts and worked examples that steer what is sampled, by the source of a prompt (Llama 3, section 4.2.2).
 
 In later rounds, Llama 3 steers rejection sampling by system prompts towards a tone, style or format, which differ by
 capability. Here the sampled model sees the system prompt; whether the reward model, the SFT rows and the pairs see it
 too is a setting. If they do not, the model learns to write so without being asked.
+
+Worked examples are dialogs that the sampled model sees before a prompt. They help a small model to a first right
+solution in the expected form; trained on its right solutions, it needs no examples (Zelikman et al. 2022, STaR,
+arXiv:2203.14465).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from pydantic import Field
+
+from align.config import Section
 from align.errors import RowError
-from align.rows import Message, PromptRow
+from align.rows import Message, Messages, PromptRow
+from align.settings import InputSources
 
 EVERY_SOURCE = "*"
+
+
+class SteeringExamplesConfig(Section):
+    """Worked examples that the sampled model sees before a prompt."""
+
+    path: InputSources
+    """SFT rows: the messages of all of them come before a prompt, after its system prompt. Two to four are enough."""
+    sources: tuple[str, ...] = Field((EVERY_SOURCE,), min_length=1)
+    """Sources of prompts that get the examples, each as a key of `steering`."""
+
+
+class Steering(NamedTuple):
+    """What steers one prompt."""
+
+    text: str
+    """The system prompt, and the examples as text."""
+    messages: int
+    """The number of messages at the beginning of the sampled prompt that are not part of the prompt itself."""
 
 
 class Steered(NamedTuple):
     """Prompts as they are sampled."""
 
     rows: list[PromptRow]
-    """The prompts, with a system message at the beginning of those that are steered. Ids are those of the prompts."""
-    system_prompts: dict[str, str]
-    """Id of a steered prompt -> its system prompt."""
+    """The prompts, with a system message and examples at the beginning of those that are steered. Ids are those of the
+    prompts."""
+    system_prompts: dict[str, Steering]
+    """Id of a steered prompt -> what steers it."""
     counts: Counter[str]
-    """How many prompts each entry steers, and `own system prompt`: those that match one, but have their own."""
+    """How many prompts each entry steers, `examples`: those that get the examples, and `own system prompt`: those that
+    match an entry, but have their own."""
 
 
-def steered(rows: Sequence[PromptRow], by_source: Mapping[str, str]) -> Steered:
-    """The prompts with the system prompts of their sources.
+def steered(
+    rows: Sequence[PromptRow],
+    by_source: Mapping[str, str],
+    examples: Sequence[Message] = (),
+    example_sources: Sequence[str] = (EVERY_SOURCE,),
+) -> Steered:
+    """The prompts with the system prompts of their sources, and with examples.
 
     by_source: source of a prompt, or its beginning up to a slash -> system prompt. The longest match is used, and `*`
         matches every source. With {"maths": "Reason in steps.", "maths/proofs": "Be rigorous."}:
             maths, maths/word-problems    Reason in steps.
             maths/proofs/algebra          Be rigorous.
             mathsets                      not steered
+    examples: the messages of all examples. example_sources: the sources of the prompts that get them, as in by_source.
     A prompt that has its own system message keeps it and is not steered.
-    Raises RowError for an entry that matches no prompt.
+    Raises RowError for an entry that matches no prompt, and for examples with a system message.
     """
-    found, system_prompts, counts, matched = [], dict[str, str](), Counter[str](), set[str]()
+    if any(message.role == "system" for message in examples):
+        how = "Remove it, or set it as the system prompt of `steering`"
+        raise RowError("steering_examples", "an example has a system message, expected user and assistant", how)
+    found, system_prompts, counts, matched = [], dict[str, Steering](), Counter[str](), set[str]()
     for row in rows:
         key = _matching(row.source, by_source)
-        if key is None:
+        example_key = _matching(row.source, example_sources) if examples else None
+        matched.update(each for each in (key, example_key) if each is not None)
+        if key is None and example_key is None:
             found.append(row)
             continue
-        matched.add(key)
         if row.prompt[0].role == "system":
             counts["own system prompt"] += 1
             found.append(row)
             continue
-        counts[key] += 1
-        system_prompts[row.id] = by_source[key]
-        system = Message(role="system", content=by_source[key])
-        found.append(row.model_copy(update={"prompt": (system, *row.prompt)}))
-    unused = by_source.keys() - matched
+        before: Messages = ()
+        if key is not None:
+            counts[key] += 1
+            before = (Message(role="system", content=by_source[key]),)
+        if example_key is not None:
+            counts["examples"] += 1
+            before = (*before, *examples)
+        system_prompts[row.id] = Steering(_text(before), len(before))
+        found.append(row.model_copy(update={"prompt": (*before, *row.prompt)}))
+    unused = {*by_source, *(example_sources if examples else ())} - matched
     if unused:
         sources = ", ".join(sorted({row.source for row in rows})[:10])
         what = f"no prompt has the source {', '.join(sorted(unused))}; sources of the prompts: {sources}"
@@ -62,7 +105,14 @@ def steered(rows: Sequence[PromptRow], by_source: Mapping[str, str]) -> Steered:
     return Steered(found, system_prompts, counts)
 
 
-def _matching(source: str, by_source: Mapping[str, str]) -> str | None:
+def _text(messages: Messages) -> str:
+    """The system prompt alone as it is; with examples, each message with its role."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
+def _matching(source: str, by_source: Collection[str]) -> str | None:
     """The longest key that is the source or its beginning up to a slash; else `*`, if it is a key."""
     parts = source.split("/")
     for length in range(len(parts), 0, -1):

@@ -1,6 +1,7 @@
 """Problems of mathematics with checked answers: prompts to sample from, and problems to evaluate on.
 
-It writes `maths.round-N.jsonl` for each round and `maths.heldout.jsonl`, each with a manifest. Rejection sampling with
+It writes `maths.round-N.jsonl` for each round and `maths.heldout.jsonl`, each with a manifest, and with
+`generated.examples` also `maths.examples.jsonl`. Rejection sampling with
 `verifiers: [maths]` samples K solutions of each prompt and checks the final answer; right solutions become SFT rows,
 and right over wrong ones preference pairs (Llama 3, section 4.3.3). See docs/maths.md.
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -20,11 +21,11 @@ from align.config import Section, dump
 from align.errors import RowError
 from align.records import identities_of
 from align.reporting import logger
-from align.rows import MathsProblemRow, Message, VerifiedPromptRow
+from align.rows import MathsProblemRow, Message, SFTRow, VerifiedPromptRow
 from align.settings import BadRows, InputSource, InputSources
 from align.splits import part_of, prompt_identity
 from data_builders import packaged
-from data_builders.maths.generated import NEW_NUMBERS, GeneratedConfig, generated_parts
+from data_builders.maths.generated import NEW_NUMBERS, GeneratedConfig, WorkedExample, generated_parts
 from data_builders.maths.near_duplicates import SimilarTexts
 from data_builders.maths.problems import ASDivConfig, asdiv_problems, own_problems, without_numbers
 from data_builders.row_set import RowSet, evaluation_keys, prompt_keys
@@ -78,11 +79,11 @@ class MathsConfig(BadRows):
 
 def build(config: MathsConfig, output: Path) -> Path:
     """Write all files into the folder `output` and return it."""
-    heldout, rounds = _parts(config)
+    heldout, rounds, examples = _parts(config)
     evaluation = evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows))
     # Other numbers of a template that is trained on are held out on purpose; they are near-duplicates by construction.
     kinds = SimilarTexts(map(_comparable, (row for row in heldout.rows if row.source != NEW_NUMBERS)))
-    files: dict[str, RowSet[MathsProblemRow] | RowSet[VerifiedPromptRow]] = {}
+    files: dict[str, RowSet[Any]] = {}
     for number, part in enumerate(rounds, start=1):
         part.drop_matches(evaluation)
         part.drop_where(lambda row: kinds.highest(_comparable(row)) > config.max_similarity, "near a held-out problem")
@@ -96,6 +97,8 @@ def build(config: MathsConfig, output: Path) -> Path:
     heldout.rows = [_with_instruction(row, config.instruction) for row in heldout.rows]
     heldout.shuffle(config.seed)
     files["maths.heldout"] = heldout
+    if examples:
+        files["maths.examples"] = RowSet(_example_row(example, config.instruction) for example in examples)
     own = config.own.path if config.own is not None else ()
     inputs = identities_of([*(own if isinstance(own, tuple) else (own,)), *config.evaluation])
     notes = {"provenance": packaged.provenance((packaged.ASDIV,))} if config.asdiv is not None else None
@@ -105,8 +108,11 @@ def build(config: MathsConfig, output: Path) -> Path:
     return output
 
 
-def _parts(config: MathsConfig) -> tuple[RowSet[MathsProblemRow], list[RowSet[MathsProblemRow]]]:
-    """Held-out problems within their limits, and the problems of each round before theirs."""
+def _parts(
+    config: MathsConfig,
+) -> tuple[RowSet[MathsProblemRow], list[RowSet[MathsProblemRow]], list[WorkedExample]]:
+    """Held-out problems within their limits, the problems of each round before theirs, and worked examples."""
+    examples: list[WorkedExample] = []
     heldout: RowSet[MathsProblemRow] = RowSet()
     rounds: list[RowSet[MathsProblemRow]] = [RowSet() for _ in range(config.rounds)]
     ratio = config.heldout_ratio
@@ -126,9 +132,16 @@ def _parts(config: MathsConfig) -> tuple[RowSet[MathsProblemRow], list[RowSet[Ma
     if config.generated is not None:
         found = generated_parts(config.generated, config.rounds, config.seed)
         heldout.add(found.heldout)
+        examples = found.examples
         for part, more in zip(rounds, found.rounds, strict=True):
             part.add(more)
-    return heldout, rounds
+    return heldout, rounds, examples
+
+
+def _example_row(example: WorkedExample, instruction: str) -> SFTRow:
+    problem = _with_instruction(example.problem, instruction)
+    messages = (*problem.prompt, Message(role="assistant", content=example.solution))
+    return SFTRow(id=problem.id, source=problem.source, messages=messages)
 
 
 def _limit(part: RowSet[MathsProblemRow], config: MathsConfig, *, heldout: bool) -> None:

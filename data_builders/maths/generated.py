@@ -46,6 +46,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+_SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
 class GeneratedConfig(Section):
@@ -66,6 +67,10 @@ class GeneratedConfig(Section):
     numbers may give fewer."""
     heldout_limit: int = Field(200, gt=0)
     """Number of held-out problems: half of them from held-out templates, half with held-out numbers."""
+
+    examples: int = Field(0, ge=0)
+    """Number of worked examples, written to `maths.examples.jsonl` as SFT rows: problems of templates that are trained
+    on, with a solution computed from the template. For `steering_examples` of rejection sampling."""
 
 
 class TemplateEntry(Section):
@@ -163,6 +168,14 @@ class GeneratedParts(NamedTuple):
 
     heldout: RowSet[MathsProblemRow]
     rounds: list[RowSet[MathsProblemRow]]
+    examples: list[WorkedExample]
+
+
+class WorkedExample(NamedTuple):
+    """A problem with its solution."""
+
+    problem: MathsProblemRow
+    solution: str
 
 
 def generated_parts(config: GeneratedConfig, rounds: int, seed: int) -> GeneratedParts:
@@ -184,7 +197,11 @@ def generated_parts(config: GeneratedConfig, rounds: int, seed: int) -> Generate
     for source, part in ((NEW_TEMPLATE, heldout), (NEW_NUMBERS, new_numbers)):
         part.rows = [row.model_copy(update={"source": source}) for row in part.rows]
     heldout.add(new_numbers)
-    return GeneratedParts(heldout, parts)
+    examples = _examples(known, config.examples, shares[:-1], config.max_number, seed)
+    shown = {example.problem.id for example in examples}
+    for part in parts:
+        part.drop_where(lambda row: row.id in shown, "is a worked example")
+    return GeneratedParts(heldout, parts, examples)
 
 
 def heldout_templates(templates: Sequence[Template], ratio: float, seed: int) -> set[str]:
@@ -215,7 +232,7 @@ def _drawn(
                 break
             chance = random.Random(fingerprint_of(seed, template.name, draw))
             numbers = _numbers(template, most, chance)
-            key = f"{template.name} {sorted(numbers.values())}"
+            key = _key(template, numbers)
             place = part_of(key, ratios, seed)
             if key in known or place >= len(parts) or counts[place] == each[place]:
                 continue
@@ -225,6 +242,61 @@ def _drawn(
     for part, limit in zip(parts, limits, strict=True):
         part.limit(limit, seed)
     return parts
+
+
+def _examples(
+    templates: Sequence[Template], count: int, ratios: Sequence[float], most: int, seed: int
+) -> list[WorkedExample]:
+    """Worked examples whose numbers are not held out; the first ones have different operations."""
+    by_form: dict[str, list[Template]] = {}
+    for template in sorted(templates, key=lambda each: (each.steps, fingerprint_of(seed, "example", each.name))):
+        by_form.setdefault(_form(template.answer), []).append(template)
+    # The first template of each form, then the second of each, and so on; then all again with other numbers.
+    longest = max(map(len, by_form.values()))
+    order = [own[place] for place in range(longest) for own in by_form.values() if place < len(own)]
+    found: list[WorkedExample] = []
+    for draw in range(100 * count):
+        if len(found) == count:
+            break
+        template = order[len(found) % len(order)]
+        chance = random.Random(fingerprint_of(seed, "example", template.name, draw))
+        numbers = _numbers(template, most, chance)
+        if part_of(_key(template, numbers), ratios, seed) > 0:
+            found.append(WorkedExample(_problem(template, numbers, chance), solution_of(template.answer, numbers)))
+    return found
+
+
+def solution_of(expression: ast.expr, numbers: Mapping[str, int]) -> str:
+    """The steps of a computation and its answer. For (a + b) / c with 8, 4 and 3:
+
+    8 + 4 = 12
+    12 / 3 = 4
+    Answer: 4
+    """
+    lines: list[str] = []
+
+    def walk(node: ast.expr) -> int:
+        if isinstance(node, ast.BinOp):
+            left, right = walk(node.left), walk(node.right)
+            value = _OPERATORS[type(node.op)](Fraction(left), Fraction(right))
+            lines.append(f"{left} {_SIGNS[type(node.op)]} {right} = {value}")
+            return int(value)
+        own = value_of(node, numbers)
+        assert own is not None
+        return int(own)
+
+    answer = walk(expression)
+    return "\n".join([*lines, f"Answer: {answer}"])
+
+
+def _form(expression: ast.expr) -> str:
+    """The operations of an expression, without the names of its numbers: "+ *"."""
+    return " ".join(_SIGNS[type(node.op)] for node in ast.walk(expression) if isinstance(node, ast.BinOp))
+
+
+def _key(template: Template, numbers: Mapping[str, int]) -> str:
+    """By this text a problem is assigned to a part of a split; the order of the numbers does not matter."""
+    return f"{template.name} {sorted(numbers.values())}"
 
 
 def _numbers(template: Template, most: int, chance: random.Random) -> dict[str, int]:

@@ -145,6 +145,17 @@ def test_steered_candidates_record_their_system_prompt_and_may_be_without_it(tmp
         sample(tmp_path, Counting(), asked.rows, steering=asked.system_prompts, keep_steering=not keep)
 
 
+def test_candidates_are_without_the_examples_that_steered_them(tmp_path: Path) -> None:
+    examples = (Message(role="user", content="1 + 1?"), Message(role="assistant", content="Answer: 2"))
+    prompts = prompt_rows(1)
+    asked = steered(prompts, {}, examples)
+    backend = Counting()
+    found = sample(tmp_path, backend, asked.rows, steering=asked.system_prompts)
+    assert "".join(map(chr, backend.prompts[0])) == f"1 + 1?Answer: 2{prompts[0].prompt[0].content}"
+    assert {candidate.prompt for candidate in found} == {prompts[0].prompt}
+    assert {candidate.steering for candidate in found} == {"user: 1 + 1?\n\nassistant: Answer: 2"}
+
+
 def test_finished_units_are_read_and_not_sampled_again(tmp_path: Path) -> None:
     expected = sample(tmp_path / "whole", Counting())
     interrupted = Counting(stop_after=2)

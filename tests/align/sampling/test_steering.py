@@ -22,17 +22,17 @@ def test_the_longest_matching_source_steers() -> None:
     rows = [prompt(source, source) for source in sources]
     found = steered(rows, {"maths": STEPS, "maths/proofs": RIGOROUS})
     assert found.system_prompts == {
-        "maths": STEPS,
-        "maths/word-problems": STEPS,
-        "maths/proofs": RIGOROUS,
-        "maths/proofs/algebra": RIGOROUS,
+        "maths": (STEPS, 1),
+        "maths/word-problems": (STEPS, 1),
+        "maths/proofs": (RIGOROUS, 1),
+        "maths/proofs/algebra": (RIGOROUS, 1),
     }
     assert found.counts == {"maths": 2, "maths/proofs": 2}
     assert [row.id for row in found.rows] == sources
     assert found.rows[0].prompt == (Message(role="system", content=STEPS), *rows[0].prompt)
     assert found.rows[4:] == rows[4:]
-    assert steered(rows, {"chat": BRIEF, "*": STEPS}).system_prompts["mathsets"] == STEPS
-    assert steered(rows, {"chat": BRIEF, "*": STEPS}).system_prompts["chat"] == BRIEF
+    assert steered(rows, {"chat": BRIEF, "*": STEPS}).system_prompts["mathsets"].text == STEPS
+    assert steered(rows, {"chat": BRIEF, "*": STEPS}).system_prompts["chat"].text == BRIEF
     assert steered(rows, {}).rows == rows
 
 
@@ -40,8 +40,24 @@ def test_a_prompt_keeps_its_own_system_message() -> None:
     own = prompt("a", "chat", Message(role="system", content="Pirate."), Message(role="user", content="Hello"))
     found = steered([own, prompt("b", "chat")], {"chat": BRIEF})
     assert found.rows[0] == own
-    assert found.system_prompts == {"b": BRIEF}
+    assert found.system_prompts == {"b": (BRIEF, 1)}
     assert found.counts == {"chat": 1, "own system prompt": 1}
+
+
+def test_examples_come_between_the_system_prompt_and_the_prompt() -> None:
+    examples = (Message(role="user", content="1 + 1?"), Message(role="assistant", content="Answer: 2"))
+    rows = [prompt("a", "maths/sums"), prompt("b", "chat")]
+    both = steered(rows, {"maths": STEPS}, examples, ("maths",))
+    assert both.rows[0].prompt == (Message(role="system", content=STEPS), *examples, *rows[0].prompt)
+    assert both.system_prompts == {"a": ("system: Reason in steps.\n\nuser: 1 + 1?\n\nassistant: Answer: 2", 3)}
+    assert both.rows[1] == rows[1]
+    alone = steered(rows, {}, examples)
+    assert [row.prompt for row in alone.rows] == [(*examples, *row.prompt) for row in rows]
+    assert alone.counts == {"examples": 2}
+    with pytest.raises(RowError, match="steering: no prompt has the source code"):
+        steered(rows, {}, examples, ("maths", "code"))
+    with pytest.raises(RowError, match="steering_examples: an example has a system message"):
+        steered(rows, {}, [Message(role="system", content="Pirate."), *examples])
 
 
 def test_an_entry_without_prompts_is_an_error() -> None:

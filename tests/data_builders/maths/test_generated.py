@@ -85,6 +85,24 @@ def test_rounds_have_as_many_problems_as_asked_for_and_the_same_ones_each_time(p
     assert generated_parts(config, 1, 5).rounds[0].rows != generated_parts(config, 1, 6).rounds[0].rows
 
 
+def test_worked_examples_have_different_operations_and_lines_that_are_true(parts: GeneratedParts) -> None:
+    config = GeneratedConfig(limit=200, heldout_limit=120, max_number=60, examples=40)
+    found = generated_parts(config, 2, seed=0)
+    assert len(found.examples) == 40
+    signs = [re.findall(r" ([-+*/]) ", example.solution) for example in found.examples[:4]]
+    assert sorted(signs) == [["*"], ["+"], ["-"], ["/"]]
+    asked = {row.id for part in (found.heldout, *found.rounds) for row in part.rows}
+    held = {row.template for row in found.heldout.rows if row.source == NEW_TEMPLATE}
+    for example in found.examples:
+        *steps, last = example.solution.split("\n")
+        assert all(eval(left) == int(right) for left, _, right in (step.partition("=") for step in steps))
+        assert last == f"Answer: {answer_of(example.problem)}"
+        assert len(steps) == TEMPLATES[example.problem.template].steps
+        assert example.problem.id not in asked
+        assert example.problem.template not in held
+    assert found.heldout.rows == parts.heldout.rows
+
+
 def test_no_two_templates_are_near_duplicates() -> None:
     texts = {name: without_numbers(re.sub(r"\{[a-d]\}", "5", each.text)) for name, each in TEMPLATES.items()}
     near = [(one, other) for one, other in combinations(texts, 2) if ngram_similarity(texts[one], texts[other]) > 0.6]
