@@ -53,6 +53,9 @@ EVALUATIONS = {
     "bfcl": Evaluation(
         "eval.bfcl:BFCLConfig", "model", "The Berkeley Function Calling Leaderboard, judged by its own checker."
     ),
+    "instructions": Evaluation(
+        "eval.instructions:InstructionsEvalConfig", "model", "Instructions that a rule checks, strictly and loosely."
+    ),
     "reward_accuracy": Evaluation(
         "eval.reward_accuracy:RewardAccuracyConfig", "reward_model", "Held-out pairs that are ranked as people did."
     ),
