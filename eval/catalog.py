@@ -56,6 +56,7 @@ EVALUATIONS = {
     "instructions": Evaluation(
         "eval.instructions:InstructionsEvalConfig", "model", "Instructions that a rule checks, strictly and loosely."
     ),
+    "maths": Evaluation("eval.maths:MathsEvalConfig", "model", "Problems of mathematics, judged by the final answer."),
     "reward_accuracy": Evaluation(
         "eval.reward_accuracy:RewardAccuracyConfig", "reward_model", "Held-out pairs that are ranked as people did."
     ),
