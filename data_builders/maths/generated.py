@@ -247,7 +247,7 @@ def _drawn(
 def _examples(
     templates: Sequence[Template], count: int, ratios: Sequence[float], most: int, seed: int
 ) -> list[WorkedExample]:
-    """Worked examples whose numbers are not held out; the first ones have different operations."""
+    """Worked examples whose numbers are not held out and differ; the first ones have different operations."""
     by_form: dict[str, list[Template]] = {}
     for template in sorted(templates, key=lambda each: (each.steps, fingerprint_of(seed, "example", each.name))):
         by_form.setdefault(_form(template.answer), []).append(template)
@@ -261,7 +261,9 @@ def _examples(
         template = order[len(found) % len(order)]
         chance = random.Random(fingerprint_of(seed, "example", template.name, draw))
         numbers = _numbers(template, most, chance)
-        if part_of(_key(template, numbers), ratios, seed) > 0:
+        values = [*numbers.values(), value_of(template.answer, numbers)]
+        # With 4 / 4 = 1, an example would not show which number is which.
+        if len(set(values)) == len(values) and part_of(_key(template, numbers), ratios, seed) > 0:
             found.append(WorkedExample(_problem(template, numbers, chance), solution_of(template.answer, numbers)))
     return found
 
