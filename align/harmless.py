@@ -26,6 +26,8 @@ _RESULT = {
 
 _SERVERS = {"base_urls", "concurrency", "timeout_seconds", "retries", "api_key_variable"}
 """Settings of a section `sampling.server`: which servers sample, and how they are asked."""
+_VLLM = {"tensor_parallel_size", "gpu_memory_utilization", "enforce_eager", "logprobs"}
+"""Settings of a section `sampling.vllm` that change completions by rounding only."""
 
 
 def changes_no_result(key: str) -> bool:
@@ -35,7 +37,10 @@ def changes_no_result(key: str) -> bool:
     """
     section, _, name = key.rpartition(".")
     return (
-        key in _OUTPUT or key.partition(".")[0] == "hub" or (section.endswith("sampling.server") and name in _SERVERS)
+        key in _OUTPUT
+        or key.partition(".")[0] == "hub"
+        or (section.endswith("sampling.server") and name in _SERVERS)
+        or (section.endswith("sampling.vllm") and name in _VLLM)
     )
 
 

@@ -594,15 +594,38 @@ class SamplingServerConfig(Section):
         return urls
 
 
+class VLLMConfig(Section):
+    """How vLLM runs for `backend: vllm`. Read by `align/generation/vllm.py`; see docs/backends.md.
+
+    `sampling.dtype` is the type of the weights, and `sampling.batch_size` the most completions that are decoded at the
+    same time.
+    """
+
+    tensor_parallel_size: int = Field(1, gt=0, le=1024)
+    """GPUs over which the weights are spread. Process r of a launcher takes the r-th group of this many GPUs."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    """The part of a GPU's memory that vLLM takes, for weights and cache. Lower it if other processes use the GPU."""
+    max_model_len: int | None = Field(None, gt=0)
+    """The longest prompt with its completion, in tokens. None: that of the model, which may need more memory for the
+    cache than there is."""
+    enforce_eager: bool = False
+    """true: no CUDA graphs and no compilation. vLLM then starts faster, and samples more slowly."""
+    logprobs: bool = False
+    """Return the log-probability of each sampled token (`Completion.logprobs`). It costs some speed, and no recipe
+    reads them."""
+
+
 class SamplingConfig(Section):
     """How completions are sampled."""
 
     backend: Literal["local", "vllm", "server"] = "local"
-    """What samples. local: transformers, in this process. vllm: vLLM, in this process; requires a GPU. server: one or
-    several running servers with the OpenAI completions interface (vLLM, SGLang, llama.cpp), named in `server`. See
-    docs/backends.md."""
+    """What samples. local: transformers, in this process. vllm: vLLM, in this process; requires the extra `vllm`.
+    server: one or several running servers with the OpenAI completions interface (vLLM, SGLang, llama.cpp), named in
+    `server`. See docs/backends.md."""
     server: SamplingServerConfig | None = None
     """The servers of `backend: server`."""
+    vllm: VLLMConfig | None = None
+    """How vLLM runs, for `backend: vllm`. None: the defaults of this section."""
 
     temperature: float = Field(1.0, ge=0, le=100)
     """Sampling temperature. 0 is greedy decoding: the most likely token each time."""
@@ -624,14 +647,15 @@ class SamplingConfig(Section):
             raise ValueError("the backend server requires the section sampling.server, which is missing")
         if self.backend != "server" and self.server is not None:
             raise ValueError(f"sampling.server is given, which the backend {self.backend} does not read")
+        if self.backend != "vllm" and self.vllm is not None:
+            raise ValueError(f"sampling.vllm is given, which the backend {self.backend} does not read")
         # dtype is not read either, but rounds set it for every section, whatever its backend
-        unread = ("batch_size", "threads") if self.backend == "server" else ()
+        unread = {"server": ("batch_size", "threads"), "vllm": ("threads",)}.get(self.backend, ())
         for name in unread:
             value = getattr(self, name)
             if name in self.model_fields_set and value != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"sampling.{name} is {value}, which the backend server does not read: the server has it"
-                )
+                why = ": the server has it" if self.backend == "server" else ""
+                raise ValueError(f"sampling.{name} is {value}, which the backend {self.backend} does not read{why}")
         return self
 
     def result_settings(self) -> dict[str, Any]:
@@ -640,11 +664,13 @@ class SamplingConfig(Section):
         Settings that change the speed only are left out. Those of the local backend are without `backend`, so that
         results that were made before there were other backends keep their keys.
         """
-        left_out = {"batch_size", "threads", "server"}
+        left_out = {"batch_size", "threads", "server", "vllm"}
         left_out |= {"backend"} if self.backend == "local" else {"dtype"} if self.backend == "server" else set()
         values = self.model_dump(mode="json", exclude=left_out)
         if self.server is not None:
             values["server"] = self.server.model_dump(include={"model", "max_model_len"})
+        if self.vllm is not None and self.vllm.max_model_len is not None:
+            values["max_model_len"] = self.vllm.max_model_len
         return values
 
 

@@ -1,7 +1,7 @@
 """The interface of a generation backend: prompts and seeds in, completions out.
 
 A backend knows token ids only; `engine.py` joins it with the chat protocol of its model. Each backend has a file of its
-own: `local.py` runs transformers in this process, `server.py` asks running servers.
+own: `local.py` runs transformers in this process, `vllm.py` runs vLLM, `server.py` asks running servers.
 """
 
 from __future__ import annotations

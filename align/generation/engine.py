@@ -23,7 +23,6 @@ from typing import Any, Self
 
 from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
-from align.errors import ConfigError
 from align.generation.backend import Backend, Completion
 from align.rows import Message, Messages
 from align.settings import ModelConfig, SamplingConfig
@@ -34,12 +33,14 @@ def load_weights(path: Path, sampling: SamplingConfig, revision: str | None = No
 
     It depends on the checkpoint and on `weights_key(sampling)`. Backends with other settings may share it.
     """
-    from align.models.loading import load_generator
-
     if sampling.backend == "server":  # the weights are there
         return path
-    if sampling.backend != "local":
-        raise ConfigError("sampling.backend", f"the backend {sampling.backend} is not available yet", "Use local")
+    if sampling.backend == "vllm":
+        from align.generation.vllm import load_vllm
+
+        return load_vllm(path, sampling, revision)
+    from align.models.loading import load_generator
+
     return load_generator(path, sampling.dtype, revision)
 
 
@@ -49,6 +50,10 @@ def backend_of(weights: Any, protocol: ChatProtocol, sampling: SamplingConfig) -
         from align.generation.server import ServerBackend
 
         return ServerBackend(weights, protocol, sampling)
+    if sampling.backend == "vllm":
+        from align.generation.vllm import VLLMBackend
+
+        return VLLMBackend(weights, protocol, sampling)
     from align.generation.local import LocalBackend
 
     return LocalBackend(weights, protocol, sampling)
@@ -56,7 +61,7 @@ def backend_of(weights: Any, protocol: ChatProtocol, sampling: SamplingConfig) -
 
 def weights_key(sampling: SamplingConfig) -> tuple[object, ...]:
     """The settings that `load_weights` depends on."""
-    return sampling.backend, sampling.dtype
+    return sampling.backend, sampling.dtype, sampling.vllm
 
 
 class GenerationEngine:
