@@ -74,7 +74,8 @@ def imported(*folders: str) -> dict[str, str]:
             for name in names:
                 found.setdefault(name.partition(".")[0], f"{file.relative_to(ROOT)}:{node.lineno}")
     ours = OWN | set(sys.stdlib_module_names)
-    return {name: where for name, where in found.items() if name not in ours and name not in siblings - {"tokenizers"}}
+    siblings -= {"tokenizers", "vllm"}  # libraries, whose names files of ours have too
+    return {name: where for name, where in found.items() if name not in ours | siblings}
 
 
 def undeclared(modules: dict[str, str], allowed: set[str]) -> list[str]:
