@@ -30,6 +30,7 @@ from align.chat.protocol import ChatProtocol
 from align.errors import ConfigError, RowError
 from align.files import fingerprint_of
 from align.generation.backend import Completion
+from align.generation.next_token import choose
 from align.models.devices import on_device, require_on_device
 from align.models.exactness import batch_limit, named, refusal, refuse_unsampled
 from align.models.memory import memory_errors
@@ -173,55 +174,6 @@ def state_fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def choose(
-    logits_NV: torch.Tensor,
-    uniforms_N: torch.Tensor,
-    sampling: SamplingConfig,
-    temperatures_N: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The next token of each row.
-
-    Shapes: logits [N, V], uniforms [N] in [0, 1), temperatures [N] (None: sampling.temperature for all), result [N].
-    Temperature 0 takes the likeliest token. Otherwise a token is chosen by inverse CDF, after temperature and after
-    keeping the likeliest tokens that make up top_p (the one that crosses it included). For example, with probabilities
-    0.5, 0.3, 0.2 the CDF is 0.5, 0.8, 1.0, and a uniform of 0.6 chooses token 1, the first whose CDF is above 0.6.
-    """
-    if temperatures_N is not None:
-        is_greedy_N = temperatures_N == 0
-        divisors_N = torch.where(is_greedy_N, 1.0, temperatures_N)
-        probabilities_NV = torch.softmax(logits_NV.float() / divisors_N[:, None], dim=-1)
-    elif sampling.temperature == 0:
-        return logits_NV.argmax(dim=-1)
-    else:
-        probabilities_NV = torch.softmax(logits_NV.float() / sampling.temperature, dim=-1)
-    if sampling.top_p < 1:
-        probabilities_NV = _nucleus(probabilities_NV, sampling.top_p)
-    cdf_NV = probabilities_NV.cumsum(dim=-1, dtype=torch.float64)
-    total_N = cdf_NV[:, -1]
-    # Strictly below the total, so that the first entry above the target always has a probability above 0.
-    target_N = torch.minimum(uniforms_N * total_N, torch.nextafter(total_N, torch.zeros_like(total_N)))
-    chosen_N = torch.searchsorted(cdf_NV, target_N[:, None], right=True)[:, 0]
-    return chosen_N if temperatures_N is None else torch.where(is_greedy_N, logits_NV.argmax(dim=-1), chosen_N)
-
-
-def _nucleus(probabilities_NV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The probabilities with those outside the nucleus set to 0.
-
-    A full sort of the vocabulary is slow, so 512 tokens are sorted first, and more only if they do not reach top_p.
-    With top_p 0.7 and probabilities 0.5, 0.3, 0.2, the sums before each token are 0, 0.5, 0.8: the first two are kept.
-    """
-    vocabulary = probabilities_NV.shape[-1]
-    size = min(512, vocabulary)
-    while True:
-        top_NK, places_NK = probabilities_NV.topk(size, dim=-1)
-        above_NK = top_NK.cumsum(dim=-1, dtype=torch.float64) - top_NK
-        if size == vocabulary or bool((above_NK[:, -1] >= top_p).all()):
-            break
-        size = min(size * 8, vocabulary)
-    kept_NK = torch.where(above_NK < top_p, top_NK, 0.0)
-    return torch.zeros_like(probabilities_NV).scatter_(-1, places_NK, kept_NK)
 
 
 @dataclass(slots=True)

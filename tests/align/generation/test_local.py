@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from align.errors import ConfigError, RowError
 from align.generation import local
 from align.generation.backend import Completion
-from align.generation.local import LocalBackend, choose, state_fingerprint
+from align.generation.local import LocalBackend, state_fingerprint
+from align.generation.next_token import choose
 from align.settings import SamplingConfig
 
 VOCABULARY = 97
@@ -221,6 +222,23 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float) -> None:
         assert set(drawn.tolist()) <= kept
         likely = {token for token in kept if shares[token] / mass > 1 / 1000}
         assert likely <= set(drawn.tolist())
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999999])
+def test_a_nucleus_of_any_size_gives_the_token_of_a_sorted_vocabulary(top_p: float) -> None:
+    """Rows from peaked, with nuclei of one token, to flat, with nuclei of nearly all 5,000: 64 and 512 do not reach."""
+    torch.manual_seed(0)
+    logits = torch.randn(40, 5000) * torch.linspace(0.01, 12, 40)[:, None]
+    uniforms = torch.rand(40, dtype=torch.float64)
+    drawn = choose(logits, uniforms, SamplingConfig(top_p=top_p))
+    for row, uniform, token in zip(logits, uniforms.tolist(), drawn.tolist(), strict=True):
+        shares = torch.softmax(row, -1)
+        ranked = shares.argsort(descending=True).tolist()
+        mass = [0.0, *shares[ranked].double().cumsum(0).tolist()]
+        kept = [token for token, before in zip(ranked, mass, strict=False) if before < top_p]
+        cdf = [0.0, *shares[sorted(kept)].double().cumsum(0).tolist()]
+        place = sum(value <= uniform * cdf[-1] for value in cdf[1:])
+        assert token == sorted(kept)[place]
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
