@@ -28,7 +28,7 @@ from align.rows import Message, Messages, PromptRow, VerifiedPromptRow
 from align.settings import InputSource, InputSources, Reading
 from align.splits import part_of
 from align.text import normalize
-from data_builders.instructions.kinds import KINDS, Instruction, KindName, are_compatible, instruction, obeyed
+from data_builders.instructions.kinds import KINDS, OPTIONAL, Instruction, KindName, are_compatible, instruction, obeyed
 from data_builders.instructions.sources import BasePrompt, base_prompts
 from data_builders.row_set import RowSet, evaluation_keys, prompt_keys, shuffled
 
@@ -71,7 +71,8 @@ class InstructionsConfig(Reading):
     heldout_ratio: float = Field(0.2, gt=0, lt=1)
     """Ratio of the prompts to hold out."""
     kinds: tuple[KindName, ...] = ()
-    """Kinds of instruction to train on. Empty: all that are not held out."""
+    """Kinds of instruction to train on. Empty: all that are not held out, but not `language`, which requires the extra
+    of that name."""
     heldout_kinds: tuple[KindName, ...] = HELD_OUT_KINDS
     """Kinds of instruction that no training row has, neither their wordings nor their check. So upper_case cannot be
     held out while lower_case is trained: both are checked by `case`."""
@@ -119,7 +120,8 @@ class InstructionsConfig(Reading):
     @property
     def trained_kinds(self) -> tuple[KindName, ...]:
         held_out = {KINDS[kind].checked_by for kind in self.heldout_kinds}
-        return self.kinds or tuple(kind for kind in KINDS if KINDS[kind].checked_by not in held_out)
+        others = (kind for kind in KINDS if kind not in OPTIONAL and KINDS[kind].checked_by not in held_out)
+        return self.kinds or tuple(others)
 
 
 def build(config: InstructionsConfig, output: Path) -> Path:

@@ -29,10 +29,13 @@ KindName = Literal[
     "word_absent",
     "quoted",
     "json",
+    "language",
 ]
 """The names of all kinds."""
 
 Check = dict[str, Any]
+OPTIONAL: tuple[KindName, ...] = ("language",)
+"""Kinds that are used only if the settings name them: their checks require an extra."""
 Aspect = Literal["length", "layout", "case", "start", "end", "words", "punctuation"]
 
 
@@ -77,6 +80,7 @@ class Kind(NamedTuple):
 
 ENDINGS = ("That is all.", "I hope this helps.", "Thank you for asking.", "Is there anything else?", "The end.")
 BEGINNINGS = ("Here is my answer:", "Good question!", "Let me explain:", "In short:", "My answer:")
+LANGUAGES = (("de", "German"), ("fr", "French"), ("it", "Italian"), ("pt", "Portuguese"), ("es", "Spanish"))
 COMMON_WORDS = ("important", "example", "people", "because", "time", "simple", "different", "first", "good", "world")
 _LEAST_LETTERS = 5
 _ENOUGH_SENTENCE = re.compile(r".*?[.!?]+(?=\s|$)|.+", re.DOTALL)
@@ -120,6 +124,11 @@ def _ends_with(draw: random.Random, prompt: str) -> Drawn:
 def _starts_with(draw: random.Random, prompt: str) -> Drawn:
     text = draw.choice(BEGINNINGS)
     return Drawn({"kind": "starts_with", "text": text}, {"text": text})
+
+
+def _language(draw: random.Random, prompt: str) -> Drawn:
+    code, name = draw.choice(LANGUAGES)
+    return Drawn({"kind": "language", "language": code}, {"language": name})
 
 
 def _word_repeated(draw: random.Random, prompt: str) -> Drawn | None:
@@ -312,6 +321,16 @@ KINDS: dict[KindName, Kind] = {
             'Your whole answer must be valid JSON, such as {{"answer": "..."}}.',
         ),
         frozenset({"start", "end", "layout", "length", "case", "punctuation"}),
+    ),
+    "language": Kind(
+        _language,
+        (
+            "Answer in {language}.",
+            "Your answer has to be in {language}.",
+            "I can only read {language}, so please write in it.",
+            "Reply to me in {language}, not in English.",
+        ),
+        frozenset({"words", "start", "end"}),
     ),
 }
 assert tuple(KINDS) == get_args(KindName)

@@ -14,9 +14,11 @@ import json
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from align.judges.verifiers.language import LANGUAGES, identified
 from align.judges.verifiers.verifier import Failure, Verifier, final_text
+from align.optional import library
 from align.rows import Frozen, Messages
 
 _Visible = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -183,6 +185,27 @@ class Quoted(Frozen):
         return re.fullmatch(r'\s*["“].*\w.*["”]\s*', text, re.DOTALL) is not None
 
 
+class Language(Frozen):
+    """The text is in this language, as the verifier `language` identifies it. A text whose language is not clear does
+    not hold."""
+
+    kind: Literal["language"]
+    language: str
+    """An ISO 639-1 code, such as `fr`."""
+
+    @field_validator("language")
+    @classmethod
+    def _is_told_apart(cls, value: str) -> str:
+        if value not in LANGUAGES:
+            raise ValueError(f"expected one of {', '.join(sorted(LANGUAGES))}, found {value!r}")
+        library("py3langid", "language", "instructions of the kind language")  # reported before anything is sampled
+        return value
+
+    def holds(self, text: str) -> bool:
+        found = identified(text)
+        return found is not None and found.language == self.language
+
+
 Instruction = Annotated[
     Words
     | Sentences
@@ -196,7 +219,8 @@ Instruction = Annotated[
     | StartsWith
     | EndsWith
     | Excludes
-    | Quoted,
+    | Quoted
+    | Language,
     Field(discriminator="kind"),
 ]
 """One instruction. To add a kind, write a class with `kind` and `holds`, and list it here."""

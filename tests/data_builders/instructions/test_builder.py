@@ -24,6 +24,13 @@ from data_builders.instructions.kinds import ENDINGS, KINDS, Instruction, KindNa
 from recipes.build_data import BuildDataRecipe, run
 
 CONFIG = Path(__file__).resolve().parents[3] / "recipes/configs/data/instructions.yaml"
+ALL_KINDS = [
+    "instructions.kinds=[]",
+    f"instructions.heldout_kinds=[{', '.join(HELD_OUT_KINDS)}]",
+    "instructions.placements={message: 0.6, system: 0.2, earlier_turn: 0.2}",
+    "instructions.two_ratio=0.25",
+]
+"""Settings with which the small config has all kinds, as without them."""
 FILES = ("round-1", "round-2", "heldout", "seen")
 PROMPT = "Describe the taste of coffee."
 
@@ -43,6 +50,7 @@ ANSWERS: dict[KindName, tuple[str, str]] = {
     "word_absent": ("It is bitter.", "Describe the coffee's taste."),
     "quoted": ('"It is bitter."', "It is bitter."),
     "json": ('{"taste": "bitter"}', "taste: bitter"),
+    "language": ("", "It tastes bitter, and many people like it with milk."),
 }  # fmt: skip
 """Kind -> an answer that follows every instruction of the kind for PROMPT ("" where it depends on the details), and one
 that follows none."""
@@ -63,7 +71,7 @@ def does_follow(text: str, one: Instruction) -> bool:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(load_config(BuildDataRecipe, CONFIG, [f"output={tmp_path_factory.mktemp('data')}"]))
+    return run(load_config(BuildDataRecipe, CONFIG, [*ALL_KINDS, f"output={tmp_path_factory.mktemp('data')}"]))
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +137,12 @@ def test_each_row_is_verified_as_rejection_sampling_does_and_its_earlier_turn_fo
     assert earlier > 40
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_drops_are_counted(built: Path, tmp_path: Path) -> None:
-    again = run(load_config(BuildDataRecipe, CONFIG, [f"output={tmp_path}"]))
-    other = run(load_config(BuildDataRecipe, CONFIG, [f"output={tmp_path / 'other'}", "instructions.seed=1"]))
+    again = run(load_config(BuildDataRecipe, CONFIG, [*ALL_KINDS, f"output={tmp_path}"]))
+    other = run(
+        load_config(BuildDataRecipe, CONFIG, [*ALL_KINDS, f"output={tmp_path / 'other'}", "instructions.seed=1"])
+    )
     for name in FILES:
         first, second, third = (folder / f"instructions.{name}.jsonl" for folder in (built, again, other))
         assert fingerprint(first) == fingerprint(second) != fingerprint(third)
@@ -142,6 +153,8 @@ def test_the_same_seed_gives_the_same_bytes_and_drops_are_counted(built: Path, t
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_check_of_a_kind_agrees_with_its_wording(kind: KindName) -> None:
+    if kind == "language":
+        pytest.importorskip("py3langid")
     good, bad = ANSWERS[kind]
     found = made_of(kind)
     assert {one.text for one in found} != {found[0].text}, "several wordings"
@@ -244,6 +257,13 @@ def test_settings_that_contradict_each_other_are_refused(setting: str, message: 
 
 
 def test_a_check_takes_its_trained_namesakes_along() -> None:
-    config = load_config(BuildDataRecipe, CONFIG, ["instructions.heldout_kinds=[upper_case]"]).instructions
+    config = load_config(
+        BuildDataRecipe, CONFIG, ["instructions.kinds=[]", "instructions.heldout_kinds=[upper_case]"]
+    ).instructions
     assert {"upper_case", "lower_case"}.isdisjoint(config.trained_kinds)
-    assert len(config.trained_kinds) == len(KINDS) - 2
+    assert len(config.trained_kinds) == len(KINDS) - 3, "language has to be named"
+
+
+def test_the_config_for_a_small_model_holds_out_kinds_with_other_checks() -> None:
+    config = load_config(BuildDataRecipe, CONFIG).instructions
+    assert len(config.trained_kinds) == len(config.heldout_kinds) == 5

@@ -75,9 +75,20 @@ def test_an_instruction_read_strictly(instruction: dict[str, Any], text: str, ex
 
 def test_every_kind_has_a_case_that_holds_and_one_that_does_not() -> None:
     kinds = {get_args(one.model_fields["kind"].annotation)[0] for one in get_args(get_args(Instruction)[0])}
-    assert len(kinds) == 13
+    assert len(kinds) == 14
     for expected in (True, False):
-        assert {case["kind"] for case, _, found in CASES if found is expected} == kinds
+        assert {case["kind"] for case, _, found in CASES if found is expected} == kinds - {"language"}
+
+
+@pytest.mark.slow
+def test_a_language_is_required_and_has_to_be_clear() -> None:
+    pytest.importorskip("py3langid")
+    french = READ.validate_python({"kind": "language", "language": "fr"})
+    assert follows("Le café est amer et chaud, et on le boit le matin.", french)
+    assert not follows("Coffee is bitter and hot, and people drink it in the morning.", french)
+    assert not follows("Café.", french)
+    with pytest.raises(ValidationError, match="found 'klingon'"):
+        READ.validate_python({"kind": "language", "language": "klingon"})
 
 
 @pytest.mark.parametrize(
