@@ -7,7 +7,7 @@ It follows section 4.3.6 of Llama 3 ("knowledge probing"):
 3. Every answer is judged right, wrong or abstained (`verdicts.py`).
 4. A question is known or unknown if the verdicts on its answers are consistent.
 5. Unknown questions get a refusal (`refusals.py`); known ones keep an answer that the model itself gave, so training
-   adds no facts that the model did not know.
+   adds no facts that the model did not know. The answers that are kept are checked (`kept_answers.py`).
 6. Both become SFT rows and preference pairs (`rows.py`).
 """
 
@@ -27,6 +27,7 @@ from align.rows import Candidate, PromptRow, QuestionRow
 from align.sampling.workers import Workers, turn_to_write
 from align.settings import SamplingConfig
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
+from data_builders.knowledge_probe.kept_answers import kept_answers
 from data_builders.knowledge_probe.refusals import writer_prompt
 from data_builders.knowledge_probe.rows import (
     Balance,
@@ -92,18 +93,25 @@ def build(
             refusals |= written
             counted = {"by templates": len(refusals) - len(written), "by a model": len(written), "not taken": problems}
         found["refusals"] = counted
+        kept = kept_answers(probed, check=config.check_answers, max_sentences=config.max_answer_sentences)
+        found["kept_answers"] = kept.counts
         balances = _balance(config, config.max_refusal_ratio), _balance(config, config.pairs_ratio)
-        parts["sft"] = sft_rows(probed, targets, refusals, config.label, balances[0])
-        parts["preferences"] = preference_rows(probed, targets, refusals, config.label, balances[1])
+        parts["sft"] = sft_rows(probed, targets, refusals, kept, config.label, balances[0])
+        parts["preferences"] = preference_rows(probed, targets, refusals, kept, config.label, balances[1])
 
     with turn_to_write(workers) as is_first:
         if not is_first:
             return output
         _write_answers(output / "answers.jsonl", probed, config=dump(config), inputs=inputs, counts=counts)
         for name, rows in parts.items():
-            notes = {"refusals": found["refusals"]}
+            notes = {"refusals": found["refusals"], "kept_answers": found["kept_answers"]}
             rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
             logger("data_builders").info("%-20s %s", f"probe {name}", rows.summary())
+        if found["unfinished_answers"]:
+            line = "%d of %d answers were cut off at %d tokens and are no evidence; %d questions have too few others"
+            cut, limit = found["unfinished_answers"], config.sampling.max_completion_tokens
+            answers = sum(len(each.answers) for each in probed)
+            logger("data_builders").info(line, cut, answers, limit, found["all"]["unfinished"])
         if "agree" in (judges := found.get("judges", {})):
             line = "rules and judge model agree on %.0f%% of %d answers, Krippendorff's alpha %s"
             logger("data_builders").info(line, 100 * judges["agree"], judges["answers"], judges["alpha"])
@@ -184,7 +192,7 @@ def _probe(
     by_model = None
     if config.judge != "rules":
         by_model = model_verdicts(answered, models.judge(), config.unit_size, output / "judge-units")
-    thresholds = Thresholds(config.known_ratio, config.unknown_ratio)
+    thresholds = Thresholds(config.known_ratio, config.unknown_ratio, config.min_finished_ratio)
     return probed_questions(answered, by_rules, by_model, thresholds, pool_facts=config.pool == "fact")
 
 

@@ -38,12 +38,22 @@ class KnowledgeProbeConfig(Reading):
     are not informative."""
     unknown_ratio: float = Field(1.0, gt=0, le=1)
     """A question is unknown if at least this ratio of its informative answers is wrong and none is right."""
+    min_finished_ratio: float = Field(0.5, ge=0, le=1)
+    """Minimum ratio of a question's answers that are finished. Answers that were cut off at
+    sampling.max_completion_tokens are left out of the verdict; a question with fewer finished ones is counted as
+    unfinished and gets no row. If there are many, raise the limit."""
     pool: Literal["question", "fact"] = "question"
     """Which answers the two ratios are computed over. question: the answers to the question itself. fact: the answers
     to all wordings of the question in its language, so that a fact is not taught in one wording and refused in
     another."""
     middle: Literal["leave_out", "refuse"] = "leave_out"
     """What to do with questions that are neither known nor unknown."""
+    check_answers: bool = True
+    """Keep a right answer for training only if the rest of it passes checks: it ends a sentence, names what the
+    question is about and no other answer of the same topic, and at least half of the answers agree. Known questions
+    without such an answer are dropped and counted by reason. false: keep the shortest right answer."""
+    max_answer_sentences: int = Field(1, ge=1)
+    """Maximum number of sentences in an answer that is kept for training, if check_answers is true."""
     refusals: RefusalsConfig = RefusalsConfig()
     """How refusals are worded."""
     max_refusal_ratio: float = Field(0.5, gt=0, le=1)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from align.rows import Candidate, Message, Messages, PreferenceRow, QuestionRow, Row, SFTRow, row_id
+from data_builders.knowledge_probe.kept_answers import KeptAnswers
 from data_builders.knowledge_probe.refusals import RefusalsConfig, refusal_for, refusal_problem
 from data_builders.knowledge_probe.verdicts import ProbedQuestion, completion_text
 from data_builders.row_set import RowSet
@@ -114,23 +115,24 @@ def sft_rows(
     probed: Sequence[ProbedQuestion],
     targets: Mapping[str, Target],
     refusals: Mapping[str, str],
+    kept: KeptAnswers,
     label: str,
     balance: Balance,
 ) -> RowSet[SFTRow]:
-    """Make SFT rows: a known question with a right answer of the model, an unknown one with its refusal.
+    """Make SFT rows: a known question with the kept answer of the model, an unknown one with its refusal.
 
-    label: what the rows' source begins with.
+    kept: the answers of the model to train on. label: what the rows' source begins with.
     """
     answered: RowSet[SFTRow] = RowSet()
     refused: RowSet[SFTRow] = RowSet()
     for each in probed:
         target, refusal = targets.get(each.question.id), refusals.get(each.question.id)
         if target == "answer":
-            right = each.with_verdict("right")
-            if right:
-                answered.keep(_sft_row(each, right[0], label))
+            right = kept.answers.get(each.question.id)
+            if right is not None:
+                answered.keep(_sft_row(each, right, label))
             else:
-                answered.drop("no right answer was finished")
+                answered.drop(kept.problems[each.question.id])
         elif target is None:
             refused.drop(each.knowledge)
         elif refusal is None:
@@ -144,28 +146,29 @@ def preference_rows(
     probed: Sequence[ProbedQuestion],
     targets: Mapping[str, Target],
     refusals: Mapping[str, str],
+    kept: KeptAnswers,
     label: str,
     balance: Balance,
 ) -> RowSet[PreferenceRow]:
     """Make preference pairs without a level.
 
-    Known: a right answer of the model is preferred to a refusal. Unknown: a refusal is preferred to a wrong answer of
+    Known: the kept answer of the model is preferred to a refusal. Unknown: a refusal is preferred to a wrong answer of
     the model. label: what the rows' source begins with.
     """
     answered: RowSet[PreferenceRow] = RowSet()
     refused: RowSet[PreferenceRow] = RowSet()
     for each in probed:
         target, refusal = targets.get(each.question.id), refusals.get(each.question.id)
-        right, wrong = each.with_verdict("right"), each.with_verdict("wrong")
+        right, wrong = kept.answers.get(each.question.id), each.with_verdict("wrong")
         side = answered if target == "answer" else refused
         if target is None:
             side.drop(each.knowledge)
         elif refusal is None:
             side.drop(NO_WORDING)
-        elif target == "answer" and right:
-            side.keep(_pair(each, right[0], _assistant(refusal), label))
+        elif target == "answer" and right is not None:
+            side.keep(_pair(each, right, _assistant(refusal), label))
         elif target == "answer":
-            side.drop("no right answer was finished")
+            side.drop(kept.problems[each.question.id])
         elif wrong:
             side.keep(_pair(each, _assistant(refusal), wrong[0], label))
         else:

@@ -20,10 +20,11 @@ from data_builders.preferences.agreement import alpha
 if TYPE_CHECKING:  # the judge model imports torch, which reading a config must not do
     from align.judges.model_judge import ModelJudge
 
-Knowledge = Literal["known", "unknown", "unsure", "uninformative"]
-FinalVerdict = Literal["right", "wrong", "abstained", "disputed", "unjudged"]
-"""A verdict, or why there is none: the two judges disagree (disputed), or the judge model gave no verdict
-(unjudged)."""
+Knowledge = Literal["known", "unknown", "unsure", "uninformative", "unfinished"]
+"""What a model knows; unfinished if too many of the question's answers were cut off at the token limit."""
+FinalVerdict = Literal["right", "wrong", "abstained", "disputed", "unjudged", "unfinished"]
+"""A verdict, or why there is none: the two judges disagree (disputed), the judge model gave no verdict (unjudged), or
+the answer was cut off at the token limit, before it may have come to the point (unfinished)."""
 
 _STEPS = {"wrong": -1, "abstained": 0, "right": 1}
 
@@ -35,6 +36,8 @@ class Thresholds(NamedTuple):
     """Minimum ratio of right answers."""
     unknown: float
     """Minimum ratio of wrong answers, if none is right."""
+    finished: float = 0.0
+    """Minimum ratio of answers that are finished, of all answers."""
 
 
 class AnsweredQuestion(NamedTuple):
@@ -67,7 +70,7 @@ class ProbedQuestion:
     def with_verdict(self, expected: FinalVerdict) -> list[Messages]:
         """Return the finished answers with this verdict, shortest first.
 
-        Short answers are preferred because nothing checks what an answer says in addition to the fact.
+        Short answers are preferred because they say little in addition to the fact; see `kept_answers.py`.
         """
         found = [
             answer.completion
@@ -139,10 +142,15 @@ def probed_questions(
     key_of = _fact_key if pool_facts else _question_key
     judged = []
     pooled: dict[str, list[FinalVerdict]] = {}
+    verdicts: tuple[FinalVerdict, ...]
     for question, answers in answered:
         rules = () if by_rules is None else tuple(by_rules[answer.id] for answer in answers)
         model = () if by_model is None else tuple(by_model[answer.id] for answer in answers)
-        verdicts = _final_verdicts(rules, model)
+        judged_verdicts = _final_verdicts(rules, model)
+        verdicts = tuple(
+            verdict if answer.finished else "unfinished"
+            for answer, verdict in zip(answers, judged_verdicts, strict=True)
+        )
         judged.append((question, answers, rules, model, verdicts))
         pooled.setdefault(key_of(question), []).extend(verdicts)
     return [
@@ -159,11 +167,17 @@ def classify(verdicts: Sequence[str], thresholds: Thresholds) -> Knowledge:
     refused again, and a question that it answers correctly whenever it answers must be answered again. Disputed and
     unjudged answers count as informative, and as neither right nor wrong.
 
+    Answers that were cut off at the token limit are no evidence either way: "Chad is a country in the north of" is not
+    wrong. They are left out, and a question with too few finished answers is unfinished.
+
     Example, with known = 0.75 and unknown = 1.0: right, right, right, wrong is known (3 of 4 are right); wrong, wrong,
     wrong, abstained is unknown (all 3 informative answers are wrong); right, wrong, wrong, abstained is unsure.
     """
+    finished = len(verdicts) - verdicts.count("unfinished")
+    if not finished or finished < thresholds.finished * len(verdicts):
+        return "unfinished"
     right, wrong = verdicts.count("right"), verdicts.count("wrong")
-    informative = len(verdicts) - verdicts.count("abstained")
+    informative = finished - verdicts.count("abstained")
     if not informative:
         return "uninformative"
     if right >= thresholds.known * informative:
@@ -174,28 +188,31 @@ def classify(verdicts: Sequence[str], thresholds: Thresholds) -> Knowledge:
 
 
 def knowledge_counts(probed: Sequence[ProbedQuestion]) -> dict[str, Any]:
-    """Return what `map.json` says: how many questions are known, unknown, unsure and uninformative.
+    """Return what `map.json` says: how many questions are known, unknown, unsure, uninformative and unfinished.
 
-    The counts are over all questions and for each relation, topic and language, with the ratio of right answers. If
-    both judges were used, `judges` says how often they agree.
+    The counts are over all questions and for each relation, topic and language, with the ratio of right answers among
+    the finished ones. `unfinished_answers` is the number of answers that were cut off at the token limit. If both
+    judges were used, `judges` says how often they agree.
     """
 
     def counts(some: Sequence[ProbedQuestion]) -> dict[str, Any]:
         found = Counter(each.knowledge for each in some)
-        verdicts = [one for each in some for one in each.verdicts]
+        verdicts = [one for each in some for one in each.verdicts if one != "unfinished"]
         right = {"right_share": round(verdicts.count("right") / len(verdicts), 4) if verdicts else None}
-        return {kind: found[kind] for kind in ("known", "unknown", "unsure", "uninformative")} | right
+        kinds: tuple[Knowledge, ...] = ("known", "unknown", "unsure", "uninformative", "unfinished")
+        return {kind: found[kind] for kind in kinds} | right
 
     def parts(key_of: Callable[[QuestionRow], str]) -> dict[str, dict[str, Any]]:
         keys = sorted({key_of(each.question) for each in probed})
         return {key: counts([each for each in probed if key_of(each.question) == key]) for key in keys if key}
 
-    found = {
+    found: dict[str, Any] = {
         "all": counts(probed),
         "relations": parts(lambda question: question.relation),
         "topics": parts(lambda question: question.topic),
         "languages": parts(lambda question: question.language),
     }
+    found["unfinished_answers"] = sum(each.verdicts.count("unfinished") for each in probed)
     if any(each.by_model for each in probed):
         found["judges"] = _judge_agreement(probed)
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from align.chat import load_protocol
 from align.errors import StageError
@@ -124,9 +126,9 @@ def test_pairs_prefer_the_refusal_over_a_wrong_answer_and_the_right_answer_over_
 def test_the_map_counts_each_relation(questions: Path, chatml_tokenizer: Any) -> None:
     folder, _ = probe(questions, chatml_tokenizer)
     found = json.loads((folder / "map.json").read_text())
-    counted = {"known": 2, "unknown": 2, "unsure": 2, "uninformative": 1}
+    counted = {"known": 2, "unknown": 2, "unsure": 2, "uninformative": 1, "unfinished": 0}
     assert found["all"] == counted | {"right_share": round((3 + 4 + 1 + 1) / 28, 4)}
-    element = {"known": 0, "unknown": 1, "unsure": 0, "uninformative": 0, "right_share": 0.0}
+    element = {"known": 0, "unknown": 1, "unsure": 0, "uninformative": 0, "unfinished": 0, "right_share": 0.0}
     assert found["relations"]["atomic_number"] == element
     assert found["topics"] == {"elements": element}
     assert found["languages"] == {"en": found["all"]}
@@ -174,8 +176,67 @@ def test_a_probe_that_only_measures_leaves_nothing_to_train_on(questions: Path, 
 
 
 def test_an_answer_that_ran_into_the_limit_is_never_kept(questions: Path, chatml_tokenizer: Any) -> None:
-    folder, _ = probe(questions, chatml_tokenizer, unfinished="Paris.")
+    folder, _ = probe(questions, chatml_tokenizer, unfinished="Paris.", known_ratio=0.6)
     assert targets(folder)["France"] == "Paris is the capital."
+
+
+def test_answers_that_were_cut_off_are_no_evidence_and_questions_with_few_others_are_counted(
+    tmp_path: Path, chatml_tokenizer: Any
+) -> None:
+    said = {
+        "Chad": [
+            "It is a country...",
+            "It lies in...",
+            "Chad has...",
+            "It is a...",
+        ],
+        "Mali": ["It is Rome.", "Mali is a...", "It is Lyon.", "The river..."],
+        "Peru": ["Lima.", "It is Lima.", "Lima is...", "The capital of Peru..."],
+        "Cuba": ["Havana.", "Havana is...", "It is...", "The city..."],
+    }
+    answers = {"Chad": "N'Djamena", "Mali": "Bamako", "Peru": "Lima", "Cuba": "Havana"}
+    rows = [asked_in("en", name, f"What is the capital of {name}?", answers=(answers[name],)) for name in said]
+
+    def reply(text: str, place: int) -> str:
+        return next(own for name, own in said.items() if f"of {name}" in text)[place]
+
+    folder = probe_of(rows, tmp_path, chatml_tokenizer, reply)
+    assert knowledge(folder) == {"Chad": "unfinished", "Mali": "unknown", "Peru": "known", "Cuba": "unfinished"}
+    found = json.loads((folder / "map.json").read_text())
+    assert (found["all"]["unfinished"], found["unfinished_answers"]) == (2, 11)
+    assert found["all"]["right_share"] == round(3 / 5, 4), "of the five finished answers"
+    assert read_data_manifest(folder / "sft.jsonl")["counts"]["dropped"] == {"unfinished": 2}
+    (one,) = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()][:1]
+    assert {sample["verdict"] for sample in one["samples"]} == {"unfinished"}
+
+
+def test_an_answer_that_says_more_than_is_true_is_not_kept_and_counted(tmp_path: Path, chatml_tokenizer: Any) -> None:
+    said = {
+        "Chile": ["Chile lies in America, like Kenya.", "Chile lies in America, like Kenya."],
+        "Kenya": ["Kenya is a continent located in Africa.", "Kenya is located in Africa."],
+    }
+    answers = {"Chile": "America", "Kenya": "Africa"}
+    rows = [
+        asked_in("en", name, f"On which continent is {name}?", relation="continent", answers=(answers[name],))
+        for name in said
+    ]
+    folder = probe_of(
+        rows, tmp_path, chatml_tokenizer, lambda text, place: said["Chile" if "Chile" in text else "Kenya"][place % 2]
+    )
+    assert targets(folder) == {"Kenya": "Kenya is located in Africa."}
+    counts = {"checked": 8, "passed": 2, "names another answer": 4, "takes what is asked about for the answer": 2}
+    assert json.loads((folder / "map.json").read_text())["kept_answers"] == counts
+    for name in ("sft", "preferences"):
+        manifest = read_data_manifest(folder / f"{name}.jsonl")
+        assert manifest["counts"]["dropped"] == {"names another answer": 1}
+    folder = probe_of(
+        rows,
+        tmp_path / "unchecked",
+        chatml_tokenizer,
+        lambda text, place: said["Chile" if "Chile" in text else "Kenya"][0],
+        check_answers=False,
+    )
+    assert len(targets(folder)) == 2
 
 
 def test_questions_of_an_evaluation_file_are_not_asked(questions: Path, chatml_tokenizer: Any) -> None:
@@ -209,11 +270,17 @@ def test_a_second_probe_samples_nothing_again_and_writes_the_same(questions: Pat
         ("rrra", "known"),
         ("raaa", "known"),
         ("aaaa", "uninformative"),
+        ("cccc", "unfinished"),
+        ("cccr", "unfinished"),
+        ("ccrr", "known"),
+        ("ccww", "unknown"),
+        ("crrw", "unsure"),  # two of the three that are finished
+        ("caaa", "uninformative"),
     ],
 )
 def test_what_verdicts_say(verdicts: str, knowledge: str) -> None:
-    words = {"r": "right", "w": "wrong", "a": "abstained"}
-    thresholds = Thresholds(known=0.75, unknown=1.0)
+    words = {"r": "right", "w": "wrong", "a": "abstained", "c": "unfinished"}
+    thresholds = Thresholds(known=0.75, unknown=1.0, finished=0.5)
     assert classify([words[letter] for letter in verdicts], thresholds) == knowledge
 
 
@@ -391,6 +458,7 @@ def asked_in(language: str, name: str, text: str, **more: Any) -> QuestionRow:
 
 
 def probe_of(rows: list[QuestionRow], folder: Path, tokenizer: Any, reply: Any, **settings: Any) -> Path:
+    folder.mkdir(exist_ok=True)
     write_rows(folder / "q.jsonl", rows)
     protocol = load_protocol(tokenizer)
     values = {"samples": 4, "known_ratio": 0.75, "max_refusal_ratio": 1.0} | settings
@@ -523,19 +591,38 @@ def test_a_fact_is_known_in_all_its_wordings_or_in_none(tmp_path: Path, chatml_t
     assert by_question(pooled) == {"one": "unsure", "two": "unsure", "three": "unknown"}
 
 
+def _ends_soon(checkpoint: Path, folder: Path) -> None:
+    """Write the checkpoint with a head that gives the end token a probability of about 0.2, and all others the same."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, tie_word_embeddings=False)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    with torch.no_grad():
+        # Channel 0 is so large in every position that the last norm makes it sqrt(hidden size).
+        model.model.embed_tokens.weight[:, 0] = 1000.0
+        model.lm_head.weight.zero_()
+        odds = 0.25 * (len(tokenizer) - 1)
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = math.log(odds) / math.sqrt(model.config.hidden_size)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.mark.slow
 def test_every_step_runs_on_a_real_model_that_is_loaded_from_its_folder(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """A two-layer model of random weights: what it says is wrong, and no word of a judge."""
+    """A two-layer model whose tokens are equally likely, but for an end after a few of them: no word of a judge."""
+    model = tmp_path / "model"
+    _ends_soon(tiny_checkpoint, model)
     rows = [asked_in("en", f"q{n}", f"What is the capital of {n}?", subject=f"the capital of {n}") for n in range(3)]
     write_rows(tmp_path / "q.jsonl", rows)
     sampling = SamplingConfig(max_completion_tokens=12, dtype="float32")
     config = KnowledgeProbeConfig(
         questions=tmp_path / "q.jsonl",
-        model=tiny_checkpoint,
+        model=model,
         sampling=sampling,
         samples=3,
         judge="both",
-        judge_model=tiny_checkpoint,
+        judge_model=model,
         middle="refuse",
         max_refusal_ratio=1.0,
         refusals=RefusalsConfig(by="model", sampling=sampling),
