@@ -86,7 +86,7 @@ _OF = r"(?:of|about|des|der|von|über|vom|du|de|d|del|della|dello|dell|di|do|da|
 _LEADING = re.compile(r"^(?:(?:and|so|then|well|also|anyway|und|et|alors|y|entonces|e|quindi|então|pues) )+")
 # Words of a clause without a verb that is no name, such as "Sorry" or "Good question".
 _COURTESY = re.compile(
-    r"sorry|apolog(?:y|ies)|thanks?|please|regards|h+m+|well|oh|ah|ok(?:ay)?|honestly|unfortunately|really|"
+    r"google|ask|try|check|look|see|search|sorry|apolog(?:y|ies)|thanks?|please|regards|h+m+|well|oh|ah|ok(?:ay)?|honestly|unfortunately|really|"
     r"but|however|still|nevertheless|nonetheless|good|great|interesting|nice|question|help|i|me|my|you|your|unknown|unsure|uncertain|ai|assistant|model|"
     r"aber|jedoch|allerdings|trotzdem|dennoch|leider|entschuldigung|verzeihung|danke|bitte|leid|frage|ich|sie|hilfe|ki|ehrlich|"
     r"mais|cependant|toutefois|pourtant|néanmoins|désolée?|pardon|merci|je|vous|malheureusement|aide|ia|hélas|"
@@ -108,7 +108,8 @@ def _claims(asserts: str, offer: str, opens_aside: str, aside: str) -> Claims:
 # The German patterns see "ß" as "ss", since `plain_sentence` folds case.
 CLAIMS = {
     "en": _claims(
-        asserts=r"(?:is|was|are|were|has|equals|called|named|known as|it's)\b",
+        asserts=r"(?:is|was|are|were|has|equals|called|named|known as|it's|"
+        r"(?:might|may|could|must) be(?! (?:able|available|found|best|better|helpful|wrong|outside|beyond)))\b",
         offer=r"(?:i can (?:help|assist|try|suggest|offer|give|provide|tell you (?:how|where))|"
         r"i (?:would|will) be (?:happy|glad)|"
         r"i am (?:happy|glad|here)|you (?:can|could|may|might|should|will|would)|"
