@@ -152,7 +152,8 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     with turn_to_write(workers) as is_first:
         if is_first:
             candidates, last = verification.verify(candidates)
-            _write_files(recipe, candidates, dropped, {**verified, **last})
+            counts: dict[str, dict[str, Any]] = {"verified": {**verified, **last}, "steered": dict(asked.counts)}
+            _write_files(recipe, candidates, dropped, counts)
     return recipe.output_dir
 
 
@@ -206,6 +207,7 @@ def _choose_k(
 ) -> int:
     """Run the pilot, write choose_k.json, and return the chosen K. All processes come to the same one."""
     from align.files import write_text
+    from align.jsonl import write_rows
     from align.judges.reward_model import RewardModelJudge
     from align.reporting import logger
     from align.sampling.candidates import score_candidates
@@ -222,7 +224,8 @@ def _choose_k(
         scored = score_candidates(to_score, judge, folder=folder / "heldout_scores", unit_size=recipe.unit_size)
         heldout = {candidate.id: candidate.score for candidate in scored if candidate.score is not None}
     found = choose_k(candidates, heldout, tolerance=config.tolerance, at_least=config.at_least)
-    with workers.turn():  # the same text from each process
+    with workers.turn():  # the same content from each process
+        write_rows(folder / "candidates.jsonl", candidates)
         write_text(recipe.output_dir / "choose_k.json", json.dumps(found.record(), indent=1) + "\n")
     logger("recipes").info("choose_k: %d candidates of at most %d, by the %s", found.k, recipe.k, found.decided_by)
     return found.k
@@ -232,7 +235,7 @@ def _write_files(
     recipe: RejectionSampleRecipe,
     candidates: Sequence[Candidate],
     dropped: Counter[str],
-    verified: dict[str, dict[str, Any]],
+    counts: dict[str, dict[str, Any]],
 ) -> None:
     """Choose among the candidates, and write the files. Of several processes one does so, when all units are there."""
     from align.sampling.selection import best_and_worst, best_of
@@ -251,7 +254,7 @@ def _write_files(
             source=recipe.label,
         )
         _write(recipe, "preferences", *pairs)
-    _write(recipe, "candidates", candidates, dropped, verified)
+    _write(recipe, "candidates", candidates, dropped, counts)
 
 
 def _write(
@@ -259,7 +262,7 @@ def _write(
     name: str,
     rows: Sequence[Row],
     dropped: Counter[str],
-    verified: dict[str, dict[str, Any]] | None = None,
+    more: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     from align.jsonl import write_rows
     from align.manifest import write_data_manifest
@@ -269,9 +272,10 @@ def _write(
     path = recipe.output_dir / f"{name}.jsonl"
     sources = dict(sorted(Counter(row.source for row in rows).items()))
     counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
-    if verified:
-        counts["verified"] = verified
-        logger("recipes").info("verified: %s", json.dumps(verified))
+    for what, found in (more or {}).items():
+        if found:
+            counts[what] = found
+            logger("recipes").info("%s: %s", what, json.dumps(found))
     write_data_manifest(path, config=dump(recipe), inputs=inputs_of(recipe), counts=counts)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
     logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), reasons)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +64,10 @@ class Verification:
         groups = [list(group) for _, group in groupby(to_verify, key=lambda candidate: candidate.prompt_id)]
 
         def verify(unit: Sequence[list[Candidate]]) -> tuple[list[Candidate], int]:
-            made = self._verify((candidate for group in unit for candidate in group), slow).candidates
+            flat = [candidate for group in unit for candidate in group]
+            # A slow check waits for a process of its own, so threads are enough to run several at a time.
+            with ThreadPoolExecutor(_checks_at_a_time()) as pool:
+                made = list(pool.map(lambda candidate: self._verified(candidate, slow), flat))
             return made, len(made)
 
         entries = {
@@ -94,22 +99,21 @@ class Verification:
         return self._verify(candidates, names)
 
     def _verify(self, candidates: Iterable[Candidate], names: Sequence[VerifierName]) -> Verified:
-        verified = []
-        for candidate in candidates:
-            failures, passes = [], []
-            entries = self._entries.get(candidate.prompt_id, {})
-            for name in names:
-                if name not in entries:
-                    continue
-                entry = entries[name]
-                failure = self._verifiers[name].failure(candidate.completion, entry, candidate.tools)
-                if failure is None:
-                    passes.append(name)
-                else:
-                    failures.append(f"{name}: {failure.reason}")
-            found = {"failed": (*candidate.failed, *failures), "passed": (*candidate.passed, *passes)}
-            verified.append(candidate.model_copy(update=found))
+        verified = [self._verified(candidate, names) for candidate in candidates]
         return Verified(verified, _counts(verified, names))
+
+    def _verified(self, candidate: Candidate, names: Sequence[VerifierName]) -> Candidate:
+        """The candidate with what it passed and failed of these verifiers."""
+        failed, passed = list(candidate.failed), list(candidate.passed)
+        entries = self._entries.get(candidate.prompt_id, {})
+        for name in names:
+            if name in entries:
+                failure = self._verifiers[name].failure(candidate.completion, entries[name], candidate.tools)
+                if failure is None:
+                    passed.append(name)
+                else:
+                    failed.append(f"{name}: {failure.reason}")
+        return candidate.model_copy(update={"failed": tuple(failed), "passed": tuple(passed)})
 
     def _entries_of(self, row: PromptRow) -> dict[VerifierName, Any]:
         required = row.required() if isinstance(row, VerifiedPromptRow) else {}
@@ -134,6 +138,12 @@ class Verification:
                 how = f"See {verifier.entry.__name__} in align/judges/verifiers/"
                 raise RowError(f"prompt {row.id}: {place}", what, how) from None
         return found
+
+
+def _checks_at_a_time() -> int:
+    """How many slow checks one process runs at a time: its part of the cores that the processes of a launcher share."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, len(os.sched_getaffinity(0)) // max(1, int(processes) if processes.isdigit() else 1))
 
 
 def _counts(candidates: Iterable[Candidate], names: Sequence[str]) -> dict[str, dict[str, Any]]:
