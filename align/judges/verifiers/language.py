@@ -25,7 +25,7 @@ LANGUAGES = frozenset(
         *("vi", "zh"),
     )
 )
-"""The languages that are told apart, ISO 639-1: the eight of Llama 3.1 and 20 others. With
+"""The languages that are distinguished, ISO 639-1: the eight of Llama 3.1 and 20 others. With
 all 140 that py3langid knows, short texts are mistaken for rare languages."""
 
 ANY = "any"

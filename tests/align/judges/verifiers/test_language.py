@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from align.judges.verifiers.language import MIN_BYTES, LanguageVerifier, identified
 from align.rows import Message
 
+pytestmark = pytest.mark.slow  # the first test loads the model, for a second
+
 pytest.importorskip("py3langid", reason="the extra language is not installed")
 
 ANSWERS = {
@@ -86,7 +88,7 @@ def test_short_texts_are_not_judged() -> None:
 def test_a_language_that_is_not_known_is_refused(verifier: LanguageVerifier, given: Any) -> None:
     with pytest.raises(ValidationError):
         verifier.read(given)
-    assert verifier.read({"language": "eo"}).language == "eo", "known, though not among those told apart by default"
+    assert verifier.read({"language": "eo"}).language == "eo", "known, though not among those distinguished by default"
 
 
 def test_a_rare_language_that_is_expected_is_recognized(verifier: LanguageVerifier) -> None:
