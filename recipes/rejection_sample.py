@@ -17,7 +17,7 @@ from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
-from align.rows import Candidate, Messages, PromptRow, Row
+from align.rows import Candidate, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
 from align.sampling.steering import Steering, SteeringExamplesConfig
 from align.sampling.temperatures import TemperatureRange
@@ -134,12 +134,12 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
     rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
     verification = Verification(rows, recipe.verifiers)
-    examples: Messages = ()
-    by_examples: tuple[str, ...] = ()
-    if recipe.steering_examples is not None:
-        shown = read_rows(recipe.steering_examples.path, SFTRow, recipe, drops=drops)
-        examples, by_examples = tuple(chain(*(row.messages for row in shown))), recipe.steering_examples.sources
-    asked = steered(verification.prompts, recipe.steering, examples, by_examples)
+    examples = recipe.steering_examples
+    if examples is None:
+        asked = steered(verification.prompts, recipe.steering)
+    else:
+        shown = tuple(chain(*(row.messages for row in read_rows(examples.path, SFTRow, recipe))))
+        asked = steered(verification.prompts, recipe.steering, shown, examples.sources)
     engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
     prompts, dropped = fitting_prompts(asked.rows, engine)
     dropped.update(drops.reasons)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from align.errors import RowError
-from align.rows import Message, PromptRow
-from align.sampling.steering import steered
+from align.jsonl import read_rows, write_rows
+from align.rows import Candidate, Message, PromptRow, SFTRow
+from align.sampling.steering import SteeringExamplesConfig, steered
 from align.sampling.temperatures import TemperatureRange, candidate_temperatures
+from align.settings import ModelConfig, SamplingConfig
 
 BRIEF, STEPS, RIGOROUS = "Be brief.", "Reason in steps.", "Be rigorous."
 
@@ -58,6 +63,37 @@ def test_examples_come_between_the_system_prompt_and_the_prompt() -> None:
         steered(rows, {}, examples, ("maths", "code"))
     with pytest.raises(RowError, match="steering_examples: an example has a system message"):
         steered(rows, {}, [Message(role="system", content="Pirate."), *examples])
+
+
+@pytest.mark.slow
+def test_the_recipe_samples_after_the_examples_and_its_rows_are_without_them(
+    tiny_checkpoint: Path, tiny_reward_checkpoint: Path, tmp_path: Path
+) -> None:
+    from recipes.rejection_sample import RejectionSampleRecipe, run
+
+    dialog = (Message(role="user", content="1 + 1?"), Message(role="assistant", content="Answer: 2"))
+    write_rows(tmp_path / "examples.jsonl", [SFTRow(id="e", source="made", messages=dialog)])
+    write_rows(tmp_path / "prompts.jsonl", [prompt("a", "maths/sums"), prompt("b", "chat")])
+
+    def candidates(name: str, **settings: Any) -> list[Candidate]:
+        recipe = RejectionSampleRecipe(
+            model=ModelConfig(path=tiny_checkpoint),
+            reward_model=ModelConfig(path=tiny_reward_checkpoint),
+            prompts=tmp_path / "prompts.jsonl",
+            k=2,
+            sampling=SamplingConfig(max_completion_tokens=6, dtype="float32", threads=1),
+            output_dir=tmp_path / name,
+            **settings,
+        )
+        return read_rows(run(recipe) / "candidates.jsonl", Candidate)
+
+    plain = candidates("plain")
+    examples = SteeringExamplesConfig(path=tmp_path / "examples.jsonl", sources=("maths",))
+    shown = candidates("shown", steering_examples=examples)
+    assert [one.prompt for one in shown] == [one.prompt for one in plain]
+    assert [one.steering for one in shown] == ["user: 1 + 1?\n\nassistant: Answer: 2"] * 2 + [""] * 2
+    assert [one.completion for one in shown[:2]] != [one.completion for one in plain[:2]]
+    assert [one.completion for one in shown[2:]] == [one.completion for one in plain[2:]]
 
 
 def test_an_entry_without_prompts_is_an_error() -> None:
