@@ -1,7 +1,8 @@
 """Whole dialogs with tools: does the model make the right calls, and does its answer state their results?
 
 Each row's dialog runs to its end with real functions, so that an early mistake and the reaction to an error count as
-they would in use. `eval/tool_use.py` compares single calls with a written dialog.
+they would in use. `eval/tool_use.py` compares single calls with a written dialog. As there, intervals are over sets of
+offered functions.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pydantic import Field
 from align.jsonl import Drops, read_rows
 from align.judges.answers.values import holds
 from align.rows import ToolCall, ToolQuestionRow, tools_of
-from align.settings import InputSources, Reading
+from align.settings import InputPath, InputSources, Reading
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.registry import Registry
 from align.tools.replay import Recorder
-from eval.intervals import share
+from eval.baseline import rows_of_baseline
+from eval.intervals import paired_difference, share_of
 from eval.runner import Generator, Result, completion_text, limited, prompt_text
-from eval.tool_use import same_value
+from eval.tool_use import function_cluster, same_value
 
 
 class ToolDialogsEvalConfig(Reading):
@@ -32,6 +34,8 @@ class ToolDialogsEvalConfig(Reading):
     """Tool questions: the calls that lead to the answer, and what the answer must contain."""
     tools: ToolsConfig
     """The functions that are called; every function that a row offers must be among them."""
+    baseline: InputPath | None = None
+    """tool_dialogs.json of the starting model on the same rows. The differences from it are computed row by row."""
     max_calls: int = Field(6, ge=1)
     """How often the model is called in one dialog; a dialog that still calls a function then is not finished."""
 
@@ -44,9 +48,14 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
     executed: of the rows that tried a call, those in which every call ran without an error.
     right_answer: of the rows with answers, those whose last message contains one of them.
     finished: the dialog ended in a message without calls.
+
+    With a baseline also the differences of right_calls, right_answer and finished from it, row by row. Which rows try a
+    call depends on the model, so `executed` has no difference.
     """
     drops = Drops()
     questions = limited(read_rows(config.rows, ToolQuestionRow, config, drops=drops), limit)
+    ids = [question.id for question in questions]
+    before = rows_of_baseline(config.baseline, ids, "rows") if config.baseline is not None else {}
     registry = make_registry(config.tools)
     recorders = [Recorder(registry.only(tool.name for tool in tools_of(row.tools))) for row in questions]
     dialogs = generator.dialogs(
@@ -73,6 +82,7 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
                 "answer": final,
                 "verdict": (f"wrong {' and '.join(wrong)}" if wrong else "right") if finished else dialog.ended,
                 "expected": list(question.answers),
+                "functions": sorted({tool.name for tool in tools_of(question.tools)}),
                 "expected_calls": [f"{call.name}({call.arguments})" for call in question.calls or ()],
                 "dialog": prompt_text((*question.prompt, *dialog.messages)),
                 "reason": dialog.reason,
@@ -83,12 +93,19 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
             }
         )
     metrics = ("right_calls", "executed", "right_answer", "finished")
-    judged = {name: [row[name] for row in rows if row[name] is not None] for name in metrics}
-    scores = {name: share(sum(verdicts), len(verdicts)) for name, verdicts in judged.items()}
-    counts = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
+    scores, differences = {}, {}
+    for name in metrics:
+        judged = [row for row in rows if row[name] is not None]
+        clusters = [function_cluster(row) for row in judged]
+        after = [float(row[name]) for row in judged]
+        scores[name] = share_of(after, clusters)
+        if before and name != "executed":
+            differences[name] = paired_difference([float(before[row["id"]][name]) for row in judged], after, clusters)
+    counts: dict[str, Any] = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
+    counts["clusters"] = {"by": "function set", "count": len(set(map(function_cluster, rows)))}
     errors = Counter(record.error for recorder in recorders for record in recorder.records if record.error)
     details = {"errors": dict(errors), "by_source": by_source(rows, metrics)}
-    return Result(scores, counts | details | drops.dropped, rows)
+    return Result(scores, counts | details | drops.dropped, rows, differences)
 
 
 def by_source(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str, dict[str, str]]:

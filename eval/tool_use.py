@@ -63,7 +63,7 @@ def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit
             }
         )
     counts: dict[str, Any] = {"rows": len(rows), **Counter(row["verdict"] for row in rows)}
-    counts["clusters"] = {"by": "function set", "count": len(set(map(_cluster_of, rows)))}
+    counts["clusters"] = {"by": "function set", "count": len(set(map(function_cluster, rows)))}
     differences = _differences_of(rows) if before else {}
     return Result(_shares_of(rows), counts | drops.dropped, rows, differences)
 
@@ -81,7 +81,9 @@ def _shares_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Share | None]:
     found = {}
     for metric, passing in _PASSES.items():
         own = _rows_of(rows, metric)
-        found[metric] = share_of([float(row["verdict"] in passing) for row in own], [_cluster_of(row) for row in own])
+        found[metric] = share_of(
+            [float(row["verdict"] in passing) for row in own], [function_cluster(row) for row in own]
+        )
     return found
 
 
@@ -91,7 +93,7 @@ def _differences_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Share | None
     for metric, passing in _PASSES.items():
         own = _rows_of(rows, metric)
         before, after = ([float(row[when] in passing) for row in own] for when in ("before", "verdict"))
-        found[metric] = paired_difference(before, after, [_cluster_of(row) for row in own])
+        found[metric] = paired_difference(before, after, [function_cluster(row) for row in own])
     return found
 
 
@@ -100,11 +102,6 @@ def _rows_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str
     return [
         row for row in rows if (row["verdict"] in ("right silence", "needless call")) == (metric == "right_silence")
     ]
-
-
-def _cluster_of(row: Mapping[str, Any]) -> str:
-    """What a row's interval is computed over: the functions on offer, or the row if there are none."""
-    return f"functions {', '.join(row['functions'])}" if row["functions"] else f"row {row['id']}"
 
 
 def judge_call(found: Message, expected: Message) -> CallVerdict | SilenceVerdict:
@@ -124,6 +121,11 @@ def judge_call(found: Message, expected: Message) -> CallVerdict | SilenceVerdic
 def same_value(left: Any, right: Any) -> bool:
     """JSON equality: 5 is 5.0 and not true or "5"; strings are stripped; lists keep their order."""
     return _canonical(left) == _canonical(right)
+
+
+def function_cluster(row: Mapping[str, Any]) -> str:
+    """What a row's interval is computed over: the functions on offer, or the row if there are none."""
+    return f"functions {', '.join(row['functions'])}" if row["functions"] else f"row {row['id']}"
 
 
 def _as_values(calls: Sequence[ToolCall]) -> Counter[str]:

@@ -119,15 +119,25 @@ def test_each_dialog_is_run_and_judged(config: ToolDialogsEvalConfig, generator:
         "unsaid": (None, True, True, True, "right"),
         "needless": (False, True, None, True, "wrong calls"),
     }
-    assert found.scores == {
-        "right_calls": share(6, 10),
-        "executed": share(7, 10),
-        "right_answer": share(7, 10),
-        "finished": share(9, 11),
-    }
+    expected = {"right_calls": (6, 10), "executed": (7, 10), "right_answer": (7, 10), "finished": (9, 11)}
+    assert found.scores.keys() == expected.keys()
+    for name, (hits, rows) in expected.items():
+        score, plain = found.scores[name], share(hits, rows)
+        assert score is not None
+        assert plain is not None
+        assert (score.value, score.n) == (plain.value, plain.n)
+        assert score.low <= plain.low <= plain.high <= score.high, "intervals are over two sets of functions"
+    assert found.counts["clusters"] == {"by": "function set", "count": 2}
     assert found.counts["rows"] == 11
     assert found.counts["errors"] == {"arguments": 1, "unknown-tool": 1}
     assert found.counts["by_source"]["t"]["finished"].endswith(" of 11")
+    before = [{**row, "right_calls": row["right_calls"] and row["id"] != "right"} for row in found.rows]
+    baseline = tmp_path / "before.json"
+    baseline.write_text(json.dumps({"rows": before}))
+    again = tool_dialogs.evaluate(config.model_copy(update={"baseline": baseline}), generator, tmp_path / "again", None)
+    values = {name: difference.value for name, difference in again.differences.items() if difference is not None}
+    assert values == {"right_calls": pytest.approx(0.1), "right_answer": 0, "finished": 0}
+    assert not found.differences
 
 
 def test_a_row_shows_its_whole_dialog(config: ToolDialogsEvalConfig, generator: Generator, tmp_path: Path) -> None:
