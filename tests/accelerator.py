@@ -120,6 +120,8 @@ class _Functions(TorchFunctionMode):
                 return RemoteTensor(args[0].held[index])
             args[0].held[index] = args[2].held if isinstance(args[2], RemoteTensor) else args[2]
             return None
+        if func is torch.Tensor.__invert__:
+            return torch.bitwise_not(*args)
         if func is torch.Tensor.tolist and isinstance(args[0], RemoteTensor):
             return args[0].held.tolist()
         if func is torch.Tensor.numpy and isinstance(args[0], RemoteTensor):

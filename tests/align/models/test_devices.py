@@ -63,11 +63,12 @@ OTHER_LIBRARIES = {"pipeline", "SentenceTransformer", "CrossEncoder", "LLM", "As
 
 SAMPLE_OR_SCORE = {
     "align/generation/engine.py": {"load_generator"},
+    "align/generation/vllm.py": {"LLM"},  # vLLM chooses its devices itself; tests/align/generation/test_vllm.py
     "align/judges/reward_model.py": {"load_reward_model"},
     "align/judges/likelihood.py": {"load_policy"},
     "data_builders/preferences/near_duplicates.py": {"load_encoder"},
 }
-"""Each has a test on the accelerator below."""
+"""Each has a test on the accelerator below, except vLLM."""
 
 TRAIN_OR_CONVERT = {
     "recipes/sft.py": {"load_policy"},  # transformers' Trainer moves what it trains
