@@ -120,6 +120,7 @@ def _environment(gpus: int) -> Iterator[None]:
             how = f"Start at most {len(names) // gpus} processes" if gpus <= len(names) else "Lower it"
             raise ConfigError("sampling.vllm.tensor_parallel_size", what, how)
         changed["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        torch.cuda.set_device(int(rank) * gpus)  # the reward model comes to the first of them, not to another's
     before = {name: os.environ.get(name) for name in changed}
     _set_variables(changed)
     try:

@@ -369,11 +369,16 @@ def test_a_process_of_a_launcher_gives_vllm_its_own_gpus_and_no_process_group(
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     with backend_file._environment(gpus):
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
         assert not {"LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
         assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert {name: os.environ.get(name) for name in launched} == launched
+    assert chosen == ([] if rank is None else [int(rank) * gpus]), (
+        "the place of the reward model, among the visible GPUs"
+    )
     assert "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ
 
 
