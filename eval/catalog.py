@@ -57,6 +57,9 @@ EVALUATIONS = {
         "eval.instructions:InstructionsEvalConfig", "model", "Instructions that a rule checks, strictly and loosely."
     ),
     "maths": Evaluation("eval.maths:MathsEvalConfig", "model", "Problems of mathematics, judged by the final answer."),
+    "benchmarks": Evaluation(
+        "eval.benchmarks:BenchmarksConfig", "model", "Multiple-choice benchmarks by likelihood: what training costs."
+    ),
     "reward_accuracy": Evaluation(
         "eval.reward_accuracy:RewardAccuracyConfig", "reward_model", "Held-out pairs that are ranked as people did."
     ),

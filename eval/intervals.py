@@ -130,6 +130,20 @@ def paired_difference(
     return clustered_mean([new - old for old, new in zip(before, after, strict=True)], clusters, reach)
 
 
+def mean_share(shares: Sequence[Share]) -> Share:
+    """The mean of shares, or of differences, of independent cases, such as those of several benchmarks.
+
+    Each share counts the same, whatever its number of cases. The squared distances from the shares to the ends of their
+    intervals are added up, as variances are. Two shares 0.5 (0.4 to 0.6) and 0.7 (0.6 to 0.8) have the mean 0.6, and
+    half of the root of 0.1 squared plus 0.1 squared on each side: 0.53 to 0.67.
+    Source: Zou and Donner 2008 ("Construction of confidence limits about effect measures: a general approach").
+    """
+    value = sum(each.value for each in shares) / len(shares)
+    below = math.sqrt(sum((each.value - each.low) ** 2 for each in shares)) / len(shares)
+    above = math.sqrt(sum((each.high - each.value) ** 2 for each in shares)) / len(shares)
+    return Share(value, value - below, value + above, sum(each.n for each in shares))
+
+
 def paired_ratio_difference(
     before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], clusters: Sequence[str]
 ) -> Share | None:

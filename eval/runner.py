@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # these import torch, which the configs of evaluations do not
     from align.generation.engine import GenerationEngine
     from align.generation.tool_loop import Trajectory
     from align.judges.judge import Judge, ScoreRequest
+    from align.judges.likelihood import LikelihoodJudge
     from align.tools.replay import Tools
 
 UNIT_SIZE = 64
@@ -89,14 +90,21 @@ class Generator:
     def logps(self, requests: Sequence[ScoreRequest]) -> tuple[list[list[float]], list[list[int]]]:
         """Log-probabilities of each completion's content in nats, and how many tokens each one sums over.
 
+        See `likelihood_judge`.
+        """
+        judge = self.likelihood_judge()
+        return judge.score_many(requests), judge.token_counts(requests)
+
+    def likelihood_judge(self) -> LikelihoodJudge:
+        """The model as a judge of log-probabilities.
+
         The engine is closed first, and the model is loaded again in the form that computes a prompt together with all
         its completions.
         """
         from align.judges.likelihood import LikelihoodJudge
 
         self.release()
-        judge = LikelihoodJudge.from_settings(self.config, self.token_budget)
-        return judge.score_many(requests), judge.token_counts(requests)
+        return LikelihoodJudge.from_settings(self.config, self.token_budget)
 
     def _loaded(self) -> GenerationEngine:
         if self._engine is None:

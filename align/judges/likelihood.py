@@ -6,8 +6,9 @@ Dimension letters: N label positions, B branches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,16 @@ from align.judges.reward_model import RewardModelJudge
 from align.models.loading import load_policy, load_tokenizer_for
 from align.models.logps import TreePolicy
 from align.settings import ModelConfig
-from align.tree.encode import Ask, encode_completions
+from align.tree.encode import Ask, PromptTree, Segment, encode_completions
 from align.tree.pack import TreeBatch
+
+
+class Continuation(NamedTuple):
+    """Token ids that may follow others, such as an answer to a multiple-choice question."""
+
+    context: tuple[int, ...]
+    """At least one token."""
+    ids: tuple[int, ...]
 
 
 class BranchLogps(TreePolicy):
@@ -63,8 +72,35 @@ class LikelihoodJudge(RewardModelJudge):
             counts[int(tree.id)] = [int(branch.contrast_mask.sum()) for branch in tree.branches]
         return counts
 
+    def continuation_logps(self, continuations: Sequence[Continuation]) -> list[float]:
+        """The summed log-probability of each continuation after its context, in nats, without a chat protocol.
+
+        Continuations of the same context become the branches of one tree, so the context is computed once. For example,
+        the contexts a, b, a have two trees, and the places of their branches are {a: [0, 2], b: [1]}.
+        """
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, (context, _) in enumerate(continuations):
+            places.setdefault(context, []).append(place)
+        trees = [
+            PromptTree(
+                str(number), np.array(context, np.int32), tuple(_segment(continuations[place].ids) for place in own)
+            )
+            for number, (context, own) in enumerate(places.items())
+        ]
+        found = [0.0] * len(continuations)
+        for own, scores in zip(places.values(), self.score_trees(trees), strict=True):
+            for place, score in zip(own, scores, strict=True):
+                found[place] = score
+        return found
+
     @property
     def identity(self) -> dict[str, str]:
         """See `Judge.identity`. token_budget is left out: it changes scores by rounding only."""
         found = super().identity
         return {"policy": found["reward_model"], "protocol": found["protocol"]}
+
+
+def _segment(ids: Sequence[int]) -> Segment:
+    """A branch of which every token counts."""
+    counts = np.ones(len(ids), bool)
+    return Segment(np.array(ids, np.int32), counts, counts)

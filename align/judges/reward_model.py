@@ -66,14 +66,23 @@ class RewardModelJudge:
     @torch.inference_mode()
     def score_many(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """See `Judge.score_many`. Raises CheckpointError if a score is not a finite number."""
+        asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
+        found: list[list[float]] = [[] for _ in requests]
+        wholes = encode_completions(asks, self.protocol)
+        for whole, scores in zip(wholes, self.score_trees(wholes), strict=True):
+            found[int(whole.id)] = scores
+        return found
+
+    @torch.inference_mode()
+    def score_trees(self, wholes: Sequence[PromptTree]) -> list[list[float]]:
+        """One score for each branch of each tree, in their order. Raises CheckpointError as `score_many` does."""
         require_on_device(self.model, "scoring")
         trees: list[PromptTree] = []
         owners: list[int] = []
-        asks = [Ask(str(number), *request) for number, request in enumerate(requests) if request.completions]
-        for whole in encode_completions(asks, self.protocol):
+        for owner, whole in enumerate(wholes):
             for tree in self._split(whole):
                 trees.append(tree)
-                owners.append(int(whole.id))
+                owners.append(owner)
         scores: list[list[float]] = [[] for _ in trees]
         device = next(self.model.parameters()).device
         for places in bins_under_budget([tree.tokens for tree in trees], self.token_budget):
@@ -85,7 +94,7 @@ class RewardModelJudge:
             for place in places:
                 count = len(trees[place].branches)
                 scores[place], flat = flat[:count], flat[count:]
-        found: list[list[float]] = [[] for _ in requests]
+        found: list[list[float]] = [[] for _ in wholes]
         for owner, part in zip(owners, scores, strict=True):
             found[owner].extend(part)
         return found

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import pytest
 
 from eval.intervals import (
+    Share,
     bootstrap_mean,
     bootstrapped,
     clustered_bootstrap,
     clustered_share,
+    mean_share,
     paired_difference,
     paired_ratio_difference,
     paper_half_width,
@@ -227,3 +229,26 @@ def test_cases_that_are_clusters_of_their_own_have_wilsons_interval_and_others_a
     together = clustered_bootstrap(mean, points, list("aabb"))
     assert together is not None
     assert (together.value, together.low, together.high, together.n) == (0.5, 0.0, 1.0, 4)
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_mean_of_shares_holds_the_truth_in_95_percent_of_the_experiments() -> None:
+    draw = random.Random(5)
+    truth, sizes = (0.25, 0.6, 0.45), (60, 60, 200)
+    expected = sum(truth) / 3
+    held, widths = 0, []
+    for _ in range(2000):
+        shares = []
+        for chance, size in zip(truth, sizes, strict=True):
+            found = share(sum(draw.random() < chance for _ in range(size)), size)
+            assert found is not None
+            shares.append(found)
+        mean = mean_share(shares)
+        held += mean.low <= expected <= mean.high
+        widths.append(mean.high - mean.low)
+    assert 0.94 < held / 2000 < 0.965
+    deviation = math.sqrt(sum(p * (1 - p) / n for p, n in zip(truth, sizes, strict=True))) / 3
+    assert sum(widths) / len(widths) == pytest.approx(2 * 1.96 * deviation, rel=0.03)
+    assert mean_share([Share(0.5, 0.4, 0.6, 9), Share(0.7, 0.6, 0.8, 9)]) == pytest.approx(
+        (0.6, 0.6 - math.sqrt(0.02) / 2, 0.6 + math.sqrt(0.02) / 2, 18)
+    )
