@@ -41,8 +41,8 @@ _START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 class VLLMWeights:
     """A checkpoint in the memory of vLLM. Its processes end when the last reference to this object is gone."""
 
-    def __init__(self, library: Any, llm: Any, fingerprint: str) -> None:
-        self.library, self.llm, self.fingerprint = library, llm, fingerprint
+    def __init__(self, vllm: Any, llm: Any, fingerprint: str) -> None:
+        self.vllm, self.llm, self.fingerprint = vllm, llm, fingerprint
         self._end = weakref.finalize(self, _shut_down, llm)
 
     @property
@@ -163,7 +163,7 @@ class VLLMBackend:
         GPUs. The version of vLLM is part of it, because its sampler may change."""
         sampling = {**self.sampling.result_settings(), "dtype": resolved_dtype(self.sampling.dtype)}
         return {
-            "model": fingerprint_of("vllm", self._weights.library.__version__, self._weights.fingerprint),
+            "model": fingerprint_of("vllm", self._weights.vllm.__version__, self._weights.fingerprint),
             "protocol": fingerprint_of(*self.protocol.identity, self.protocol.stop_ids),
             "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
         }
@@ -199,7 +199,7 @@ class VLLMBackend:
 
     def _parameters(self, seed: int, temperature: float) -> Any:
         _require_temperature(temperature)
-        return self._weights.library.SamplingParams(
+        return self._weights.vllm.SamplingParams(
             seed=seed,
             temperature=temperature,
             top_p=self.sampling.top_p,

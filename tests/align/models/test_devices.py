@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ Ran = set[tuple[str, torch.dtype]]
 """The models that computed on the accelerator: class and dtype. A model that computes on the CPU is an error."""
 
 
-@pytest.fixture
-def gpu() -> Iterator[Ran]:
+@contextmanager
+def watched() -> Iterator[Ran]:
+    """A machine with a GPU, on which a model that computes on the CPU is an error."""
     ran: Ran = set()
 
     def check(module: torch.nn.Module, _: object) -> None:
@@ -48,11 +50,19 @@ def gpu() -> Iterator[Ran]:
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
     hook = torch.nn.modules.module.register_module_forward_pre_hook(check)
-    with accelerator():
+    try:
+        with accelerator():
+            yield ran
+    finally:
+        hook.remove()
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        precision.decide.cache_clear()
+
+
+@pytest.fixture
+def gpu() -> Iterator[Ran]:
+    with watched() as ran:
         yield ran
-    hook.remove()
-    torch.backends.cuda.enable_cudnn_sdp(before)
-    precision.decide.cache_clear()
 
 
 # Where models are loaded
@@ -217,8 +227,9 @@ def test_every_way_to_an_engine_or_a_judge_computes_there_what_it_computes_on_th
         return said, torch.cat([torch.tensor(scores).flatten(), torch.as_tensor(vectors).flatten()])
 
     expected, numbers = computed()
-    with accelerator():
+    with watched() as ran:
         found, close = computed()
+    assert {name for name, _ in ran} == {"LlamaForCausalLM", "LlamaForSequenceClassification", "LlamaModel"}
     assert found == expected
     torch.testing.assert_close(close, numbers)
 
