@@ -61,7 +61,7 @@ def test_the_list_of_builders_imports_none_of_them(tmp_path: Path) -> None:
     "text, expected",
     [
         ("preference: {}\n", "config.yaml:2: preference: is not a setting. Did you mean preferences?"),
-        ("no_builder: {}\n", "no_builder: is not a setting. Known here: document_questions, judged_answers,"),
+        ("no_builder: {}\n", "no_builder: is not a setting. Known here: document_questions, "),
         ("", f"expected exactly one builder section ({', '.join(BUILDERS)}), found none"),
         ("preferences: {path: a}\ntool_use: {}\n", "found preferences and tool_use"),
         ("preferences: {pth: a}\n", "config.yaml:2: preferences.pth: is not a setting. Did you mean preferences.path?"),
