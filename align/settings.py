@@ -634,12 +634,13 @@ class SamplingConfig(Section):
     max_completion_tokens: int = Field(256, gt=0, le=100_000_000)
     """A completion ends after this many tokens, and is then marked as unfinished."""
     batch_size: int = Field(64, gt=0, le=1_000_000)
-    """Completions that are decoded at the same time. Memory grows with it."""
+    """Completions that are decoded at the same time. Memory grows with it. Servers decide themselves; see
+    server.concurrency."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the generator's weights. auto: bfloat16 where it is faster, as for training.precision. A server
     decides itself."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads. None leaves the choice to torch."""
+    """CPU threads of this process. None leaves the choice to torch."""
 
     @model_validator(mode="after")
     def _the_backend_reads_its_settings(self) -> Self:
@@ -649,13 +650,10 @@ class SamplingConfig(Section):
             raise ValueError(f"sampling.server is given, which the backend {self.backend} does not read")
         if self.backend != "vllm" and self.vllm is not None:
             raise ValueError(f"sampling.vllm is given, which the backend {self.backend} does not read")
-        # dtype is not read either, but rounds set it for every section, whatever its backend
-        unread = {"server": ("batch_size", "threads"), "vllm": ("threads",)}.get(self.backend, ())
-        for name in unread:
-            value = getattr(self, name)
-            if name in self.model_fields_set and value != type(self).model_fields[name].default:
-                why = ": the server has it" if self.backend == "server" else ""
-                raise ValueError(f"sampling.{name} is {value}, which the backend {self.backend} does not read{why}")
+        # A server reads neither dtype, which rounds set in every section, nor batch_size, so that a config for another
+        # backend needs one change only.
+        if self.threads is not None and self.backend != "local":
+            raise ValueError(f"sampling.threads is {self.threads}, which the backend {self.backend} does not read")
         return self
 
     def result_settings(self) -> dict[str, Any]:

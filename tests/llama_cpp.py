@@ -1,10 +1,11 @@
 """A llama.cpp server for tests: a tiny Llama as a GGUF file, and a process that serves it.
 
-python tests/llama_cpp.py MODEL.gguf PORT      serves until it is killed
+python tests/llama_cpp.py MODEL.gguf PORT [SLOTS]      serves until it is killed
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -68,8 +69,6 @@ def _add_tokenizer(writer: Any, tokenizer: Any, size: int) -> None:
     special = {number for number, token in inner.get_added_tokens_decoder().items() if token.special}
     tokens = [inner.id_to_token(number) or f"[unused{number}]" for number in range(size)]
     kinds = [gguf.TokenType.CONTROL if number in special else gguf.TokenType.NORMAL for number in range(size)]
-    import json
-
     merges = [" ".join(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -81,8 +80,11 @@ def _add_tokenizer(writer: Any, tokenizer: Any, size: int) -> None:
     writer.add_add_bos_token(False)
 
 
-def serve(model: str, port: int) -> None:
-    """Serve a GGUF file at 127.0.0.1 until the process ends."""
+def serve(model: str, port: int, slots: int = 8) -> None:
+    """Serve a GGUF file at 127.0.0.1, as the model `tiny`, until the process ends.
+
+    slots: completions in one batch, each with a context of 512 tokens.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -90,8 +92,8 @@ def serve(model: str, port: int) -> None:
     params.model_alias = {"tiny"}
     params.hostnames = ["127.0.0.1"]
     params.port = port
-    params.n_ctx = 8 * 512
-    params.n_parallel = 8
+    params.n_ctx = slots * 512
+    params.n_parallel = slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = False
     server = xllamacpp.Server(params)
@@ -101,4 +103,4 @@ def serve(model: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], *map(int, sys.argv[2:]))

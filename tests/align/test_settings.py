@@ -255,10 +255,6 @@ SERVER = {"base_urls": ("http://a:8000/v1",)}
     [
         ({"backend": "server"}, r"requires the section sampling\.server, which is missing"),
         ({"server": SERVER}, r"sampling\.server is given, which the backend local does not read"),
-        (
-            {"backend": "server", "server": SERVER, "batch_size": 8},
-            r"sampling\.batch_size is 8, which the backend server",
-        ),
         ({"backend": "server", "server": {"base_urls": ()}}, r"at least 1 item"),
         (
             {"backend": "server", "server": {"base_urls": ("node1:8000",)}},
