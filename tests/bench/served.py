@@ -100,7 +100,7 @@ def measure(url: str, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.rounds):
         script.append(seconds_of(lambda: bare(address, bodies)))
         ours.append(seconds_of(lambda: backend.complete(prompts, seeds)))
-        print(f"bare {tokens / script[-1]:8.1f} tokens/s   server backend {tokens / ours[-1]:8.1f} tokens/s", flush=True)
+        print(f"tokens/s: {tokens / script[-1]:8.1f} bare {tokens / ours[-1]:8.1f} server backend", flush=True)
     of_the_fastest, of_medians = min(script) / min(ours), statistics.median(script) / statistics.median(ours)
     print(f"{arguments.requests} requests at once, {tokens} tokens, {arguments.rounds} rounds each:")
     print(f"{of_the_fastest:.1%} of the bare script by the fastest rounds, {of_medians:.1%} by the medians")
