@@ -9,12 +9,14 @@ Example with two servers A and B, where A is killed at 10.0 s:
     10.5 s  one request is sent to A and fails                  A: 2 failures, waits until 11.5 s
     11.5 s  A was started again; it is checked and answers      A: 0 failures, gets as many requests as B
 
-It ends with an error if one request has failed `retries` + 1 times, or if every server has.
+It ends with an error if one request has failed `retries` + 1 times at servers that answer others, or if every server
+has failed so often in a row.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -165,7 +167,9 @@ class Session:
                     endpoint.is_checked = True
                 result = await send(self, endpoint, job)
             except Fault as fault:
-                faults += 1
+                # At a server that has failed before, the server is to blame and not the request. While the others are
+                # busy for long, one request may find the same server down again and again.
+                faults += failures == 0
                 if endpoint.failures == failures:  # requests that fail together are one failure
                     self._failed(endpoint, fault)
                 if faults > self._settings.retries or self._all_failed():
@@ -215,7 +219,8 @@ class Session:
         endpoint.is_checked = False
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (endpoint.failures - 1)) if fault.wait is None else fault.wait
         endpoint.ready_at = time.monotonic() + wait
-        log.warning("%s: %s; it gets no request for %.1f s", endpoint.root, fault.what, wait)
+        level = logging.WARNING if endpoint.failures == 1 else logging.INFO
+        log.log(level, "%s: %s; it gets no request for %.1f s", endpoint.root, fault.what, wait)
 
     def _all_failed(self) -> bool:
         return all(endpoint.failures > self._settings.retries for endpoint in self._endpoints.all)
