@@ -139,7 +139,7 @@ def test_completions_have_the_ids_of_the_model_behind_the_server(
     [
         ([overloaded(), overloaded(status=500), overloaded(status=429)], {}),
         ([dropped, dropped], {}),
-        ([slow(2.0)], {"timeout_seconds": 0.3}),
+        ([slow(6.0)], {"timeout_seconds": 3.0}),
         ([answered("<html>"), answered({"choices": []}), answered({"error": "x"})], {}),
         ([answered({"choices": [{"finish_reason": "abort", "token_ids": [5]}]})], {}),
     ],
@@ -230,6 +230,7 @@ def test_the_loss_of_a_server_is_survived_and_it_is_used_again_when_it_is_back(
     assert "it gets no request for" in caplog.text
     other.always = slow(0.05)  # so that a request may find the dead server many times before the other one is free
     assert asking.complete(asked, seeds) == expected
+    other.always = None
     back = serve(port=dying.server_address[1])
     time.sleep(0.06)
     assert asking.complete(asked, seeds) == expected
