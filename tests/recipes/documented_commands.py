@@ -24,7 +24,7 @@ FOLDERS = {"data": "build_data"}
 
 CHECKED = ("python", "accelerate", "align", "make", "pip", "docker", "cp", "ls", "cat", "head")
 OTHER = ("git", "cd", "mkdir", "export", "source", "pytest", "ruff", "mypy", "mkdocs", "tensorboard", "rm", "tail",
-         "apt-get", "chmod", "pre-commit", "nvidia-smi", "curl", "echo", "touch")  # fmt: skip
+         "apt-get", "chmod", "pre-commit", "nvidia-smi", "curl", "echo", "touch", "vllm")  # fmt: skip
 """Programs that are no part of the project: nothing about their arguments is checked."""
 NOT_RUNNABLE = "<!-- example -->"
 
