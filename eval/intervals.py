@@ -26,6 +26,9 @@ Z_95 = 1.96
 RESAMPLES = 2000
 """Resamples of a bootstrap. The ends of a 95% interval then vary by about a thirtieth of its width."""
 
+_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+"""Degrees of freedom -> the 97.5% quantile of Student's t; see `few_clusters_factor`."""
+
 
 class Share(NamedTuple):
     """A share with its 95% interval, all from 0 to 1; for a difference of two shares, from -1 to 1."""
@@ -89,7 +92,7 @@ def clustered_share(points: Sequence[float], clusters: Sequence[str]) -> Share |
     if plain is None:
         return None
     _, low, high = bootstrap_mean(points, clusters)
-    return plain._replace(low=min(plain.low, low), high=max(plain.high, high))
+    return plain._replace(low=max(0.0, min(plain.low, low)), high=min(1.0, max(plain.high, high)))
 
 
 def share_of(points: Sequence[float], clusters: Sequence[str]) -> Share | None:
@@ -120,6 +123,24 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], reach: floa
     return Share(value, max(-reach, low), min(reach, high), len(values))
 
 
+def few_clusters_factor(clusters: int) -> float:
+    """By how much a percentile interval over few clusters is too narrow: t sqrt(m / (m - 1)) / 1.96 for m clusters.
+
+    The resampled clusters vary by (m - 1) / m of the true variance, and 1.96 is the quantile of a normal distribution
+    and not of Student's t with m - 1 degrees of freedom. Of 5 clusters the factor is 1.58, of 20 1.10, of 200 1.01.
+    Without it, a paired difference over 4 to 10 clusters is significant in 12% of the experiments without a difference.
+    Edge: 1 for a single cluster, which says nothing of the variation between clusters.
+    Source: Hesterberg 2015 ("What Teachers Should Know About the Bootstrap"), section 5.3; t by Cornish and Fisher's
+        expansion, with an error below 0.2% from 5 degrees of freedom on.
+    """
+    if clusters < 2:
+        return 1.0
+    z, free = 1.959964, clusters - 1
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    t = _T_95.get(free) or sum(term / free**power for power, term in enumerate(terms))
+    return t / z * math.sqrt(clusters / free)
+
+
 def paired_difference(
     before: Sequence[float], after: Sequence[float], clusters: Sequence[str], reach: float = 1.0
 ) -> Share | None:
@@ -147,10 +168,13 @@ def mean_share(shares: Sequence[Share]) -> Share:
 def paired_ratio_difference(
     before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], clusters: Sequence[str]
 ) -> Share | None:
-    """The ratio sum(a) / sum(b) after minus that before, with its percentile interval over resampled clusters.
+    """The ratio sum(a) / sum(b) after minus that before, for a and b of 0 or 1, with its 95% interval.
 
-    before, after: (a, b) of the same cases in the same order, such as (right, answered). A resample draws the same
-        clusters for both. Resamples in which one ratio has nothing to divide by are left out.
+    before, after: (a, b) of the same cases in the same order, such as (right, answered).
+    Each end of the interval is the outer one of two. The bootstrap draws the same clusters for both ratios, without the
+    resamples in which one ratio has nothing to divide by. The linearized variance over cases adds two cases, one that
+    gets better and one that gets worse, as `clustered_mean` does: the bootstrap alone takes 3 right answers of 3 for a
+    ratio of exactly 1.
     Edge: None if one of the two ratios has nothing to divide by.
     """
     import numpy as np
@@ -168,7 +192,15 @@ def paired_ratio_difference(
     drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
     value = float(totals[2] / totals[3] - totals[0] / totals[1])
     low, high = np.quantile(drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return Share(value, min(value, float(low)), max(value, float(high)), len(columns))
+    factor = few_clusters_factor(many)
+    low, high = value - factor * (value - float(low)), value + factor * (float(high) - value)
+    cases = np.array([*columns, (1, 1, 0, 1), (0, 1, 1, 1)], dtype=float)
+    old, old_of, new, new_of = cases.sum(axis=0)
+    centre = float(new / new_of - old / old_of)
+    parts = (cases[:, 2] - new / new_of * cases[:, 3]) / new_of - (cases[:, 0] - old / old_of * cases[:, 1]) / old_of
+    half = Z_95 * float(np.sqrt((parts * parts).sum()))
+    low, high = min(value, low, centre - half), max(value, high, centre + half)
+    return Share(value, max(-1.0, low), min(1.0, high), len(columns))
 
 
 def clustered_bootstrap(
@@ -188,7 +220,8 @@ def clustered_bootstrap(
 def bootstrap_mean(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
     """(mean, low, high): the mean of the values, and its 95% percentile interval over resampled clusters.
 
-    Clusters a = [1, 1] and b = [0], resampled as (a, a), (a, b), (b, a), (b, b), have the means 1, 2/3, 2/3 and 0.
+    Clusters a = [1, 1] and b = [0], resampled as (a, a), (a, b), (b, a), (b, b), have the means 1, 2/3, 2/3 and 0. Both
+    ends are then moved away from the mean by `few_clusters_factor`, and may be outside the range of the values.
     Edge: one cluster, or equal values, give an interval without width.
     Source: Efron and Tibshirani 1993, chapter 13; clusters as Davison and Hinkley 1997, section 3.8.
     """
@@ -203,8 +236,9 @@ def bootstrap_mean(values: Sequence[float], clusters: Sequence[str], seed: int =
     generator, chances = np.random.default_rng(seed), np.full(many, 1 / many)
     times_drawn = (generator.multinomial(many, chances) for _ in range(RESAMPLES))
     means = [(times @ sums) / (times @ counts) for times in times_drawn]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    value, factor = float(sums.sum() / counts.sum()), few_clusters_factor(many)
+    low, high = (value + factor * (float(end) - value) for end in np.quantile(means, [0.025, 0.975]))
+    return value, low, high
 
 
 def resampled_means(values: np.ndarray, seed: int = 0) -> np.ndarray:

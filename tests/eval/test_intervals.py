@@ -14,6 +14,7 @@ from eval.intervals import (
     bootstrapped,
     clustered_bootstrap,
     clustered_share,
+    few_clusters_factor,
     mean_share,
     paired_difference,
     paired_ratio_difference,
@@ -190,6 +191,50 @@ def test_pairs_are_worth_more_than_two_shares_and_clusters_less_than_cases() -> 
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
+@pytest.mark.parametrize(
+    "clusters, t",
+    [(2, 12.706), (4, 3.182), (6, 2.571), (10, 2.262), (21, 2.086), (200, 1.972)],
+)
+def test_an_interval_over_few_clusters_is_widened_by_students_t(clusters: int, t: float) -> None:
+    """t: from a table of Student's distribution, for one degree of freedom less than there are clusters."""
+    expected = t / 1.96 * math.sqrt(clusters / (clusters - 1))
+    assert few_clusters_factor(clusters) == pytest.approx(expected, rel=0.002)
+    assert few_clusters_factor(1) == 1
+
+
+@pytest.mark.slow
+def test_a_difference_over_few_clusters_is_seldom_significant_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six templates with ten problems each, which a model solves or not by template, before and after alike."""
+    monkeypatch.setattr("eval.intervals.RESAMPLES", 300)
+    draw = random.Random(2)
+    names = [str(template) for template in range(6) for _ in range(10)]
+    significant = 0
+    for _ in range(200):
+        chances = [[min(1.0, max(0.0, draw.gauss(0.5, 0.3))) for _ in range(6)] for _ in range(2)]
+        before, after = ([float(draw.random() < own[int(name)]) for name in names] for own in chances)
+        found = paired_difference(before, after, names)
+        assert found is not None
+        significant += not found.low <= 0 <= found.high
+    assert significant / 200 < 0.1, "without the factor: 0.14"
+
+
+def test_a_ratio_over_three_answers_is_not_certain() -> None:
+    """Before, 40 of 200 answers are right. After, the model answers three questions, all of them right."""
+    before = [(float(n % 5 == 0), 1.0) for n in range(200)]
+    after = [(1.0, 1.0) if n < 3 else (0.0, 0.0) for n in range(200)]
+    names = [str(n) for n in range(200)]
+    found = paired_ratio_difference(before, after, names)
+    assert found is not None
+    assert found.value == pytest.approx(0.8)
+    wilson = share(3, 3)
+    assert wilson is not None
+    assert found.low == pytest.approx(wilson.low - 0.2, abs=0.1), "about as unsure as three answers are"
+    assert found.high > 0.9
+    same = paired_ratio_difference(after, after, names)
+    assert same is not None
+    assert same.low < 0 < same.high, "equal answers do not prove that the models are equal"
+
+
 def test_a_difference_of_ratios_draws_the_same_clusters_for_both() -> None:
     """Against a bootstrap in plain Python, over clusters of unequal size."""
     draw = random.Random(5)
@@ -212,7 +257,9 @@ def test_a_difference_of_ratios_draws_the_same_clusters_for_both() -> None:
     )
     assert found is not None
     assert found.value == pytest.approx(difference(list(range(60))))
-    assert (found.low, found.high) == pytest.approx((again[50], again[1949]), abs=0.03)
+    factor = few_clusters_factor(len(names))
+    low, high = (found.value + factor * (end - found.value) for end in (again[50], again[1949]))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.04)
     assert paired_ratio_difference([(0, 0)], [(1, 1)], ["a"]) is None, "nothing was answered before"
 
 
