@@ -163,7 +163,8 @@ def _chosen(ids: Mapping[str, Sequence[str]], questions: int | None, limit: int 
 
 
 def _before(config: BenchmarksConfig, ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-    return {} if config.baseline is None else rows_of_baseline(config.baseline, ids, "questions")
+    asked: dict[str, dict[str, Any]] = {key: {} for key in ids}  # an id is made of the question's content
+    return {} if config.baseline is None else rows_of_baseline(config.baseline, asked, "questions")
 
 
 def _scorer_of(generator: Generator) -> TextLikelihood:

@@ -77,8 +77,8 @@ def evaluate(config: FactualityConfig, generator: Generator, units: Path, limit:
     """
     drops = Drops()
     questions = limited(read_rows(config.questions, QuestionRow, config, drops=drops), limit)
-    ids = [question.id for question in questions]
-    before = rows_of_baseline(config.baseline, ids, "questions") if config.baseline is not None else {}
+    asked = {one.id: {"prompt": prompt_text(one.prompt), "expected": list(one.answers)} for one in questions}
+    before = rows_of_baseline(config.baseline, asked, "questions") if config.baseline is not None else {}
     answers = generator.answers(questions, units, "factuality")
     rows: list[dict[str, Any]] = []
     for question, answer in zip(questions, answers, strict=True):

@@ -6,12 +6,14 @@ prompts and kinds of instruction are those that `data_builders/instructions/` ho
 the length limit is checked as it is.
 
 Rows of one base prompt are not independent, so all intervals are over base prompts. A row's id names its base prompt:
-`a1b2#0.words` and `a1b2#1.json` are rows of `a1b2`. Rows whose id has no `#` are each on their own.
+`a1b2#0.words` and `a1b2#1.json` are rows of `a1b2`. Rows with ids of another form, such as `doc#7`, are each on their
+own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from eval.baseline import rows_of_baseline
 from eval.intervals import Share, paired_difference, share_of
 from eval.runner import Generator, Result, limited, prompt_text
 
+_OF_A_BASE_PROMPT = re.compile(r"#\d+\.[a-z_+]+\Z")
 READINGS: tuple[Literal["strict", "loose"], ...] = ("strict", "loose")
 VERIFIER: Literal["instructions"] = "instructions"
 
@@ -60,7 +63,8 @@ def evaluate(config: InstructionsEvalConfig, generator: Generator, units: Path, 
         parts["seen_"] = limited(read_rows(config.seen_rows, VerifiedPromptRow, config, drops=drops), limit)
     before: Mapping[str, Mapping[str, Any]] = {}
     if config.baseline is not None:
-        before = rows_of_baseline(config.baseline, [row.id for part in parts.values() for row in part], "rows")
+        asked = {row.id: {"prompt": prompt_text(row.prompt)} for part in parts.values() for row in part}
+        before = rows_of_baseline(config.baseline, asked, "rows")
     judged = {prefix: _judged(part, generator, units / f"{prefix}rows", before) for prefix, part in parts.items()}
     scores: dict[str, Share | None] = {}
     differences: dict[str, Share | None] = {}
@@ -146,7 +150,7 @@ def _place_of(row: VerifiedPromptRow) -> str:
 
 
 def _cluster_of(row: Mapping[str, Any]) -> str:
-    return str(row["id"]).partition("#")[0]
+    return _OF_A_BASE_PROMPT.sub("", str(row["id"]))
 
 
 def _points(rows: Sequence[Mapping[str, Any]], when: str, metric: str) -> list[float]:

@@ -49,8 +49,11 @@ def evaluate(config: MathsEvalConfig, generator: Generator, units: Path, limit: 
     problems = limited(read_rows(config.problems, MathsProblemRow, config, drops=drops), limit)
     verifier = MathsVerifier()
     entries = [_entry_of(problem, verifier) for problem in problems]
-    ids = [problem.id for problem in problems]
-    before = rows_of_baseline(config.baseline, ids, "problems") if config.baseline is not None else {}
+    asked = {
+        problem.id: {"prompt": prompt_text(problem.prompt), "expected": entry.answer}
+        for problem, entry in zip(problems, entries, strict=True)
+    }
+    before = rows_of_baseline(config.baseline, asked, "problems") if config.baseline is not None else {}
     rows: list[dict[str, Any]] = []
     for problem, entry, answer in zip(problems, entries, generator.answers(problems, units, MATHS), strict=True):
         rows.append(

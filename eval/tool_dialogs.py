@@ -54,8 +54,15 @@ def evaluate(config: ToolDialogsEvalConfig, generator: Generator, units: Path, l
     """
     drops = Drops()
     questions = limited(read_rows(config.rows, ToolQuestionRow, config, drops=drops), limit)
-    ids = [question.id for question in questions]
-    before = rows_of_baseline(config.baseline, ids, "rows") if config.baseline is not None else {}
+    asked = {
+        row.id: {
+            "prompt": prompt_text(row.prompt),
+            "expected": list(row.answers),
+            "expected_calls": [f"{call.name}({call.arguments})" for call in row.calls or ()],
+        }
+        for row in questions
+    }
+    before = rows_of_baseline(config.baseline, asked, "rows") if config.baseline is not None else {}
     registry = make_registry(config.tools)
     recorders = [Recorder(registry.only(tool.name for tool in tools_of(row.tools))) for row in questions]
     dialogs = generator.dialogs(

@@ -45,8 +45,11 @@ def evaluate(config: ToolUseEvalConfig, generator: Generator, units: Path, limit
     drops = Drops()
     dialogs = limited(read_rows(config.rows, SFTRow, config, drops=drops), limit)
     prompts = [PromptRow(id=row.id, source=row.source, tools=row.tools, prompt=row.messages[:-1]) for row in dialogs]
-    ids = [dialog.id for dialog in dialogs]
-    before = rows_of_baseline(config.baseline, ids, "rows") if config.baseline is not None else {}
+    asked = {
+        row.id: {"prompt": prompt_text(row.messages[:-1]), "expected": completion_text(row.messages[-1:])}
+        for row in dialogs
+    }
+    before = rows_of_baseline(config.baseline, asked, "rows") if config.baseline is not None else {}
     rows: list[dict[str, Any]] = []
     for dialog, answer in zip(dialogs, generator.answers(prompts, units, "tool use"), strict=True):
         expected = dialog.messages[-1]

@@ -24,7 +24,7 @@ from eval.best_of_n import (
     powers_of_two,
     verdict_of,
 )
-from eval.intervals import bootstrap_mean, resampled_means
+from eval.intervals import bootstrap_mean, few_clusters_factor, resampled_means
 
 PROMPTS, K = 200, 16
 PROMPT = (Message(role="user", content="Say."),)
@@ -88,8 +88,9 @@ def test_a_resample_draws_the_same_rows_for_all_columns() -> None:
     values = np.random.default_rng(1).random((40, 2))
     drawn = resampled_means(np.column_stack([values, values[:, 0] - values[:, 1]]))
     np.testing.assert_allclose(drawn[:, 0] - drawn[:, 1], drawn[:, 2], atol=1e-12)
-    _, low, high = bootstrap_mean(values[:, 0].tolist(), [str(n) for n in range(40)])
-    assert np.quantile(drawn[:, 0], [0.025, 0.975]) == pytest.approx([low, high])
+    mean, low, high = bootstrap_mean(values[:, 0].tolist(), [str(n) for n in range(40)])
+    ends, factor = np.quantile(drawn[:, 0], [0.025, 0.975]), few_clusters_factor(40)
+    assert mean + factor * (ends - mean) == pytest.approx([low, high])
 
 
 @pytest.mark.slow

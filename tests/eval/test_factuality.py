@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from align.errors import ConfigError, RowError
-from align.jsonl import write_rows
+from align.jsonl import read_rows, write_rows
 from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, PromptRow, QuestionRow
 from eval import factuality
@@ -134,6 +134,21 @@ def test_against_a_baseline_what_was_known_and_what_was_wrong_are_followed(quest
 def test_a_baseline_of_other_questions_is_refused(questions: Path) -> None:
     config = FactualityConfig(questions=questions, baseline=baseline(questions, limit=4))
     with pytest.raises(RowError, match=r"before\.json: has no verdict for 2 of 6 questions, .* the same limit\."):
+        factuality.evaluate(config, Answering(AFTER), questions.parent, None)  # type: ignore[arg-type]
+
+
+def test_a_baseline_of_a_question_that_has_changed_is_refused(questions: Path) -> None:
+    before = baseline(questions)
+    rows = read_rows(questions, QuestionRow)
+    asked = (Message(role="user", content="Seat of c?"),)
+    write_rows(questions, [row.model_copy(update={"prompt": asked}) if row.id == "c" else row for row in rows])
+    config = FactualityConfig(questions=questions, baseline=before)
+    with pytest.raises(
+        RowError, match=r"other questions: prompt of c was 'Capital of c\?' there, and is 'Seat of c\?'"
+    ):
+        factuality.evaluate(config, Answering(AFTER), questions.parent, None)  # type: ignore[arg-type]
+    write_rows(questions, [row.model_copy(update={"answers": ("Oslo",)}) if row.id == "d" else row for row in rows])
+    with pytest.raises(RowError, match=r"other questions: expected of d was "):
         factuality.evaluate(config, Answering(AFTER), questions.parent, None)  # type: ignore[arg-type]
 
 

@@ -119,6 +119,12 @@ def test_rates_are_of_prompts_and_of_instructions_in_two_readings(rows: Path) ->
     assert not found.differences
 
 
+def test_only_ids_of_the_builder_name_a_base_prompt(tmp_path: Path) -> None:
+    checks = {name: [UPPER] for name in ("doc#1", "doc#2", "doc#3#0.words", "doc#3#1.no_commas+quoted")}
+    found = evaluated(written(tmp_path / "own.jsonl", checks), dict.fromkeys(checks, "NO"))
+    assert found.counts["clusters"]["count"] == 3
+
+
 def test_rates_by_kind_and_place_have_intervals(rows: Path) -> None:
     counts = evaluated(rows, AFTER).counts
     kinds = {name: (rates["strict"]["value"], rates["loose"]["value"]) for name, rates in counts["by_kind"].items()}
