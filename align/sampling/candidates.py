@@ -138,7 +138,10 @@ def score_candidates(
     )
     key = {"candidates": sampled, "unit_size": unit_size, **judge.identity}
     code = (type(judge).__module__,)
-    return run_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
+    made = run_units(units, score, Candidate, folder=folder, key=key, label=label, things="candidates", code=code)
+    # Of a unit that is read again only the scores count: the verifiers may have changed since it was written.
+    scores = {candidate.id: candidate.score for candidate in made}
+    return [candidate.model_copy(update={"score": scores[candidate.id]}) for candidate in candidates]
 
 
 def fitting_prompts(rows: Iterable[PromptRow], engine: GenerationEngine) -> tuple[list[PromptRow], Counter[str]]:

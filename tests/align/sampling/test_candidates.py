@@ -329,6 +329,11 @@ def test_scores_come_in_order_and_are_not_asked_for_twice(tmp_path: Path) -> Non
     assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
     assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
     assert judge.requests == 7
+    passed = [candidate.model_copy(update={"passed": ("language",)}) for candidate in candidates]
+    again = score_candidates(passed, judge, folder=tmp_path / "scores", unit_size=3)
+    assert {candidate.passed for candidate in again} == {("language",)}, "a verifier was switched on since"
+    assert [candidate.score for candidate in again] == [candidate.score for candidate in plain]
+    assert judge.requests == 7
     with pytest.raises(StageError, match="candidates was"):
         score_candidates(candidates[3:], judge, folder=tmp_path / "scores", unit_size=3)
 
