@@ -74,10 +74,12 @@ def choose_k(
     *,
     tolerance: float,
     at_least: int = 2,
+    min_score: float | None = None,
 ) -> ChosenK:
     """The smallest n whose expected score is within `tolerance` of the highest one.
 
     heldout: candidate id -> score of a held-out judge, whose curve then decides.
+    min_score: as for `best_of`: candidates with a lower score count as drawn, and are never chosen.
     Held-out scores of 0, 0.5, 0.7 and 0.4 for the best of 1 to 4, with a tolerance of 0.25: 2. With 0.1: 3. The reward
     model's 0, 0.5, 0.7, 0.8 with 0.1: 3.
 
@@ -89,11 +91,11 @@ def choose_k(
 
     from align.sampling.best_of_n import prompt_curves
 
-    every = prompt_curves(candidates, heldout)
+    every = prompt_curves([_with_floor(candidate, min_score) for candidate in candidates], heldout)
     curves = [curve for curve in every if curve.usable]
     if not curves:
         what = f"its candidates contain none that may be chosen, for any of {len(every)} prompts"
-        how = "Raise sampling.max_completion_tokens, fix the verifiers, or leave choose_k out"
+        how = "Raise sampling.max_completion_tokens, fix the verifiers, lower min_score, or leave choose_k out"
         raise RowError("choose_k", what, how)
     kept = np.stack([curve.kept for curve in every]).mean(axis=0)
     scores = np.stack([curve.score for curve in curves]).mean(axis=0)
@@ -112,3 +114,10 @@ def choose_k(
     )
     decided_by = "reward_model" if others is None else "heldout_judge"
     return ChosenK(min(good, default=largest), decided_by, len(every), points)
+
+
+def _with_floor(candidate: Candidate, min_score: float | None) -> Candidate:
+    """The candidate, failed if its score is below the lowest one that is selected."""
+    if min_score is None or candidate.failed or candidate.score is None or candidate.score >= min_score:
+        return candidate
+    return candidate.model_copy(update={"failed": ("min_score: lower score",)})

@@ -73,6 +73,18 @@ def test_a_k_that_keeps_fewer_prompts_is_not_chosen() -> None:
         choose_k(candidates(None, None), tolerance=1.0)
 
 
+def test_candidates_below_min_score_are_never_chosen() -> None:
+    """One of four is above 2: n candidates contain it with n / 4, so that fewer than four lose it."""
+    made = candidates(0.0, 1.0, 1.5, 3.0)
+    assert choose_k(made, tolerance=9.0).k == 2
+    found = choose_k(made, tolerance=9.0, min_score=2.0)
+    assert [point.kept for point in found.curve] == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1.0])
+    assert [point.score for point in found.curve] == pytest.approx([3.0] * 4)
+    assert found.k == 4
+    with pytest.raises(RowError, match="lower min_score"):
+        choose_k(made, tolerance=9.0, min_score=4.0)
+
+
 def test_the_pilots_prompts_depend_on_the_seed_and_not_on_the_order() -> None:
     rows = [PromptRow(id=str(number), source="test", prompt=ASKED) for number in range(50)]
     chosen = pilot_prompts(rows, 10, seed=3)
