@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
@@ -103,6 +103,14 @@ class RejectionSampleRecipe(Recipe, Reading):
     output_dir: OutputPath
     """The folder of candidates.jsonl, sft.jsonl and preferences.jsonl, with a manifest for each, and of the units of
     work in units/, scores/ and verified/."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _one_range_begins_with_a_round(cls, ranges: tuple[TemperatureRange, ...]) -> tuple[TemperatureRange, ...]:
+        for begins, count in Counter(one.from_round for one in ranges).items():
+            if count > 1:
+                raise ValueError(f"two temperatures begin with round {begins}. Give them different from_round")
+        return ranges
 
 
 def run(recipe: RejectionSampleRecipe) -> Path:
@@ -223,7 +231,9 @@ def _choose_k(
         to_score = [candidate for candidate in candidates if not candidate.failed]
         scored = score_candidates(to_score, judge, folder=folder / "heldout_scores", unit_size=recipe.unit_size)
         heldout = {candidate.id: candidate.score for candidate in scored if candidate.score is not None}
-    found = choose_k(candidates, heldout, tolerance=config.tolerance, at_least=config.at_least)
+    found = choose_k(
+        candidates, heldout, tolerance=config.tolerance, at_least=config.at_least, min_score=recipe.min_score
+    )
     with workers.turn():  # the same content from each process
         write_rows(folder / "candidates.jsonl", candidates)
         write_text(recipe.output_dir / "choose_k.json", json.dumps(found.record(), indent=1) + "\n")

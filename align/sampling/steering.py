@@ -76,6 +76,8 @@ def steered(
     if any(message.role == "system" for message in examples):
         how = "Remove it, or set it as the system prompt of `steering`"
         raise RowError("steering_examples", "an example has a system message, expected user and assistant", how)
+    # Kept in an SFT row, they are context, also for `sft.train_on: all`.
+    shown = [one.model_copy(update={"trained": False}) if one.role == "assistant" else one for one in examples]
     found, system_prompts, counts, matched = [], dict[str, Steering](), Counter[str](), set[str]()
     for row in rows:
         key = _matching(row.source, by_source)
@@ -94,7 +96,7 @@ def steered(
             before = (Message(role="system", content=by_source[key]),)
         if example_key is not None:
             counts["examples"] += 1
-            before = (*before, *examples)
+            before = (*before, *shown)
         system_prompts[row.id] = Steering(_text(before), len(before))
         found.append(row.model_copy(update={"prompt": (*before, *row.prompt)}))
     unused = {*by_source, *(example_sources if examples else ())} - matched

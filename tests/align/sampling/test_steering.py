@@ -53,6 +53,7 @@ def test_examples_come_between_the_system_prompt_and_the_prompt() -> None:
     examples = (Message(role="user", content="1 + 1?"), Message(role="assistant", content="Answer: 2"))
     rows = [prompt("a", "maths/sums"), prompt("b", "chat")]
     both = steered(rows, {"maths": STEPS}, examples, ("maths",))
+    examples = (examples[0], Message(role="assistant", content="Answer: 2", trained=False))  # never a target
     assert both.rows[0].prompt == (Message(role="system", content=STEPS), *examples, *rows[0].prompt)
     assert both.system_prompts == {"a": ("system: Reason in steps.\n\nuser: 1 + 1?\n\nassistant: Answer: 2", 3)}
     assert both.rows[1] == rows[1]
@@ -102,10 +103,20 @@ def test_an_entry_without_prompts_is_an_error() -> None:
 
 
 def test_temperatures_are_spread_over_the_candidates_and_change_with_the_round() -> None:
+    from recipes.rejection_sample import RejectionSampleRecipe
+
     ranges = [TemperatureRange(lowest=0.4, highest=0.4, from_round=3), TemperatureRange(lowest=0.6, highest=1.0)]
     assert candidate_temperatures(ranges, 5, None) == (0.6, 0.7, 0.8, 0.9, 1.0)
     assert candidate_temperatures(ranges, 1, 2) == (0.6,)
     assert candidate_temperatures(ranges, 2, 3) == candidate_temperatures(ranges, 2, 7) == (0.4, 0.4)
     assert candidate_temperatures(ranges[:1], 2, 2) is None
+    with pytest.raises(ValidationError, match="two temperatures begin with round 0"):
+        RejectionSampleRecipe(
+            model=ModelConfig(path=Path("m")),
+            reward_model=ModelConfig(path=Path("r")),
+            prompts=Path("p.jsonl"),
+            output_dir=Path("o"),
+            temperatures=(ranges[1], TemperatureRange(lowest=0.1, highest=0.2)),
+        )
     with pytest.raises(ValidationError, match=r"lowest is 1, above highest, which is 0\.5"):
         TemperatureRange(lowest=1.0, highest=0.5)
