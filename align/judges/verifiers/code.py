@@ -11,9 +11,11 @@ It cannot pass by ending the process, because the tests must be seen to reach th
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from functools import lru_cache
+from textwrap import dedent
 
 from pydantic import Field, field_validator
 
@@ -85,7 +87,7 @@ def code_of_answer(text: str) -> str | None:
         def f(): ...     pip install      42
         ```              ```              ```          gives the first block only
     """
-    blocks = [(found[1].lower(), found[2]) for found in _BLOCK.finditer(text)]
+    blocks = [(found[1].lower(), dedent(found[2])) for found in _BLOCK.finditer(text)]  # a list indents its blocks
     marked = [code for mark, code in blocks if mark in _PYTHON]
     chosen = marked or [code for mark, code in blocks if not mark]
     if chosen:
@@ -105,4 +107,5 @@ def _failure(ran: Execution, raised: str) -> Failure:
 
 @lru_cache(maxsize=16)
 def _sandbox(seconds: float, memory_mib: int) -> Sandbox:
-    return Sandbox(SandboxLimits(seconds=seconds, memory_bytes=memory_mib << 20))
+    processor = max(120, math.ceil(2 * seconds) + 1)  # for the code and the tests; the wall clock is the limit
+    return Sandbox(SandboxLimits(seconds=seconds, cpu_seconds=processor, memory_bytes=memory_mib << 20))
