@@ -82,7 +82,7 @@ class InstructionsConfig(Reading):
     two_ratio: float = Field(0.25, ge=0, le=1)
     """Ratio of the rows that have two instructions."""
     rows_per_prompt: int = Field(1, ge=1)
-    """Rows made of each training prompt, each with another kind of instruction."""
+    """Rows made of each training prompt, each with another kind of instruction as long as there is one that fits."""
     heldout_rows_per_prompt: int = Field(2, ge=1)
     """Rows made of each held-out prompt. The evaluation computes its intervals over prompts."""
     max_characters: int = Field(160, gt=0)
@@ -184,12 +184,15 @@ def _rows(
     """Rows of one file, the kinds in turn, so that each occurs about equally often."""
     rows: RowSet[VerifiedPromptRow] = RowSet()
     turn = 0
+    given: dict[str, set[KindName]] = {prompt.id: set() for prompt in prompts}
     for number in range(each):
         for prompt in prompts:
             draw = random.Random(f"{config.seed} {prompt.id} {number} {' '.join(kinds)}")
             order = [*kinds[turn % len(kinds) :], *kinds[: turn % len(kinds)]]
             turn += 1
+            order.sort(key=given[prompt.id].__contains__)  # kinds that the prompt has already come last
             chosen = tuple(_instructions(prompt, order, draw, config.two_ratio))
+            given[prompt.id].update(one.kind for one in chosen[:1])
             if not chosen:
                 rows.drop("no kind fits the prompt")
                 continue

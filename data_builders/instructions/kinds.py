@@ -175,7 +175,7 @@ KINDS: dict[KindName, Kind] = {
             "Keep the answer to {count} or less.",
             "Please reply with {count} at most.",
         ),
-        frozenset({"length", "layout"}),
+        frozenset({"length", "layout", "start", "end"}),  # "That is all." at the end is a sentence of its own
         _first_sentences,
     ),
     "paragraphs": Kind(

@@ -199,6 +199,8 @@ def test_kinds_that_contradict_each_other_are_not_combined() -> None:
         ("words", "numbered"),
         ("json", "starts_with"),
         ("words_present", "word_absent"),
+        ("sentences", "ends_with"),  # one sentence cannot say anything and end with "That is all."
+        ("sentences", "starts_with"),
     ):
         assert not are_compatible(one, other)  # type: ignore[arg-type]
     assert are_compatible("lower_case", "sentences")
@@ -239,6 +241,28 @@ def test_own_prompts_are_read_and_those_with_several_messages_are_counted(tmp_pa
     greeted = [row for row in made if len(row.prompt) == 3]
     assert greeted
     assert all("Hello!" in row.prompt[0].content for row in greeted)
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_prompt_have_different_kinds(tmp_path: Path) -> None:
+    """Six prompts and three kinds: the turn of the kinds comes to each prompt with the kind that it has already."""
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("\n".join(json.dumps({"prompt": f"Tell me about river number {n}."}) for n in range(40)))
+    settings = ["rounds=1", "rows_per_prompt=3", "limit=null", "kinds=[no_commas, bullets, lower_case]"]
+    settings += [f"prompts={source}", "heldout_ratio=0.3", "heldout_rows_per_prompt=3"]
+    for number in range(8):
+        overrides = [f"instructions.{one}" for one in (*settings, f"seed={number}")]
+        folder = run(load_config(BuildDataRecipe, CONFIG, [*overrides, f"output={tmp_path / str(number)}"]))
+        made = read_rows(folder / "instructions.round-1.jsonl", VerifiedPromptRow)
+        kinds = {name: set() for name in {row.id.partition("#")[0] for row in made}}  # type: dict[str, set[str]]
+        for row in made:
+            kinds[row.id.partition("#")[0]].add(row.id.rpartition(".")[2])
+        assert len(made) == 3 * len(kinds)
+        assert {len(own) for own in kinds.values()} == {3}
+        if len(kinds) % 3 == 0:
+            break
+    else:
+        pytest.fail("no split has a number of prompts that the number of kinds divides")
 
 
 @pytest.mark.parametrize(
