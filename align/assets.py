@@ -208,7 +208,8 @@ def is_ready(asset: Asset) -> bool:
     folder = assets_folder() / asset.folder
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        right = record["sha256"] == asset.sha256 and record["patterns"] == list(asset.files)
+        # More patterns than this checkout asks for are no fault: another checkout may share the folder.
+        right = record["sha256"] == asset.sha256 and set(record["patterns"]) >= set(asset.files)
         return right and all((folder / name).stat().st_size == size for name, size in record["files"].items())
     except (OSError, ValueError, KeyError):
         return False

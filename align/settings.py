@@ -8,9 +8,10 @@ is arXiv:2307.09288. `--help` explains both.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -681,6 +682,38 @@ class HubConfig(Section):
     """false: print which files would be uploaded. true: upload them."""
     private: bool = True
     """Whether the repository is private if it has to be created."""
+
+
+BACKENDS: tuple[str, ...] = get_args(SamplingConfig.model_fields["backend"].annotation)
+
+
+def backend_module(name: str) -> str:
+    """The module of a backend: local -> align.generation.local."""
+    # In parts, because code_of follows the names of modules that a file holds as text.
+    return ".".join(("align", "generation", name))
+
+
+def unused_backends(*values: Any) -> tuple[str, ...]:
+    """The modules of the backends that no SamplingConfig in `values` chooses, for `code_of(without=...)`.
+
+    values: sections, and tuples, lists and mappings of them, looked through to any depth. The local backend always
+        counts as used, since it is what code without settings for sampling runs.
+    """
+    used = {"local", *_chosen_backends(values)}
+    return tuple(backend_module(name) for name in BACKENDS if name not in used)
+
+
+def _chosen_backends(value: Any) -> Iterator[str]:
+    if isinstance(value, SamplingConfig):
+        yield value.backend
+    elif isinstance(value, Section):
+        for name in type(value).model_fields:
+            yield from _chosen_backends(getattr(value, name))
+    elif isinstance(value, dict):
+        yield from _chosen_backends(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _chosen_backends(item)
 
 
 def paths_of(config: Section, kind: str) -> dict[str, Path]:

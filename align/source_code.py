@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,11 +19,13 @@ _MODULE_NAME = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 _DATA_ENDINGS = (".json", ".jsonl", ".txt", ".yaml", ".yml")
 
 
-def code_of(*starts: str | Path) -> dict[str, str]:
+def code_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, str]:
     """Relative path -> hash of each source file that `starts` need, themselves included, in sorted order.
 
     starts: dotted modules (`align.trainers.dpo`), or files (a recipe script). None given: every source file.
         A module that is not part of the project, such as one of a library or of a test, counts as no code.
+    without: modules that some of this code imports and this result does not use, such as the backends that
+        `sampling.backend` did not choose. Their imports are not followed. One that is among `starts` counts even so.
 
     Why imports are followed, instead of hashing all sources: `recipes/dpo.py` imports `align.trainers.dpo`, which
     imports `align.losses`; `data_builders/quality/mix.py` imports neither. After an edit of `align/losses.py`, DPO
@@ -31,6 +33,7 @@ def code_of(*starts: str | Path) -> dict[str, str]:
     inside functions count like those at the top. The hash is of the syntax tree: comments and line breaks are not part
     of it, docstrings are, since the schemas of tools are made from them.
     """
+    unused = {file for module in without for file in _module_files(module) if file.name != "__init__.py"}
     files: list[Path] = []
     for start in starts:
         if isinstance(start, Path):
@@ -45,7 +48,7 @@ def code_of(*starts: str | Path) -> dict[str, str]:
         if file in found:
             continue
         found[file], imported = _parsed(file, file.stat().st_mtime_ns)
-        files += imported
+        files += (file for file in imported if file not in unused)
         for data in (file.with_suffix(ending) for ending in _DATA_ENDINGS):  # what a module reads under its own name
             if data.is_file():
                 found[data] = fingerprint(data)

@@ -25,7 +25,7 @@ from align.records import remote_inputs_of
 from align.rounds.hub_inputs import hub_content
 from align.rounds.packaged import packaged_data
 from align.rows import Candidate, Messages, PromptRow, Row
-from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of
+from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of, unused_backends
 from align.source_code import code_of
 from eval.intervals import Share
 
@@ -152,7 +152,7 @@ def evaluated(
         `eval/<name>.py` and of all that it imports.
     evaluate: gets a folder for answers that survive a crash; it is deleted when the result is written.
     """
-    code = code_of("eval.runner", f"eval.{name}")
+    code = code_of("eval.runner", f"eval.{name}", without=unused_backends(*settings.values()))
     made_from = _key(name, settings, code)
     key = fingerprint_of(made_from, packaged_data(code), *_commits(settings))
     path = output_dir / f"{name}.json"

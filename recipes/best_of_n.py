@@ -65,7 +65,7 @@ def _heldout_scores(recipe: BestOfNRecipe, candidates: list[Candidate]) -> dict[
         return None
     from align.judges.reward_model import RewardModelJudge
     from align.precision import resolved
-    from align.sampling.candidates import score_candidates
+    from align.sampling.scoring import score_candidates
 
     judge_config = resolved(recipe, recipe.output_dir).heldout_judge
     assert judge_config is not None

@@ -179,7 +179,8 @@ def _candidates(
     """K candidates of each prompt, with scores and what the slow verifiers say, and the verifiers' counts so far."""
     from align.judges.reward_model import RewardModelJudge
     from align.publish.names import shown_path
-    from align.sampling.candidates import sample_candidates, score_candidates
+    from align.sampling.candidates import sample_candidates
+    from align.sampling.scoring import score_candidates
     from align.sampling.temperatures import candidate_temperatures
 
     recipe = job.recipe
@@ -218,8 +219,8 @@ def _choose_k(
     from align.jsonl import write_rows
     from align.judges.reward_model import RewardModelJudge
     from align.reporting import logger
-    from align.sampling.candidates import score_candidates
     from align.sampling.choosing_k import choose_k, pilot_prompts
+    from align.sampling.scoring import score_candidates
 
     recipe, folder = job.recipe, job.recipe.output_dir / "pilot"
     pilot = pilot_prompts(prompts, config.prompts, recipe.seed)
@@ -282,10 +283,9 @@ def _write(
     path = recipe.output_dir / f"{name}.jsonl"
     sources = dict(sorted(Counter(row.source for row in rows).items()))
     counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
-    for what, found in (more or {}).items():
-        if found:
-            counts[what] = found
-            logger("recipes").info("%s: %s", what, json.dumps(found))
+    if found := {what: value for what, value in (more or {}).items() if value}:
+        counts |= found
+        logger("recipes").info("%s", "; ".join(f"{what}: {json.dumps(value)}" for what, value in found.items()))
     write_data_manifest(path, config=dump(recipe), inputs=inputs_of(recipe), counts=counts)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
     logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), reasons)

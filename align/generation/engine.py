@@ -25,7 +25,7 @@ from align.chat.calls import CallSyntax
 from align.chat.protocol import ChatProtocol
 from align.generation.backend import Backend, Completion
 from align.rows import Message, Messages
-from align.settings import ModelConfig, SamplingConfig
+from align.settings import BACKENDS, ModelConfig, SamplingConfig, backend_module
 
 
 def load_weights(path: Path, sampling: SamplingConfig, revision: str | None = None) -> Any:
@@ -124,6 +124,11 @@ class GenerationEngine:
     def code_modules(self) -> tuple[str, str]:
         """The modules whose code completions depend on. Part of the keys of work units."""
         return type(self.backend).__module__, type(self.protocol).__module__
+
+    @property
+    def unused_code(self) -> tuple[str, ...]:
+        """The modules of the other backends, which this module imports and completions do not depend on."""
+        return tuple(module for module in map(backend_module, BACKENDS) if module != type(self.backend).__module__)
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -29,7 +29,7 @@ from align.hub_names import is_hub_name, similar_path
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.packaged import packaged_data
-from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of
+from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of, unused_backends
 from align.source_code import code_of
 
 
@@ -126,7 +126,7 @@ class Stage:
 
     def code(self) -> dict[str, str]:
         """File -> hash of the source files that make the stage's result, and of the packaged data that they read."""
-        found = code_of(*self.code_starts) if self.code_starts else {}
+        found = code_of(*self.code_starts, without=unused_backends(self.config)) if self.code_starts else {}
         return found | packaged_data(found)
 
     def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str, code: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -54,6 +54,7 @@ def run_units(
     label: str,
     things: str,
     code: Iterable[str] = (),
+    unused_code: Collection[str] = (),
 ) -> list[R]:
     """The rows of all units, in their order. Units that are not complete in `folder` are made first, by this process
     or by others that work on the same units at the same time.
@@ -63,9 +64,10 @@ def run_units(
     folder: has `unit-00000.jsonl` and so on.
     key: all that the rows depend on, as JSON values.
     code: modules that the rows depend on, in addition to those that the module of `make` imports.
+    unused_code: modules among those imports that the rows do not depend on; see `code_of`.
     Raises StageError if the folder has units of another key.
     """
-    key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code)}))
+    key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code, without=unused_code)}))
     work = fingerprint_of(json.dumps(key, sort_keys=True))
     paths = [folder / f"unit-{number:05}.jsonl" for number in range(len(units))]
     folder.mkdir(parents=True, exist_ok=True)

@@ -103,8 +103,7 @@ def model_verdicts(
     """Let a model judge every answer. Returns candidate id -> verdict, or None if the model gave no verdict.
 
     unit_size: the number of questions after which the verdicts are saved into `folder`. A run that was interrupted
-    reads
-        the saved verdicts and asks the judge only for the rest.
+        reads the saved verdicts and asks the judge only for the rest.
     """
     from align.judges.model_judge import AnswerRequest
     from align.sampling.work_units import run_units
@@ -122,7 +121,17 @@ def model_verdicts(
     answers = [answer.model_dump_json() for _, own in answered for answer in own]
     key = {"answers": fingerprint_of(*questions, *answers), "unit_size": unit_size, **judge.identity}
     units = [answered[first : first + unit_size] for first in range(0, len(answered), unit_size)]
-    rows = run_units(units, ask, ModelVerdict, folder=folder, key=key, label="judging", things="answers")
+    rows = run_units(
+        units,
+        ask,
+        ModelVerdict,
+        folder=folder,
+        key=key,
+        label="judging",
+        things="answers",
+        code=judge.engine.code_modules,
+        unused_code=judge.engine.unused_code,
+    )
     return {row.id: row.verdict for row in rows}
 
 

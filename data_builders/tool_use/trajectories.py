@@ -221,7 +221,17 @@ def sample_trajectories(
         **engine.identity,
     }
     units = [rows[first : first + config.unit_size] for first in range(0, len(rows), config.unit_size)]
-    return run_units(units, sample, SampledTrajectory, folder=folder, key=key, label="trajectories", things="messages")
+    return run_units(
+        units,
+        sample,
+        SampledTrajectory,
+        folder=folder,
+        key=key,
+        label="trajectories",
+        things="messages",
+        code=engine.code_modules,
+        unused_code=engine.unused_code,
+    )
 
 
 def verify(folder: Path) -> int:

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,12 @@ def test_a_file_that_lost_its_end_is_fetched_again(index: Path) -> None:
 
 @pytest.mark.slow
 def test_a_new_pin_is_fetched_although_the_folder_exists(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assets.path_of("toy")
+    folder, toy = assets.path_of("toy"), assets.asset_named("toy")
+    more = replace(toy, files=(*toy.files, "toy/other/*.txt"))
+    assert not assets.is_ready(more), "it lacks a file that is asked for"
+    record = json.loads((folder / "asset.json").read_text())
+    (folder / "asset.json").write_text(json.dumps({**record, "patterns": list(more.files)}))
+    assert assets.is_ready(toy), "unpacked by a checkout that asks for more files"
     pin(monkeypatch)
     assert not assets.is_ready(assets.asset_named("toy"))
 

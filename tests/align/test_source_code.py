@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from align import source_code
 from align.manifest import code_fingerprint
+from align.settings import BACKENDS, SamplingConfig, SamplingServerConfig, backend_module, unused_backends
 from align.source_code import code_changes, code_of
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,38 @@ def test_an_edit_changes_the_hash_of_what_imports_the_file(project: Path) -> Non
     (project / "align" / "loss.py").write_text("def loss(x):\n    return 2 * x\n")
     assert code_changes(before, code_of(train)) == ["align/loss.py"]
     assert code_fingerprint(train) != fingerprint
+
+
+def test_code_that_is_not_used_is_left_out_with_its_own_imports_unless_it_is_a_start(project: Path) -> None:
+    train = project / "recipes" / "train.py"
+    assert list(code_of(train, without=["align.loop"])) == ["align/__init__.py", "recipes/train.py"]
+    assert code_of(train, "align.loop", without=["align.loop"]) == code_of(train)
+    assert "align/loss.py" in code_of(train, "align.loss", without=["align.loop"])
+
+
+def test_of_the_backends_only_the_chosen_one_is_part_of_a_unit_of_candidates() -> None:
+    """An edit of the backend `server` leaves the units of `vllm`, and all scores, as they are."""
+    modules = {name: backend_module(name) for name in BACKENDS}
+    assert set(modules) == {"local", "vllm", "server"}
+
+    def backends(*starts: str, without: Sequence[str] = ()) -> list[str]:
+        found = code_of(*starts, without=without)
+        return [name for name in modules if f"align/generation/{name}.py" in found]
+
+    assert backends("align.sampling.candidates") == ["local", "vllm", "server"]
+    for name, module in modules.items():
+        others = [other for other in modules.values() if other != module]
+        assert backends("align.sampling.candidates", module, without=others) == [name]
+    assert backends("align.sampling.scoring") == []
+
+
+def test_a_stage_has_the_code_of_the_backends_that_its_config_chooses() -> None:
+    vllm, server = backend_module("vllm"), backend_module("server")
+    served = SamplingConfig(backend="server", server=SamplingServerConfig(base_urls=("http://127.0.0.1:1/v1",)))
+    assert unused_backends(SamplingConfig()) == (vllm, server)
+    assert unused_backends() == (vllm, server)
+    assert unused_backends(SamplingConfig(), {"each": [(SamplingConfig(backend="vllm"),)]}) == (server,)
+    assert unused_backends(served, SamplingConfig()) == (vllm,)
 
 
 def test_code_outside_the_project_is_no_code() -> None:

@@ -195,7 +195,7 @@ class Language(Frozen):
 
     @field_validator("language")
     @classmethod
-    def _is_told_apart(cls, value: str) -> str:
+    def _can_be_identified(cls, value: str) -> str:
         if value not in LANGUAGES:
             raise ValueError(f"expected one of {', '.join(sorted(LANGUAGES))}, found {value!r}")
         library("py3langid", "language", "instructions of the kind language")  # reported before anything is sampled

@@ -64,7 +64,7 @@ _VARIABLES = "(?:a?(?:sin|cos|tan)|sec|csc|cot|log|ln|exp)[a-z]?|alpha|beta|gamm
 _NUMBER_WORDS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
     "eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|half|halves|thirds?|quarters?|fourths|"
-    "fifths|sixths|eighths|tenths|dozens?|(?:hundred|thousand|million|billion|trillion)(?:s|ths?)?"
+    "fifths|sixths|eighths|tenths|dozens?|(?:hundred|thousand|million|billion|trillion)(?:th)?s?"
 )
 _CALCULATION = (
     "than|or|not|minus|plus|times|squared|cubed|factorial|mod|modulo|pi|sqrt|a?(?:sin|cos|tan)|log|ln|exp|abs|"

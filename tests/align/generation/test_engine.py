@@ -31,6 +31,7 @@ def test_an_engine_generates_what_its_backend_does_from_the_ids_of_its_protocol(
     assert (engine.identity, engine.max_prompt_tokens) == (backend.identity, backend.max_prompt_tokens)
     assert engine.identity["sampling"] == "temperature 1.0, top_p 1.0, max_completion_tokens 8", "as in earlier runs"
     assert engine.code_modules == ("align.generation.local", "align.chat.chatml")
+    assert engine.unused_code == ("align.generation.vllm", "align.generation.server")
 
 
 @pytest.mark.slow

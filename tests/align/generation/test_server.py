@@ -421,6 +421,7 @@ def test_an_engine_asks_the_servers_and_its_identity_leaves_out_which(
     ids = engine.prompt_ids((Message(role="user", content="What is the capital of Italy?"),))
     assert engine.generate([ids], [[5]]) == local().complete([ids], [[5]])
     assert engine.code_modules[0] == "align.generation.server"
+    assert set(engine.unused_code) == {"align.generation.local", "align.generation.vllm"}
     others = [first.url.removesuffix("/v1"), second.url]
     same = EngineCache().engine(tiny_checkpoint, "auto", sampling(others, concurrency=3, timeout_seconds=5.0))
     assert same.identity == engine.identity

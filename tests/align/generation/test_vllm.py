@@ -283,6 +283,7 @@ def test_engines_share_one_vllm_which_ends_with_the_last_of_them(
     assert not llm.is_running
     engine = GenerationEngine.load(tiny_checkpoint, GREEDY)
     assert engine.code_modules[0] == "align.generation.vllm"
+    assert set(engine.unused_code) == {"align.generation.local", "align.generation.server"}
     llm = engine.backend._weights.llm  # type: ignore[attr-defined]
     assert llm.arguments["enable_prefix_caching"]
     assert llm.arguments["max_num_seqs"] == GREEDY.batch_size

@@ -23,9 +23,11 @@ from align.jsonl import read_rows, write_rows
 from align.judges.judge import ScoreRequest
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
 from align.sampling import work_units
-from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates, score_candidates
+from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates
+from align.sampling.scoring import score_candidates
 from align.sampling.selection import best_of
 from align.sampling.steering import steered
+from align.settings import BACKENDS
 from tests.fakes import FakeBackend
 from tests.processes import TORCHRUN, Started, run
 
@@ -95,6 +97,11 @@ def test_each_candidate_has_its_own_seed_and_an_id_from_it(tmp_path: Path) -> No
         assert candidate.finished == (candidate.seed % 3 > 0)
         assert candidate.score is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"unit-{n:05}.jsonl" for n in range(4)] + ["units.json"]
+    code = json.loads((tmp_path / "units.json").read_text())["code"]
+    assert "align/generation/engine.py" in code
+    assert not {f"align/generation/{name}.py" for name in BACKENDS} & code.keys(), (
+        "this engine has a backend of its own"
+    )
 
 
 def test_a_sampled_nul_becomes_a_character_that_rows_may_hold(tmp_path: Path) -> None:
@@ -289,7 +296,9 @@ def test_units_that_other_code_made_are_refused_with_the_files_that_changed(
 ) -> None:
     sample(tmp_path, Counting())
     code_of = work_units.code_of
-    monkeypatch.setattr(work_units, "code_of", lambda *names: {**code_of(*names), "align/chat/protocol.py": "other"})
+    monkeypatch.setattr(
+        work_units, "code_of", lambda *names, **how: {**code_of(*names, **how), "align/chat/protocol.py": "other"}
+    )
     with pytest.raises(StageError, match=r"were made by other code \(changed: align/chat/protocol.py\)"):
         sample(tmp_path, Counting())
 

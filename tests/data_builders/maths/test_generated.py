@@ -116,7 +116,7 @@ def test_no_two_templates_are_near_duplicates() -> None:
         ('{text: "{a} and {b}", answer: a + c}', "text names the numbers ['a', 'b'], and answer names ['a', 'c']"),
         ('{text: "{a} and {b}", answer: a ** b}', "expected + - * / of names and numbers, found 'a ** b'"),
         ('{text: "{a} and {b", answer: a + b}', "text: is not a template"),
-        ('{text: "{a}", anser: a}', "mine.yaml:3: templates.sum.anser: is not a setting"),
+        ('{text: "{a}", result: a}', "mine.yaml:3: templates.sum.result: is not a setting"),
     ],
 )
 def test_a_mistake_in_a_template_is_named_by_file_and_line(tmp_path: Path, entry: str, message: str) -> None:
