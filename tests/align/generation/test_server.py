@@ -26,9 +26,12 @@ from align.generation.backend import Backend, Completion
 from align.generation.engine import EngineCache, GenerationEngine
 from align.generation.local import LocalBackend
 from align.generation.server import ServerBackend
+from align.jsonl import read_rows, write_rows
 from align.models import loading
 from align.optional import is_installed
-from align.rows import Message
+from align.rows import Candidate, Message, PromptRow, SFTRow
+from align.sampling.candidates import candidate_seed
+from align.sampling.temperatures import TemperatureRange
 from align.settings import ModelConfig, SamplingConfig
 from tests.completion_server import CompletionServer, Fault, answered, dropped, overloaded, slow
 from tests.fakes import FakeBackend
@@ -477,3 +480,54 @@ def test_llama_cpp_samples_what_the_local_backend_does_and_the_loss_of_a_process
     many = prompts(60)
     assert asking.complete(many, [[1]] * 60) == local(temperature=0.0).complete(many, [[1]] * 60)
     assert llama_cpp[1][1].wait() != 0
+
+
+@pytest.mark.slow
+def test_rejection_sampling_over_a_server_keeps_what_the_model_behind_it_samples(
+    tiny_checkpoint: Path,
+    tiny_reward_checkpoint: Path,
+    local: Callable[..., LocalBackend],
+    serve: Callable[..., CompletionServer],
+    protocol: ChatProtocol,
+    tmp_path: Path,
+) -> None:
+    from recipes.rejection_sample import RejectionSampleRecipe, run
+
+    server = serve()
+    server.faults.append(overloaded())
+    asked = [Message(role="user", content=f"What is {n} + {n}?") for n in range(3)]
+    rows = [PromptRow(id=str(n), source="sums", prompt=(message,)) for n, message in enumerate(asked)]
+    write_rows(tmp_path / "prompts.jsonl", rows)
+    recipe = RejectionSampleRecipe(
+        model=ModelConfig(path=tiny_checkpoint),
+        reward_model=ModelConfig(path=tiny_reward_checkpoint),
+        prompts=tmp_path / "prompts.jsonl",
+        k=3,
+        sampling=sampling([server.url]),
+        temperatures=(TemperatureRange(lowest=0.5, highest=1.5),),
+        steering={"sums": "Be brief."},
+        pairs={"min_gap": 0.0},
+        unit_size=2,
+        output_dir=tmp_path / "out",
+    )
+    found = read_rows(run(recipe) / "candidates.jsonl", Candidate)
+    steer = Message(role="system", content="Be brief.")
+    expected = []
+    for row in rows:
+        prompt = protocol.encode((steer, *row.prompt), open_assistant=True).ids
+        for index, temperature in enumerate((0.5, 1.0, 1.5)):
+            seed = candidate_seed(0, row.id, index) % 2**31  # 31 bits are sent
+            [[completion]] = local(temperature=temperature).complete([prompt], [[seed]])
+            expected.append((row.id, row.prompt, temperature, protocol.parse(completion.ids), completion.finished))
+    assert [(one.prompt_id, one.prompt, one.temperature, *one.completion, one.finished) for one in found] == expected
+    assert all(one.score is not None for one in found)
+    best = read_rows(tmp_path / "out" / "sft.jsonl", SFTRow)
+    usable = [one for one in found if one.finished and one.completion[0].content.strip()]
+    assert len(best) == len({one.prompt_id for one in usable}) > 0
+    for row in best:
+        scores = {one.score: one.completion for one in usable if one.prompt == row.messages[:-1]}
+        assert row.messages[-1:] == scores[max(scores)]
+    count = len(server.bodies)
+    assert count >= 9
+    run(recipe)
+    assert len(server.bodies) == count, "finished units are not sampled again"

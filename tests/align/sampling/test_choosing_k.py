@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
 
 from align.errors import RowError
 from align.jsonl import write_rows
@@ -96,8 +99,19 @@ def test_the_pilots_prompts_depend_on_the_seed_and_not_on_the_order() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_uses_the_k_of_its_pilot(tiny_checkpoint: Path, tiny_reward_checkpoint: Path, tmp_path: Path) -> None:
+def test_two_starts_of_a_run_use_the_k_of_their_pilot(
+    tiny_checkpoint: Path, tiny_reward_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from recipes.rejection_sample import RejectionSampleRecipe, run
+
+    one_at_a_time = threading.Lock()  # transformers cannot load two models in two threads
+    from_pretrained = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def load(cls: type, *given: Any, **settings: Any) -> Any:
+        with one_at_a_time:
+            return from_pretrained(cls, *given, **settings)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(load))
 
     write_rows(tmp_path / "p.jsonl", [PromptRow(id=str(n), source="t", prompt=ASKED) for n in range(3)])
 
@@ -108,6 +122,7 @@ def test_a_run_uses_the_k_of_its_pilot(tiny_checkpoint: Path, tiny_reward_checkp
             prompts=tmp_path / "p.jsonl",
             sampling=SamplingConfig(max_completion_tokens=12, dtype="float32", threads=1),
             output_dir=tmp_path / name,
+            unit_size=1,
             **settings,
         )
         return run(recipe)
@@ -117,7 +132,10 @@ def test_a_run_uses_the_k_of_its_pilot(tiny_checkpoint: Path, tiny_reward_checkp
         "k": 6,
         "choose_k": {"prompts": 2, "tolerance": 1000.0, "at_least": 2, "heldout_judge": judge},
     }
-    chosen = folder("chosen", **settings)
+    # Two starts of the same command. Locks belong to open files, so that threads are as good as processes here.
+    with ThreadPoolExecutor(2) as pool:
+        [chosen, _] = pool.map(lambda _: folder("chosen", **settings), range(2))
+    assert not [path for path in chosen.rglob(".unit*")], "no claim or unfinished file is left"
     written = json.loads((chosen / "choose_k.json").read_text())
     assert (written["decided_by"], written["prompts"], len(written["curve"])) == ("heldout_judge", 2, 6)
     assert [point["heldout"] for point in written["curve"]] == pytest.approx([p["score"] for p in written["curve"]])
