@@ -9,6 +9,7 @@ A text abstains if one of its sentences says that the speaker cannot answer, and
     "I'm not sure, but it may be a city in Africa."    answers: a guess, however vague; it is judged like any other one
     "I don't know the year, but the city is Paris."    answers: a turn ("but") and an assertion ("is") follow
     "The capital of Chad is Lagos, but I'm not sure."  answers: the doubt is about the claim before it
+    "The capital of Chad is Lagos. I don't know more." answers: it abstains from more than it has said
     "I don't know, but I can help you find it."        abstains: what follows the turn is an offer of help
     "I don't know. It is a difficult question."        abstains: a remark about the question
     "I don't know the capital of Chad. Chad is a country in Africa."
@@ -136,15 +137,23 @@ def _answers_before(earlier: Sequence[Sentence], sentence: Sentence, words: re.M
     """Whether the abstaining words only doubt a claim that was made before them.
 
     "Lagos is its capital, but I'm not sure." doubts. "Chad is in Africa. I'm not sure what its capital is." does not,
-    since the doubt has an object of its own.
+    since the doubt has an object of its own. "Lagos is its capital. I can't help with anything else." has answered.
     """
-    if language.doubts.search(sentence.plain) is None:
+    if language.doubts.search(sentence.plain) is None and _ABOUT_MORE.search(sentence.plain) is None:
         return False
     own = clauses(sentence)[: boundaries(sentence.plain[: words.start()])]
     said = [one for one in earlier if not one.plain.endswith("?")]
     return _claims_any([*map(clauses, said), own], [*said, sentence], sentence, language)
 
 
+# The end of a sentence that abstains from more than was said: "I don't know more about it.", "Mehr weiß ich nicht."
+# "Ich weiß es nicht mehr.", "je ne sais plus" and "any more" say that something is no longer known.
+_ABOUT_MORE = re.compile(
+    r"(?:\b(?:(?<!any )more|else|further|the rest)(?: (?:about|on) (?:it|that|this))?|"
+    r"\b(?:(?<!nicht )mehr|weiteres)(?: (?:dazu|darüber))?|^mehr (?:weiss|kann) ich\b[^,;:]*|"
+    r"\b(?:rien de plus|davantage|autre chose)(?: (?:à ce sujet|là-dessus))?|\b(?:nada|algo) más(?: al respecto)?|"
+    r"\b(?:altro|di più)(?: al riguardo)?|\bmais nada(?: sobre isso)?)[\s.!?\"')]*$"
+)
 # How a refusal adds a fact that is known instead: the wordings OFFERS of data_builders/knowledge_probe/refusals.py.
 _OTHER_FACT = re.compile(
     r"\b(?:i do know|ich kenne (?:hingegen|aber|dafür)|je connais en revanche|sí conozco|conosco invece|"

@@ -309,6 +309,32 @@ def test_remarks_next_to_an_abstention_are_no_answer(language: str) -> None:
         assert verdict(text, ("N'Djamena",)) == "abstained", text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The capital of Chad is Lagos. I don't know more.",
+        "The capital of Chad is Lagos. I'm sorry, but I can't help with anything else.",
+        "Lagos. I'm not sure about the rest.",
+        "Die Hauptstadt des Tschad ist Lagos. Mehr weiß ich nicht.",
+        "La capitale du Tchad est Lagos. Je ne sais rien de plus.",
+        "La capital de Chad es Lagos. No sé nada más.",
+        "La capitale del Ciad è Lagos. Non so altro.",
+        "A capital do Chade é Lagos. Não sei mais nada.",
+    ],
+)
+def test_abstaining_from_more_than_an_answer_does_not_take_it_back(text: str) -> None:
+    assert verdict(text, ("N'Djamena",)) == "wrong"
+    assert verdict(text, ("Lagos",)) == "right"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Der Tschad liegt in Afrika. Ich weiß es nicht mehr.", "Chad is in Africa. I don't know its capital any more."],
+)
+def test_what_is_no_longer_known_is_not_more_than_an_answer(text: str) -> None:
+    assert verdict(text, ("N'Djamena",)) == "abstained"
+
+
 def test_a_vague_guess_is_judged_like_any_other_answer() -> None:
     text = "I'm not sure, but it may be a city in Africa."
     assert verdict(text, ("N'Djamena",)) == "wrong", "of the question for the capital"
