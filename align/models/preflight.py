@@ -57,7 +57,8 @@ def _require_model(path: Path, revision: str | None, key: str) -> Path:
     # Weights on this disk are looked at; those of a name on the Hub are not fetched yet.
     on_disk = [place for place, given in ((folder, path), (whole, name)) if given.is_dir()]
     tensors = {tensor for place in on_disk for tensor in tensor_names(place)}
-    if key == "reward_model.path" and whole in on_disk and not any(tensor.endswith(HEAD) for tensor in tensors):
+    scores = key.removesuffix(".path").rpartition(".")[2] in ("reward_model", "heldout_judge")
+    if scores and whole in on_disk and not any(tensor.endswith(HEAD) for tensor in tensors):
         what = f"has no reward head: the tensor {HEAD} is in no file"
         how = "Name a reward model's folder, as recipes/reward.py leaves it; scores of a fresh head would be noise"
         raise CheckpointError(path, what, how)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
-from align.errors import RowError
+from align.errors import CheckpointError, RowError
 from align.jsonl import write_rows
 from align.rows import Candidate, Message, PromptRow
-from align.sampling.choosing_k import choose_k, pilot_prompts
+from align.sampling.choosing_k import ChooseKConfig, choose_k, pilot_prompts
 from align.settings import ModelConfig, SamplingConfig
 
 ASKED = (Message(role="user", content="Say."),)
@@ -96,6 +96,14 @@ def test_the_pilots_prompts_depend_on_the_seed_and_not_on_the_order() -> None:
     assert {row.id for row in pilot_prompts(rows[::-1], 10, seed=3)} == {row.id for row in chosen}
     assert pilot_prompts(rows, 10, seed=4) != chosen
     assert pilot_prompts(rows, 99, seed=3) == rows
+
+
+def test_a_heldout_judge_without_a_score_head_is_refused_before_anything_is_sampled(tiny_checkpoint: Path) -> None:
+    from align.models.preflight import require_inputs
+
+    config = ChooseKConfig(heldout_judge=ModelConfig(path=tiny_checkpoint))
+    with pytest.raises(CheckpointError, match=r"has no reward head: the tensor score\.weight is in no file"):
+        require_inputs(config)
 
 
 @pytest.mark.slow
