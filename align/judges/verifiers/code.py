@@ -23,7 +23,7 @@ from align.judges.verifiers.verifier import Failure, Verifier, final_text
 from align.rows import Frozen, Messages
 from align.tools.sandbox.session import Execution, Sandbox, SandboxLimits
 
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 _PYTHON = {"python", "python3", "py"}
 _ENDINGS = {"timeout": "time limit", "memory": "memory limit", "output": "output limit", "killed": "process ended"}
 

@@ -30,6 +30,7 @@ def block(code: str, mark: str = "python") -> str:
         (f"{block('pip install x', 'bash')}\n{block('x = 1')}\nprints\n{block('1', '')}", "x = 1\n"),
         (block("x = 1", ""), "x = 1\n"),
         ("```python\nx = 1\n", "x = 1\n"),
+        ("```python\r\nx = 1\r\n```\r\nDone.", "x = 1\r\n"),
         ("1. First:\n   ```python\n   def f():\n       return 1\n   ```\n2. Done.", "def f():\n    return 1\n"),
         (block("let x = 1;", "javascript"), None),
         ("x = add(1, 2)", "x = add(1, 2)"),
