@@ -25,9 +25,10 @@ def sentences(text: str) -> list[Sentence]:
     ends no sentence; the dot of "know.It" does, although the space is missing.
     """
     found = []
-    start = 0
+    start = checked = 0
     for end in [match.end() for match in _END.finditer(text)] + [len(text)]:
-        if re.search(r"\w", text[start:end]):
+        has_word, checked = _WORD.search(text, checked, end), end  # there is none between `start` and `checked`
+        if has_word:
             found.append(Sentence(start, text[start:end], plain_sentence(text[start:end])))
             start = end
     return found
@@ -62,10 +63,12 @@ def plain_sentence(sentence: str) -> str:
     return re.sub(r"\s+", " ", sentence).strip()
 
 
+_WORD = re.compile(r"\w")
 # The first alternative is a run of marks before a space, a quote or the end, unless the dot belongs to an abbreviation;
 # the second is a dot between a lower-case letter or digit and a capital ("know.It"); the third is a line break.
+# `++` gives no mark back, so that a long run of marks is read once.
 _END = re.compile(
-    r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bSte)[.!?…]+(?=[\"'”’»)\]*]*(?:\s|$))"
+    r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bSte)[.!?…]++(?=[\"'”’»)\]*]*(?:\s|$))"
     r"|(?<=[a-zà-ÿ\d])[.!?](?=[A-ZÀ-Ý])"
     r"|\n+"
 )

@@ -61,7 +61,7 @@ class Sentences(_Count):
     kind: Literal["sentences"]
 
     def holds(self, text: str) -> bool:
-        parts = re.split(r"[.!?]+[\"'”’)]*(?=\s|$)|[。｡！？]|\n", text)
+        parts = re.split(r"(?<![.!?])[.!?]++[\"'”’)]*(?=\s|$)|[。｡！？]|\n", text)
         return self.within(sum(any(map(str.isalnum, part)) for part in parts))
 
 
@@ -182,7 +182,8 @@ class Quoted(Frozen):
     kind: Literal["quoted"]
 
     def holds(self, text: str) -> bool:
-        return re.fullmatch(r'\s*["“].*\w.*["”]\s*', text, re.DOTALL) is not None
+        inside = re.fullmatch(r'["“](.*)["”]', text.strip(), re.DOTALL)
+        return inside is not None and re.search(r"\w", inside[1]) is not None
 
 
 class Language(Frozen):

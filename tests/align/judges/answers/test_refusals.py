@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from align.judges.answers.refusals import LANGUAGES, abstention, apologizes
@@ -339,6 +341,13 @@ def test_a_vague_guess_is_judged_like_any_other_answer() -> None:
     text = "I'm not sure, but it may be a city in Africa."
     assert verdict(text, ("N'Djamena",)) == "wrong", "of the question for the capital"
     assert verdict(text, ("Africa",)) == "right", "of the question for the continent"
+
+
+@pytest.mark.parametrize("text", [". " * 10_000, "!" * 20_000 + "x"])
+def test_marks_that_a_model_repeats_are_read_in_no_time(text: str) -> None:
+    began = time.process_time()
+    assert len(sentences(text)) == text.count("x")
+    assert time.process_time() - began < 2, "seconds of the processor; with backtracking it would take ten or more"
 
 
 def test_sentences_end_at_marks_and_not_at_dots_in_names_and_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, get_args
 
 import pytest
@@ -127,6 +128,19 @@ def test_the_loose_reading_removes_all_marks_of_bold_and_italic_text() -> None:
     read = READ.validate_python({"kind": "ends_with", "text": "Bold, italic, two words and both"})
     assert not follows(text, read)
     assert follows(text, read, "loose")
+
+
+@pytest.mark.parametrize(
+    "instruction, text",
+    [
+        ({"kind": "quoted"}, '"' + "word " * 4000),
+        ({"kind": "sentences", "at_most": 1}, "!" * 20_000 + "x" + " y." * 2),
+    ],
+)
+def test_a_text_that_a_model_repeats_is_read_in_no_time(instruction: dict[str, Any], text: str) -> None:
+    began = time.process_time()
+    assert not follows(text, READ.validate_python(instruction))
+    assert time.process_time() - began < 2, "seconds of the processor; with backtracking it would take ten or more"
 
 
 def test_the_first_instruction_that_fails_is_the_reason() -> None:
