@@ -343,7 +343,7 @@ def test_a_vague_guess_is_judged_like_any_other_answer() -> None:
     assert verdict(text, ("Africa",)) == "right", "of the question for the continent"
 
 
-@pytest.mark.parametrize("text", [". " * 10_000, "!" * 20_000 + "x"])
+@pytest.mark.parametrize("text", [". " * 10_000, "!" * 10_000 + "x"])
 def test_marks_that_a_model_repeats_are_read_in_no_time(text: str) -> None:
     began = time.process_time()
     assert len(sentences(text)) == text.count("x")
