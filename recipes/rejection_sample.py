@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -131,7 +130,7 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     from align.precision import resolved
     from align.rows import SFTRow, VerifiedPromptRow
     from align.sampling.candidates import fitting_prompts
-    from align.sampling.steering import steered
+    from align.sampling.steering import messages_of, steered
     from align.sampling.verification import Verification
     from align.sampling.workers import turn_to_write
 
@@ -146,11 +145,11 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     if examples is None:
         asked = steered(verification.prompts, recipe.steering)
     else:
-        shown = tuple(chain(*(row.messages for row in read_rows(examples.path, SFTRow, recipe))))
+        shown = messages_of(read_rows(examples.path, SFTRow, recipe))
         asked = steered(verification.prompts, recipe.steering, shown, examples.sources)
     engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
     prompts, dropped = fitting_prompts(asked.rows, engine)
-    dropped.update(drops.reasons)
+    dropped.update(drops.reasons + asked.dropped)
     job = _Job(recipe, verification, asked.system_prompts)
     k = recipe.k
     if recipe.choose_k is not None:

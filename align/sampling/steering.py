@@ -12,15 +12,16 @@ arXiv:2203.14465).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import Field
 
 from align.config import Section
 from align.errors import RowError
-from align.rows import Message, Messages, PromptRow
+from align.rows import Message, Messages, PromptRow, SFTRow
 from align.settings import InputSources
+from align.text import normalize
 
 EVERY_SOURCE = "*"
 
@@ -29,7 +30,8 @@ class SteeringExamplesConfig(Section):
     """Worked examples that the sampled model sees before a prompt."""
 
     path: InputSources
-    """SFT rows: the messages of all of them come before a prompt, after its system prompt. Two to four are enough."""
+    """SFT rows: the messages of all of them come before a prompt, after its system prompt. Two to four are enough. A
+    prompt that one of them asks too is dropped and counted."""
     sources: tuple[str, ...] = Field((EVERY_SOURCE,), min_length=1)
     """Sources of prompts that get the examples, each as a key of `steering`."""
 
@@ -54,6 +56,19 @@ class Steered(NamedTuple):
     counts: Counter[str]
     """How many prompts each entry steers, `examples`: those that get the examples, and `own system prompt`: those that
     match an entry, but have their own."""
+    dropped: Counter[str]
+    """How many prompts are left out, because the examples answer them."""
+
+
+def messages_of(examples: Iterable[SFTRow]) -> Messages:
+    """The messages of all examples. Raises RowError for an example that offers functions, which a prompt has not."""
+    found: list[Message] = []
+    for row in examples:
+        if row.tools:
+            what = "offers functions, which the prompts after it do not offer"
+            raise RowError(f"steering_examples: example {row.id}", what, "Remove its column tools, or leave it out")
+        found += row.messages
+    return tuple(found)
 
 
 def steered(
@@ -70,7 +85,8 @@ def steered(
             maths/proofs/algebra          Be rigorous.
             mathsets                      not steered
     examples: the messages of all examples. example_sources: the sources of the prompts that get them, as in by_source.
-    A prompt that has its own system message keeps it and is not steered.
+    A prompt that has its own system message keeps it and is not steered. One that an example asks too is left out and
+    counted: the model would copy the example's answer.
     Raises RowError for an entry that matches no prompt, and for examples with a system message.
     """
     if any(message.role == "system" for message in examples):
@@ -78,6 +94,8 @@ def steered(
         raise RowError("steering_examples", "an example has a system message, expected user and assistant", how)
     # Kept in an SFT row, they are context, also for `sft.train_on: all`.
     shown = [one.model_copy(update={"trained": False}) if one.role == "assistant" else one for one in examples]
+    answered = {normalize(one.content) for one in examples if one.role == "user"}
+    dropped = Counter[str]()
     found, system_prompts, counts, matched = [], dict[str, Steering](), Counter[str](), set[str]()
     for row in rows:
         key = _matching(row.source, by_source)
@@ -91,6 +109,9 @@ def steered(
             found.append(row)
             continue
         before: Messages = ()
+        if example_key is not None and normalize(row.prompt[-1].content) in answered:
+            dropped["is a worked example"] += 1
+            continue
         if key is not None:
             counts[key] += 1
             before = (Message(role="system", content=by_source[key]),)
@@ -104,7 +125,7 @@ def steered(
         sources = ", ".join(sorted({row.source for row in rows})[:10])
         what = f"no prompt has the source {', '.join(sorted(unused))}; sources of the prompts: {sources}"
         raise RowError("steering", what, "Name a source or its beginning up to a slash, or remove the entry")
-    return Steered(found, system_prompts, counts)
+    return Steered(found, system_prompts, counts, dropped)
 
 
 def _text(messages: Messages) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
 from align.rows import Candidate, Message, PromptRow, SFTRow
-from align.sampling.steering import SteeringExamplesConfig, steered
+from align.sampling.steering import SteeringExamplesConfig, messages_of, steered
 from align.sampling.temperatures import TemperatureRange, candidate_temperatures
 from align.settings import ModelConfig, SamplingConfig
 
@@ -64,6 +64,20 @@ def test_examples_come_between_the_system_prompt_and_the_prompt() -> None:
         steered(rows, {}, examples, ("maths", "code"))
     with pytest.raises(RowError, match="steering_examples: an example has a system message"):
         steered(rows, {}, [Message(role="system", content="Pirate."), *examples])
+
+
+def test_a_prompt_that_an_example_answers_is_left_out() -> None:
+    examples = (Message(role="user", content="1 + 1?"), Message(role="assistant", content="Answer: 2"))
+    rows = [prompt("a", "maths", Message(role="user", content=" 1 + 1? ")), prompt("b", "maths"), prompt("c", "chat")]
+    found = steered(rows, {}, examples, ("maths",))
+    assert [row.id for row in found.rows] == ["b", "c"]
+    assert found.dropped == {"is a worked example": 1}
+    assert found.counts == {"examples": 1}
+    other = [row.model_copy(update={"source": "chat"}) for row in rows]
+    assert len(steered(other, {"chat": BRIEF}, examples, ("*",)).rows) == 2
+    offering = SFTRow(id="e", source="made", messages=examples, tools='[{"name": "f", "description": "F."}]')
+    with pytest.raises(RowError, match="steering_examples: example e: offers functions"):
+        messages_of([offering])
 
 
 @pytest.mark.slow
