@@ -209,7 +209,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float) -> None:
     torch.manual_seed(3)
     logits = torch.randn(6, 2000) * 3
     sampling = SamplingConfig(top_p=top_p)
-    uniforms = torch.linspace(0, 1 - 1e-9, 4001, dtype=torch.float64)
+    uniforms = torch.linspace(0, 1 - 1e-9, 1001, dtype=torch.float64)
     for row in logits[:2]:
         shares = row.double().softmax(-1)
         kept, mass = set(), 0.0
@@ -220,7 +220,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float) -> None:
             mass += float(shares[token])
         drawn = choose(row.repeat(len(uniforms), 1), uniforms, sampling)
         assert set(drawn.tolist()) <= kept
-        likely = {token for token in kept if shares[token] / mass > 1 / 1000}
+        likely = {token for token in kept if shares[token] / mass > 1 / 250}
         assert likely <= set(drawn.tolist())
 
 

@@ -218,18 +218,18 @@ def test_the_loss_of_a_server_is_survived_and_it_is_used_again_when_it_is_back(
     dying, other = serve(), serve()
     asking = backend([dying, other], concurrency=4)
 
-    def killed_at_the_eighth(handler: Any) -> bool:
+    def killed_at_the_fourth(handler: Any) -> bool:
         """With other requests open."""
-        if len(dying.bodies) == 8:
+        if len(dying.bodies) == 4:
             dying.die()
-        return len(dying.bodies) > 8 or bool(time.sleep(0.02))
+        return len(dying.bodies) > 4 or bool(time.sleep(0.02))
 
-    dying.always = killed_at_the_eighth
-    asked, seeds = prompts(30), [[number] for number in range(30)]
+    dying.always = killed_at_the_fourth
+    asked, seeds = prompts(16), [[number] for number in range(16)]
     expected = local().complete(asked, seeds)
     with caplog.at_level(logging.WARNING):
         assert asking.complete(asked, seeds) == expected
-    assert 8 <= len(dying.bodies) <= 8 + 4
+    assert 4 <= len(dying.bodies) <= 4 + 4
     assert "it gets no request for" in caplog.text
     other.always = slow(0.05)  # so that a request may find the dead server many times before the other one is free
     assert asking.complete(asked, seeds) == expected
