@@ -80,12 +80,17 @@ class MathsConfig(BadRows):
 def build(config: MathsConfig, output: Path) -> Path:
     """Write all files into the folder `output` and return it."""
     heldout, rounds, examples = _parts(config)
+    instruction = config.instruction
     evaluation = evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows))
     # Other numbers of a template that is trained on are held out on purpose; they are near-duplicates by construction.
     kinds = SimilarTexts(map(_comparable, (row for row in heldout.rows if row.source != NEW_NUMBERS)))
     files: dict[str, RowSet[Any]] = {}
     for number, part in enumerate(rounds, start=1):
-        part.drop_matches(evaluation)
+        # An evaluation set may have the bare problem, or the instruction too, as the files of this builder have.
+        part.drop_where(
+            lambda row: not evaluation.isdisjoint(prompt_keys(row) | prompt_keys(_with_instruction(row, instruction))),
+            "matches an evaluation prompt",
+        )
         part.drop_where(lambda row: kinds.highest(_comparable(row)) > config.max_similarity, "near a held-out problem")
         _limit(part, config, heldout=False)
         if not part.rows:

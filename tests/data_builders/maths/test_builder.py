@@ -167,6 +167,18 @@ def test_problems_of_an_evaluation_set_are_dropped_without_the_instruction(tmp_p
     assert len(as_jsonl(tmp_path / "out/maths.round-1.jsonl")) == len(OWN) - 1
 
 
+def test_problems_that_another_build_has_held_out_are_dropped(tmp_path: Path) -> None:
+    mine = OwnProblemsConfig(path=written(tmp_path / "mine.jsonl", OWN))
+    settings = {"own": mine, "max_similarity": 1.0}  # the problems of OWN are near-duplicates of each other
+    before = build(MathsConfig(**settings, heldout_ratio=0.4), tmp_path / "before") / "maths.heldout.jsonl"
+    held_out = {row.prompt for row in read_rows(before, MathsProblemRow)}
+    folder = build(MathsConfig(**settings, heldout_ratio=0, evaluation=(before,)), tmp_path / "after")
+    assert held_out
+    assert held_out.isdisjoint(row.prompt for row in read_rows(folder / "maths.round-1.jsonl", VerifiedPromptRow))
+    counts = read_data_manifest(folder / "maths.round-1.jsonl")["counts"]
+    assert counts["dropped"] == {"matches an evaluation prompt": len(held_out)}
+
+
 def test_the_rows_are_prompts_of_rejection_sampling_and_problems_of_the_evaluation(tmp_path: Path) -> None:
     build(MathsConfig(generated=GeneratedConfig(steps=(2,), limit=6, heldout_limit=6)), tmp_path)
     prompts = read_rows(tmp_path / "maths.round-1.jsonl", VerifiedPromptRow)
