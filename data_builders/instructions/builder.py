@@ -78,7 +78,8 @@ class InstructionsConfig(Reading):
     held out while lower_case is trained: both are checked by `case`."""
     placements: dict[Placement, float] = Field(default_factory=lambda: dict(_PLACEMENTS))
     """Where the instruction is -> ratio of the rows. message: in the message that is answered. system: in a system
-    message. earlier_turn: in the first message of a dialog, whose answer follows it."""
+    message. earlier_turn: in the first message of a dialog, whose answer follows it. The share of earlier_turn is
+    smaller than its ratio: where no rule can make an answer that follows the instructions, they are in the message."""
     two_ratio: float = Field(0.25, ge=0, le=1)
     """Ratio of the rows that have two instructions."""
     rows_per_prompt: int = Field(1, ge=1)
