@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -21,16 +22,24 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from align.config import dump
+from align.jsonl import Drops, usable
 from align.judges.verifiers.instructions import InstructionsEntry, follows
-from align.records import identities_of
+from align.records import identities_of, records_of
 from align.reporting import logger
 from align.rows import Message, Messages, PromptRow, VerifiedPromptRow
 from align.settings import InputSource, InputSources, Reading
 from align.splits import part_of
-from align.text import normalize
+from align.text import exact_key, normalize
 from data_builders.instructions.kinds import KINDS, OPTIONAL, Instruction, KindName, are_compatible, instruction, obeyed
 from data_builders.instructions.sources import BasePrompt, base_prompts
-from data_builders.row_set import RowSet, evaluation_keys, prompt_keys, shuffled
+from data_builders.row_set import (
+    MIN_DISTINCTIVE_WORDS,
+    RowSet,
+    evaluation_keys,
+    prompt_in,
+    prompt_keys,
+    shuffled,
+)
 
 Placement = Literal["message", "system", "earlier_turn"]
 
@@ -168,11 +177,26 @@ def _usable(found: Sequence[BasePrompt], counted: RowSet[PromptRow], config: Ins
     rows = RowSet(prompt.row for prompt in found)
     rows.drop_duplicates()
     rows.drop_where(lambda row: len(row.prompt[0].content) > config.max_characters, "over max_characters")
-    evaluation = evaluation_keys(config.evaluation, config.bad_rows)
+    evaluation = evaluation_keys(config.evaluation, config.bad_rows) | _keys_without_instructions(config)
     rows.drop_where(lambda row: not evaluation.isdisjoint(prompt_keys(row)), "matches an evaluation prompt")
     counted.dropped.update(rows.dropped)
     by_id = {prompt.id: prompt for prompt in found}
     return [by_id[row.id] for row in shuffled(rows.rows, config.seed)]
+
+
+def _keys_without_instructions(config: InstructionsConfig) -> set[str]:
+    """Keys of the prompts that the evaluation sets have together with instructions, as the files of this builder do.
+
+    Such a prompt is the beginning of a message, up to the end of a sentence or a line, or what follows an empty line:
+    "What is tea made of? Use no commas." and "Use no commas.\\n\\nWhat is tea made of?" have "What is tea made of?".
+    """
+    found = set[str]()
+    for prompt in usable(records_of(config.evaluation), prompt_in, config.bad_rows, Drops()):
+        for text in (message.content for message in prompt if message.role == "user"):
+            parts = [text[: end.end()] for end in re.finditer(r"[.!?:](?=\s)|\n", text)]
+            parts.append(text.rpartition("\n\n")[2])
+            found.update(exact_key(part) for part in parts if len(normalize(part).split()) >= MIN_DISTINCTIVE_WORDS)
+    return found
 
 
 def _rows(

@@ -243,6 +243,24 @@ def test_own_prompts_are_read_and_those_with_several_messages_are_counted(tmp_pa
     assert all("Hello!" in row.prompt[0].content for row in greeted)
 
 
+def test_prompts_that_another_build_has_held_out_are_dropped(tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("\n".join(json.dumps({"prompt": f"Tell me about river number {n}."}) for n in range(60)))
+
+    def held_out_and_trained(name: str, **more: object) -> tuple[Path, set[str], set[str]]:
+        settings = {"prompts": source, "rounds": 1, "limit": "null", "heldout_limit": "null", **more}
+        overrides = [f"instructions.{key}={value}" for key, value in settings.items()]
+        folder = run(load_config(BuildDataRecipe, CONFIG, [*overrides, f"output={tmp_path / name}"]))
+        files = [folder / f"instructions.{part}.jsonl" for part in ("heldout", "round-1")]
+        held_out, trained = ({row.id.partition("#")[0] for row in read_rows(file, VerifiedPromptRow)} for file in files)
+        return files[0], held_out, trained
+
+    file, held_out, trained = held_out_and_trained("before")
+    _, other, without = held_out_and_trained("after", seed=5, evaluation=f"[{file}]")
+    assert held_out.isdisjoint(other | without)
+    assert other | without == trained
+
+
 @pytest.mark.slow
 def test_the_rows_of_a_prompt_have_different_kinds(tmp_path: Path) -> None:
     """Six prompts and three kinds: the turn of the kinds comes to each prompt with the kind that it has already."""
