@@ -51,6 +51,9 @@ NEEDED_SPEEDUP = 1.1
 S = TypeVar("S", bound=Section)
 
 
+_EARLIER = "; as decided earlier"
+
+
 @dataclass(frozen=True)
 class Decision:
     """What `auto` means here, and why."""
@@ -61,6 +64,11 @@ class Decision:
     @property
     def dtype(self) -> str:
         return DTYPES[self.precision]
+
+    @property
+    def cause(self) -> str:
+        """The reason without where the decision is kept."""
+        return self.reason.partition(_EARLIER)[0]
 
 
 def resolved(config: S, folder: Path | None = None) -> S:
@@ -113,7 +121,7 @@ def kept(folder: Path) -> Decision | None:
         raise ConfigError(record, what, "Delete the file: the next start decides again") from None
     if precision not in DTYPES:
         raise ConfigError(record, f"names the precision {precision!r}", "Delete the file: the next start decides again")
-    return Decision(precision, f"{reason}; as decided earlier, see {record}")
+    return Decision(precision, f"{reason}{_EARLIER}, see {record}")
 
 
 def resolved_precision(value: str) -> str:

@@ -58,7 +58,6 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     with sole_driver(config.run_dir), Signals() as signals:
         if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):
             decision = _decision(config.run_dir)
-            print(f"precision: {decision.precision} ({decision.reason})", flush=True)
             stages = plan(config.model_copy(update={"precision": decision.precision}), recipes)
         driver = _Driver(config, stages, Ledger(config.run_dir / LEDGER), signals)
         try:
@@ -71,13 +70,16 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
 def _decision(run_dir: Path) -> Decision:
     """What `precision: auto` means in this run: kept in its folder, so that a later start makes no stage again."""
     decision = kept(run_dir)
+    said = "" if decision is None else decision.reason
     if decision is None:  # a process of its own: the driver lives for days, and needs neither torch nor a GPU
         command = [sys.executable, "-m", "align.precision", str(run_dir)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         decision = kept(run_dir)
         if done.returncode != 0 or decision is None:
-            said = "".join(f"\n    | {line}" for line in done.stderr.splitlines()[-_TAIL_LINES:])
-            raise StageError("precision: auto", f"could not be decided:{said}\n", "Set precision to fp32 or bf16")
+            lines = "".join(f"\n    | {line}" for line in done.stderr.splitlines()[-_TAIL_LINES:])
+            raise StageError("precision: auto", f"could not be decided:{lines}\n", "Set precision to fp32 or bf16")
+        said = decision.cause
+    print(f"precision: {decision.precision} ({said})", flush=True)
     return decision
 
 

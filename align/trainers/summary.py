@@ -209,7 +209,7 @@ def _reason(trainer: Summarized) -> str:
     except AlignError:
         decision = None
     if decision is not None and decision.precision == trainer.model.precision:
-        return decision.reason.partition("; as decided earlier")[0]
+        return decision.cause
     return "set by training.precision"
 
 

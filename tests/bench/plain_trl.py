@@ -1,6 +1,6 @@
 """A plain SFT, then DPO with TRL, on the rows that the rehearsal starts from: what its rounds are compared with.
 
-    python tests/bench/plain_trl.py runs/rehearsal/data runs/plain_trl --sft-epochs 6 --dpo-epochs 3
+    python tests/bench/plain_trl.py runs/rehearsal/data runs/plain_trl --sft-epochs 1 --dpo-epochs 1
     python recipes/run_eval.py recipes/configs/run_eval/rehearsal.yaml model.path=runs/plain_trl/dpo ...
 
 The script is what one would write without probe, reward model, rejection sampling and averaging:
@@ -11,8 +11,8 @@ The script is what one would write without probe, reward model, rejection sampli
 
 Instructions have no reference answer, so there is nothing to train on. Texts are those of the toolkit's own chat
 protocol, so both are evaluated in the form that they were trained in. Learning rates, batch size and schedule are those
-of the rehearsal; other settings are TRL's. The epochs set how much is computed: the script prints the time, to be
-compared with the time of the rounds in `ledger.sqlite`.
+of the rehearsal; other settings are TRL's. The epochs set how much is computed: the script prints the minutes, to be
+compared with those of the rounds' training stages in the report.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def main() -> None:
 
     bf16 = arguments.precision == "bf16"
     common: dict[str, Any] = {
-        "per_device_train_batch_size": 16,
+        "per_device_train_batch_size": 4,  # times 2: 8 rows a step, with less padding than 8 at once
+        "gradient_accumulation_steps": 2,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "bf16": bf16,
@@ -83,7 +84,7 @@ def main() -> None:
     trainer.train()
     policy = trainer.model
     dpo = trl.DPOConfig(
-        str(arguments.output / "dpo"), learning_rate=1e-5, num_train_epochs=arguments.dpo_epochs, **common
+        str(arguments.output / "dpo"), learning_rate=2e-5, num_train_epochs=arguments.dpo_epochs, **common
     )
     trainer = trl.DPOTrainer(
         policy, None, dpo, train_dataset=datasets.Dataset.from_list(pairs), processing_class=tokenizer
@@ -106,7 +107,7 @@ def _answered(data: Path) -> Iterator[tuple[Messages, Messages, str]]:
     for path in _of_rounds(data, "questions"):
         for row in read_rows(path, QuestionRow, reading):
             yield row.prompt, _assistant(row.answers[0]), row.tools
-    for path in _of_rounds(data, "maths"):
+    for path in _of_rounds(data.parent / "maths", "maths"):
         for row in read_rows(path, VerifiedPromptRow, reading):
             yield row.prompt, _assistant(f"Answer: {json.loads(row.verify)['maths']}"), row.tools
 
@@ -124,8 +125,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="the folder of the rehearsal's data")
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", type=Path, default=Path(".assets/SmolLM2-135M-Instruct"))
-    parser.add_argument("--sft-epochs", type=float, default=3)
-    parser.add_argument("--dpo-epochs", type=float, default=3)
+    parser.add_argument("--sft-epochs", type=float, default=1)
+    parser.add_argument("--dpo-epochs", type=float, default=1)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     return parser.parse_args()
 

@@ -145,6 +145,8 @@ def _start(arguments: argparse.Namespace, folder: Path, count: int) -> subproces
         "recipes/configs/rejection_sample/rehearsal.yaml",
         f"reward_model.path={arguments.reward_model}",
         f"prompts={prompts}",
+        "verifiers=[]",
+        "steering_examples=null",
         f"k={arguments.k}",
         f"output_dir={folder}",
         "unit_size=4",

@@ -28,6 +28,11 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
         "rehearsal.questions.heldout_limits": {"capital": 4, "symbol": 2},
         "rehearsal.prompts.limits": {"nq-open": 6, "llamafactory/alpaca_en_demo": 2},
     },
+    "instructions": {"instructions.limit": 4, "instructions.heldout_limit": 4},
+    "maths": {
+        "maths.asdiv": {"max_number": 20, "limit": 2, "heldout_limit": 2},
+        "maths.generated": {"steps": [1], "examples": 2, "limit": 2, "heldout_limit": 2},
+    },
     "probe": {
         # A model with random weights knows nothing; without this share it would be taught nothing either.
         "knowledge_probe.max_refusal_ratio": 1.0,
@@ -78,7 +83,7 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
         folder = made_in / f"round-{number}"
         for stage in ("reward", "sft", "dpo", "average"):
             assert is_whole(folder / stage), f"round {number}: {stage}"
-        for name in ("factuality", "tool_use", "reward_accuracy"):
+        for name in ("factuality", "tool_use", "instructions", "maths", "reward_accuracy"):
             result = json.loads((folder / "eval" / f"{name}.json").read_text())
             assert result["scores"]
             assert result["rows"]
