@@ -314,7 +314,7 @@ def test_rounds_decide_once_and_make_no_stage_again_when_another_start_would_dec
     monkeypatch.setenv(precision.VARIABLE, "fp32")
     run_rounds(rounds, tmp_path / "recipes")
     said = capsys.readouterr().out
-    assert said.startswith("precision: fp32 (ALIGN_PRECISION is set; as decided earlier, see ")
+    assert said.startswith("precision: fp32 (ALIGN_PRECISION is set)\n")
     assert "2 stages run" in said
     assert [(rounds.run_dir / f"round-1.{name}").read_text() for name in ("open", "own")] == ["float32", "bfloat16"]
     monkeypatch.setenv(precision.VARIABLE, "bf16")
