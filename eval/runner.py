@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # these import torch, which the configs of evaluations do not
     from align.judges.likelihood import LikelihoodJudge
     from align.tools.replay import Tools
 
-UNIT_SIZE = 64
-"""Prompts answered between two saves."""
+UNIT_SIZE = 256
+"""Prompts answered between two saves: several times the default batch, which is not full while a unit ends."""
 
 R = TypeVar("R", bound=Row)
 
