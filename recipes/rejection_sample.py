@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import VerifierName
 from align.rows import Candidate, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
 from align.sampling.steering import Steering, SteeringExamplesConfig
-from align.sampling.temperatures import TemperatureRange
+from align.sampling.temperatures import Temperatures
 from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class RejectionSampleRecipe(Recipe, Reading):
     """Each candidate has its own seed, made from this one, the id of its prompt and its index."""
     sampling: SamplingConfig = SamplingConfig()
     """How candidates are sampled."""
-    temperatures: tuple[TemperatureRange, ...] = ()
+    temperatures: Temperatures = ()
     """Temperatures that are spread over the candidates of a prompt, instead of sampling.temperature for all:
     `[{lowest: 0.6, highest: 1.0}]`. Several ranges are a schedule over rounds, each from its `from_round` on. Each
     candidate records its own."""
@@ -102,14 +102,6 @@ class RejectionSampleRecipe(Recipe, Reading):
     output_dir: OutputPath
     """The folder of candidates.jsonl, sft.jsonl and preferences.jsonl, with a manifest for each, and of the units of
     work in units/, scores/ and verified/."""
-
-    @field_validator("temperatures")
-    @classmethod
-    def _one_range_begins_with_a_round(cls, ranges: tuple[TemperatureRange, ...]) -> tuple[TemperatureRange, ...]:
-        for begins, count in Counter(one.from_round for one in ranges).items():
-            if count > 1:
-                raise ValueError(f"two temperatures begin with round {begins}. Give them different from_round")
-        return ranges
 
 
 def run(recipe: RejectionSampleRecipe) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from align.config import Section
 
@@ -26,6 +27,17 @@ class TemperatureRange(Section):
         if self.lowest > self.highest:
             raise ValueError(f"lowest is {self.lowest:g}, above highest, which is {self.highest:g}")
         return self
+
+
+def _with_different_rounds(ranges: tuple[TemperatureRange, ...]) -> tuple[TemperatureRange, ...]:
+    for begins, count in Counter(one.from_round for one in ranges).items():
+        if count > 1:
+            raise ValueError(f"two temperatures begin with round {begins}. Give them different from_round")
+    return ranges
+
+
+Temperatures = Annotated[tuple[TemperatureRange, ...], AfterValidator(_with_different_rounds)]
+"""The ranges of a config, at most one from each round on."""
 
 
 def candidate_temperatures(

@@ -103,7 +103,8 @@ def test_a_result_that_other_code_made_is_made_again(data: Path, monkeypatch: py
     assert make.times == 1
     code_of = runner.code_of
     assert {"eval/factuality.py", "align/generation/local.py"} <= code_of("eval.runner", "eval.factuality").keys()
-    monkeypatch.setattr(runner, "code_of", lambda *names: {**code_of(*names), "align/generation/local.py": "other"})
+    edited = {"align/generation/local.py": "other"}
+    monkeypatch.setattr(runner, "code_of", lambda *names, **how: {**code_of(*names, **how), **edited})
     result()
     assert make.times == 2
 
