@@ -1,6 +1,6 @@
 """Runs the stages of a plan in order, skips those that are up to date, and continues a run that was interrupted.
 
-`plan.py` says which stages there are, `stage_inputs.py` what decides their results, `ledger.py` records what each start
+`plan.py` says which stages there are, `decisions.py` whether a stage has to run, `ledger.py` records what each start
 read and made, and `processes.py` runs one stage as a process, with the locks that make a killed run safe to restart.
 """
 
@@ -18,27 +18,18 @@ from pathlib import Path
 
 from align.config import dump
 from align.errors import StageError
-from align.files import fingerprint_of, matching
-from align.hub_names import is_hub_name
-from align.manifest import content_fingerprint, data_manifest_path
+from align.manifest import data_manifest_path
 from align.precision import AUTO, Decision, kept, overrides
 from align.reporting import duration
-from align.rounds.finished import (
-    damage_in,
-    described,
-    read_stage_record,
-    seal_damage,
-    stage_record_path,
-    write_stage_record,
-)
-from align.rounds.ledger import Ledger, StageRecord
+from align.rounds.decisions import LEDGER, LOGS, StageDecisions
+from align.rounds.finished import described, stage_record_path, write_stage_record
+from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, Stage, plan, within
 from align.rounds.processes import Signals, end_leftovers, run_process, sole_driver
 from align.rounds.results import key_numbers
 from align.rounds.screen import Screen, last_start
-from align.rounds.stage_inputs import StageInputs, content_on_hub, launch_content
+from align.rounds.stage_inputs import StageInputs
 
-LEDGER = "ledger.sqlite"
 _PROGRESS = re.compile(r"\[#*-*\]\s+\d+%")
 _TAIL_LINES = 15
 
@@ -87,17 +78,16 @@ class _Driver:
     def __init__(self, config: RoundsConfig, stages: Sequence[Stage], ledger: Ledger, signals: Signals) -> None:
         self.config, self.stages, self.ledger, self.signals = config, stages, ledger, signals
         self.screen = Screen()
-        self.logs = config.run_dir / "logs"
+        self.logs = config.run_dir / LOGS
         self.logs.mkdir(exist_ok=True)
-        self._contents: dict[Path, str] = {}  # of paths outside the run, which stay as they are while it goes
         self._width = max(len(stage.name) for stage in stages)
 
     def run(self) -> None:
         began = time.monotonic()
         program, *arguments = sys.argv  # the console command `align rounds`, or the path of recipes/rounds.py
         command = shlex.join([*(program.split() if program.startswith("align ") else ("python", program)), *arguments])
-        self._ledger_was_empty = not self.ledger.stages()
         run_id = self.ledger.begin_run(command)
+        decisions = StageDecisions(self.config, self.ledger, run_id, self._checking)
         for stage in self.stages:
             self._end_leftovers(stage)
         ran = 0
@@ -105,83 +95,26 @@ class _Driver:
             if place == 0 or stage.round != self.stages[place - 1].round:
                 aside = "before the rounds" if place == 0 else "after the rounds"
                 self.screen.say(f"round {stage.round} of {self.config.rounds}" if stage.round else aside)
-            made_from = self._made_from(stage, place)
-            record = self._record(stage, made_from, run_id)
-            if record is not None and self._is_up_to_date(stage, record, made_from):
+            decision = decisions.decide(stage, self.stages[:place])
+            if decision.recovered:
+                self._report(stage, "the ledger has no record of it; taken from the record in its folder")
+            if decision.reason:
+                self._report(stage, decision.reason)
+            if not decision.runs:
                 if stage.show:
                     self.screen.say(*last_start(self._log(stage)))
                 continue
-            if record is None or record.key != made_from.compared_with(record).key or record.status == "finished":
-                self._clear(stage, known=record is not None)
-            self._run_stage(stage, place, run_id, made_from)
+            if decision.clears:
+                self._clear(stage, known=decision.record is not None)
+            self._run_stage(stage, place, run_id, decision.made_from)
             ran += 1
         self.ledger.end_run(run_id)
         kept = len(self.stages) - ran
         self.screen.say(f"finished: {ran} stages run, {kept} up to date · {duration(time.monotonic() - began)}")
 
-    def _made_from(self, stage: Stage, place: int) -> StageInputs:
-        inputs, on_hub = {}, []
-        for name, path in stage.inputs.items():
-            if not within(path, self.config.run_dir) and is_hub_name(path):
-                on_hub.append(name)
-            content = content_on_hub(stage, name) if name in on_hub else self._content(stage, path, place)
-            inputs[name] = {"path": str(path), "blake3": content}
-        return StageInputs(
-            stage, inputs, tuple(on_hub), launch_content(stage.launch) if stage.launch else "", stage.code()
-        )
-
-    def _record(self, stage: Stage, made_from: StageInputs, run_id: int) -> StageRecord | None:
-        """The record of the stage's last start.
-
-        If the ledger has none, the record that the stage left in its own folder is used: always if the ledger was
-        empty at the start, because then it was lost; otherwise only if its key is the stage's present key.
-        """
-        record = self.ledger.latest(stage.label)
-        if record is not None:
-            return record
-        found = read_stage_record(stage.label, stage.outputs)
-        if found is None or not (self._ledger_was_empty or found.key == made_from.compared_with(found).key):
-            return None
-        self.ledger.adopt(run_id, found)
-        self._report(stage, "the ledger has no record of it; taken from the record in its folder")
-        return self.ledger.latest(stage.label)
-
-    def _is_up_to_date(self, stage: Stage, record: StageRecord, made_from: StageInputs) -> bool:
-        """Whether the stage is up to date; if not, print why it runs again. Reads all of its outputs to find damage."""
-        made_from = made_from.compared_with(record)
-        if record.status != "finished":
-            if record.key != made_from.key:
-                self._report(stage, f"started from scratch: {made_from.changes(record)}")
-            return False
-        kept = ""
-        if record.key != made_from.key:
-            if self.config.changed_code == "remake" or record.key != made_from.key_with(record.code):
-                self._report(stage, f"made again: {made_from.changes(record)}")
-                return False
-            kept = f", though {made_from.changes(record)} (changed_code: keep)"
+    def _checking(self, stage: Stage) -> None:
         if self.screen.live:
             self.screen.progress(f"  {stage.name:<{self._width}}  checking what it made")
-        if fault := damage_in(record, stage.outputs):
-            self._report(stage, f"made again: {fault}")
-            return False
-        self._report(stage, f"up to date{kept}")
-        return True
-
-    def _content(self, stage: Stage, path: Path, place: int) -> str:
-        if within(self.config.run_dir, path):  # the run itself: every stage before this one, each as it last ended
-            records = [self.ledger.latest(earlier.label) for earlier in self.stages[:place]]
-            return fingerprint_of(*[(record.label, record.key, record.ended) for record in records if record])
-        if within(path, self.config.run_dir):
-            if not matching(path):
-                what = f"reads {path}, which is not there"
-                raise StageError(f"stage {stage.label}", what, f"See {self.logs} of the stage that was to make it")
-            return content_fingerprint(path)
-        if path not in self._contents:
-            if fault := seal_damage(path):
-                how = "Fetch or make that checkpoint again; this run cannot"
-                raise StageError(f"stage {stage.label}: {path}", f"is damaged: {fault}", how)
-            self._contents[path] = content_fingerprint(path)
-        return self._contents[path]
 
     def _run_stage(self, stage: Stage, place: int, run_id: int, made_from: StageInputs) -> None:
         record_id = self.ledger.begin_stage(

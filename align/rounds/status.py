@@ -21,7 +21,7 @@ from pathlib import Path
 from align.config import answering, config_from_argv
 from align.errors import StageError
 from align.reporting import duration
-from align.rounds.driver import LEDGER
+from align.rounds.decisions import LEDGER
 from align.rounds.ledger import Ledger, StageRecord
 from align.rounds.plan import RoundsConfig, load_stages
 

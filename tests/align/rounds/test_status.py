@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align.errors import StageError
-from align.rounds.driver import LEDGER
+from align.rounds.decisions import LEDGER
 from align.rounds.ledger import Ledger
 from align.rounds.status import is_running, main, stage_states, table
 
