@@ -11,7 +11,7 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +21,7 @@ from align.errors import RowError, UnusableRow
 from align.files import whole_file
 from align.formats.rows import is_ours, to_row
 from align.records import Entry, Record, SourceLike, count_of, entries_of, label_of, parsed, sources_of
+from align.records.selection import NOT_SELECTED
 from align.reporting import logger
 from align.rows import PreferenceRow, Row, SFTRow
 from align.settings import Reading, Source
@@ -56,6 +57,13 @@ class Drops:
             reason = "bad row: another reason"
         self.reasons[reason] += 1
         self._of(source)["dropped"][reason] += 1
+
+    def leave_out(self, source: str, reasons: Mapping[str, int]) -> None:
+        """Count records that were passed over before anything was read of them."""
+        for reason, count in reasons.items():
+            self.reasons[reason] += count
+            self._of(source)["read"] += count
+            self._of(source)["dropped"][reason] += count
 
     def drop_bad(self, source: str, error: RowError) -> None:
         if len(self.bad) < _EXAMPLES:
@@ -132,7 +140,8 @@ def stream_rows(
     for number, source in enumerate(listed):
         label = label_of(source)
         times = _Times(source, seed, number)
-        for index, (where, entry) in enumerate(entries_of(source)):
+        left_out: Counter[str] = Counter()
+        for index, (where, entry) in enumerate(entries_of(source, left_out)):
             empty = False
             repeats = times.of(index)
             first, place = place, place + repeats
@@ -166,8 +175,12 @@ def stream_rows(
                     yield row.model_copy(update={"id": seen.new_id(row.id)})
                 else:
                     yield row
+        drops.leave_out(label, left_out)
     if empty:
         names = ", ".join(map(label_of, listed))
+        if NOT_SELECTED in drops.reasons:
+            how = "Collect rows of these rounds and batches, or select others"
+            raise RowError(names, f"no row is selected ({drops.reasons[NOT_SELECTED]} are of other ones)", how)
         raise RowError(names, "holds no rows", "Check the stage that wrote it, and its manifest")
 
 

@@ -38,6 +38,25 @@ def _path_text(value: Any) -> Any:
     return str(value) if "://" in str(value) else usable_path(str(value))
 
 
+class RoundSelection(Section):
+    """Which rounds of post-training rows are read of. Read by `align/records/selection.py`."""
+
+    up_to: int = Field(ge=0)
+    """Rows of this round and of all earlier ones. In a file of rounds: `"{round}"`."""
+    latest: int | None = Field(None, gt=0)
+    """Of these, rows of the last rounds only: with up_to 5, `latest: 2` reads rounds 4 and 5. None for all."""
+
+    def __contains__(self, number: int) -> bool:
+        return number <= self.up_to and (self.latest is None or number > self.up_to - self.latest)
+
+    def __str__(self) -> str:
+        """`up to 5`, `4 to 5` or `5`."""
+        first = 0 if self.latest is None else max(0, self.up_to - self.latest + 1)
+        if self.latest is None:
+            return f"up to {self.up_to}"
+        return f"{self.up_to}" if first == self.up_to else f"{first} to {self.up_to}"
+
+
 class Source(Section):
     """Where records are read from: files, a folder of `datasets.save_to_disk`, or a dataset on the Hub.
 
@@ -57,6 +76,12 @@ class Source(Section):
     """Renames columns: this project's name -> the name in the records, such as {prompt: question}."""
     ignore_columns: tuple[str, ...] = ()
     """Columns of the records to ignore."""
+    rounds: RoundSelection | None = None
+    """Read only rows of these rounds, by their column `round`; a row without one is a bad row. What else the files hold
+    does not count: a stage of a finished round is not run again when rows of a later round are appended. None for all
+    rows."""
+    batches: tuple[str, ...] = ()
+    """Read only rows of these batches, by their column `batch`; a row without one is a bad row. Empty for all rows."""
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """How often each row is used: 2 repeats every row, 0.5 keeps a seeded half, 1.5 repeats a seeded half."""
 
@@ -74,6 +99,11 @@ class Source(Section):
             if name in self.ignore_columns:
                 raise ValueError(f"the column {name!r} is both in columns and in ignore_columns")
         return self
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether only some of the records are read: those of certain rounds or batches."""
+        return self.rounds is not None or bool(self.batches)
 
 
 def _form_of_source(value: Any) -> str:

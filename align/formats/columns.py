@@ -276,18 +276,6 @@ def level_of(value: Any, where: str, field: str) -> Level | None:
     return level
 
 
-def round_of(value: Any, where: str, field: str = "round") -> int | None:
-    """The number of a round, from 0 on; None for nothing. Raises RowError."""
-    if value is None:
-        return None
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)  # a cell of CSV is text
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        how = "Write it as a number"
-        raise RowError(f"{where}: {field}", f"expected a number from 0 on, found {shown(value)}", how)
-    return value
-
-
 def shown(value: Any) -> str:
     """The beginning of a value, for errors."""
     return "nothing" if value is None else repr(value)[:80]

@@ -22,7 +22,6 @@ from align.formats.columns import (
     names_of,
     number_of,
     numbers_of,
-    round_of,
     score_names,
     shown,
     text_of,
@@ -40,6 +39,7 @@ from align.formats.dialogs import (
     with_system,
     without_system,
 )
+from align.records.selection import round_of
 from align.rows import Level
 
 Json = dict[str, Any]

@@ -12,6 +12,7 @@ from align.records.reading import (
     SourceLike,
     count_of,
     entries_of,
+    has_selected,
     identities_of,
     inputs_of,
     is_known_to_be_empty,
@@ -22,6 +23,7 @@ from align.records.reading import (
     records_of,
     remote_inputs_of,
     require_sources,
+    selected_fingerprint,
     sources_of,
     text_lines,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "SourceLike",
     "count_of",
     "entries_of",
+    "has_selected",
     "identities_of",
     "inputs_of",
     "is_known_to_be_empty",
@@ -43,6 +46,7 @@ __all__ = [
     "records_of",
     "remote_inputs_of",
     "require_sources",
+    "selected_fingerprint",
     "sources_of",
     "text_lines",
 ]

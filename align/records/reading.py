@@ -15,17 +15,20 @@ import os
 import re
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from blake3 import blake3
 from pydantic import ValidationError
 
 from align.config import Section
-from align.errors import RowError
+from align.errors import RowError, UnusableRow
 from align.files import fingerprint, fingerprint_of, matching
 from align.hub_names import DATA_ENDINGS, is_hub_name, similar_path
 from align.manifest import input_fingerprint, read_data_manifest
+from align.records.selection import not_selected, selection_of
 from align.records.tables import (
     address_identity,
     files_at,
@@ -94,8 +97,8 @@ def sources_of(given: SourceLike | Iterable[SourceLike]) -> list[Source]:
 
 
 def label_of(source: Source) -> str:
-    """What counts and manifests call a source: path, configuration, split."""
-    return ":".join(part for part in (source.path, source.name, source.split) if part)
+    """What counts and manifests call a source: path, configuration, split, and which rounds and batches are read."""
+    return ":".join(part for part in (source.path, source.name, source.split, selection_of(source)) if part)
 
 
 def is_on_hub(source: Source) -> bool:
@@ -111,25 +114,50 @@ def is_known_to_be_empty(source: Source) -> bool:
     return False
 
 
-def entries_of(source: Source) -> Iterator[tuple[str, Entry]]:
-    """`path:line` and what is there, for every record of one source.
+def entries_of(source: Source, left_out: Counter[str] | None = None) -> Iterator[tuple[str, Entry]]:
+    """`path:line` and what is there, for every record of one source that its `rounds` and `batches` select.
 
-    Lines of JSON lines come as bytes, unless columns are mapped: a row in our own form is read from them directly.
+    Lines of JSON lines come as bytes, unless columns are mapped or records selected: a row in our own form is read from
+    them directly.
+    left_out: counts the records that are not selected, by their reason.
     Raises RowError where the source cannot be opened or holds no record.
     """
+    for where, entry in _every_entry(source):
+        if not isinstance(entry, UnusableRow):
+            yield where, entry
+        elif left_out is not None:
+            left_out[entry.reason] += 1
+
+
+def _every_entry(source: Source) -> Iterator[tuple[str, Entry]]:
+    """As `entries_of`; a record that is not selected is an UnusableRow in its place."""
     mapped = bool(source.columns or source.ignore_columns)
     found = _mapped(source, _raw(source)) if mapped else _raw(source)
     empty = True
     for number, entry in found:
         empty = False
         where = f"{source.path}:{number}"
+        if source.is_selective:
+            entry = _selected(entry, source, where)
         yield where, _without_nulls(entry) if isinstance(entry, dict) else entry
     if empty and not is_known_to_be_empty(source):
         raise RowError(source.path, "holds no rows", "Check the stage that wrote it, and its manifest")
 
 
+def _selected(entry: Entry, source: Source, where: str) -> Record | RowError:
+    """The record, or the error in its place: an UnusableRow if it is not selected."""
+    if isinstance(entry, RowError):
+        return entry
+    try:
+        record = object_in(entry, where) if isinstance(entry, bytes) else entry
+        return not_selected(record, source, where) or record
+    except RowError as error:
+        return error
+
+
 def records_of(given: SourceLike | Iterable[SourceLike]) -> Iterator[tuple[str, Record | RowError]]:
-    """`path:line` and record of every record of one or more sources, or the error in its place.
+    """`path:line` and record of every record of one or more sources, or the error in its place: an UnusableRow for one
+    that the source's `rounds` and `batches` do not select.
 
     Raises RowError where a source cannot be opened, holds no record, or is an array that breaks off.
     """
@@ -137,7 +165,7 @@ def records_of(given: SourceLike | Iterable[SourceLike]) -> Iterator[tuple[str, 
         if source.weight != 1:
             what = f"is {source.weight:g}, which this stage does not read: it reads records, and not rows"
             raise RowError(f"{source.path}: weight", what, "Remove weight, and weigh the rows that come out")
-        for where, entry in entries_of(source):
+        for where, entry in _every_entry(source):
             if isinstance(entry, bytes):
                 try:
                     yield where, parsed(entry, where)
@@ -171,7 +199,9 @@ def parsed(line: bytes, where: str) -> Record:
 
 
 def count_of(source: Source) -> int:
-    """Records of a source, bad ones included. Lines are not parsed."""
+    """Records of a source that are selected, bad ones included. Lines are not parsed if all are."""
+    if source.is_selective:
+        return sum(1 for _ in entries_of(source))
     path, is_folder = Path(source.path), os.path.isdir(source.path)
     if is_on_hub(source) or (is_folder and not is_saved(path)):
         known = hub_count(source)
@@ -264,13 +294,32 @@ def _named(path: str) -> list[Path]:
     return found or [Path(path)]
 
 
+def has_selected(source: Source) -> bool:
+    """Whether a source on this machine has a record that is selected; a bad one counts."""
+    return next(iter(entries_of(source)), None) is not None
+
+
+def selected_fingerprint(source: Source) -> str:
+    """BLAKE3 of the records that a source on this machine selects, in their order; they are read as a stream.
+
+    Where they are does not count: after rows of another round were appended, or put into a file of their own next to
+    it, the fingerprint is the same. A record that cannot be read counts by its error, without the number of its line.
+    """
+    digest = blake3()
+    for each in sources_of(source):
+        for _, entry in entries_of(each):
+            value = str(entry.what) if isinstance(entry, RowError) else entry
+            digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def _identity(source: Source) -> str:
     if "://" in source.path:
         return address_identity(source.path)
     if is_on_hub(source):
         return hub_identity(source)
     _require_readable(Path(source.path))
-    return fingerprint(source.path)
+    return selected_fingerprint(source) if source.is_selective else fingerprint(source.path)
 
 
 def _raw(source: Source) -> Iterator[tuple[int, Entry]]:

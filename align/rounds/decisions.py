@@ -13,6 +13,7 @@ from align.errors import StageError
 from align.files import fingerprint_of, matching
 from align.hub_names import is_hub_name
 from align.manifest import content_fingerprint
+from align.records import selected_fingerprint
 from align.rounds.finished import damage_in, read_stage_record, seal_damage
 from align.rounds.ledger import Ledger, StageRecord
 from align.rounds.plan import RoundsConfig, Stage, within
@@ -78,7 +79,7 @@ class StageDecisions:
         for name, path in stage.inputs.items():
             if not within(path, self._config.run_dir) and is_hub_name(path):
                 on_hub.append(name)
-            content = content_on_hub(stage, name) if name in on_hub else self._content(stage, path, earlier)
+            content = content_on_hub(stage, name) if name in on_hub else self._content(stage, name, path, earlier)
             inputs[name] = {"path": str(path), "blake3": content}
         launch = launch_content(stage.launch) if stage.launch else ""
         return StageInputs(stage, inputs, tuple(on_hub), launch, stage.code())
@@ -113,7 +114,7 @@ class StageDecisions:
             return True, f"made again: {fault}"
         return False, f"up to date{kept}"
 
-    def _content(self, stage: Stage, path: Path, earlier: Sequence[Stage]) -> str:
+    def _content(self, stage: Stage, name: str, path: Path, earlier: Sequence[Stage]) -> str:
         run_dir = self._config.run_dir
         if within(run_dir, path):  # the run itself: every stage before this one, each as it last ended
             records = [self._ledger.latest(each.label) for each in earlier]
@@ -122,10 +123,20 @@ class StageDecisions:
             if not matching(path):
                 what = f"reads {path}, which is not there"
                 raise StageError(f"stage {stage.label}", what, f"See {run_dir / LOGS} of the stage that was to make it")
-            return content_fingerprint(path)
+            return self._selected(stage, name) or content_fingerprint(path)
+        if content := self._selected(stage, name):
+            return content
         if path not in self._contents:
             if fault := seal_damage(path):
                 how = "Fetch or make that checkpoint again; this run cannot"
                 raise StageError(f"stage {stage.label}: {path}", f"is damaged: {fault}", how)
             self._contents[path] = content_fingerprint(path)
         return self._contents[path]
+
+    def _selected(self, stage: Stage, name: str) -> str:
+        """A fingerprint of the rows that a source selects by round or batch; empty for an input that is read whole.
+
+        Rows of other rounds are left out, so that a stage that never reads them is not run again when they arrive.
+        """
+        source = stage.source_of(name)
+        return selected_fingerprint(source) if source is not None and source.is_selective else ""

@@ -29,7 +29,7 @@ from align.hub_names import is_hub_name, similar_path
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.packaged import packaged_data
-from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, paths_of, unused_backends
+from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, Source, paths_of, unused_backends
 from align.source_code import code_of
 
 
@@ -123,6 +123,13 @@ class Stage:
     def shell(self) -> str:
         """The command as a person would type it."""
         return shlex.join(["python" if part == sys.executable else part for part in self.command])
+
+    def source_of(self, name: str) -> Source | None:
+        """The source of records whose path is the input `name`; None for a path that is no `Source`."""
+        value: Any = self.config
+        for part in name.split(".")[:-1]:
+            value = _child(value, part)
+        return value if isinstance(value, Source) else None
 
     def code(self) -> dict[str, str]:
         """File -> hash of the source files that make the stage's result, and of the packaged data that they read."""
@@ -339,6 +346,13 @@ def _blank(values: Any, key: Sequence[str]) -> None:
         values[int(key[-1])] = None
     else:
         values[key[-1]] = None
+
+
+def _child(value: Any, part: str) -> Any:
+    """The value under one part of a dotted key: of a section, a mapping or a list."""
+    if isinstance(value, Section):
+        return getattr(value, part)
+    return value[int(part)] if isinstance(value, list | tuple) else value[part]
 
 
 def _path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigError]:

@@ -18,10 +18,11 @@ from pydantic import Field
 
 from align.config import Section
 from align.errors import RowError
-from align.formats.columns import Columns, level_of, numbers_of, round_of, shown, source_of, text_of
+from align.formats.columns import Columns, level_of, numbers_of, shown, source_of, text_of
 from align.formats.dialogs import check_order, completion_of, dialog_of, frozen
 from align.formats.rated import RATERS, Preferred, Responses, Values, check_level, responses_of
 from align.formats.tool_calls import tools_field
+from align.records.selection import round_of
 from align.rows import Level, Messages, row_id
 from data_builders.preferences.comparisons import Comparison, Judgement, judgement_of_grade, judgement_of_scores
 from data_builders.row_set import message_texts

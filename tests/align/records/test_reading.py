@@ -16,7 +16,16 @@ import pytest
 import align.records.text
 from align.errors import RowError
 from align.jsonl import Drops, count_rows, read_rows, stream_rows, write_rows
-from align.records import count_of, identities_of, inputs_of, key_of, records_of, sources_of
+from align.records import (
+    count_of,
+    has_selected,
+    identities_of,
+    inputs_of,
+    key_of,
+    records_of,
+    selected_fingerprint,
+    sources_of,
+)
 from align.rows import Message, PreferenceRow, PromptRow, SFTRow
 from align.settings import PreferenceDataConfig, Reading, Source, TreeDataConfig
 
@@ -524,3 +533,114 @@ def test_settings_of_a_source_are_part_of_its_key_and_its_place_is_not(tmp_path:
     assert key_of(Source(path=one, weight=2)) != key_of(one)
     assert key_of(Source(path=one, columns={"prompt": "chosen"})) != key_of(one)
     assert PreferenceDataConfig(path=one).bad_rows == "stop"
+
+
+# Rows of some rounds and batches
+
+
+def preference(number: int, **values: Any) -> dict[str, Any]:
+    return {"prompt": f"Question {number}?", "chosen": "Good.", "rejected": "Bad."} | values
+
+
+def rounds_of(*numbers: int) -> list[dict[str, Any]]:
+    return [preference(place, round=number) for place, number in enumerate(numbers)]
+
+
+def selecting(path: Path, **settings: Any) -> Source:
+    return Source.model_validate({"path": str(path)} | settings)
+
+
+@pytest.mark.parametrize(
+    "rounds, expected",
+    [({"up_to": 2}, [0, 1, 2]), ({"up_to": 2, "latest": 1}, [2]), ({"up_to": 3, "latest": 2}, [2, 3])],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_rows_of_some_rounds_are_read_and_the_others_counted(
+    tmp_path: Path, name: str, rounds: dict[str, int], expected: list[int]
+) -> None:
+    import csv
+
+    path, records = tmp_path / name, rounds_of(0, 3, 1, 2, 7)
+    if name.endswith(".csv"):
+        with path.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+    else:
+        path.write_text(lines(records))
+    drops = Drops()
+    source = selecting(path, rounds=rounds)
+    rows = read_rows(source, PreferenceRow, drops=drops)
+    assert sorted(row.round for row in rows if row.round is not None) == expected
+    assert count_of(source) == count_rows(source) == len(expected)
+    assert drops.dropped == {"dropped": {"of a round or batch that is not selected": 5 - len(expected)}}
+    label = f"{path}:rounds {source.rounds}"
+    assert drops.counts["sources"][label]["read"] == 5, "what was read and what was left out add up"
+    usable_or_not = [isinstance(record, RowError) for _, record in records_of(source)]
+    assert (len(usable_or_not), sum(usable_or_not)) == (5, 5 - len(expected)), "readers of records count them too"
+
+
+def test_rows_of_some_batches_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines([preference(n, round=n, batch=name) for n, name in enumerate(("code", "general", "code"))]))
+    assert [row.round for row in read_rows(selecting(path, batches=["code"]), PreferenceRow)] == [0, 2]
+    both = selecting(path, batches=["code"], rounds={"up_to": 1})
+    assert [row.round for row in read_rows(both, PreferenceRow)] == [0]
+    renamed = tmp_path / "renamed.jsonl"
+    renamed.write_text(lines([preference(0, week=1), preference(1, week=2)]))
+    assert len(read_rows(selecting(renamed, rounds={"up_to": 1}, columns={"round": "week"}), PreferenceRow)) == 1
+
+
+def test_rows_without_the_column_they_are_selected_by_are_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines([*rounds_of(1, 2), preference(2), preference(3, round="two")]))
+    source = selecting(path, rounds={"up_to": 1})
+    with pytest.raises(RowError) as caught:
+        read_rows(source, PreferenceRow)
+    assert str(caught.value) == (
+        f"{path}:3: round: expected a value, because the source is selected by it; found nothing. Write the number of "
+        "the round that it was collected in into the row, or read the source without the setting rounds."
+    )
+    drops = Drops()
+    assert len(read_rows(source, PreferenceRow, Reading(bad_rows="drop"), drops=drops)) == 1
+    assert sorted(drops.reasons.values()) == [1, 1, 1]
+    with pytest.raises(RowError, match=r"rows.jsonl:1: batch: expected a value, .* without the setting batches\."):
+        read_rows(selecting(path, batches=["a"]), PreferenceRow)
+
+
+def test_a_selection_of_nothing_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(rounds_of(1, 1)))
+    assert not has_selected(selecting(path, rounds={"up_to": 2, "latest": 1}))
+    assert has_selected(selecting(path, rounds={"up_to": 2}))
+    with pytest.raises(RowError, match=r"rows.jsonl:rounds 2: no row is selected \(2 are of other ones\)"):
+        read_rows(selecting(path, rounds={"up_to": 2, "latest": 1}), PreferenceRow)
+
+
+def test_the_identity_of_selected_rows_is_theirs_alone(tmp_path: Path) -> None:
+    growing, apart = tmp_path / "rows.jsonl", tmp_path / "apart"
+    growing.write_text(lines(rounds_of(0, 1, 1)))
+    source = selecting(growing, rounds={"up_to": 1})
+    before = [key_of(source), selected_fingerprint(source), *identities_of(source).values()]
+    growing.write_text(growing.read_text() + lines([preference(9, round=2)]))
+    assert [key_of(source), selected_fingerprint(source), *identities_of(source).values()] == before
+    apart.mkdir()
+    (apart / "1.jsonl").write_text(lines(rounds_of(0, 1, 1)))
+    (apart / "2.jsonl").write_text(lines([preference(9, round=2)]))
+    assert selected_fingerprint(selecting(apart / "*.jsonl", rounds={"up_to": 1})) == before[1], "a file a batch"
+    changes = ([preference(9, round=1)], [preference(9)])
+    for change in changes:  # another row that is selected, and one of which that cannot be said
+        (tmp_path / "changed.jsonl").write_text(growing.read_text() + lines(change))
+        assert selected_fingerprint(selecting(tmp_path / "changed.jsonl", rounds={"up_to": 1})) != before[1]
+    assert selected_fingerprint(selecting(growing, rounds={"up_to": 2})) != before[1]
+
+
+def test_a_limit_chooses_among_the_selected_rows(tmp_path: Path) -> None:
+    """The choice of `data.limit`, and the rows that a weight repeats, are the same after another batch."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(rounds_of(*[1] * 9)))
+    source = selecting(path, rounds={"up_to": 1}, weight=1.5)
+    before = [row.prompt for row in stream_rows(source, PreferenceRow, places=[0, 5, 9])]
+    path.write_text(lines([preference(99, round=2)]) + path.read_text())
+    assert [row.prompt for row in stream_rows(source, PreferenceRow, places=[0, 5, 9])] == before
+    assert count_rows(source) == 13

@@ -474,6 +474,75 @@ def test_a_report_reads_the_run_itself_and_follows_every_stage(project: Project)
     assert project.run() == ["round-1/sft", "run/report"]
 
 
+ROWS = """
+import json, sys
+from pathlib import Path
+
+if __name__ != "__main__":
+    from align.config import Recipe, Section
+    from align.settings import InputSources, OutputPath
+
+    class Data(Section):
+        path: InputSources
+
+    class RowsRecipe(Recipe):
+        data: Data
+        output: OutputPath
+else:
+    settings = dict(setting.split("=", 1) for setting in sys.argv[2:])
+    output = Path(settings["output"])
+    output.mkdir(parents=True)
+    (output / "rows.txt").write_text(settings["data.path"])
+"""
+
+
+def collected(folder: Path, number: int, *, of_round: int) -> None:
+    """A batch of preferences that people made in a round, as a file and appended to a file."""
+    line = json.dumps({"prompt": f"{number}?", "chosen": "a", "rejected": "b", "round": of_round}) + "\n"
+    folder.mkdir(exist_ok=True)
+    (folder / f"batch-{number}.jsonl").write_text(line)
+    with (folder.parent / "all.jsonl").open("a") as growing:
+        growing.write(line)
+
+
+@pytest.mark.slow
+def test_rows_of_a_later_round_run_nothing_of_an_earlier_one_again(project: Project) -> None:
+    (project.recipes / "rows.py").write_text(ROWS)
+    config = project.root / "rows.yaml"
+    config.write_text("{}")
+    batches = project.root / "batches"
+    collected(batches, 1, of_round=1)
+    so_far = {"path": str(project.root / "all.jsonl"), "rounds": {"up_to": "{round}"}}
+    latest = {"path": str(batches / "*.jsonl"), "rounds": {"up_to": "{round}", "latest": 1}}
+    project.values["rounds"] = 1
+    project.values["each_round"][1:1] = [
+        {
+            "name": name,
+            "recipe": "rows",
+            "config": str(config),
+            "set": {"data.path": [source], "output": f"{{round_dir}}/{name}"},
+        }
+        for name, source in (("reward-rows", so_far), ("dpo-rows", latest))
+    ]
+    first = ["reward-rows", "dpo-rows"]
+
+    def began() -> list[str]:
+        ledger = Ledger(project.run_dir / "ledger.sqlite")
+        labels = [record.label for record in ledger.stages()]
+        ledger.close()
+        return labels
+
+    project.run()
+    before = began()
+    assert before == ["data", "round-1/reward", *(f"round-1/{name}" for name in first), "round-1/sft", "last"]
+    collected(batches, 2, of_round=2)
+    project.run()
+    assert began() == before, "the second round's rows are no input of the first"
+    collected(batches, 3, of_round=1)
+    project.run()
+    assert began() == [*before, *(f"round-1/{name}" for name in first)], "a late row of the first round is"
+
+
 # Code that changed, outputs that were damaged, ledgers that were lost
 
 
