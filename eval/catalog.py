@@ -60,6 +60,9 @@ EVALUATIONS = {
     "benchmarks": Evaluation(
         "eval.benchmarks:BenchmarksConfig", "model", "Multiple-choice benchmarks by likelihood: what training costs."
     ),
+    "win_rate": Evaluation(
+        "eval.win_rate:WinRateConfig", "model", "Answers preferred to another model's by a judge, also at equal length."
+    ),
     "reward_accuracy": Evaluation(
         "eval.reward_accuracy:RewardAccuracyConfig", "reward_model", "Held-out pairs that are ranked as people did."
     ),
