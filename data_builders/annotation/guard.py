@@ -3,10 +3,14 @@
 A page of another site can make a browser send requests to this server (cross-site request forgery). Such requests have
 the Origin of the other site. If the other site's name was changed to resolve to this address (DNS rebinding), they have
 its Host. Both are refused.
+
+The guard also reads the body of a request before the app sees it, with a limit of size and time; the limits of
+connections are in `connections.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -16,6 +20,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 2**20
+BODY_SECONDS = 20.0
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -33,6 +38,8 @@ class Guard:
     port: part of the cookie's name, because browsers share cookies between the ports of a host.
     """
 
+    body_seconds = BODY_SECONDS
+
     def __init__(self, app: ASGIApp, token: str | None, port: int) -> None:
         self._app, self._token, self._cookie = app, token, f"annotate-{port}"
 
@@ -43,7 +50,20 @@ class Guard:
             await send(message)
 
         assert scope["type"] == "http", "the server has no lifespan and no web sockets"
-        await (self._refusal(scope, Headers(scope=scope)) or self._app)(scope, receive, send_guarded)
+        refusal = self._refusal(scope, Headers(scope=scope))
+        if refusal is not None:
+            await refusal(scope, receive, send_guarded)
+            return
+        try:
+            async with asyncio.timeout(self.body_seconds):
+                body = await _body(receive)
+        except TimeoutError:
+            slow = PlainTextResponse(f"The request was not complete after {self.body_seconds:g} s.", 408)
+            slow.headers["Connection"] = "close"
+            await slow(scope, receive, send_guarded)
+            return
+        if body is not None:
+            await self._app(scope, _replayed(body, receive), send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the response to a request that is refused, or None if the request may pass."""
@@ -77,6 +97,32 @@ class Guard:
 
     def _is_token(self, found: str) -> bool:
         return secrets.compare_digest(found.encode(), (self._token or "").encode())
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Read the whole body of a request; None if the client has gone. Its size was checked by the header."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body first, and then what the client does."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
 
 
 def _name(host: str) -> str | None:

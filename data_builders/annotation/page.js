@@ -1,6 +1,7 @@
 "use strict";
 // The annotation page. The server has the state; this script shows it and sends the rater's actions. A request that is
-// sent again has no second effect. Texts of models and users are inserted with textContent only, never as HTML.
+// sent again has no second effect. Texts of models and users are inserted with textContent, or as the HTML that
+// rendering.py has made of them with a list of allowed tags; nothing else is inserted as HTML.
 
 const LEVELS = ["significantly better", "better", "slightly better", "marginally better"];
 const SCALE = [...LEVELS.map((level, place) => [4 - place, "left", level]), [0, "tie", "tie"],
@@ -14,6 +15,7 @@ let choice = null;     // {side, grade}: grade 4 means left is significantly bet
 let edits = {};        // side -> edited text of its answer
 let busy = false;
 let timer = null;
+let plain = localStorage.getItem("plain") === "yes";  // show texts as they are written
 
 function say(text, alarm = false) {
   $("message").textContent = text;
@@ -90,7 +92,7 @@ function draw(found) {
   $("go-on").hidden = !["go_on", "failed"].includes(state.kind);
   for (const id of ["send", "next"]) $(id).hidden = state.kind === "failed";
   document.querySelector("label[for=next]").hidden = state.kind === "failed";
-  $("dialog").replaceChildren(...toolsOf(state.tools ?? []), ...(state.dialog ?? []).map((message) => messageOf(message)));
+  drawDialog();
   $("failed").hidden = state.kind !== "failed";
   $("failed").textContent = `The models could not answer. ${state.failure}`;
   if (state.kind === "rate") drawRating();
@@ -98,14 +100,22 @@ function draw(found) {
   if (!same) scrollTo(0, 0);
 }
 
+function drawDialog() {
+  $("dialog").replaceChildren(...toolsOf(state.tools ?? []), ...(state.dialog ?? []).map((message) => messageOf(message)));
+}
+
+function drawAnswers() {
+  for (const side of ["left", "right"]) {
+    $(side).querySelector(".said").replaceChildren(...state[side].map((message) => messageOf(message, state[side].length > 1)));
+  }
+}
+
 function drawRating() {
   const kept = JSON.parse(localStorage.getItem(`draft ${state.turn}`) ?? "null");
   const before = state.before && {grade: state.before.grade, edits: editsOf(state.before)};
   const begin = kept ?? before ?? {grade: null, edits: {}};
   edits = begin.edits;
-  for (const side of ["left", "right"]) {
-    $(side).querySelector(".said").replaceChildren(...state[side].map((message) => messageOf(message, state[side].length > 1)));
-  }
+  drawAnswers();
   $("improve").hidden = true;
   $("feedback").value = "";
   $("refine").hidden = !state.refines;
@@ -127,8 +137,13 @@ function messageOf(message, named = true) {
     box.append(role);
   }
   const text = document.createElement("div");
-  text.className = "text";
-  text.textContent = message.text;
+  if (message.html === undefined || plain) {
+    text.className = "text";
+    text.textContent = message.text;
+  } else {
+    text.className = "text rich";
+    text.innerHTML = message.html;
+  }
   box.append(text);
   return box;
 }
@@ -208,6 +223,14 @@ function undo() {
   if (!$("undo").disabled) act("/api/undo", {judgement: state.undo}, "Undone. Change your rating and submit it again.");
 }
 
+function togglePlain() {
+  plain = !plain;
+  localStorage.setItem("plain", plain ? "yes" : "no");
+  $("plain").setAttribute("aria-pressed", plain);
+  drawDialog();
+  if (state.kind === "rate") drawAnswers();
+}
+
 function leave() {
   if (!$("go-on").hidden) act("/api/leave", {turn: state.turn});
 }
@@ -239,7 +262,7 @@ function pressed(event) {
   } else if (event.key === "Enter" && !target.matches("button, input")) {
     if (state.kind === "rate") submit();
   } else {
-    const doing = {e: () => !$("rating").hidden && improve(), u: undo, n: leave, m: () => $("next").focus()};
+    const doing = {e: () => !$("rating").hidden && improve(), u: undo, t: togglePlain, n: leave, m: () => $("next").focus()};
     const found = doing[event.key.toLowerCase()];
     if (found) {
       event.preventDefault();
@@ -287,6 +310,8 @@ function begin() {
   $("edit").addEventListener("click", () => improve());
   $("ask").addEventListener("click", ask);
   $("undo").addEventListener("click", undo);
+  $("plain").setAttribute("aria-pressed", plain);
+  $("plain").addEventListener("click", togglePlain);
   $("leave").addEventListener("click", leave);
   act("/api/state");
 }

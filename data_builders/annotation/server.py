@@ -21,7 +21,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from align.errors import AlignError, ConfigError
 from data_builders.annotation.settings import ServerConfig
 from data_builders.annotation.store import Store
-from data_builders.annotation.view import flip_grade, rater_state, response_index, with_last_text
 
 try:
     import uvicorn
@@ -29,7 +28,9 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, JSONResponse
 
+    from data_builders.annotation.connections import LimitedConnection
     from data_builders.annotation.guard import Guard
+    from data_builders.annotation.view import flip_grade, rater_state, response_index, with_last_text
 except ImportError as error:
     how = 'pip install -e ".[annotate]"'
     raise ConfigError(error.name or "fastapi", "is not installed, but the annotation page requires it", how) from None
@@ -199,10 +200,16 @@ class Server:
             name = socket.gethostname()
         return f"http://{name}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return 0 if self._serving is None else len(self._serving.server_state.connections)
+
     def run(self, store: Store, answers: Answers | None = None) -> None:
         """Serve until the process is interrupted."""
         settings = uvicorn.Config(
             Guard(app(store, answers), self.token, self.port),
+            http=LimitedConnection,
             lifespan="off",
             ws="none",
             log_level="warning",

@@ -5,9 +5,11 @@ Raters are blind: no name of a model, source or file is sent to the page.
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from align.rows import Message, Messages, tools_of
+from data_builders.annotation.rendering import render
 from data_builders.annotation.store import Store, StoredJudgement, Turn
 
 
@@ -71,9 +73,24 @@ def _before(turn: Turn, undone: StoredJudgement | None) -> dict[str, Any] | None
 
 
 def _texts(messages: Messages) -> list[dict[str, str]]:
-    return [{"role": message.role, "text": _text(message)} for message in messages]
+    """Return role, text and, if it can be rendered, HTML of each message.
+
+    The results of tools are data and are shown as they are; the page inserts a message without `html` as text.
+    """
+    return [{"role": message.role, "text": _text(message), **_html(message)} for message in messages]
 
 
 def _text(message: Message) -> str:
-    calls = [f"{call.name}({call.arguments})" for call in message.tool_calls]
+    calls = _calls(message)
     return "\n".join([message.content, *calls] if message.content else calls)
+
+
+def _html(message: Message) -> dict[str, str]:
+    html = None if message.role == "tool" else render(message.content)
+    if html is None:
+        return {}
+    return {"html": html + "".join(f"<pre><code>{escape(call)}</code></pre>" for call in _calls(message))}
+
+
+def _calls(message: Message) -> list[str]:
+    return [f"{call.name}({call.arguments})" for call in message.tool_calls]

@@ -22,6 +22,8 @@ pytest.importorskip("playwright", reason="browser tests require pip install -e '
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.data_builders.annotation.attacks import ATTACKS, AWAY
+
 ROOT = Path(__file__).parents[3]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make system-packages")
@@ -167,10 +169,10 @@ def test_tab_walks_the_page_from_top_to_bottom(
     page.keyboard.press("Escape")
     page.locator("h1").click()  # from where Tab begins at the top
     walked = []
-    for _ in range(6):
+    for _ in range(7):
         page.keyboard.press("Tab")
         walked.append(page.evaluate("document.activeElement.id || document.activeElement.ariaLabel"))
-    assert walked == ["who", "undo", "right is significantly better", "edited", "edit", "submit"]
+    assert walked == ["who", "undo", "plain", "right is significantly better", "edited", "edit", "submit"]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
@@ -234,6 +236,79 @@ def test_what_models_and_raters_write_stays_text(
     assert page.locator("main img, main b, main i, main script").count() == 0
     assert broken == []
     assert running.rows("SELECT DISTINCT rater FROM assignment") == [("<i>ann</i>",)]
+
+
+def traces(page: Page) -> tuple[list[str], list[str]]:
+    """Two lists that grow: addresses that the page asks for, and errors of its scripts."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return asked, errors
+
+
+def provoke(page: Page) -> None:
+    """Click on everything that was made of a text, and give what loads or starts late some time."""
+    page.evaluate("document.querySelectorAll('.rich *').forEach((found) => found.click?.())")
+    page.wait_for_timeout(300)
+
+
+@pytest.mark.slow
+def test_attacks_in_formatted_texts_run_nothing_and_fetch_nothing(
+    tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
+) -> None:
+    """The same texts act in a page without the sanitizer and the policy, so that their silence says something."""
+    unsafe = context.new_page()
+    context.route(f"{AWAY}/**", lambda route: route.abort())
+    asked, _ = traces(unsafe)
+    for attack in ATTACKS[:8]:
+        unsafe.set_content(f"<div class=rich>{attack}</div>")
+    provoke(unsafe)
+    assert any(url.startswith(AWAY) for url in asked)
+    unsafe.set_content("<div class=rich><img src=x onerror=window.broken=4></div>")
+    unsafe.wait_for_function("window.broken === 4")
+    unsafe.close()
+
+    dialog = [
+        {"role": "user" if place % 2 == 0 else "assistant", "content": text} for place, text in enumerate(ATTACKS)
+    ]
+    dialog.append({"role": "user", "content": "**Well?** $x^2$"})
+    responses = ["\n\n".join(ATTACKS[:30]), "\n\n".join(reversed(ATTACKS[30:]))]
+    running = rating(pairs(tmp_path, {"prompt": dialog, "responses": responses, "models": ["a", "b"]}))
+    page = context.new_page()
+    asked, errors = traces(page)
+    page.goto(f"{running.address}?rater=ann")
+    expect(page.locator("#dialog .rich strong")).to_have_text("Well?")
+    expect(page.locator("#dialog math msup")).to_have_count(1)
+    assert page.locator("#dialog .rich").count() == len(dialog), "all of them are formatted"
+    provoke(page)
+    assert page.evaluate("window.broken") is None
+    assert errors == []
+    assert [url for url in asked if not url.startswith((running.address, "data:,"))] == []
+    acting = "script, img, svg, a, iframe, object, embed, form, input, button, video, audio, style, link, meta, base"
+    assert page.locator(", ".join(f".rich {name}" for name in acting.split(", "))).count() == 0
+    assert page.locator(".rich [style], .rich [class], .rich [id], .rich [href]").count() == 0
+    # Were the sanitizer to miss something, the page's policy would still run no script of it.
+    page.evaluate("(found) => document.querySelector('.rich').innerHTML = found", "".join(ATTACKS[:22]))
+    provoke(page)
+    assert page.evaluate("window.broken") is None
+
+
+@pytest.mark.slow
+def test_a_text_can_be_shown_as_it_is_written(
+    tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
+) -> None:
+    record = {"prompt": "**Why?**", "responses": ["`a` $x$", "b"], "models": ["a", "b"]}
+    page = enter(context, rating(pairs(tmp_path, record)), "ann")
+    expect(page.locator("#dialog strong")).to_have_text("Why?")
+    page.keyboard.press("t")
+    expect(page.locator("#dialog .text")).to_have_text("**Why?**")
+    assert {page.inner_text(f"#{side} .text") for side in ("left", "right")} == {"`a` $x$", "b"}
+    page.reload()
+    expect(page.locator("#plain")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#dialog .text")).to_have_text("**Why?**")
+    page.locator("#plain").click()
+    expect(page.locator("#dialog strong")).to_have_text("Why?")
 
 
 @pytest.mark.slow

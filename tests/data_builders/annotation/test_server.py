@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from data_builders.annotation.tasks import Task
 
 pytest.importorskip("fastapi", reason="the annotation page requires pip install -e '.[annotate]'")
 
+from data_builders.annotation.connections import LimitedConnection
+from data_builders.annotation.guard import Guard
 from data_builders.annotation.server import Server
 
 MODELS = ("secret-model-a", "secret-model-b")
@@ -325,3 +328,109 @@ def test_names_are_written_one_way_and_may_be_limited(open_page: Callable[..., P
     found = page.post("/api/state", rater="eve")
     assert found.status == 409
     assert found.json()["error"] == "name: eve is not one of the raters. Write it exactly as the operator did."
+
+
+def connected(page: Page, sent: bytes, receive_bytes: int | None = None) -> socket.socket:
+    """A connection over which something was sent."""
+    client = socket.socket()
+    if receive_bytes is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", page.server.port))
+    client.sendall(sent)
+    return client
+
+
+def rest_of(client: socket.socket) -> bytes:
+    """What the server sends until it closes the connection."""
+    found = b""
+    try:
+        while received := client.recv(65536):
+            found += received
+    except ConnectionResetError:
+        pass
+    client.close()
+    return found
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether the server has not closed the connection. Reads what it has sent."""
+    client.setblocking(False)
+    try:
+        while client.recv(65536):
+            pass
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        pass
+    return False
+
+
+def post_head(page: Page, length: int) -> bytes:
+    host = f"Host: 127.0.0.1:{page.server.port}\r\n"
+    return f"POST /api/state HTTP/1.1\r\n{host}Content-Length: {length}\r\n\r\n".encode()
+
+
+@pytest.mark.slow
+def test_headers_that_do_not_end_close_their_connection_however_steadily_they_come(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.ask("GET", "/")
+    monkeypatch.setattr(LimitedConnection, "header_seconds", 0.3)
+    for before in (b"", b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\n"):  # first request, and a later one
+        client = connected(page, before + b"GET / HTTP/1.1\r\n")
+        began = time.monotonic()
+        while time.monotonic() - began < 10 and is_open(client):
+            client.sendall(b"X-More: yes\r\n")
+            time.sleep(0.02)
+        assert 0.2 < time.monotonic() - began < 5
+        client.close()
+    assert page.post("/api/state", rater="ann").status == 200
+
+
+@pytest.mark.slow
+def test_connections_that_ask_nothing_give_way_and_those_that_are_answered_stay(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.ask("GET", "/")
+    monkeypatch.setattr(LimitedConnection, "most_connections", 4)
+    monkeypatch.setattr(LimitedConnection, "header_seconds", 60)
+    answered = connected(page, post_head(page, 16))  # its body is still to come
+    page.ask("GET", "/")  # by now the server has read the headers of the one before
+    held = [connected(page, b"GET / HTTP/1.1\r\n") for _ in range(12)]
+    began = time.monotonic()
+    assert page.post("/api/state", rater="ann").status == 200
+    assert time.monotonic() - began < 5
+    assert rest_of(held[0]) == b""
+    answered.sendall(b'{"rater": "bob"}')
+    assert answered.recv(100).startswith(b"HTTP/1.1 422"), "it has no Content-Type, and is answered all the same"
+    for client in (answered, *held[1:]):
+        client.close()
+
+
+def test_a_body_that_does_not_come_is_given_up(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.ask("GET", "/")
+    monkeypatch.setattr(Guard, "body_seconds", 0.1)
+    found = rest_of(connected(page, post_head(page, 16) + b'{"rater"'))
+    assert found.startswith(b"HTTP/1.1 408")
+    assert found.endswith(b"The request was not complete after 0.1 s.")
+
+
+@pytest.mark.slow
+def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Task(
+        name="long",
+        source="test",
+        prompt=(Message(role="user", content="long " * 2_000_000),),
+        responses=((Message(role="assistant", content="a"),), (Message(role="assistant", content="b"),)),
+    )
+    monkeypatch.setattr(LimitedConnection, "write_seconds", 0.3)
+    page = Page(tmp_path, [long])
+    body = b'{"rater": "ann"}'
+    head = post_head(page, len(body)).replace(b"\r\n\r\n", b"\r\nContent-Type: application/json\r\n\r\n")
+    client = connected(page, head + body, receive_bytes=4096)
+    until_closed = time.monotonic() + 20
+    while page.server.connections and time.monotonic() < until_closed:
+        time.sleep(0.05)
+    assert len(rest_of(client)) < 10_000_000, "the rest was never sent"
+    page.close()
