@@ -1,6 +1,6 @@
 r"""Render Markdown, code and formulas as HTML that cannot act: no script, link, image, form or style is left of it.
 
-Texts of models and raters are data that nobody has checked, so three lines of defense follow each other:
+Texts of models and raters are data that has not been checked, so three lines of defense follow each other:
 
 1. markdown-it reads Markdown without raw HTML, links, images and entities: these stay the text that was written, so a
    rater sees an address and not a link.
