@@ -101,14 +101,14 @@ class Guard:
 
 async def _body(receive: Receive) -> bytes | None:
     """Read the whole body of a request; None if the client has gone. Its size was checked by the header."""
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return None
         body += message.get("body", b"")
         if not message.get("more_body", False):
-            return body
+            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -99,6 +99,6 @@ def _formula(latex: str, display: str) -> str:
         return source
     try:
         # latex2mathml writes what is inside \text{...} without escaping it, so no < may reach it.
-        return convert(latex.replace("<", r"\lt ").replace(">", r"\gt "), display=display)
+        return str(convert(latex.replace("<", r"\lt ").replace(">", r"\gt "), display=display))
     except Exception:  # the converter's errors have no common class; a formula that it cannot read stays LaTeX
         return source
