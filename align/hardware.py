@@ -46,6 +46,13 @@ def cpu_instructions() -> tuple[str, ...]:
     return tuple(name for name in _INSTRUCTIONS if name in names)
 
 
+@functools.cache
+def cpu_vendor() -> str:
+    """The maker of an x86 processor, such as AuthenticAMD or GenuineIntel; an empty text for others."""
+    found = re.search(r"^vendor_id\s*:\s*(\S+)$", _cpuinfo(), re.MULTILINE)
+    return found[1] if found else _sysctl("machdep.cpu.vendor")
+
+
 def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -31,7 +31,7 @@ PACKAGES = {
 LAYERS = [  # of align/, from the lowest up; a module or folder imports from layers below its own, and from itself
     {"errors"},
     {"reporting", "hub_errors", "hub_names", "hardware", "losses"},
-    {"failures", "files", "strict_yaml", "optional"},
+    {"failures", "files", "strict_yaml", "optional", "cpu_matmul"},
     {"optimizers", "source_code", "text", "rows", "command_line", "config_values", "harmless", "trackers"},
     {"config_help", "splits"},
     {"config_mistakes", "manifest"},

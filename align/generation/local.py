@@ -235,10 +235,12 @@ class _Layer(DynamicLayer):
         self._buffers = []
         for blocks in (keys, values):
             _, heads, _, head_width = blocks[0].shape
-            buffer = blocks[0].new_zeros((rows, heads, width + _CACHE_STEP, head_width))
+            buffer = blocks[0].new_empty((rows, heads, width + _CACHE_STEP, head_width))
             first = 0
             for block in blocks:
-                buffer[first : first + block.shape[0], :, width - block.shape[2] : width] = block
+                held, padding = buffer[first : first + block.shape[0]], width - block.shape[2]
+                held[:, :, :padding] = 0  # masked out, but a NaN there would still spread
+                held[:, :, padding:width] = block
                 first += block.shape[0]
             self._buffers.append(buffer)
         self.keys, self.values = (buffer[:, :, :width] for buffer in self._buffers)

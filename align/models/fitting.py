@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from align.cpu_matmul import use_onednn
 from align.errors import AlignError, CheckpointError, first_line
 from align.failures import is_out_of_memory
 from align.models.checkpoints import CONFIG, HEAD, Checkpoint, require_known_architecture
@@ -113,6 +114,7 @@ def quietly_loaded(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:
 
     Weights are read from safetensors only, and no code that comes with the checkpoint is run.
     """
+    use_onednn()
     with as_checkpoint_error(checkpoint, "cannot be loaded"), _without_reports():
         model = kind.from_pretrained(checkpoint.folder, use_safetensors=True, trust_remote_code=False, **arguments)
     return model
