@@ -51,5 +51,6 @@ def _mm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left [M, K] times right [K, N]: by oneDNN, or by PyTorch's default if the type or the size is not for oneDNN."""
     both = left.dtype == right.dtype == torch.float32 and left.shape[-1] == right.shape[0]
     if both and left.shape[0] * left.shape[-1] * right.shape[-1] >= _LEAST_WORK:
-        return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+        return product
     return torch.mm(left, right, out=left.new_empty((left.shape[0], right.shape[-1])))
