@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from align.files import fingerprint, fingerprint_of
 
@@ -17,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("align", "data_builders", "eval", "recipes")
 _MODULE_NAME = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 _DATA_ENDINGS = (".json", ".jsonl", ".txt", ".yaml", ".yml")
+
+
+class _Source(NamedTuple):
+    """One file, read: a hash of its code, the project's files that it imports, and the libraries that it imports."""
+
+    fingerprint: str
+    imports: tuple[Path, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 def code_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, str]:
@@ -33,26 +43,15 @@ def code_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, str
     inside functions count like those at the top. The hash is of the syntax tree: comments and line breaks are not part
     of it, docstrings are, since the schemas of tools are made from them.
     """
-    unused = {file for module in without for file in _module_files(module) if file.name != "__init__.py"}
-    files: list[Path] = []
-    for start in starts:
-        if isinstance(start, Path):
-            files.append(start.resolve())
-        else:
-            files += _module_files(start)
-    if not starts:
-        files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
-    found: dict[Path, str] = {}
-    while files:
-        file = files.pop()
-        if file in found:
-            continue
-        found[file], imported = _parsed(file, file.stat().st_mtime_ns)
-        files += (file for file in imported if file not in unused)
-        for data in (file.with_suffix(ending) for ending in _DATA_ENDINGS):  # what a module reads under its own name
-            if data.is_file():
-                found[data] = fingerprint(data)
-    return dict(sorted((_relative(file), value) for file, value in found.items()))
+    return dict(sorted((_relative(file), source.fingerprint) for file, source in _followed(starts, without).items()))
+
+
+def libraries_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Relative path -> top-level modules of other projects that the file imports, for each file of `code_of`.
+
+    Imports inside functions count, and so do modules named in a call of `align.optional.library`.
+    """
+    return {_relative(file): source.libraries for file, source in _followed(starts, without).items()}
 
 
 def code_changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -65,28 +64,67 @@ def code_fingerprint(*starts: str | Path) -> str:
     return fingerprint_of(*(f"{name} {value}" for name, value in code_of(*starts).items()))
 
 
+def _followed(starts: Collection[str | Path], without: Collection[str]) -> dict[Path, _Source]:
+    """Every file that `starts` need."""
+    unused = {file for module in without for file in _module_files(module) if file.name != "__init__.py"}
+    files: list[Path] = []
+    for start in starts:
+        if isinstance(start, Path):
+            files.append(start.resolve())
+        else:
+            files += _module_files(start)
+    if not starts:
+        files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+    found: dict[Path, _Source] = {}
+    while files:
+        file = files.pop()
+        if file in found:
+            continue
+        found[file] = _parsed(file, file.stat().st_mtime_ns)
+        files += (file for file in found[file].imports if file not in unused)
+        for data in (file.with_suffix(ending) for ending in _DATA_ENDINGS):  # what a module reads under its own name
+            if data.is_file():
+                found[data] = _Source(fingerprint(data))
+    return found
+
+
 def _relative(file: Path) -> str:
     """`align/losses.py`; a script outside the project (a recipe of a user) by its folder and name."""
     return file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else f"{file.parent.name}/{file.name}"
 
 
 @cache
-def _parsed(file: Path, changed: int) -> tuple[str, tuple[Path, ...]]:
-    """The hash of a file's syntax tree, and the project's files that it imports.
+def _parsed(file: Path, changed: int) -> _Source:
+    """A file, read.
 
     changed: the file's modification time; it only keeps the cache from answering for an older content.
     """
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return fingerprint(file), ()  # it cannot run either; the stage itself says why
-    imported = dict.fromkeys(file for name in _imported_names(tree) for file in _module_files(name))
+        return _Source(fingerprint(file))  # it cannot run either; the stage itself says why
+    names = list(_imported_names(tree))
+    imported = dict.fromkeys(file for name in names for file in _module_files(name))
+    others = {name.partition(".")[0] for name in (*names, *_optional_names(tree))} - {
+        *PACKAGES,
+        *sys.stdlib_module_names,
+    }
     workers = dict.fromkeys(
         file.with_name(node.value)  # a script that is started by path, such as the sandbox's worker
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+\.py", node.value)
     )
-    return fingerprint_of(ast.dump(tree)), (*imported, *(worker for worker in workers if worker.is_file()))
+    imports = (*imported, *(worker for worker in workers if worker.is_file()))
+    return _Source(fingerprint_of(ast.dump(tree)), imports, tuple(sorted(others)))
+
+
+def _optional_names(tree: ast.Module) -> Iterator[str]:
+    """Modules that are imported by `library("vllm", ...)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "library" and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.value
 
 
 def _imported_names(tree: ast.Module) -> Iterator[str]:

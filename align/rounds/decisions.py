@@ -14,10 +14,11 @@ from align.files import fingerprint_of, matching
 from align.hub_names import is_hub_name
 from align.manifest import content_fingerprint
 from align.records import selected_fingerprint
+from align.rounds.changes import Change, changes_since, library_change, summary_of
 from align.rounds.finished import damage_in, read_stage_record, seal_damage
 from align.rounds.ledger import Ledger, StageRecord
 from align.rounds.plan import RoundsConfig, Stage, within
-from align.rounds.stage_inputs import StageInputs, content_on_hub, launch_content
+from align.rounds.stage_inputs import NOT_MADE, StageInputs, as_recorded, content_on_hub, launch_content
 
 LEDGER = "ledger.sqlite"
 LOGS = "logs"
@@ -38,6 +39,11 @@ class StageDecision:
     """Of the stage's last start."""
     recovered: bool = False
     """Whether the ledger had no record, and the one in the stage's folder was added to it."""
+    changes: tuple[Change, ...] = ()
+    """What differs between its record and now."""
+    waits_for: tuple[str, ...] = ()
+    """In a preview: labels of the stages that make some of its inputs before it is its turn. If it does not run for
+    another reason, it runs if one of these makes something else than before."""
 
 
 class StageDecisions:
@@ -59,30 +65,67 @@ class StageDecisions:
         self._ledger_was_empty = not ledger.stages()
         self._contents: dict[Path, str] = {}  # of paths outside the run, which stay as they are while it goes
 
-    def decide(self, stage: Stage, earlier: Sequence[Stage]) -> StageDecision:
+    def decide(self, stage: Stage, earlier: Sequence[Stage], remade: Sequence[Stage] = ()) -> StageDecision:
         """What to do with `stage`, whose inputs exist. Reads all of its inputs and outputs.
 
         earlier: every stage before it in the plan.
+        remade: for a preview, those of `earlier` that would have run by then. Their outputs are not read.
         Raises StageError if an input is missing, or is a checkpoint that is damaged and cannot be made again.
         """
-        made_from = self._made_from(stage, earlier)
+        made_from, waits_for = self._made_from(stage, earlier, remade)
         record, recovered = self._record(stage, made_from)
         if record is None:
-            return StageDecision(stage, True, "", True, made_from, None)
-        same_key = record.key == made_from.compared_with(record).key
-        runs, reason = self._compared(stage, record, made_from.compared_with(record))
-        clears = runs and (not same_key or record.status == "finished")
-        return StageDecision(stage, runs, reason, clears, made_from, record, recovered)
+            return StageDecision(stage, True, "", True, made_from, None, waits_for=waits_for)
+        compared = made_from.compared_with(record)
+        same_key = record.key == compared.key
+        changes = () if same_key else tuple(compared.changes(record))
+        keeps = same_key or (self._config.changed_code == "keep" and record.key == compared.key_with(record.code))
+        why = "" if same_key else summary_of(changes, record)
+        kept = f", though {why} (changed_code: keep)" if keeps and not same_key else ""
+        runs, clears, reason = True, not keeps, ""
+        if record.status != "finished":
+            reason = (f"continues{kept}" if kept else "") if keeps else f"started from scratch: {why}"
+        elif not keeps:
+            reason = f"made again: {why}"
+        else:
+            self._checking(stage)
+            fault = damage_in(record, stage.outputs)
+            runs = clears = bool(fault)
+            reason = f"made again: {fault}" if fault else f"up to date{kept}"
+        return StageDecision(stage, runs, reason, clears, made_from, record, recovered, changes, waits_for)
 
-    def _made_from(self, stage: Stage, earlier: Sequence[Stage]) -> StageInputs:
+    def upgrades(self, stages: Sequence[Stage]) -> list[str]:
+        """`torch 2.12.0 -> 2.13.0` for each library that is another one than for the last start of some stage."""
+        found: dict[str, None] = {}
+        for stage in stages:
+            record = self._ledger.latest(stage.label)
+            if record is not None:
+                code = as_recorded(stage.code(), record.code)
+                changes = changes_since(record, record.config, record.inputs, code)
+                found |= {library_change(change): None for change in changes if change.kind == "library"}
+        return list(found)
+
+    def _made_from(
+        self, stage: Stage, earlier: Sequence[Stage], remade: Sequence[Stage]
+    ) -> tuple[StageInputs, tuple[str, ...]]:
+        """What the stage would be made from now, and the labels of stages in `remade` that make some of it."""
         inputs, on_hub = {}, []
+        waits_for: list[str] = []
         for name, path in stage.inputs.items():
             if not within(path, self._config.run_dir) and is_hub_name(path):
                 on_hub.append(name)
-            content = content_on_hub(stage, name) if name in on_hub else self._content(stage, name, path, earlier)
+                content = content_on_hub(stage, name)
+            elif remade and within(self._config.run_dir, path):
+                content = fingerprint_of(NOT_MADE)  # the run itself, which is another one when any stage has run
+            elif makers := [each.label for each in remade if _makes(each, path)]:
+                waits_for += makers
+                content = NOT_MADE
+            else:
+                content = self._content(stage, name, path, earlier)
             inputs[name] = {"path": str(path), "blake3": content}
         launch = launch_content(stage.launch) if stage.launch else ""
-        return StageInputs(stage, inputs, tuple(on_hub), launch, stage.code())
+        made_from = StageInputs(stage, inputs, tuple(on_hub), launch, stage.code())
+        return made_from, tuple(dict.fromkeys(waits_for))
 
     def _record(self, stage: Stage, made_from: StageInputs) -> tuple[StageRecord | None, bool]:
         """The record of the stage's last start, and whether it was recovered.
@@ -98,21 +141,6 @@ class StageDecisions:
             return None, False
         self._ledger.adopt(self._run_id, found)
         return self._ledger.latest(stage.label), True
-
-    def _compared(self, stage: Stage, record: StageRecord, made_from: StageInputs) -> tuple[bool, str]:
-        """Whether the stage runs, and why. Reads all of its outputs to find damage."""
-        same_key = record.key == made_from.key
-        if record.status != "finished":
-            return True, "" if same_key else f"started from scratch: {made_from.changes(record)}"
-        kept = ""
-        if not same_key:
-            if self._config.changed_code == "remake" or record.key != made_from.key_with(record.code):
-                return True, f"made again: {made_from.changes(record)}"
-            kept = f", though {made_from.changes(record)} (changed_code: keep)"
-        self._checking(stage)
-        if fault := damage_in(record, stage.outputs):
-            return True, f"made again: {fault}"
-        return False, f"up to date{kept}"
 
     def _content(self, stage: Stage, name: str, path: Path, earlier: Sequence[Stage]) -> str:
         run_dir = self._config.run_dir
@@ -140,3 +168,15 @@ class StageDecisions:
         """
         source = stage.source_of(name)
         return selected_fingerprint(source) if source is not None and source.is_selective else ""
+
+
+def _makes(stage: Stage, path: Path) -> bool:
+    """Whether a stage writes `path`, the folder around it or a part of it."""
+    return any(within(path, out) or within(out, path) for out in stage.outputs.values())
+
+
+def upgrade_notice(upgrades: Sequence[str], changed_code: str) -> str:
+    """What a change of libraries since the stages of a run were made means for them."""
+    remade = "stages whose code uses them are made again; set changed_code: keep to leave finished stages as they are"
+    kept = "stages that they made are left as they are (changed_code: keep)"
+    return f"libraries changed: {', '.join(upgrades)}: {kept if changed_code == 'keep' else remade}"

@@ -21,7 +21,7 @@ from align.errors import StageError
 from align.manifest import data_manifest_path
 from align.precision import AUTO, Decision, kept, overrides
 from align.reporting import duration
-from align.rounds.decisions import LEDGER, LOGS, StageDecisions
+from align.rounds.decisions import LEDGER, LOGS, StageDecisions, upgrade_notice
 from align.rounds.finished import described, stage_record_path, write_stage_record
 from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, Stage, plan, within
@@ -90,6 +90,8 @@ class _Driver:
         decisions = StageDecisions(self.config, self.ledger, run_id, self._checking)
         for stage in self.stages:
             self._end_leftovers(stage)
+        if upgrades := decisions.upgrades(self.stages):
+            self.screen.say(upgrade_notice(upgrades, self.config.changed_code))
         ran = 0
         for place, stage in enumerate(self.stages):
             if place == 0 or stage.round != self.stages[place - 1].round:

@@ -1,4 +1,4 @@
-"""Whether a finished stage still holds, and why not: what it was made from, and what is on disk now.
+"""Whether the outputs of a finished stage are as they were when it ended.
 
 Also the record of a stage in its own folder, from which a lost ledger is filled again.
 """
@@ -13,14 +13,13 @@ from typing import Any
 
 from align.errors import CheckpointError
 from align.files import fingerprints_in, folder_fingerprint, whole_file
-from align.harmless import changes_no_result
 from align.manifest import SEAL, content_fingerprint, verify_folder
+from align.rounds.changes import listed
 from align.rounds.ledger import StageRecord, record_of
 from align.source_code import code_changes
 
 STAGE_RECORD = ".stage"
 """JSON, without the ending: an average or a merged model copies its first member's *.json files."""
-_SHOWN = 3
 
 
 def described(outputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -41,7 +40,7 @@ def damage_in(record: StageRecord, outputs: Mapping[str, Path]) -> str:
     Every file is read: checkpoints against the hashes in their MANIFEST.json, other files against the ledger.
     """
     if record.outputs.keys() != outputs.keys():
-        return f"it has other outputs: {_listed(sorted(record.outputs.keys() ^ outputs.keys()))}"
+        return f"it has other outputs: {listed(sorted(record.outputs.keys() ^ outputs.keys()))}"
     for name, path in outputs.items():
         entry = record.outputs[name]
         if not path.exists():
@@ -51,7 +50,7 @@ def damage_in(record: StageRecord, outputs: Mapping[str, Path]) -> str:
         now = described({name: path})[name]
         if now["blake3"] != entry["blake3"]:
             changed = code_changes(entry.get("files", {}), now.get("files", {}))
-            return f"{_listed([str(path / file) for file in changed] or [str(path)])} changed since the stage ended"
+            return f"{listed([str(path / file) for file in changed] or [str(path)])} changed since the stage ended"
     return ""
 
 
@@ -64,28 +63,6 @@ def seal_damage(path: Path) -> str:
     except CheckpointError as error:
         return f"{error.where} {error.what}"
     return ""
-
-
-def changes_since(
-    record: StageRecord, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]], code: Mapping[str, str]
-) -> list[str]:
-    """Why a stage has another key than its record, for a person: settings, inputs and code that changed."""
-    found = []
-    for name in sorted(inputs.keys() | record.inputs.keys()):
-        before, now = (entries.get(name, {}).get("blake3") for entries in (record.inputs, inputs))
-        if before != now:
-            found.append(f"input changed: {name} ({inputs.get(name, record.inputs.get(name, {}))['path']})")
-    paths = {*inputs, *record.inputs, *record.outputs}
-    old, new = _flat(record.config), _flat(config)
-    settings = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    settings = [name for name in settings if name not in paths and not changes_no_result(name)]
-    if settings:
-        found.append(f"settings changed: {_listed(settings)}")
-    if not record.code:
-        found.append("the code that made it was not recorded")
-    elif changed := code_changes(dict(record.code), dict(code)):
-        found.append(f"code changed: {_listed(changed)}")
-    return found
 
 
 def stage_record_path(outputs: Mapping[str, Path]) -> Path | None:
@@ -115,18 +92,3 @@ def read_stage_record(label: str, outputs: Mapping[str, Path]) -> StageRecord | 
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return record if record is not None and record.label == label and record.status == "finished" else None
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key: {"a": {"b": 1}} as {"a.b": 1}."""
-    if isinstance(values, dict | list):
-        items = values.items() if isinstance(values, dict) else enumerate(values)
-        found: dict[str, Any] = {}
-        for key, value in items:
-            found |= _flat(value, f"{prefix}{key}.")
-        return found or {prefix.rstrip("."): values}
-    return {prefix.rstrip("."): values}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -9,7 +9,7 @@ from align.files import fingerprint
 from align.source_code import ROOT
 
 PREFIX = "assets/"
-_PINS = "align/assets.py"
+PINS = "align/assets.py"
 
 
 def packaged_data(code: Mapping[str, str]) -> dict[str, str]:
@@ -18,22 +18,12 @@ def packaged_data(code: Mapping[str, str]) -> dict[str, str]:
     code: what `align.source_code.code_of` found. The pins are in it, as the text of align/assets.py; this adds a file
         that was changed in the cache after it was unpacked. A package that is not in the cache is left out.
     """
-    if _PINS not in code:
+    if PINS not in code:
         return {}
-    files = [ROOT / name for name in code if name.endswith(".py") and name != _PINS]
+    files = [ROOT / name for name in code if name.endswith(".py") and name != PINS]
     text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
     found = {}
     for name, asset in ASSETS.items():
         if any(f'"{spelled}"' in text for spelled in (name, name.replace("-", "_"))) and is_ready(asset):
             found[f"{PREFIX}{asset.folder}"] = fingerprint(assets_folder() / asset.folder)
     return found
-
-
-def as_recorded(code: Mapping[str, str], record: Mapping[str, str]) -> dict[str, str]:
-    """`code`, with exactly those packages that a stage's record has, for comparing the two.
-
-    A package that another stage fetched since is left out, and one that was deleted from the cache since counts as
-    unchanged: it would be fetched again from the same pin.
-    """
-    packages = {name: code.get(name, value) for name, value in record.items() if name.startswith(PREFIX)}
-    return {name: value for name, value in code.items() if not name.startswith(PREFIX)} | packages

@@ -28,9 +28,10 @@ from align.harmless import changes_no_result
 from align.hub_names import is_hub_name, similar_path
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
-from align.rounds.packaged import packaged_data
+from align.rounds.libraries import library_versions
+from align.rounds.packaged import PINS, packaged_data
 from align.settings import INPUT, OUTPUT, HubConfig, InputPath, OutputPath, Source, paths_of, unused_backends
-from align.source_code import code_of
+from align.source_code import code_of, libraries_of
 
 
 class StageConfig(Section):
@@ -78,8 +79,9 @@ class RoundsConfig(Recipe):
     stop_seconds: float = Field(120, gt=0)
     """How long a stage may take to save and leave after Ctrl-C or SIGTERM before it is killed."""
     changed_code: Literal["remake", "keep"] = "remake"
-    """remake: a finished stage whose code changed is made again (the files that its recipe imports, comments aside).
-    keep: it is left as it is, and the log says what changed; for a fix that is known not to touch its result."""
+    """remake: a finished stage whose code changed is made again: the files that its recipe imports, comments aside, and
+    the versions of the libraries that compute its result. keep: it is left as it is, a stage that was interrupted goes
+    on, and the log says what changed; for a fix or an upgrade that is known not to touch the result."""
 
     @model_validator(mode="after")
     def _names_hold_together(self) -> Self:
@@ -132,9 +134,18 @@ class Stage:
         return value if isinstance(value, Source) else None
 
     def code(self) -> dict[str, str]:
-        """File -> hash of the source files that make the stage's result, and of the packaged data that they read."""
-        found = code_of(*self.code_starts, without=unused_backends(self.config)) if self.code_starts else {}
-        return found | packaged_data(found)
+        """What the stage's result is computed with: file -> hash of its source files and of the packaged data that they
+        read, and `library/<name>` -> version of the libraries that they import.
+
+        Libraries that only align/assets.py imports do not count: it makes packaged data, which count by content.
+        """
+        if not self.code_starts:
+            return {}
+        without = unused_backends(self.config)
+        found = code_of(*self.code_starts, without=without)
+        imported = libraries_of(*self.code_starts, without=without)
+        modules = {module for file, names in imported.items() if file != PINS for module in names}
+        return found | packaged_data(found) | library_versions(modules, dump(self.config), self.launch)
 
     def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str, code: dict[str, str]) -> str:
         """BLAKE3 of all that decides what the stage makes.

@@ -6,6 +6,7 @@ From these follows the stage's key. A finished stage is up to date as long as it
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,16 @@ from typing import Any
 from align.config import dump
 from align.files import fingerprint_of
 from align.manifest import content_fingerprint
-from align.rounds.finished import changes_since
+from align.rounds.changes import Change, changes_since
 from align.rounds.hub_inputs import hub_content, with_commits_of
 from align.rounds.ledger import StageRecord
-from align.rounds.packaged import as_recorded, packaged_data
+from align.rounds.libraries import PREFIX as LIBRARY
+from align.rounds.packaged import PREFIX as PACKAGE
+from align.rounds.packaged import packaged_data
 from align.rounds.plan import Stage
+
+NOT_MADE = "not made yet"
+"""Content of an input that an earlier stage is going to make; only a preview of a start has such inputs."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class StageInputs:
     """The keys of `inputs` that are names on the Hub."""
     launch: str
     code: dict[str, str]
-    """Source file -> hash."""
+    """Source file -> hash; also packaged data, and versions of libraries."""
 
     @cached_property
     def key(self) -> str:
@@ -49,16 +55,29 @@ class StageInputs:
         return replace(self, code=self.code | packaged_data(self.code), inputs=self.inputs | fetched)
 
     def compared_with(self, record: StageRecord) -> StageInputs:
-        """A copy that can be compared with a record: it has exactly the packages that the record lists, and the
-        record's commit of a Hub name where only one of the two has a commit."""
-        return replace(
-            self, code=as_recorded(self.code, record.code), inputs=with_commits_of(self.inputs, record.inputs)
-        )
+        """A copy that can be compared with a record: it has exactly the packages and libraries that the record lists,
+        the record's commit of a Hub name where only one of the two has a commit, and the record's content of an input
+        that is NOT_MADE."""
+        inputs = with_commits_of(self.inputs, record.inputs)
+        for name, entry in inputs.items():
+            if entry["blake3"] == NOT_MADE:
+                inputs[name] = record.inputs.get(name, entry)
+        return replace(self, code=as_recorded(self.code, record.code), inputs=inputs)
 
-    def changes(self, record: StageRecord) -> str:
-        """Why the key differs from the record's, in words for a person."""
-        found = changes_since(record, dump(self.stage.config), self.inputs, self.code)
-        return "; ".join(found) or "its launch file changed, or an older version made it"
+    def changes(self, record: StageRecord) -> list[Change]:
+        """Why the key differs from the record's. Call it on a copy that was made by `compared_with`."""
+        return changes_since(record, dump(self.stage.config), self.inputs, self.code)
+
+
+def as_recorded(code: Mapping[str, str], record: Mapping[str, str]) -> dict[str, str]:
+    """`code`, with exactly those packages and libraries that a stage's record has, for comparing the two.
+
+    A package that another stage fetched since is left out, as is a library that an earlier version of this project did
+    not record. One that was deleted from the cache or uninstalled since counts as unchanged: a package would be fetched
+    again from the same pin, and a stage that requires a library says itself that it is missing.
+    """
+    extras = {name: code.get(name, value) for name, value in record.items() if name.startswith((PACKAGE, LIBRARY))}
+    return {name: value for name, value in code.items() if not name.startswith((PACKAGE, LIBRARY))} | extras
 
 
 def content_on_hub(stage: Stage, name: str) -> str:

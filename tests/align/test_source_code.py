@@ -10,7 +10,7 @@ import pytest
 from align import source_code
 from align.manifest import code_fingerprint
 from align.settings import BACKENDS, SamplingConfig, SamplingServerConfig, backend_module, unused_backends
-from align.source_code import code_changes, code_of
+from align.source_code import code_changes, code_of, libraries_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +81,16 @@ def test_code_that_is_not_used_is_left_out_with_its_own_imports_unless_it_is_a_s
     assert list(code_of(train, without=["align.loop"])) == ["align/__init__.py", "recipes/train.py"]
     assert code_of(train, "align.loop", without=["align.loop"]) == code_of(train)
     assert "align/loss.py" in code_of(train, "align.loss", without=["align.loop"])
+
+
+def test_libraries_are_those_of_other_projects_also_inside_functions_and_named_as_optional(project: Path) -> None:
+    (project / "align" / "loss.py").write_text(
+        "import json\nimport numpy as np\n"
+        "def loss(x):\n    from torch.nn import functional\n    return library('vllm.engine', 'vllm', 'x')\n"
+    )
+    found = libraries_of(project / "recipes" / "train.py")
+    assert {name: names for name, names in found.items() if names} == {"align/loss.py": ("numpy", "torch", "vllm")}
+    assert libraries_of(project / "recipes" / "train.py", without=["align.loop"]).keys().isdisjoint({"align/loss.py"})
 
 
 def test_of_the_backends_only_the_chosen_one_is_part_of_a_unit_of_candidates() -> None:
