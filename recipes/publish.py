@@ -7,8 +7,6 @@ The token is read from the environment variable HF_TOKEN.
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from align.config import Recipe, main
 from align.settings import HubConfig, InputPath
 
@@ -19,16 +17,6 @@ class PublishRecipe(Recipe):
     checkpoint: InputPath
     """The finished checkpoint."""
     hub: HubConfig
-    base_model: str = Field("", pattern=r"^$|^[\w.-]+/[\w.-]+$")
-    """The Hub name of the model that training began from. Empty: found by following the checkpoint's manifest."""
-    license: str = ""
-    """The Hub's identifier of the model's licence, such as apache-2.0 or llama3.1. Empty: the strictest licence of base
-    model and data; `other` if several apply, `unknown` if one is not known. A licence that is more permissive than that
-    of the base model or the data is refused."""
-    languages: tuple[str, ...] = ()
-    """Languages of the training data, as ISO 639 codes such as en."""
-    licences: dict[str, str] = Field(default_factory=dict)
-    """Source of rows -> the Hub's identifier of its licence, for your own data."""
     data: tuple[InputPath, ...] = ()
     """Further files of training rows, or folders of them. The files named in the checkpoint's manifest, and in those of
     an average's members, are listed without this setting."""
@@ -40,23 +28,11 @@ class PublishRecipe(Recipe):
 
 def run(recipe: PublishRecipe) -> bool:
     """Push or print. Returns whether the checkpoint is on the Hub."""
-    from align.manifest import verify_folder
-    from align.publish.facts import card_facts
     from align.publish.hub import upload
 
-    facts = card_facts(
-        recipe.checkpoint,
-        verify_folder(recipe.checkpoint),
-        recipe.hub.repo,
-        base_model=recipe.base_model,
-        license_id=recipe.license,
-        data=recipe.data,
-        evaluations=recipe.evaluations,
-        command=recipe.command,
-        languages=recipe.languages,
-        licences=recipe.licences,
+    return upload(
+        recipe.checkpoint, recipe.hub, data=recipe.data, evaluations=recipe.evaluations, command=recipe.command
     )
-    return upload(recipe.checkpoint, recipe.hub, facts)
 
 
 if __name__ == "__main__":

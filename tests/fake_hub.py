@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -62,6 +63,7 @@ class Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer: a second one would wait 40 ms for the first one's acknowledgement
 
     def __init__(self, hub: FakeHub, *arguments: object) -> None:
         self.hub = hub
@@ -179,10 +181,19 @@ class _Handler(BaseHTTPRequestHandler):
         ]
 
 
+class Served(Protocol):
+    """A hub that has an address while it is served."""
+
+    endpoint: str
+
+
+H = TypeVar("H", bound=Served)
+
+
 @contextmanager
-def serving(hub: FakeHub) -> Iterator[FakeHub]:
+def serving(hub: H, handler: type[BaseHTTPRequestHandler] = _Handler) -> Iterator[H]:
     """Serve `hub` in the block, at `hub.endpoint`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, hub))  # type: ignore[arg-type]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, hub))  # type: ignore[arg-type]
     server.daemon_threads = True
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True)

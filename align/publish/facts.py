@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from align.publish.lineage import json_object, lineage_of, relation_of
 from align.publish.model_card import CardFacts, DataFile
 from align.publish.names import shown_path
 from align.reporting import logger
+from align.settings import HubConfig
 
 log = logger(__name__)
 
@@ -24,48 +25,46 @@ _MANIFEST_ENDING = ".manifest.json"
 def card_facts(
     checkpoint: Path,
     manifest: Mapping[str, Any],
-    repo: str,
+    hub: HubConfig,
     *,
-    base_model: str = "",
-    license_id: str = "",
+    branch: str = "",
     data: Iterable[Path] = (),
     evaluations: Iterable[Path] = (),
     command: str = "",
-    languages: Sequence[str] = (),
-    licences: Mapping[str, str] | None = None,
 ) -> CardFacts:
     """The facts of a checkpoint's card.
 
     manifest: the checkpoint's. Its start, members and data files are followed on this disk.
-    base_model, license_id, languages: what the user states; worked out where empty.
+    hub: the repository, and what the user states; the rest is worked out.
+    branch: where the checkpoint is on the Hub, if main will not have it.
     data: further files of rows, or folders of them, such as those that sampled and mixed the rows.
     evaluations: results of recipes/run_eval.py. Those of another model are left out with a warning.
-    licences: source -> licence, for sources that the project does not know.
 
     Raises PublishError for a licence that the data do not permit.
     """
     lineage = lineage_of(checkpoint, manifest)
-    bases = [base_model] if base_model else lineage.bases
-    unknown = [] if base_model else lineage.unknown
+    bases = [hub.base_model] if hub.base_model else lineage.bases
+    unknown = [] if hub.base_model else lineage.unknown
     paths = dict.fromkeys(path for given in (*lineage.data, *data) for path in _row_files(given))
-    files = [data_file(path, licences or {}) for path in paths]
+    files = [data_file(path, hub.licences) for path in paths]
     files += [DataFile(name, None, licences={name: UNKNOWN}) for name in (*lineage.missing_data, *lineage.datasets)]
     base_licences = [licence_of_base(base) for base in bases] + [UNKNOWN for _ in unknown]
     data_licences = [licence for file in files for licence in file.licences.values()]
     scores = {record["name"]: record["scores"] for record in _evaluations_of(checkpoint, evaluations)}
     config = json_object(checkpoint / "config.json")
     return CardFacts(
-        title=repo.rpartition("/")[2],
-        repo=repo,
+        title=hub.repo.rpartition("/")[2],
+        repo=hub.repo,
+        revision="" if hub.update_main else branch,
         base_models=tuple(bases),
-        base_is_stated=bool(base_model),
+        base_is_stated=bool(hub.base_model),
         unknown_starts=tuple(unknown),
         relation=relation_of(checkpoint, manifest),
-        license=card_licence(base_licences, data_licences, license_id),
+        license=card_licence(base_licences, data_licences, hub.license),
         base_licences=dict(zip(bases, base_licences, strict=False)),
         data=tuple(files),
         datasets=tuple(lineage.datasets),
-        languages=tuple(languages),
+        languages=hub.languages,
         model_type=str(config.get("model_type") or ""),
         has_chat_template=(checkpoint / "chat_template.jinja").is_file()
         or "chat_template" in json_object(checkpoint / "tokenizer_config.json"),

@@ -38,6 +38,8 @@ class CardFacts:
     title: str = ""
     repo: str = ""
     """owner/name of the published model, for the usage example."""
+    revision: str = ""
+    """The branch that has the model; empty for main."""
     base_models: tuple[str, ...] = ()
     """Hub names of the models that training began from."""
     base_is_stated: bool = False
@@ -162,10 +164,11 @@ def _usage(facts: CardFacts, stage: str) -> str:
     imports = ["from transformers import AutoTokenizer", f"from {'peft' if adapter else 'transformers'} import {kind}"]
     if not adapter:
         imports = [f"from transformers import {kind}, AutoTokenizer"]
+    where = f'"{facts.repo}", revision="{facts.revision}"' if facts.revision else f'"{facts.repo}"'
     load = [
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{facts.repo}")',
-        f'model = {kind}.from_pretrained("{facts.repo}")',
+        f"tokenizer = AutoTokenizer.from_pretrained({where})",
+        f"model = {kind}.from_pretrained({where})",
     ]
     return "\n".join(["## Usage", "", *_fenced("\n".join([*imports, *load, *use]), "python")])
 

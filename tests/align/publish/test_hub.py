@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
+import shlex
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,55 +16,28 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from align.assets import starting_checkpoint
+from align.config import load_config
 from align.errors import CheckpointError, PublishError, RowError
 from align.jsonl import write_rows
 from align.manifest import SEAL, verify_folder, write_data_manifest, write_folder_manifest
 from align.publish import hub
 from align.publish.facts import card_facts
-from align.publish.hub import publish, published_files, upload
+from align.publish.hub import publish, upload
 from align.publish.licences import SOURCES, card_licence, licence_of_source
 from align.publish.model_card import CardFacts, DataFile, cell, model_card
 from align.publish.names import shown_path, without_paths
 from align.publish.secrets import refuse_secrets
+from align.publish.staging import published_files
 from align.rows import Message, SFTRow
 from align.settings import HubConfig
 from data_builders.packaged import PACKAGES
 from data_builders.questions.importers import BOOLQ
+from recipes.publish import PublishRecipe
+from tests.writable_hub import Client
 
 ROOT = Path(__file__).parents[3]
 
 TOKEN = "hf_" + "a1B2" * 8
-
-
-class StandIn:
-    """The two calls of HfApi that are used, kept to their real signatures; a list of errors is raised first."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.sent: dict[str, bytes] = {}
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
-        self.calls.append(("create_repo", {"repo_id": repo_id, "private": private, "exist_ok": exist_ok}))
-        self._fail()
-
-    def upload_folder(self, *, repo_id: str, folder_path: str, allow_patterns: list[str], commit_message: str) -> None:
-        self.calls.append(("upload_folder", {"repo_id": repo_id, "commit_message": commit_message}))
-        self._fail()
-        for file in Path(folder_path).rglob("*"):
-            name = file.relative_to(folder_path).as_posix()
-            if file.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):  # as the Hub does
-                self.sent[name] = file.read_bytes()
-
-    def _fail(self) -> None:
-        if self.errors:
-            raise self.errors.pop(0)
-
-
-class HubError(Exception):
-    def __init__(self, status: int) -> None:
-        super().__init__(f"status {status} for a request with Bearer {TOKEN}")
-        self.response = SimpleNamespace(status_code=status)
 
 
 @pytest.fixture
@@ -87,34 +59,27 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    waited: list[float] = []
-    monkeypatch.setattr(hub.time, "sleep", waited.append)
-    return waited
-
-
 PUSH = HubConfig(repo="me/model", push=True)
 
 
-def test_only_listed_files_of_the_folder_itself_go(checkpoint: Path) -> None:
+def test_only_listed_files_of_the_folder_itself_go(api: Client, checkpoint: Path) -> None:
     (checkpoint / "generation_config.json").symlink_to("/etc/hostname")
-    api = StandIn()
     assert upload(checkpoint, PUSH, api=api)
     assert set(api.sent) == {"MANIFEST.json", "README.md", "config.json", "model.safetensors", "tokenizer.json"}
     assert api.sent["model.safetensors"] == b"weights"
-    assert api.calls[0] == ("create_repo", {"repo_id": "me/model", "private": True, "exist_ok": True})
+    assert api.hub.model().private
     assert not any(TOKEN.encode() in content for content in api.sent.values())
 
 
-def test_a_dry_run_says_what_would_go_and_sends_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    api = StandIn()
+def test_a_dry_run_says_what_would_go_and_sends_nothing(
+    api: Client, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not upload(checkpoint, HubConfig(repo="me/model"), api=api)
-    assert api.calls == []
+    assert api.hub.requests == []
     out = capsys.readouterr().out
     names = [line.split()[0] for line in out.splitlines()[1:-2]]
     assert names == sorted(file.name for file in published_files(checkpoint))
-    assert out.startswith("would go to me/model (private if it has to be made):")
+    assert out.startswith("would go to the branch sft of the model me/model (private if it has to be made):")
     total = sum(file.stat().st_size for file in published_files(checkpoint))
     assert f"{total / 1000:.1f} kB" in out.splitlines()[-2]
     assert out.splitlines()[-1] == "nothing was sent; hub.push=true sends it"
@@ -148,19 +113,18 @@ def test_a_dry_run_says_what_would_go_and_sends_nothing(checkpoint: Path, capsys
     ],
 )
 def test_a_secret_in_a_text_file_is_refused(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, text: str, secret: str
+    api: Client, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, text: str, secret: str
 ) -> None:
     monkeypatch.setenv("SOME_API_KEY", "my-own-password-1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalr/XUtnFEMI+K7MDENG")
     monkeypatch.setenv("PGPASSWORD", "opensesame2")
     (checkpoint / "tokenizer_config.json").write_text(text)
-    api = StandIn()
     with pytest.raises(
         PublishError, match=f"tokenizer_config.json: holds {secret}, which must not be published. Remove"
     ) as caught:
         upload(checkpoint, PUSH, api=api)
     assert text not in str(caught.value)
-    assert api.calls == []
+    assert api.hub.requests == []
 
 
 def test_ordinary_text_holds_no_secret(tmp_path: Path) -> None:
@@ -209,40 +173,11 @@ def test_a_secret_in_the_metadata_of_weights_is_refused(tmp_path: Path) -> None:
         refuse_secrets([file])
 
 
-def test_a_folder_that_is_not_whole_does_not_go(checkpoint: Path) -> None:
+def test_a_folder_that_is_not_whole_does_not_go(api: Client, checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"flipped")
-    api = StandIn()
     with pytest.raises(CheckpointError, match=r"model.safetensors: does not have the content"):
         upload(checkpoint, PUSH, api=api)
-    assert api.calls == []
-
-
-def test_a_broken_line_is_tried_again_with_longer_waits(checkpoint: Path, waits: list[float]) -> None:
-    api = StandIn(ConnectionError("reset"), HubError(503), HubError(429))
-    assert upload(checkpoint, PUSH, api=api)
-    assert waits == [2.0, 4.0, 8.0]
-    assert "model.safetensors" in api.sent
-
-
-def test_it_gives_up_in_the_end(checkpoint: Path, waits: list[float]) -> None:
-    api = StandIn(*[ConnectionError("reset")] * 9)
-    with pytest.raises(PublishError, match=r"the Hub did not accept it \(ConnectionError: reset\). Try again once"):
-        upload(checkpoint, PUSH, api=api)
-    assert len(waits) == hub.TRIES - 1
-
-
-def test_a_refusal_is_not_tried_again_and_the_token_is_not_shown(
-    checkpoint: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(
-        PublishError, match=r"the Hub did not accept it .*<token>.*Check HF_TOKEN and hub.repo"
-    ) as caught:
-        upload(checkpoint, PUSH, api=StandIn(HubError(403)))
-    assert waits == []
-    assert TOKEN not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert api.hub.requests == []
 
 
 def test_without_a_token_it_says_so(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +217,9 @@ def trained(folder: Path, start: Path | str, data: Path | str, stage: str = "sft
 def card_of(folder: Path, **stated: Any) -> tuple[dict[str, Any], str]:
     """Front matter and text of a checkpoint's card."""
     manifest = verify_folder(folder)
-    card = model_card(manifest, card_facts(folder, manifest, "me/model", **stated))
+    beyond = {name: stated.pop(name) for name in ("data", "evaluations", "command") if name in stated}
+    hub = HubConfig(repo="me/model", **stated)
+    card = model_card(manifest, card_facts(folder, manifest, hub, **beyond))
     _, head, body = card.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -348,7 +285,7 @@ def test_an_average_shows_its_members_and_their_hyper_parameters(tmp_path: Path,
     assert str(tmp_path) not in body
 
 
-def test_an_adapter_is_labelled_for_peft_and_sent_with_its_bases_hub_name(tmp_path: Path) -> None:
+def test_an_adapter_is_labelled_for_peft_and_sent_with_its_bases_hub_name(api: Client, tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
     place = str(tmp_path / "models--Qwen--Qwen2-0.5B" / "snapshots" / "ab12")
     adapter = json.dumps({"base_model_name_or_path": place, "r": 8})
@@ -356,7 +293,6 @@ def test_an_adapter_is_labelled_for_peft_and_sent_with_its_bases_hub_name(tmp_pa
     head, body = card_of(folder)
     assert (head["library_name"], head["base_model_relation"]) == ("peft", "adapter")
     assert "AutoPeftModelForCausalLM" in body
-    api = StandIn()
     assert upload(folder, PUSH, api=api)
     sent = json.loads(api.sent["adapter_config.json"])
     assert sent == {"base_model_name_or_path": "Qwen/Qwen2-0.5B", "r": 8}
@@ -370,10 +306,12 @@ def test_an_adapter_is_labelled_for_peft_and_sent_with_its_bases_hub_name(tmp_pa
         tmp_path / "other", start, rows, adapter_config__json=json.dumps({"base_model_name_or_path": str(start)})
     )
     with pytest.raises(PublishError, match=r"adapter_config.json: names its base model as .*Publish the base first"):
-        upload(nowhere, PUSH, api=StandIn())
+        upload(nowhere, PUSH, api=api)
 
 
-def test_an_adapter_over_a_model_that_was_trained_here_is_not_sent_as_one_of_its_base(tmp_path: Path) -> None:
+def test_an_adapter_over_a_model_that_was_trained_here_is_not_sent_as_one_of_its_base(
+    api: Client, tmp_path: Path
+) -> None:
     """Its lineage leads to a Hub model of the same shapes, over which it would compute something else."""
     rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
     whole = trained(tmp_path / "models" / "sft", "Qwen/Qwen2-0.5B", rows)
@@ -387,10 +325,8 @@ def test_an_adapter_over_a_model_that_was_trained_here_is_not_sent_as_one_of_its
         folder, [folder / name for name in manifest["files"]], {**manifest, "base": base, "config": config}
     )
     with pytest.raises(PublishError, match=r"adapter_config.json: names its base model as .*Publish the base first"):
-        upload(folder, PUSH, api=StandIn())
-    api = StandIn()
-    manifest = json.loads((folder / SEAL).read_text())
-    assert upload(folder, PUSH, card_facts(folder, manifest, "me/lora", base_model="me/sft"), api=api)
+        upload(folder, PUSH, api=api)
+    assert upload(folder, HubConfig(repo="me/lora", push=True, base_model="me/sft"), api=api)
     sent = json.loads(api.sent["adapter_config.json"])
     assert (sent["base_model_name_or_path"], sent["revision"]) == ("me/sft", None)
     assert json.loads(api.sent[SEAL])["base"] == {"weights": "12" * 32}, "not where this machine has it"
@@ -398,15 +334,13 @@ def test_an_adapter_over_a_model_that_was_trained_here_is_not_sent_as_one_of_its
     assert not any(str(tmp_path).encode() in content for content in api.sent.values())
 
 
-def test_no_path_of_this_machine_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_path_of_this_machine_is_sent(api: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = rows_of(tmp_path / "data" / "my rows" / "sft.jsonl", "tasks/office")
     folder = trained(tmp_path / "run" / "sft", "/home/ann/models/base", rows)
     manifest = verify_folder(folder)
     command = f"python recipes/sft.py {tmp_path}/x.yaml training.output_dir=/home/ann/runs/sft hub={{a: ~/b/c}}"
-    facts = card_facts(folder, manifest, "me/model", command=command)
-    api = StandIn()
-    assert upload(folder, PUSH, facts, api=api)
+    assert upload(folder, PUSH, command=command, api=api)
     for name in ("README.md", "MANIFEST.json"):
         text = api.sent[name].decode()
         assert str(tmp_path) not in text, name
@@ -450,8 +384,8 @@ def test_prompts_that_forbid_commercial_use_are_never_published_as_apache(tmp_pa
     assert head["license"] == "cc-by-nc-4.0"
     assert "llamafactory/alpaca\\_en\\_demo: cc-by-nc-4.0; tasks: apache-2.0" in body
     with pytest.raises(PublishError, match=r"license: states apache-2.0, but the model was made from cc-by-nc-4.0"):
-        card_of(folder, license_id="apache-2.0")
-    assert card_of(folder, license_id="other")[0]["license"] == "other"
+        card_of(folder, license="apache-2.0")
+    assert card_of(folder, license="other")[0]["license"] == "other"
 
 
 @pytest.mark.parametrize(
@@ -503,7 +437,7 @@ def test_data_named_by_a_pattern_are_listed_file_by_file(tmp_path: Path) -> None
     for name in ("a", "b"):
         rows_of(tmp_path / f"{name}.jsonl", "tasks/office")
     folder = trained(tmp_path / "sft", "meta-llama/Llama-3.1-8B", tmp_path / "*.jsonl")
-    facts = card_facts(folder, verify_folder(folder), "me/model")
+    facts = card_facts(folder, verify_folder(folder), PUSH)
     assert [(Path(file.name).name, file.licences) for file in facts.data] == [
         ("a.jsonl", {"tasks": "apache-2.0"}),
         ("b.jsonl", {"tasks": "apache-2.0"}),
@@ -528,21 +462,34 @@ def test_every_packaged_source_has_a_licence_and_rows_keep_their_source() -> Non
 # What a failed push says
 
 
-@pytest.mark.parametrize("private", [True, False])
-def test_a_failed_push_gives_a_command_with_this_checkpoints_base_and_licence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
+def test_a_failed_push_gives_the_command_that_makes_the_same_push(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
-    folder = trained(tmp_path / "sft", "meta-llama/Llama-3.1-8B", rows)
+    rows = rows_of(tmp_path / "sft.jsonl", "my/rows")
+    folder = trained(tmp_path / "round 2" / "sft", "me/base", rows)
     warnings: list[str] = []
     monkeypatch.setattr(hub.log, "warning", lambda text, *values: warnings.append(text % values))
-    assert publish(folder, HubConfig(repo="me/model", push=True, private=private)) is False
-    assert warnings[0].startswith("not published: me/model: requires a token in HF_TOKEN")
-    settings = f"checkpoint={folder} hub.repo=me/model hub.push=true"
-    settings += "" if private else " hub.private=false"
-    settings += " base_model=meta-llama/Llama-3.1-8B license=llama3.1"
-    assert warnings[0].endswith(f"recipes/publish.py recipes/configs/publish/default.yaml {settings}")
+    stated = HubConfig(
+        repo="me/model",
+        push=True,
+        private=False,
+        tag="1.0",
+        branch="b",
+        update_main=True,
+        license="mit",
+        languages=("en", "no"),
+        licences={"my/rows": "mit"},
+    )
+    assert publish(folder, stated) is False
+    said, _, command = warnings[0].partition(" Try again with: ")
+    assert said == "not published: me/model: requires a token in HF_TOKEN, found none. Set HF_TOKEN to a write token."
+    _, script, config, *settings = shlex.split(command)
+    assert script == "recipes/publish.py"
+    again = load_config(PublishRecipe, ROOT / config, settings)
+    assert (again.checkpoint, again.hub) == (folder, stated)
+    assert publish(folder, PUSH) is False
+    assert warnings[1].endswith(f"'checkpoint={folder}' hub.repo=me/model hub.push=true"), "nothing but what is set"
 
 
 def test_the_default_config_states_nothing_that_is_wrong_for_others() -> None:
@@ -556,7 +503,9 @@ def test_a_failed_push_never_fails_a_training(checkpoint: Path, monkeypatch: pyt
     monkeypatch.setattr(hub.log, "warning", lambda text, *values: warnings.append(text % values))
     assert publish(checkpoint, PUSH) is False
     assert "model.safetensors: does not have the content" in warnings[0]
-    assert "license=" not in warnings[0]
+    monkeypatch.setattr(hub, "verify_folder", lambda folder: 1 / 0)
+    assert publish(checkpoint, PUSH) is False
+    assert warnings[1].startswith("not published: ZeroDivisionError: division by zero. Try again with: python recipes")
 
 
 # The text of a card
