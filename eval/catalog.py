@@ -12,8 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from align.config import Section
-from align.settings import ModelConfig, SamplingConfig
+from pydantic import Field, create_model
+
+from align.config import Recipe, Section
+from align.settings import ModelConfig, SamplingConfig, unused_backends
 
 if TYPE_CHECKING:
     from eval.runner import Result
@@ -68,6 +70,41 @@ EVALUATIONS = {
     ),
 }
 """In the order in which they run: the model is freed before the reward model is loaded."""
+
+
+class EvalSamplingConfig(SamplingConfig):
+    """How the evaluated model answers: greedily, unless set otherwise."""
+
+    temperature: float = Field(0.0, ge=0)
+    """0 takes the likeliest token each time."""
+
+
+class EvaluatingRecipe(Recipe):
+    """A recipe whose config has a section for each evaluation to run."""
+
+    @classmethod
+    def catalogue(cls) -> dict[str, str]:
+        return {name: evaluation.summary for name, evaluation in EVALUATIONS.items()}
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
+        """This class with a section for each evaluation that `values` name: only those are imported."""
+        sections: dict[str, Any] = {
+            name: (config_class(name) | None, None) if values[name] is not None else (None, None)
+            for name in EVALUATIONS
+            if name in values
+        }
+        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=cls.__module__, **sections)
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """The evaluations to run, by name."""
+        named = {name: getattr(self, name, None) for name in EVALUATIONS}
+        return {name: section for name, section in named.items() if section is not None}
+
+    def code_modules(self) -> tuple[str, ...]:
+        modules = (EVALUATIONS[name].config.partition(":")[0] for name in self.sections)
+        return ("eval.runner", *modules)
 
 
 def config_class(name: str) -> type[Section]:
@@ -130,3 +167,22 @@ def run_evaluations(
             results.append(evaluated(name, output_dir, subject.config.path, settings, run))
         subject.release()
     return results
+
+
+def evaluations_key(sections: Mapping[str, Section], *, sampling: SamplingConfig, limit: int | None) -> str:
+    """A fingerprint of all that the scores of these evaluations depend on, except for what is evaluated.
+
+    It has the content of every input path in the settings, and the code, as the key of a result has
+    (`eval/runner.py`).
+    """
+    from align.files import fingerprint_of
+    from align.source_code import code_of
+    from eval.runner import settings_key
+
+    keys = []
+    for name, config in sorted(sections.items()):
+        settings: dict[str, Section | int | None] = {"limit": limit, name: config, "sampling": sampling}
+        module = EVALUATIONS[name].config.partition(":")[0]
+        code = code_of("eval.runner", module, without=unused_backends(*settings.values()))
+        keys.append(settings_key(name, settings, code))
+    return fingerprint_of(*keys)

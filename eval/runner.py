@@ -153,7 +153,7 @@ def evaluated(
     evaluate: gets a folder for answers that survive a crash; it is deleted when the result is written.
     """
     code = code_of("eval.runner", f"eval.{name}", without=unused_backends(*settings.values()))
-    made_from = _key(name, settings, code)
+    made_from = settings_key(name, settings, code)
     key = fingerprint_of(made_from, packaged_data(code), *_commits(settings))
     path = output_dir / f"{name}.json"
     existing = read_result(path)
@@ -245,7 +245,8 @@ def _as_json(scores: Mapping[str, Share | None]) -> dict[str, dict[str, float]]:
     return {metric: score._asdict() for metric, score in scores.items() if score is not None}
 
 
-def _key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[str, str]) -> str:
+def settings_key(name: str, settings: Mapping[str, Section | int | None], code: Mapping[str, str]) -> str:
+    """A fingerprint of an evaluation's settings, of the content of every input path in them, and of its code."""
     parts: list[object] = [name, json.dumps(code, sort_keys=True)]
     for label, value in sorted(settings.items()):
         if isinstance(value, Section):

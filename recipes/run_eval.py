@@ -5,25 +5,17 @@ python recipes/run_eval.py recipes/configs/run_eval/rehearsal.yaml model.path=ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, model_validator
 
-from align.config import Recipe, Section, main
-from align.settings import ModelConfig, OutputPath, SamplingConfig
-from eval.catalog import EVALUATIONS, config_class, missing_subject, run_evaluations
-
-
-class EvalSamplingConfig(SamplingConfig):
-    """How the evaluated model answers: greedily, unless set otherwise."""
-
-    temperature: float = Field(0.0, ge=0)
-    """0 takes the likeliest token each time."""
+from align.config import main
+from align.settings import ModelConfig, OutputPath
+from eval.catalog import EVALUATIONS, EvalSamplingConfig, EvaluatingRecipe, missing_subject, run_evaluations
 
 
-class RunEvalRecipe(Recipe):
+class RunEvalRecipe(EvaluatingRecipe):
     """One section for each evaluation to run. An evaluation with unchanged inputs and settings is not run again."""
 
     model: ModelConfig | None = None
@@ -38,20 +30,6 @@ class RunEvalRecipe(Recipe):
     output_dir: OutputPath
     """`<name>.json` for each evaluation."""
 
-    @classmethod
-    def catalogue(cls) -> dict[str, str]:
-        return {name: evaluation.summary for name, evaluation in EVALUATIONS.items()}
-
-    @classmethod
-    def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
-        """This class with a section for each evaluation that `values` name: only those are imported."""
-        sections: dict[str, Any] = {
-            name: (config_class(name) | None, None) if values[name] is not None else (None, None)
-            for name in EVALUATIONS
-            if name in values
-        }
-        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=cls.__module__, **sections)
-
     @model_validator(mode="after")
     def _has_what_it_evaluates(self) -> Self:
         if not self.sections:
@@ -59,16 +37,6 @@ class RunEvalRecipe(Recipe):
         if missing := missing_subject(self.sections, {"model": self.model, "reward_model": self.reward_model}):
             raise ValueError(missing)
         return self
-
-    @property
-    def sections(self) -> dict[str, Section]:
-        """The evaluations to run, by name."""
-        named = {name: getattr(self, name, None) for name in EVALUATIONS}
-        return {name: section for name, section in named.items() if section is not None}
-
-    def code_modules(self) -> tuple[str, ...]:
-        modules = (EVALUATIONS[name].config.partition(":")[0] for name in self.sections)
-        return ("eval.runner", *modules)
 
 
 def run(recipe: RunEvalRecipe) -> Path:

@@ -1,13 +1,15 @@
-"""Average checkpoints, tensor by tensor in float64: memory is needed for one tensor of each.
+"""Average checkpoints, tensor by tensor: sums run in float64 and are rounded once, to the type of the checkpoints.
 
 Llama 3 averages models of different data versions or hyper-parameters at each stage (arXiv:2407.21783, section 4.1.5).
+Memory holds one shard of the mean and a piece of the sum. The members' tensors are views of their mapped files, whose
+pages the system can drop at any time. `align/models/weight_search.py` chooses weights.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,14 @@ from align.models.checkpoints import (
     verified,
 )
 from align.models.fitting import is_finite, model_config, read_tensor, require_fit
-from align.models.output import new_folder, refuse_overlap
+from align.models.output import new_folder, refuse_foreign, refuse_overlap
 from align.models.serving import write_serving_files_of_average
 from align.publish.names import shown_path
 
 SHARD_BYTES = 5 * 10**9
+"""Largest file of an average, and about what it needs of memory. A tensor that is larger has a file of its own."""
+PIECE = 2**17
+"""Elements that are summed at a time: 1 MB in float64, which stays in a processor's cache."""
 MADE = "averaged"
 """The key of an averaged checkpoint's manifest that says what it was made of."""
 
@@ -51,35 +56,81 @@ _HARMLESS |= {"bos_token_id", "eos_token_id", "pad_token_id"}
 decided for the mean itself (`align/models/serving.py`): a base model and one trained on dialogs may be averaged."""
 
 
-def average_checkpoints(folders: Sequence[Path], output: Path, weights: Sequence[float] | None = None) -> Path:
+def average_checkpoints(
+    folders: Sequence[Path],
+    output: Path,
+    weights: Sequence[float] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the weighted mean of `folders` to `output`, and seal it.
 
     folders: whole models, or LoRA adapters over one base, whose mean is an adapter (`align/models/adapter_mean.py`).
     weights: one share above 0 for each folder, adding up to 1; None for equal shares. Sums run in float64 and are
         rounded once, to the members' common type. Tokenizer and config files are the first folder's.
+    notes: what the manifest records in addition, such as how the weights were chosen.
 
     Raises CheckpointError naming the tensor, setting or file by which two members differ, or that is not finite, and
     ConfigError if `output` overlaps with a member or holds something else. Nothing is left behind then.
     """
     shares = _shares(folders, weights)
-    adapters = [open_adapter(folder, key="checkpoints") for folder in folders]
-    if all(adapters):
-        return _average_adapters([each for each in adapters if each is not None], output, shares)
-    members = [_opened(folder) for folder in folders]
-    refuse_overlap(output, [member.folder for member in members])
-    require_fit(members[0], scorer=HEAD in members[0].tensors)
-    for member in members[1:]:
-        _refuse_unlike(members[0], member)
+    whole, adapters = _opened(folders)
+    base = _require_alike(whole, adapters, output)
+    members: Sequence[Checkpoint | Adapter] = whole or adapters
+    is_scorer = any(HEAD in member.tensors for member in whole) or any(member.has_head for member in adapters)
     with new_folder(output, MADE) as rough:
-        written = [*_write_shards(_means(members, shares), rough), *_copied_files(members[0].folder, rough)]
+        if base is None:
+            written, of_base = _write_shards(_means(whole, shares), rough), {}
+        else:
+            written, of_base = _write_adapter(adapters, base, shares, rough), note_of(base, output)
+        written += _copied_files(members[0].folder, rough, written)
         written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
-        stage = "reward" if HEAD in members[0].tensors else "average"
-        notes = [_note(member, share) for member, share in zip(members, shares, strict=True)]
-        write_folder_manifest(rough, written, {"stage": stage, MADE: notes})
+        made_of = [_note(member, share) for member, share in zip(members, shares, strict=True)]
+        about = {"stage": "reward" if is_scorer else "average", MADE: made_of, **of_base, **(notes or {})}
+        write_folder_manifest(rough, written, about)
     return output
 
 
-def _average_adapters(members: Sequence[Adapter], output: Path, shares: Sequence[float]) -> Path:
+def require_averageable(folders: Sequence[Path], output: Path) -> list[dict[str, Any]]:
+    """Raise as `average_checkpoints` would for these members and this output, before any work is done.
+
+    Values are not read: a weight that is not finite is found when it is averaged. Returns a note on each member as the
+    manifest of their mean has it, without a weight.
+    """
+    whole, adapters = _opened(folders)
+    _require_alike(whole, adapters, output)
+    refuse_foreign(output, MADE)
+    members: Sequence[Checkpoint | Adapter] = whole or adapters
+    return [_note(member, None) for member in members]
+
+
+def _opened(folders: Sequence[Path]) -> tuple[list[Checkpoint], list[Adapter]]:
+    """The members, as whole models or as adapters; one of the lists is empty."""
+    found = [open_adapter(folder, key="checkpoints") for folder in folders]
+    adapters = [adapter for adapter in found if adapter is not None]
+    if len(adapters) == len(found):
+        return [], adapters
+    if adapters:
+        what = "holds an adapter, and others are whole models"
+        how = "Merge it first with recipes/merge.py, and average the whole models"
+        raise CheckpointError(adapters[0].name, what, how)
+    return [_without_tied_head(open_checkpoint(folder, key="checkpoints")) for folder in folders], []
+
+
+def _require_alike(whole: Sequence[Checkpoint], adapters: Sequence[Adapter], output: Path) -> Checkpoint | None:
+    """Raise if the members have no mean, or if `output` overlaps with what is read. Returns the base of adapters."""
+    members: list[Checkpoint | Adapter] = [*whole, *adapters]
+    base = _common_base(adapters) if adapters else None
+    refuse_overlap(output, [each.folder for each in (*members, *([base] if base else []))])
+    if whole:
+        require_fit(whole[0], scorer=HEAD in whole[0].tensors)
+    for model in whole[1:]:
+        _refuse_unlike(whole[0], model)
+    for member in members[1:]:
+        _refuse_other_tokenizer(members[0], member)
+    return base
+
+
+def _common_base(members: Sequence[Adapter]) -> Checkpoint:
     bases = [open_checkpoint(each.base.name, each.base.revision, key=each.base.key) for each in members]
     for member, base in zip(members, bases, strict=True):
         require_same_base(member, base)
@@ -87,28 +138,24 @@ def _average_adapters(members: Sequence[Adapter], output: Path, shares: Sequence
         if weights_fingerprint(base) != weights_fingerprint(bases[0]):
             what = f"was trained over {base.name}, and {members[0].name} over {bases[0].name}, which has other weights"
             raise CheckpointError(member.name, what, "Average adapters of one base, or merge each of them first")
-        _refuse_other_tokenizer(members[0], member)
-    refuse_overlap(output, [*(member.folder for member in members), *(base.folder for base in bases)])
+    return bases[0]
+
+
+def _write_adapter(members: Sequence[Adapter], base: Checkpoint, shares: Sequence[float], rough: Path) -> list[Path]:
     tensors, settings = mean_adapter(members, shares)
-    settings.base_model_name_or_path, settings.revision = base_name(bases[0], members[0].base.revision)
-    with new_folder(output, MADE) as rough:
-        written = _copied_files(members[0].folder, rough)
-        settings.save_pretrained(str(rough))
-        save_file(tensors, rough / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        written += [rough / ADAPTER_CONFIG, rough / ADAPTER_WEIGHTS]
-        written = sorted({*written, *write_serving_files_of_average(rough, [member.folder for member in members])})
-        stage = "reward" if members[0].has_head else "average"
-        notes = [_note(member, share) for member, share in zip(members, shares, strict=True)]
-        write_folder_manifest(rough, written, {"stage": stage, MADE: notes, **note_of(bases[0], output)})
-    return output
+    settings.base_model_name_or_path, settings.revision = base_name(base, members[0].base.revision)
+    settings.save_pretrained(str(rough))
+    save_file(tensors, rough / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    return [rough / ADAPTER_CONFIG, rough / ADAPTER_WEIGHTS]
 
 
-def _copied_files(first: Path, rough: Path) -> list[Path]:
-    """Config, tokenizer and generation settings of the first member, copied into the mean's folder."""
+def _copied_files(first: Path, rough: Path, written: Sequence[Path]) -> list[Path]:
+    """Config, tokenizer and generation settings of the first member, copied to where the mean's weights are written."""
     copied = []
+    own = {*_NOT_OF_THE_MODEL, *(file.name for file in written)}
     for file in sorted(first.iterdir()):
         of_model = file.suffix in (".json", ".jinja", ".model") or file.name in _TOKENIZER_FILES
-        if file.is_file() and of_model and file.name not in _NOT_OF_THE_MODEL:
+        if file.is_file() and of_model and file.name not in own:
             shutil.copy2(file, rough / file.name)
             copied.append(rough / file.name)
     return copied
@@ -126,13 +173,6 @@ def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[fl
     return list(weights)
 
 
-def _opened(folder: Path) -> Checkpoint:
-    if open_adapter(folder, key="checkpoints") is not None:
-        what = "holds an adapter, and others are whole models"
-        raise CheckpointError(folder, what, "Merge it first with recipes/merge.py, and average the whole models")
-    return _without_tied_head(open_checkpoint(folder, key="checkpoints"))
-
-
 def _without_tied_head(member: Checkpoint) -> Checkpoint:
     """The checkpoint without a copy of its embedding under the output head's name, as some programs save tied weights.
 
@@ -147,6 +187,7 @@ def _without_tied_head(member: Checkpoint) -> Checkpoint:
 
 
 def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
+    _refuse_other_config(first, other)
     how = "Average checkpoints of one architecture"
     odd = sorted(first.tensors.keys() ^ other.tensors.keys())
     if odd:
@@ -162,8 +203,6 @@ def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
             what = f"tensor {name} has the type {tensor.dtype}, and {expected.dtype} in {first.name}"
             raise CheckpointError(other.name, what, "Save both in one type; a mean of two would be rounded to either")
     require_fit(other, scorer=HEAD in other.tensors)
-    _refuse_other_config(first, other)
-    _refuse_other_tokenizer(first, other)
 
 
 def _refuse_other_config(first: Checkpoint, other: Checkpoint) -> None:
@@ -201,32 +240,47 @@ def _vocabulary(file: Path) -> Any:
 
 
 def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in sorted(members[0].tensors.items()):
-        total = torch.zeros(tensor.shape, dtype=torch.float64)
-        for member, share in zip(members, shares, strict=True):
-            values = read_tensor(member, name)
-            if not is_finite(values):
+    for name in sorted(members[0].tensors):
+        values = [read_tensor(member, name) for member in members]
+        for member, each in zip(members, values, strict=True):
+            if not is_finite(each):
                 what = f"tensor {name} holds values that are not finite (NaN or infinity)"
                 raise CheckpointError(member.name, what, "Use an earlier checkpoint of the run that wrote it")
-            total.add_(values.double(), alpha=share)
-        yield name, total.to(values.dtype)
+        yield name, weighted_mean(values, shares)
 
 
-def _note(member: Checkpoint | Adapter, share: float) -> dict[str, Any]:
+def weighted_mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """The sum of shares[i] * values[i] in float64, rounded once to the type of the values.
+
+    values: tensors of one shape and type. Of the sum, PIECE elements are in memory at a time.
+    """
+    mean = torch.empty_like(values[0], memory_format=torch.contiguous_format)
+    flat, *parts = (each.reshape(-1) for each in (mean, *values))
+    for first in range(0, flat.numel(), PIECE):
+        piece = slice(first, first + PIECE)
+        total = parts[0][piece].double().mul_(shares[0])
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            total.add_(part[piece].double(), alpha=share)
+        flat[piece] = total if mean.is_floating_point() else total.round_()
+    return mean
+
+
+def _note(member: Checkpoint | Adapter, share: float | None) -> dict[str, Any]:
     """What the manifest of the average records of a member: its weights, and how they were trained."""
     kept = ("stage", "steps", "processes", "config", MADE, "merged")
     manifest = verified(member.folder)
-    how = {key: _without_places(manifest[key]) for key in kept if key in manifest}
+    how = {key: without_places(manifest[key]) for key in kept if key in manifest}
     fingerprint = checkpoint_fingerprint(member.folder)
-    return {"checkpoint": shown_path(member.name), "weight": share, "fingerprint": fingerprint, **how}
+    weight = {} if share is None else {"weight": share}
+    return {"checkpoint": shown_path(member.name), **weight, "fingerprint": fingerprint, **how}
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
     """A config without absolute paths of this machine."""
     if isinstance(value, dict):
-        return {key: _without_places(inner) for key, inner in value.items()}
+        return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_places(inner) for inner in value]
+        return [without_places(inner) for inner in value]
     return shown_path(value) if isinstance(value, str) and value.startswith("/") else value
 
 

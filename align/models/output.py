@@ -42,13 +42,13 @@ def new_folder(output: Path, made: str) -> Iterator[Path]:
     """
     place = output.absolute()
     work = place.parent / f".{place.name}.part"
-    _refuse_foreign(output, made)
+    refuse_foreign(output, made)
     lock = FolderLock.acquire(work, f"output_dir: {output}")
     lock.created = True  # to be deleted with the lock, also where a killed run has left it
     new, old = work / "new", work / "old"
     try:
         _clear(new, old, place)
-        _refuse_foreign(output, made)  # it may have been made since
+        refuse_foreign(output, made)  # it may have been made since
         new.mkdir()
         yield new
         if place.exists():
@@ -60,7 +60,8 @@ def new_folder(output: Path, made: str) -> Iterator[Path]:
         lock.release()
 
 
-def _refuse_foreign(output: Path, made: str) -> None:
+def refuse_foreign(output: Path, made: str) -> None:
+    """Raise ConfigError if `output` is no folder, or holds anything but a result whose manifest has the key `made`."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConfigError("output_dir", f"{output} exists and is not a folder", "Name another")
     if output.is_dir() and any(output.iterdir()) and made not in _manifest_or_nothing(output):

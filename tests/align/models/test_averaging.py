@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import align.models.averaging as averaging
 from align.config import load_config
 from align.errors import CheckpointError, ConfigError
 from align.manifest import verify_folder, write_folder_manifest
 from align.models.averaging import average_checkpoints
-from align.models.checkpoints import checkpoint_fingerprint
+from align.models.checkpoints import checkpoint_fingerprint, open_checkpoint
 from align.models.output import new_folder
 from align.rounds.plan import RoundsConfig, load_stages
 from recipes.average import AverageRecipe
@@ -71,6 +75,37 @@ def test_bfloat16_checkpoints_are_summed_in_float64(tiny_checkpoint: Path, tmp_p
             in_bfloat16 += each[name] / 7
         rough += (in_bfloat16.double() - exact).abs().sum() > 1.5 * (tensor.double() - exact).abs().sum()
     assert rough, "the test would not see a sum in bfloat16"
+
+
+def most_allocated(work: Callable[[], object], mapped: set[int]) -> int:
+    """The most bytes that tensors held in memory at one time while `work` ran.
+
+    mapped: sizes of files. The profiler counts a mapped file as an allocation of its size, though it is none.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None
+    sizes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(size for size in sizes if abs(size) not in mapped))
+
+
+@pytest.mark.slow
+def test_memory_holds_one_shard_and_a_piece_whatever_the_size(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LlamaConfig.from_pretrained(tiny_checkpoint, num_hidden_layers=24)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "deep", max_shard_size="100KB")
+    deep = open_checkpoint(tmp_path / "deep")
+    sizes = [4 * math.prod(tensor.shape) for tensor in deep.tensors.values()]
+    assert len({tensor.file for tensor in deep.tensors.values()}) > 10
+    monkeypatch.setattr(averaging, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(averaging, "PIECE", 1024)
+    mapped = {tensor.file.stat().st_size for tensor in deep.tensors.values()}
+    peak = most_allocated(lambda: average_checkpoints([tmp_path / "deep"] * 3, tmp_path / "mean"), mapped)
+    largest_file, pieces = max(100_000, *sizes), 4 * 8 * 1024
+    assert peak < largest_file + max(sizes) + pieces < sum(sizes) / 4
+    for name, tensor in open_checkpoint(tmp_path / "mean").tensors.items():
+        assert tensor.shape == deep.tensors[name].shape
 
 
 @pytest.mark.slow
@@ -184,6 +219,9 @@ def test_an_output_that_holds_something_else_is_refused_and_an_earlier_mean_is_r
         ({"num_attention_heads": 8, "head_dim": 16, "hidden_size": 64}, "has num_attention_heads: 8, and 4|shape"),
         ({"rms_norm_eps": 1e-5}, "has rms_norm_eps: 1e-05, and 1e-06"),
         ({"max_position_embeddings": 4096}, "has max_position_embeddings: 4096, and 2048"),
+        ({"tie_word_embeddings": False}, "has tie_word_embeddings: False, and True"),
+        ({"vocab_size": 9}, r"has vocab_size: 9, and \d+|shape"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantized \(quantization_config: gptq\)"),
     ],
 )
 def test_a_config_of_other_mathematics_is_refused_by_key(
@@ -193,7 +231,7 @@ def test_a_config_of_other_mathematics_is_refused_by_key(
     changed(two, "config.json", **change)
     with pytest.raises(CheckpointError, match=rf"c1.*{message}"):
         average_checkpoints([one, two], tmp_path / "mean")
-    changed(two, "config.json", **json.loads((one / "config.json").read_text()))
+    shutil.copy(one / "config.json", two / "config.json")
     changed(two, "config.json", eos_token_id=[0, 2], use_cache=False, transformers_version="5.0.0")
     average_checkpoints([one, two], tmp_path / "mean")
 
@@ -245,6 +283,13 @@ def test_averaged_reward_models_are_a_reward_model(tiny_reward_checkpoint: Path,
         load_file(mean / "model.safetensors")["score.weight"],
         load_file(tiny_reward_checkpoint / "model.safetensors")["score.weight"],
     )
+
+
+def test_a_reward_model_and_a_language_model_are_refused(
+    tiny_checkpoint: Path, tiny_reward_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"has architectures: \['LlamaForSeq\w+'\], and \['LlamaForCausalLM'\]"):
+        average_checkpoints([tiny_checkpoint, tiny_reward_checkpoint], tmp_path / "mean")
 
 
 @pytest.mark.slow
