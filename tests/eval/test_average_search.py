@@ -120,7 +120,7 @@ ACCURACY = "search: {score: reward_accuracy.accuracy"
     [
         ("reward_accuracy: {pairs: p}", "reward_accuracy: evaluations are read by search, which is missing"),
         (ACCURACY + "}", "search.score names reward_accuracy, which requires the section reward_accuracy"),
-        ("search: {score: acuracy.x}", "search.score names acuracy; expected one of factuality"),
+        ("search: {score: reward_rate.x}", "search.score names reward_rate; expected one of factuality"),
         (
             ACCURACY + "}\nreward_accuracy: {pairs: p}\nmaths: {problems: p}",
             "the section maths is given, and search.score names none of its scores",
