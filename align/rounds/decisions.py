@@ -17,7 +17,8 @@ from align.records import selected_fingerprint
 from align.rounds.changes import Change, changes_since, library_change, summary_of
 from align.rounds.finished import damage_in, read_stage_record, seal_damage
 from align.rounds.ledger import Ledger, StageRecord
-from align.rounds.plan import RoundsConfig, Stage, within
+from align.rounds.plan import RoundsConfig
+from align.rounds.stage import Stage, within
 from align.rounds.stage_inputs import NOT_MADE, StageInputs, as_recorded, content_on_hub, launch_content
 
 LEDGER = "ledger.sqlite"

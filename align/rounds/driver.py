@@ -6,6 +6,7 @@ read and made, and `processes.py` runs one stage as a process, with the locks th
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -23,11 +24,13 @@ from align.precision import AUTO, Decision, kept, overrides
 from align.reporting import duration
 from align.rounds.decisions import LEDGER, LOGS, StageDecisions, upgrade_notice
 from align.rounds.finished import described, stage_record_path, write_stage_record
+from align.rounds.inputs import MissingInput, how_to_make, missing_inputs
 from align.rounds.ledger import Ledger
-from align.rounds.plan import RoundsConfig, Stage, plan, within
+from align.rounds.plan import RoundsConfig, plan, stages_after, stages_before, stages_of_round
 from align.rounds.processes import Signals, end_leftovers, run_process, sole_driver
 from align.rounds.results import key_numbers
 from align.rounds.screen import Screen, last_start
+from align.rounds.stage import Stage, within
 from align.rounds.stage_inputs import StageInputs
 
 _PROGRESS = re.compile(r"\[#*-*\]\s+\d+%")
@@ -39,7 +42,9 @@ class Stopped(SystemExit):
 
 
 def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
-    """Run every stage that is not up to date, and return the run's folder.
+    """Run every stage that is not up to date, as far as there is data, and return the run's folder.
+
+    A round whose data from outside is not there when it would start ends the run well, after the stages of `after`.
 
     recipes: the folder of the recipe scripts.
     Raises ConfigError before anything starts, StageError when a stage does not end well, Stopped after a signal.
@@ -48,9 +53,8 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with sole_driver(config.run_dir), Signals() as signals:
         if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):
-            decision = _decision(config.run_dir)
-            stages = plan(config.model_copy(update={"precision": decision.precision}), recipes)
-        driver = _Driver(config, stages, Ledger(config.run_dir / LEDGER), signals)
+            config = config.model_copy(update={"precision": _decision(config.run_dir).precision})
+        driver = _Driver(config, recipes, stages, Ledger(config.run_dir / LEDGER), signals)
         try:
             driver.run()
         finally:
@@ -75,12 +79,19 @@ def _decision(run_dir: Path) -> Decision:
 
 
 class _Driver:
-    def __init__(self, config: RoundsConfig, stages: Sequence[Stage], ledger: Ledger, signals: Signals) -> None:
-        self.config, self.stages, self.ledger, self.signals = config, stages, ledger, signals
+    """planned: every stage of the run, as if each round improved on those before it."""
+
+    def __init__(
+        self, config: RoundsConfig, recipes: Path, planned: Sequence[Stage], ledger: Ledger, signals: Signals
+    ) -> None:
+        self.config, self.recipes, self.ledger, self.signals = config, recipes, ledger, signals
+        self.planned = {stage.label: stage for stage in planned}
+        self.done: list[Stage] = []
+        self._ran = 0
         self.screen = Screen()
         self.logs = config.run_dir / LOGS
         self.logs.mkdir(exist_ok=True)
-        self._width = max(len(stage.name) for stage in stages)
+        self._width = max(len(stage.name) for stage in planned)
 
     def run(self) -> None:
         began = time.monotonic()
@@ -88,37 +99,78 @@ class _Driver:
         command = shlex.join([*(program.split() if program.startswith("align ") else ("python", program)), *arguments])
         run_id = self.ledger.begin_run(command)
         decisions = StageDecisions(self.config, self.ledger, run_id, self._checking)
-        for stage in self.stages:
+        for stage in self.planned.values():
             self._end_leftovers(stage)
-        if upgrades := decisions.upgrades(self.stages):
+        if upgrades := decisions.upgrades(list(self.planned.values())):
             self.screen.say(upgrade_notice(upgrades, self.config.changed_code))
-        ran = 0
-        for place, stage in enumerate(self.stages):
-            if place == 0 or stage.round != self.stages[place - 1].round:
-                aside = "before the rounds" if place == 0 else "after the rounds"
-                self.screen.say(f"round {stage.round} of {self.config.rounds}" if stage.round else aside)
-            decision = decisions.decide(stage, self.stages[:place])
+        self._run_stages("before the rounds", stages_before(self.config, self.recipes), decisions, run_id)
+        waiting: list[MissingInput] = []
+        last = 0
+        for number in range(1, self.config.rounds + 1):
+            self._choose(run_id, number - 1)
+            stages = stages_of_round(self.config, self.recipes, number)
+            if waiting := missing_inputs(stages, self.config.run_dir):
+                break
+            self._run_stages(f"round {number} of {self.config.rounds}", stages, decisions, run_id)
+            last = number
+        if last:
+            if not waiting:
+                self._choose(run_id, last)
+            stages = stages_after(self.config, self.recipes, last)
+            self._run_stages("after the rounds", stages, decisions, run_id)
+            for left_out in {stage.name for stage in self.config.after} - {stage.name for stage in stages}:
+                self.screen.say(f"  {left_out:<{self._width}}  left out: no round is better than the start")
+        self.ledger.end_run(run_id)
+        counts = f"{self._ran} stages run, {len(self.done) - self._ran} up to date"
+        ended = f"rounds 1 to {last} of {self.config.rounds} are finished" if waiting else "finished"
+        self.screen.say(f"{ended}: {counts} · {duration(time.monotonic() - began)}")
+        if waiting:
+            self._say_what_is_missing(waiting)
+
+    def _run_stages(self, heading: str, stages: Sequence[Stage], decisions: StageDecisions, run_id: int) -> None:
+        """Run those of the stages that are not up to date."""
+        if stages:
+            self.screen.say(heading)
+        for stage in stages:
+            decision = decisions.decide(stage, self.done)
             if decision.recovered:
                 self._report(stage, "the ledger has no record of it; taken from the record in its folder")
             if decision.reason:
                 self._report(stage, decision.reason)
-            if not decision.runs:
-                if stage.show:
-                    self.screen.say(*last_start(self._log(stage)))
+            if decision.runs:
+                if decision.clears:
+                    self._clear(stage, known=decision.record is not None)
+                self._run_stage(stage, run_id, decision.made_from)
+                self._ran += 1
+            elif stage.show:
+                self.screen.say(*last_start(self._log(stage)))
+            self.done.append(stage)
+
+    def _choose(self, run_id: int, rounds: int) -> None:
+        """Write into the ledger, and say, which models are the best ones after some rounds, and why."""
+        for name, choice in self.config.choices(rounds).items():
+            if not choice.reason:
                 continue
-            if decision.clears:
-                self._clear(stage, known=decision.record is not None)
-            self._run_stage(stage, place, run_id, decision.made_from)
-            ran += 1
-        self.ledger.end_run(run_id)
-        kept = len(self.stages) - ran
-        self.screen.say(f"finished: {ran} stages run, {kept} up to date · {duration(time.monotonic() - began)}")
+            self.ledger.record_choice(run_id, name, rounds, str(choice.path), choice.reason)
+            if self.config.rules[name].evaluation is not None:
+                self.screen.say(f"{{{name}}} is {choice.path}: {choice.reason}")
+
+    def _say_what_is_missing(self, waiting: Sequence[MissingInput]) -> None:
+        number = waiting[0].stage.round
+        self.screen.say(f"round {number} waits for:")
+        for path, readers in itertools.groupby(sorted(waiting, key=lambda each: each.what), lambda each: each.what):
+            first, *others = readers
+            read_by = ", ".join(f"{each.stage.name}: {each.key}" for each in (first, *others))
+            self.screen.say(f"  {path}  (read by {read_by})")
+            if how := how_to_make(first, self.config.how_to_make):
+                self.screen.say(f"    {how}")
+        self.screen.say(f"When all of it is there, the same command continues with round {number}.")
 
     def _checking(self, stage: Stage) -> None:
         if self.screen.live:
             self.screen.progress(f"  {stage.name:<{self._width}}  checking what it made")
 
-    def _run_stage(self, stage: Stage, place: int, run_id: int, made_from: StageInputs) -> None:
+    def _run_stage(self, stage: Stage, run_id: int, made_from: StageInputs) -> None:
         record_id = self.ledger.begin_stage(
             run_id,
             label=stage.label,
@@ -132,7 +184,7 @@ class _Driver:
             code=made_from.code,
         )
         began = time.monotonic()
-        code = self._process(stage, place)
+        code = self._process(stage)
         if self.signals.caught:
             self.ledger.end_stage(record_id, "stopped")
             seconds = duration(time.monotonic() - began)
@@ -157,10 +209,10 @@ class _Driver:
         finished = self.ledger.latest(stage.label)
         assert finished is not None
         write_stage_record(finished, stage.outputs)
-        left = self._left(place + 1)
+        left = self._left(stage)
         self._report(stage, key_numbers(stage.outputs), duration(time.monotonic() - began), left)
 
-    def _process(self, stage: Stage, place: int) -> int:
+    def _process(self, stage: Stage) -> int:
         """Run the stage's command, and end what it left running. Returns the exit code."""
         log = self._log(stage)
         code = run_process(
@@ -169,20 +221,20 @@ class _Driver:
             log,
             self.config.stop_seconds,
             self.signals,
-            follow=lambda lines, elapsed: self._follow(stage, place, lines, elapsed),
+            follow=lambda lines, elapsed: self._follow(stage, lines, elapsed),
             asked_to_stop=lambda: self.screen.say(f"  {stage.name}: asked to save and leave (again to kill it)"),
         )
         self._end_leftovers(stage)
         return code
 
-    def _follow(self, stage: Stage, place: int, lines: Sequence[str], elapsed: float) -> None:
+    def _follow(self, stage: Stage, lines: Sequence[str], elapsed: float) -> None:
         for line in lines:
             if _PROGRESS.search(line):
                 self.screen.progress(f"  {line}")
             elif stage.show:
                 self.screen.say(line)
         if self.screen.idle():
-            left = self._left(place, elapsed)
+            left = self._left(stage, elapsed)
             self.screen.progress(f"  {stage.name:<{self._width}}  {duration(elapsed)}{', ' + left if left else ''}")
 
     def _end_leftovers(self, stage: Stage) -> None:
@@ -217,11 +269,16 @@ class _Driver:
         how = f"The whole log is {log}. Fix the cause, then start the same command again: it continues from here"
         return StageError(f"stage {stage.label}: {stage.shell}", f"{what}. Its last lines:{tail}\n", how)
 
-    def _left(self, place: int, elapsed: float = 0.0) -> str:
-        """Time left for the whole run, from how long its stages took in an earlier round or start."""
-        known = [self.ledger.last_seconds(stage.name, stage.round) for stage in self.stages[place:]]
-        seconds = sum(took for took in known if took is not None) - elapsed
-        if seconds < 1 or not self.stages[place:]:
+    def _left(self, stage: Stage, elapsed: float | None = None) -> str:
+        """Time left for the whole run, from how long its stages took in an earlier round or start.
+
+        elapsed: how long `stage` has been running; None if it has ended.
+        """
+        ahead = itertools.dropwhile(lambda each: each.label != stage.label, self.planned.values())
+        stages = list(ahead)[elapsed is None :]
+        known = [self.ledger.last_seconds(each.name, each.round) for each in stages]
+        seconds = sum(took for took in known if took is not None) - (elapsed or 0.0)
+        if seconds < 1:
             return ""
         bound = "about" if None not in known else "at least"
         return f"{bound} {duration(seconds)} left in all"

@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS stages (
     inputs TEXT NOT NULL, outputs TEXT NOT NULL, started REAL NOT NULL, ended REAL, code TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX IF NOT EXISTS stages_by_label ON stages (label, id);
+CREATE TABLE IF NOT EXISTS choices (
+    id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs (id),
+    name TEXT NOT NULL, after_round INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, chosen REAL NOT NULL
+);
 """
 
 
@@ -72,6 +76,20 @@ class RunRecord:
     versions: dict[str, str]
     started: float
     ended: float | None
+
+
+@dataclass(frozen=True)
+class ChoiceRecord:
+    """Which model was the best one after a round, and why."""
+
+    run_id: int
+    name: str
+    """`best`, or `best:NAME` of an expert."""
+    after_round: int
+    path: str
+    reason: str
+    chosen: float
+    """Seconds since 1970."""
 
 
 class Ledger:
@@ -176,6 +194,20 @@ class Ledger:
             RunRecord(row["id"], row["command"], self._dict(row, "versions"), row["started"], row["ended"])
             for row in rows
         ]
+
+    def record_choice(self, run_id: int, name: str, after_round: int, path: str, reason: str) -> None:
+        """Write down a choice of the best model; the same one, for the same reason, is not written twice."""
+        before = [record for record in self.choices() if (record.name, record.after_round) == (name, after_round)]
+        if before and (before[-1].path, before[-1].reason) == (path, reason):
+            return
+        columns = "run_id, name, after_round, path, reason, chosen"
+        row = (run_id, name, after_round, path, reason, time.time())
+        self._execute(f"INSERT INTO choices ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def choices(self) -> list[ChoiceRecord]:
+        """Every choice of the best model, in order."""
+        rows = self._rows("SELECT run_id, name, after_round, path, reason, chosen FROM choices ORDER BY id")
+        return [ChoiceRecord(*row) for row in rows]
 
     def _execute(self, query: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         try:

@@ -21,7 +21,7 @@ from align.rounds.ledger import StageRecord
 from align.rounds.libraries import PREFIX as LIBRARY
 from align.rounds.packaged import PREFIX as PACKAGE
 from align.rounds.packaged import packaged_data
-from align.rounds.plan import Stage
+from align.rounds.stage import Stage
 
 NOT_MADE = "not made yet"
 """Content of an input that an earlier stage is going to make; only a preview of a start has such inputs."""

@@ -792,6 +792,9 @@ def test_mistakes_in_names_are_reported(project: Project) -> None:
     del project.values["once"][0]["launch"]
     project.values["best"] = "dpo"
     assert "best names dpo, which is no stage of each_round" in message(project)
+    project.values |= {"best": "sft", "experts": {"tools": {"stage": "sft", "evaluation": "dev", "score": {"a.b": 1}}}}
+    assert "best:tools names dev, which is no stage of each_round" in message(project)
+    del project.values["experts"]
     project.values["best"] = "sft"
     project.values["each_round"].append(project.values["each_round"][0])
     assert "each_round has two stages named reward" in message(project)
