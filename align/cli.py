@@ -23,7 +23,6 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 OTHERS = {
     "assets": ("align/assets.py", "Fetch the pinned model and data that the rehearsal and the tests read."),
-    "rounds status": ("align/rounds/status.py", "Print how far a run of rounds is: the state of every stage."),
 }
 """Commands that are no recipe: name -> script, line of help."""
 
@@ -46,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"align {align.__version__}")
         return
     name = words[0].replace("-", "_")
-    two = " ".join((name, *words[1:2]))
-    if two in OTHERS:
-        _run(RECIPES.parent / OTHERS[two][0], two, words[2:])
-    elif name in OTHERS:
+    if name in OTHERS:
         _run(RECIPES.parent / OTHERS[name][0], name, words[1:])
     elif name in _recipes():
         _run(RECIPES / f"{name}.py", name, words[1:])

@@ -8,7 +8,7 @@ import fcntl
 import glob
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,9 @@ from align.errors import ConfigError
 
 LOCK = ".lock"
 """Name of the lock in a folder that a run writes to. Hidden, so that no fingerprint counts it."""
+
+UNITS = "units.json"
+"""A folder with a file of this name holds units of work, from which a result is made and which are no part of it."""
 
 _READ_BYTES = 8 * 2**20
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -218,13 +221,20 @@ def fingerprint(path: str | Path) -> str:
 
 
 def fingerprints_in(folder: Path) -> dict[str, str]:
-    """Relative name -> BLAKE3 of each file of a folder and the folders below it, hidden names left out."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
-            found[relative.as_posix()] = fingerprint(file)
-    return found
+    """Relative name -> BLAKE3 of each file of a folder and the folders below it, without hidden names and without units
+    of work."""
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    visible = [name for name in files if not any(part.startswith(".") for part in name.split("/"))]
+    return {name: fingerprint(files[name]) for name in without_units(visible)}
+
+
+def without_units(names: Collection[str]) -> list[str]:
+    """Relative names of files, without those in a folder below that holds units of work.
+
+    ["sft.jsonl", "units/units.json", "units/unit-00000.jsonl"] gives ["sft.jsonl"].
+    """
+    folders = tuple(name.removesuffix(UNITS) for name in names if name.endswith(f"/{UNITS}"))
+    return [name for name in names if not name.startswith(folders)] if folders else list(names)
 
 
 def folder_fingerprint(files: Mapping[str, str]) -> str:

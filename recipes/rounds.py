@@ -1,22 +1,26 @@
 """Run all stages in rounds: reward model, rejection sampling, SFT, DPO, averaging and evaluation.
 
     python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml
+    python recipes/rounds.py status recipes/configs/rounds/rehearsal.yaml      # also: plan, why, gc
 
 If it is stopped or killed, the same command continues where it was.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from align.config import main
+from align.rounds.commands import answered
 from align.rounds.plan import RoundsConfig
 
 
 class RoundsRecipe(RoundsConfig):
     """Stages in rounds, each in its own process (Llama 3, section 4.1.6). A stage that is up to date is not run again.
 
-    `align rounds status CONFIG.yaml` prints how far the run is.
+    Commands that read a run, such as `rounds.py status CONFIG.yaml`: status, plan (what the next start would do),
+    why (what changed since a stage was made) and gc (what can be deleted).
     """
 
 
@@ -27,5 +31,5 @@ def run(recipe: RoundsRecipe) -> Path:
     return run_rounds(recipe, recipes=Path(__file__).parent)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not answered(sys.argv[1:], Path(__file__).parent):
     main(RoundsRecipe, run)

@@ -142,8 +142,11 @@ class _Driver:
                     self._clear(stage, known=decision.record is not None)
                 self._run_stage(stage, run_id, decision.made_from)
                 self._ran += 1
-            elif stage.show:
-                self.screen.say(*last_start(self._log(stage)))
+            else:
+                if decision.record is not None and decision.record.id not in self.ledger.numbers():
+                    self.ledger.note_numbers(decision.record.id, key_numbers(stage.outputs))
+                if stage.show:
+                    self.screen.say(*last_start(self._log(stage)))
             self.done.append(stage)
 
     def _choose(self, run_id: int, rounds: int) -> None:
@@ -209,8 +212,10 @@ class _Driver:
         finished = self.ledger.latest(stage.label)
         assert finished is not None
         write_stage_record(finished, stage.outputs)
+        numbers = key_numbers(stage.outputs)
+        self.ledger.note_numbers(finished.id, numbers)
         left = self._left(stage)
-        self._report(stage, key_numbers(stage.outputs), duration(time.monotonic() - began), left)
+        self._report(stage, numbers, duration(time.monotonic() - began), left)
 
     def _process(self, stage: Stage) -> int:
         """Run the stage's command, and end what it left running. Returns the exit code."""

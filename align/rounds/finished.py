@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import CheckpointError
-from align.files import fingerprints_in, folder_fingerprint, whole_file
+from align.files import fingerprints_in, folder_fingerprint, whole_file, without_units
 from align.manifest import SEAL, content_fingerprint, verify_folder
 from align.rounds.changes import listed
 from align.rounds.ledger import StageRecord, record_of
@@ -49,7 +49,11 @@ def damage_in(record: StageRecord, outputs: Mapping[str, Path]) -> str:
             return fault
         now = described({name: path})[name]
         if now["blake3"] != entry["blake3"]:
-            changed = code_changes(entry.get("files", {}), now.get("files", {}))
+            before = entry.get("files", {})
+            counted = {file: before[file] for file in without_units(before)}  # older records list units of work too
+            changed = code_changes(counted, now.get("files", {}))
+            if before and not changed:
+                continue
             return f"{listed([str(path / file) for file in changed] or [str(path)])} changed since the stage ended"
     return ""
 

@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS choices (
     id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs (id),
     name TEXT NOT NULL, after_round INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, chosen REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS numbers (stage_id INTEGER PRIMARY KEY REFERENCES stages (id), text TEXT NOT NULL);
 """
 
 
@@ -95,11 +96,13 @@ class ChoiceRecord:
 class Ledger:
     """Reads and writes one ledger file. Every write is committed before the call returns."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, in_memory: bool = False) -> None:
+        """in_memory: work on a copy, so that nothing is written to the disk; an empty one if there is no such file."""
+        if not in_memory:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = _copied(path) if in_memory else sqlite3.connect(path, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, 1, _VERSION):
@@ -184,6 +187,14 @@ class Ledger:
         rows = self._rows(query, (name, round_number, round_number or 0))
         return rows[0][0] if rows and isinstance(rows[0][0], int | float) else None
 
+    def note_numbers(self, record_id: int, text: str) -> None:
+        """Keep the key numbers of a stage that finished, as they are shown to a person."""
+        self._execute("INSERT OR REPLACE INTO numbers (stage_id, text) VALUES (?, ?)", (record_id, text))
+
+    def numbers(self) -> dict[int, str]:
+        """Id of a stage's record -> its key numbers."""
+        return {row["stage_id"]: row["text"] for row in self._rows("SELECT stage_id, text FROM numbers")}
+
     def stages(self) -> list[StageRecord]:
         """Every start of every stage, in order."""
         return [self._record(row) for row in self._rows("SELECT * FROM stages ORDER BY id")]
@@ -256,6 +267,17 @@ def record_of(values: Mapping[str, Any]) -> StageRecord:
             if not isinstance(entry, dict) or not {"path", "blake3"} <= entry.keys():
                 raise ValueError(f"{name} {key!r}")
     return record
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    if path.is_file():
+        source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            source.backup(copy)
+        finally:
+            source.close()
+    return copy
 
 
 def _id(cursor: sqlite3.Cursor) -> int:

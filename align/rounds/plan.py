@@ -148,6 +148,14 @@ def load_stages(config: RoundsConfig, recipes: Path) -> list[Stage]:
     return _loaded([*everything, *_after(config, config.rounds)], config, recipes)
 
 
+def labels(config: RoundsConfig) -> list[str]:
+    """The labels of all stages in order, from the names in the config alone: no stage's own config is read."""
+    rounds = range(1, config.rounds + 1)
+    in_rounds = [(number, stage) for number in rounds for stage in config.each_round if number >= stage.first_round]
+    once, after = ([stage.name for stage in stages] for stages in (config.once, config.after))
+    return [*once, *(f"round-{number}/{stage.name}" for number, stage in in_rounds), *after]
+
+
 def stages_before(config: RoundsConfig, recipes: Path) -> list[Stage]:
     """The stages before the rounds."""
     return _loaded(_before(config), config, recipes)

@@ -1,36 +1,27 @@
-"""Print how far a run of rounds is: every stage with its state, how long it took and when it ended.
+"""How far a run of rounds is: every stage with its state, how long it took, when it ended and its key numbers.
 
-    align rounds status recipes/configs/rounds/rehearsal.yaml       # every stage, also those that have not started
-    align rounds status runs/rehearsal                              # the stages that have started
-    python -m align.rounds.status runs/rehearsal                    # the same, without the console command
-
-It reads the ledger and starts nothing. Whether a finished stage is still up to date is decided by the next start of
-the rounds, which compares hashes of its inputs, code and outputs.
+It reads the ledger alone, so it answers at once for a run of any size. Whether a finished stage is still up to date is
+what `align/rounds/preview.py` says, which compares hashes of its inputs, code and outputs.
 """
 
 from __future__ import annotations
 
 import fcntl
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from align.config import answering, config_from_argv
 from align.errors import StageError
 from align.reporting import duration
 from align.rounds.decisions import LEDGER
 from align.rounds.ledger import Ledger, StageRecord
-from align.rounds.plan import RoundsConfig, load_stages
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage as `align rounds status` shows it."""
+    """One stage as `rounds.py status` shows it."""
 
     label: str
     state: str
@@ -38,6 +29,8 @@ class StageState:
     seconds: float | None
     ended: float | None
     """Seconds since 1970."""
+    numbers: str = ""
+    """Key numbers of what it made, such as `512 rows` or `loss 1.25`."""
 
 
 def stage_states(run_dir: Path, planned: Sequence[str] = (), now: float | None = None) -> list[StageState]:
@@ -46,18 +39,25 @@ def stage_states(run_dir: Path, planned: Sequence[str] = (), now: float | None =
     planned: labels such as `round-1/sft`. now: the current time; by default that of the clock.
     Raises StageError if the run has no ledger, which its first start makes.
     """
+    ledger = reading(run_dir)
+    latest = {record.label: record for record in ledger.stages()}
+    numbers = ledger.numbers()
+    running = is_running(run_dir)
+    now = time.time() if now is None else now
+    found = []
+    for label in dict.fromkeys([*planned, *latest]):
+        state = _state(label, latest.get(label), running, now)
+        found.append(replace(state, numbers=numbers.get(latest[label].id, "") if label in latest else ""))
+    return found
+
+
+def reading(run_dir: Path) -> Ledger:
+    """The ledger of a run, as a copy in memory. Raises StageError if the run has none."""
     path = run_dir / LEDGER
     if not path.is_file():
         how = "Start the rounds first, or name the folder that run_dir names in their config"
         raise StageError(run_dir, f"has no {LEDGER}", how)
-    ledger = Ledger(path)
-    try:
-        latest = {record.label: record for record in ledger.stages()}
-    finally:
-        ledger.close()
-    running = is_running(run_dir)
-    labels = dict.fromkeys([*planned, *latest])
-    return [_state(label, latest.get(label), running, time.time() if now is None else now) for label in labels]
+    return Ledger(path, in_memory=True)
 
 
 def is_running(run_dir: Path) -> bool:
@@ -89,28 +89,7 @@ def table(states: Sequence[StageState]) -> str:
     for each in states:
         seconds = "" if each.seconds is None else duration(each.seconds)
         ended = "" if each.ended is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(each.ended))
-        lines.append(f"{each.label:{width}}  {each.state:11}  {seconds:>12}  {ended}".rstrip())
+        lines.append(f"{each.label:{width}}  {each.state:11}  {seconds:>12}  {ended:16}  {each.numbers}".rstrip())
     counts = Counter(state.state for state in states)
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no stage has started"
     return "\n".join([*lines, f"{len(states)} stages: {total}" if states else total])
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table for a config of rounds, with its key=value, or for the folder of a run."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) == 1 and Path(words[0]).is_dir():
-        answering(lambda: print(table(stage_states(Path(words[0])))))
-        return
-    if not words or words[0] in ("-h", "--help"):
-        print(f"usage: {Path(sys.argv[0]).name} CONFIG.yaml [key=value ...] | RUN_FOLDER\n\n{__doc__ or ''}".rstrip())
-        raise SystemExit(0 if words else 2)
-    config = config_from_argv(RoundsConfig, words)
-    answering(lambda: print(table(stage_states(config.run_dir, _planned(config)))))
-
-
-def _planned(config: RoundsConfig) -> list[str]:
-    return [stage.label for stage in load_stages(config, RECIPES)]
-
-
-if __name__ == "__main__":
-    main()

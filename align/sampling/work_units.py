@@ -29,7 +29,7 @@ from blake3 import blake3
 from pydantic import ValidationError
 
 from align.errors import StageError
-from align.files import fingerprint_of, sync_folder
+from align.files import UNITS, fingerprint_of, sync_folder
 from align.reporting import Progress, logger
 from align.rows import Row
 from align.sampling.claims import Claims
@@ -37,7 +37,6 @@ from align.source_code import code_changes, code_of
 
 log = logger(__name__)
 
-JOB = "units.json"
 U = TypeVar("U")
 R = TypeVar("R", bound=Row)
 
@@ -224,12 +223,12 @@ def _require_same_job(folder: Path, key: Mapping[str, Any], work: str) -> None:
         units.json has another key     StageError, with each difference
         no units.json (lost, or a new folder)   write it, unless a unit's header has the fingerprint of another job
     """
-    job = folder / JOB
+    job = folder / UNITS
     found = _described(job)
     if found is None:
         others = [path for path in sorted(folder.glob("unit-*.jsonl")) if _is_of_another_job(path, work)]
         if others:
-            what = f"has units of another job ({others[0].name}), and no {JOB} that describes that job"
+            what = f"has units of another job ({others[0].name}), and no {UNITS} that describes that job"
             raise StageError(folder, what, "Name another folder, or delete this one to sample again")
         # Of two jobs that start in a new folder at the same time, the second one finds the first one's key here.
         _publish(job, json.dumps(key, indent=1).encode(), lambda: _described(job) is not None)

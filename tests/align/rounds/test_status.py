@@ -1,4 +1,4 @@
-"""`align rounds status`: the state of each stage, from the ledger and the lock of a running process."""
+"""`rounds.py status`: the state of each stage, from the ledger and the lock of a running process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from align.cli import RECIPES
 from align.errors import StageError
+from align.rounds.commands import answered
 from align.rounds.decisions import LEDGER
 from align.rounds.ledger import Ledger
-from align.rounds.status import is_running, main, stage_states, table
+from align.rounds.status import is_running, stage_states, table
 
 PLANNED = ("data", "round-1/sft", "round-1/dpo", "report")
 
@@ -53,7 +55,7 @@ def test_the_table_has_a_line_for_each_stage_and_the_totals(run: Path) -> None:
 
 def test_status_of_a_folder_prints_it_and_makes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(run.iterdir())
-    main([str(run)])
+    assert answered(["status", str(run)], RECIPES)
     assert "2 stages: 1 finished, 1 interrupted" in capsys.readouterr().out
     assert sorted(run.iterdir()) == before
 
@@ -63,5 +65,5 @@ def test_a_folder_that_is_no_run_is_refused_and_stays_empty(tmp_path: Path) -> N
         stage_states(tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit) as left:
-        main([str(tmp_path)])
+        answered(["status", str(tmp_path)], RECIPES)
     assert left.value.code == 1
