@@ -1,25 +1,79 @@
-"""What a card says of a checkpoint beyond its manifest, gathered from what it was made from and evaluated with."""
+"""What a card says beyond the manifest, gathered from what a checkpoint was made from and evaluated with.
+
+recipes/publish.py and `hub:` of a recipe gather the same facts: all of them are found on this disk, but for what only
+the user can state (`HubConfig`).
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from align.errors import RowError
 from align.manifest import SEAL, data_manifest_path
 from align.publish.licences import UNKNOWN, card_licence, licence_of_base, licence_of_source, source_name
-from align.publish.lineage import json_object, lineage_of, relation_of
-from align.publish.model_card import CardFacts, DataFile
+from align.publish.lineage import Lineage, Relation, lineage_of, relation_of
+from align.publish.manifests import json_object
 from align.publish.names import shown_path
 from align.reporting import logger
 from align.settings import HubConfig
 
 log = logger(__name__)
 
-_MANIFEST_ENDING = ".manifest.json"
+MANIFEST_ENDING = ".manifest.json"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of rows, as its manifest has it."""
+
+    name: str
+    rows: int | None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+    """Source of rows -> licence of its text, or "unknown"."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A result of recipes/run_eval.py."""
+
+    name: str
+    scores: Mapping[str, Mapping[str, Any]]
+    """Metric -> {"value", "low", "high", "n"}; shares from 0 to 1, or differences of shares."""
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Metric -> the same, of this model minus the baseline of the evaluation; empty without one."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beyond the checkpoint's manifest."""
+
+    title: str = ""
+    repo: str = ""
+    """owner/name of the published model, for the usage example."""
+    revision: str = ""
+    """The branch that has the model; empty for main."""
+    lineage: Lineage = field(default_factory=Lineage)
+    base_is_stated: bool = False
+    """Whether the user named the base model, in place of what the manifests say."""
+    relation: Relation = "finetune"
+    license: str = ""
+    """A licence identifier of the Hub, such as apache-2.0 or llama3.1; "unknown" or "other" where that is the truth."""
+    licences: tuple[tuple[str, str], ...] = ()
+    """Name and licence of each base model, each model that wrote rows and each source of rows."""
+    data: tuple[DataFile, ...] = ()
+    languages: tuple[str, ...] = ()
+    """ISO 639 codes."""
+    model_type: str = ""
+    """The architecture, as config.json has it, such as llama or qwen2."""
+    has_chat_template: bool = False
+    evaluations: tuple[Evaluation, ...] = ()
+    command: str = ""
 
 
 def card_facts(
@@ -34,41 +88,41 @@ def card_facts(
 ) -> CardFacts:
     """The facts of a checkpoint's card.
 
-    manifest: the checkpoint's. Its start, members and data files are followed on this disk.
+    manifest: the checkpoint's. Its start, members and rows are followed on this disk.
     hub: the repository, and what the user states; the rest is worked out.
     branch: where the checkpoint is on the Hub, if main will not have it.
-    data: further files of rows, or folders of them, such as those that sampled and mixed the rows.
-    evaluations: results of recipes/run_eval.py. Those of another model are left out with a warning.
+    data: further files of rows, or folders of them, that the manifests do not lead to.
+    evaluations: further results of recipes/run_eval.py. Those in the folders next to the checkpoint are found without
+        this; those of another model are left out with a warning.
 
     Raises PublishError for a licence that the data do not permit.
     """
     lineage = lineage_of(checkpoint, manifest)
-    bases = [hub.base_model] if hub.base_model else lineage.bases
-    unknown = [] if hub.base_model else lineage.unknown
-    paths = dict.fromkeys(path for given in (*lineage.data, *data) for path in _row_files(given))
+    if hub.base_model:
+        writers = [writer for writer in lineage.unknown_writers if writer not in lineage.unknown]
+        lineage.bases, lineage.unknown, lineage.unknown_writers = [hub.base_model], [], writers
+    paths = dict.fromkeys(path for given in (*lineage.data, *data) for path in row_files(given))
     files = [data_file(path, hub.licences) for path in paths]
     files += [DataFile(name, None, licences={name: UNKNOWN}) for name in (*lineage.missing_data, *lineage.datasets)]
-    base_licences = [licence_of_base(base) for base in bases] + [UNKNOWN for _ in unknown]
-    data_licences = [licence for file in files for licence in file.licences.values()]
-    scores = {record["name"]: record["scores"] for record in _evaluations_of(checkpoint, evaluations)}
+    models = [(base, licence_of_base(base)) for base in dict.fromkeys((*lineage.bases, *lineage.writers))]
+    models += [(name, UNKNOWN) for name in dict.fromkeys((*lineage.unknown, *lineage.unknown_writers))]
+    sources = [use for file in files for use in file.licences.items()]
     config = json_object(checkpoint / "config.json")
     return CardFacts(
         title=hub.repo.rpartition("/")[2],
         repo=hub.repo,
         revision="" if hub.update_main else branch,
-        base_models=tuple(bases),
+        lineage=lineage,
         base_is_stated=bool(hub.base_model),
-        unknown_starts=tuple(unknown),
         relation=relation_of(checkpoint, manifest),
-        license=card_licence(base_licences, data_licences, hub.license),
-        base_licences=dict(zip(bases, base_licences, strict=False)),
+        license=card_licence([licence for _, licence in models], [licence for _, licence in sources], hub.license),
+        licences=(*models, *sources),
         data=tuple(files),
-        datasets=tuple(lineage.datasets),
         languages=hub.languages,
         model_type=str(config.get("model_type") or ""),
         has_chat_template=(checkpoint / "chat_template.jinja").is_file()
         or "chat_template" in json_object(checkpoint / "tokenizer_config.json"),
-        evaluations=scores,
+        evaluations=_evaluations_of(checkpoint, evaluations),
         command=command,
     )
 
@@ -108,30 +162,60 @@ def dropped_of(counts: Mapping[str, Any]) -> dict[str, int]:
     return {str(reason): number for reason, number in dropped.items() if number} if isinstance(dropped, dict) else {}
 
 
-def _row_files(path: Path) -> list[Path]:
+def row_files(path: Path) -> list[Path]:
     """`path` itself, or the files of a folder that have a data manifest."""
     if not path.is_dir():
         return [path]
-    manifests = sorted(path.rglob(f"*{_MANIFEST_ENDING}"))
-    return [manifest.with_name(manifest.name.removesuffix(_MANIFEST_ENDING)) for manifest in manifests]
+    manifests = sorted(path.rglob(f"*{MANIFEST_ENDING}"))
+    return [manifest.with_name(manifest.name.removesuffix(MANIFEST_ENDING)) for manifest in manifests]
 
 
-def _evaluations_of(checkpoint: Path, paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The results that are of this checkpoint: of its folder, or of one with the very same manifest."""
-    found = []
+def _evaluations_of(checkpoint: Path, paths: Iterable[Path]) -> tuple[Evaluation, ...]:
+    """The results that are of this checkpoint: of its folder, or of one with the very same manifest.
+
+    Results of one name, such as that of a development split, have their folders in their names.
+    """
+    records: dict[Path, dict[str, Any]] = {}
     for path in paths:
-        record = _evaluation(path)
-        model = Path(str(record.get("model", "")))
-        same = [(folder / SEAL).read_bytes() if (folder / SEAL).is_file() else b"" for folder in (model, checkpoint)]
-        if model.resolve() == checkpoint.resolve() or (same[0] and same[0] == same[1]):
-            found.append(record)
+        record = json_object(path)
+        if not _is_evaluation(record):
+            raise RowError(
+                path, "is not the result of an evaluation", "Name a JSON file that recipes/run_eval.py wrote"
+            )
+        if _is_of(record, checkpoint):
+            records[path.resolve()] = record
         else:
-            log.warning("%s is of the model %s, not of %s: left out of the card", path, model, checkpoint)
-    return found
+            log.warning("%s is of the model %s, not of %s: left out of the card", path, record.get("model"), checkpoint)
+    for path in _results_next_to(checkpoint):
+        record = json_object(path)
+        if _is_evaluation(record) and _is_of(record, checkpoint):
+            records.setdefault(path.resolve(), record)
+    names = Counter(str(record["name"]) for record in records.values())
+    return tuple(
+        Evaluation(
+            f"{record['name']} ({path.parent.name})" if names[str(record["name"])] > 1 else str(record["name"]),
+            record["scores"],
+            record["differences"] if isinstance(record.get("differences"), dict) else {},
+        )
+        for path, record in records.items()
+    )
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
-    record = json_object(path)
-    if isinstance(record.get("scores"), dict) and "name" in record:
-        return record
-    raise RowError(path, "is not the result of an evaluation", "Name a JSON file that recipes/run_eval.py wrote")
+def _results_next_to(checkpoint: Path) -> Iterator[Path]:
+    """JSON files in the folders next to a checkpoint, as in runs/a/eval for runs/a/dpo. Other checkpoints have none."""
+    for folder in sorted(checkpoint.resolve().parent.iterdir()):
+        if folder.is_dir() and not (folder / SEAL).is_file() and not folder.name.startswith("."):
+            yield from (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("."))
+
+
+def _is_of(record: Mapping[str, Any], checkpoint: Path) -> bool:
+    model = Path(str(record.get("model", "")))
+    if model.resolve() == checkpoint.resolve():
+        return True
+    seals = [folder / SEAL for folder in (model, checkpoint)]
+    return all(map(Path.is_file, seals)) and seals[0].read_bytes() == seals[1].read_bytes()
+
+
+def _is_evaluation(record: Mapping[str, Any]) -> bool:
+    scores = record.get("scores")
+    return "name" in record and isinstance(scores, dict) and all(isinstance(each, dict) for each in scores.values())

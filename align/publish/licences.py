@@ -1,4 +1,4 @@
-"""Licences of known data sources and base models, and which licence a model card may show for them.
+"""Licences of known data sources and base models, what they ask for, and which one a card may show for them.
 
 A licence is an identifier of the Hub (https://huggingface.co/docs/hub/repositories-licenses), "unknown" where none is
 documented. The card shows the strictest one, and never a permissive one over data that forbids what it permits.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from align.errors import PublishError
 
@@ -32,6 +33,10 @@ SOURCES: dict[str, str] = {
 
 _BASES = (  # what a base model's name begins with -> its licence, as its publisher states it
     ("HuggingFaceTB/SmolLM2-", "apache-2.0"),
+    ("HuggingFaceTB/SmolLM3-", "apache-2.0"),
+    ("Qwen/Qwen3-", "apache-2.0"),
+    ("google/gemma-", "gemma"),
+    ("meta-llama/Llama-4-", "llama4"),
     ("meta-llama/Llama-3.3-", "llama3.3"),
     ("meta-llama/Llama-3.2-", "llama3.2"),
     ("meta-llama/Llama-3.1-", "llama3.1"),
@@ -39,6 +44,16 @@ _BASES = (  # what a base model's name begins with -> its licence, as its publis
     ("meta-llama/Meta-Llama-3-", "llama3"),
     ("meta-llama/Llama-2-", "llama2"),
 )
+
+NOTICES: dict[str, tuple[str, str]] = {
+    "llama3": ("Built with Meta Llama 3", "Llama 3"),
+    "llama3.1": ("Built with Llama", "Llama"),
+    "llama3.2": ("Built with Llama", "Llama"),
+    "llama3.3": ("Built with Llama", "Llama"),
+    "llama4": ("Built with Llama", "Llama"),
+}
+"""Licence -> the notice that it asks for, and how the name of a published model has to begin (section 1.b.i of the
+Llama 3, 3.1, 3.2, 3.3 and 4 community licences). Both also apply to models trained on the output of a Llama model."""
 
 _IDENTIFIER = re.compile(r"[a-z0-9]+(?:[.+-][a-z0-9]+)*")
 
@@ -50,6 +65,45 @@ PERMISSIVE = frozenset(
     }
 )
 """Licences under which a derived model may have any licence, with attribution at most."""
+
+
+_NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|noncommercial|research|apple-amlr")
+_NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)")
+_SAME_LICENCE = re.compile(r"(^|-)sa(-|$)|gpl|gfdl|odbl|sharing|osl|eupl|mpl|epl|ms-pl|lppl")
+_NO_CONDITIONS = frozenset({"cc0-1.0", "pddl", "unlicense", "wtfpl"})
+
+
+class Terms(NamedTuple):
+    """What a licence asks for, in one line. The smaller the rank, the more it forbids."""
+
+    rank: int
+    text: str
+
+
+def terms_of(licence: str) -> Terms:
+    """The terms of a licence by its identifier, for an overview; the licence itself is what counts."""
+    if _NON_COMMERCIAL.search(licence):
+        share = ", derivatives under the same licence" if _SAME_LICENCE.search(licence) else ""
+        share = ", no derivatives" if _NO_DERIVATIVES.search(licence) else share
+        return Terms(0, "no commercial use" + share)
+    if _NO_DERIVATIVES.search(licence):
+        return Terms(1, "no derivatives")
+    if licence == UNKNOWN:
+        return Terms(2, "not known: nothing is permitted until its owner says so")
+    if licence == OTHER or licence in NOTICES or (licence not in PERMISSIVE and not _SAME_LICENCE.search(licence)):
+        return Terms(3, "terms of its own")
+    if _SAME_LICENCE.search(licence):
+        return Terms(4, "derivatives under the same licence")
+    return Terms(6, "no conditions") if licence in _NO_CONDITIONS else Terms(5, "any use, with attribution")
+
+
+def most_restrictive_first(uses: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Licence -> what has it, in the order of `terms_of`. uses: pairs of a name and its licence, in any order."""
+    found: dict[str, list[str]] = {}
+    for name, licence in uses:
+        names = found.setdefault(licence, [])
+        names += [name] * (name not in names)
+    return dict(sorted(found.items(), key=lambda use: (terms_of(use[0]).rank, use[0])))
 
 
 def licence_of_source(source: str, stated: Mapping[str, str] | None = None) -> str:
@@ -93,8 +147,8 @@ def card_licence(bases: Iterable[str], data: Iterable[str], declared: str = "") 
     apache-2.0 base, cc-by-nc-4.0 data -> cc-by-nc-4.0, the only one that asks for more
     llama3.1 base, cc-by-nc-4.0 data -> other: several ask for more, and the card lists them
     apache-2.0 base, data of unknown licence -> unknown
-    declared: what the user states. Raises PublishError for a permissive one over a base or data with a stricter one,
-        and for what cannot be an identifier.
+    declared: what the user states. Raises PublishError for one that permits more than that of a base or of data, and
+        for what cannot be an identifier.
     """
     bases, data = list(bases), list(data)
     strict = sorted({licence for licence in (*bases, *data) if licence not in PERMISSIVE | {UNKNOWN}})
@@ -103,7 +157,8 @@ def card_licence(bases: Iterable[str], data: Iterable[str], declared: str = "") 
         if not _IDENTIFIER.fullmatch(declared):
             how = "State one of https://huggingface.co/docs/hub/repositories-licenses, or `other`"
             raise PublishError("license", f"is {declared[:80]!r}, which is no identifier of the Hub", how)
-        if declared in PERMISSIVE and strict:
+        most = min(strict, key=lambda licence: terms_of(licence).rank, default=declared)
+        if declared not in (OTHER, UNKNOWN) and terms_of(declared).rank > terms_of(most).rank:
             what = f"states {declared}, but the model was made from {' and '.join(strict)}"
             how = "State that licence, or `other`; leave license out to have it worked out"
             raise PublishError("license", what, how)

@@ -12,8 +12,8 @@ from align.errors import PublishError
 from align.files import fingerprint
 from align.hub_names import is_hub_name
 from align.manifest import SEAL, write_manifest
-from align.publish.lineage import json_object
-from align.publish.model_card import CardFacts
+from align.publish.facts import CardFacts
+from align.publish.manifests import json_object
 from align.publish.names import shown_path, without_paths
 
 CARD = "README.md"
@@ -100,7 +100,7 @@ def _published_base(file: Path, name: str, facts: CardFacts) -> str:
     Training a model whole and then an adapter over it gives an adapter whose lineage leads to a model on the Hub that
     is not its base: over that one it would compute something else.
     """
-    base = facts.base_models[0] if len(facts.base_models) == 1 else ""
+    base = facts.lineage.bases[0] if len(facts.lineage.bases) == 1 else ""
     if base and facts.base_is_stated:
         return base
     if is_hub_name(Path(name)):

@@ -18,21 +18,22 @@ from safetensors.torch import save_file
 from align.assets import starting_checkpoint
 from align.config import load_config
 from align.errors import CheckpointError, PublishError, RowError
-from align.jsonl import write_rows
-from align.manifest import SEAL, verify_folder, write_data_manifest, write_folder_manifest
+from align.manifest import SEAL, verify_folder, write_folder_manifest
 from align.publish import hub
-from align.publish.facts import card_facts
+from align.publish.facts import CardFacts, DataFile, Evaluation, card_facts
 from align.publish.hub import publish, upload
 from align.publish.licences import SOURCES, card_licence, licence_of_source
-from align.publish.model_card import CardFacts, DataFile, cell, model_card
+from align.publish.lineage import Lineage, Step
+from align.publish.markdown import cell
+from align.publish.model_card import model_card
 from align.publish.names import shown_path, without_paths
 from align.publish.secrets import refuse_secrets
 from align.publish.staging import published_files
-from align.rows import Message, SFTRow
 from align.settings import HubConfig
 from data_builders.packaged import PACKAGES
 from data_builders.questions.importers import BOOLQ
 from recipes.publish import PublishRecipe
+from tests.published import card_of, made, rows_of, trained
 from tests.writable_hub import Client
 
 ROOT = Path(__file__).parents[3]
@@ -187,41 +188,6 @@ def test_without_a_token_it_says_so(checkpoint: Path, monkeypatch: pytest.Monkey
 
 
 # The facts of a card
-
-
-def made(folder: Path, notes: dict[str, Any], config: str = '{"model_type": "qwen2"}', **files: str) -> Path:
-    """A sealed checkpoint folder."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config)
-    (folder / "model.safetensors").write_bytes(b"weights")
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
-    write_folder_manifest(folder, list(folder.iterdir()), notes)
-    return folder
-
-
-def rows_of(path: Path, *sources: str, counted: bool = True) -> Path:
-    """A file of SFT rows, one of each source, with its manifest or without."""
-    said = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello"))
-    write_rows(path, [SFTRow(id=f"r{n}", source=source, messages=said) for n, source in enumerate(sources)])
-    if counted:
-        write_data_manifest(path, config={}, counts={"rows": len(sources), "sources": dict.fromkeys(sources, 1)})
-    return path
-
-
-def trained(folder: Path, start: Path | str, data: Path | str, stage: str = "sft", **files: str) -> Path:
-    config = {"model": {"path": str(start)}, "data": {"path": str(data)}, "training": {"learning_rate": 1e-5}}
-    return made(folder, {"stage": stage, "steps": 9, "processes": 1, "config": config}, **files)
-
-
-def card_of(folder: Path, **stated: Any) -> tuple[dict[str, Any], str]:
-    """Front matter and text of a checkpoint's card."""
-    manifest = verify_folder(folder)
-    beyond = {name: stated.pop(name) for name in ("data", "evaluations", "command") if name in stated}
-    hub = HubConfig(repo="me/model", **stated)
-    card = model_card(manifest, card_facts(folder, manifest, hub, **beyond))
-    _, head, body = card.split("---\n", 2)
-    return yaml.safe_load(head), body
 
 
 def test_base_model_and_licence_are_found_by_following_the_manifests(tmp_path: Path) -> None:
@@ -401,6 +367,8 @@ def test_prompts_that_forbid_commercial_use_are_never_published_as_apache(tmp_pa
         (["unknown"], [], "", "unknown"),
         ([], [], "", "unknown"),
         (["apache-2.0"], ["unknown"], "apache-2.0", "apache-2.0"),
+        (["llama3.1"], ["unknown"], "llama3.1", "llama3.1"),
+        (["llama3.1"], ["cc-by-nc-4.0"], "cc-by-nc-4.0", "cc-by-nc-4.0"),
     ],
 )
 def test_the_strictest_licence_is_shown(bases: list[str], data: list[str], declared: str, shown: str) -> None:
@@ -447,6 +415,8 @@ def test_data_named_by_a_pattern_are_listed_file_by_file(tmp_path: Path) -> None
 def test_a_llama_model_is_never_published_as_apache() -> None:
     with pytest.raises(PublishError, match=r"license: states apache-2.0, but the model was made from llama3.1"):
         card_licence(["llama3.1"], ["mit"], "apache-2.0")
+    with pytest.raises(PublishError, match=r"states llama3.1, but the model was made from cc-by-nc-4.0 and llama3.1"):
+        card_licence(["llama3.1"], ["cc-by-nc-4.0"], "llama3.1")
 
 
 def test_every_packaged_source_has_a_licence_and_rows_keep_their_source() -> None:
@@ -515,15 +485,14 @@ def test_the_card_holds_what_is_known_and_its_head_is_what_the_hub_reads() -> No
     facts = CardFacts(
         title="model",
         repo="me/model",
-        base_models=("owner/base",),
-        base_licences={"owner/base": "apache-2.0"},
+        lineage=Lineage(bases=["owner/base"], datasets=["owner/rows"]),
+        licences=(("owner/base", "apache-2.0"), ("nq-open", "cc-by-sa-3.0")),
         license="other",
         data=(DataFile("mix/sft.jsonl", 12, {"duplicate": 3}, {"nq-open": "cc-by-sa-3.0"}),),
-        datasets=("owner/rows",),
         languages=("en", "de"),
         model_type="llama",
         has_chat_template=True,
-        evaluations={"factuality": {"wrong": {"value": 0.19, "low": 0.14, "high": 0.25, "n": 300}}},
+        evaluations=(Evaluation("factuality", {"wrong": {"value": 0.19, "low": 0.14, "high": 0.25, "n": 300}}),),
         command="python recipes/sft.py x.yaml",
     )
     made_by = {"align": "0.1.0", "torch": "2.13.0"}
@@ -531,7 +500,7 @@ def test_the_card_holds_what_is_known_and_its_head_is_what_the_hub_reads() -> No
     card = ModelCard(model_card(manifest, facts))
     assert card.data.base_model == "owner/base"
     assert card.data.license == "other"
-    assert card.data.license_name == "see-sources"
+    assert card.data.license_name == "see-card"
     assert card.data.datasets == ["owner/rows"]
     assert card.data.language == ["en", "de"]
     assert card.data.library_name == "transformers"
@@ -577,9 +546,10 @@ def test_nothing_in_a_card_is_markup_that_it_was_given() -> None:
     bad = "<script>x</script> ![i](https://evil.example/i.png) [l](javascript:x) www.evil.example **b**"
     facts = CardFacts(
         title=bad,
-        unknown_starts=(bad,),
+        lineage=Lineage(unknown=[bad], unknown_writers=[bad], steps=[Step(bad, bad, {"training": {bad: bad}}, True)]),
+        licences=((bad, bad),),
         data=(DataFile(bad, 1, {bad: 1}, {bad: bad}),),
-        evaluations={bad: {bad: {"value": bad, "n": bad}}},
+        evaluations=(Evaluation(bad, {bad: {"value": bad, "n": bad}}),),
     )
     manifest = {"stage": bad, "steps": bad, "processes": bad, "averaged": {bad: bad}, "made_by": {bad: bad}}
     body = model_card(manifest, facts).split("---\n", 2)[2]
