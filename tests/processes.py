@@ -1,10 +1,10 @@
 """Start training as users do, in processes of its own, without importing torch again for each of them.
 
 A training process spends about seven seconds of a core on imports, and `accelerate launch` with two workers pays them
-three times: most of the time of a test that starts it. Here one server process has imported everything, and each
-process, and each Python that it starts, is a fork of it (`multiprocessing`'s forkserver). All the rest is real: the
-launcher's own code with its command line, its elastic agent, signals, exit codes, processes to kill, and environments,
-except for variables that a library reads when it is imported.
+three times: most of the time of a test that starts it. Here one server process has imported everything
+(tests/preloaded.py), and each process, and each Python that it starts, is a fork of it (`multiprocessing`'s
+forkserver). All the rest is real: the launcher's own code with its command line, its elastic agent, signals, exit
+codes, processes to kill, and environments, except for variables that a library reads when it is imported.
 
     run([*ZERO3, "recipes/dpo.py", "config.yaml"])              # to the end; an exit code other than 0 is a failure
     started = Started([PYTHON, "recipes/dpo.py", "config.yaml"])
@@ -41,13 +41,6 @@ TORCHRUN = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 TIMEOUT = 400.0
 
-_IMPORTED = [
-    *("torch", "torch.distributed.run", "transformers", "transformers.trainer", "accelerate.commands.launch"),
-    *("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "deepspeed", "peft"),
-    *("align.trainers.dpo", "align.trainers.sft", "align.trainers.reward", "align.trainers.data"),
-    *("align.trainers.arguments", "align.models.loading", "align.publish.hub"),
-]
-
 
 class Started:
     """A process that runs `words`, a command line that begins with Python. `output` has what it printed."""
@@ -67,7 +60,7 @@ class Started:
             self.pid, self.poll = popen.pid, popen.poll
             return
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_IMPORTED)
+        context.set_forkserver_preload(["tests.preloaded"])
         process = context.Process(target=_in_the_fork, args=(words, given, str(self._printed)), daemon=True)
         process.start()
         assert process.pid is not None
