@@ -39,7 +39,7 @@ CORPUS = [
 
 
 NEW_MODULES = 100
-"""After so many imports, objects are set aside from garbage collection again."""
+"""After this number of imports, objects are set aside from garbage collection again."""
 _imported = 0
 
 
