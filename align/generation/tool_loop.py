@@ -72,6 +72,14 @@ def run_dialogs(
     return [dialog.trajectory() for dialog in dialogs]
 
 
+def call_results(message: Message, tools: Tools, max_result_characters: int) -> list[Message]:
+    """Make the calls of an assistant message, in their order. Returns a tool message for each."""
+    return [
+        tool_message(tools.call(call).text, call.name, max_characters=max_result_characters)
+        for call in message.tool_calls
+    ]
+
+
 def step_seed(seed: int, step: int) -> int:
     """The seed of one step of a dialog: 48 bits, like the seed of a candidate."""
     return int(fingerprint_of("step", seed, step)[:12], 16)
@@ -107,9 +115,7 @@ class _OpenDialog:
     def execute(self, max_result_characters: int) -> None:
         """Append the results of the last message's calls, unless the dialog has ended."""
         if self.ended is None:
-            for call in self.messages[-1].tool_calls:
-                result = self.tools.call(call)
-                self.messages.append(tool_message(result.text, call.name, max_characters=max_result_characters))
+            self.messages += call_results(self.messages[-1], self.tools, max_result_characters)
 
     def trajectory(self) -> Trajectory:
         assert self.ended is not None

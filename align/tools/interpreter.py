@@ -6,6 +6,9 @@ from align.tools.registry import Tool, tool_of
 from align.tools.results import ToolFailure
 from align.tools.sandbox.session import Execution, Sandbox, Session
 
+INTERPRETER = "code_interpreter"
+"""The tool's name."""
+
 
 class DialogSession:
     """A dialog's session, which starts when code runs for the first time, and again after a call that ended it.

@@ -115,7 +115,8 @@ class Answers:
             if not (one.done() and other.done()):
                 return  # this is called for each of the two requests; only the second call finds both done
             try:
-                self._store.answer(asked, (one.result(), other.result()), (first, second))
+                seeds = [request.seed for request in requests]
+                self._store.answer(asked, (one.result(), other.result()), (first, second), seeds)
                 del self._asked[key]
             except (AlignError, sqlite3.Error) as error:
                 self._asked[key] = str(error)

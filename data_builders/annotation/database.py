@@ -5,6 +5,9 @@
 - turn: one comparison as one rater sees it, including which response is shown on the left.
 - judgement: a rater's grade of a turn, from 4 (the first response is significantly better) to -4, as in
   `Judgement.grade`. The grade refers to the first response, not to the left one.
+
+`models` and `seeds` are JSON lists: who wrote each of the two responses, and the seed that it was sampled with; empty
+where that is unknown.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from pydantic import TypeAdapter
 from align.errors import RowError
 from align.rows import Message, Messages
 
-VERSION = 1
+VERSION = 2
 _SCHEMA = """
 CREATE TABLE task (
     position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, source TEXT NOT NULL,
-    round INTEGER, batch TEXT NOT NULL, tools TEXT NOT NULL, prompt TEXT NOT NULL, responses TEXT, models TEXT NOT NULL
+    round INTEGER, batch TEXT NOT NULL, tools TEXT NOT NULL, prompt TEXT NOT NULL, responses TEXT, models TEXT NOT NULL,
+    seeds TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 CREATE TABLE assignment (
     task TEXT NOT NULL REFERENCES task (id), rater TEXT NOT NULL, taken TEXT NOT NULL, closed TEXT,
@@ -33,7 +37,8 @@ CREATE TABLE assignment (
 CREATE INDEX assignment_by_rater ON assignment (rater, closed);
 CREATE TABLE turn (
     id TEXT PRIMARY KEY, task TEXT NOT NULL REFERENCES task (id), rater TEXT NOT NULL, number INTEGER NOT NULL,
-    first_is_left INTEGER NOT NULL, prompt TEXT NOT NULL, responses TEXT, models TEXT NOT NULL, withdrawn TEXT
+    first_is_left INTEGER NOT NULL, prompt TEXT NOT NULL, responses TEXT, models TEXT NOT NULL,
+    seeds TEXT NOT NULL DEFAULT '[]', withdrawn TEXT
 ) STRICT;
 CREATE INDEX turn_by_task ON turn (task, rater);
 CREATE UNIQUE INDEX one_turn ON turn (task, rater, number) WHERE withdrawn IS NULL;
@@ -43,6 +48,10 @@ CREATE TABLE judgement (
 ) STRICT;
 CREATE INDEX judgement_by_turn ON judgement (turn);
 CREATE UNIQUE INDEX one_judgement ON judgement (turn) WHERE withdrawn IS NULL;
+"""
+_FROM_VERSION_1 = """
+ALTER TABLE task ADD COLUMN seeds TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE turn ADD COLUMN seeds TEXT NOT NULL DEFAULT '[]';
 """
 MESSAGES = TypeAdapter(Messages)
 RESPONSES = TypeAdapter(tuple[Messages, Messages])
@@ -63,6 +72,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found == 0:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        elif found == 1:
+            db.executescript(f"BEGIN IMMEDIATE; {_FROM_VERSION_1} PRAGMA user_version = {VERSION}; COMMIT;")
         elif found != VERSION:
             what = f"has database version {found}, expected version {VERSION}"
             raise RowError(path, what, "Use another file, or the version of this program that made it")

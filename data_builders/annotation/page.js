@@ -13,6 +13,7 @@ const rater = new URLSearchParams(location.search).get("rater");
 let state = null;      // the last state that the server sent
 let choice = null;     // {side, grade}: grade 4 means left is significantly better, -4 right
 let edits = {};        // side -> edited text of its answer
+let calls = {};        // side -> edited calls of its answer, as text
 let busy = false;
 let timer = null;
 let plain = localStorage.getItem("plain") === "yes";  // show texts as they are written
@@ -80,13 +81,14 @@ function draw(found) {
   $("who").textContent = state.rater;
   $("undo").disabled = state.undo === null;
   clearTimeout(timer);
-  if (state.kind === "waiting") timer = setTimeout(look, WAITING_MS);
+  if (["waiting", "running"].includes(state.kind)) timer = setTimeout(look, WAITING_MS);
   if (state.kind === "done") timer = setTimeout(look, DONE_MS);
   if (same && state.kind !== "rate") return;
 
   document.activeElement?.blur();
   $("dialog").hidden = state.kind === "done";
   $("waiting").hidden = state.kind !== "waiting";
+  $("running").hidden = state.kind !== "running";
   $("done").hidden = state.kind !== "done";
   $("rating").hidden = state.kind !== "rate";
   $("go-on").hidden = !["go_on", "failed"].includes(state.kind);
@@ -94,7 +96,7 @@ function draw(found) {
   document.querySelector("label[for=next]").hidden = state.kind === "failed";
   drawDialog();
   $("failed").hidden = state.kind !== "failed";
-  $("failed").textContent = `The models could not answer. ${state.failure}`;
+  $("failed").textContent = `The dialog cannot continue. ${state.failure}`;
   if (state.kind === "rate") drawRating();
   if (state.kind === "go_on") $("next").value = "";
   if (!same) scrollTo(0, 0);
@@ -112,19 +114,27 @@ function drawAnswers() {
 
 function drawRating() {
   const kept = JSON.parse(localStorage.getItem(`draft ${state.turn}`) ?? "null");
-  const before = state.before && {grade: state.before.grade, edits: editsOf(state.before)};
+  const before = state.before && {
+    grade: state.before.grade, edits: editsOf(state.before, "edited"), calls: editsOf(state.before, "edited_calls"),
+  };
   const begin = kept ?? before ?? {grade: null, edits: {}};
   edits = begin.edits;
+  calls = begin.calls ?? {};
+  $("calls").hidden = !state.last_calls;
   drawAnswers();
   $("improve").hidden = true;
   $("feedback").value = "";
   $("refine").hidden = !state.refines;
   choose(begin.grade);
-  if (choice && edits[choice.side] !== undefined) improve(false);
+  if (choice && isEdited(choice.side)) improve(false);
 }
 
-function editsOf(before) {
-  return before.edited === null ? {} : {[before.grade > 0 ? "left" : "right"]: before.edited};
+function editsOf(before, name) {
+  return before[name] === null ? {} : {[before.grade > 0 ? "left" : "right"]: before[name]};
+}
+
+function isEdited(side) {
+  return edits[side] !== undefined || calls[side] !== undefined;
 }
 
 function messageOf(message, named = true) {
@@ -161,8 +171,7 @@ function choose(grade) {
   $("edit").disabled = !sided;
   $("submit").disabled = choice === null;
   if (!sided) $("improve").hidden = true;
-  else if (edits[choice.side] !== undefined) improve(false);
-  else if (!$("improve").hidden) $("edited").value = state.last_text[choice.side];
+  else if (isEdited(choice.side) || !$("improve").hidden) improve(false);
 }
 
 // Called for a choice of the rater. It clears the message, because "Saved." was about the previous pair.
@@ -177,22 +186,23 @@ function improve(focus = true) {
   $("improve").hidden = false;
   $("edited").value = edits[choice.side] ?? state.last_text[choice.side];
   $("edited").rows = Math.min(24, Math.max(6, $("edited").value.split("\n").length + 1));
+  $("edited-calls").value = calls[choice.side] ?? state.last_calls?.[choice.side] ?? "";
   if (focus) $("edited").focus();
 }
 
 function keepDraft() {
-  localStorage.setItem(`draft ${state.turn}`, JSON.stringify({grade: choice?.grade ?? null, edits}));
+  localStorage.setItem(`draft ${state.turn}`, JSON.stringify({grade: choice?.grade ?? null, edits, calls}));
 }
 
 async function submit() {
   if (busy || choice === null || state.kind !== "rate") return;
-  const edited = edits[choice.side];
-  if (edited !== undefined && !edited.trim()) {
+  const edited = edits[choice.side], editedCalls = calls[choice.side] ?? state.last_calls?.[choice.side] ?? null;
+  if (edited !== undefined && !edited.trim() && !editedCalls?.trim()) {
     say("The edited answer is empty. Write a text, or restore the original answer.", true);
     return;
   }
   const {turn} = state, grade = choice.grade;
-  await act("/api/judge", {turn, judgement: madeId(), grade, edited: edited ?? null}, "Saved.");
+  await act("/api/judge", {turn, judgement: madeId(), grade, edited: edited ?? null, edited_calls: editedCalls}, "Saved.");
   if (state.turn !== turn || state.kind !== "rate") localStorage.removeItem(`draft ${turn}`);
 }
 
@@ -307,6 +317,7 @@ function begin() {
   $("rating").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
   $("go-on").addEventListener("submit", (event) => { event.preventDefault(); goOn(); });
   $("edited").addEventListener("input", () => { edits[choice.side] = $("edited").value; keepDraft(); });
+  $("edited-calls").addEventListener("input", () => { calls[choice.side] = $("edited-calls").value; keepDraft(); });
   $("edit").addEventListener("click", () => improve());
   $("ask").addEventListener("click", ask);
   $("undo").addEventListener("click", undo);

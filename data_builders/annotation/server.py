@@ -16,11 +16,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from align.errors import AlignError, ConfigError
+from align.errors import AlignError, ConfigError, RowError
+from align.rows import Messages, tools_of
+from align.tools.interpreter import INTERPRETER
 from data_builders.annotation.settings import ServerConfig
-from data_builders.annotation.store import Store
+from data_builders.annotation.store import Store, Turn
 
 try:
     import uvicorn
@@ -30,13 +32,21 @@ try:
 
     from data_builders.annotation.connections import LimitedConnection
     from data_builders.annotation.guard import Guard
-    from data_builders.annotation.view import flip_grade, rater_state, response_index, with_last_text
+    from data_builders.annotation.view import (
+        calls_of,
+        calls_text,
+        flip_grade,
+        rater_state,
+        response_index,
+        with_last_text,
+    )
 except ImportError as error:
     how = 'pip install -e ".[annotate]"'
     raise ConfigError(error.name or "fastapi", "is not installed, but the annotation page requires it", how) from None
 
 if TYPE_CHECKING:
     from data_builders.annotation.answers import Answers
+    from data_builders.annotation.tool_turns import ToolTurns
 
 TOKEN_VARIABLE = "ANNOTATE_TOKEN"
 _FOLDER = Path(__file__).parent
@@ -76,8 +86,17 @@ class Judging(OfTurn):
     """An id made by the page, by which a request that is sent again is recognized."""
     grade: int = Field(ge=-4, le=4)
     """From 4 (left is significantly better) to -4 (right is significantly better)."""
-    edited: Text | None = None
+    edited_calls: Annotated[str, Field(max_length=_MOST_CHARACTERS)] | None = None
+    """The calls of the better answer's last message as the rater has changed them, in the form of `calls_text`."""
+    edited: Annotated[str, Field(max_length=_MOST_CHARACTERS)] | None = None
     """The rater's improved version of the better answer (of its last message, if it has several)."""
+
+    @field_validator("edited")
+    @classmethod
+    def _an_edited_message_says_something(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is not None and not (info.data.get("edited_calls") or "").strip():
+            _some(text)
+        return text
 
 
 class Undoing(Visit):
@@ -94,7 +113,7 @@ class Refining(OfTurn):
     feedback: Text
 
 
-def app(store: Store, answers: Answers | None = None) -> FastAPI:
+def app(store: Store, answers: Answers | None = None, tools: ToolTurns | None = None) -> FastAPI:
     """Make the web app: the page and its requests, without access control (see `Guard`)."""
     api = FastAPI(openapi_url=None)
 
@@ -114,6 +133,8 @@ def app(store: Store, answers: Answers | None = None) -> FastAPI:
             failure = (
                 answers.request_answers(turn) if store.multi_turn and answers is not None else "no models are loaded"
             )
+        elif turn is not None and tools is not None and store.awaits_tools(turn):
+            failure = tools.request(turn)
         return rater_state(store, rater, turn, failure) | {"refines": answers is not None}
 
     def known(rater: str) -> str:
@@ -132,10 +153,8 @@ def app(store: Store, answers: Answers | None = None) -> FastAPI:
         turn = store.turn(rater, request.turn)
         grade = flip_grade(turn, request.grade)
         edited = None
-        if request.edited is not None and grade != 0 and turn.responses is not None:
-            better = turn.responses[turn.better(grade)]
-            if request.edited != better[-1].content:
-                edited = with_last_text(better, request.edited)
+        if grade != 0 and turn.responses is not None:
+            edited = _edited(turn, turn.responses[turn.better(grade)], request)
         store.judge(rater, turn.id, request.judgement, grade, edited)
         if answers is not None:
             answers.look_ahead()
@@ -169,6 +188,22 @@ def app(store: Store, answers: Answers | None = None) -> FastAPI:
     return api
 
 
+def _edited(turn: Turn, better: Messages, request: Judging) -> Messages | None:
+    """Return the better response as the rater has edited it; None if it is unchanged."""
+    last = better[-1]
+    text = last.content if request.edited is None else request.edited
+    calls = last.tool_calls
+    if request.edited_calls is not None and request.edited_calls.strip() != calls_text(last).strip():
+        calls = calls_of(request.edited_calls)
+        known = [tool.name for tool in tools_of(turn.tools)]
+        unknown = [call.name for call in calls if call.name not in (*known, INTERPRETER)]
+        if known and unknown:
+            raise RowError("calls", f"name {unknown[0]}, which is not offered", f"Offered are: {', '.join(known)}")
+    if not text.strip() and not calls:
+        raise RowError("edited", "has neither text nor calls", "Write one of them, or restore the original answer")
+    return None if (text, calls) == (last.content, last.tool_calls) else with_last_text(better, text, calls)
+
+
 def _sender(file: Path) -> Any:
     def send() -> FileResponse:
         return FileResponse(file)
@@ -191,6 +226,7 @@ class Server:
         self._host = config.host
         self.token = None if config.is_loopback else _token()
         self._serving: uvicorn.Server | None = None
+        self._is_stopped = False
 
     @property
     def address(self) -> str:
@@ -205,10 +241,19 @@ class Server:
         """The number of open connections."""
         return 0 if self._serving is None else len(self._serving.server_state.connections)
 
-    def run(self, store: Store, answers: Answers | None = None) -> None:
-        """Serve until the process is interrupted."""
+    def run(
+        self,
+        store: Store,
+        answers: Answers | None = None,
+        tools: ToolTurns | None = None,
+        announce: bool = True,
+    ) -> None:
+        """Serve until the process is interrupted, or `stop` is called. Closes the store.
+
+        announce: print the address, which may contain the token.
+        """
         settings = uvicorn.Config(
-            Guard(app(store, answers), self.token, self.port),
+            Guard(app(store, answers, tools), self.token, self.port),
             http=LimitedConnection,
             lifespan="off",
             ws="none",
@@ -218,13 +263,17 @@ class Server:
             proxy_headers=False,
             timeout_graceful_shutdown=2,
         )
-        print(f"annotation page   {self.address}\nstop              Ctrl-C (the same command continues)", flush=True)
+        if announce:
+            print(f"annotation page   {self.address}")
+            print("stop              Ctrl-C (the same command continues)", flush=True)
         self._serving = uvicorn.Server(settings)
+        self._serving.should_exit = self._is_stopped
         with closing(store), suppress(KeyboardInterrupt):
             self._serving.run(sockets=[self._socket])
 
     def stop(self) -> None:
         """Make `run` return in its thread, after the requests that are being answered."""
+        self._is_stopped = True
         if self._serving is not None:
             self._serving.should_exit = True
 

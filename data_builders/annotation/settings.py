@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from align.config import Section
-from align.settings import InputSource, Reading
+from align.rows import Level
+from align.settings import InputSource, ModelConfig, Reading
+from align.tools.catalog import ToolsConfig
+from align.tools.sandbox.session import SandboxLimits
 
 
 class TasksConfig(Reading):
@@ -49,7 +52,7 @@ class RatingConfig(Section):
     """Minutes for which a comparison stays reserved for the rater who opened it. After that, others may get it."""
     max_turns: int = Field(10, ge=1)
     """Maximum number of turns of a dialog, each with its own comparison; requires `models`. 1: dialogs are not
-    continued."""
+    continued. A message after the results of tools is a turn too."""
     ahead: int = Field(4, ge=0)
     """Number of prompts that the models answer in advance, so that raters do not have to wait; requires `models`."""
     seed: int = 0
@@ -77,4 +80,51 @@ class ServerConfig(Section):
     def _host_is_an_address(self) -> Self:
         if not self.host.strip():
             raise ValueError("server.host is empty. Set it to 127.0.0.1, or to 0.0.0.0 for all addresses")
+        return self
+
+
+class ToolTurnsConfig(ToolsConfig):
+    """Tools that make the calls of a chosen response, so that the dialog continues with their results (Llama 3, section
+    4.3.5). Prompts offer functions in their column `tools`; a prompt without it may call every tool."""
+
+    interpreter: bool = False
+    """Whether code_interpreter is among the tools. Its code runs in the sandbox."""
+    sandbox: SandboxLimits = SandboxLimits()
+    """Limits for the code of one dialog."""
+
+    @model_validator(mode="after")
+    def _there_are_tools(self) -> Self:
+        if not (self.built_in or self.functions or self.interpreter):
+            raise ValueError("expected built_in, functions or interpreter, found no tool")
+        return self
+
+
+def _default_levels() -> dict[Level, float]:
+    return {"significantly better": 2.0, "better": 1.0, "slightly better": 0.5}
+
+
+class ScriptedRaterConfig(Section):
+    """A program that judges by a fixed rule, through the page's own requests, to exercise a collection without people.
+    Its judgements are not those of a person: rows name it in `raters`."""
+
+    name: str = Field("scripted-rater", pattern=r"^scripted[\w -]{0,50}$")
+    """Its name in the rows. It begins with `scripted`, so that it is never taken for a person's."""
+    rule: Literal["reward_model", "shorter"] = "reward_model"
+    """reward_model: the response with the higher score of `reward_model` is better. shorter: the one with fewer
+    characters."""
+    reward_model: ModelConfig | None = None
+    """The reward model of the rule reward_model."""
+    token_budget: int = Field(4096, gt=0)
+    """Tokens in one forward pass of the reward model."""
+    pause_seconds: float = Field(0.0, ge=0)
+    """Time between two judgements, to watch it at work."""
+    levels: dict[Level, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_levels)
+    """Level -> the smallest difference of two scores for which it is given: of log-odds, or of hundreds of characters
+    for the rule shorter. A smaller difference is marginally better, none is a tie."""
+
+    @model_validator(mode="after")
+    def _the_rule_has_its_model(self) -> Self:
+        if (self.rule == "reward_model") != (self.reward_model is not None):
+            found = "is missing" if self.reward_model is None else f"is given, which the rule {self.rule} does not read"
+            raise ValueError(f"reward_model {found}. Give it with the rule reward_model, and only then")
         return self

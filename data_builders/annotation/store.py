@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,37 +18,9 @@ from pathlib import Path
 from align.errors import RowError
 from align.rows import Message, Messages, row_id
 from data_builders.annotation.database import MESSAGES, RESPONSES, messages_json, moment_text, now, open_database
+from data_builders.annotation.queries import COMPLETE, GOING_ON, LAST, NEXT, OPEN
 from data_builders.annotation.settings import RatingConfig
 from data_builders.annotation.tasks import Task
-
-_LAST = """
-SELECT judgement.id, turn.task, turn.number FROM judgement JOIN turn ON turn.id = judgement.turn
-WHERE turn.rater = ? AND judgement.withdrawn IS NULL ORDER BY judgement.place DESC LIMIT 1
-"""
-# The first task for a rater: one that can be shown (it has responses, or models can answer it), that this rater has not
-# had yet, and that still needs raters. A rater counts for a task if the assignment is open and not older than
-# hold_minutes (:stale is the oldest time that counts), or if the rater has judged the task. Example with two raters per
-# pair (:required = 2): ann has judged it, bob opened it 90 minutes ago with hold_minutes = 60. Only ann counts,
-# so a third rater gets the task.
-_NEXT = """
-SELECT * FROM task
-WHERE (:live OR responses IS NOT NULL)
-AND NOT EXISTS (SELECT 1 FROM assignment AS mine WHERE mine.task = task.id AND mine.rater = :rater)
-AND :required > (
-    SELECT count(*) FROM assignment WHERE assignment.task = task.id AND (
-        (closed IS NULL AND taken > :stale)
-        OR EXISTS (
-            SELECT 1 FROM turn JOIN judgement ON judgement.turn = turn.id
-            WHERE turn.task = assignment.task AND turn.rater = assignment.rater AND judgement.withdrawn IS NULL
-        )
-    )
-)
-ORDER BY position LIMIT 1
-"""
-_OPEN = """
-SELECT turn.id FROM assignment JOIN turn ON turn.task = assignment.task AND turn.rater = assignment.rater
-WHERE assignment.rater = ? AND closed IS NULL AND withdrawn IS NULL ORDER BY taken DESC, number DESC LIMIT 1
-"""
 
 
 @dataclass(frozen=True)
@@ -107,32 +79,45 @@ class Store:
     """The state of an annotation, in a database. Its methods can be called from any thread.
 
     multi_turn: models can answer, so that a rater can continue the dialog of a judged task, up to `max_turns` turns.
+    runs_tools: the calls of a chosen response are executed, and the dialog continues with their results.
+    enough: the number of comparisons after which no further ones are given to raters; None for all.
 
     If an action of a rater is not possible, its method raises RowError and changes nothing.
     """
 
-    def __init__(self, path: Path, config: RatingConfig, *, multi_turn: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RatingConfig,
+        *,
+        multi_turn: bool = False,
+        runs_tools: bool = False,
+        enough: int | None = None,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.config, self.multi_turn = config, multi_turn
+        self.config, self.multi_turn, self.runs_tools, self.enough = config, multi_turn, runs_tools, enough
         self._lock = threading.RLock()
         self._db = open_database(path)
 
     def add(self, tasks: Iterable[Task]) -> int:
         """Add the tasks that are not in the database yet. Returns their number."""
         with self._transaction() as db:
-            before = db.total_changes
-            db.executemany(
-                "INSERT OR IGNORE INTO task (id, name, source, round, batch, tools, prompt, responses, models) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (
-                        *(task.id, task.name, task.source, task.round, task.batch, task.tools),
-                        *(messages_json(task.prompt), messages_json(task.responses), json.dumps(task.models)),
-                    )
-                    for task in tasks
-                ),
-            )
-            return db.total_changes - before
+            return _insert(db, tasks)
+
+    def renew(self, tasks: Sequence[Task]) -> int:
+        """Make `tasks` the comparisons that are still to be made. Returns the number of those that are new.
+
+        What a rater has opened stays as it is: a prompt of theirs is not asked again with other responses. Other tasks
+        that are not among `tasks` are deleted; they are responses of earlier models, and contain no work of a person.
+        """
+        with self._transaction() as db:
+            kept = {task.id for task in tasks}
+            opened = "SELECT 1 FROM assignment WHERE assignment.task = task.id"
+            for row in db.execute(f"SELECT id FROM task WHERE NOT EXISTS ({opened})").fetchall():
+                if row["id"] not in kept:
+                    db.execute("DELETE FROM task WHERE id = ?", (row["id"],))
+            seen = {(row["source"], row["name"]) for row in db.execute("SELECT source, name FROM task")}
+            return _insert(db, [task for task in tasks if (task.source, task.name) not in seen])
 
     def current(self, rater: str) -> Turn | None:
         """Return the rater's current turn: that of the open task assigned last, else of a new task, else None.
@@ -170,7 +155,7 @@ class Store:
     def undo(self, rater: str, judgement_id: str) -> None:
         """Withdraw the rater's last judgement and the turn that followed it. If it is already withdrawn, do nothing."""
         with self._transaction() as db:
-            last = db.execute(_LAST, (rater,)).fetchone()
+            last = db.execute(LAST, (rater,)).fetchone()
             if last is None or last["id"] != judgement_id:
                 if self._is_known(db, judgement_id, rater, withdrawn=True):
                     return
@@ -187,12 +172,39 @@ class Store:
         """Continue a judged dialog with the rater's next message. If the next turn already exists, nothing changes."""
         with self._transaction() as db:
             turn = self._turn(db, rater, turn_id)
-            if turn.judgement is None or not self.multi_turn or turn.number >= self.config.max_turns:
+            if self.awaits_tools(turn):
+                raise RowError("turn", "has calls that are being made", "Wait for their results")
+            if turn.judgement is None or not self._may_go_on(turn):
                 how = "Judge it first. The setting rating.max_turns limits the number of turns"
                 raise RowError("turn", "cannot be continued", how)
-            prompt = (*turn.prompt, *turn.continuation(), Message(role="user", content=message))
-            self._begin(db, turn.task, rater, turn.number + 1, prompt, None, "[]")
-            self._touch(db, turn.task, rater, closed=None)
+            self._continue(db, turn, (Message(role="user", content=message),))
+
+    def awaits_tools(self, turn: Turn) -> bool:
+        """Whether the dialog of a judged turn continues with the results of the calls in its chosen response."""
+        if not self.runs_tools or turn.judgement is None or not self._may_go_on(turn):
+            return False
+        return bool(turn.continuation()[-1].tool_calls)
+
+    def add_results(self, turn: Turn, results: Messages) -> None:
+        """Continue the dialog of a judged turn with the results of its calls.
+
+        If the judgement was undone meanwhile, or the next turn already exists, nothing changes.
+        """
+        with self._transaction() as db:
+            try:
+                found = self._turn(db, turn.rater, turn.id)
+            except RowError:  # the turn itself was withdrawn
+                return
+            if found.judgement == turn.judgement and self.awaits_tools(found):
+                self._continue(db, found, results)
+
+    def _may_go_on(self, turn: Turn) -> bool:
+        return self.multi_turn and turn.number < self.config.max_turns
+
+    def _continue(self, db: sqlite3.Connection, turn: Turn, messages: Messages) -> None:
+        prompt = (*turn.prompt, *turn.continuation(), *messages)
+        self._begin(db, turn.task, turn.rater, turn.number + 1, prompt)
+        self._touch(db, turn.task, turn.rater, closed=None)
 
     def leave(self, rater: str, turn_id: str) -> None:
         """Close the task of a turn that is judged, or that the models could not answer."""
@@ -202,19 +214,29 @@ class Store:
                 raise RowError("turn", "is not judged yet", "Judge it first")
             self._touch(db, turn.task, rater, closed=now())
 
-    def answer(self, asked: PromptToAnswer, responses: tuple[Messages, Messages], models: tuple[str, str]) -> None:
-        """Store the answers of two models, unless the prompt already has answers."""
+    def answer(
+        self,
+        asked: PromptToAnswer,
+        responses: tuple[Messages, Messages],
+        models: tuple[str, str],
+        seeds: Sequence[int] = (),
+    ) -> None:
+        """Store the answers of two models, and the seeds that they were sampled with, unless the prompt already has
+        answers."""
         texts, names, prompt = messages_json(responses), json.dumps(models), messages_json(asked.prompt)
+        drawn = json.dumps(list(seeds))
         with self._transaction() as db:
             if asked.number == 1:
                 where = "WHERE id = ? AND responses IS NULL"
-                db.execute(f"UPDATE task SET responses = ?, models = ? {where}", (texts, names, asked.task))
-                texts, names = db.execute("SELECT responses, models FROM task WHERE id = ?", (asked.task,)).fetchone()
+                values: tuple[object, ...] = (texts, names, drawn, asked.task)
+                db.execute(f"UPDATE task SET responses = ?, models = ?, seeds = ? {where}", values)
+                found = db.execute("SELECT responses, models, seeds FROM task WHERE id = ?", (asked.task,))
+                texts, names, drawn = found.fetchone()
             mine, values = ("AND rater = ?", (asked.rater,)) if asked.rater else ("", ())
             db.execute(
-                "UPDATE turn SET responses = ?, models = ? WHERE task = ? AND number = ? AND responses IS NULL "
-                f"AND withdrawn IS NULL AND prompt = ? {mine}",  # after an undo, a new turn has another prompt
-                (texts, names, asked.task, asked.number, prompt, *values),
+                "UPDATE turn SET responses = ?, models = ?, seeds = ? WHERE task = ? AND number = ? "
+                f"AND responses IS NULL AND withdrawn IS NULL AND prompt = ? {mine}",  # after an undo it is another one
+                (texts, names, drawn, asked.task, asked.number, prompt, *values),
             )
 
     def unanswered(self, most: int) -> list[PromptToAnswer]:
@@ -228,7 +250,7 @@ class Store:
     def last_judgement(self, rater: str) -> str | None:
         """Return the id of the rater's last judgement that is not withdrawn."""
         with self._lock:
-            found = self._db.execute(_LAST, (rater,)).fetchone()
+            found = self._db.execute(LAST, (rater,)).fetchone()
             return found["id"] if found else None
 
     def progress(self, rater: str) -> dict[str, int]:
@@ -241,8 +263,29 @@ class Store:
                 for more, values in (("AND rater = ?", (rater,)), ("", ()))
             )
             further = self._db.execute(f"SELECT count(*) {current} AND number > 1").fetchone()[0]
-            tasks = self._db.execute("SELECT count(*) FROM task").fetchone()[0]
-        return {"mine": mine, "all": all_, "total": tasks * self.config.raters_per_pair, "further_turns": further}
+        total = self.comparisons * self.config.raters_per_pair
+        return {"mine": mine, "all": all_, "total": total, "further_turns": further}
+
+    @property
+    def comparisons(self) -> int:
+        """How many comparisons are to be judged: all, or `enough`."""
+        with self._lock:
+            tasks: int = self._db.execute("SELECT count(*) FROM task").fetchone()[0]
+        return tasks if self.enough is None else min(tasks, self.enough)
+
+    @property
+    def complete(self) -> int:
+        """How many comparisons have the judgements of as many raters as `raters_per_pair` asks for."""
+        with self._lock:
+            found: int = self._db.execute(COMPLETE, (self.config.raters_per_pair,)).fetchone()[0]
+        return found
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all comparisons are judged, and no rater is in the middle of a dialog."""
+        with self._lock:
+            going_on = self._db.execute(GOING_ON, (self._stale,)).fetchone()[0]
+        return not going_on and self.complete >= self.comparisons
 
     def close(self) -> None:
         """Close the database. Judgements are on disk even if this is never called."""
@@ -261,19 +304,30 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
+    @property
+    def _stale(self) -> str:
+        """The time before which an open assignment no longer counts."""
+        return moment_text(datetime.now(UTC) - timedelta(minutes=self.config.hold_minutes))
+
     def _open(self, rater: str) -> Turn | None:
-        found = self._db.execute(_OPEN, (rater,)).fetchone()
+        found = self._db.execute(OPEN, (rater,)).fetchone()
         return self._turn(self._db, rater, found["id"]) if found else None
 
     def _assigned(self, db: sqlite3.Connection, rater: str) -> Turn | None:
-        stale = moment_text(datetime.now(UTC) - timedelta(minutes=self.config.hold_minutes))
-        values = {"rater": rater, "required": self.config.raters_per_pair, "stale": stale, "live": self.multi_turn}
-        task = db.execute(_NEXT, values).fetchone()
+        if self.enough is not None and self.complete >= self.enough:
+            return None
+        values = {
+            "rater": rater,
+            "required": self.config.raters_per_pair,
+            "stale": self._stale,
+            "live": self.multi_turn,
+        }
+        task = db.execute(NEXT, values).fetchone()
         if task is None:
             return None
         db.execute("INSERT INTO assignment (task, rater, taken) VALUES (?, ?, ?)", (task["id"], rater, now()))
         prompt = MESSAGES.validate_json(task["prompt"])
-        self._begin(db, task["id"], rater, 1, prompt, task["responses"], task["models"])
+        self._begin(db, task["id"], rater, 1, prompt, (task["responses"], task["models"], task["seeds"]))
         return self._open(rater)
 
     def _begin(
@@ -283,16 +337,16 @@ class Store:
         rater: str,
         number: int,
         prompt: Messages,
-        responses: str | None,
-        models: str,
+        answers: tuple[str | None, str, str] = (None, "[]", "[]"),
     ) -> None:
+        """Begin a turn. answers: responses, models and seeds as they are stored."""
         before = db.execute("SELECT count(*) FROM turn WHERE task = ? AND rater = ?", (task, rater)).fetchone()[0]
         name = row_id(self.config.seed, task, rater, number, before)
         left = int(row_id("left", name), 16) % 2
         db.execute(
-            "INSERT OR IGNORE INTO turn (id, task, rater, number, first_is_left, prompt, responses, models) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (name, task, rater, number, left, messages_json(prompt), responses, models),
+            "INSERT OR IGNORE INTO turn (id, task, rater, number, first_is_left, prompt, responses, models, seeds) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (name, task, rater, number, left, messages_json(prompt), *answers),
         )
 
     def _turn(self, db: sqlite3.Connection, rater: str, turn_id: str) -> Turn:
@@ -334,3 +388,20 @@ class Store:
         db.execute(
             "UPDATE assignment SET taken = ?, closed = ? WHERE task = ? AND rater = ?", (now(), closed, task, rater)
         )
+
+
+def _insert(db: sqlite3.Connection, tasks: Iterable[Task]) -> int:
+    """Insert the tasks that are not in the database. Returns their number."""
+    before = db.total_changes
+    db.executemany(
+        "INSERT OR IGNORE INTO task (id, name, source, round, batch, tools, prompt, responses, models, seeds) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                *(task.id, task.name, task.source, task.round, task.batch, task.tools, messages_json(task.prompt)),
+                *(messages_json(task.responses), json.dumps(task.models), json.dumps(task.seeds)),
+            )
+            for task in tasks
+        ),
+    )
+    return db.total_changes - before

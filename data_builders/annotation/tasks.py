@@ -34,6 +34,8 @@ class Task:
     responses: tuple[Messages, Messages] | None = None
     """None: two models answer the prompt while raters work."""
     models: tuple[str, str] = ("", "")
+    seeds: tuple[int, ...] = ()
+    """The seeds with which the two responses were sampled; empty where unknown."""
     round: int | None = None
     batch: str = ""
 
@@ -44,12 +46,13 @@ class Task:
         return fingerprint_of(self.tools, *message_texts(self.prompt), *said)[:16]
 
 
-def read_tasks(config: TasksConfig, seed: int) -> list[Task]:
+def read_tasks(config: TasksConfig, seed: int, drops: Drops | None = None) -> list[Task]:
     """Read the tasks of all files, in their order. The log says how many were dropped, and why.
 
+    drops: also counts them.
     Raises RowError naming file, line and field of a record that cannot be read, or if there is nothing to compare.
     """
-    drops = Drops()
+    drops = Drops() if drops is None else drops
     read = partial(_pair, seed=seed, ignore=config.ignore_columns)
     found = [
         *usable(records_of(config.pairs), read, config.bad_rows, drops),
@@ -87,6 +90,7 @@ def _pair(record: Record, where: str, seed: int, ignore: Collection[str]) -> Tas
             tools=asked.tools,
             responses=(asked.responses[first], asked.responses[second]),
             models=(asked.models[first], asked.models[second]),
+            seeds=(asked.seeds[first], asked.seeds[second]) if asked.seeds else (),
             round=asked.round,
             batch=asked.batch,
         )
@@ -136,6 +140,7 @@ def _of_candidates(config: TasksConfig, seed: int, drops: Drops) -> Iterator[Tas
             tools=known.tools,
             responses=(one.completion, other.completion),
             models=(names[0], names[1]),
+            seeds=(one.seed, other.seed),
         )
 
 

@@ -72,6 +72,8 @@ class Comparison:
     responses: tuple[Messages, Messages]
     judgements: tuple[Judgement, ...] = ()
     models: tuple[str, str] = ("", "")
+    seeds: tuple[int, ...] = ()
+    """The seed of each response; empty where unknown."""
     tools: str = ""
     round: int | None = None
     batch: str = ""
@@ -92,6 +94,7 @@ class Comparison:
             self,
             responses=self.responses[::-1],
             models=self.models[::-1],
+            seeds=self.seeds[::-1],
             judgements=tuple(judgement.swapped() for judgement in self.judgements),
         )
 
@@ -176,8 +179,9 @@ def majority_row(comparison: Comparison, majority: float) -> PreferenceRow | str
     edited = next((judgement.edited for judgement in agreeing if judgement.edited is not None), None)
     completions: tuple[Messages, ...] = comparison.responses if side == 1 else comparison.responses[::-1]
     models: tuple[str, ...] = comparison.models if side == 1 else comparison.models[::-1]
+    seeds = comparison.seeds if side == 1 else comparison.seeds[::-1]
     if edited is not None:
-        completions, models = (edited, *completions), ("", *models)
+        completions, models, seeds = (edited, *completions), ("", *models), ()  # no seed gives an edited response
     return PreferenceRow(
         id=comparison.id,
         source=comparison.source,
@@ -186,6 +190,7 @@ def majority_row(comparison: Comparison, majority: float) -> PreferenceRow | str
         completions=completions,
         level=LEVELS[statistics.median_low(grades)] if grades else None,
         models=models if any(models) else (),
+        seeds=seeds,
         raters=tuple(sorted({name for judgement in comparison.judgements for name in judgement.raters})),
         round=comparison.round,
         batch=comparison.batch,

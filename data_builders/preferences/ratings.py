@@ -55,6 +55,7 @@ class RatedPrompt:
     batch: str
     responses: tuple[Messages, ...]
     models: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
 
     def comparison(self, first: int, second: int, judgements: Sequence[Judgement]) -> Comparison:
         number = f"/{first}-{second}" if len(self.responses) > 2 else ""
@@ -67,6 +68,7 @@ class RatedPrompt:
             responses=(self.responses[first], self.responses[second]),
             judgements=tuple(judgements),
             models=(self.models[first], self.models[second]),
+            seeds=(self.seeds[first], self.seeds[second]) if self.seeds else (),
             round=self.round,
             batch=self.batch,
         )
@@ -165,8 +167,19 @@ def _read(columns: Columns) -> tuple[RatedPrompt, Responses]:
         batch=text_of(columns.take("batch"), where, "batch"),
         responses=responses,
         models=found.models,
+        seeds=_seeds_of(columns, len(responses)),
     )
     return rated, found
+
+
+def _seeds_of(columns: Columns, count: int) -> tuple[int, ...]:
+    seeds = columns.take("seeds")
+    if seeds is None:
+        return ()
+    if not isinstance(seeds, list) or len(seeds) != count or not all(type(seed) is int for seed in seeds):
+        what = f"expected a whole number for each of the {count} responses, found {shown(seeds)}"
+        raise RowError(columns.place("seeds"), what, "Give the seed of each response, or leave the column out")
+    return tuple(seeds)
 
 
 def _raters(columns: Columns) -> tuple[str, ...]:
