@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from align.config import Recipe, main
 from align.settings import ModelConfig, OutputPath, SamplingConfig
-from data_builders.annotation.settings import RatingConfig, ServerConfig, TasksConfig
+from data_builders.annotation.settings import RatingConfig, ServerConfig, TasksConfig, ToolTurnsConfig
 
 
 class AnnotateRecipe(Recipe):
@@ -29,6 +29,9 @@ class AnnotateRecipe(Recipe):
     sampling: SamplingConfig = SamplingConfig()
     """How the models answer."""
     rating: RatingConfig = RatingConfig()
+    tools: ToolTurnsConfig | None = None
+    """Tools for dialogs that are compared message by message: the calls of the chosen message are made, and the models
+    continue with the results. Requires two models."""
     server: ServerConfig = ServerConfig()
     database: OutputPath
     """The SQLite file of the judgements. Each is saved before the page confirms it."""
@@ -40,6 +43,8 @@ class AnnotateRecipe(Recipe):
     def _prompts_have_two_models(self) -> Self:
         if self.tasks.prompts and len(self.models) < 2:
             raise ValueError(f"tasks.prompts requires two models to answer, found {len(self.models)}")
+        if self.tools is not None and (len(self.models) < 2 or self.rating.max_turns == 1):
+            raise ValueError("tools require two models and rating.max_turns above 1, so that dialogs continue")
         return self
 
 
@@ -56,7 +61,8 @@ def run(recipe: AnnotateRecipe) -> Path:
 
     tasks = read_tasks(recipe.tasks, recipe.rating.seed)
     server = Server(recipe.server)  # before any model: a port that is in use is reported at once
-    store = Store(recipe.database, recipe.rating, multi_turn=len(recipe.models) > 1)
+    multi_turn, runs_tools = len(recipe.models) > 1, recipe.tools is not None
+    store = Store(recipe.database, recipe.rating, multi_turn=multi_turn, runs_tools=runs_tools)
     store.add(tasks)
     answers = None
     if recipe.models:
@@ -64,7 +70,13 @@ def run(recipe: AnnotateRecipe) -> Path:
         from data_builders.annotation.answers import Answers, load_models
 
         answers = Answers(load_models(recipe.models, resolved(recipe).sampling), store, recipe.rating)
-    server.run(store, answers)
+    tools = None
+    if recipe.tools is not None:
+        from data_builders.annotation.tool_turns import ToolTurns
+
+        tools = ToolTurns(recipe.tools, store)
+        tools.check(tasks)
+    server.run(store, answers, tools)
     return recipe.database
 
 

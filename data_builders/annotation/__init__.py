@@ -2,7 +2,7 @@
 
 - `settings.py`: the config.
 - `tasks.py`: reads the comparisons from files.
-- `database.py`, `queries.py` and `store.py`: the database, which has every judgement on disk before the page confirms it.
+- `database.py`, `queries.py`, `store.py`: the database, which has every judgement on disk before the page confirms it.
 - `answers.py`: models that answer prompts while raters work.
 - `view.py`: what a rater sees. `rendering.py`: Markdown and formulas as harmless HTML.
 - `server.py`: the web server. `guard.py`: access control. `connections.py`: limits of time and number for connections.

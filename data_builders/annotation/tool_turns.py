@@ -29,6 +29,7 @@ from align.tools.registry import Registry
 from align.tools.sandbox.session import Sandbox
 from data_builders.annotation.settings import ToolTurnsConfig
 from data_builders.annotation.store import Store, Turn
+from data_builders.annotation.tasks import Task
 
 _THREADS = 4
 """Dialogs whose calls run at the same time."""
@@ -46,7 +47,7 @@ class ToolTurns:
         """Id of a judgement whose calls are being made (None), or could not be made (the reason)."""
         self._lock = threading.Lock()
 
-    def check(self, rows: Iterable[PromptRow]) -> None:
+    def check(self, rows: Iterable[PromptRow | Task]) -> None:
         """Raise ToolError if a row offers a function that there is no tool for."""
         with self._session() as session:
             for row in rows:

@@ -446,6 +446,34 @@ def test_a_dialog_goes_on_with_models_that_answer_and_refine(
     assert "secret" not in page.content()
 
 
+@pytest.mark.slow
+def test_the_calls_of_an_answer_can_be_edited(
+    tmp_path: Path, context: BrowserContext, rating: Callable[..., Rating]
+) -> None:
+    tools = [{"name": "look", "description": "Look it up.", "parameters": {"type": "object", "properties": {}}}]
+    calling = [{"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"for": "x"}}]}]
+    record = {"prompt": "Well?", "responses": [calling, "No."], "models": ["a", "b"], "tools": tools}
+    running = rating(pairs(tmp_path, record))
+    page = enter(context, running, "ann")
+    left_calls = "look" in page.inner_text("#left")
+    page.keyboard.press("1" if left_calls else "9")
+    page.keyboard.press("e")
+    expect(page.locator("#edited-calls")).to_have_value(
+        '[\n {\n  "name": "look",\n  "arguments": {\n   "for": "x"\n  }\n }\n]'
+    )
+    page.locator("#edited-calls").fill('[{"name": "lok", "arguments": {}}]')
+    page.locator("#submit").click()
+    expect(page.locator("#message")).to_have_text("calls: name lok, which is not offered. Offered are: look.")
+    page.reload()
+    page.locator("#edited-calls").fill('[{"name": "look", "arguments": {"for": "y"}}]')
+    page.locator("#submit").click()
+    expect(page.locator("#done")).to_be_visible()
+    [(edited,)] = running.rows("SELECT edited FROM judgement")
+    assert json.loads(edited)[0]["tool_calls"] == [{"name": "look", "arguments": '{"for": "y"}'}]
+    page.keyboard.press("u")
+    expect(page.locator("#edited-calls")).to_have_value(re.compile('"for": "y"'))
+
+
 PICTURED = {
     "id": "boiling",
     "prompt": "Why does water boil at a lower temperature on a mountain?",
