@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from align.generation.engine import GenerationEngine
 from align.jsonl import write_rows
 from align.manifest import write_data_manifest
 from align.publish.names import shown_path
-from align.reporting import Progress, logger
+from align.reporting import Progress, logger, on_terminal
 from align.rounds.processes import Signals
 from align.rows import PromptRow, row_id
 from align.sampling.candidates import fitting_prompts, sample_candidates
@@ -120,6 +121,8 @@ def serve(
         page = threading.Thread(target=server.run, args=(store, answers, tools, False), name="page")
         page.start()
         progress = Progress("comparisons", total=store.comparisons, done=store.complete)
+        if not on_terminal():  # at once, so that rounds show where the page is
+            print(progress.line(0.0, place), file=sys.stderr, flush=True)
         try:
             if scripted is not None:
                 scripted.start(server.address)

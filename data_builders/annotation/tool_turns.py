@@ -46,6 +46,7 @@ class ToolTurns:
         self._asked: dict[str, str | None] = {}
         """Id of a judgement whose calls are being made (None), or could not be made (the reason)."""
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def check(self, rows: Iterable[PromptRow | Task]) -> None:
         """Raise ToolError if a row offers a function that there is no tool for."""
@@ -74,13 +75,16 @@ class ToolTurns:
             return tuple(call_results(chosen, registry, self._config.max_result_characters))
 
     def close(self) -> None:
-        """Stop after the calls that are being made."""
+        """Stop after the calls that are being made. Their results are not kept; the next start makes them again."""
+        self._is_closed = True
         self._threads.shutdown(cancel_futures=True)
 
     def _make(self, turn: Turn, key: str) -> None:
         try:
             self._store.add_results(turn, self.results(turn))
         except Exception as error:  # whatever a tool raises: the rater has to see it, and can go to the next prompt
+            if self._is_closed:  # and the database too
+                return
             logger("data_builders").exception("the calls of a turn could not be made")
             reason = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}; see the log"
             self._asked[key] = reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ from align.config import load_config
 from align.errors import ConfigError, StageError
 from align.jsonl import read_rows
 from align.manifest import read_data_manifest
+from align.rounds.driver import _PROGRESS as PROGRESS
 from align.rounds.plan import recipe_class
 from align.rows import Candidate, Message, PreferenceRow
 from data_builders.annotation.collection import draw_models
@@ -173,6 +175,8 @@ def test_killed_and_stopped_and_started_again_it_has_lost_nothing(
     second.terminate()
     assert second.wait() == 128 + signal.SIGTERM, second.output
     assert "Traceback" not in second.output
+    shown_by_rounds = [line for line in second.output.splitlines() if PROGRESS.search(line) and "comparisons" in line]
+    assert re.search(r"\b\d+/\d+  http://127\.0\.0\.1:\d+/", shown_by_rounds[0]), second.output
     assert "the page is closed; the same command continues, with all judgements" in second.output
     assert not (answered / "preferences.jsonl").exists()
     at_stop = judged(database)

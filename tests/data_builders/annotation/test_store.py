@@ -314,5 +314,25 @@ def test_a_file_that_is_no_rating_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as db:
         db.execute("PRAGMA user_version = 7")
-    with pytest.raises(RowError, match=r"has database version 7, expected version 1\. Use another file"):
+    with pytest.raises(RowError, match=r"has database version 7, expected version 2\. Use another file"):
         Store(other, RatingConfig())
+
+
+def test_a_database_of_version_1_is_brought_to_this_version(tmp_path: Path) -> None:
+    """With all that it holds; its answers have no seeds."""
+    path = tmp_path / "r.sqlite"
+    store = Store(path, RatingConfig())
+    store.add(ready(2))
+    turn = store.current("ann")
+    assert turn is not None
+    store.judge("ann", turn.id, "judgement-1", 3, None)
+    store.close()
+    with sqlite3.connect(path) as db:
+        older = "ALTER TABLE task DROP COLUMN seeds; ALTER TABLE turn DROP COLUMN seeds; PRAGMA user_version = 1"
+        db.executescript(older)
+    store = Store(path, RatingConfig())
+    assert store.last_judgement("ann") == "judgement-1"
+    assert store.current("ann") is not None
+    store.close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT DISTINCT seeds FROM task UNION SELECT seeds FROM turn").fetchall() == [("[]",)]
