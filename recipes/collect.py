@@ -33,6 +33,8 @@ class CollectRecipe(Recipe, Reading):
     were trained in different ways. Raters do not see which."""
     sampling: SamplingConfig = SamplingConfig()
     """How the models answer. An answer that reaches the length limit is not compared."""
+    samples: int = Field(1, ge=1)
+    """Answers sampled from a model for each prompt, of which one that did not reach the length limit is drawn."""
     unit_size: int = Field(32, gt=0)
     """Prompts in one unit of work. A crash loses at most one unit of answers."""
     rating: RatingConfig = RatingConfig()
@@ -87,7 +89,14 @@ def _run(recipe: CollectRecipe) -> Path:
     from align.precision import resolved
     from align.publish.names import shown_path
     from data_builders.annotation.answers import Answers, load_models
-    from data_builders.annotation.collection import BatchRules, answer_prompts, choose_prompts, serve, write_batch
+    from data_builders.annotation.collection import (
+        Answering,
+        BatchRules,
+        answer_prompts,
+        choose_prompts,
+        serve,
+        write_batch,
+    )
     from data_builders.annotation.scripted_rater import ScriptedRater
     from data_builders.annotation.server import Server
     from data_builders.annotation.settings import TasksConfig
@@ -110,7 +119,8 @@ def _run(recipe: CollectRecipe) -> Path:
     tools = None if recipe.tools is None else ToolTurns(recipe.tools, store)
     if tools is not None:
         tools.check(prompts)
-    files = answer_prompts(prompts, recipe.models, recipe.sampling, folder, seed, recipe.unit_size, recipe.round)
+    answering = Answering(recipe.models, recipe.sampling, recipe.samples, recipe.unit_size, recipe.round, seed)
+    files = answer_prompts(prompts, answering, folder)
     drops = Drops()
     store.renew(read_tasks(TasksConfig(candidates=dict(files), batch=recipe.batch, round=recipe.round), seed, drops))
     scripted = None if recipe.scripted_rater is None else ScriptedRater(recipe.scripted_rater)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -33,7 +34,7 @@ from align.settings import InputSources, ModelConfig, Reading, SamplingConfig
 from data_builders.annotation.answers import Answers
 from data_builders.annotation.export import export
 from data_builders.annotation.scripted_rater import ScriptedRater
-from data_builders.annotation.server import Server
+from data_builders.annotation.server import TOKEN_VARIABLE, Server
 from data_builders.annotation.store import Store
 from data_builders.annotation.tool_turns import ToolTurns
 from data_builders.preferences.builder import PreferencesConfig, build
@@ -41,7 +42,8 @@ from data_builders.row_set import read_row_set
 
 FINISH = "finish"
 """A file of this name in the output folder ends the collection with the judgements that there are."""
-_LINK = "link.txt"
+LINK = "link.txt"
+"""A file in the output folder with the address of a page that has a generated token, while the page is open."""
 _LOOK_SECONDS = 0.3
 
 
@@ -61,44 +63,47 @@ def draw_models(names: Sequence[str], seed: int, prompt_id: str) -> list[str]:
     return random.Random(row_id(seed, prompt_id)).sample(sorted(names), 2)
 
 
-def answer_prompts(
-    prompts: Sequence[PromptRow],
-    models: Mapping[str, ModelConfig],
-    sampling: SamplingConfig,
-    folder: Path,
-    seed: int,
-    unit_size: int,
-    round_number: int | None,
-) -> dict[str, Path]:
+class Answering(NamedTuple):
+    """How models answer prompts: settings of `recipes/collect.py`."""
+
+    models: Mapping[str, ModelConfig]
+    sampling: SamplingConfig
+    samples: int
+    unit_size: int
+    round_number: int | None
+    seed: int
+
+
+def answer_prompts(prompts: Sequence[PromptRow], how: Answering, folder: Path) -> dict[str, Path]:
     """Let two models answer each prompt. Returns name of a model -> its answers, as a file of candidates.
 
-    Each answer has a seed of its own, made from `seed`, the model's name and the prompt's id. A prompt that is too long
-    for a model is dropped for it, which the manifest of the file counts.
+    Each answer has a seed of its own, made from `how.seed`, the model's name, the prompt's id and the answer's number.
+    A prompt that is too long for a model is dropped for it, which the manifest of the file counts.
     """
     asked: dict[str, list[PromptRow]] = defaultdict(list)
     for row in prompts:
-        for name in draw_models(list(models), seed, row.id):
+        for name in draw_models(list(how.models), how.seed, row.id):
             asked[name].append(row)
     files = {}
     for name, rows in sorted(asked.items()):
-        engine = GenerationEngine.from_settings(models[name], sampling)
+        engine = GenerationEngine.from_settings(how.models[name], how.sampling)
         fitting, dropped = fitting_prompts(rows, engine)
         answers = sample_candidates(
             fitting,
             engine,
-            k=1,
-            seed=int(fingerprint_of(seed, name)[:12], 16),
+            k=how.samples,
+            seed=int(fingerprint_of(how.seed, name)[:12], 16),
             folder=folder / "units" / name,
-            unit_size=unit_size,
+            unit_size=how.unit_size,
             label=f"answers {name}"[:14],
-            model=shown_path(models[name].path),
-            round_number=round_number,
-            temperature=sampling.temperature,
+            model=shown_path(how.models[name].path),
+            round_number=how.round_number,
+            temperature=how.sampling.temperature,
         )
         engine.close()
         files[name] = folder / f"answers.{name}.jsonl"
         counts = {"rows": write_rows(files[name], answers), "dropped": dict(dropped)}
-        write_data_manifest(files[name], config=dump(sampling), counts=counts)
+        write_data_manifest(files[name], config=dump(how.sampling), counts=counts)
     return files
 
 
@@ -116,7 +121,7 @@ def serve(
     After SIGTERM, SIGINT or SIGHUP the page is closed, and SystemExit is raised with the shell's code for the signal:
     the collection is not over, and the same command continues it. Closes the store.
     """
-    place = _announced(server, folder)
+    place = announce(server, folder)
     with Signals() as signals:
         page = threading.Thread(target=server.run, args=(store, answers, tools, False), name="page")
         page.start()
@@ -127,11 +132,11 @@ def serve(
             if scripted is not None:
                 scripted.start(server.address)
             while not (signals.caught or (folder / FINISH).exists() or store.is_finished):
-                signals.wait(_LOOK_SECONDS)
                 progress.advance(store.complete - progress.done, note=place)
+                signals.wait(_LOOK_SECONDS)
                 if scripted is not None and scripted.failure is not None:
                     raise scripted.failure
-                if not page.is_alive():
+                if not page.is_alive():  # it has closed the store too
                     raise StageError("page", "has ended unexpectedly", "See the log; the same command continues")
             logger("data_builders").info("%-20s %d of %d", "comparisons", store.complete, store.comparisons)
         finally:
@@ -142,7 +147,7 @@ def serve(
             page.join()
             if tools is not None:
                 tools.close()
-            (folder / _LINK).unlink(missing_ok=True)
+            (folder / LINK).unlink(missing_ok=True)
         if signals.caught:
             logger("data_builders").info("the page is closed; the same command continues, with all judgements")
             raise SystemExit(128 + signals.caught[0])
@@ -175,14 +180,17 @@ def write_batch(
     return folder
 
 
-def _announced(server: Server, folder: Path) -> str:
-    """Say where the page is. Returns the place for the progress line.
+def announce(server: Server, folder: Path) -> str:
+    """Print where the page is. Returns the place for the progress line.
 
-    In rounds, what is printed becomes a log. So a link with a token is written to a file that its owner alone can read.
+    In rounds, what is printed becomes a log, so a token is not printed. If it was generated, a link with it is written
+    to a file that its owner alone can read; if the environment has it, nothing is written.
     """
-    place = server.address
-    if server.token is not None:
-        link = folder / _LINK
+    place, _, query = server.address.partition("?")
+    if query and os.environ.get(TOKEN_VARIABLE):
+        place = f"{place} (with the token in {TOKEN_VARIABLE})"
+    elif query:
+        link = folder / LINK
         link.touch(mode=0o600)
         link.chmod(0o600)
         link.write_text(f"{server.address}\n", encoding="utf-8")

@@ -26,9 +26,10 @@ from align.manifest import read_data_manifest
 from align.rounds.driver import _PROGRESS as PROGRESS
 from align.rounds.plan import recipe_class
 from align.rows import Candidate, Message, PreferenceRow
-from data_builders.annotation.collection import draw_models
+from data_builders.annotation.collection import announce, draw_models
 from data_builders.annotation.scripted_rater import ScriptedRater
-from data_builders.annotation.settings import RatingConfig, ScriptedRaterConfig
+from data_builders.annotation.server import Server
+from data_builders.annotation.settings import RatingConfig, ScriptedRaterConfig, ServerConfig
 from data_builders.annotation.store import Store
 from data_builders.annotation.tasks import Task
 from tests.processes import PYTHON, Started
@@ -222,6 +223,25 @@ def test_a_rater_program_that_the_page_refuses_ends_the_stage(collection: Callab
         StageError, match=r"scripted_rater: was refused by the page at /api/state \(409.*not one of the"
     ):
         run(config)
+
+
+def test_a_token_is_in_no_log_and_a_generated_one_in_a_file_of_its_owner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANNOTATE_TOKEN", raising=False)
+    server = Server(ServerConfig(host="0.0.0.0", port=0))
+    place = announce(server, tmp_path)
+    assert server.token is not None
+    assert (tmp_path / "link.txt").read_text() == f"{server.address}\n"
+    assert (tmp_path / "link.txt").stat().st_mode & 0o777 == 0o600
+    assert place == f"the link in {tmp_path / 'link.txt'}"
+    assert server.token not in capsys.readouterr().out
+    (tmp_path / "link.txt").unlink()
+    monkeypatch.setenv("ANNOTATE_TOKEN", "a-token-that-stays-the-same")
+    place = announce(Server(ServerConfig(host="0.0.0.0", port=0)), tmp_path)
+    assert place.endswith("/ (with the token in ANNOTATE_TOKEN)")
+    assert "stays-the-same" not in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def shown(*texts: str) -> list[dict[str, str]]:
