@@ -40,7 +40,6 @@ NOT_IMPORTED = {
     "codespell": "a command of `make check`",
     "types-pyyaml": "types that mypy reads",
     "tiktoken": "transformers converts Llama's tokenizer with it",
-    "jinja2": "transformers renders chat templates with it",
 }
 BROUGHT = {"pydantic_core": "pydantic", "lxml": "lxml", "PIL": "", "mkdocs": "mkdocs-material"}
 """Modules whose distribution comes with another one that is declared, or that a test replaces if missing."""

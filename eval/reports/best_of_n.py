@@ -122,8 +122,8 @@ def record(found: BestOfN) -> dict[str, Any]:
 
 def write_best_of_n(found: BestOfN, folder: Path) -> Path:
     """Write `best_of_n.json`, `best_of_n.md`, `best_of_n.svg` and `best_of_n_length.svg`, and return the JSON file."""
-    write_text(folder / f"{NAME}.svg", svg_file(line_chart(SCORE_TITLE, score_lines(found), "n", large=True)))
-    length = line_chart(LENGTH_TITLE, {"chosen completion": length_points(found)}, "n", large=True)
+    write_text(folder / f"{NAME}.svg", svg_file(line_chart(SCORE_TITLE, score_lines(found), "n")))
+    length = line_chart(LENGTH_TITLE, {"chosen completion": length_points(found)}, "n")
     write_text(folder / f"{NAME}_length.svg", svg_file(length))
     write_text(folder / f"{NAME}.md", markdown(found))
     path = folder / f"{NAME}.json"

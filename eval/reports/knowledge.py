@@ -31,7 +31,7 @@ from eval.reports.knowledge_map import (
     map_table,
     probe_column,
 )
-from eval.reports.plots import line_chart, svg_file
+from eval.reports.plots import Spec, line_chart, svg_file
 from eval.risk_coverage import at_known_kept, aurc, auroc, curve
 from eval.runner import points, read_result
 from eval.threshold_baseline import abstaining_below, choose_threshold
@@ -238,7 +238,7 @@ def _curves_table(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return _table(["", "score", "AUROC", "AURC", f"wrong / answered, {first}", *others], lines)
 
 
-def _risk_plot(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _risk_plot(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spec:
     """Plot the risk-coverage curve of each model, by the score with the highest AUROC.
 
     The best score differs between models: for a model that learned to refuse, it is its tendency to answer at all.
@@ -250,7 +250,7 @@ def _risk_plot(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         if areas:
             best = max(areas, key=areas.__getitem__)
             lines[f"{name}, by {words(best)}"] = [(point.coverage, point.risk) for point in curve(by_score[best])]
-    return line_chart("wrong among answered", lines, "answered", large=True)
+    return line_chart("wrong among answered", lines, "answered")
 
 
 def _share_text(found: Share | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align.rounds.results import words
-from eval.reports.plots import Bar, stacked_bars
+from eval.reports.plots import Bar, Spec, stacked_bars
 
 ALL = "all"
 """Used instead of a relation for the sum over a topic."""
@@ -120,7 +120,7 @@ def map_table(found: KnowledgeMap) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def map_plot(found: KnowledgeMap) -> str:
+def map_plot(found: KnowledgeMap) -> Spec:
     """Draw the map as stacked bars: one group for each kind of fact, with one bar for each column."""
     groups = []
     for entry in found.entries:

@@ -1,164 +1,200 @@
-"""Render the report of a run (`eval/reports/rounds.py`) as a single HTML page without other files.
+"""The report of a run (`eval/reports/rounds.py`) as a single HTML page without other files.
 
-The page shows text that models wrote. So all text is escaped, and the page has no scripts, links or external fonts, and
-a content security policy that forbids them.
+The page shows text that models wrote. Three things keep it from acting: the templates escape all text, plots are JSON
+that Vega draws without evaluating code, and a content security policy allows only the page's own two scripts, by their
+hashes, and no request at all. So the page opens offline, and needs no server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+import base64
+import functools
+import hashlib
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from align.reporting import duration
 from align.rounds.results import words
 from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
+from eval.reports.curves import Curve
 from eval.reports.knowledge_map import map_plot, map_table
-from eval.reports.plots import LINES, STYLE, color_style, line_chart
-from eval.reports.rounds import (
+from eval.reports.plots import (
+    COLORS,
+    VEGA_LITE,
+    Estimated,
+    Span,
+    Spec,
+    interval_chart,
+    line_chart,
+    span_chart,
+    theme,
+    with_hover,
+)
+from eval.reports.preferences import NOTE as PREFERENCES_NOTE
+from eval.reports.rounds import Report
+from eval.reports.samples import tone_of
+from eval.reports.tables import (
     CHANGES_NOTE,
+    FLOWS_NOTE,
     MAP_NOTE,
     SCORES_NOTE,
-    Curve,
-    Report,
-    Sample,
-    Table,
     change_table,
-    dropped_table,
+    facts_table,
+    flow_table,
     score_table,
     summary,
     time_table,
     versions_line,
 )
 
-_STYLE = (
-    color_style()
-    + """
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
-.faint { color: var(--faint); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
-td.text { min-width: 14rem; max-width: 30rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-code, pre { font: .85rem/1.4 ui-monospace, monospace; }
-pre { padding: .8rem; background: var(--tint); overflow-x: auto; }
-.curves { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .9rem; }
-"""
-    + STYLE
-)
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_SCORES = 6
+"""Scores of one evaluation in its plot; the table has all of them."""
 
 
-def page(report: Report) -> str:
+class Figure(NamedTuple):
+    """A plot of the page. An empty specification has nothing to draw."""
+
+    title: str
+    spec: Spec
+
+
+class Live(NamedTuple):
+    """What a page needs that a server renders again while the run goes on."""
+
+    state: str
+    """A fingerprint of what the page was made from; the server's current one is at the path `state`."""
+    seconds: float
+    """How often the page asks for it."""
+
+
+def page(report: Report, live: Live | None = None) -> str:
     """Return the whole page as HTML."""
-    parts = [
-        f"<h1>Report of {escape(report.run_dir)}</h1>",
-        f"<p>{escape(summary(report))}</p>",
-        f"<h2>Before and after</h2><p class='faint'>{escape(SCORES_NOTE)}</p>",
-        _table(score_table(report)),
-        *_changes(report),
-        *_knowledge(report),
-        *_best_of_n(report),
-        "<h2>Training and evaluation curves</h2>",
-        *_curves(report.curves),
-        "<h2>Answers to the same questions</h2>",
-        *_samples(report),
-        "<h2>Rows kept and dropped</h2><p class='faint'>Every data file of the run, and why rows were left out.</p>",
-        _table(dropped_table(report)),
-        "<h2>Time by stage</h2><p class='faint'>Training steps: the part of the time spent in optimizer steps.</p>",
-        _table(time_table(report)),
-        "<h2>Command and versions</h2>",
-        *(f"<pre>{escape(run.command)}</pre>" for run in report.runs[-1:]),
-        f"<p class='faint'>{escape(versions_line(report))}</p>",
-    ]
-    head = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Report of {escape(report.run_dir)}</title><style>{_STYLE}</style></head><body>\n"
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return head + "\n".join(parts) + "\n</body></html>\n"
+    environment.filters |= {"words": words, "duration": duration, "tone": tone_of}
+    scripts = {"library": _library(), "own": (TEMPLATES / "report.js").read_text(encoding="utf-8")}
+    figures = _figures(report)
+    plots = {name: [with_hover(figure.spec) for figure in group] for name, group in figures.items()}
+    return environment.get_template("report.html").render(
+        report=report,
+        live=live,
+        policy=_policy(scripts.values(), live),
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        colors=COLORS,
+        data={"plots": plots, "themes": {scheme: theme(scheme) for scheme in ("light", "dark")}},
+        figures=figures,
+        summary=summary(report),
+        versions=versions_line(report),
+        notes={
+            "scores": SCORES_NOTE,
+            "changes": CHANGES_NOTE,
+            "map": MAP_NOTE,
+            "flows": FLOWS_NOTE,
+            "best_of_n": NOTE,
+            "preferences": PREFERENCES_NOTE,
+        },
+        tables=_tables(report),
+        flows=[(name, [(flow.file, flow_table(flow)) for flow in group]) for name, group in _by_stage(report)],
+        best_of_n=[(column, best_of_n_table(found), sentences(found)) for column, found in report.best_of_n.items()],
+        current=_current(report),
+    )
 
 
-def _table(table: Table, text_from: int | None = None) -> str:
-    """Render a table, which scrolls horizontally on a narrow screen. text_from: the first column with long text."""
-    head, rows = table
-    lines = [
-        "<div class='wide'><table><thead><tr>",
-        *(f"<th>{escape(text)}</th>" for text in head),
-        "</tr></thead><tbody>",
-    ]
-    for row in rows:
-        cells = [
-            f"<td{' class=text' if text_from is not None and place >= text_from else ''}>{escape(text)}</td>"
-            for place, text in enumerate(row)
-        ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody></table></div>"])
+def _tables(report: Report) -> dict[str, Any]:
+    head, times = time_table(report)
+    return {
+        "scores": score_table(report),
+        "changes": change_table(report) if report.changes else None,
+        "map": map_table(report.knowledge) if report.knowledge.entries else None,
+        "preferences": facts_table(report.preferences) if report.preferences else None,
+        "times": (head[:-1], [row[:-1] for row in times]),  # without the command, which the lineage has
+    }
 
 
-def _samples(report: Report) -> list[str]:
-    if not report.samples:
-        return ["<p class='faint'>No answers to compare: this requires two evaluations of the same questions.</p>"]
-    by_evaluation: dict[str, list[Sample]] = {}
-    for sample in report.samples:
-        by_evaluation.setdefault(sample.evaluation, []).append(sample)
-    parts = []
-    for name, samples in by_evaluation.items():
-        rows = []
-        for sample in samples:
-            answers = [_answer(sample, column) for column in report.columns]
-            rows.append([sample.prompt, sample.expected, *answers])
-        parts.append(f"<h3>{escape(words(name))}</h3>")
-        parts.append(_table((["question", "expected answer", *report.columns], rows), text_from=0))
-    return parts
+def _by_stage(report: Report) -> list[tuple[str, list[Any]]]:
+    """The flows of each stage, which follow each other in the report."""
+    return [(name, list(group)) for name, group in groupby(report.flows, key=lambda flow: flow.stage)]
 
 
-def _answer(sample: Sample, column: str) -> str:
-    return f"[{sample.verdicts[column]}] {sample.answers[column]}" if column in sample.answers else "-"
+def _current(report: Report) -> list[str]:
+    """What runs at the moment, such as `round-2/sft, for 3 min`."""
+    running = [state for state in report.states if state.state == "running"]
+    return [f"{state.label}, for {duration(state.seconds or 0)}" for state in running] if report.is_running else []
 
 
-def _curves(curves: Sequence[Curve]) -> list[str]:
-    if not curves:
-        return ["<p class='faint'>No stage has written metrics.</p>"]
-    return ["<div class='curves'>", *(_figure(curve) for curve in curves), "</div>"]
+def _figures(report: Report) -> dict[str, list[Figure]]:
+    """The plots of each section."""
+    knowledge = map_plot(report.knowledge)
+    return {
+        "scores": list(_score_figures(report)),
+        "training": [_line_figure(curve) for curve in report.curves if curve.axis == "step"],
+        "curves": [_line_figure(curve) for curve in report.curves if curve.axis != "step"],
+        "knowledge": [Figure(knowledge["description"], knowledge)] if knowledge else [],
+        "times": _time_figures(report),
+    }
 
 
-def _figure(curve: Curve) -> str:
-    title = f"{curve.stage}: {words(curve.metric)}"
-    drawn = line_chart(title, curve.lines, curve.axis, dashed=curve.dashed)
-    if not drawn:
-        return f"<figure><figcaption>{escape(title)}: no finite values</figcaption></figure>"
-    keys = " ".join(f"<span class='key-{n % LINES}'>{escape(name)}</span>" for n, name in enumerate(curve.lines))
-    return f"<figure><figcaption>{escape(title)} {keys}</figcaption>{drawn}</figure>"
+def _line_figure(curve: Curve) -> Figure:
+    return Figure(curve.title, line_chart(curve.title, curve.lines, curve.axis, dashed=curve.dashed))
 
 
-def _changes(report: Report) -> list[str]:
-    """Render the differences from the baseline as a table. Without an evaluation that has a baseline, there is none."""
-    if not report.changes:
+def _score_figures(report: Report) -> Iterable[Figure]:
+    """One plot for each evaluation, if there are scores of two models or more."""
+    for evaluation, metrics in groupby(report.scores, key=lambda key: key[0]):
+        names = [metric for _, metric in metrics]
+        lines = {}
+        for metric in names[:MOST_SCORES]:
+            by_column = report.scores[evaluation, metric]
+            lines[words(metric)] = [
+                Estimated(column, score["value"], score["low"], score["high"])
+                for column in report.columns
+                if (score := by_column.get(column))
+                and all(score.get(end) is not None for end in ("value", "low", "high"))
+            ]
+        if any(len(points) > 1 for points in lines.values()):
+            title = words(evaluation)
+            title += f": the first {MOST_SCORES} of {len(names)} scores" if len(names) > MOST_SCORES else ""
+            yield Figure(title, interval_chart(title, lines))
+
+
+def _time_figures(report: Report) -> list[Figure]:
+    """When each stage ran. Stages are in the order of their start; pauses between two starts are left as they were."""
+    if not report.times:
         return []
-    title = f"<h2>Differences from the baseline</h2><p class='faint'>{escape(CHANGES_NOTE)}</p>"
-    return [title, _table(change_table(report))]
+    times = sorted(report.times, key=lambda time: time.started)
+    first = times[0].started
+    spans = [Span(time.label, time.column, time.started - first, time.started - first + time.seconds) for time in times]
+    title = "when each stage ran"
+    return [Figure(title, span_chart(title, spans))]
 
 
-def _knowledge(report: Report) -> list[str]:
-    """Render the knowledge map as a plot and a table. Without questions about facts, there is none."""
-    if not report.knowledge.entries:
-        return []
-    return [
-        "<h2>Knowledge map</h2>",
-        f"<p class='faint'>{escape(MAP_NOTE)} In percent; n is the number of questions.</p>",
-        f"<figure class='wide'>{map_plot(report.knowledge)}</figure>",
-        _table(map_table(report.knowledge)),
-    ]
+@functools.cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script (BSD-3-Clause), as the installed vl-convert carries them."""
+    import vl_convert
+
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    # Inside <script> the browser reads until "</script"; a carriage return would change the text, and so its hash.
+    assert not any(mark in script.lower() for mark in ("</script", "<!--", "\r"))
+    return script
 
 
-def _best_of_n(report: Report) -> list[str]:
-    """Render the best-of-n curve of each round as a table. Its plots are among the curves."""
-    parts = []
-    for column, found in report.best_of_n.items():
-        parts.append(f"<h2>Best of n, {escape(column)}</h2><p class='faint'>{escape(NOTE)}</p>")
-        parts.append(_table(best_of_n_table(found)))
-        parts += [f"<p>{escape(sentence)}</p>" for sentence in sentences(found)]
-    return parts
+def _policy(scripts: Iterable[str], live: Live | None) -> str:
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    connect = "connect-src 'self'; " if live else ""
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; {connect}"
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -1,50 +1,49 @@
-"""Small plots as SVG text: line charts and stacked bars. All labels are escaped.
+"""Plots as Vega-Lite specifications: plain JSON, which `page.py` embeds and `svg_file` renders.
 
-The plots use CSS variables for their colors. `eval/reports/page.py` sets these variables for a whole page, and
-`svg_file` adds them to a plot that is written to a file of its own.
+A specification has no colors of its own except for verdicts: those of lines come from `theme`, so that the page can
+draw the same plot in a light and in a dark scheme. Texts of a specification are data for Vega, and never markup.
+Source: https://vega.github.io/vega-lite/docs/.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-COLORS = {
+Spec = dict[str, Any]
+"""A Vega-Lite specification; empty if there is nothing to draw."""
+
+VEGA_LITE = "6.4"
+"""The version that specifications are written for; vl-convert carries several."""
+
+COLORS: dict[str, dict[str, Any]] = {
     "light": {
-        "ink": "#1a1d21", "paper": "#ffffff", "faint": "#6a7280", "rule": "#d9dde3", "tint": "#f3f5f8",
-        "line-0": "#0b62c4", "line-1": "#c2500a", "line-2": "#16794c", "line-3": "#8a3fb5", "line-4": "#a1860a",
-        "line-5": "#b3254f",
-        "part-right": "#4c9f70", "part-wrong": "#d9793f", "part-abstained": "#8fa6bf", "part-unsure": "#d8c98a",
+        "ink": "#1a1d21", "paper": "#ffffff", "faint": "#5f6875", "rule": "#d9dde3", "tint": "#f3f5f8",
+        "good": "#16794c", "bad": "#b3254f",
+        "lines": ["#0b62c4", "#c2500a", "#16794c", "#8a3fb5", "#a1860a", "#b3254f"],
     },
     "dark": {
         "ink": "#e6e8eb", "paper": "#14171a", "faint": "#9aa3af", "rule": "#343a42", "tint": "#1d2126",
-        "line-0": "#6cb0ff", "line-1": "#ff9d5c", "line-2": "#5fd39b", "line-3": "#cf9bf0", "line-4": "#e0c655",
-        "line-5": "#ff8fae",
-        "part-right": "#3f8f63", "part-wrong": "#b9602b", "part-abstained": "#6b8199", "part-unsure": "#8f8043",
+        "good": "#5fd39b", "bad": "#ff8fae",
+        "lines": ["#6cb0ff", "#ff9d5c", "#5fd39b", "#cf9bf0", "#e0c655", "#ff8fae"],
     },
 }  # fmt: skip
+PARTS = {"right": "#4c9f70", "wrong": "#d9793f", "abstained": "#8fa6bf", "unsure": "#d8c98a"}
+"""Colors of the parts of bars, which can be read on light and on dark paper."""
 NUMBER_AXES = ("step", "n")
 """Names of axes with whole numbers. On any other axis, x and y are ratios from 0 to 1 and shown in percent."""
-LINES = 6
-"""Number of different line colors; further lines repeat them."""
-STYLE = (
-    "svg text { fill: var(--faint); font: 11px system-ui, sans-serif; } svg .rule { stroke: var(--rule); }\n"
-    "svg text.head { fill: var(--ink); font-weight: 600; }\n"
-    "svg polyline { fill: none; stroke-width: 1.6; } svg .dashed { stroke-dasharray: 5 3; }\n"
-    + "".join(
-        f"svg .line-{n} {{ stroke: var(--line-{n}); }} .key-{n} {{ color: var(--line-{n}); }}\n" for n in range(LINES)
-    )
-    + "".join(
-        f"svg .part-{name}, svg .key-{name} {{ fill: var(--part-{name}); }}\n"
-        for name in ("right", "wrong", "abstained", "unsure")
-    )
-)
-"""The CSS of plots, which uses the variables of `color_style`."""
+MOST_POINTS = 800
+"""A line with more points is thinned: see `thinned`."""
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 320, 150, 46, 20, 8
-_BAR, _BARS_WIDTH, _LABELS = 14, 640, 250
+_WIDTH, _HEIGHT = 640, 240
+_BAR_STEP = 15
+_SEPARATOR = "\u2063"
+"""An invisible character, which XML allows and names hardly ever contain."""
+_NOT_XML = re.compile("[^\t\n\r -\U0000d7ff\U0000e000-\U0000fffd\U00010000-\U0010ffff]")
+
+Point = tuple[float, float]
 
 
 class Bar(NamedTuple):
@@ -57,118 +56,268 @@ class Bar(NamedTuple):
     """(`right`, `wrong`, `abstained` or `unsure`, ratio from 0 to 1), from left to right."""
 
 
-def color_style() -> str:
-    """Return the colors as CSS variables, with those of the dark scheme for readers who prefer it."""
+class Estimated(NamedTuple):
+    """A value with the ends of its interval, all from -1 to 1."""
 
-    def variables(scheme: str) -> str:
-        return " ".join(f"--{name}: {color};" for name, color in COLORS[scheme].items())
+    label: str
+    """Where it is on the x axis, such as `round 1`."""
+    value: float
+    low: float
+    high: float
 
-    return (
-        f":root {{ color-scheme: light dark; {variables('light')} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {variables('dark')} }} }}\n"
-    )
+
+class Span(NamedTuple):
+    """Something that took time. Seconds since the first one began."""
+
+    label: str
+    group: str
+    start: float
+    end: float
+
+
+def theme(scheme: Literal["light", "dark"]) -> dict[str, Any]:
+    """Return the configuration of Vega-Lite for a color scheme."""
+    colors = COLORS[scheme]
+    axis = {"labelColor": colors["faint"], "titleColor": colors["faint"], "gridColor": colors["rule"],
+            "domainColor": colors["rule"], "tickColor": colors["rule"], "titleFontWeight": "normal"}  # fmt: skip
+    return {
+        "background": "transparent",
+        "font": "system-ui, sans-serif",
+        "axis": axis,
+        "legend": {"labelColor": colors["ink"], "titleColor": colors["faint"], "labelLimit": 280},
+        "title": {"color": colors["ink"], "anchor": "start", "fontSize": 13},
+        "text": {"color": colors["faint"]},
+        "view": {"stroke": None},
+        "range": {"category": colors["lines"]},
+    }
 
 
 def line_chart(
-    title: str,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    axis: str = "step",
-    *,
-    large: bool = False,
-    dashed: Sequence[str] = (),
-) -> str:
+    title: str, lines: Mapping[str, Sequence[Point]], axis: str = "step", *, dashed: Sequence[str] = ()
+) -> Spec:
     """Draw a line chart. Values that are not finite are left out.
 
     lines: name -> points (x, y).
     axis: the name of the x axis. With one of NUMBER_AXES, x is a whole number and y any number. With any other name, x
-        and y are ratios from 0 to 1 and shown in percent.
-    large: double the size, and add a legend below and grid lines at 20%, 40%, 60% and 80%.
-    dashed: names of the lines that are dashed.
+        and y are ratios from 0 to 1 and shown in percent, and both axes begin at 0.
+    dashed: names of the lines that are dashed. A dashed line `round 1, held out` has the color of `round 1`.
     """
-    lines = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
-    every = [point for points in lines.values() for point in points]
-    if not every:
-        return ""
-    places, values = [place for place, _ in every], [value for _, value in every]
-    left, right, low, high = min(places), max(places), min(values), max(values)
-    if high == low:
-        low, high = low - 0.5, high + 0.5
-    if axis not in NUMBER_AXES:
-        left, low = 0.0, 0.0
-    width, height = (2 * _WIDTH, 2 * _HEIGHT) if large else (_WIDTH, _HEIGHT)
-    end, bottom = width - 8, height - _BOTTOM  # the plot area is from (_LEFT, _TOP) to (end, bottom), in pixels
-
-    def at(place: float, value: float) -> tuple[float, float]:
-        """Return the pixel of a point. In SVG, y grows downwards."""
-        across = _LEFT + (place - left) / ((right - left) or 1) * (end - _LEFT)
-        return across, _TOP + (high - value) / (high - low) * (bottom - _TOP)
-
-    def formatted(number: float, form: str) -> str:
-        return f"{number:{form}}" if axis in NUMBER_AXES else f"{number:.0%}"
-
-    marks = [
-        f"<line class='rule' x1='{_LEFT}' y1='{bottom}' x2='{end}' y2='{bottom}'/>",
-        f"<text x='{_LEFT - 4}' y='{_TOP + 8}' text-anchor='end'>{formatted(high, '.3g')}</text>",
-        f"<text x='{_LEFT - 4}' y='{bottom}' text-anchor='end'>{formatted(low, '.3g')}</text>",
-        f"<text x='{_LEFT}' y='{height - 5}'>{escape(axis)} {formatted(left, '.0f')}</text>",
-        f"<text x='{end}' y='{height - 5}' text-anchor='end'>{formatted(right, '.0f')}</text>",
-    ]
-    for share in (0.2, 0.4, 0.6, 0.8) if large and axis not in NUMBER_AXES else ():
-        across, up = at(share, share)
-        if share < right:
-            marks.append(f"<line class='rule' x1='{across:.1f}' y1='{_TOP}' x2='{across:.1f}' y2='{bottom}'/>")
-            marks.append(f"<text x='{across:.1f}' y='{height - 5}' text-anchor='middle'>{share:.0%}</text>")
-        if share < high - 0.05:
-            marks.append(f"<line class='rule' x1='{_LEFT}' y1='{up:.1f}' x2='{end}' y2='{up:.1f}'/>")
-            marks.append(f"<text x='{_LEFT - 4}' y='{up + 4:.1f}' text-anchor='end'>{share:.0%}</text>")
-    for number, (name, points) in enumerate(lines.items()):
-        drawn = " ".join("{:.1f},{:.1f}".format(*at(place, value)) for place, value in points)
-        style = " dashed" if name in dashed else ""
-        marks.append(f"<polyline class='line-{number % LINES}{style}' points='{drawn}'/>")
-    down = height
-    for number, name in enumerate(lines if large else ()):
-        down += 16
-        line = f"x1='{_LEFT}' y1='{down - 8}' x2='{_LEFT + 18}' y2='{down - 8}'"
-        marks.append(f"<line class='line-{number % LINES}' {line}/>")
-        marks.append(f"<text x='{_LEFT + 24}' y='{down - 4}'>{escape(name)}</text>")
-    return _svg(title, width, down, marks)
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in lines.items()}
+    values: list[dict[str, Any]] = []
+    for name, points in finite.items():
+        color, _, kind = name.rpartition(", ") if name in dashed else (name, "", "")
+        for x, y in thinned(points, MOST_POINTS):
+            values.append({"x": x, "y": y, "line": name, "color": color or name, "kind": kind})
+    if not values:
+        return {}
+    is_number = axis in NUMBER_AXES
+    colors, kinds = (list(dict.fromkeys(value[name] for value in values)) for name in ("color", "kind"))
+    dashes = [[5, 3] if kind else [1, 0] for kind in kinds]
+    labelled = [kind for kind in kinds if kind]
+    across = {
+        "field": "x", "type": "quantitative", "title": axis, "scale": {"zero": not is_number, "nice": not is_number},
+        "axis": _axis(is_number, "~s") | ({"tickMinStep": 1} if is_number else {}),
+    }  # fmt: skip
+    encoding: dict[str, Any] = {
+        "x": across,
+        "y": {"field": "y", "type": "quantitative", "title": None, "scale": {"zero": not is_number},
+              "axis": _axis(is_number, "~g")},
+        "color": _colors("color", colors),
+        "strokeDash": {"field": "kind", "type": "nominal", "scale": {"domain": kinds, "range": dashes},
+                       "legend": _legend("stroke") | {"values": labelled} if labelled else None},
+        "detail": {"field": "line", "type": "nominal"},
+    }  # fmt: skip
+    return _spec(title, values, mark={"type": "line", "strokeWidth": 1.8, "clip": True}, encoding=encoding)
 
 
-def stacked_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], legend: Mapping[str, str]) -> str:
+def stacked_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], legend: Mapping[str, str]) -> Spec:
     """Draw groups of horizontal bars, whose parts are as wide as their ratio.
 
     groups: (name, bars). legend: part -> what it means.
     """
-    if not groups:
-        return ""
-    keys = "".join(f"<tspan class='key-{part}'>■ {escape(name)}  </tspan>" for part, name in legend.items())
-    marks = [f"<text x='0' y='12' xml:space='preserve'>{keys}</text>"]
-    down = 16
-    for name, bars in groups:
-        down += 18
-        marks.append(f"<text class='head' x='0' y='{down}'>{escape(name)}</text>")
-        down += 6
+    # A row of the plot is one value of the y axis. It begins with the number of its group, so that two groups may have
+    # bars of the same name; the name of a group is a row without a bar, and ends with the number. With | for the
+    # separator, the bars "before" and "after" of the first group "capital" are |capital|0, 0|before and 0|after.
+    rows: list[str] = []
+    values: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    for number, (name, bars) in enumerate(groups):
+        rows.append(f"{_SEPARATOR}{name}{_SEPARATOR}{number}")
         for bar in bars:
-            marks.append(f"<text x='{_LABELS - 6}' y='{down + _BAR - 4}' text-anchor='end'>{escape(bar.label)}</text>")
-            start, room = float(_LABELS), _BARS_WIDTH - _LABELS - 60
+            row = f"{number}{_SEPARATOR}{bar.label}"
+            rows.append(row)
+            notes.append({"row": row, "note": bar.note})
+            start = 0.0
             for part, share in bar.parts:
                 if share > 0:
-                    box = f"x='{start:.1f}' y='{down}' width='{share * room:.1f}' height='{_BAR - 2}'"
-                    marks.append(f"<rect class='part-{part}' {box}><title>{escape(part)} {share:.0%}</title></rect>")
-                start += share * room
-            marks.append(f"<text x='{_BARS_WIDTH - 56}' y='{down + _BAR - 4}'>{escape(bar.note)}</text>")
-            down += _BAR
-    return _svg(title, _BARS_WIDTH, down + 4, marks)
+                    end = start + share
+                    values.append({"row": row, "bar": bar.label, "of": name, "part": legend[part], "share": share,
+                                   "start": start, "end": end})  # fmt: skip
+                    start = end
+    if not groups:
+        return {}
+    is_head = f"split(datum.value, '{_SEPARATOR}')[0] == ''"
+    texts = f"split(datum.value, '{_SEPARATOR}')[1]"
+    y = {
+        "field": "row", "type": "nominal", "title": None, "sort": None,
+        "scale": {"domain": rows, "paddingInner": 0.15},
+        "axis": {"domain": False, "ticks": False, "labelExpr": texts, "labelLimit": 230,
+                 "labelFontWeight": {"condition": {"test": is_head, "value": "bold"}, "value": "normal"}},
+    }  # fmt: skip
+    x = {"field": "start", "type": "quantitative", "title": None, "scale": {"domain": [0, 1]},
+         "axis": {"format": ".0%", "grid": False, "values": [0, 0.5, 1]}}  # fmt: skip
+    color = {"field": "part", "type": "nominal", "legend": {**_legend("square"), "orient": "top"},
+             "scale": {"domain": list(legend.values()), "range": [PARTS[part] for part in legend]}}  # fmt: skip
+    parts = {
+        "mark": {"type": "bar"},
+        "encoding": {
+            "y": y, "x": x, "x2": {"field": "end"}, "color": color,
+            "tooltip": [{"field": "of", "title": "kind"}, {"field": "bar", "title": "column"},
+                        {"field": "part", "title": "part"}, {"field": "share", "title": "ratio", "format": ".0%"}],
+        },
+    }  # fmt: skip
+    numbers = {
+        "data": {"values": notes},
+        "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 10},
+        "encoding": {
+            "y": {"field": "row", "type": "nominal", "sort": None},
+            "x": {"datum": 1},
+            "text": {"field": "note"},
+        },
+    }
+    return _spec(title, values, height={"step": _BAR_STEP}, layer=[parts, numbers])
 
 
-def svg_file(svg: str) -> str:
-    """Return the content of an SVG file with this plot; an empty text if there is no plot."""
-    if not svg:
+def interval_chart(title: str, lines: Mapping[str, Sequence[Estimated]]) -> Spec:
+    """Draw values with their intervals, in percent: one line for each name, over the labels in their order."""
+    values = [{"line": name, **each._asdict()} for name, points in lines.items() for each in points]
+    if not values:
+        return {}
+    labels = list(dict.fromkeys(value["label"] for value in values))
+    names = list(lines)
+    x = {"field": "label", "type": "ordinal", "title": None, "sort": None, "scale": {"domain": labels},
+         "axis": {"labelAngle": 0}}  # fmt: skip
+    # Lines of the same label are moved apart, so that their intervals do not cover each other.
+    offset = {"field": "line", "type": "nominal", "scale": {"domain": names, "paddingOuter": 2}}
+    y = {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}, "axis": _axis(False, "")}
+    tooltip = [{"field": "line", "title": "score"}, {"field": "label", "title": "model"},
+               *({"field": name, "title": name, "format": ".1%"} for name in ("value", "low", "high"))]  # fmt: skip
+    shared = {"x": x, "xOffset": offset, "color": _colors("line", names, "circle"), "tooltip": tooltip}
+    bars = {"mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.55},
+            "encoding": {**shared, "y": {**y, "field": "low"}, "y2": {"field": "high"}}}  # fmt: skip
+    points = {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": {**shared, "y": y}}
+    return _spec(title, values, layer=[bars, points])
+
+
+def span_chart(title: str, spans: Sequence[Span]) -> Spec:
+    """Draw spans of time as horizontal bars over the minutes since the first one began."""
+    if not spans:
+        return {}
+    values: list[dict[str, Any]] = [
+        {"label": one.label, "group": one.group, "start": one.start / 60, "end": one.end / 60,
+         "minutes": (one.end - one.start) / 60}
+        for one in spans
+    ]  # fmt: skip
+    labels, groups = (list(dict.fromkeys(value[name] for value in values)) for name in ("label", "group"))
+    encoding = {
+        "y": {"field": "label", "type": "nominal", "title": None, "sort": None, "scale": {"domain": labels},
+              "axis": {"labelLimit": 160}},
+        "x": {"field": "start", "type": "quantitative", "title": "minutes"},
+        "x2": {"field": "end"},
+        "color": _colors("group", groups, "square"),
+        "tooltip": [{"field": "label", "title": "stage"}, {"field": "minutes", "format": ".1f"}],
+    }  # fmt: skip
+    return _spec(title, values, height={"step": _BAR_STEP}, mark={"type": "bar", "minBandSize": 2}, encoding=encoding)
+
+
+def with_hover(spec: Spec) -> Spec:
+    """Return a line chart that shows the value next to the pointer. Other plots are returned unchanged."""
+    if "mark" not in spec or spec["mark"]["type"] != "line":
+        return spec
+    encoding = spec["encoding"]
+    formats = {axis: encoding[axis]["axis"]["format"] for axis in ("x", "y")}
+    is_ratio = formats["y"] == ".0%"
+    tooltip = [
+        {"field": "line", "title": "line"},
+        {"field": "x", "title": encoding["x"]["title"], "format": ".1%" if is_ratio else ","},
+        {"field": "y", "title": "value", "format": ".1%" if is_ratio else ".4~g"},
+    ]
+    # Points react although they are invisible. `nearest` would find them from afar, but its tooltips lack texts.
+    pointed = {"name": "pointed", "select": {"type": "point", "on": "pointerover", "clear": "pointerout"}}
+    shown = {"condition": {"param": "pointed", "empty": False, "value": 1}, "value": 0}
+    color = {name: part for name, part in encoding["color"].items() if name != "legend"}
+    points = {
+        "params": [pointed],
+        "mark": {"type": "point", "filled": True, "size": 70, "clip": True},
+        "encoding": {"x": encoding["x"], "y": encoding["y"], "color": color, "opacity": shown, "tooltip": tooltip},
+    }
+    rest = {name: part for name, part in spec.items() if name not in ("mark", "encoding")}
+    return {**rest, "layer": [{"mark": spec["mark"], "encoding": encoding}, points]}
+
+
+def thinned(points: Sequence[Point], most: int) -> list[Point]:
+    """Return at most `most` of the points of a line, with its first and last one and with its peaks.
+
+    The points are cut into equal parts, and the lowest and the highest of each part are kept. For example, 9 points
+    with `most` 6 are cut into 2 parts of 4 between the first and the last: the values 0 | 1 5 2 1 | 3 0 4 4 | 9 become
+    0, 1, 5, 0, 4, 9.
+    """
+    if len(points) <= most:
+        return list(points)
+    inner = list(points[1:-1])
+    parts = max(1, (most - 2) // 2)
+    kept = [points[0]]
+    for number in range(parts):
+        part = inner[number * len(inner) // parts : (number + 1) * len(inner) // parts]
+        places = sorted({part.index(min(part, key=lambda point: point[1])),
+                         part.index(max(part, key=lambda point: point[1]))})  # fmt: skip
+        kept += [part[place] for place in places]
+    return [*kept, points[-1]]
+
+
+def svg_file(spec: Spec) -> str:
+    """Render a plot as an SVG file on white paper; an empty text if there is nothing to draw."""
+    if not spec:
         return ""
-    head, _, rest = svg.partition(">")
-    return f"{head} xmlns='http://www.w3.org/2000/svg'><style>{color_style()}{STYLE}</style>{rest}\n"
+    import vl_convert  # carries Vega; no browser and no network is used
+
+    whole = {**spec, "width": _WIDTH, "title": spec["description"], "config": {**theme("light"), "background": "white"}}
+    rendered: str = vl_convert.vegalite_to_svg(whole, vl_version=VEGA_LITE)
+    return rendered + "\n"
 
 
-def _svg(title: str, width: int, height: int, marks: Sequence[str]) -> str:
-    size = f"width='{width}' height='{height}' viewBox='0 0 {width} {height}'"
-    return f"<svg role='img' aria-label='{escape(title)}' {size}>{''.join(marks)}</svg>"
+def _spec(title: str, values: Sequence[Mapping[str, Any]], **parts: Any) -> Spec:
+    spec: Spec = _drawable(
+        {
+            "description": title,
+            "width": "container",
+            "height": _HEIGHT,
+            "autosize": {"type": "fit-x", "contains": "padding"},
+            "data": {"values": list(values)},
+            **parts,
+        }
+    )
+    return spec
+
+
+def _drawable(value: Any) -> Any:
+    """`value` with a replacement character for each character that XML has none for: on one, vl-convert aborts."""
+    if isinstance(value, str):
+        return _NOT_XML.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {key: _drawable(inner) for key, inner in value.items()}
+    return [_drawable(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _axis(is_number: bool, form: str) -> dict[str, Any]:
+    return {"format": form if is_number else ".0%", "tickCount": 5, "labelOverlap": True}
+
+
+def _colors(field: str, names: Sequence[str], symbol: str = "stroke") -> dict[str, Any]:
+    """Colors of the theme for a field with these values, with a legend if there are several."""
+    legend = _legend(symbol) if len(names) > 1 else None
+    return {"field": field, "type": "nominal", "scale": {"domain": list(names)}, "legend": legend}
+
+
+def _legend(symbol: str) -> dict[str, Any]:
+    return {"title": None, "orient": "bottom", "columns": 2, "symbolType": symbol, "symbolOpacity": 1}

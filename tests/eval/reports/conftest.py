@@ -1,0 +1,122 @@
+"""The folder of a run that is written here by hand, so that every number in it is known."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.manifest import write_data_manifest
+from align.rounds.ledger import Ledger
+from eval.reports.page import page
+from eval.reports.rounds import Report, read_report
+
+EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)> | [a](http://b) \"&"
+
+
+def score(value: float, low: float, high: float, n: int = 50) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def evaluation(
+    name: str, scores: dict[str, Any], answers: dict[str, tuple[str, str]], differences: dict[str, Any] | None = None
+) -> str:
+    rows = [
+        {"id": key, "prompt": f"What is {key}? {EVIL}", "answer": answer, "verdict": verdict, "expected": ["Rome"]}
+        | {"topic": "countries", "relation": "capital"}
+        for key, (answer, verdict) in answers.items()
+    ]
+    points = [[0.5, 0.1, 2.0], [1.0, 0.4, 1.0]]
+    counts = {"risk_coverage": {"propensity": {"points": points}, "no_answer": 0}} if name == "factuality" else {}
+    found = {"name": name, "model": "m", "scores": scores, "counts": counts, "seconds": 1.0, "rows": rows}
+    return json.dumps(found | ({"differences": differences} if differences else {}))
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds: data, an evaluation before, SFT and an evaluation in each round. Tests only read it."""
+    run = tmp_path_factory.mktemp("report") / "run"
+    ledger = Ledger(run / "ledger.sqlite")
+    run_id = ledger.begin_run(f"python recipes/rounds.py {EVIL}")
+
+    def stage(
+        name: str, round_number: int | None, made: Path, status: str = "finished", read: tuple[Path, ...] = ()
+    ) -> None:
+        label = name if round_number is None else f"round-{round_number}/{name}"
+        record = ledger.begin_stage(
+            run_id,
+            label=label,
+            name=name,
+            round_number=round_number,
+            recipe=name,
+            key="k",
+            command=f"python recipes/{name}.py",
+            config={},
+            inputs={str(place): {"path": str(path), "blake3": ""} for place, path in enumerate(read)},
+        )
+        ledger.end_stage(record, status, {"out": {"path": str(made), "blake3": f"hash of {label}"}})  # type: ignore[arg-type]
+
+    rows = run / "data" / "preferences.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text("{}\n")
+    write_data_manifest(rows, config={}, counts={"read": 533, "rows": 512, "dropped": {"duplicate": 19, EVIL: 2}})
+    agreement = {"comparisons": 533, "judged_by_several": 40, "sides": 0.61, "grades": None, "ties": [1, 2]}
+    bias = {"all": {"rows": 512, "chosen_longer": 0.57}}
+    levels = {EVIL: {"rows": 512, "share": 1.0}}
+    found = {"agreement": agreement, "length_bias": bias, "levels": levels}
+    (rows.parent / "preferences.report.json").write_text(json.dumps(found))
+    stage("data", None, rows.parent)
+    questions = {f"q{n}": (f"It is {n} {EVIL}", "wrong") for n in range(20)}
+    before = run / "eval-start"
+    before.mkdir()
+    (before / "factuality.json").write_text(evaluation("factuality", {"wrong": score(0.68, 0.6, 0.75)}, questions))
+    stage("eval-start", None, before)
+    for round_number, wrong in ((1, 0.31), (2, 0.19)):
+        folder = run / f"round-{round_number}"
+        probe = folder / "probe"
+        probe.mkdir(parents=True)
+        probed = {"known": 3 - round_number, "unknown": 5, "unsure": 1, "uninformative": round_number}
+        (probe / "map.json").write_text(json.dumps({"all": probed, "relations": {"capital": probed, EVIL: probed}}))
+        stage("probe", round_number, probe)
+        sft = folder / "sft"
+        sft.mkdir(parents=True)
+        lines = [{"step": step, "loss": 3 / step, "accuracy": float("nan")} for step in range(1, 9)]
+        if round_number == 2:
+            lines += [{"step": 4, "eval_loss": 2.0}, {"step": 6, "eval_loss": None}, {"step": 8, "eval_loss": 1.5}]
+        (sft / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (sft / "timing.json").write_text(json.dumps({"seconds": 9.0, "trained_seconds": 45.0, "steps": 8}))
+        stage("sft", round_number, sft, read=(rows, Path("outside") / EVIL))
+        made = folder / "eval"
+        made.mkdir()
+        answers = {key: ("I do not know.", "abstained") if key == "q3" else old for key, old in questions.items()}
+        scores = {"wrong": score(wrong, wrong - 0.05, wrong + 0.06), "known_kept": score(0.88, 0.8, 0.94)}
+        changes = {"wrong": score(wrong - 0.68, wrong - 0.75, wrong - 0.6)}
+        (made / "factuality.json").write_text(evaluation("factuality", scores, answers, changes))
+        accuracy = {"accuracy": score(0.67, 0.61, 0.73)}
+        (made / "reward_accuracy.json").write_text(evaluation("reward_accuracy", accuracy, {}))
+        stage("eval", round_number, made, read=(sft,))
+    stage("publish", None, run / "nowhere", "failed")
+    ledger.close()
+    with sqlite3.connect(run / "ledger.sqlite") as db:
+        db.execute("UPDATE stages SET ended = started + 60")
+    return run
+
+
+@pytest.fixture(scope="session")
+def report(run_dir: Path) -> Report:
+    return read_report(run_dir, samples=4)
+
+
+@pytest.fixture(scope="session")
+def evil() -> str:
+    """The text that every row of the run has in its prompts and answers."""
+    return EVIL
+
+
+@pytest.fixture(scope="session")
+def shown(report: Report) -> str:
+    """The page as HTML."""
+    return page(report)
