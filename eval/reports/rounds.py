@@ -105,7 +105,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
             f"contains no {LEDGER}, so it is not the folder of a run",
             "Run recipes/rounds.py first, or set run_dir",
         )
-    ledger = Ledger(path)
+    ledger = Ledger(path, in_memory=True)
     latest = {record.label: record for record in ledger.stages()}
     runs = tuple(ledger.runs())
     ledger.close()

@@ -26,7 +26,7 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
 
 def read(server: LiveServer, path: str = "", **headers: str) -> tuple[int, str]:
     try:
-        with urlopen(Request(server.address + path, headers=headers), timeout=30) as answer:
+        with urlopen(Request(server.address + path, headers=headers), timeout=300) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         return error.code, error.read().decode()

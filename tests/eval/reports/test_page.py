@@ -158,7 +158,7 @@ def opened(shown: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         tab = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
-        tab.set_default_timeout(30_000)  # the machine may be busy
+        tab.set_default_timeout(120_000)  # the machine may be busy
         tab.on("request", lambda request: requests.append(request.url))
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
