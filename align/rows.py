@@ -121,6 +121,9 @@ class Row(Frozen):
     """Where the row came from, such as `nq-open` or `round-1/rejection-sampling`."""
     tools: str = ""
     """The functions offered, as a JSON list of schemas in text; empty for none."""
+    made_from: tuple[str, ...] = ()
+    """What it was made from, where its other columns do not say so: ids of rows of an earlier stage, or `file:line` of
+    records of another form. Empty if unknown, and for a row that was written as it was read."""
 
     @field_validator("tools")
     @classmethod

@@ -163,7 +163,7 @@ def shuffled(rows: Iterable[R], seed: int) -> list[R]:
 
 
 def _copy(row: R, number: int) -> R:
-    return row.model_copy(update={"id": f"{row.id}.{number}"})
+    return row.model_copy(update={"id": f"{row.id}.{number}", "made_from": (row.id,)})
 
 
 def content_key(row: Row) -> str:

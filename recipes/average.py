@@ -1,4 +1,4 @@
-"""Average checkpoints of one architecture into one, with weights that are given or chosen by evaluation.
+"""Average checkpoints of one architecture into one, with weights given or chosen by an evaluation.
 
 python recipes/average.py recipes/configs/average/llama3.1-8b.yaml
 """

@@ -1,7 +1,7 @@
 """Run all stages in rounds: reward model, rejection sampling, SFT, DPO, averaging and evaluation.
 
     python recipes/rounds.py recipes/configs/rounds/rehearsal.yaml
-    python recipes/rounds.py status recipes/configs/rounds/rehearsal.yaml      # also: plan, why, gc
+    python recipes/rounds.py status recipes/configs/rounds/rehearsal.yaml      # also: plan, why, trace, gc
 
 If it is stopped or killed, the same command continues where it was.
 """
@@ -20,7 +20,8 @@ class RoundsRecipe(RoundsConfig):
     """Stages in rounds, each in its own process (Llama 3, section 4.1.6). A stage that is up to date is not run again.
 
     Commands that read a run, such as `rounds.py status CONFIG.yaml`: status, plan (what the next start would do),
-    why (what changed since a stage was made) and gc (what can be deleted).
+    why (what changed since a stage was made), trace (what a checkpoint or a row was made from) and gc (what can be
+    deleted).
     """
 
 

@@ -55,6 +55,7 @@ HARMLESS = frozenset(
     (
         # names and places of a record
         *("prompt_id", "conversation_id", "conv_id", "question_id", "example_id", "sample_id", "row_id", "record_id"),
+        "made_from",
         *("message_tree_id", "parent_id", "uuid", "uid", "hash", "idx", "index", "__index_level_0__", "sha256"),
         *("min_similar_uuid", "title", "url", "license", "version", "timestamp", "created", "created_at", "updated_at"),
         # which set, part, subject and language it belongs to

@@ -161,7 +161,7 @@ def _own_fields(columns: Columns, kind: type[Row]) -> Json:
     dialogs = ("messages", "prompt", "completions")
     if kind is PreferenceRow and not all(is_dialog(one) for one in listed(values.get("completions"))):
         return {}
-    names = values.keys() - {"id", "source", "tools", *dialogs, *PromptRow.model_fields}
+    names = values.keys() - {"id", "source", "tools", *dialogs}
     return {name: columns.take(name) for name in kind.model_fields if name in names}
 
 

@@ -3,6 +3,7 @@
     status CONFIG                  every stage: its state, time and key numbers
     plan CONFIG                    what the next start would do, and why
     why CONFIG STAGE               everything that changed since a stage was made
+    trace CONFIG CHECKPOINT|ROW    what a checkpoint or a row, by its id, was made from
     gc CONFIG [--delete[=KINDS]]   what can be deleted; without --delete it is only listed
 
 Settings may follow as key=value. None of these commands writes anything, except `gc --delete`.
@@ -22,7 +23,8 @@ from align.rounds.garbage import chosen_kinds, delete, garbage_of, garbage_text
 from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, labels, load_stages
 from align.rounds.preview import explanation, plan_text, preview, stages_named
-from align.rounds.status import stage_states, table
+from align.rounds.status import reading, stage_states, table
+from align.rounds.trace import trace_text
 
 _SETTING = re.compile(r"(--)?[\w.-]+=.*|--(?!delete\b)[\w.-]+", re.DOTALL)
 
@@ -73,10 +75,20 @@ def _gc(words: Sequence[str], recipes: Path) -> None:
     print(garbage_text(found, deleted=bool(flags)))
 
 
+def _trace(words: Sequence[str], recipes: Path) -> None:
+    if Path(words[0]).is_dir() and len(words) == 2:
+        run_dir, target = Path(words[0]), words[1]
+    else:
+        config, (target,) = _parsed(words, 1, "trace CONFIG.yaml CHECKPOINT, or the id of a row")
+        run_dir = config.run_dir
+    print(trace_text(run_dir, target, reading(run_dir)))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], Path], None]] = {
     "status": _status,
     "plan": _plan,
     "why": _why,
+    "trace": _trace,
     "gc": _gc,
 }
 

@@ -190,6 +190,7 @@ def _shared_columns(each: ProbedQuestion, label: str) -> dict[str, Any]:
         "id": row_id(source, each.question.id),
         "source": f"{source}/{each.question.source}",
         "tools": each.question.tools,
+        "made_from": (each.question.id,),
     }
 
 

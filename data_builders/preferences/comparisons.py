@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from align.files import fingerprint_of
+from align.publish.names import shown_path
 from align.rows import Level, Messages, PreferenceRow, row_id
 from data_builders.row_set import message_texts
 
@@ -194,6 +195,7 @@ def majority_row(comparison: Comparison, majority: float) -> PreferenceRow | str
         raters=tuple(sorted({name for judgement in comparison.judgements for name in judgement.raters})),
         round=comparison.round,
         batch=comparison.batch,
+        made_from=tuple(map(_shown_place, comparison.places)),
     )
 
 
@@ -216,6 +218,12 @@ def judgement_of_scores(first: float, second: float, gaps: Mapping[Level, float]
     strongest_first = sorted(gaps, key=lambda level: -GRADES[level])
     level = next((level for level in strongest_first if difference >= gaps[level]), None)
     return Judgement(1 if first > second else -1, level, raters)
+
+
+def _shown_place(place: str) -> str:
+    """`file:line` without what the path says of this machine."""
+    path, _, line = place.rpartition(":")
+    return f"{shown_path(path)}:{line}"
 
 
 def _key(response: Messages) -> str:

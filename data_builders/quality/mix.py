@@ -64,7 +64,9 @@ def build(config: SFTMixConfig, output: Path) -> Path:
                 continue
             rows = read_row_set(path, SFTRow, config, config.seed)
             for row in rows.rows:
-                row = row if row.id not in origin else row.model_copy(update={"id": row_id(name, path.path, row.id)})
+                if row.id in origin:
+                    renamed = {"id": row_id(name, path.path, row.id), "made_from": (row.id,)}
+                    row = row.model_copy(update=renamed)
                 origin[row.id] = name
                 mixed.keep(row)
             mixed.dropped.update(rows.dropped)

@@ -112,6 +112,7 @@ def sft_rows(
             source=f"{source}/{each.source}",  # the prompt's source, whose licence applies to the row
             tools=each.tools,
             messages=each.prompt + said,
+            made_from=(each.prompt_id,),
         )
         rows.keep(row)
         made_from[row.id] = each
@@ -159,4 +160,5 @@ def _pair(good: SampledTrajectory, bad: SampledTrajectory, label: str) -> Prefer
         tools=bad.tools,
         prompt=bad.prompt + bad.messages[:place],
         completions=((chosen,), (rejected,)),
+        made_from=(bad.prompt_id,),
     )
