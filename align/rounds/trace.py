@@ -11,7 +11,7 @@ import json
 import mmap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Trace:
     def __post_init__(self) -> None:
         latest = {record.label: record for record in self.ledger.stages()}
         finished = [record for record in latest.values() if record.status == "finished"]
-        self.records = sorted(finished, key=lambda record: record.ended or 0.0)
+        self.records = sorted(map(self._as_it_is_here, finished), key=lambda record: record.ended or 0.0)
 
     def checkpoint(self, path: Path, indent: str = "") -> Iterator[str]:
         """What a checkpoint, or a file of rows, was made from, one line for each step back."""
@@ -67,10 +67,10 @@ class Trace:
         if record is None:
             yield from (f"{indent}{line}" for line in self._outside(path))
             return
-        yield f"{indent}made by {_stage_line(record)}"
         if record.label in self._listed:
-            yield f"{indent}  (listed above)"
+            yield f"{indent}made by {record.label}, as above"
             return
+        yield f"{indent}made by {_stage_line(record)}"
         self._listed.add(record.label)
         for key, entry in record.inputs.items():
             yield f"{indent}  {key}{_weight(record, key)}: {entry['path']}{_rows_text(Path(entry['path']))}"
@@ -98,6 +98,33 @@ class Trace:
                 yield from self._raw_lines(places[-1])
             waiting += [parent for parent in parents if parent not in seen]
             seen.update(parents)
+
+    def _as_it_is_here(self, record: StageRecord) -> StageRecord:
+        """A record with the paths that its files have now: the run's folder may have been moved or copied.
+
+        A stage wrote `/old/run/round-1/sft`, and here is `/new/run/round-1/sft`: what it read of `/old/run` is looked
+        for in `/new/run`.
+        """
+        roots = (self._former_run_dir(Path(entry["path"])) for entry in record.outputs.values())
+        former = next((root for root in roots if root is not None), None)
+        if former is None:
+            return record
+
+        def here(entry: dict[str, Any]) -> dict[str, Any]:
+            path = Path(entry["path"])
+            return entry | {"path": str(self.run_dir / path.relative_to(former))} if within(path, former) else entry
+
+        inputs = {key: here(entry) for key, entry in record.inputs.items()}
+        outputs = {key: here(entry) for key, entry in record.outputs.items()}
+        return replace(record, inputs=inputs, outputs=outputs)
+
+    def _former_run_dir(self, output: Path) -> Path | None:
+        """The run's folder when a stage wrote `output`; None if it is the present one."""
+        if within(output, self.run_dir):
+            return None
+        parts = output.parts
+        lengths = (length for length in range(1, len(parts)) if self.run_dir.joinpath(*parts[length:]).exists())
+        return next((Path(*parts[:length]) for length in lengths), None)
 
     def _place_lines(self, place: Place) -> Iterator[str]:
         yield f"  {place.file}:{place.line}"

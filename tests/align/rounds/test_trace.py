@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -173,6 +174,14 @@ def test_a_checkpoint_is_followed_to_data_reward_model_and_base(run: Path) -> No
         assert "                reward_model.path: RUN/round-1/reward" in lines
         assert f"preferences.path: {run.parent}/ratings.jsonl" in map(str.strip, lines)
         assert "model on the Hub: meta-llama/Llama-3.1-8B" in map(str.strip, lines)
+
+
+def test_a_run_that_was_copied_is_traced_to_its_own_files(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy" / "run")
+    lines = lines_of(copy, "c0.1")
+    assert "    made by round-1/mix" in lines
+    assert "  RUN/round-1/candidates/candidates.jsonl:1" in lines
+    assert not [line for line in lines_of(copy, "round-1/average") if str(run) in line]
 
 
 def test_what_is_no_file_and_no_row_is_one_message(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
