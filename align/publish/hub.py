@@ -17,10 +17,12 @@ from typing import Any
 
 import yaml
 
+import align
 from align.config import dump
 from align.errors import AlignError, PublishError, first_line
 from align.files import whole_file
 from align.manifest import verify_folder
+from align.publish.data_card import rows_to_publish, stage_rows
 from align.publish.facts import card_facts
 from align.publish.model_card import model_card
 from align.publish.push import Target, push_folder
@@ -76,6 +78,20 @@ def upload(
     with tempfile.TemporaryDirectory(prefix="align-publish-") as folder:
         stage_checkpoint(checkpoint, manifest, card, facts, Path(folder))
         return send(Path(folder), hub, target, message, is_of_a_checkpoint, api)
+
+
+def upload_rows(rows: Path, hub: HubConfig, *, command: str = "", api: Any = None) -> bool:
+    """Push a file of rows, or a folder of them, as a data set; or print what would go. Returns whether it is there.
+
+    Raises PublishError as `upload`, and for rows that are not those of their manifest.
+    """
+    files = rows_to_publish(rows)
+    branch = hub.branch or branch_of(rows, "data")
+    target = Target(hub.repo, branch, hub.tag, "dataset", private=hub.private, update_main=hub.update_main)
+    with tempfile.TemporaryDirectory(prefix="align-publish-") as folder:
+        stage_rows(files, hub, Path(folder), branch=branch, command=command)
+        # Other files stay: a data set may have some that this project did not make.
+        return send(Path(folder), hub, target, f"rows, by align {align.__version__}", lambda name: False, api)
 
 
 def send(

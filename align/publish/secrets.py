@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from align.errors import PublishError
 
@@ -40,7 +41,22 @@ _SECRETS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
         (b"npm_", b"pypi-"),
         re.compile(_KEY + rb"(?:npm_[A-Za-z0-9]{30,}|pypi-" + _RANDOM + rb"[A-Za-z0-9_-]{40,})"),
     ),
-    "an Azure key": ((b"accountkey=",), re.compile(rb"(?i)AccountKey=[A-Za-z0-9/+]{40,}")),
+    "an Azure key": (
+        (b"accountkey=", b"sig="),
+        re.compile(rb"(?i)AccountKey=[A-Za-z0-9/+]{40,}|[?&]sig=[A-Za-z0-9%/+]{40,}"),
+    ),
+    "a Google secret": ((b"gocspx-",), re.compile(_KEY + rb"GOCSPX-[A-Za-z0-9_-]{20,}")),
+    "an access token": (
+        (b"dckr_pat_", b"dop_v1_", b"dapi", b"sg.", b"shpat_", b"lin_api_"),
+        re.compile(
+            _KEY + rb"(?:dckr_pat_[A-Za-z0-9_-]{20,}|do[opr]_v1_[0-9a-f]{40,}|dapi[0-9a-f]{32}(?![A-Za-z0-9])"
+            rb"|SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}|shpat_[0-9a-f]{32}|lin_api_[A-Za-z0-9]{32,})"
+        ),
+    ),
+    "a password of netrc": (
+        (b"machine",),
+        re.compile(rb"machine\s+\S{1,200}\s+login\s+\S{1,200}\s+password\s+\S"),
+    ),
     "a JSON web token": (
         (b"eyj",),
         re.compile(_KEY + rb"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
@@ -54,6 +70,7 @@ _SECRETS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
         re.compile(rb"(?i)authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{16,}"),
     ),
     "a private key": ((b"private key-----",), re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+    "a PuTTY key": ((b"putty-user-key-file-",), re.compile(rb"PuTTY-User-Key-File-\d")),
 }
 """What it is -> texts of which one must be there, in lower case, and its pattern. The texts are looked for first: that
 takes milliseconds in a tokenizer of 20 MB, where all the patterns would take a minute."""
@@ -64,20 +81,23 @@ _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})
 _LEAST_CHARACTERS = 8
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
 _NAMED_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f"}
 _LAYERS = 3  # JSON inside of JSON inside of JSON
 _HEADER_BYTES = 100 * 2**20
+_BLOCK_BYTES = 4 * 2**20
 
 
 def refuse_secrets(files: Iterable[Path]) -> None:
     """Raise PublishError when a file holds what looks like a secret, or one that the environment holds.
 
-    Text is read as it is and with JSON's escapes resolved, since a key may be written `hf\\u005f...` or follow a `\\n`.
+    Text is read as it is and with escapes of JSON and addresses resolved, since a key may be written `hf\\u005f...` or
+    `hf%5F...`, or follow a `\\n`.
     Of a safetensors file the metadata is read, of a tokenizer model nothing.
     """
     values = {f"the value of {name}": value.encode() for name, value in os.environ.items() if _is_secret(name, value)}
     for file in files:
-        for content in _forms(_text_of(file)):
+        for content in (form for text in _texts_of(file) for form in _forms(text)):
             lowered = content.lower()
             found = [
                 what
@@ -100,11 +120,19 @@ def _is_secret(name: str, value: str) -> bool:
     return not Path(value).is_absolute() or not os.path.exists(value)
 
 
-def _text_of(file: Path) -> bytes:
-    if file.suffix == ".model":
-        return b""
-    if file.suffix != ".safetensors":
-        return file.read_bytes()
+def _texts_of(file: Path) -> Iterator[bytes]:
+    """What is read of a file: rows some lines at a time, so that a large file does not have to fit into memory."""
+    if file.suffix == ".jsonl":
+        with file.open("rb") as rows:
+            while lines := rows.readlines(_BLOCK_BYTES):
+                yield b"".join(lines)
+    elif file.suffix == ".safetensors":
+        yield _metadata_of(file)
+    elif file.suffix != ".model":
+        yield file.read_bytes()
+
+
+def _metadata_of(file: Path) -> bytes:
     with file.open("rb") as handle:  # 8 bytes of length, then that much JSON
         length = int.from_bytes(handle.read(8), "little")
         header = handle.read(min(length, _HEADER_BYTES))
@@ -115,8 +143,10 @@ def _text_of(file: Path) -> bytes:
 
 
 def _forms(content: bytes) -> Iterator[bytes]:
-    """The content, and what it is with one, two and three layers of escapes resolved."""
+    """The content, what it is with an address's escapes resolved, and with one, two and three layers of JSON's."""
     yield content
+    if _PERCENT.search(content):
+        yield unquote_to_bytes(content)
     for _ in range(_LAYERS):
         resolved = _ESCAPE.sub(_resolved, content)
         if resolved == content:

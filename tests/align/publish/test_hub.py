@@ -107,6 +107,14 @@ def test_a_dry_run_says_what_would_go_and_sends_nothing(
         ("postgresql://:" + "pa55word@db:5432/x", "a password in an address"),
         ("Authorization: Bearer " + "abcdef0123456789abcdef", "a bearer token"),
         ("pypi-" + "AgEIcHlwaS5vcmc" * 4, "an npm or PyPI token"),
+        ("https://x.blob.core.windows.net/a?sv=1&sig=" + "aB3%2F" * 9, "an Azure key"),
+        ("GOCSPX" + "-" + "a1B2c3D4" * 4, "a Google secret"),
+        ("dapi" + "0123456789abcdef" * 2, "an access token"),
+        ("SG." + "a1B2c3D4e5" * 2 + "x.Y" + "a1B2c3D4e5" * 4, "an access token"),
+        ("machine example.org login ann password pa55", "a password of netrc"),
+        ("PuTTY-User-Key-File-" + "3: ssh-ed25519", "a PuTTY key"),
+        ("https://x.org/?t=hf%5F" + "a1B2" * 8, "a Hugging Face token"),
+        (r"https:\/\/ann:" + "pa55word@example.org", "a password in an address"),
         (json.dumps({"note": f"first line\n{TOKEN}"}), "a Hugging Face token"),
         (json.dumps({"note": json.dumps({"inner": f"\t{TOKEN}"})}), "a Hugging Face token"),
         ('{"note": "hf\\u005f' + "a1B2" * 8 + '"}', "a Hugging Face token"),
@@ -150,6 +158,7 @@ def test_ordinary_text_holds_no_secret(tmp_path: Path) -> None:
         "xoxo-love-and-kisses",
     ]
     words += ["glass-ceiling-and-other-things-in", "pypi-package-with-a-very-long-name-that-goes-on-and-on"]
+    words += ["machine learning login page with a password field", "dapi", "SG.", "%20and%20", "100%"]
     words += ["http://example.org:80/a@b", "https://user@example.org", "Authorization: Bearer", "password1234"]
     file.write_text(json.dumps({"vocab": words}))
     with pytest.MonkeyPatch.context() as patch:
