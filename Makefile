@@ -35,7 +35,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal test quick test-newest docs bench tools knowledge preferences check assets system-packages clean
+.PHONY: rehearsal test quick test-newest docs bench tools knowledge preferences check style assets system-packages clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -46,13 +46,14 @@ rehearsal: assets
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
 	--dist loadfile --no-loadscope-reorder
 
-test: check assets
+# mypy is one of the tests (tests/test_types.py): alone it would leave a core idle.
+test: style assets
 	$(PYTEST) -n 3 $(ARGS)
 
 quick: $(STAMP)
 	$(PYTEST) -n 2 -q $(QUICK) $(ARGS)
 
-QUICK := -m "not slow and not engine and not install and not asset"
+QUICK := -m "not slow and not engine and not install and not asset and not types"
 
 # Left out: tests that start several processes, make environments, or open a browser.
 test-newest: python
@@ -61,7 +62,7 @@ test-newest: python
 	$(NEWEST)/bin/pip check
 	$(NEWEST)/bin/python -m align.assets
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(NEWEST)/bin/python -m pytest -q -n 2 \
-		-m "not engine and not install" --ignore=tests/data_builders/annotation/test_browser.py \
+		-m "not engine and not install and not types" --ignore=tests/data_builders/annotation/test_browser.py \
 		--ignore=tests/recipes/test_rehearsal.py $(ARGS)
 	$(NEWEST)/bin/python tests/versions.py
 
@@ -134,11 +135,13 @@ preferences: assets
 	done
 	$(BIN)/python recipes/reward_report.py recipes/configs/reward_report/preferences.yaml $(ARGS)
 
-check: $(STAMP)
+check: style
+	$(BIN)/mypy
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(BIN)/mypy
 
 # Programs that some tests need in addition to Python: the sandbox for model-written code, a browser for the raters' page. Those
 # tests are skipped if the programs are missing.

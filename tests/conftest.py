@@ -10,8 +10,10 @@ import json
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -68,13 +70,32 @@ def _set_imported_objects_aside() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests that start several processes come first, so that all workers end at about the same time.
+    """Long files come first, so that all workers of `make test`, which get whole files, end at about the same time.
 
-    `make test` gives whole files to its workers in this order. A file of three minutes that is given out last would
-    leave the others idle for three minutes.
+    First come those that start several processes, then those with the most tests that are marked as slow. A file of a
+    minute that is given out last would leave the other workers idle for a minute.
     """
-    long = {item.path for item in items if item.get_closest_marker("engine") or item.get_closest_marker("install")}
-    items.sort(key=lambda item: item.path not in long)
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("engine", "install", "types")))}
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (not _forks(item.path), item.path not in long, -slow[item.path]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files that use tests/processes.py go to one worker: each worker that has one starts a fork server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesAndForks(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "processes" if _forks(config.rootpath / file) else file
+
+    return FilesAndForks(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@cache
+def _forks(file: Path) -> bool:
+    return "\nfrom tests.processes import" in file.read_text(encoding="utf-8")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

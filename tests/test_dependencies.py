@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def declared(*extras: str) -> set[str]:
     return {normalized(re.split(r"[<>=~!\[;]", line)[0].strip()) for line in lines} - {DISTRIBUTION}
 
 
+@cache
+def names_in(file: Path) -> list[tuple[str, int]]:
+    """The modules that a file imports, with their lines."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "library" and node.args:
+            names = [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
+        found += [(name, node.lineno) for name in names]
+    return found
+
+
 def imported(*folders: str) -> dict[str, str]:
     """Top-level module -> the first place that imports it, by `import` or by `library("name")`."""
     found: dict[str, str] = {}
@@ -62,16 +79,8 @@ def imported(*folders: str) -> dict[str, str]:
     assert len(files) > 5, f"the walk found {len(files)} files only"
     siblings = {file.stem for file in files}  # scripts of one folder import each other by their bare names
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module or ""]
-            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "library" and node.args:
-                names = [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
-            for name in names:
-                found.setdefault(name.partition(".")[0], f"{file.relative_to(ROOT)}:{node.lineno}")
+        for name, line in names_in(file):
+            found.setdefault(name.partition(".")[0], f"{file.relative_to(ROOT)}:{line}")
     ours = OWN | set(sys.stdlib_module_names)
     siblings -= {"tokenizers", "vllm"}  # libraries, whose names files of ours have too
     return {name: where for name, where in found.items() if name not in ours | siblings}

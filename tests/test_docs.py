@@ -38,6 +38,12 @@ def reference() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def page(reference: ModuleType) -> str:
+    """The configuration reference."""
+    return reference.configuration_page()
+
+
 def in_navigation(entry: object) -> list[str]:
     if isinstance(entry, str):
         return [entry]
@@ -67,8 +73,7 @@ def test_the_navigation_has_every_page_once() -> None:
 
 
 @pytest.mark.slow
-def test_the_configuration_reference_has_every_setting_of_every_help(reference: ModuleType) -> None:
-    page = reference.configuration_page()
+def test_the_configuration_reference_has_every_setting_of_every_help(reference: ModuleType, page: str) -> None:
     recipes = reference.recipes()
     assert recipes.keys() == {script.stem for script in (ROOT / "recipes").glob("[a-z]*.py")}
     for name, recipe in recipes.items():
@@ -80,8 +85,7 @@ def test_the_configuration_reference_has_every_setting_of_every_help(reference: 
 
 
 @pytest.mark.slow
-def test_links_inside_the_configuration_reference_lead_to_its_sections(reference: ModuleType) -> None:
-    page = reference.configuration_page()
+def test_links_inside_the_configuration_reference_lead_to_its_sections(page: str) -> None:
     anchors = re.findall(r"\{ #([\w.-]+) \}", page)
     assert len(anchors) == len(set(anchors)) > 40
     assert set(re.findall(r"\]\(#([\w.-]+)\)", page)) <= set(anchors)

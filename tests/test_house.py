@@ -9,9 +9,11 @@ import resource
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -61,18 +63,41 @@ def python_files(*folders: str) -> list[Path]:
     return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
 
 
-def imports_of(file: Path) -> dict[str, int]:
-    """Dotted names that a file imports, wherever in the file, with their lines. `from a import b` gives a and a.b."""
-    found: dict[str, int] = {}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+class Source(NamedTuple):
+    """What these tests ask of a source file, so that each is parsed once."""
+
+    imports: dict[str, int]
+    """Dotted names that it imports, wherever in the file, with their lines. `from a import b` gives a and a.b."""
+    whole: dict[str, int]
+    """Those of `import a`, with their lines."""
+    swallowing: list[int]
+    """Lines of `except Exception: pass` and wider."""
+    is_silent: bool
+    """It has code and no docstring."""
+
+
+@cache
+def read(file: Path) -> Source:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = Source({}, {}, [], bool(tree.body) and not ast.get_docstring(tree))
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno}: relative import; write the whole path"
-            assert node.module
-            found[node.module] = node.lineno
-            found.update({f"{node.module}.{alias.name}": node.lineno for alias in node.names})
+            names = {f"{node.module}.{alias.name}": node.lineno for alias in node.names}
+            found.imports.update({"." * node.level + (node.module or ""): node.lineno} | names)
         elif isinstance(node, ast.Import):
-            found.update({alias.name: node.lineno for alias in node.names})
+            found.whole.update({alias.name: node.lineno for alias in node.names})
+        elif isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
+            is_broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id.endswith("Exception"))
+            found.swallowing.extend([node.lineno] * is_broad)
+    found.imports.update(found.whole)
     return found
+
+
+def imports_of(file: Path) -> dict[str, int]:
+    imports = read(file).imports
+    relative = {name: line for name, line in imports.items() if name.startswith(".")}
+    assert not relative, f"{file}: relative imports {relative}; write the whole path"
+    return imports
 
 
 def test_every_part_of_align_has_a_layer() -> None:
@@ -125,34 +150,24 @@ def test_no_two_files_import_each_other() -> None:
 
 @pytest.mark.slow
 def test_eval_is_never_imported_as_a_name() -> None:
-    found = []
-    for file in python_files(*PACKAGES, "tests"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import) and any(alias.name == "eval" for alias in node.names):
-                found.append(f"{file.relative_to(ROOT)}:{node.lineno}: write `from eval.x import y`")
+    whole = {file.relative_to(ROOT): read(file).whole for file in python_files(*PACKAGES, "tests")}
+    found = [
+        f"{file}:{names['eval']}: write `from eval.x import y`" for file, names in whole.items() if "eval" in names
+    ]
     assert not found, found
 
 
 @pytest.mark.slow
 def test_errors_are_not_swallowed() -> None:
     """`except Exception: pass` hides what went wrong; a narrow error may be ignored, with a comment that says why."""
-    found = []
-    for file in python_files(*PACKAGES):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
-                broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id.endswith("Exception"))
-                if broad:
-                    found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    files = python_files(*PACKAGES)
+    found = [f"{file.relative_to(ROOT)}:{line}" for file in files for line in read(file).swallowing]
     assert not found, found
 
 
 @pytest.mark.slow
 def test_every_module_says_what_it_holds() -> None:
-    silent = []
-    for file in python_files(*PACKAGES, "tests"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        if tree.body and not ast.get_docstring(tree):
-            silent.append(str(file.relative_to(ROOT)))
+    silent = [str(file.relative_to(ROOT)) for file in python_files(*PACKAGES, "tests") if read(file).is_silent]
     assert not silent, silent
 
 
