@@ -26,7 +26,7 @@ _RESULT = {
 
 _SERVERS = {"base_urls", "concurrency", "timeout_seconds", "retries", "api_key_variable"}
 """Settings of a section `sampling.server`: which servers sample, and how they are asked."""
-_VLLM = {"tensor_parallel_size", "gpu_memory_utilization", "enforce_eager", "logprobs"}
+_VLLM = {"tensor_parallel_size", "gpu_memory_utilization", "enforce_eager"}
 """Settings of a section `sampling.vllm` that change completions by rounding only."""
 
 

@@ -641,9 +641,6 @@ class VLLMConfig(Section):
     cache than there is."""
     enforce_eager: bool = False
     """true: no CUDA graphs and no compilation. vLLM then starts faster, and samples more slowly."""
-    logprobs: bool = False
-    """Return the log-probability of each sampled token (`Completion.logprobs`). It costs some speed, and no recipe
-    reads them."""
 
 
 class SamplingConfig(Section):

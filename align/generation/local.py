@@ -27,9 +27,7 @@ from blake3 import blake3
 from transformers.cache_utils import Cache, DynamicLayer
 
 from align.chat.protocol import ChatProtocol
-from align.errors import ConfigError, RowError
-from align.files import fingerprint_of
-from align.generation.backend import Completion
+from align.generation.backend import CheckedBackend, Completion
 from align.generation.next_token import choose
 from align.models.devices import on_device, require_on_device
 from align.models.exactness import batch_limit, named, refusal, refuse_unsampled
@@ -42,7 +40,7 @@ PREFILL_TOKENS = 8192
 _CACHE_STEP = 64  # positions by which a full cache grows
 
 
-class LocalBackend:
+class LocalBackend(CheckedBackend):
     """Completions from a causal language model of transformers.
 
     model: a causal language model whose cache is keys and values alone, such as Llama. Moved to the accelerator if
@@ -60,10 +58,7 @@ class LocalBackend:
         self.protocol = protocol
         self.sampling = sampling
         self._identity: dict[str, str] = {}
-        if self.max_prompt_tokens < 1:
-            most = sampling.max_completion_tokens
-            what = f"{most} leaves no space for a prompt: the model has {self._positions()} positions{self._why()}"
-            raise ConfigError("sampling.max_completion_tokens", what, "Lower it")
+        self._require_space(f"the model has {self.max_model_len} positions")
 
     @property
     def identity(self) -> dict[str, str]:
@@ -74,27 +69,26 @@ class LocalBackend:
         """
         if not self._identity:
             sampling = {name: value for name, value in self.sampling.result_settings().items() if name != "dtype"}
-            self._identity = {
-                "model": state_fingerprint(self.model),
-                "protocol": fingerprint_of(*self.protocol.identity, self.protocol.stop_ids),
-                "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
-            }
+            self._identity = self._identity_with(state_fingerprint(self.model), sampling)
         return self._identity
 
     @property
-    def max_prompt_tokens(self) -> int:
-        return self._positions() - self.sampling.max_completion_tokens
+    def max_model_len(self) -> int:
+        positions = int(self.model.config.max_position_embeddings)
+        return positions if self._limit is None else min(positions, self._limit.tokens)
+
+    @property
+    def limit_cause(self) -> str:
+        return "" if self._limit is None else f" ({self._limit.cause}: {self._limit.effect})"
 
     @torch.inference_mode()
-    def complete(
+    def _complete(
         self,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[Sequence[int]],
-        temperatures: Sequence[Sequence[float]] | None = None,
+        temperatures: Sequence[Sequence[float]] | None,
     ) -> list[list[Completion]]:
-        """See `Backend.complete`."""
         require_on_device(self.model, "sampling")
-        self._check(prompts)
         finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
         waiting = self._groups(prompts, seeds, temperatures)
         batch = _Batch(self.model, self.protocol.pad_id, self.sampling)
@@ -124,23 +118,6 @@ class LocalBackend:
                 free -= len(waiting[0].places)
                 admitted.append(waiting.popleft())
         return admitted
-
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise RowError(f"prompt {number}", "has no tokens", "Give it at least one message")
-            if len(prompt) > self.max_prompt_tokens:
-                most = f"at most {self.max_prompt_tokens} leave space for a completion{self._why()}"
-                what = f"has {len(prompt)} tokens; {most}"
-                raise RowError(f"prompt {number}", what, "Leave it out, or lower sampling.max_completion_tokens")
-
-    def _positions(self) -> int:
-        """The longest prompt with its completion."""
-        positions = int(self.model.config.max_position_embeddings)
-        return positions if self._limit is None else min(positions, self._limit.tokens)
-
-    def _why(self) -> str:
-        return "" if self._limit is None else f" ({self._limit.cause}: {self._limit.effect})"
 
     def _groups(
         self,

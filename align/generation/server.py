@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.chat.protocol import ChatProtocol
-from align.errors import ConfigError, RowError, ServerError, first_line
+from align.errors import ConfigError, ServerError, first_line
 from align.files import fingerprint_of
-from align.generation.backend import Completion
+from align.generation.backend import CheckedBackend, Completion
 from align.generation.endpoints import Endpoint, Endpoints, Fault, Session
 from align.manifest import content_fingerprint
 from align.reporting import logger
@@ -55,7 +55,7 @@ class _Served(NamedTuple):
     is_llama_cpp: bool
 
 
-class ServerBackend:
+class ServerBackend(CheckedBackend):
     """Completions from the servers of `sampling.server`.
 
     path: `model.path`, the checkpoint or Hub name that the servers serve, and whose tokenizer `protocol` has.
@@ -75,10 +75,7 @@ class ServerBackend:
         if self._max_model_len is None:
             what = f"required, but missing: {self._settings.base_urls[0]} does not say how long a prompt may be"
             raise ConfigError("sampling.server.max_model_len", what, "Set it to the context length of the servers")
-        if self.max_prompt_tokens < 1:
-            most = sampling.max_completion_tokens
-            what = f"{most} leaves no space for a prompt: the servers have a context of {self._max_model_len} tokens"
-            raise ConfigError("sampling.max_completion_tokens", what, "Lower it")
+        self._require_space(f"the servers have a context of {self._max_model_len} tokens")
 
     @property
     def identity(self) -> dict[str, str]:
@@ -86,44 +83,29 @@ class ServerBackend:
         is a folder. Which servers are asked, and how many requests at a time, is left out."""
         assert self._served is not None
         sampling = {name: value for name, value in self.sampling.result_settings().items() if name != "server"}
-        return {
-            "model": fingerprint_of("server", self._served.about, content_fingerprint(self._path)),
-            "protocol": fingerprint_of(*self.protocol.identity, self.protocol.stop_ids),
-            "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
-        }
+        model = fingerprint_of("server", self._served.about, content_fingerprint(self._path))
+        return self._identity_with(model, sampling)
 
     @property
-    def max_prompt_tokens(self) -> int:
+    def max_model_len(self) -> int:
         assert self._max_model_len is not None
-        return self._max_model_len - self.sampling.max_completion_tokens
+        return self._max_model_len
 
-    def complete(
+    def _complete(
         self,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[Sequence[int]],
-        temperatures: Sequence[Sequence[float]] | None = None,
+        temperatures: Sequence[Sequence[float]] | None,
     ) -> list[list[Completion]]:
-        """See `Backend.complete`."""
-        for number, prompt in enumerate(prompts):
-            self._require_space(number, len(prompt))
-        if temperatures is None:
-            temperatures = [[self.sampling.temperature] * len(own) for own in seeds]
         jobs = [
             [_job(prompt, seed, temperature) for seed, temperature in zip(own, warmth, strict=True)]
-            for prompt, own, warmth in zip(prompts, seeds, temperatures, strict=True)
+            for prompt, own, warmth in zip(prompts, seeds, self._each_temperature(seeds, temperatures), strict=True)
         ]
         different = list(dict.fromkeys(job for group in jobs for job in group))
-        answers = dict(zip(different, self._endpoints.run(self._complete, different), strict=True))
+        answers = dict(zip(different, self._endpoints.run(self._answer, different), strict=True))
         return [[answers[job] for job in group] for group in jobs]
 
-    def _require_space(self, number: int, length: int) -> None:
-        if not length:
-            raise RowError(f"prompt {number}", "has no tokens", "Give it at least one message")
-        if length > self.max_prompt_tokens:
-            what = f"has {length} tokens; at most {self.max_prompt_tokens} leave space for a completion"
-            raise RowError(f"prompt {number}", what, "Leave it out, or lower sampling.max_completion_tokens")
-
-    async def _complete(self, session: Session, endpoint: Endpoint, job: _Job) -> Completion:
+    async def _answer(self, session: Session, endpoint: Endpoint, job: _Job) -> Completion:
         assert self._served is not None
         url = endpoint.root + ("/completion" if self._served.is_llama_cpp else "/v1/completions")
         answer = await session.post(url, self._request(job))

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from align.chat.protocol import ChatProtocol
-from align.errors import AlignError, CheckpointError, ConfigError, RowError, first_line
+from align.errors import AlignError, CheckpointError, ConfigError, first_line
 from align.files import fingerprint_of
-from align.generation.backend import Completion
+from align.generation.backend import CheckedBackend, Completion
 from align.manifest import content_fingerprint
 from align.models.checkpoints import open_adapter, open_checkpoint
 from align.models.fitting import require_fit
@@ -142,7 +142,7 @@ def _set_variables(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-class VLLMBackend:
+class VLLMBackend(CheckedBackend):
     """Completions from vLLM.
 
     weights: may be shared by backends with other sampling settings. protocol: gives the stop ids.
@@ -150,41 +150,31 @@ class VLLMBackend:
 
     def __init__(self, weights: VLLMWeights, protocol: ChatProtocol, sampling: SamplingConfig) -> None:
         self._weights, self.protocol, self.sampling = weights, protocol, sampling
-        self._logprobs = sampling.vllm is not None and sampling.vllm.logprobs
         _require_temperature(sampling.temperature)
-        if self.max_prompt_tokens < 1:
-            most = sampling.max_completion_tokens
-            what = f"{most} leaves no space for a prompt: vLLM runs with {weights.max_model_len} tokens at most"
-            raise ConfigError("sampling.max_completion_tokens", what, "Lower it, or raise sampling.vllm.max_model_len")
+        limit = f"vLLM runs with {weights.max_model_len} tokens at most"
+        self._require_space(limit, "Lower it, or raise sampling.vllm.max_model_len")
 
     @property
     def identity(self) -> dict[str, str]:
         """See `Backend.identity`. What changes completions by rounding only is left out: batch_size and the number of
         GPUs. The version of vLLM is part of it, because its sampler may change."""
         sampling = {**self.sampling.result_settings(), "dtype": resolved_dtype(self.sampling.dtype)}
-        return {
-            "model": fingerprint_of("vllm", self._weights.vllm.__version__, self._weights.fingerprint),
-            "protocol": fingerprint_of(*self.protocol.identity, self.protocol.stop_ids),
-            "sampling": ", ".join(f"{name} {value}" for name, value in sampling.items()),
-        }
+        model = fingerprint_of("vllm", self._weights.vllm.__version__, self._weights.fingerprint)
+        return self._identity_with(model, sampling)
 
     @property
-    def max_prompt_tokens(self) -> int:
-        return self._weights.max_model_len - self.sampling.max_completion_tokens
+    def max_model_len(self) -> int:
+        return self._weights.max_model_len
 
-    def complete(
+    def _complete(
         self,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[Sequence[int]],
-        temperatures: Sequence[Sequence[float]] | None = None,
+        temperatures: Sequence[Sequence[float]] | None,
     ) -> list[list[Completion]]:
-        """See `Backend.complete`."""
-        self._check(prompts)
-        if temperatures is None:
-            temperatures = [[self.sampling.temperature] * len(own) for own in seeds]
         requests = [
             (list(prompt), self._parameters(seed, temperature))
-            for prompt, own, warmth in zip(prompts, seeds, temperatures, strict=True)
+            for prompt, own, warmth in zip(prompts, seeds, self._each_temperature(seeds, temperatures), strict=True)
             for seed, temperature in zip(own, warmth, strict=True)
         ]
         if not requests:
@@ -207,7 +197,6 @@ class VLLMBackend:
             stop_token_ids=list(self.protocol.stop_ids),
             ignore_eos=True,  # the ids above are all
             detokenize=False,
-            logprobs=0 if self._logprobs else None,  # 0: of the sampled token only
         )
 
     def _completion(self, made: Any) -> Completion:
@@ -217,18 +206,7 @@ class VLLMBackend:
         if made.finish_reason != ("stop" if finished else "length"):
             what = f"vLLM ended a completion of {len(ids)} tokens with the reason {made.finish_reason!r}"
             raise AlignError("sampling", what, "The lines above may say why; start again, and finished units are kept")
-        logprobs = None
-        if self._logprobs:
-            logprobs = tuple(float(found[token].logprob) for token, found in zip(ids, made.logprobs, strict=True))
-        return Completion(ids, finished, logprobs)
-
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise RowError(f"prompt {number}", "has no tokens", "Give it at least one message")
-            if len(prompt) > self.max_prompt_tokens:
-                what = f"has {len(prompt)} tokens; at most {self.max_prompt_tokens} leave space for a completion"
-                raise RowError(f"prompt {number}", what, "Leave it out, or lower sampling.max_completion_tokens")
+        return Completion(ids, finished)
 
 
 def _require_temperature(temperature: float) -> None:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from align.errors import CheckpointError, ConfigError
 from align.manifest import SEAL, write_folder_manifest
-from align.models.adapter_mean import mean_adapter
 from align.models.bases import base_name, note_of, require_same_base, weights_fingerprint
 from align.models.checkpoints import (
     ADAPTER_CONFIG,
@@ -35,7 +36,7 @@ from align.models.checkpoints import (
     read_json,
     verified,
 )
-from align.models.fitting import is_finite, model_config, read_tensor, require_fit
+from align.models.fitting import is_finite, model_config, require_fit
 from align.models.output import new_folder, refuse_foreign, refuse_overlap
 from align.models.serving import write_serving_files_of_average
 from align.publish.names import shown_path
@@ -142,6 +143,8 @@ def _common_base(members: Sequence[Adapter]) -> Checkpoint:
 
 
 def _write_adapter(members: Sequence[Adapter], base: Checkpoint, shares: Sequence[float], rough: Path) -> list[Path]:
+    from align.models.adapter_mean import mean_adapter  # imports peft: 2 s, which whole models do not need
+
     tensors, settings = mean_adapter(members, shares)
     settings.base_model_name_or_path, settings.revision = base_name(base, members[0].base.revision)
     settings.save_pretrained(str(rough))
@@ -187,6 +190,7 @@ def _without_tied_head(member: Checkpoint) -> Checkpoint:
 
 
 def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
+    """The first one fits its config. Another one of the same config and the same tensors does, too."""
     _refuse_other_config(first, other)
     how = "Average checkpoints of one architecture"
     odd = sorted(first.tensors.keys() ^ other.tensors.keys())
@@ -202,7 +206,6 @@ def _refuse_unlike(first: Checkpoint, other: Checkpoint) -> None:
         if tensor.dtype != expected.dtype:
             what = f"tensor {name} has the type {tensor.dtype}, and {expected.dtype} in {first.name}"
             raise CheckpointError(other.name, what, "Save both in one type; a mean of two would be rounded to either")
-    require_fit(other, scorer=HEAD in other.tensors)
 
 
 def _refuse_other_config(first: Checkpoint, other: Checkpoint) -> None:
@@ -225,7 +228,7 @@ def _refuse_other_tokenizer(first: Checkpoint | Adapter, other: Checkpoint | Ada
         if one.exists() != two.exists():
             what = f"{'holds' if two.exists() else 'lacks'} {name}, unlike {first.name}"
             raise CheckpointError(other.folder, what, "Give both the tokenizer that they were trained with")
-        if one.exists() and _vocabulary(one) != _vocabulary(two):
+        if one.exists() and one.read_bytes() != two.read_bytes() and _vocabulary(one) != _vocabulary(two):
             what = f"is another tokenizer than that of {first.name}: the same ids are other texts"
             raise CheckpointError(two, what, "Average checkpoints of one tokenizer")
 
@@ -240,13 +243,18 @@ def _vocabulary(file: Path) -> Any:
 
 
 def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in sorted(members[0].tensors):
-        values = [read_tensor(member, name) for member in members]
-        for member, each in zip(members, values, strict=True):
-            if not is_finite(each):
+    with ExitStack() as opened:
+        files = {tensor.file for member in members for tensor in member.tensors.values()}
+        readers = {file: opened.enter_context(safe_open(file, "pt")) for file in files}  # mapped, and not read yet
+        for name in sorted(members[0].tensors):
+            values = [readers[member.tensors[name].file].get_tensor(name) for member in members]
+            mean = weighted_mean(values, shares)
+            if not is_finite(mean):  # NaN and infinity pass on to the mean
+                odd = next((member for member, each in zip(members, values, strict=True) if not is_finite(each)), None)
                 what = f"tensor {name} holds values that are not finite (NaN or infinity)"
-                raise CheckpointError(member.name, what, "Use an earlier checkpoint of the run that wrote it")
-        yield name, weighted_mean(values, shares)
+                where = members[0].name if odd is None else odd.name
+                raise CheckpointError(where, what, "Use an earlier checkpoint of the run that wrote it")
+            yield name, mean
 
 
 def weighted_mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:

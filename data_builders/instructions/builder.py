@@ -17,7 +17,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,7 +30,16 @@ from align.rows import Message, Messages, PromptRow, VerifiedPromptRow
 from align.settings import InputSource, InputSources, Reading
 from align.splits import part_of
 from align.text import exact_key, normalize
-from data_builders.instructions.kinds import KINDS, OPTIONAL, Instruction, KindName, are_compatible, instruction, obeyed
+from data_builders.instructions.kinds import (
+    KINDS,
+    OPTIONAL,
+    HeldOutName,
+    Instruction,
+    KindName,
+    are_compatible,
+    instruction,
+    obeyed,
+)
 from data_builders.instructions.sources import BasePrompt, base_prompts
 from data_builders.row_set import (
     MIN_DISTINCTIVE_WORDS,
@@ -43,15 +52,7 @@ from data_builders.row_set import (
 
 Placement = Literal["message", "system", "earlier_turn"]
 
-HELD_OUT_KINDS: tuple[KindName, ...] = (
-    "words",
-    "numbered",
-    "starts_with",
-    "words_present",
-    "word_absent",
-    "quoted",
-    "json",
-)
+HELD_OUT_KINDS: tuple[KindName, ...] = get_args(HeldOutName)
 _PLACEMENTS: dict[Placement, float] = {"message": 0.6, "system": 0.2, "earlier_turn": 0.2}
 GREETING = ("Hello!", "Hello. What would you like to know?")
 """The earlier turn of a dialog where no prompt with a known answer is there."""

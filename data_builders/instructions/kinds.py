@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
+HeldOutName = Literal["words", "numbered", "starts_with", "words_present", "word_absent", "quoted", "json"]
+"""Kinds that are held out by default. Their checks are those of no other kind."""
 KindName = Literal[
     "sentences",
     "paragraphs",
@@ -22,13 +24,7 @@ KindName = Literal[
     "ends_with",
     "word_repeated",
     "no_commas",
-    "words",
-    "numbered",
-    "starts_with",
-    "words_present",
-    "word_absent",
-    "quoted",
-    "json",
+    HeldOutName,
     "language",
 ]
 """The names of all kinds."""
@@ -116,16 +112,6 @@ def _case(case: Literal["lower", "upper"]) -> Callable[[random.Random, str], Dra
     return lambda draw, prompt: Drawn({"kind": "case", "case": case}, {})
 
 
-def _ends_with(draw: random.Random, prompt: str) -> Drawn:
-    text = draw.choice(ENDINGS)
-    return Drawn({"kind": "ends_with", "text": text}, {"text": text})
-
-
-def _starts_with(draw: random.Random, prompt: str) -> Drawn:
-    text = draw.choice(BEGINNINGS)
-    return Drawn({"kind": "starts_with", "text": text}, {"text": text})
-
-
 def _language(draw: random.Random, prompt: str) -> Drawn:
     code, name = draw.choice(LANGUAGES)
     return Drawn({"kind": "language", "language": code}, {"language": name})
@@ -163,6 +149,22 @@ def _first_sentences(text: str, check: Check) -> str:
 def _first_words(text: str, check: Check) -> str:
     words = text.split()
     return text if len(words) <= check["at_most"] else " ".join(words[: check["at_most"]]).rstrip(",;:.") + "."
+
+
+def _phrase(
+    check: Literal["starts_with", "ends_with"],
+    phrases: tuple[str, ...],
+    wordings: tuple[str, ...],
+    obey: Callable[[str, Check], str],
+) -> Kind:
+    """A kind that requires a given phrase at the start or at the end of the answer."""
+
+    def drawn(draw: random.Random, prompt: str) -> Drawn:
+        text = draw.choice(phrases)
+        return Drawn({"kind": check, "text": text}, {"text": text})
+
+    edge: Aspect = "start" if check == "starts_with" else "end"
+    return Kind(drawn, wordings, frozenset({edge, "case"}), obey)
 
 
 KINDS: dict[KindName, Kind] = {
@@ -219,15 +221,15 @@ KINDS: dict[KindName, Kind] = {
         frozenset({"case"}),
         lambda text, check: text.upper(),
     ),
-    "ends_with": Kind(
-        _ends_with,
+    "ends_with": _phrase(
+        "ends_with",
+        ENDINGS,
         (
             'End your answer with "{text}"',
             'Finish with the exact words "{text}" and write nothing after them.',
             'The last words of your answer must be "{text}"',
             'Close the answer with this phrase: "{text}"',
         ),
-        frozenset({"end", "case"}),
         lambda text, check: f"{text.rstrip()} {check['text']}",
     ),
     "word_repeated": Kind(
@@ -272,15 +274,15 @@ KINDS: dict[KindName, Kind] = {
         ),
         frozenset({"length", "layout", "start"}),
     ),
-    "starts_with": Kind(
-        _starts_with,
+    "starts_with": _phrase(
+        "starts_with",
+        BEGINNINGS,
         (
             'Begin your answer with "{text}"',
             'Start with the exact words "{text}" and write nothing before them.',
             'The first words of your answer must be "{text}"',
             'Open the answer with this phrase: "{text}"',
         ),
-        frozenset({"start", "case"}),
         lambda text, check: f"{check['text']} {text.lstrip()}",
     ),
     "words_present": Kind(

@@ -38,7 +38,7 @@ GREEDY = SamplingConfig(
     temperature=0,
     max_completion_tokens=8,
     dtype="float32",
-    vllm=VLLMConfig(logprobs=True, enforce_eager=True),
+    vllm=VLLMConfig(enforce_eager=True),
 )
 
 ARGUMENTS = {
@@ -49,10 +49,10 @@ ARGUMENTS = {
     },
     "generate": {"prompts", "sampling_params", "use_tqdm"},
     "SamplingParams": {
-        *("seed", "temperature", "top_p", "max_tokens", "stop_token_ids", "ignore_eos", "detokenize", "logprobs"),
+        *("seed", "temperature", "top_p", "max_tokens", "stop_token_ids", "ignore_eos", "detokenize"),
     },
     "TokensPrompt": {"prompt_token_ids"},
-    "CompletionOutput": {"token_ids", "finish_reason", "logprobs"},
+    "CompletionOutput": {"token_ids", "finish_reason"},
 }
 """What is passed to vLLM, and what is read from its answers."""
 
@@ -93,7 +93,6 @@ class DoubleLLM:
     def _one(self, prompt: list[int], parameters: Any) -> SimpleNamespace:
         generator = torch.Generator().manual_seed(parameters.seed)
         ids: list[int] = []
-        logprobs = []
         reason = None
         while reason is None:
             logits_V = self.model(torch.tensor([[*prompt, *ids]])).logits[0, -1].float()
@@ -104,7 +103,6 @@ class DoubleLLM:
                 sorted_V[sorted_V.cumsum(-1) - sorted_V >= parameters.top_p] = 0
                 token = int(order_V[torch.multinomial(sorted_V, 1, generator=generator)])
             ids.append(token)
-            logprobs.append({token: SimpleNamespace(logprob=float(torch.log_softmax(logits_V, -1)[token]))})
             if token in parameters.stop_token_ids or (token == self.eos and not parameters.ignore_eos):
                 reason = "stop"
             elif (
@@ -112,9 +110,7 @@ class DoubleLLM:
                 or len(prompt) + len(ids) == self.llm_engine.model_config.max_model_len
             ):
                 reason = "length"
-        return SimpleNamespace(
-            token_ids=ids, finish_reason=reason, logprobs=None if parameters.logprobs is None else logprobs
-        )
+        return SimpleNamespace(token_ids=ids, finish_reason=reason)
 
 
 def double_parameters(**arguments: Any) -> SimpleNamespace:
@@ -184,10 +180,6 @@ def test_greedy_completions_are_those_of_the_local_backend_stop_token_included(
     last = GREEDY.model_copy(update={"max_completion_tokens": 3})
     [[at_the_limit]] = VLLMBackend(weights, protocol(stop), last).complete(PROMPTS[:1], [[0]])
     assert at_the_limit == found[0][0], "a stop token at the limit ends the completion"
-    for prompt, (made,) in zip(PROMPTS, whole, strict=True):
-        logits = model(torch.tensor([[*prompt, *made.ids]])).logits[0, len(prompt) - 1 : -1]
-        expected_logprobs = torch.log_softmax(logits, -1)[range(len(made.ids)), list(made.ids)]
-        torch.testing.assert_close(torch.tensor(made.logprobs), expected_logprobs.detach(), atol=1e-3, rtol=0)
 
 
 def test_a_completion_depends_on_its_prompt_its_seed_and_its_temperature(weights: VLLMWeights) -> None:
@@ -198,7 +190,6 @@ def test_a_completion_depends_on_its_prompt_its_seed_and_its_temperature(weights
     assert len({made.ids for made in first}) == 3
     assert backend.complete([PROMPTS[3], PROMPTS[0]], [[7, 8], [large, 1]])[1] == [first[2], first[0]]
     assert backend.complete([PROMPTS[1]], [[1]]) == [second]
-    assert all(made.logprobs is None for made in first)
     greedy = VLLMBackend(weights, protocol(EOS), sampling.model_copy(update={"temperature": 0.0}))
     [expected] = greedy.complete(PROMPTS[:1], [[1]])
     mixed = backend.complete(PROMPTS[:1], [[1, 5, 2]], [[1.0, 0.0, 1.0]])
@@ -316,7 +307,7 @@ def test_identity_names_weights_version_protocol_and_sampling(
 
 def test_a_reason_other_than_a_stop_token_or_the_limit_is_an_error(checkpoint: Path, double: type[DoubleLLM]) -> None:
     weights = load_vllm(checkpoint, GREEDY)
-    aborted = SimpleNamespace(token_ids=[5], finish_reason="abort", logprobs=None)
+    aborted = SimpleNamespace(token_ids=[5], finish_reason="abort")
     weights.llm.generate = lambda *_, **__: [SimpleNamespace(outputs=[aborted])]
     with pytest.raises(AlignError, match="vLLM ended a completion of 1 tokens with the reason 'abort'"):
         VLLMBackend(weights, protocol(EOS), GREEDY).complete([[5]], [[0]])
