@@ -4,8 +4,8 @@
     python tests/bench/averages.py /tmp/mergekit/bin/python CHECKPOINT
 
 mergekit is installed apart, since its requirements are not ours. The second checkpoint is the first one with seeded
-noise on every weight. Both programs are started as a user starts them, in turns; the fastest of each counts. In addition to
-seconds on the wall, those of all processors are measured, which other programs of the machine change less.
+noise on every weight. Both programs are started as a user starts them, in turns; the fastest of each counts. Seconds of
+all processors are measured too, since other programs of the machine change these less.
 
     weights 1/2, 1/2   every product and sum is rounded once, so every element has to be equal
     weights 1/4, 3/4   the same: mergekit multiplies and adds in one step
