@@ -118,7 +118,7 @@ class _Driver:
                 self._choose(run_id, last)
             stages = stages_after(self.config, self.recipes, last)
             self._run_stages("after the rounds", stages, decisions, run_id)
-            for left_out in {stage.name for stage in self.config.after} - {stage.name for stage in stages}:
+            for left_out in {stage.name for stage in self.config.all_stages.after} - {stage.name for stage in stages}:
                 self.screen.say(f"  {left_out:<{self._width}}  left out: no round is better than the start")
         self.ledger.end_run(run_id)
         counts = f"{self._ran} stages run, {len(self.done) - self._ran} up to date"

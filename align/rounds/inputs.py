@@ -61,8 +61,11 @@ def _rows_that_lack(stage: Stage, key: str) -> str:
         return selection_of(source)
 
 
-def path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigError]:
-    """Inputs that no stage before makes, missing data of the first round, and outputs in places that do not fit."""
+def path_mistakes(stages: Sequence[Stage], run_dir: Path, patterns: Mapping[str, str]) -> Iterator[ConfigError]:
+    """Inputs that no stage before makes, missing data of the first round, and outputs in places that do not fit.
+
+    patterns: see `how_to_make`.
+    """
     made: list[tuple[Stage, Path]] = []
     reported = set()
     needed = [stage for stage in stages if stage.round in (None, 1)]
@@ -80,7 +83,7 @@ def path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigErro
                     yield ConfigError(f"{where}: {key}", f"reads {path}, which no stage before it makes", how)
             elif (stage.label, key) in missing:
                 reported.add(path)
-                yield _mistake(missing[stage.label, key])
+                yield _mistake(missing[stage.label, key], patterns)
         for key, path in stage.outputs.items():
             if not within(path, run_dir) or within(run_dir, path):
                 how = f"Set it to a path under {run_dir}, such as {{run}} or {{round_dir}} with a name behind"
@@ -92,13 +95,12 @@ def path_mistakes(stages: Sequence[Stage], run_dir: Path) -> Iterator[ConfigErro
         made.extend((stage, path) for path in stage.outputs.values())
 
 
-def _mistake(missing: MissingInput) -> ConfigError:
+def _mistake(missing: MissingInput, patterns: Mapping[str, str]) -> ConfigError:
     where, path = f"stage {missing.stage.label}: {missing.key}", missing.path
     if missing.rows:
-        return ConfigError(
-            where, f"there are no rows of {missing.rows} in {path}", "Collect them, or name another file"
-        )
-    how = "Run `make assets` first" if ".assets" in path.parts else "Name a file or folder that exists"
-    return ConfigError(
-        where, f"there is no {path}", f"Did you mean {similar}?" if (similar := similar_path(path)) else how
-    )
+        what, how = f"there are no rows of {missing.rows} in {path}", "Collect them, or name another file"
+    else:
+        what = f"there is no {path}"
+        how = "Run `make assets` first" if ".assets" in path.parts else "Name a file or folder that exists"
+        how = f"Did you mean {similar}?" if (similar := similar_path(path)) else how
+    return ConfigError(where, what, how_to_make(missing, patterns) or how)

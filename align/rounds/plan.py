@@ -14,48 +14,23 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from align.config import Recipe, Section, joined, load_config
+from align.config import Recipe, dump, joined, load_config
 from align.errors import ConfigError
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.best import BestConfig, Choice, choose, rule_mistakes
 from align.rounds.inputs import path_mistakes
-from align.rounds.names import Names, as_yaml, fill
+from align.rounds.names import NAMES, Names, as_yaml, fill
 from align.rounds.stage import Stage as Stage
 from align.rounds.stage import within as within
+from align.rounds.stage_configs import StageConfig, StagesFile, combined
 from align.settings import INPUT, OUTPUT, InputPath, OutputPath, paths_of
-
-
-class StageConfig(Section):
-    """One stage: a recipe, its YAML, and what is set on top of it."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    """What the stage is called: in the ledger, the log and the report. By habit also the folder that it writes."""
-    recipe: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """Which script of recipes/ it runs, without .py."""
-    config: Path
-    """The YAML that the recipe reads."""
-    set: dict[str, Any] = Field(default_factory=dict)
-    """Dotted key -> value, laid over the YAML as key=value on the recipe's command line. Texts may hold names in
-    braces: {run}, {start}, {best} and {best:NAME}, the best checkpoint so far by the rule `best` or by one of
-    `experts`; in a round, and after the rounds for the last one that ran, also {round}, {round_dir}, from round 2 on
-    {former_round_dir}, and in lists {every_round} or {every_round_number}: such an item becomes one item for each round
-    up to this one. {round_dir:2} and {every_round:2} leave a list item out before round 2. After the rounds,
-    {best_round_dir} is the folder of the round that made {best}; a stage that names it is left out while `start` is the
-    best."""
-    launch: Path | None = None
-    """An accelerate config: the recipe runs under `accelerate launch --config_file` of it. None: one plain process."""
-    launch_rounds: tuple[int, ...] | None = None
-    """The rounds in which `launch` holds; None for all."""
-    first_round: int = Field(1, gt=0)
-    """A stage of a round is left out before this round, such as one that reads what the former round made."""
-    show: bool = False
-    """Show on the terminal all that the stage prints, not only its progress."""
 
 
 class RoundsConfig(Recipe):
@@ -79,9 +54,14 @@ class RoundsConfig(Recipe):
     how_to_make: dict[str, str] = Field(default_factory=dict)
     """Path, or a pattern of paths with `*` -> how these files are made, for the message of a round that waits for them.
     The text may hold {round}."""
+    stages: Path | None = None
+    """A file with stages that several files of rounds share, such as recipes/stages/llama3.yaml. `once`, `each_round`
+    and `after` then change them, by name, and add further ones. None: they hold all stages."""
+    variables: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """Further names in braces, for `config`, `launch` and `set` of the stages. A value may hold names itself."""
     once: tuple[StageConfig, ...] = ()
     """Before the rounds."""
-    each_round: tuple[StageConfig, ...] = Field(min_length=1)
+    each_round: tuple[StageConfig, ...] = ()
     """In every round."""
     after: tuple[StageConfig, ...] = ()
     """After the last round."""
@@ -94,22 +74,32 @@ class RoundsConfig(Recipe):
 
     @model_validator(mode="after")
     def _names_hold_together(self) -> Self:
-        for part in ("once", "each_round", "after"):
-            names = [stage.name for stage in getattr(self, part)]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{part} has two stages named {twice[0]}")
-        shared = {stage.name for stage in self.once} & {stage.name for stage in self.after}
-        if shared:
+        parts = self.all_stages
+        each_round, once, after = (
+            {stage.name for stage in part} for part in (parts.each_round, parts.once, parts.after)
+        )
+        if not each_round:
+            raise ValueError("each_round has no stage")
+        if shared := once & after:
             raise ValueError(f"once and after have both a stage named {min(shared)}")
-        each_round, once = ({stage.name for stage in stages} for stages in (self.each_round, self.once))
         for name, rule in self.rules.items():
             for each in (rule.stage, rule.evaluation):
                 if each is not None and each not in each_round:
                     raise ValueError(f"{name} names {each}, which is no stage of each_round")
             if rule.start_evaluation is not None and rule.start_evaluation not in once:
                 raise ValueError(f"{name} names {rule.start_evaluation}, which is no stage of once")
+        text = json.dumps([dump(parts), self.variables])
+        for name in self.variables:
+            if name in NAMES:
+                raise ValueError(f"variables has {name}, which is a name already")
+            if f"{{{name}}}" not in text:
+                raise ValueError(f"variables has {name}, which no stage uses")
         return self
+
+    @cached_property
+    def all_stages(self) -> StagesFile:
+        """The stages of this file and of the shared one, complete and in order."""
+        return combined(StagesFile(once=self.once, each_round=self.each_round, after=self.after), self.stages)
 
     @property
     def rules(self) -> dict[str, BestConfig]:
@@ -131,7 +121,7 @@ def plan(config: RoundsConfig, recipes: Path) -> list[Stage]:
     Raises ConfigError with one line for each mistake, in whichever stages they are.
     """
     stages = load_stages(config, recipes)
-    mistakes = [*path_mistakes(stages, config.run_dir)]
+    mistakes = [*path_mistakes(stages, config.run_dir, config.how_to_make)]
     by_label = {stage.label: stage for stage in stages}
     for name, rule in config.rules.items():
         mistakes += rule_mistakes(rule, name.replace("best:", "experts."), by_label, config.run_dir)
@@ -191,12 +181,12 @@ def _loaded(unloaded: Iterable[Unloaded], config: RoundsConfig, recipes: Path) -
 
 def _before(config: RoundsConfig) -> Iterator[Unloaded]:
     names = _names(config, config.choices(0))
-    yield from ((stage, None, names) for stage in config.once)
+    yield from ((stage, None, names) for stage in config.all_stages.once)
 
 
 def _of_round(config: RoundsConfig, number: int) -> Iterator[Unloaded]:
     names = _names(config, config.choices(number - 1), number)
-    yield from ((stage, number, names) for stage in config.each_round if number >= stage.first_round)
+    yield from ((stage, number, names) for stage in config.all_stages.each_round if number >= stage.first_round)
 
 
 def _after(config: RoundsConfig, last: int) -> Iterator[Unloaded]:
@@ -205,21 +195,21 @@ def _after(config: RoundsConfig, last: int) -> Iterator[Unloaded]:
     chosen = choices["best"].round
     if chosen:
         names = names.with_values(best_round_dir=_round_dir(config, chosen))
-    for stage in config.after:
+    for stage in config.all_stages.after:
         if chosen or "{best_round_dir}" not in json.dumps(stage.set):
             yield stage, None, names
 
 
 def _names(config: RoundsConfig, choices: dict[str, Choice], number: int | None = None) -> Names:
     """number: the round; None before the rounds."""
-    values: dict[str, Any] = {"run": str(config.run_dir), "start": str(config.start)}
+    values: dict[str, Any] = {"run": str(config.run_dir), "start": str(config.start), "rounds": config.rounds}
     values |= {name: str(choice.path) for name, choice in choices.items()}
     if number is not None:
         rounds = range(1, number + 1)
         values |= {"round": number, "round_dir": _round_dir(config, number)}
         values |= {"former_round_dir": _round_dir(config, number - 1)} if number > 1 else {}
         values |= {"every_round": [_round_dir(config, each) for each in rounds], "every_round_number": [*rounds]}
-    return Names(values)
+    return Names(values, config.variables)
 
 
 def _round_dir(config: RoundsConfig, number: int) -> str:
@@ -251,19 +241,15 @@ def recipe_class(recipes: Path, name: str) -> type[Recipe]:
 
 
 def _stage(config: StageConfig, round_number: int | None, names: Names, recipes: Path, precision: str) -> Stage:
+    assert config.recipe is not None
     cls = recipe_class(recipes, config.recipe)
+    yaml = Path(fill(str(config.config), names, "config"))
     overrides = [f"{key}={as_yaml(fill(value, names, f'set.{key}'))}" for key, value in config.set.items()]
-    loaded = load_config(cls, config.config, overrides)
+    loaded = load_config(cls, yaml, overrides)
     if precision != AUTO and (left_open := precision_overrides(loaded, precision)):
         overrides += left_open
-        loaded = load_config(cls, config.config, overrides)
-    launch = config.launch
-    if launch is not None and config.launch_rounds is not None and round_number not in config.launch_rounds:
-        launch = None
-    if launch is not None and not launch.is_file():
-        raise ConfigError(
-            "launch", f"there is no file {launch}", "Name an accelerate config, such as those in recipes/launch"
-        )
+        loaded = load_config(cls, yaml, overrides)
+    launch = _launch(config, round_number, names)
     script = recipes / f"{config.recipe}.py"
     if within(script, Path.cwd()):
         script = Path(os.path.relpath(script))
@@ -274,7 +260,7 @@ def _stage(config: StageConfig, round_number: int | None, names: Names, recipes:
         name=config.name,
         round=round_number,
         recipe=config.recipe,
-        command=(*start, str(script), str(config.config), *overrides),
+        command=(*start, str(script), str(yaml), *overrides),
         config=loaded,
         launch=launch,
         show=config.show,
@@ -282,3 +268,16 @@ def _stage(config: StageConfig, round_number: int | None, names: Names, recipes:
         outputs=paths_of(loaded, OUTPUT),
         code_starts=loaded.code_modules() or (recipes / f"{config.recipe}.py",),
     )
+
+
+def _launch(config: StageConfig, round_number: int | None, names: Names) -> Path | None:
+    if config.launch is None or (config.launch_rounds is not None and round_number not in config.launch_rounds):
+        return None
+    named = fill(str(config.launch), names, "launch")
+    if named is None:  # a variable that has no value
+        return None
+    launch = Path(named)
+    if not launch.is_file():
+        how = "Name an accelerate config, such as those in recipes/launch"
+        raise ConfigError("launch", f"there is no file {launch}", how)
+    return launch

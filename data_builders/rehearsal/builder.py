@@ -1,7 +1,8 @@
 """Build all demo data for `make rehearsal`, which runs the whole recipe on a small model.
 
-It writes `preferences`, `preferences.heldout`, `tools`, `tools.heldout` and `questions.heldout`, and for each round
-`questions.round-N` and `prompts.round-N`, each as JSONL with a manifest.
+It writes `preferences`, `preferences.heldout`, `tools`, `tools.heldout`, `questions.heldout`, with a dev_ratio
+`questions.dev`, and for each round `questions.round-N` and `prompts.round-N`, each as JSONL with a manifest. The rows
+of `preferences` are divided among the rounds by their column `round`.
 
 The data is split by entity, function or question before any row is made, so held-out data is never used for training,
 probing or sampling. Training rows that match a held-out or evaluation prompt word for word are dropped.
@@ -47,7 +48,7 @@ class RehearsalConfig(BadRows):
     heldout_ratio: float = Field(0.2, ge=0, lt=1)
     """Ratio of the questions and prompts of preference rows to hold out, from 0 to 1."""
     rounds: int = Field(2, ge=1)
-    """Number of rounds. Questions and prompts are split into one part per round."""
+    """Number of rounds. Questions, prompts and preferences are split into one part per round."""
     judged: JudgedConfig = JudgedConfig()
     """Preference rows from answers that people judged."""
     general: GeneralConfig = GeneralConfig()
@@ -75,6 +76,7 @@ def build(config: RehearsalConfig, output: Path) -> Path:
 
     preferences.drop_matches(evaluation)
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
+    preferences.rows = [_of_a_round(row, config) for row in preferences.rows]
     tools.drop_matches(evaluation)
     tools.limit_each(kind_of, config.tools.limits, config.seed)
     files: dict[str, RowSet[Any]] = {
@@ -115,6 +117,12 @@ def _preferences(config: RehearsalConfig) -> tuple[RowSet[PreferenceRow], RowSet
 
 def _limit_preferences(part: RowSet[PreferenceRow], judged: int | None, general: int | None, seed: int) -> None:
     part.limit_each(lambda row: row.source, {packaged.NQ_OPEN: judged, packaged.GENERAL: general}, seed)
+
+
+def _of_a_round(row: PreferenceRow, config: RehearsalConfig) -> PreferenceRow:
+    """The row as if it had been collected in one of the rounds, all rows of a prompt in the same one."""
+    number = part_of(f"round {prompt_identity(row.prompt)}", [1 / config.rounds] * (config.rounds - 1), config.seed)
+    return row.model_copy(update={"round": number + 1})
 
 
 def _prompts(config: RehearsalConfig, evaluation: set[str]) -> list[RowSet[PromptRow]]:

@@ -26,6 +26,7 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
         "rehearsal.tools.heldout_limits": {"call": 2, "answer": 0, "no-call": 1},
         "rehearsal.questions.limits": {"capital": 6, "symbol": 4},
         "rehearsal.questions.heldout_limits": {"capital": 4, "symbol": 2},
+        "rehearsal.questions.dev_limits": {"capital": 4, "symbol": 2},
         "rehearsal.prompts.limits": {"nq-open": 6, "llamafactory/alpaca_en_demo": 2},
     },
     "instructions": {"instructions.limit": 4, "instructions.heldout_limit": 4},
@@ -41,6 +42,7 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
     },
     "candidates": {"k": 2, "sampling.max_completion_tokens": 8, "pairs.min_gap": 0.0},
     "eval-start": {"sampling.max_completion_tokens": 8, "benchmarks.questions": 2},
+    "dev": {"sampling.max_completion_tokens": 8},
     "eval": {"sampling.max_completion_tokens": 8, "benchmarks.questions": 2},
 }
 
@@ -52,10 +54,16 @@ def small_rehearsal(folder: Path, checkpoint: Path) -> Path:
     config = yaml.safe_load(REHEARSAL.read_text(encoding="utf-8"))
     config["run_dir"] = str(folder / "run")
     config["start"] = str(checkpoint)
+    shared = yaml.safe_load((ROOT / config["stages"]).read_text(encoding="utf-8"))
     unused = set(FEW)
-    for stage in (*config["once"], *config["each_round"]):
-        stage["set"] |= FEW.get(stage["name"], {})
-        unused.discard(stage["name"])
+    for part in ("once", "each_round"):
+        own = {stage["name"]: stage for stage in config[part]}
+        for name in {*own, *(stage["name"] for stage in shared[part])} & set(FEW):
+            if name not in own:
+                config[part].append({"name": name, "set": {}})
+            stage = own.get(name, config[part][-1])
+            stage["set"] = stage.get("set", {}) | FEW[name]
+            unused.discard(name)
     assert not unused, f"the rehearsal has no stage {unused}"
     path = folder / "rounds.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -83,6 +91,7 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
         folder = made_in / f"round-{number}"
         for stage in ("reward", "sft", "dpo", "average"):
             assert is_whole(folder / stage), f"round {number}: {stage}"
+        assert json.loads((folder / "dev" / "factuality.json").read_text())["scores"]
         for name in ("factuality", "tool_use", "instructions", "maths", "benchmarks", "reward_accuracy"):
             result = json.loads((folder / "eval" / f"{name}.json").read_text())
             assert result["scores"]

@@ -26,6 +26,7 @@ KINDS = {
     "tools": SFTRow,
     "tools.heldout": SFTRow,
     "questions.heldout": QuestionRow,
+    "questions.dev": QuestionRow,
     "questions.round-1": QuestionRow,
     "questions.round-2": QuestionRow,
     "prompts.round-1": PromptRow,
@@ -62,10 +63,17 @@ def test_every_file_is_filled_to_its_limits_or_nearly(rows: dict[str, list]) -> 
         assert len(rows[f"prompts.round-{number}"]) == sum(limits.prompts.limits.values())
         assert filled(f"questions.round-{number}", sum(limits.questions.limits.values()))
     assert filled("questions.heldout", sum(limits.questions.heldout_limits.values()))
+    assert filled("questions.dev", sum(limits.questions.dev_limits.values()))
+
+
+def test_each_preference_row_belongs_to_a_round_with_all_rows_of_its_prompt(rows: dict[str, list]) -> None:
+    rounds = [{prompt_identity(row.prompt) for row in rows["preferences"] if row.round == number} for number in (1, 2)]
+    assert rounds[0].isdisjoint(rounds[1])
+    assert 0.3 < Counter(row.round for row in rows["preferences"])[1] / len(rows["preferences"]) < 0.7
 
 
 def test_no_entity_is_in_two_files(rows: dict[str, list]) -> None:
-    files = ("questions.heldout", "questions.round-1", "questions.round-2")
+    files = ("questions.heldout", "questions.dev", "questions.round-1", "questions.round-2")
     entities = [{row.entity for row in rows[name]} for name in files]
     assert sum(map(len, entities)) == len(set().union(*entities))
 
@@ -88,9 +96,9 @@ def test_no_held_out_prompt_is_trained_on_or_sampled_from(rows: dict[str, list])
 def test_no_training_row_matches_any_evaluation_prompt(rows: dict[str, list]) -> None:
     held: set[str] = set()
     for name in KINDS:
-        if name.endswith("heldout"):
+        if name.endswith(("heldout", "dev")):
             held.update(*map(prompt_keys, rows[name]))
-    others = [name for name in KINDS if not name.endswith("heldout")]
+    others = [name for name in KINDS if not name.endswith(("heldout", "dev"))]
     assert len(others) == 6
     for name in others:
         assert held.isdisjoint(set().union(*map(prompt_keys, rows[name]))), name
