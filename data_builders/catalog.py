@@ -79,6 +79,10 @@ BUILDERS = {
         "data_builders.instructions.builder:InstructionsConfig",
         "Prompts with instructions that a rule can check, and held-out kinds of instruction. Needs no model.",
     ),
+    "weak_prompts": Builder(
+        "data_builders.quality.weak_prompts:WeakPromptsConfig",
+        "Prompts that the model of a former round did worst on, by its candidates or its knowledge probe.",
+    ),
     "judged_answers": Builder(
         "data_builders.rehearsal.judged_answers:JudgedAnswersConfig",
         "Demo data: graded pairs from answers to NQ-open questions that people judged.",

@@ -17,9 +17,13 @@ from align.errors import ConfigError
 
 EVERY = ("every_round", "every_round_number")
 """Names with a value for each round so far: a list item that holds one becomes one item for each."""
-NAMES = (*("run", "start", "rounds", "best", "best_round_dir", "round", "round_dir", "former_round_dir"), *EVERY)
+NAMES = (
+    *("run", "start", "rounds", "best", "best_round_dir"),
+    *("round", "round_dir", "former_round", "former_round_dir"),
+    *EVERY,
+)
 """Every name, except those of experts; not all are known everywhere."""
-_FROM_A_ROUND = (*EVERY, "round", "round_dir", "former_round_dir")
+_FROM_A_ROUND = (*EVERY, "round", "round_dir", "former_round", "former_round_dir")
 """Names that may be followed by a round: `{round_dir:2}` has a value from round 2 on."""
 
 

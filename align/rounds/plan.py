@@ -207,7 +207,8 @@ def _names(config: RoundsConfig, choices: dict[str, Choice], number: int | None 
     if number is not None:
         rounds = range(1, number + 1)
         values |= {"round": number, "round_dir": _round_dir(config, number)}
-        values |= {"former_round_dir": _round_dir(config, number - 1)} if number > 1 else {}
+        if number > 1:
+            values |= {"former_round": number - 1, "former_round_dir": _round_dir(config, number - 1)}
         values |= {"every_round": [_round_dir(config, each) for each in rounds], "every_round_number": [*rounds]}
     return Names(values, config.variables)
 

@@ -21,7 +21,8 @@ WRITES = {  # recipe or builder -> the files in its folder that other stages may
     "document_questions": r"questions\.jsonl",
     "tool_trajectories": r"trajectories\.jsonl|preferences\.jsonl",
     "sft_mix": r"sft\.jsonl",
-    "rejection_sample": r"sft\.jsonl|preferences\.jsonl",
+    "rejection_sample": r"sft\.jsonl|preferences\.jsonl|candidates\.jsonl",
+    "weak_prompts": r"prompts\.jsonl",
     "instructions": r"instructions\.(round-\d|heldout)\.jsonl",
     "maths": r"maths\.(round-\d|heldout|examples)\.jsonl",
     "rehearsal": r"(preferences|tools|questions)(\.heldout)?\.jsonl|questions\.dev\.jsonl|"
@@ -63,8 +64,9 @@ def test_stages_are_those_of_the_shared_file_with_the_changes_of_each(file: Path
         all_names = [stage.name for stage in getattr(config.all_stages, part)]
         assert [name for name in all_names if name in in_order] == in_order, "every shared stage, in their order"
         assert set(all_names) == {*in_order, *(stage["name"] for stage in written.get(part, ()))}
-    rounds = [stage.name for stage in config.all_stages.each_round]
-    expected = [f"round-{number}/{name}" for number in range(1, config.rounds + 1) for name in rounds]
+    rounds = config.all_stages.each_round
+    numbers = range(1, config.rounds + 1)
+    expected = [f"round-{number}/{each.name}" for number in numbers for each in rounds if number >= each.first_round]
     assert [stage.label for stage in stages if stage.round] == expected
     assert len(expected) > len(rounds) > 8
 
