@@ -11,7 +11,8 @@ from typing import Any
 
 from align.config import load_config
 from align.rounds.driver import run_rounds
-from align.rounds.plan import RoundsConfig, Stage, plan
+from align.rounds.plan import RoundsConfig, plan
+from align.rounds.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 

@@ -27,8 +27,7 @@ from align.precision import overrides as precision_overrides
 from align.rounds.best import BestConfig, Choice, choose, rule_mistakes
 from align.rounds.inputs import path_mistakes
 from align.rounds.names import NAMES, Names, as_yaml, fill
-from align.rounds.stage import Stage as Stage
-from align.rounds.stage import within as within
+from align.rounds.stage import Stage, within
 from align.rounds.stage_configs import StageConfig, StagesFile, combined
 from align.settings import INPUT, OUTPUT, InputPath, OutputPath, paths_of
 
@@ -140,9 +139,9 @@ def load_stages(config: RoundsConfig, recipes: Path) -> list[Stage]:
 
 def labels(config: RoundsConfig) -> list[str]:
     """The labels of all stages in order, from the names in the config alone: no stage's own config is read."""
-    rounds = range(1, config.rounds + 1)
-    in_rounds = [(number, stage) for number in rounds for stage in config.each_round if number >= stage.first_round]
-    once, after = ([stage.name for stage in stages] for stages in (config.once, config.after))
+    rounds, parts = range(1, config.rounds + 1), config.all_stages
+    in_rounds = [(number, stage) for number in rounds for stage in parts.each_round if number >= stage.first_round]
+    once, after = ([stage.name for stage in stages] for stages in (parts.once, parts.after))
     return [*once, *(f"round-{number}/{stage.name}" for number, stage in in_rounds), *after]
 
 

@@ -18,7 +18,7 @@ from align.files import fingerprint
 from align.jsonl import Drops, read_rows, write_rows
 from align.judges.judge import ScoreRequest
 from align.manifest import content_fingerprint, read_data_manifest
-from align.rounds.plan import Stage
+from align.rounds.stage import Stage
 from align.rows import Message, PreferenceRow, PromptRow, QuestionRow, SFTRow
 from align.settings import INPUT, PreferenceDataConfig, Source, TrainingConfig, TreeDataConfig, paths_of
 from align.trainers.data import preference_trees, sft_trees

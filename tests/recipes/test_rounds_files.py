@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from align.config import load_config
-from align.rounds.plan import RoundsConfig, Stage, load_stages, recipe_class
-from align.rounds.stage import within
+from align.rounds.plan import RoundsConfig, load_stages, recipe_class
+from align.rounds.stage import Stage, within
 from align.settings import INPUT, OUTPUT, paths_of
 
 ROOT = Path(__file__).parents[2]
