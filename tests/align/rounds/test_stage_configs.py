@@ -96,6 +96,6 @@ def test_mistakes_in_stages_and_variables_are_named(project: Project) -> None:
     project.values["variables"] = {"size": "small", "run": "x"}
     assert "variables has run, which is a name already" in message(project)
     project.values["variables"] = {"size": "small"}
-    (project.root / "stages.yaml").write_text("once:\n- name: a\n  recpie: join\n")
+    (project.root / "stages.yaml").write_text("once:\n- name: a\n  shows: true\n")
     text = message(project)
-    assert f"{project.root}/stages.yaml:3: once.0.recpie: is not a setting. Did you mean once.0.recipe?" in text
+    assert f"{project.root}/stages.yaml:3: once.0.shows: is not a setting. Did you mean once.0.show?" in text
