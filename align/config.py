@@ -1,6 +1,6 @@
 """Read a recipe's config from YAML and `key=value`, check it, and start the recipe. It imports no torch.
 
-`Section` and `Recipe` are the base classes of configs; the classes themselves are in `align/settings.py` and in the
+`Section` and `Recipe` are the base classes of configs; the classes themselves are in `align/settings/` and in the
 recipe that owns them. The YAML is read by `align/strict_yaml.py`, the command line by `align/command_line.py`, the text
 of `--help` is made by `align/config_help.py`, and messages about mistakes by `align/config_mistakes.py`.
 """

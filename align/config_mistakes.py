@@ -187,7 +187,7 @@ class Place(typing.NamedTuple):
         return None if isinstance(default, BaseModel) else default
 
 
-_BRANCHES = ("<path>", "<section>", "<list>")  # of the tagged unions in align/settings.py
+_BRANCHES = ("<path>", "<section>", "<list>")  # of the tagged unions in align/settings/sources.py
 
 
 def place_of(recipe: type[BaseModel], loc: Key, kind: str = "") -> Place:
