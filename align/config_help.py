@@ -26,8 +26,8 @@ PAPERS = {
     r"2305\.14314|\bQLoRA\b": "QLoRA: Efficient Finetuning of Quantized LLMs. Dettmers et al., 2023. arXiv:2305.14314.",
     r"2402\.09353|\bDoRA\b": "DoRA: Weight-Decomposed Low-Rank Adaptation. Liu et al., 2024. arXiv:2402.09353.",
     r"2203\.05482": (
-        "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time. "
-        "Wortsman et al., 2022. arXiv:2203.05482."
+        "Model soups: Averaging Weights of Multiple Fine-Tuned Models Improves Accuracy without Increasing Inference "
+        "Time. Wortsman et al., 2022. arXiv:2203.05482."
     ),
     r"2312\.03732|\brsLoRA\b": (
         "rsLoRA: A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA. Kalajdzievski, 2023. arXiv:2312.03732."
