@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from align.reporting import duration
 from align.rounds.results import words
 from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
+from eval.reports.columns import BEFORE
 from eval.reports.curves import Curve
 from eval.reports.knowledge_map import map_plot, map_table
 from eval.reports.plots import (
@@ -43,6 +44,7 @@ from eval.reports.tables import (
     MAP_NOTE,
     SCORES_NOTE,
     change_table,
+    choice_table,
     facts_table,
     flow_table,
     score_table,
@@ -116,6 +118,7 @@ def _tables(report: Report) -> dict[str, Any]:
     return {
         "scores": score_table(report),
         "changes": change_table(report) if report.changes else None,
+        "choices": choice_table(report) if report.choices else None,
         "map": map_table(report.knowledge) if report.knowledge.entries else None,
         "preferences": facts_table(report.preferences) if report.preferences else None,
         "times": (head[:-1], [row[:-1] for row in times]),  # without the command, which the lineage has
@@ -177,6 +180,10 @@ def _time_figures(report: Report) -> list[Figure]:
     spans = [Span(time.label, time.column, time.started - first, time.started - first + time.seconds) for time in times]
     title = "when each stage ran"
     return [Figure(title, span_chart(title, spans))]
+
+
+def _group(column: str) -> str:
+    return "outside the rounds" if column == BEFORE else column
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.errors import StageError
-from align.rounds.ledger import Ledger, RunRecord, StageRecord
+from align.rounds.ledger import ChoiceRecord, Ledger, RunRecord, StageRecord
 from align.rounds.results import evaluations_of
 from align.rounds.status import StageState, is_running, stage_states
 from eval.best_of_n import BestOfN
@@ -75,6 +75,8 @@ class Report:
     preferences: dict[str, dict[str, str]] = field(default_factory=dict)
     """Stage -> what its report says of its preference rows and of the agreement of raters."""
     lineage: tuple[StageLineage, ...] = ()
+    choices: tuple[ChoiceRecord, ...] = ()
+    """The model that each round left as the best one, and why."""
     states: tuple[StageState, ...] = ()
     """Every stage that has started."""
     is_running: bool = False
@@ -108,6 +110,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
     ledger = Ledger(path, in_memory=True)
     latest = {record.label: record for record in ledger.stages()}
     runs = tuple(ledger.runs())
+    choices = {(choice.name, choice.after_round): choice for choice in ledger.choices()}  # the last one of each
     ledger.close()
     records = [record for record in latest.values() if record.status == "finished"]
     with_running = [record for record in latest.values() if record.status in ("finished", "running")]
@@ -133,6 +136,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
         best_of_n=best_of_n,
         preferences=preference_facts(records),
         lineage=lineage_of(records),
+        choices=tuple(choices.values()),
         states=tuple(stage_states(run_dir)),
         is_running=is_running(run_dir),
     )

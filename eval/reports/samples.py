@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eval.catalog import EVALUATIONS
+
 GOOD = ("right", "win", "followed")
 BAD = ("wrong", "loss", "not followed", "malformed", "needless", "no call", "no answer")
 """Beginnings of verdicts, for their colors."""
@@ -47,7 +49,9 @@ def samples_of(evaluations: Evaluations, count: int) -> tuple[Sample, ...]:
 
     count: questions of each evaluation. Up to half of them have verdicts that differ.
     """
-    names = dict.fromkeys(name for found in evaluations.values() for name in found)
+    order = list(EVALUATIONS)
+    found_names = dict.fromkeys(name for found in evaluations.values() for name in found)
+    names = sorted(found_names, key=lambda name: order.index(name) if name in EVALUATIONS else len(order))
     return tuple(sample for name in names for sample in _of_one(name, evaluations, count))
 
 

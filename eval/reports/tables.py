@@ -87,6 +87,12 @@ def facts_table(facts: dict[str, dict[str, str]]) -> Table:
     return ["", *facts], [[name, *(own.get(name, "-") for own in facts.values())] for name in names]
 
 
+def choice_table(report: Report) -> Table:
+    """Return head and rows of the best model after each round, and of the experts."""
+    rows = [[str(one.after_round), one.name, one.path, one.reason] for one in report.choices]
+    return ["after round", "name", "model", "why"], rows
+
+
 def time_table(report: Report) -> Table:
     """Return head and rows of the table of times."""
     rows = []

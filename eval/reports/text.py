@@ -18,6 +18,7 @@ from eval.reports.tables import (
     SCORES_NOTE,
     aligned,
     change_table,
+    choice_table,
     dropped_table,
     facts_table,
     interval,
@@ -60,6 +61,8 @@ def markdown(report: Report) -> str:
         SCORES_NOTE,
         _markdown_table(*score_table(report)),
     ]
+    if report.choices:
+        parts += ["## The best model after each round", _markdown_table(*choice_table(report))]
     if report.changes:
         parts += ["## Differences from the baseline", CHANGES_NOTE, _markdown_table(*change_table(report))]
     if report.knowledge.entries:

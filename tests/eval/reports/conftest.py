@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,12 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (made / "reward_accuracy.json").write_text(evaluation("reward_accuracy", accuracy, {}))
         stage("eval", round_number, made, read=(sft,))
     stage("publish", None, run / "nowhere", "failed")
+    for after, made, why in (
+        (1, "sft", "round 1 scores 0.3"),
+        (2, "sft", "too early"),
+        (2, "other", f"it stays {EVIL}"),
+    ):
+        ledger.record_choice(run_id, "best", after, made, why)
     ledger.close()
     with sqlite3.connect(run / "ledger.sqlite") as db:
         db.execute("UPDATE stages SET ended = started + 60")
@@ -114,6 +122,21 @@ def report(run_dir: Path) -> Report:
 def evil() -> str:
     """The text that every row of the run has in its prompts and answers."""
     return EVIL
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real headless Chromium."""
+    pytest.importorskip("playwright", reason="browser tests require pip install -e '.[dev]'")
+    program = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("Chromium is not installed: make system-packages")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

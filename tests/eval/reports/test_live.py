@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -18,7 +19,7 @@ from eval.reports.live import LiveReport, LiveServer
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LiveServer]:
-    with LiveServer(LiveReport(tmp_path / "run", samples=2, seconds=5), port=0) as server:
+    with LiveServer(LiveReport(tmp_path / "run", samples=2, seconds=0.2), port=0) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
@@ -32,28 +33,51 @@ def read(server: LiveServer, path: str = "", **headers: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+def start_sft(run: Path) -> Path:
+    """A run whose first stage has begun; its folder, which does not exist yet."""
+    folder = run / "round-1" / "sft"
+    ledger = Ledger(run / "ledger.sqlite")
+    ledger.begin_stage(
+        ledger.begin_run("python recipes/rounds.py"), label="round-1/sft", name="sft", round_number=1, recipe="sft",
+        key="k", command="c", config={"training": {"output_dir": str(folder)}}, inputs={},
+    )  # fmt: skip
+    ledger.close()
+    return folder
+
+
+def train(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(f'{{"step": {n}, "loss": {3 / n}}}\n' for n in (1, 2, 3)))
+
+
 def test_a_run_is_followed_from_before_its_start_to_its_metrics(server: LiveServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert read(server) == (503, f"{run}: contains no ledger.sqlite, so it is not the folder of a run. "
                                  "Run recipes/rounds.py first, or set run_dir.")  # fmt: skip
-    ledger = Ledger(run / "ledger.sqlite")
-    run_id = ledger.begin_run("python recipes/rounds.py")
-    folder = run / "round-1" / "sft"
-    ledger.begin_stage(
-        run_id, label="round-1/sft", name="sft", round_number=1, recipe="sft", key="k", command="c",
-        config={"training": {"output_dir": str(folder)}}, inputs={},
-    )  # fmt: skip
+    folder = start_sft(run)
     assert "No stage has written metrics." in read(server)[1]
     started = read(server, "state")[1]
-    folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text("".join(f'{{"step": {n}, "loss": {3 / n}}}\n' for n in (1, 2, 3)))
+    train(folder)
     assert read(server, "state")[1] != started
     status, shown = read(server)
     assert status == 200
     assert "sft: loss" in shown, "of a stage that has not finished"
-    assert f'data-state="{read(server, "state")[1]}"' in shown
+    assert f'data-state="{read(server, "state")[1]}"' in shown, "reading has changed nothing"
     assert server.report.page() is server.report.page(), "the page is made once for each state"
-    ledger.close()
+
+
+@pytest.mark.slow
+def test_an_open_page_loads_itself_again_when_there_is_something_new(
+    server: LiveServer, tmp_path: Path, browser: Any
+) -> None:
+    folder = start_sft(tmp_path / "run")
+    tab = browser.new_page()
+    tab.set_default_timeout(120_000)  # the machine may be busy
+    tab.goto(server.address)
+    tab.get_by_text("No stage has written metrics.").wait_for()
+    train(folder)
+    tab.locator("#training figure svg .mark-group").first.wait_for()
+    tab.close()
 
 
 def test_it_answers_to_its_own_name_and_listens_on_this_machine_only(server: LiveServer) -> None:

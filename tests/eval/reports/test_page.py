@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from align.rounds.ledger import Ledger
 from eval.reports.page import Live, page
 from eval.reports.rounds import Report, read_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 VOID = ("meta", "input")
 
 
@@ -144,28 +141,20 @@ def test_a_live_page_may_ask_its_own_server_only(report: Report) -> None:
 
 
 @pytest.fixture(scope="module")
-def opened(shown: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[str], list[str]]]:
+def opened(shown: str, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[str], list[str]]:
     """(the page in a browser that is as narrow as a phone, its requests, what went wrong)."""
-    pytest.importorskip("playwright", reason="browser tests require pip install -e '.[dev]'")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: make system-packages")
-    from playwright.sync_api import sync_playwright
-
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(shown, encoding="utf-8")
     requests: list[str] = []
     wrong: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        tab = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
-        tab.set_default_timeout(120_000)  # the machine may be busy
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        tab.goto(path.as_uri())
-        yield tab, requests, wrong
-        browser.close()
+    tab = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
+    tab.set_default_timeout(120_000)  # the machine may be busy
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    tab.goto(path.as_uri())
+    return tab, requests, wrong
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from align.errors import StageError
 from align.rounds.ledger import Ledger
 from eval.reports.rounds import Report, read_report
-from eval.reports.tables import flow_table, row_name
+from eval.reports.tables import choice_table, flow_table, row_name
 from eval.reports.text import markdown, text_table
 
 
@@ -98,6 +98,13 @@ def test_each_stage_names_the_stages_and_the_files_that_it_was_made_from(report:
     assert by_label["round-1/sft"].stages == ("data",)
     assert by_label["round-1/sft"].files == (str(Path("outside") / evil),)
     assert by_label["data"].made[0].fingerprint == "hash of data"
+
+
+def test_the_last_choice_of_the_best_model_after_each_round_is_shown_with_its_reason(report: Report, evil: str) -> None:
+    head, rows = choice_table(report)
+    assert head == ["after round", "name", "model", "why"]
+    assert rows == [["1", "best", "sft", "round 1 scores 0.3"], ["2", "best", "other", f"it stays {evil}"]]
+    assert "| 1 | best | sft | round 1 scores 0.3 |" in markdown(report)
 
 
 def test_agreement_and_length_of_preferences_come_from_their_report(report: Report, evil: str) -> None:
