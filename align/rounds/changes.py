@@ -47,8 +47,9 @@ def changes_since(
     paths = {*inputs, *record.inputs, *record.outputs}
     old, new = _flat(record.config), _flat(config)
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name) and name not in paths and not changes_no_result(name):
-            found.append(Change("setting", name, *(_text(values, name) for values in (old, new))))
+        before, now = _text(old, name), _text(new, name)  # a new setting that is null differs from none
+        if before != now and name not in paths and not changes_no_result(name):
+            found.append(Change("setting", name, before, now))
     if record.code:
         for name in code_changes(dict(record.code), dict(code)):
             kind, shown = _kind_of(name)
@@ -58,7 +59,9 @@ def changes_since(
 
 def summary_of(changes: Sequence[Change], record: StageRecord) -> str:
     """The changes in one line for the log; long lists are shortened."""
-    parts = [f"input changed: {change.name} ({change.path})" for change in changes if change.kind == "input"]
+    inputs = [change for change in changes if change.kind == "input"]
+    parts = [f"input {_verb(change)}: {change.name} ({change.path})" for change in inputs[:_SHOWN]]
+    parts += [f"{len(inputs) - _SHOWN} more inputs"] if len(inputs) > _SHOWN else []
     if settings := [change.name for change in changes if change.kind == "setting"]:
         parts.append(f"settings changed: {listed(settings)}")
     if not record.code:
@@ -70,6 +73,10 @@ def summary_of(changes: Sequence[Change], record: StageRecord) -> str:
     if libraries := [library_change(change) for change in changes if change.kind == "library"]:
         parts.append(f"libraries changed: {', '.join(libraries)}")
     return "; ".join(parts) or "its launch file changed, or an older version made it"
+
+
+def _verb(change: Change) -> str:
+    return "added" if not change.before else "changed" if change.now else "removed"
 
 
 def library_change(change: Change) -> str:

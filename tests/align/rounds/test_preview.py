@@ -13,6 +13,7 @@ import pytest
 
 from align.assets import ASSETS, assets_folder
 from align.rounds import libraries
+from align.rounds.changes import changes_since
 from align.rounds.commands import answered
 from align.rounds.preview import Preview, preview
 from align.rounds.processes import run_process
@@ -419,3 +420,18 @@ def test_a_mistake_in_a_command_is_one_message(
 def test_words_that_are_no_command_are_left_to_the_recipe(rounds: Rounds) -> None:
     assert not answered([str(rounds.write())], rounds.recipes)
     assert not answered([], rounds.recipes)
+
+
+def test_inputs_that_came_or_went_are_named(rounds: Rounds) -> None:
+    rounds.named("data")["set"]["sources"] = [str(rounds.facts)]
+    rounds.named("last")["set"]["sources"] = ["{best}", str(rounds.facts)]
+    reasons = {stage.label: stage.reason for stage in rounds.preview().stages}
+    assert f"input removed: sources.1 ({rounds.facts})" in reasons["data"]
+    assert reasons["last"].startswith(f"input added: sources.1 ({rounds.facts})")
+
+
+def test_a_new_setting_that_is_null_is_a_change(rounds: Rounds) -> None:
+    (record,) = [stage.decision.record for stage in rounds.preview().stages if stage.label == "bench"]
+    assert record is not None
+    found = changes_since(record, record.config | {"search": None}, record.inputs, record.code)
+    assert [(change.name, change.before, change.now) for change in found] == [("search", "", "null")]
