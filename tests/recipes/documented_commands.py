@@ -14,6 +14,7 @@ from pathlib import Path
 from align.cli import commands as console_commands
 from align.config import Section, help_text, load_config, split_arguments
 from align.errors import ConfigError
+from align.rounds.commands import COMMANDS as READING
 from align.rounds.plan import RoundsConfig, load_stages, recipe_class
 from align.settings import INPUT, OUTPUT, paths_of
 
@@ -191,6 +192,8 @@ class Page:
             self._recipe(name, arguments[1:], command)
 
     def _recipe(self, name: str, arguments: list[str], command: Command) -> None:
+        if name == "rounds" and arguments[:1] and arguments[0] in READING:  # CONFIG, then a stage, a row or --delete
+            arguments = [*arguments[1:2], *(word for word in arguments[2:] if re.match(r"[\w.]+=", word))]
         try:
             recipe = recipe_class(RECIPES, name)
             if "--help" in arguments:
