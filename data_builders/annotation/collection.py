@@ -95,7 +95,7 @@ def answer_prompts(prompts: Sequence[PromptRow], how: Answering, folder: Path) -
             seed=int(fingerprint_of(how.seed, name)[:12], 16),
             folder=folder / "units" / name,
             unit_size=how.unit_size,
-            label=f"answers {name}"[:14],
+            label=name[:14],
             model=shown_path(how.models[name].path),
             round_number=how.round_number,
             temperature=how.sampling.temperature,

@@ -12,6 +12,7 @@ import yaml
 
 from align.config import load_config
 from align.manifest import is_whole
+from align.rows import PreferenceRow
 from tests.processes import ROOT, Stage
 
 REHEARSAL = ROOT / "recipes" / "configs" / "rounds" / "rehearsal.yaml"
@@ -39,6 +40,13 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
         "knowledge_probe.max_refusal_ratio": 1.0,
         "knowledge_probe.samples": 2,
         "knowledge_probe.sampling.max_completion_tokens": 8,
+    },
+    # A model with random weights seldom ends what it writes; longer and more samples give some pairs that are whole.
+    "collect": {
+        "samples": 4,
+        "sampling.max_completion_tokens": 300,
+        "sampling.temperature": 1.5,
+        "sampling.top_p": 1.0,
     },
     "candidates": {"k": 2, "sampling.max_completion_tokens": 8, "pairs.min_gap": 0.0},
     "eval-start": {"sampling.max_completion_tokens": 8, "benchmarks.questions": 2},
@@ -102,6 +110,14 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
     assert json.loads(second)["processes"] == 2, "the last round's DPO ran under ZeRO-3 with two processes"
     probed = json.loads((made_in / "round-2" / "probe" / "sft.jsonl.manifest.json").read_text())["config"]
     assert probed["model"].endswith("round-1/average"), "the second round generates with the first's model"
+
+    lines = (made_in / "round-2" / "collect" / "preferences.jsonl").read_text().splitlines()
+    collected = [PreferenceRow.model_validate_json(line) for line in lines]
+    assert collected, "comparisons of models of the first round"
+    assert {(row.round, row.batch, row.raters) for row in collected} == {(2, "round-2", ("scripted-rater",))}
+    assert {name for row in collected for name in row.models} == {"round-1/dpo", "round-1/average"}
+    assert (made_in / "judgements" / "round-2.sqlite").exists()
+    assert not (made_in / "round-1" / "collect").exists()
 
     assert (made_in / "report.md").read_text().count("|") > 20
     assert "<html" in (made_in / "report.html").read_text()

@@ -23,6 +23,7 @@ WRITES = {  # recipe or builder -> the files in its folder that other stages may
     "sft_mix": r"sft\.jsonl",
     "rejection_sample": r"sft\.jsonl|preferences\.jsonl|candidates\.jsonl",
     "weak_prompts": r"prompts\.jsonl",
+    "collect": r"preferences\.jsonl|ratings\.jsonl",
     "instructions": r"instructions\.(round-\d|heldout)\.jsonl",
     "maths": r"maths\.(round-\d|heldout|examples)\.jsonl",
     "rehearsal": r"(preferences|tools|questions)(\.heldout)?\.jsonl|questions\.dev\.jsonl|"
