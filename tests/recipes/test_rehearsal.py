@@ -47,6 +47,7 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
         "sampling.max_completion_tokens": 300,
         "sampling.temperature": 1.5,
         "sampling.top_p": 1.0,
+        "scripted_rater.levels": {"better": 1.0e-4},  # the scores of random weights differ little
     },
     "candidates": {"k": 2, "sampling.max_completion_tokens": 8, "pairs.min_gap": 0.0},
     "eval-start": {"sampling.max_completion_tokens": 8, "benchmarks.questions": 2},
