@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,22 @@ def test_stages_that_a_model_did_not_go_through_are_left_out(tmp_path: Path) -> 
     lines = parity(lineage(trained(tmp_path / "sft", BASE, rows)))
     assert {line.stage for line in lines} == {"sft", "average"}
     assert [line.ours for line in lines if line.stage == "average"] == ["nothing"]
+
+
+def test_the_card_in_the_documentation_is_one_that_the_code_makes() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "publishing.md").read_text(encoding="utf-8")
+    card = ModelCard(page.partition("````markdown\n")[2].partition("\n````")[0])
+    assert card.data.to_dict()["base_model_relation"] == "merge"
+    made_by = (
+        "## Usage|## Evaluation|## How it was made|## Training|## Data|## Licence|## Compared with Llama 3|## Limits"
+    )
+    assert re.findall("(?m)^## .*$", card.text) == [*made_by.split("|"), "## Settings"]
+    table = card.text.partition("## Compared with Llama 3")[2].partition("## Limits")[0]
+    lines = [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in table.splitlines() if "| " in line]
+    known = {(knob.stage, knob.name): (knob.paper or "-", knob.section) for knob in KNOBS}
+    assert len(lines) > 20
+    for stage, name, paper, section, _, _ in lines[2:]:
+        assert known[stage, name] == (paper, section)
 
 
 # Text
