@@ -1,8 +1,8 @@
 """Average checkpoints, tensor by tensor: sums run in float64 and are rounded once, to the type of the checkpoints.
 
 Llama 3 averages models of different data versions or hyper-parameters at each stage (arXiv:2407.21783, section 4.1.5).
-Memory holds one shard of the mean and a piece of the sum. The members' tensors are views of their mapped files, whose
-pages the system can drop at any time. `align/models/weight_search.py` chooses weights.
+Memory holds one shard of the mean and a piece of the sum; of each member one file is mapped, whose pages the system can
+drop at any time. `align/models/weight_search.py` chooses weights.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,19 +241,36 @@ def _vocabulary(file: Path) -> Any:
     return [added, *(table.get(key) for key in ("model", "normalizer", "pre_tokenizer", "decoder"))]
 
 
+class _Reader:
+    """Reads a checkpoint's tensors with one of its files open at a time.
+
+    Tensors are views of the mapped file, whose pages count as memory of the process until it is closed.
+    """
+
+    def __init__(self, member: Checkpoint) -> None:
+        self._tensors = member.tensors
+        self._file: Path | None = None
+
+    def read(self, name: str) -> torch.Tensor:
+        file = self._tensors[name].file
+        if file != self._file:
+            self._file, self._opened = file, safe_open(file, "pt")
+        value: torch.Tensor = self._opened.get_tensor(name)
+        return value
+
+
 def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[tuple[str, torch.Tensor]]:
-    with ExitStack() as opened:
-        files = {tensor.file for member in members for tensor in member.tensors.values()}
-        readers = {file: opened.enter_context(safe_open(file, "pt")) for file in files}  # mapped, and not read yet
-        for name in sorted(members[0].tensors):
-            values = [readers[member.tensors[name].file].get_tensor(name) for member in members]
-            mean = weighted_mean(values, shares)
-            if not is_finite(mean):  # NaN and infinity pass on to the mean
-                odd = next((member for member, each in zip(members, values, strict=True) if not is_finite(each)), None)
-                what = f"tensor {name} holds values that are not finite (NaN or infinity)"
-                where = members[0].name if odd is None else odd.name
-                raise CheckpointError(where, what, "Use an earlier checkpoint of the run that wrote it")
-            yield name, mean
+    """Every tensor of the mean, in the order of the first member's files."""
+    readers = [_Reader(member) for member in members]
+    for name in sorted(members[0].tensors, key=lambda name: (members[0].tensors[name].file.name, name)):
+        values = [reader.read(name) for reader in readers]
+        mean = weighted_mean(values, shares)
+        if not is_finite(mean):  # NaN and infinity pass on to the mean
+            odd = next((member for member, each in zip(members, values, strict=True) if not is_finite(each)), None)
+            what = f"tensor {name} holds values that are not finite (NaN or infinity)"
+            where = members[0].name if odd is None else odd.name
+            raise CheckpointError(where, what, "Use an earlier checkpoint of the run that wrote it")
+        yield name, mean
 
 
 def weighted_mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:

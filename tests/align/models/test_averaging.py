@@ -101,7 +101,18 @@ def test_memory_holds_one_shard_and_a_piece_whatever_the_size(
     monkeypatch.setattr(averaging, "SHARD_BYTES", 100_000)
     monkeypatch.setattr(averaging, "PIECE", 1024)
     mapped = {tensor.file.stat().st_size for tensor in deep.tensors.values()}
+    mapped_at_a_time: list[int] = []
+    mean_of = averaging.weighted_mean
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        mapped_at_a_time.append(len({line.split()[-1] for line in maps if str(tmp_path / "deep") in line}))
+        return mean_of(*arguments)
+
+    monkeypatch.setattr(averaging, "weighted_mean", counted)
     peak = most_allocated(lambda: average_checkpoints([tmp_path / "deep"] * 3, tmp_path / "mean"), mapped)
+    assert len(mapped_at_a_time) == len(sizes)
+    assert max(mapped_at_a_time) == 1, "of the same checkpoint three times"
     largest_file, pieces = max(100_000, *sizes), 4 * 8 * 1024
     assert peak < largest_file + max(sizes) + pieces < sum(sizes) / 4
     for name, tensor in open_checkpoint(tmp_path / "mean").tensors.items():
