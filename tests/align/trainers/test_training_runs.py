@@ -220,7 +220,7 @@ def test_the_reward_model_trains_under_zero3_and_loads_as_a_classifier(
     from transformers import AutoModelForSequenceClassification
 
     arguments = command(
-        tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "training.epochs=12", "training.learning_rate=1e-3"
+        tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "training.epochs=5", "training.learning_rate=3e-3"
     )
     run(["recipes/reward.py" if part == "recipes/dpo.py" else part for part in arguments])
     lines = metrics(tmp_path / "run")
