@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -153,11 +154,18 @@ def best_of_n_by_column(folders: Iterable[tuple[str, Path]]) -> dict[str, BestOf
         if found is not None:
             read[column] = found
         elif (folder / CANDIDATES).is_file():
+            status = (folder / CANDIDATES).stat()
             try:
-                measured[column] = best_of_n(read_rows(folder / CANDIDATES, Candidate))
+                measured[column] = _measured(folder / CANDIDATES, status.st_size, status.st_mtime_ns)
             except RowError as error:
                 log.warning("%s has no best-of-n curve: %s", column, error)
     return {column: read.get(column) or measured[column] for column in {**measured, **read}}
+
+
+@functools.lru_cache(maxsize=32)
+def _measured(path: Path, size: int, changed: int) -> BestOfN:
+    """The curve of a file of candidates, measured once for each of its states: a live report reads it often."""
+    return best_of_n(read_rows(path, Candidate))
 
 
 def lines_by_column(found: Mapping[str, BestOfN]) -> list[tuple[str, Lines, list[str]]]:

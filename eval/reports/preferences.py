@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.rounds.ledger import StageRecord
-from align.rounds.results import words
+from align.rounds.results import counts_of, words
 from eval.reports.columns import column_of, json_of, label_of, made_by
 
 PREFERENCES = "preferences.report.json"
@@ -27,6 +27,8 @@ def preference_facts(records: Sequence[StageRecord]) -> dict[str, dict[str, str]
         for made in made_by(record):
             if made.is_dir():
                 facts = _of_preferences(json_of(made / PREFERENCES)) | _of_probe(json_of(made / PROBE))
+                for counts in counts_of(made).values():
+                    facts |= _of_judgements(counts)
                 if facts:
                     found[label_of(record.name, column_of(record))] = facts
     return found
@@ -49,6 +51,18 @@ def _of_preferences(report: Mapping[str, Any]) -> dict[str, str]:
     if "all" in bias:
         facts["chosen is longer"] = f"{bias['all']['chosen_longer']:.0%} of {bias['all']['rows']:,} rows"
     return facts
+
+
+def _of_judgements(counts: Mapping[str, Any]) -> dict[str, str]:
+    """What the manifest of judgements from the raters' page says; empty for other files."""
+    if not isinstance(counts.get("judgements"), int) or not isinstance(counts.get("raters"), dict):
+        return {}
+    left, right = counts.get("left_is_better", 0), counts.get("right_is_better", 0)
+    return {
+        "judgements": f"{counts['judgements']:,} by {len(counts['raters'])} raters",
+        "answers edited by raters": f"{counts.get('edited', 0):,}",
+        "left is better": f"{left / (left + right):.0%} of {left + right:,}" if left + right else "-",
+    }
 
 
 def _of_probe(report: Mapping[str, Any]) -> dict[str, str]:

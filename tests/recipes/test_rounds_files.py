@@ -100,7 +100,7 @@ def test_the_reward_model_reads_all_batches_and_dpo_the_latest(file: Path) -> No
     """Fact sheet of Llama 3, section 4.2.1: preferences of all rounds for the reward model, the latest for DPO."""
     config, stages = planned(file)
     for stage in stages:
-        if stage.recipe in ("reward", "dpo"):
+        if stage.round and stage.recipe in ("reward", "dpo"):
             (source,) = (found for key in stage.inputs if (found := stage.source_of(key)) is not None)
             assert source.path.endswith("/preferences.jsonl")
             assert source.rounds is not None
