@@ -27,6 +27,9 @@ class RunEvalRecipe(EvaluatingRecipe):
     """Tokens in one forward pass of the reward model, or of the model whose answers are scored."""
     limit: int | None = Field(None, gt=0)
     """Evaluate at most this many rows in each evaluation, the same ones every time; None for all."""
+    development: bool = False
+    """Whether the rows are development rows, by which models are chosen. The report of the rounds leaves the results
+    out: the score of the best of several models is higher than that model's score on other rows."""
     output_dir: OutputPath
     """`<name>.json` for each evaluation."""
 

@@ -64,7 +64,9 @@ class StageDecisions:
     ) -> None:
         self._config, self._ledger, self._run_id, self._checking = config, ledger, run_id, checking
         self._ledger_was_empty = not ledger.stages()
-        self._contents: dict[Path, str] = {}  # of paths outside the run, which stay as they are while it goes
+        self._contents: dict[tuple[int | None, str], str] = {}
+        """(round, path or source) -> content, of what is outside the run. It may change between two rounds: data of
+        later rounds arrives while earlier ones run."""
 
     def decide(self, stage: Stage, earlier: Sequence[Stage], remade: Sequence[Stage] = ()) -> StageDecision:
         """What to do with `stage`, whose inputs exist. Reads all of its inputs and outputs.
@@ -152,23 +154,26 @@ class StageDecisions:
             if not matching(path):
                 what = f"reads {path}, which is not there"
                 raise StageError(f"stage {stage.label}", what, f"See {run_dir / LOGS} of the stage that was to make it")
-            return self._selected(stage, name) or content_fingerprint(path)
-        if content := self._selected(stage, name):
-            return content
-        if path not in self._contents:
+            return _content_of(stage, name, path)
+        source = stage.source_of(name)
+        key = (stage.round, str(path) if source is None else source.model_dump_json())
+        if key not in self._contents:
             if fault := seal_damage(path):
                 how = "Fetch or make that checkpoint again; this run cannot"
                 raise StageError(f"stage {stage.label}: {path}", f"is damaged: {fault}", how)
-            self._contents[path] = content_fingerprint(path)
-        return self._contents[path]
+            self._contents[key] = _content_of(stage, name, path)
+        return self._contents[key]
 
-    def _selected(self, stage: Stage, name: str) -> str:
-        """A fingerprint of the rows that a source selects by round or batch; empty for an input that is read whole.
 
-        Rows of other rounds are left out, so that a stage that never reads them is not run again when they arrive.
-        """
-        source = stage.source_of(name)
-        return selected_fingerprint(source) if source is not None and source.is_selective else ""
+def _content_of(stage: Stage, name: str, path: Path) -> str:
+    """A fingerprint of an input: of the rows that its source selects by round or batch, or of all that is there.
+
+    Rows that are not selected do not count, so that a stage that never reads them is not run again when they arrive.
+    """
+    source = stage.source_of(name)
+    if source is not None and source.is_selective:
+        return selected_fingerprint(source)
+    return content_fingerprint(path)
 
 
 def _makes(stage: Stage, path: Path) -> bool:

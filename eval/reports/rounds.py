@@ -116,6 +116,8 @@ def read_report(run_dir: Path, samples: int) -> Report:
     with_running = [record for record in latest.values() if record.status in ("finished", "running")]
     evaluations: dict[str, dict[str, dict[str, Any]]] = {}  # column -> evaluation -> its JSON
     for record in sorted(records, key=lambda record: record.round or 0):
+        if record.config.get("development"):  # on rows by which a model was chosen (recipes/run_eval.py)
+            continue
         found = {e["name"]: e for made in made_by(record) for e in evaluations_of(made)}
         if found:
             evaluations.setdefault(column_of(record), {}).update(found)

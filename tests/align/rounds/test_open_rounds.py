@@ -240,22 +240,86 @@ def test_data_of_the_first_round_must_be_there(project: OpenProject) -> None:
     assert not project.run_dir.exists()
 
 
-def test_rows_that_are_selected_by_round_are_waited_for(project: OpenProject) -> None:
-    (project.recipes / "rows.py").write_text(
-        "from align.config import Recipe\nfrom align.settings import InputSources, OutputPath\n\n"
-        "class RowsRecipe(Recipe):\n    path: InputSources\n    output: OutputPath\n"
-    )
+ROWS = """
+import json, sys
+from pathlib import Path
+
+if __name__ != "__main__":
+    from align.config import Recipe
+    from align.settings import InputSources, OutputPath
+
+    class RowsRecipe(Recipe):
+        path: InputSources
+        output: OutputPath
+else:
+    settings = dict(setting.split("=", 1) for setting in sys.argv[2:])
+    output = Path(settings["output"])
+    output.mkdir(parents=True)
+    (output / "rows.txt").write_text(settings["path"])
+"""
+
+
+@pytest.mark.slow
+def test_batches_that_arrive_between_rounds_start_the_next_one_and_run_nothing_again(
+    project: OpenProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One growing file: the reward model reads all rounds so far, DPO the latest; a round waits for its rows."""
+    (project.recipes / "rows.py").write_text(ROWS)
     (project.root / "rows.yaml").write_text("{}")
     growing = project.root / "rows.jsonl"
-    source = {"path": str(growing), "rounds": {"up_to": "{round}", "latest": 1}}
-    stage = {"name": "rows", "recipe": "rows", "config": str(project.root / "rows.yaml")}
-    project.values["each_round"].append(stage | {"set": {"path": [source], "output": "{round_dir}/rows"}})
-    project.bring(1)
+    for name, latest in (("reward", None), ("dpo", 1)):
+        source = {"path": str(growing), "rounds": {"up_to": "{round}", "latest": latest}}
+        stage = {"name": name, "recipe": "rows", "config": str(project.root / "rows.yaml"), "before": "sft"}
+        stage["set"] = {"path": [source], "output": f"{{round_dir}}/{name}"}
+        project.values["each_round"].append(stage)
+    project.bring(1, 2, 3)
+    project.set_scores(0.2, 0.1, 0.4)
+
+    def labels() -> list[str]:
+        ledger = Ledger(project.run_dir / LEDGER)
+        found = [record.label for record in ledger.stages()]
+        ledger.close()
+        return found
+
     growing.write_text("")
-    with pytest.raises(ConfigError, match=r"path.0.path: there are no rows of rounds 1 in .*rows.jsonl. Collect them"):
+    with pytest.raises(ConfigError, match=r"path.0.path: there are no rows of rounds up to 1 in .*rows.jsonl. Collect"):
         project.plan()
-    growing.write_text('{"round": 1}\n')
-    assert len(project.plan()) == 13
+    expected: list[str] = []
+    for number in (1, 2, 3):
+        with growing.open("a") as batch:
+            batch.write(json.dumps({"prompt": f"{number}?", "round": number}) + "\n")
+        project.run()
+        stages = [f"round-{number}/{name}" for name in ("probe", "reward", "dpo", "sft", "dev")]
+        expected += [*stages, "last"]
+        assert labels() == expected, f"batch {number} starts round {number}, and runs no stage of an earlier round"
+        out = capsys.readouterr().out
+        assert (f"{growing}: no rows of rounds {number + 1}  (read by dpo: path.0.path)" in out) == (number < 3)
+    assert [project.reads(f"round-{number}/sft") for number in (2, 3)] == ["round-1/sft", "round-1/sft"]
+
+
+@pytest.mark.slow
+def test_data_that_changes_while_the_rounds_run_counts_as_each_round_finds_it(project: OpenProject) -> None:
+    """Data that is read whole in every round is replaced while round 1 runs: round 2 records what it has read."""
+    shared = project.root / "shared"
+    shared.mkdir()
+    (shared / "all.txt").write_text("before;")
+    project.values["rounds"] = 2
+    project.values["best"] = "sft"
+    editing = "    if here == 'round-1/sft':\n        Path(os.environ['TEST_SHARED']).write_text('after;')\n    read ="
+    join = project.recipes / "join.py"
+    join.write_text(join.read_text().replace("    read =", editing))
+    project.values["each_round"] = [
+        project.stage("probe", "{round_dir}/probe", [str(shared)]),
+        project.stage("sft", "{round_dir}/sft", ["{round_dir}/probe"]),
+    ]
+    project.values["after"] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_SHARED", str(shared / "all.txt"))
+        project.run()
+    assert project.texts()["round-2/probe/0.txt"].startswith("after;")
+    join.write_text(join.read_text().replace(editing, "    read ="))
+    project.values["changed_code"] = "keep"
+    assert project.run() == ["round-1/probe", "round-1/sft"], "only round 1 read another text than there is"
 
 
 def test_names_with_a_round_leave_items_out_before_it(project: OpenProject) -> None:

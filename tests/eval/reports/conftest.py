@@ -45,7 +45,12 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_id = ledger.begin_run(f"python recipes/rounds.py {EVIL}")
 
     def stage(
-        name: str, round_number: int | None, made: Path, status: str = "finished", read: tuple[Path, ...] = ()
+        name: str,
+        round_number: int | None,
+        made: Path,
+        status: str = "finished",
+        read: tuple[Path, ...] = (),
+        config: dict[str, Any] | None = None,
     ) -> None:
         label = name if round_number is None else f"round-{round_number}/{name}"
         record = ledger.begin_stage(
@@ -56,7 +61,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             recipe=name,
             key="k",
             command=f"python recipes/{name}.py",
-            config={},
+            config=config or {},
             inputs={str(place): {"path": str(path), "blake3": ""} for place, path in enumerate(read)},
         )
         ledger.end_stage(record, status, {"out": {"path": str(made), "blake3": f"hash of {label}"}})  # type: ignore[arg-type]
@@ -100,6 +105,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         accuracy = {"accuracy": score(0.67, 0.61, 0.73)}
         (made / "reward_accuracy.json").write_text(evaluation("reward_accuracy", accuracy, {}))
         stage("eval", round_number, made, read=(sft,))
+    dev = run / "dev"  # by it the best model was chosen: no column has its scores
+    dev.mkdir()
+    (dev / "factuality.json").write_text(evaluation("factuality", {"wrong": score(0.01, 0.0, 0.02)}, {}))
+    stage("dev", 2, dev, config={"development": True})
     stage("publish", None, run / "nowhere", "failed")
     for after, made, why in (
         (1, "sft", "round 1 scores 0.3"),
