@@ -23,6 +23,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 OTHERS = {
     "assets": ("align/assets.py", "Fetch the pinned model and data that the rehearsal and the tests read."),
+    "data why": ("data_builders/quality/why.py", "Print why rows stayed or went in the builder `quality`."),
 }
 """Commands that are no recipe: name -> script, line of help."""
 

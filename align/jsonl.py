@@ -153,7 +153,7 @@ def stream_rows(
                 continue
             drops.read(label)
             try:
-                row, ours = _row(entry, kind, where, reading.ignore_columns)
+                row, ours = row_from(entry, kind, where, reading.ignore_columns)
             except UnusableRow as error:
                 drops.drop(label, error.reason)
                 continue
@@ -270,8 +270,12 @@ def reason_of(error: RowError) -> str:
     return f"{field[1] + ': ' if field else ''}{what[:100]}"
 
 
-def _row(entry: Entry, kind: type[R], where: str, ignore: Collection[str] = ()) -> tuple[R, bool]:
-    """The row, and whether the record was in our own form. Raises RowError."""
+def row_from(entry: Entry, kind: type[R], where: str, ignore: Collection[str] = ()) -> tuple[R, bool]:
+    """The row of an entry of `align.records.entries_of`, and whether the record was in our own form. Raises RowError,
+    an UnusableRow where the target is empty.
+
+    ignore: columns that are left out because the user said so.
+    """
     if isinstance(entry, RowError):
         raise entry
     record = parsed(entry, where) if isinstance(entry, bytes) else entry
@@ -288,7 +292,7 @@ def _repeated(row: Row, known: str, where: str, sources: Iterable[Source], readi
     for source in sources:
         for here, entry in entries_of(source):
             try:
-                other, _ = _row(entry, type(row), here, reading.ignore_columns)
+                other, _ = row_from(entry, type(row), here, reading.ignore_columns)
             except RowError:
                 continue
             if here != where and (other.id == row.id or (known == "repeat" and _content(other) == sought)):

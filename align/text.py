@@ -19,9 +19,7 @@ from align.files import fingerprint_of
 #   "well-known."      nothing is kept: no digit is next to the hyphen or the full stop
 # The pattern begins with the sign, because the regular expression engine searches for a set of characters several times
 # faster than for a place that a digit precedes. What precedes is then checked by looking back over the sign itself.
-_ARITHMETIC = re.compile(
-    r"[-.,*/%](?:(?<=\d[.,])(?=\d)|(?<=\d[-*/%])|(?<=\d\s[-*/%])|(?<=[-*/%])(?=\s?\d))"
-)
+_ARITHMETIC = re.compile(r"[-.,*/%](?:(?<=\d[.,])(?=\d)|(?<=\d[-*/%])|(?<=\d\s[-*/%])|(?<=[-*/%])(?=\s?\d))")
 
 
 class _Kept(dict[int, int]):

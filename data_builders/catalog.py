@@ -26,6 +26,8 @@ class Builder(NamedTuple):
     last_file: str = ""
     """The file that is written last, if several processes can share the work: `build` then takes `workers` (see
     `align/sampling/workers.py`). Empty if the builder works in one process."""
+    uses_model: bool = True
+    """Whether a builder that shares its work loads a model, for which each process takes a GPU of its own."""
 
 
 class Build(Protocol):
@@ -41,6 +43,12 @@ BUILDERS = {
     "preferences": Builder(
         "data_builders.preferences.builder:PreferencesConfig",
         "Your own comparisons, ratings or scores: checked, settled, and split into training and held-out pairs.",
+    ),
+    "quality": Builder(
+        "data_builders.quality.builder:QualityConfig",
+        "Rows through cleaning rules, duplicates and decontamination, with the reason for every dropped row.",
+        last_file="rows.jsonl.manifest.json",
+        uses_model=False,
     ),
     "sft_mix": Builder(
         "data_builders.quality.mix:SFTMixConfig", "Several sources of dialogs, mixed into one file by weight."

@@ -2,10 +2,12 @@
 
 python recipes/build_data.py recipes/configs/data/rehearsal.yaml
 python recipes/build_data.py recipes/configs/data/preferences.yaml preferences.path=my_pairs.jsonl
+python recipes/build_data.py why runs/quality ROW_ID    # what the builder `quality` decided about a row
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -84,14 +86,21 @@ def _run(recipe: BuildDataRecipe) -> Path:
 
 
 def _run_shared(recipe: BuildDataRecipe, workers: Workers) -> Path:
-    from align.models.devices import use_own_gpu
     from align.precision import resolved
 
-    use_own_gpu()
+    if BUILDERS[recipe.builder].uses_model:
+        from align.models.devices import use_own_gpu
+
+        use_own_gpu()
     with workers.turn():  # the first process decides, and the others read its decision
         recipe = resolved(recipe, recipe.output)
     return build_function(recipe.builder)(getattr(recipe, recipe.builder), recipe.output, workers=workers)
 
 
 if __name__ == "__main__":
-    main(BuildDataRecipe, run)
+    if sys.argv[1:2] == ["why"]:
+        from data_builders.quality.why import main as explain
+
+        explain(sys.argv[2:])
+    else:
+        main(BuildDataRecipe, run)

@@ -35,7 +35,7 @@ LAYERS = [  # of align/, from the lowest up; a module or folder imports from lay
     {"reporting", "hub_errors", "hub_names", "hardware", "losses"},
     {"failures", "files", "strict_yaml", "optional", "cpu_matmul"},
     {"optimizers", "source_code", "text", "rows", "command_line", "config_values", "harmless", "trackers"},
-    {"config_help", "splits"},
+    {"config_help", "splits", "ngrams"},
     {"config_mistakes", "manifest"},
     {"config"},
     {"assets", "settings", "precision"},
@@ -210,7 +210,7 @@ def test_importing_a_recipe_brings_nothing_heavy(recipes_loaded: dict[str, list[
     assert not {Path(path).name: heavy for path, heavy in recipes_loaded.items() if heavy}
 
 
-OPTIONAL = ("tools", "annotate", "language", "gguf", "tensorboard")
+OPTIONAL = ("tools", "annotate", "language", "quality", "gguf", "tensorboard")
 """Extras that a recipe's `--help` and the check of a config must not need."""
 
 

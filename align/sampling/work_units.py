@@ -39,6 +39,7 @@ log = logger(__name__)
 
 U = TypeVar("U")
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks at units that other processes make
 
@@ -70,7 +71,7 @@ def run_units(
     work = fingerprint_of(json.dumps(key, sort_keys=True))
     paths = [folder / f"unit-{number:05}.jsonl" for number in range(len(units))]
     folder.mkdir(parents=True, exist_ok=True)
-    _require_same_job(folder, key, work)
+    require_same_job(folder, key, work)
 
     def read(number: int, *, quiet: bool = True) -> list[R] | None:
         return _rows_if_whole(paths[number], kind, number, work, quiet=quiet)
@@ -85,35 +86,54 @@ def run_units(
         assert written is not None, f"{paths[number]} was written and is not whole"
         return written, f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s"
 
+    found = share_units(len(units), lambda number: read(number, quiet=False), read, made, folder=folder, label=label)
+    return [row for number in range(len(units)) for row in found[number]]
+
+
+def share_units(
+    count: int,
+    look: Callable[[int], T | None],
+    look_again: Callable[[int], T | None],
+    make: Callable[[int], tuple[T, str]],
+    *,
+    folder: Path,
+    label: str,
+) -> dict[int, T]:
+    """Number of each unit -> what `look` or `make` gives for it. Units that are missing are made, by this process or by
+    others that work in the same folder at the same time.
+
+    look: what there is of a unit, at the start; None if it has to be made. look_again: the same, later, without a log.
+    make: makes one unit whole, and gives what `look` would give, and a note for the progress bar.
+    """
     claims = Claims(folder)
-    at_start = ((number, read(number, quiet=False)) for number in range(len(units)))
-    found = {number: rows for number, rows in at_start if rows is not None}
-    progress = Progress(label, total=len(units), done=len(found))
+    at_start = ((number, look(number)) for number in range(count))
+    found = {number: there for number, there in at_start if there is not None}
+    progress = Progress(label, total=count, done=len(found))
     pause, is_waiting = _SHORTEST_PAUSE, False
-    while missing := [number for number in range(len(units)) if number not in found]:
+    while missing := [number for number in range(count) if number not in found]:
         for number in missing:
-            rows, note = read(number), ""
-            if rows is None:
+            there, note = look_again(number), ""
+            if there is None:
                 claim = claims.take(number)
                 if claim is None:  # another process is making it
                     continue
                 with claim:
-                    rows = read(number)  # another process may have finished it just before the claim
-                    if rows is None:
-                        rows, note = made(number)
-            found[number] = rows
+                    there = look_again(number)  # another process may have finished it just before the claim
+                    if there is None:
+                        there, note = make(number)
+            found[number] = there
             progress.advance(1, note=note)
             pause = _SHORTEST_PAUSE
-        if len(found) < len(units):
+        if len(found) < count:
             if not is_waiting:
                 is_waiting = True
-                log.info("%s: the last %d units are being made by other processes", label, len(units) - len(found))
+                log.info("%s: the last %d units are being made by other processes", label, count - len(found))
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
     progress.close()
     for leftover in (*folder.glob(".unit*.part"), *folder.glob(".unit-*.claim")):  # of processes that were killed
         leftover.unlink(missing_ok=True)
-    return [row for number in range(len(units)) for row in found[number]]
+    return found
 
 
 class _Header(NamedTuple):
@@ -129,10 +149,10 @@ def _write(path: Path, rows: Sequence[R], kind: type[R], number: int, work: str)
     content = "".join(row.model_dump_json(exclude_defaults=True) + "\n" for row in rows).encode()
     header = _Header(number, work, len(rows), blake3(content).hexdigest())
     whole = json.dumps(header._asdict()).encode() + b"\n" + content
-    _publish(path, whole, lambda: _rows_if_whole(path, kind, number, work, quiet=True) is not None)
+    publish(path, whole, lambda: _rows_if_whole(path, kind, number, work, quiet=True) is not None)
 
 
-def _publish(path: Path, content: bytes, is_whole: Callable[[], bool]) -> None:
+def publish(path: Path, content: bytes, is_whole: Callable[[], bool]) -> None:
     """Give `content` the name `path`, whole or not at all, unless a whole file has this name already.
 
     Of two processes that publish the same unit the first one wins, because a third one may have read its file. That is
@@ -215,7 +235,7 @@ def _parts(path: Path) -> tuple[_Header | None, bytes]:
     return header, content
 
 
-def _require_same_job(folder: Path, key: Mapping[str, Any], work: str) -> None:
+def require_same_job(folder: Path, key: Mapping[str, Any], work: str) -> None:
     """Write `units.json`, or check that the existing one has the same key.
 
     The three cases of a folder:
@@ -231,7 +251,7 @@ def _require_same_job(folder: Path, key: Mapping[str, Any], work: str) -> None:
             what = f"has units of another job ({others[0].name}), and no {UNITS} that describes that job"
             raise StageError(folder, what, "Name another folder, or delete this one to sample again")
         # Of two jobs that start in a new folder at the same time, the second one finds the first one's key here.
-        _publish(job, json.dumps(key, indent=1).encode(), lambda: _described(job) is not None)
+        publish(job, json.dumps(key, indent=1).encode(), lambda: _described(job) is not None)
         found = _described(job) or dict(key)
     differs = [_difference(name, found, key) for name in sorted({*found, *key}) if found.get(name) != key.get(name)]
     if differs:

@@ -35,7 +35,7 @@ def test_help_lists_every_recipe_in_one_line(capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     lines = {line.split("  ")[1]: line for line in text.splitlines() if line.startswith("  ") and line[2] != " "}
     assert len(NAMES) > 10
-    assert {*NAMES, "assets", "init"} <= lines.keys()
+    assert {*NAMES, "assets", "data why", "init"} <= lines.keys()
     assert all(commands()[name] and len(lines[name]) <= 120 for name in NAMES)
     assert "accelerate launch" in text
     assert left_with() == 2

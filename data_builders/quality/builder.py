@@ -1,0 +1,197 @@
+"""The builder `quality`: raw rows in, rows to train on out, and for each row why it stayed or went.
+
+    rows.jsonl            the rows that are kept, in the order of the sources
+    dropped.jsonl         the rows that are dropped, each with gate, reason, and the id of the row that caused it
+    decisions.parquet     one line for each row, kept or dropped: what `python recipes/why.py` reads
+    units/                the shards, from which an interrupted run goes on; delete the folder to free the disk
+
+The gates are steps (`steps.py`) of one pipeline (`pipeline.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from align.config import dump
+from align.errors import AlignError, RowError
+from align.reporting import logger
+from align.rows import PreferenceRow, PromptRow, Row, SFTRow
+from align.settings import BadRows, InputSources
+from data_builders.quality.settings import BalanceConfig, DuplicatesConfig, LanguageConfig, RulesConfig
+
+if TYPE_CHECKING:
+    from align.sampling.workers import Workers
+    from data_builders.quality.pipeline import Pipeline
+    from data_builders.quality.steps import Step
+
+Kind: TypeAlias = Literal["sft", "preferences", "prompts"]
+_KINDS: dict[Kind, type[Row]] = {"sft": SFTRow, "preferences": PreferenceRow, "prompts": PromptRow}
+
+ROWS, DROPPED, DECISIONS, UNITS = "rows.jsonl", "dropped.jsonl", "decisions.parquet", "units"
+
+
+class QualityConfig(BadRows):
+    """Clean rows: rules, language, duplicates, and the balance of over-used phrases."""
+
+    path: InputSources
+    """The rows: a file, a dataset on the Hub, or a list of them. Earlier sources take precedence: of duplicates, the
+    first row is kept."""
+    kind: Kind = "sft"
+    """What the rows are: sft (dialogs), preferences (pairs), or prompts."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns to ignore in the records of every source."""
+    rules: RulesConfig = RulesConfig()
+    """Cleaning rules."""
+    language: LanguageConfig = LanguageConfig()
+    """The answer's language must be the prompt's."""
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    """Exact and near duplicates."""
+    balance: BalanceConfig = BalanceConfig()
+    """Over-used openings and phrases."""
+    shard_rows: int = Field(4096, ge=1)
+    """Rows in one shard. In memory is one shard for each process; a crash loses the work on one."""
+    processes: int | None = Field(1, ge=1)
+    """Processes on this machine that share the work. null: one for each core. Further machines that see the folder
+    join in if the same command is started there."""
+
+
+def build(config: QualityConfig, output: Path, *, workers: Workers | None = None) -> Path:
+    """Write the files that the head of this module names into the folder `output`, and return it.
+
+    workers: the processes on other machines that share the work; None if there are none.
+    """
+    from align.sampling.workers import turn_to_write
+
+    output.mkdir(parents=True, exist_ok=True)
+    pipeline = pipeline_of(config, output)
+    with _helpers(config, output, _processes(config) - 1):
+        pipeline.complete()
+    with turn_to_write(workers) as is_first:
+        if is_first:
+            _write_files(config, output, pipeline)
+    return output
+
+
+def pipeline_of(config: QualityConfig, output: Path) -> Pipeline[Any]:
+    """The pipeline that a config describes, with its shards in `output/units`."""
+    from data_builders.quality.pipeline import Job, Pipeline
+
+    sources = config.path if isinstance(config.path, tuple) else (config.path,)
+    job = Job(sources, _KINDS[config.kind], output / UNITS, config.shard_rows, config.bad_rows, config.ignore_columns)
+    return Pipeline(job, steps_of(config))
+
+
+def steps_of(config: QualityConfig) -> list[Step]:
+    """The gates, in their order: what is cheap and looks at one row first, so that later gates see fewer rows."""
+    from data_builders.quality.balance import Balance
+    from data_builders.quality.duplicates import ExactDuplicates, NearDuplicates
+    from data_builders.quality.language import SameLanguage
+    from data_builders.quality.rules import Rules
+
+    steps: list[Step] = [Rules(config.rules)]
+    if config.language.enabled:
+        steps.append(SameLanguage(config.language))
+    if config.duplicates.exact:
+        steps.append(ExactDuplicates())
+    if config.duplicates.near:
+        steps.append(NearDuplicates(config.duplicates))
+    if config.balance.enabled:
+        steps.append(Balance(config.balance))
+    return steps
+
+
+def _processes(config: QualityConfig) -> int:
+    return config.processes if config.processes is not None else len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
+    """Other processes that complete the same shards while the block runs. One that ends early leaves its work to the
+    others, so how it ended does not matter.
+    """
+    context = multiprocessing.get_context("spawn")  # forked processes would share open files and threads
+    started: list[BaseProcess] = [
+        context.Process(target=_help, args=(config, output), daemon=True, name=f"quality-{number}")
+        for number in range(count)
+    ]
+    for process in started:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in started:
+            process.terminate()  # all shards are there, or the block has failed
+            process.join()
+
+
+def _help(config: QualityConfig, output: Path) -> None:
+    os.environ["RANK"] = "1"  # progress bars and the log are those of the first process
+    try:
+        pipeline_of(config, output).complete()
+    except AlignError:
+        raise SystemExit(1) from None  # the first process finds the same fault, and reports it
+
+
+def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -> None:
+    """Write what was decided, in one pass over the shards."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from align.files import whole_file
+    from align.manifest import write_data_manifest
+    from data_builders.quality.pipeline import READING, Decision, Funnel
+
+    funnel = Funnel([READING, *(step.name for step in steps_of(config))])
+    names = [name for name in Decision._fields if name != "row"]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    buffered: list[Decision] = []
+
+    with (
+        whole_file(output / ROWS) as kept,
+        whole_file(output / DROPPED) as dropped,
+        whole_file(output / DECISIONS, "wb") as table,
+        pq.ParquetWriter(table, schema) as decisions,
+    ):
+
+        def flush() -> None:
+            columns = {name: [getattr(each, name) for each in buffered] for name in names}
+            decisions.write_table(pa.table(columns, schema=schema))
+            buffered.clear()
+
+        for decision in pipeline.decisions():
+            funnel.count(decision)
+            if decision.gate:
+                dropped.write(json.dumps(_dropped(decision), ensure_ascii=False) + "\n")
+            else:
+                kept.write(decision.row + "\n")
+            buffered.append(decision)
+            if len(buffered) >= config.shard_rows:
+                flush()
+        flush()
+    settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
+    counts, inputs = funnel.counts, pipeline.inputs
+    notes = {"steps": pipeline.notes()}
+    for name in (DECISIONS, DROPPED, ROWS):
+        write_data_manifest(output / name, config=settings, inputs=inputs, counts=counts, notes=notes)
+    log = logger("data_builders")
+    for gate in counts["gates"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in gate["dropped"].items())
+        shown = f" (dropped: {reasons})" if reasons else ""
+        log.info("%-20s %d of %d rows%s", gate["gate"], gate["out"], gate["in"], shown)
+    if not funnel.kept:
+        raise RowError(output / ROWS, f"no row is left of {funnel.read}", f"See {DROPPED} for the reasons")
+
+
+def _dropped(decision: Any) -> dict[str, Any]:
+    """A dropped row as a record: what became of it, and the row itself."""
+    found = {name: value for name, value in decision._asdict().items() if value and name != "row"}
+    return {**found, **({"row": json.loads(decision.row)} if decision.row else {})}

@@ -1,0 +1,103 @@
+"""The settings of the quality pipeline's gates. Each is read by the file that is named for it.
+
+They are apart from the code, so that a config is checked without the libraries that the gates need.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from align.config import Section
+
+RuleName = Literal[
+    "empty",
+    "control_tokens",
+    "roles",
+    "truncated",
+    "boilerplate",
+    "emoji",
+    "exclamation",
+    "markdown",
+    "repetition",
+]
+
+
+class RulesConfig(Section):
+    """Which cleaning rules apply, and their limits."""
+
+    rules: tuple[RuleName, ...] = get_args(RuleName)
+    """The rules to apply. empty: no answer, or a placeholder. control_tokens: markup of a chat template in a text.
+    roles: the answer goes on as the user. truncated: the answer breaks off. boilerplate: remains of a web page or of a
+    chat window. emoji and exclamation: too many of them. markdown: a code block, bold text or link that is not closed.
+    repetition: the same line again and again."""
+    emojis: int = Field(5, ge=0)
+    """An answer may have this many emojis, or two for each 100 words, whichever is more."""
+    exclamation_marks: int = Field(4, ge=0)
+    """An answer may have this many exclamation marks, or five for each 100 words, whichever is more; and no three in a
+    row. Code is left out."""
+    repeated_lines: int = Field(4, ge=2)
+    """An answer with a line of 20 characters or more that occurs this often is dropped."""
+
+
+class LanguageConfig(Section):
+    """The check that an answer has the language of its prompt."""
+
+    enabled: bool = False
+    """Requires the extra `language`."""
+    min_confidence: float = Field(0.9, ge=0.5, le=1)
+    """A row is dropped only if both languages are identified with this confidence, from 0 to 1."""
+
+
+class DuplicatesConfig(Section):
+    """Which rows count as duplicates of earlier ones."""
+
+    exact: bool = True
+    """Drop rows with the same content as an earlier row, after normalization: case, punctuation and spaces do not
+    count; roles, calls and tools do."""
+    near: bool = True
+    """Drop rows with nearly the same words as an earlier row. Requires the extra `quality`."""
+    similarity: float = Field(0.7, ge=0.5, le=1)
+    """The lowest Jaccard similarity of near duplicates, from 0 to 1: shared word n-grams over all word n-grams of the
+    two rows. Rows of 300 words with one word in 16 changed have 0.7."""
+    target_similarity: float = Field(0.5, ge=0, le=1)
+    """The lowest similarity of their answers alone. Without it, two questions about one long passage would be
+    duplicates. Rows whose tool calls or tools differ are none in any case."""
+    ngram_words: int = Field(3, ge=1, le=10)
+    """Words in an n-gram."""
+
+
+PHRASES = (
+    "I'm sorry",
+    "I am sorry",
+    "I apologize",
+    "my apologies",
+    "as an AI",
+    "as a language model",
+    "I hope this helps",
+    "feel free to",
+    "great question",
+    "it is important to note",
+    "it's important to note",
+    "delve into",
+)
+
+
+class BalanceConfig(Section):
+    """Limits of the share of openings and phrases in the answers."""
+
+    enabled: bool = True
+    """Lower the share of openings and phrases that are over-used."""
+    opening_words: int = Field(3, ge=1, le=10)
+    """How many first words of an answer are its opening. Answers with fewer than 8 words have none."""
+    max_opening_ratio: float = Field(0.05, gt=0, lt=1)
+    """The highest ratio of rows with the same opening, from 0 to 1."""
+    phrases: tuple[str, ...] = Field(PHRASES, max_length=64)
+    """Phrases that are counted anywhere in an answer; case and punctuation do not count. At most 64."""
+    max_phrase_ratio: float = Field(0.02, gt=0, lt=1)
+    """The highest ratio of rows with the same phrase, from 0 to 1."""
+    min_rows: int = Field(50, ge=1)
+    """What fewer rows share is not over-used, whatever its ratio: of 20 rows, one has a ratio of 0.05."""
+    seed: int = 0
+    """Seed of the choice of rows."""

@@ -1,0 +1,60 @@
+"""Which texts of a row the steps look at: its prompt, its answers, and all of it."""
+
+from __future__ import annotations
+
+from align.rows import Message, Messages, PreferenceRow, PromptRow, Row, SFTRow
+
+
+def prompt_of(row: Row) -> Messages:
+    """The messages before the target."""
+    if isinstance(row, SFTRow):
+        return row.messages[:-1]
+    if isinstance(row, PreferenceRow | PromptRow):
+        return row.prompt
+    raise TypeError(f"no prompt in {type(row).__name__}")
+
+
+def targets_of(row: Row) -> tuple[Messages, ...]:
+    """The messages that are trained on, once for each completion: one of an SFT row, two or three of a preference, none
+    of a prompt.
+    """
+    if isinstance(row, SFTRow):
+        return (row.messages[-1:],)
+    return row.completions if isinstance(row, PreferenceRow) else ()
+
+
+def dialogs_of(row: Row) -> tuple[Messages, ...]:
+    """Prompt and completion together, once for each completion; the prompt alone if there is none."""
+    prompt = prompt_of(row)
+    return tuple((*prompt, *target) for target in targets_of(row)) or (prompt,)
+
+
+def answers_of(row: Row) -> tuple[Message, ...]:
+    """What the assistant says in a row and a model should learn: all turns of an SFT row that are trained on, and the
+    chosen completion of a preference. Rejected completions may be bad on purpose.
+    """
+    messages = row.messages if isinstance(row, SFTRow) else row.chosen if isinstance(row, PreferenceRow) else ()
+    return tuple(message for message in messages if message.role == "assistant" and message.trained)
+
+
+def final_answer(row: Row) -> str:
+    """The text of the target; of a preference that of the chosen completion. Empty for a prompt."""
+    targets = targets_of(row)
+    return targets[0][-1].content if targets else ""
+
+
+def whole_text(row: Row) -> str:
+    """Prompt and completions as one text, without the roles."""
+    messages = [*prompt_of(row), *(message for target in targets_of(row) for message in target)]
+    return "\n".join(message.content for message in messages)
+
+
+def target_text(row: Row) -> str:
+    """The completions as one text; empty for a prompt."""
+    return "\n".join(message.content for target in targets_of(row) for message in target)
+
+
+def calls_of(row: Row) -> list[tuple[str, str]]:
+    """Name and arguments of each call in the row, in their order."""
+    messages = [*prompt_of(row), *(message for target in targets_of(row) for message in target)]
+    return [(call.name, repr(sorted(call.parsed().items()))) for message in messages for call in message.tool_calls]
