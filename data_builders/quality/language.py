@@ -23,7 +23,7 @@ _NAMES = (
     *("english", "german", "french", "spanish", "italian", "portuguese", "hindi", "thai", "chinese", "japanese"),
     *("korean", "russian", "arabic", "dutch", "polish", "turkish", "vietnamese", "indonesian", "czech", "greek"),
     *("hebrew", "hungarian", "romanian", "swedish", "ukrainian", "danish", "finnish", "persian", "latin", "mandarin"),
-    *("deutsch", "français", "francais", "español", "espanol", "italiano", "português", "portugues", "englisch"),
+    *("deutsch", "français", "francais", "español", "espanol", "italiano", "português", "englisch"),
     *("französisch", "spanisch", "anglais", "allemand", "espagnol", "inglés", "ingles", "alemán", "francés", "inglese"),
     *("tedesco", "francese", "spagnolo", "inglês", "alemão", "हिन्दी", "हिंदी", "अंग्रेज़ी", "अंग्रेजी", "ไทย", "อังกฤษ"),
     *(

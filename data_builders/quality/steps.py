@@ -71,7 +71,7 @@ class Step(ABC):
     steps: for a step that costs more than to read the rows again, such as one with a model."""
 
     def settings(self) -> dict[str, Any]:
-        """All that the results depend on besides the rows and the code, as JSON values."""
+        """All that the results depend on in addition to the rows and the code, as JSON values."""
         return {}
 
     def examine(self, rows: Sequence[Row]) -> Examined:

@@ -42,8 +42,8 @@ def similarity(one: SFTRow, other: SFTRow) -> float:
 def test_recall_is_the_share_of_pairs_that_agree_in_a_band() -> None:
     """Sets with a known Jaccard, hashed by the library; the share that agrees in a band is that of the formula."""
     draw = random.Random(0)
-    for wanted_similarity, size in ((0.5, 90), (0.7, 170)):
-        shared = round(2 * size * wanted_similarity / (1 + wanted_similarity))
+    for expected_similarity, size in ((0.5, 90), (0.7, 170)):
+        shared = round(2 * size * expected_similarity / (1 + expected_similarity))
         common = np.array([[draw.getrandbits(64) for _ in range(shared)] for _ in range(400)], np.uint64)
         sets = [
             np.concatenate([part, np.array([draw.getrandbits(64) for _ in range(size - shared)], np.uint64)])

@@ -12,7 +12,7 @@ TEXTS = {
     "de": "Die Hauptstadt liegt an einem großen Fluss, und viele Menschen besuchen sie jedes Jahr im Sommer.",
     "en": "The capital lies on a large river, and many people visit it every year during the summer.",
     "es": "La capital está situada junto a un gran río y muchas personas la visitan cada año en verano.",
-    "fr": "La capitale se trouve au bord d'un grand fleuve et beaucoup de gens la visitent chaque été.",
+    "fr": "La capitale se trouve près d'un grand fleuve et beaucoup de gens la visitent chaque été.",
     "hi": "राजधानी एक बड़ी नदी के किनारे है और हर साल गर्मियों में बहुत से लोग उसे देखने आते हैं।",
     "it": "La capitale si trova su un grande fiume e molte persone la visitano ogni anno durante l'estate.",
     "pt": "A capital fica junto a um grande rio e muitas pessoas visitam-na todos os anos durante o verão.",
