@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"align {align.__version__}")
         return
     name = words[0].replace("-", "_")
-    if name in OTHERS:
+    if (two := " ".join((name, *words[1:2]))) in OTHERS:
+        _run(RECIPES.parent / OTHERS[two][0], two, words[2:])
+    elif name in OTHERS:
         _run(RECIPES.parent / OTHERS[name][0], name, words[1:])
     elif name in _recipes():
         _run(RECIPES / f"{name}.py", name, words[1:])

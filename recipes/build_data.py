@@ -2,12 +2,10 @@
 
 python recipes/build_data.py recipes/configs/data/rehearsal.yaml
 python recipes/build_data.py recipes/configs/data/preferences.yaml preferences.path=my_pairs.jsonl
-python recipes/build_data.py why runs/quality ROW_ID    # what the builder `quality` decided about a row
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -98,9 +96,4 @@ def _run_shared(recipe: BuildDataRecipe, workers: Workers) -> Path:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["why"]:
-        from data_builders.quality.why import main as explain
-
-        explain(sys.argv[2:])
-    else:
-        main(BuildDataRecipe, run)
+    main(BuildDataRecipe, run)

@@ -2,7 +2,7 @@
 
     rows.jsonl            the rows that are kept, in the order of the sources
     dropped.jsonl         the rows that are dropped, each with gate, reason, and the id of the row that caused it
-    decisions.parquet     one line for each row, kept or dropped: what `python recipes/why.py` reads
+    decisions.parquet     one line for each row, kept or dropped: what `align data why` reads
     units/                the shards, from which an interrupted run goes on; delete the folder to free the disk
 
 The gates are steps (`steps.py`) of one pipeline (`pipeline.py`).

@@ -152,7 +152,7 @@ def test_two_processes_write_the_same_bytes(source: Path, whole: Path, tmp_path:
     command += ["quality.language.enabled=false"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
-    asked = [sys.executable, "recipes/build_data.py", "why", str(tmp_path), "loud-1"]
+    asked = [sys.executable, "-m", "align.cli", "data", "why", str(tmp_path), "loud-1"]
     done = subprocess.run(asked, check=True, cwd=ROOT, capture_output=True, text=True)
     assert "too many exclamation marks" in done.stdout
 
