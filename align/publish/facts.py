@@ -25,6 +25,8 @@ from align.settings import HubConfig
 log = logger(__name__)
 
 MANIFEST_ENDING = ".manifest.json"
+_MOST_BYTES = 2**28
+"""Of a JSON file that is looked into because it is near a checkpoint; results of evaluations are far smaller."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,9 @@ def _evaluations_of(checkpoint: Path, paths: Iterable[Path]) -> tuple[Evaluation
 
 def _results_next_to(checkpoint: Path) -> Iterator[Path]:
     """JSON files in the folders next to a checkpoint, as in runs/a/eval for runs/a/dpo. Other checkpoints have none."""
-    for folder in sorted(checkpoint.resolve().parent.iterdir()):
-        if folder.is_dir() and not (folder / SEAL).is_file() and not folder.name.startswith("."):
-            yield from (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("."))
+    for folder in sorted(checkpoint.resolve().parent.glob("[!.]*/")):
+        if not (folder / SEAL).is_file():
+            yield from (path for path in sorted(folder.glob("[!.]*.json")) if path.stat().st_size <= _MOST_BYTES)
 
 
 def _is_of(record: Mapping[str, Any], checkpoint: Path) -> bool:

@@ -23,7 +23,8 @@ from align.errors import AlignError, PublishError, first_line
 from align.files import whole_file
 from align.manifest import verify_folder
 from align.publish.data_card import rows_to_publish, stage_rows
-from align.publish.facts import card_facts
+from align.publish.facts import CardFacts, card_facts
+from align.publish.licences import NOTICES
 from align.publish.model_card import model_card
 from align.publish.push import Target, push_folder
 from align.publish.secrets import refuse_secrets
@@ -70,6 +71,7 @@ def upload(
     manifest = verify_folder(checkpoint)
     branch = hub.branch or branch_of(checkpoint, str(manifest.get("stage") or "model"))
     facts = card_facts(checkpoint, manifest, hub, branch=branch, data=data, evaluations=evaluations, command=command)
+    _warn_of_name(hub.repo, facts)
     card = model_card(manifest, facts)
     with whole_file(checkpoint / CARD) as handle:
         handle.write(card)
@@ -116,6 +118,18 @@ def send(
         "published as %s: tag %s, branch %s, commit %s; %s", hub.repo, pushed.tag, target.branch, pushed.commit, main
     )
     return True
+
+
+def _warn_of_name(repo: str, facts: CardFacts) -> None:
+    """Say so if a licence asks for a name that the repository does not have: Llama-x, and not my-llama."""
+    name = re.sub(r"[\W_]+", " ", repo.rpartition("/")[2]).lower()
+    for licence in sorted({licence for _, licence in facts.licences if licence in NOTICES}):
+        beginning = NOTICES[licence][1]
+        if not name.startswith(beginning.lower()):
+            text = (
+                "%s: the licence %s, which applies here, asks for a name that begins with %s; choose another hub.repo"
+            )
+            log.warning(text, repo, licence, beginning)
 
 
 def branch_of(path: Path, otherwise: str) -> str:

@@ -54,6 +54,11 @@ def test_nothing_is_pushed_unless_asked() -> None:
     for repo in ("model", "a/b/c", "me/ model", "https://x/y", "../..", "./x", "me/.hidden"):
         with pytest.raises(ValidationError, match="should match pattern"):
             HubConfig(repo=repo)
+    with pytest.raises(ValidationError, match="leave branch out and set update_main: true"):
+        HubConfig(repo="me/model", branch="main")
+    for name in ("a b", "../x", "-x", "a/b"):
+        with pytest.raises(ValidationError, match="should match pattern"):
+            HubConfig(repo="me/model", tag=name)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from align.config import dump
 from align.manifest import SEAL, verify_folder, write_data_manifest
+from align.publish import hub
 from align.publish.facts import CardFacts, DataFile, Evaluation, card_facts
 from align.publish.hub import publish
 from align.publish.licences import most_restrictive_first, terms_of
@@ -214,6 +215,19 @@ def test_rows_that_a_llama_model_wrote_bring_its_licence(tmp_path: Path) -> None
     assert "Built with Llama" in body
     assert f"Rows were written by models that began from: {BASE}" in body
     assert "gemma" not in body, "a model that only ranks rows writes none"
+
+
+@pytest.mark.parametrize("repo, warned", [("me/my-llama", True), ("me/Llama-3.1-x", False), ("me/llama_x", False)])
+def test_a_name_that_the_licence_of_llama_forbids_is_warned_of(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch, repo: str, warned: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(hub.log, "warning", lambda text, *values: said.append(text % values))
+    hub._warn_of_name(repo, card_facts(rounds.last, verify_folder(rounds.last), HubConfig(repo=repo)))
+    expected = (
+        f"{repo}: the licence llama3.1, which applies here, asks for a name that begins with Llama; choose another"
+    )
+    assert [text.startswith(expected) for text in said] == [True] * warned
 
 
 # The recipe of the paper

@@ -103,6 +103,23 @@ def test_a_tag_with_other_files_is_not_moved(hub: WritableHub, tmp_path: Path) -
     assert hub.model().tags == {"v1": first.commit}
 
 
+def test_a_tag_that_another_push_makes_in_between_is_not_taken_for_ours(
+    hub: WritableHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    real = api.create_tag
+
+    def create_tag(repo_id: str, **settings: Any) -> None:
+        if "v1" not in hub.model().tags:
+            real(repo_id, repo_type="model", tag="v1", revision="main")
+        real(repo_id, **settings)
+
+    monkeypatch.setattr(api, "create_tag", create_tag)
+    with pytest.raises(PublishError, match=r"the tag v1 is at another commit"):
+        push_folder(api, folder, TARGET._replace(tag="v1", update_main=True), "m", is_ours=is_of_a_checkpoint)
+    assert hub.model().files("main") == {}, "main has not moved"
+
+
 def test_a_remade_round_gets_a_tag_of_its_own(hub: WritableHub, tmp_path: Path) -> None:
     tags = {pushed(hub, laid_out(tmp_path / f"{n}", {**FILES, "config.json": b"%d" % n})).tag for n in range(3)}
     assert hub.model().tags.keys() == tags
@@ -119,6 +136,7 @@ FAULTS += [(route, "garbage") for route in ("refs", "tree", "preupload", "batch"
 FAULTS += [("refs", "stale"), ("tree", "stale"), ("commit", "wrong commit"), ("commit", "changed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route, kind", FAULTS)
 def test_after_a_fault_the_push_is_complete_and_was_never_seen_in_part(
     hub: WritableHub, folder: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch, route: str, kind: str
@@ -141,6 +159,7 @@ class Killed(BaseException):
     """The end of the process, in the middle of a request."""
 
 
+@pytest.mark.slow
 def test_a_push_that_is_killed_at_any_request_is_completed_by_the_same_call(
     hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
