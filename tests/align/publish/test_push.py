@@ -151,8 +151,18 @@ def test_after_a_fault_the_push_is_complete_and_was_never_seen_in_part(
     if kind != "changed":
         assert shown_whole(repo, done.tag, FILES)
         assert shown_whole(repo, "main", FILES)
+    if kind == "timeout":
+        assert huggingface_hub.get_session().timeout.read == 0.25, "the client does not wait for the end of a silence"
     if kind == "429 after":
         assert max(waits) >= 7, "the answer says how long"
+
+
+def test_a_commit_to_main_that_stores_something_else_is_noticed(hub: WritableHub, folder: Path) -> None:
+    hub.faults.append(Fault("commit", "changed", skip=1))  # the first commit is that of the branch
+    pushed(hub, folder, TARGET._replace(update_main=True))
+    repo = hub.model()
+    assert len(repo.seen["main"]) == 2
+    assert repo.files("main") == FILES
 
 
 class Killed(BaseException):
@@ -293,3 +303,4 @@ def test_main_that_moves_in_between_is_read_again(
     monkeypatch.setattr(api, "create_commit", create_commit)
     push_folder(api, folder, TARGET._replace(update_main=True), "m", is_ours=is_of_a_checkpoint)
     assert hub.model().files("main") == {**FILES, "LICENSE": b"terms"}
+    assert hub.requests.count("commit") == 4, "the branch, theirs, ours that was refused, ours"
