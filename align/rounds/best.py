@@ -112,14 +112,17 @@ def choose(rule: BestConfig, run_dir: Path, start: Path, rounds: int) -> Choice:
 
 
 def values_of(rule: BestConfig, folder: Path) -> dict[str, float] | None:
-    """Metric -> value of the metrics that the rule reads; None if the folder has no results at all."""
+    """Metric -> value of the metrics that the rule reads; None if an evaluation has no results yet.
+
+    A stage that was interrupted may have the results of some of its evaluations.
+    """
     found = {record["name"]: record["scores"] for record in evaluations_of(folder)}
-    if not found:
+    if any(metric.partition(".")[0] not in found for metric in rule.metrics):
         return None
     values: dict[str, float] = {}
     for metric in rule.metrics:
         evaluation, _, name = metric.partition(".")
-        scores: Mapping[str, Any] = found.get(evaluation, {})
+        scores: Mapping[str, Any] = found[evaluation]
         value = scores[name].get("value") if isinstance(scores.get(name), dict) else None
         if not isinstance(value, int | float):
             known = ", ".join(f"{each}.{score}" for each, its in sorted(found.items()) for score in its)

@@ -207,6 +207,8 @@ def test_the_rule_weighs_scores_and_keeps_to_its_floors(tmp_path: Path) -> None:
     assert chosen(floors={"tools.right": 0.45}) == (0, "the start stays: round 3 is below a floor (tools.right 0.400)")
     assert choose(BestConfig(stage="sft"), tmp_path, start, 2).path == tmp_path / "round-2" / "sft"
     assert choose(BestConfig(stage="sft"), tmp_path, start, 0).path == start
+    evaluated("round-4/dev", facts=0.1)
+    assert chosen(4, **both) == (4, "round 4: its evaluation has no results yet"), "it was interrupted between the two"
     with pytest.raises(StageError, match=r"no evaluation has the metric facts.left. Name one of: facts.right, tools.r"):
         chosen(score={"facts.left": 1.0})
 
