@@ -152,3 +152,61 @@ def _combined(columns: Sequence[NDArray[np.uint64]], count: int) -> NDArray[np.u
         found = (found + column) * _MULTIPLIER
         found ^= found >> _SHIFT
     return found
+
+
+class Postings:
+    """N-grams of known texts, and where they are, to be looked up for many n-grams at once."""
+
+    PARTS = ("hashes", "texts", "places")
+
+    def __init__(self, hashes: NDArray[np.uint64], texts: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """All [n-grams], sorted by `hashes`; see `postings_of`."""
+        self.hashes, self.texts, self.places = hashes, texts, places
+
+    def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All agreements: (places in `hashes`, places in the postings), each [agreements]."""
+        if not len(self.hashes):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        lows = np.searchsorted(self.hashes, hashes, side="left")
+        found = np.flatnonzero(self.hashes[np.minimum(lows, len(self.hashes) - 1)] == hashes)
+        lows = lows[found]
+        counts = np.searchsorted(self.hashes, hashes[found], side="right") - lows
+        asked = np.repeat(found, counts)
+        steps = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        return asked, np.repeat(lows, counts) + steps
+
+
+def postings_of(ngrams: NGrams, most_texts: int | None = None) -> Postings:
+    """The postings of n-grams, without those that are in more than `most_texts` different texts.
+
+    Such n-grams are the instructions or the template that texts of one set share, and say nothing of any of them.
+    """
+    order = np.lexsort((ngrams.places, ngrams.texts, ngrams.hashes))
+    hashes, texts, places = ngrams.hashes[order], ngrams.texts[order], ngrams.places[order]
+    if most_texts is not None and len(hashes):
+        is_new = np.ones(len(hashes), bool)
+        is_new[1:] = hashes[1:] != hashes[:-1]
+        is_new_text = is_new.copy()
+        is_new_text[1:] |= texts[1:] != texts[:-1]
+        groups = np.cumsum(is_new) - 1
+        rare = np.bincount(groups, weights=is_new_text)[groups] <= most_texts
+        hashes, texts, places = hashes[rare], texts[rare], places[rare]
+    return Postings(hashes, texts, places)
+
+
+def covered_words(
+    groups: NDArray[np.int64], places: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many words the n-grams of each group cover: (groups, sorted and without repeats; words of each).
+
+    With size 3, the places 0, 1 and 5 of one group cover the words 0 to 3 and 5 to 7: 7 words.
+    """
+    order = np.lexsort((places, groups))
+    groups, places = groups[order], places[order]
+    if not len(groups):
+        return groups, places
+    same = groups[1:] == groups[:-1]
+    words = np.full(len(groups), size)
+    words[:-1] = np.where(same, np.minimum(places[1:] - places[:-1], size), size)
+    firsts = np.flatnonzero(np.concatenate([[True], ~same]))
+    return groups[firsts], np.add.reduceat(words, firsts)

@@ -38,13 +38,14 @@ _KEPT = _Kept()
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 
-def normalize(text: str) -> str:
-    """Normalize text for comparison: drop width forms, case, punctuation and extra spaces.
+def normalize(text: str, *, fold_case: bool = True) -> str:
+    """Normalize text for comparison: drop width forms, case (with `fold_case`), punctuation and extra spaces.
 
     Letters, accents, marks, digits and symbols of every script are kept, and signs of arithmetic next to a digit:
     "Was ist  5 * 3?" becomes "was ist 5 * 3".
     """
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    composed = unicodedata.normalize("NFKC", text)
+    folded = " ".join((composed.casefold() if fold_case else composed).split())
     pieces, end = [], 0
     for match in _ARITHMETIC.finditer(folded):
         pieces += [folded[end : match.start()].translate(_KEPT), match.group()]
@@ -68,9 +69,9 @@ def ngram_similarity(one: str, other: str, size: int = 3) -> float:
     return (first & second).total() / union if union else 1.0
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str, *, fold_case: bool = True) -> list[str]:
     """The words of a text after `normalize`. In scripts without spaces each character is a word."""
-    found = normalize(text)
+    found = normalize(text, fold_case=fold_case)
     return (found if found.isascii() else _UNSPACED.sub(r" \1 ", found)).split()
 
 

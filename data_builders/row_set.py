@@ -11,38 +11,22 @@ are copies, 10 are dropped, and 180 - 90 + 10 = 100.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from align.errors import RowError
-from align.jsonl import Drops, Sources, read_rows, row_of, usable, write_rows
+from align.jsonl import Drops, Sources, read_rows, write_rows
 from align.manifest import write_data_manifest
-from align.records import SourceLike, records_of
-from align.rows import Message, Messages, PreferenceRow, PromptRow, Row, SFTRow
+from align.rows import Message, Row
 from align.settings import Reading
-from align.text import exact_key, normalize
+from data_builders.row_contents import content_key
+
+if TYPE_CHECKING:
+    from data_builders.quality.decontamination import Decontamination
 
 R = TypeVar("R", bound=Row)
-
-_PROMPT_COLUMNS = {
-    "prompt": "prompt",
-    "messages": "messages",
-    "conversations": "conversations",
-    "instruction": "instruction",
-    "input": "input",
-    "system": "system",
-    "question": "prompt",
-    "query": "prompt",
-}
-"""Column that holds a prompt -> the name under which `align/formats/rows.py` reads it."""
-
-MIN_DISTINCTIVE_WORDS = 4
-"""A user message with fewer words, such as "Yes, please.", is too common to count as a match by itself."""
 
 
 class RowSet(Generic[R]):
@@ -79,12 +63,16 @@ class RowSet(Generic[R]):
         self.drop("duplicate", len(self.rows) - len(first))
         self.rows = list(first.values())
 
-    def drop_matches(self, evaluation: set[str]) -> None:
-        """Drop rows whose whole prompt, or a distinctive user message of it, is in an evaluation set.
+    def drop_matches(self, evaluation: Decontamination, as_asked: Callable[[R], R] | None = None) -> None:
+        """Drop rows that repeat an example of an evaluation set, see `data_builders/quality/decontamination.py`.
 
-        evaluation: the keys that `evaluation_keys` returns.
+        as_asked: makes of a row what it will be in the file, if that is not the row itself; both are compared.
         """
-        self.drop_where(lambda row: not evaluation.isdisjoint(prompt_keys(row)), "matches an evaluation prompt")
+        drops = evaluation.drops(self.rows)
+        if as_asked is not None:
+            drops = {**evaluation.drops([as_asked(row) for row in self.rows]), **drops}
+        self.dropped.update(drop.reason for drop in drops.values())
+        self.rows = [row for place, row in enumerate(self.rows) if place not in drops]
 
     def limit(self, most: int | None, seed: int, reason: str = "over the limit") -> None:
         """Keep at most `most` rows, chosen by a seeded shuffle that does not depend on their current order."""
@@ -166,41 +154,6 @@ def _copy(row: R, number: int) -> R:
     return row.model_copy(update={"id": f"{row.id}.{number}", "made_from": (row.id,)})
 
 
-def content_key(row: Row) -> str:
-    """Return a key that is equal for two rows with the same content, whatever their ids and sources are."""
-    parts = [row.tools]
-    if isinstance(row, SFTRow):
-        parts += message_texts(row.messages)
-    elif isinstance(row, PreferenceRow):
-        parts += message_texts(row.prompt)
-        for completion in row.completions:
-            parts += ["completion", *message_texts(completion)]
-    elif isinstance(row, PromptRow):
-        parts += message_texts(row.prompt)
-    else:
-        raise TypeError(f"no content key for {type(row).__name__}")
-    return exact_key(*parts)
-
-
-def prompt_keys(row: Row) -> set[str]:
-    """Return the keys by which a row is compared with evaluation prompts.
-
-    There is one key for the whole prompt, and one for each distinctive user message.
-    """
-    if isinstance(row, SFTRow):
-        return message_keys(row.messages[:-1])
-    if isinstance(row, PreferenceRow | PromptRow):
-        return message_keys(row.prompt)
-    raise TypeError(f"no prompt in {type(row).__name__}")
-
-
-def message_keys(prompt: Messages) -> set[str]:
-    """Return the keys of a prompt that `prompt_keys` returns for a row."""
-    users = [message.content for message in prompt if message.role == "user"]
-    distinctive = {exact_key(text) for text in users if len(normalize(text).split()) >= MIN_DISTINCTIVE_WORDS}
-    return distinctive | {exact_key(*message_texts(prompt))}
-
-
 def read_row_set(sources: Sources, kind: type[R], reading: Reading, seed: int = 0) -> RowSet[R]:
     """Read the rows of one or more sources. Bad rows and exact repeats that were dropped are counted."""
     drops = Drops()
@@ -209,47 +162,9 @@ def read_row_set(sources: Sources, kind: type[R], reading: Reading, seed: int = 
     return found
 
 
-def evaluation_keys(sources: Iterable[SourceLike], bad_rows: Literal["stop", "drop"] = "stop") -> set[str]:
-    """Return the prompt keys of evaluation sets. Rows of any kind are accepted; only their prompts are read.
-
-    bad_rows: with "drop", records without a prompt are skipped, and the log says how many there were.
-    """
-    drops = Drops()
-    keys: set[str] = set()
-    for prompt in usable(records_of(sources), prompt_in, bad_rows, drops):
-        keys |= message_keys(prompt)
-    drops.tell()
-    return keys
-
-
 def characters(messages: Iterable[Message], tools: str = "") -> int:
     """Count the characters of a dialog: its texts, its calls, and the definitions of the offered functions."""
     return len(tools) + sum(
         len(message.content) + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
         for message in messages
     )
-
-
-def message_texts(messages: Iterable[Message]) -> list[str]:
-    """Return roles, texts and calls of a dialog as a list of texts, from which keys are computed."""
-    texts = []
-    for message in messages:
-        calls = [f"{call.name} {json.dumps(call.parsed(), sort_keys=True)}" for call in message.tool_calls]
-        texts += [message.role, message.content, *calls]
-    return texts
-
-
-def prompt_in(record: dict[str, Any], where: str) -> Messages:
-    """Read the prompt of a record of any supported form. Its other columns, such as answers or scores, are ignored."""
-    with contextlib.suppress(RowError):  # not an SFT row: try the next kind
-        return row_of(record, SFTRow, where).messages[:-1]
-    with contextlib.suppress(RowError):
-        return row_of(record, PreferenceRow, where).prompt
-    fields = {ours: record[name] for name, ours in _PROMPT_COLUMNS.items() if name in record}
-    fields |= {"id": "-", "source": "-"}  # required columns, so that our own prompt rows are recognized
-    try:
-        return row_of(fields, PromptRow, where).prompt
-    except RowError as error:
-        how = "Give prompts, questions, SFT rows or preferences, or map the column: {path: ..., columns: {prompt: ...}}"
-        problem = " ".join(error.what.split())[:120]
-        raise RowError(where, f"expected a row with prompt or messages, found none ({problem})", how) from None

@@ -19,10 +19,10 @@ from pydantic import Field, model_validator
 from align.config import Section
 from align.errors import ConfigError
 from align.files import fingerprint_of, whole_file
+from align.formats.benchmark_sets import PinnedSet, Question, pinned_questions
 from align.optional import library
 from align.settings import InputPath
 from eval.baseline import rows_of_baseline
-from eval.benchmark_sets import PinnedSet, Question, pinned_questions
 from eval.intervals import Share, mean_share, paired_difference, share_of
 from eval.runner import Generator, Result, read_result
 

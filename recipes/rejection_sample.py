@@ -20,12 +20,14 @@ from align.rows import Candidate, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
 from align.sampling.steering import Steering, SteeringExamplesConfig
 from align.sampling.temperatures import Temperatures
-from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
+from align.settings import InputSource, InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
+from data_builders.quality.settings import DecontaminationConfig
 
 if TYPE_CHECKING:
     from align.generation.engine import GenerationEngine
     from align.sampling.verification import Verification
     from align.sampling.workers import Workers
+    from data_builders.quality.decontamination import Decontamination
 
 
 class PairsConfig(Section):
@@ -95,6 +97,11 @@ class RejectionSampleRecipe(Recipe, Reading):
     """The most SFT rows of one prompt: its best candidates with different texts, all of which passed the verifiers.
     Several right solutions of one mathematical problem teach more than one (Yuan et al. 2023, arXiv:2308.01825)."""
     pairs: PairsConfig = PairsConfig()
+    evaluation: tuple[InputSource, ...] = ()
+    """Evaluation sets. Prompts that repeat one of their examples are not sampled, and rows whose answer does are not
+    written; both are counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     label: str = "rejection-sampling"
     """The beginning of the rows' source, such as `round-1`."""
     round: int | None = Field(None, ge=0)
@@ -125,13 +132,17 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     from align.sampling.steering import messages_of, steered
     from align.sampling.verification import Verification
     from align.sampling.workers import turn_to_write
+    from data_builders.quality.decontamination import Decontamination
 
     use_own_gpu()
     with workers.turn():  # the first process decides, and the others read its decision
         recipe = resolved(recipe, recipe.output_dir)
     drops = Drops()
     kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
-    rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
+    evaluation = Decontamination.of(recipe.evaluation, recipe.decontamination, recipe.bad_rows)
+    rows = evaluation.without_repeats(
+        read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed), drops.reasons
+    )
     verification = Verification(rows, recipe.verifiers)
     examples = recipe.steering_examples
     if examples is None:
@@ -152,7 +163,7 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
         if is_first:
             candidates, last = verification.verify(candidates)
             counts: dict[str, dict[str, Any]] = {"verified": {**verified, **last}, "steered": dict(asked.counts)}
-            _write_files(recipe, candidates, dropped, counts)
+            _write_files(recipe, candidates, dropped, counts, evaluation)
     return recipe.output_dir
 
 
@@ -238,16 +249,19 @@ def _write_files(
     candidates: Sequence[Candidate],
     dropped: Counter[str],
     counts: dict[str, dict[str, Any]],
+    evaluation: Decontamination,
 ) -> None:
     """Choose among the candidates, and write the files. Of several processes one does so, when all units are there."""
     from align.sampling.selection import best_and_worst, best_of
 
     if recipe.sft:
-        best = best_of(candidates, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label)
-        _write(recipe, "sft", *best)
+        best, reasons = best_of(
+            candidates, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label
+        )
+        _write(recipe, "sft", evaluation.without_repeats(best, reasons), reasons)
     if recipe.pairs.enabled:
         limits = recipe.pairs
-        pairs = best_and_worst(
+        pairs, reasons = best_and_worst(
             candidates,
             limits.min_gap,
             max_similarity=limits.max_similarity,
@@ -255,7 +269,7 @@ def _write_files(
             all_passed=limits.all_passed,
             source=recipe.label,
         )
-        _write(recipe, "preferences", *pairs)
+        _write(recipe, "preferences", evaluation.without_repeats(pairs, reasons), reasons)
     _write(recipe, "candidates", candidates, dropped, counts)
 
 

@@ -19,7 +19,7 @@ from align.reporting import logger
 from align.rows import Candidate, Messages, PreferenceRow, PromptRow, row_id
 from data_builders.annotation.settings import TasksConfig
 from data_builders.preferences.ratings import rated_prompt_of
-from data_builders.row_set import message_texts
+from data_builders.row_contents import message_texts
 
 
 @dataclass(frozen=True)

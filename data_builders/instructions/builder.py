@@ -41,14 +41,10 @@ from data_builders.instructions.kinds import (
     obeyed,
 )
 from data_builders.instructions.sources import BasePrompt, base_prompts
-from data_builders.row_set import (
-    MIN_DISTINCTIVE_WORDS,
-    RowSet,
-    evaluation_keys,
-    prompt_in,
-    prompt_keys,
-    shuffled,
-)
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_contents import MIN_DISTINCTIVE_WORDS, prompt_in
+from data_builders.row_set import RowSet, shuffled
 
 Placement = Literal["message", "system", "earlier_turn"]
 
@@ -104,6 +100,8 @@ class InstructionsConfig(Reading):
     """Maximum number of held-out rows, in each of the two files."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Prompts that are in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Seed of the split, of the choice of instructions and of the order."""
 
@@ -178,8 +176,9 @@ def _usable(found: Sequence[BasePrompt], counted: RowSet[PromptRow], config: Ins
     rows = RowSet(prompt.row for prompt in found)
     rows.drop_duplicates()
     rows.drop_where(lambda row: len(row.prompt[0].content) > config.max_characters, "over max_characters")
-    evaluation = evaluation_keys(config.evaluation, config.bad_rows) | _keys_without_instructions(config)
-    rows.drop_where(lambda row: not evaluation.isdisjoint(prompt_keys(row)), "matches an evaluation prompt")
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
+    evaluation.add_keys(_keys_without_instructions(config))
+    rows.drop_matches(evaluation)
     counted.dropped.update(rows.dropped)
     by_id = {prompt.id: prompt for prompt in found}
     return [by_id[row.id] for row in shuffled(rows.rows, config.seed)]

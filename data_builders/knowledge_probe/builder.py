@@ -48,7 +48,8 @@ from data_builders.knowledge_probe.verdicts import (
     probed_questions,
     rule_verdicts,
 )
-from data_builders.row_set import RowSet, evaluation_keys, read_row_set
+from data_builders.quality.decontamination import Decontamination
+from data_builders.row_set import RowSet, read_row_set
 
 if TYPE_CHECKING:  # the judge model imports torch, and `--help` has to answer without it
     from align.generation.engine import GenerationEngine
@@ -178,7 +179,7 @@ class _Models:
 def _read_questions(config: KnowledgeProbeConfig) -> RowSet[QuestionRow]:
     questions = read_row_set(config.questions, QuestionRow, config, config.seed)
     questions.drop_duplicates()
-    questions.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
+    questions.drop_matches(Decontamination.of(config.evaluation, config.decontamination, config.bad_rows))
     return questions
 
 

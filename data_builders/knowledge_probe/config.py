@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from align.settings import ChatName, InputPath, InputSource, InputSources, Reading, SamplingConfig
 from data_builders.knowledge_probe.refusals import RefusalsConfig
+from data_builders.quality.settings import DecontaminationConfig
 
 
 class KnowledgeProbeConfig(Reading):
@@ -75,6 +76,8 @@ class KnowledgeProbeConfig(Reading):
     """Maximum number of rows in each file, chosen at random. null: no limit."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Questions that are in one of them are counted and not asked."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     label: str = "probe"
     """The beginning of the rows' source, such as `round-1`."""
     unit_size: int = Field(32, gt=0)

@@ -28,7 +28,9 @@ from data_builders import packaged
 from data_builders.maths.generated import NEW_NUMBERS, GeneratedConfig, WorkedExample, generated_parts
 from data_builders.maths.near_duplicates import SimilarTexts
 from data_builders.maths.problems import ASDivConfig, asdiv_problems, own_problems, without_numbers
-from data_builders.row_set import RowSet, evaluation_keys, prompt_keys
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_set import RowSet
 
 INSTRUCTION = 'Show short working. End with a line that begins with "Answer:".'
 
@@ -67,6 +69,8 @@ class MathsConfig(BadRows):
     after all numbers are made equal."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Training problems that are in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Seed of the split, of generated problems, and of the order of the rows."""
 
@@ -81,16 +85,14 @@ def build(config: MathsConfig, output: Path) -> Path:
     """Write all files into the folder `output` and return it."""
     heldout, rounds, examples = _parts(config)
     instruction = config.instruction
-    evaluation = evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows))
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
+    evaluation.add_prompts(heldout.rows)
     # Other numbers of a template that is trained on are held out on purpose; they are near-duplicates by construction.
     kinds = SimilarTexts(map(_comparable, (row for row in heldout.rows if row.source != NEW_NUMBERS)))
     files: dict[str, RowSet[Any]] = {}
     for number, part in enumerate(rounds, start=1):
         # An evaluation set may have the bare problem, or the instruction too, as the files of this builder have.
-        part.drop_where(
-            lambda row: not evaluation.isdisjoint(prompt_keys(row) | prompt_keys(_with_instruction(row, instruction))),
-            "matches an evaluation prompt",
-        )
+        part.drop_matches(evaluation, as_asked=lambda row: _with_instruction(row, instruction))
         part.drop_where(lambda row: kinds.highest(_comparable(row)) > config.max_similarity, "near a held-out problem")
         _limit(part, config, heldout=False)
         if not part.rows:

@@ -42,7 +42,9 @@ from data_builders.preferences.report import (
     measures,
     table_text,
 )
-from data_builders.row_set import RowSet, characters, evaluation_keys, prompt_keys
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_set import RowSet, characters
 
 _MAX_LISTED_BAD_ROWS = 20
 
@@ -78,6 +80,8 @@ class PreferencesConfig(Section):
     """Maximum number of training rows, chosen at random. null: no limit."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Training rows whose prompt is in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     table_by: GroupBy = "source"
     """What the rows of the printed table are grouped by."""
     tokenizer: InputPath | None = None
@@ -111,7 +115,9 @@ def build(config: PreferencesConfig, output: Path) -> Path:
     drop_unusable(train, config.max_characters)
     shortened = drop_near_duplicates(train, config.near_duplicates)
     heldout = split_by_prompt(train, config.heldout_ratio, config.seed)
-    train.drop_matches(evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows)))
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
+    evaluation.add_prompts(heldout.rows)
+    train.drop_matches(evaluation)
     train.limit(config.limit, config.seed)
 
     rows = train.rows + heldout.rows

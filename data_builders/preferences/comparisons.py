@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from align.files import fingerprint_of
 from align.publish.names import shown_path
 from align.rows import Level, Messages, PreferenceRow, row_id
-from data_builders.row_set import message_texts
+from data_builders.row_contents import message_texts
 
 Side = Literal[1, 0, -1]
 """1: the first response is better. -1: the second is better. 0: a tie."""

@@ -25,7 +25,7 @@ from align.formats.tool_calls import tools_field
 from align.records.selection import round_of
 from align.rows import Level, Messages, row_id
 from data_builders.preferences.comparisons import Comparison, Judgement, judgement_of_grade, judgement_of_scores
-from data_builders.row_set import message_texts
+from data_builders.row_contents import message_texts
 
 Json = dict[str, Any]
 

@@ -22,7 +22,8 @@ from align.jsonl import read_rows
 from align.rows import Message, Messages, PreferenceRow
 from data_builders.preferences.agreement import batch_name
 from data_builders.preferences.comparisons import GRADES
-from data_builders.row_set import characters, message_texts
+from data_builders.row_contents import message_texts
+from data_builders.row_set import characters
 
 GroupBy = Literal["source", "batch", "level"]
 Measure = Callable[[Messages], int]

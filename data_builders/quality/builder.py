@@ -25,8 +25,14 @@ from align.config import dump
 from align.errors import AlignError, RowError
 from align.reporting import logger
 from align.rows import PreferenceRow, PromptRow, Row, SFTRow
-from align.settings import BadRows, InputSources
-from data_builders.quality.settings import BalanceConfig, DuplicatesConfig, LanguageConfig, RulesConfig
+from align.settings import BadRows, InputSource, InputSources
+from data_builders.quality.settings import (
+    BalanceConfig,
+    DecontaminationConfig,
+    DuplicatesConfig,
+    LanguageConfig,
+    RulesConfig,
+)
 
 if TYPE_CHECKING:
     from align.sampling.workers import Workers
@@ -40,7 +46,7 @@ ROWS, DROPPED, DECISIONS, UNITS = "rows.jsonl", "dropped.jsonl", "decisions.parq
 
 
 class QualityConfig(BadRows):
-    """Clean rows: rules, language, duplicates, and the balance of over-used phrases."""
+    """Clean rows: rules, language, evaluation sets, duplicates, and the balance of over-used phrases."""
 
     path: InputSources
     """The rows: a file, a dataset on the Hub, or a list of them. Earlier sources take precedence: of duplicates, the
@@ -53,6 +59,10 @@ class QualityConfig(BadRows):
     """Cleaning rules."""
     language: LanguageConfig = LanguageConfig()
     """The answer's language must be the prompt's."""
+    evaluation: tuple[InputSource, ...] = ()
+    """Evaluation sets. Rows that repeat one of their examples are dropped, and the example is named."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """Exact and near duplicates."""
     balance: BalanceConfig = BalanceConfig()
@@ -87,12 +97,14 @@ def pipeline_of(config: QualityConfig, output: Path) -> Pipeline[Any]:
 
     sources = config.path if isinstance(config.path, tuple) else (config.path,)
     job = Job(sources, _KINDS[config.kind], output / UNITS, config.shard_rows, config.bad_rows, config.ignore_columns)
-    return Pipeline(job, steps_of(config))
+    return Pipeline(job, steps_of(config, output))
 
 
-def steps_of(config: QualityConfig) -> list[Step]:
+def steps_of(config: QualityConfig, output: Path) -> list[Step]:
     """The gates, in their order: what is cheap and looks at one row first, so that later gates see fewer rows."""
+    from align.records import identities_of
     from data_builders.quality.balance import Balance
+    from data_builders.quality.decontamination import Decontamination, DecontaminationStep
     from data_builders.quality.duplicates import ExactDuplicates, NearDuplicates
     from data_builders.quality.language import SameLanguage
     from data_builders.quality.rules import Rules
@@ -100,6 +112,9 @@ def steps_of(config: QualityConfig) -> list[Step]:
     steps: list[Step] = [Rules(config.rules)]
     if config.language.enabled:
         steps.append(SameLanguage(config.language))
+    if config.decontamination.enabled:
+        against = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows, output / UNITS)
+        steps.append(DecontaminationStep(against, identities_of(config.evaluation)))
     if config.duplicates.exact:
         steps.append(ExactDuplicates())
     if config.duplicates.near:
@@ -148,9 +163,10 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
 
     from align.files import whole_file
     from align.manifest import write_data_manifest
-    from data_builders.quality.pipeline import READING, Decision, Funnel
+    from align.records import identities_of
+    from data_builders.quality.pipeline import Decision, Funnel
 
-    funnel = Funnel([READING, *(step.name for step in steps_of(config))])
+    funnel = Funnel(pipeline.gates)
     names = [name for name in Decision._fields if name != "row"]
     schema = pa.schema([(name, pa.string()) for name in names])
     buffered: list[Decision] = []
@@ -178,7 +194,7 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
                 flush()
         flush()
     settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
-    counts, inputs = funnel.counts, pipeline.inputs
+    counts, inputs = funnel.counts, pipeline.inputs | identities_of(config.evaluation)
     notes = {"steps": pipeline.notes()}
     for name in (DECISIONS, DROPPED, ROWS):
         write_data_manifest(output / name, config=settings, inputs=inputs, counts=counts, notes=notes)

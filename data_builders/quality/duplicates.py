@@ -30,7 +30,7 @@ from data_builders.quality.settings import DuplicatesConfig
 from data_builders.quality.shards import ShardFiles
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
 from data_builders.quality.texts import calls_of, target_text, whole_text
-from data_builders.row_set import content_key
+from data_builders.row_contents import content_key
 
 BANDS, ROWS_OF_BAND = 25, 5
 _HASHES = 128  # 125 are used; R-MinHash computes powers of two fastest

@@ -16,7 +16,9 @@ from align.records import identities_of, is_known_to_be_empty, sources_of
 from align.reporting import logger
 from align.rows import SFTRow, row_id
 from align.settings import InputSource, InputSources, Reading, Source
-from data_builders.row_set import RowSet, evaluation_keys, read_row_set
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_set import RowSet, read_row_set
 
 
 class MixSource(Section):
@@ -45,6 +47,8 @@ class SFTMixConfig(Reading):
     """Name -> source. If several sources contain the same row, only the row of the source named first is kept."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Rows whose prompt is in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Seed of the choice of rows (limit, weight) and of their order."""
 
@@ -75,7 +79,7 @@ def build(config: SFTMixConfig, output: Path) -> Path:
             ", ".join(source.path for source in given), "contain no rows", "Check the stages that wrote them"
         )
     mixed.drop_duplicates()
-    mixed.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
+    mixed.drop_matches(Decontamination.of(config.evaluation, config.decontamination, config.bad_rows))
     by_source: dict[str, RowSet[SFTRow]] = {name: RowSet() for name in config.sources}
     for row in mixed.rows:
         by_source[origin[row.id]].keep(row)

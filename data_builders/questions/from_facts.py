@@ -24,10 +24,12 @@ from align.settings import BadRows, InputSource
 from align.splits import part_of
 from align.text import normalize
 from data_builders import packaged
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
 from data_builders.questions.facts.catalog import all_questions
 from data_builders.questions.facts.fact import FIRST_RELATIONS, QuestionOptions
 from data_builders.questions.facts.wordings import Language, Relation
-from data_builders.row_set import RowSet, evaluation_keys, prompt_keys
+from data_builders.row_set import RowSet
 
 
 class QuestionsConfig(Section):
@@ -93,6 +95,8 @@ class QuestionSplitsConfig(QuestionsConfig, BadRows):
 
     evaluation: tuple[InputSource, ...] = ()
     """Further evaluation sets. Training questions that are in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Seed of the split and of the choice of questions."""
 
@@ -108,8 +112,9 @@ class QuestionParts(NamedTuple):
 def build(config: QuestionSplitsConfig, output: Path) -> Path:
     """Write the three files into the folder `output` and return it. If `dev_ratio` is 0, there is no dev file."""
     heldout, dev, (train,) = question_parts(config, 1, config.seed)
-    keys = evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, (*heldout.rows, *dev.rows)))
-    finish_training_part(train, config, keys, config.seed)
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
+    evaluation.add_prompts((*heldout.rows, *dev.rows))
+    finish_training_part(train, config, evaluation, config.seed)
     log = logger("data_builders")
     named = sorted({row.source for part in (heldout, dev, train) for row in part.rows})
     notes = {"provenance": packaged.provenance(tuple(named))}
@@ -151,7 +156,9 @@ def question_parts(config: QuestionsConfig, rounds: int, seed: int) -> QuestionP
     return QuestionParts(parts[0], parts[1], parts[2:])
 
 
-def finish_training_part(part: RowSet[QuestionRow], config: QuestionsConfig, evaluation: set[str], seed: int) -> None:
+def finish_training_part(
+    part: RowSet[QuestionRow], config: QuestionsConfig, evaluation: Decontamination, seed: int
+) -> None:
     """Drop questions that are in an evaluation set, then apply the limits."""
     part.drop_matches(evaluation)
     part.limit_each(lambda row: row.relation, config.limits, seed)

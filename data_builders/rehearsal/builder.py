@@ -23,10 +23,12 @@ from align.settings import BadRows, InputSource
 from align.splits import part_of, prompt_identity
 from align.text import normalize
 from data_builders import packaged
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
 from data_builders.questions.from_facts import QuestionsConfig, finish_training_part, question_parts
 from data_builders.rehearsal.general_pairs import GeneralConfig, general_pairs
 from data_builders.rehearsal.judged_answers import JudgedConfig, judged_pairs
-from data_builders.row_set import RowSet, characters, evaluation_keys, prompt_keys
+from data_builders.row_set import RowSet, characters
 from data_builders.tool_use.imported import ImportedDialogsConfig, kind_of, tool_rows
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]
@@ -61,6 +63,8 @@ class RehearsalConfig(BadRows):
     """Prompts for rejection sampling."""
     evaluation: tuple[InputSource, ...] = ()
     """Further evaluation sets. Training rows whose prompt is in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Seed of all splits and of the order of the rows."""
 
@@ -70,9 +74,9 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     heldout_preferences, preferences = _preferences(config)
     tools, heldout_tools = tool_rows(packaged.tool_dialogs(), config.tools, config.seed)
     heldout_questions, dev_questions, questions = question_parts(config.questions, config.rounds, config.seed)
-    evaluation = evaluation_keys(config.evaluation, config.bad_rows)
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
     for heldout in (heldout_preferences.rows, heldout_tools.rows, heldout_questions.rows, dev_questions.rows):
-        evaluation.update(*map(prompt_keys, heldout))
+        evaluation.add_prompts(heldout)
 
     preferences.drop_matches(evaluation)
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
@@ -125,7 +129,7 @@ def _of_a_round(row: PreferenceRow, config: RehearsalConfig) -> PreferenceRow:
     return row.model_copy(update={"round": number + 1})
 
 
-def _prompts(config: RehearsalConfig, evaluation: set[str]) -> list[RowSet[PromptRow]]:
+def _prompts(config: RehearsalConfig, evaluation: Decontamination) -> list[RowSet[PromptRow]]:
     """Return one part per round. Prompts of held-out preference rows are dropped as held out."""
     parts: list[RowSet[PromptRow]] = [RowSet() for _ in range(config.rounds)]
     for source, prompt in _all_prompts():

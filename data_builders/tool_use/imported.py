@@ -22,7 +22,9 @@ from align.rows import Messages, SFTRow, row_id, tools_of, tools_text
 from align.settings import InputSource, InputSources, Reading
 from align.tools.schema import call_problem
 from data_builders.packaged import GLAIVE, ToolDialog, provenance, tool_dialogs
-from data_builders.row_set import RowSet, characters, evaluation_keys, prompt_keys, read_row_set
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_set import RowSet, characters, read_row_set
 
 Kind = Literal["call", "answer", "no-call"]
 
@@ -48,6 +50,8 @@ class ImportedDialogsConfig(ToolDialogsConfig, Reading):
     for the packaged dialogs."""
     evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows to train on that match one are dropped, and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Which functions are held out, and the shuffles."""
 
@@ -61,7 +65,9 @@ def build(config: ImportedDialogsConfig, output: Path) -> Path:
         dialogs = [ToolDialog(row.messages, tools_of(row.tools)) for row in read.rows]
     train, heldout = tool_rows(tool_dialogs() if dialogs is None else dialogs, config, config.seed, source)
     train.dropped.update(read.dropped)
-    train.drop_matches(evaluation_keys(config.evaluation, config.bad_rows).union(*map(prompt_keys, heldout.rows)))
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
+    evaluation.add_prompts(heldout.rows)
+    train.drop_matches(evaluation)
     train.limit_each(kind_of, config.limits, config.seed)
     inputs = identities_of([*config.evaluation, *(sources_of(config.path) if config.path else ())])
     notes = {"provenance": provenance((GLAIVE,))} if dialogs is None else {}

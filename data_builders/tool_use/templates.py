@@ -24,7 +24,10 @@ from align.records import identities_of
 from align.reporting import logger
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import BadRows, InputPath, InputSource
-from data_builders.row_set import RowSet, characters, evaluation_keys, message_keys, prompt_keys
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_contents import message_keys
+from data_builders.row_set import RowSet, characters
 from data_builders.tool_use.dialogs.catalog import PACKAGED, domain_files, load_domains
 from data_builders.tool_use.dialogs.dialog import DialogKind, DialogSource, ExecutedDialog
 from data_builders.tool_use.dialogs.renaming import name_key
@@ -79,6 +82,8 @@ class ToolTemplatesConfig(BadRows):
     """A row with more in its messages, calls and functions together is dropped, and counted."""
     evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts, of any kind of row. Rows that match one are dropped, and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Every draw."""
 
@@ -112,8 +117,9 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
         (name for name in domain_files(config.folders) if name not in config.heldout_domains), config.folders
     )
     held = [without_similar_tasks(each, trained) for each in load_domains(config.heldout_domains, config.folders)]
-    excluded, evaluation = bfcl_keys() if config.without_bfcl else (frozenset(), set())
-    evaluation |= evaluation_keys(config.evaluation, config.bad_rows)
+    excluded, questions = bfcl_keys() if config.without_bfcl else (frozenset(), set())
+    evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
+    evaluation.add_keys(questions)
 
     # The rows: held out, to train on, and pairs.
     held_source = DialogSource(held, config.most_offered, 0.0, config.alone_ratio)
@@ -121,7 +127,7 @@ def build(config: ToolTemplatesConfig, output: Path) -> Path:
     for suite in (heldout, dialogs):
         suite.drop_duplicates()
         suite.shuffle(config.seed)
-        evaluation |= set().union(*map(prompt_keys, suite.rows))
+        evaluation.add_prompts(suite.rows)
     source = DialogSource(trained, config.most_offered, config.renamed_ratio, config.alone_ratio)
     train, made_from = training_rows(DialogSampler(source, config.seed, excluded), config.rows)
     pair_seed = int(fingerprint_of("pairs", config.seed)[:8], 16)
@@ -159,7 +165,7 @@ def bfcl_keys() -> tuple[frozenset[str], set[str]]:
     return frozenset(map(name_key, bfcl.function_names(folder))), questions
 
 
-def drop_unfit(rows: RowSet[Any], evaluation: set[str], max_characters: int) -> None:
+def drop_unfit(rows: RowSet[Any], evaluation: Decontamination, max_characters: int) -> None:
     """Drop duplicates, rows that are too long, and rows that ask what an evaluation asks."""
 
     def is_long(row: SFTRow | PreferenceRow) -> bool:

@@ -30,7 +30,9 @@ from align.tools.interpreter import DialogSession, interpreter_tool
 from align.tools.registry import Registry
 from align.tools.replay import CallRecord, Recorder, Replay, ReplayError
 from align.tools.sandbox.session import Sandbox, SandboxLimits
-from data_builders.row_set import RowSet, evaluation_keys, read_row_set
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_set import RowSet, read_row_set
 from data_builders.tool_use.trajectory_rows import SampledTrajectory, preference_rows, sft_rows
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -72,6 +74,8 @@ class TrajectoriesConfig(Reading):
     """Rows in each file, at most, chosen by a seeded shuffle."""
     evaluation: tuple[InputSource, ...] = ()
     """JSONL of evaluation prompts. Prompts that match one are dropped before sampling, and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     label: str = Field("tool-trajectories", min_length=1)
     """How the rows' source begins; the kind of trajectory follows."""
     unit_size: int = Field(16, gt=0)
@@ -111,7 +115,7 @@ def build(
     """
     prompts = read_row_set(config.prompts, ToolQuestionRow, config, config.seed)
     prompts.drop_duplicates()
-    prompts.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
+    prompts.drop_matches(Decontamination.of(config.evaluation, config.decontamination, config.bad_rows))
     if not prompts.rows:
         where = ", ".join(map(label_of, sources_of(config.prompts)))
         raise RowError(where, f"no prompt is left: {prompts.summary()}", "Use other prompts")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -25,16 +25,22 @@ from align.trainers.data import preference_trees, sft_trees
 from data_builders.preferences import builder
 from data_builders.preferences.builder import PreferencesConfig
 from data_builders.quality import mix
+from data_builders.quality.decontamination import Decontamination
 from data_builders.quality.mix import MixSource, SFTMixConfig
+from data_builders.quality.settings import DecontaminationConfig
 from data_builders.questions.documents import read_documents
 from data_builders.questions.importers import open_questions
-from data_builders.row_set import evaluation_keys, message_keys
+from data_builders.row_contents import message_keys
 from data_builders.tool_use import imported
 from data_builders.tool_use.imported import ImportedDialogsConfig
 from eval import reward_accuracy
 from eval.reward_accuracy import RewardAccuracyConfig
 
 ROOT = Path(__file__).parents[2]
+
+
+def keys_of(sources: list[Path | str], bad_rows: Literal["stop", "drop"] = "stop") -> set[str]:
+    return set(Decontamination.of(sources, DecontaminationConfig(benchmarks=()), bad_rows).keys)
 
 
 def as_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -129,7 +135,7 @@ def test_builders_read_every_form(form: Form, tmp_path: Path) -> None:
     mix.build(SFTMixConfig(sources={"ours": MixSource(path=source)}), tmp_path / "mix")
     assert len(read_rows(tmp_path / "mix" / "sft.jsonl", SFTRow)) == 6
     held = message_keys((Message(role="user", content="How much is 3?"),))
-    assert held < evaluation_keys([source.path])
+    assert held < keys_of([source.path])
     (document, *_) = read_documents([form(tmp_path / "texts", [{"title": "One", "text": "First."}] * 2)])
     assert document.text == "First."
     questions = [{"question": f"who is {n}", "answer": "ann"} for n in range(3)]
@@ -287,8 +293,8 @@ def test_every_builder_that_reads_records_drops_or_stops(tmp_path: Path) -> None
     assert found.dropped == {"answer is in the question": 1, "bad row: question: expected a text": 1}
     path.write_text('{"prompt": "What is the capital of Chad?"}\n{"nothing": 1}\n')
     with pytest.raises(RowError, match=r"texts\.jsonl:2: expected a row with prompt"):
-        evaluation_keys([path])
-    assert len(evaluation_keys([path], "drop")) == 2
+        keys_of([path])
+    assert len(keys_of([path], "drop")) == 2
 
 
 def test_what_a_run_was_made_of_is_recorded(tmp_path: Path, chatml_tokenizer: Any) -> None:

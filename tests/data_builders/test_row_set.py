@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,7 +14,20 @@ from align.jsonl import read_rows
 from align.manifest import read_data_manifest
 from align.rows import Message, PreferenceRow, PromptRow, SFTRow
 from align.splits import part_of
-from data_builders.row_set import RowSet, evaluation_keys, message_keys
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_contents import message_keys
+from data_builders.row_set import RowSet
+
+
+def keys_of(sources: list[Path | str], bad_rows: Literal["stop", "drop"] = "stop") -> set[str]:
+    return set(Decontamination.of(sources, DecontaminationConfig(benchmarks=()), bad_rows).keys)
+
+
+def against(*prompt: Message) -> Decontamination:
+    found = Decontamination(DecontaminationConfig())
+    found.add_keys(message_keys(prompt))
+    return found
 
 
 def asked(text: str, name: str = "", source: str = "made") -> PromptRow:
@@ -49,7 +63,7 @@ def test_a_row_goes_when_any_telling_user_message_is_an_evaluation_prompt() -> N
         Message(role="assistant", content="N'Djamena."),
     )
     rows = RowSet([SFTRow(id="a", source="made", messages=dialog)])
-    rows.drop_matches(message_keys((Message(role="user", content="what is the capital of chad"),)))
+    rows.drop_matches(against(Message(role="user", content="what is the capital of chad")))
     assert rows.rows == []
     assert rows.dropped == {"matches an evaluation prompt": 1}
 
@@ -58,7 +72,7 @@ def test_small_talk_is_no_match_by_itself() -> None:
     yes = Message(role="user", content="Yes, please.")
     dialog = (Message(role="user", content="Shall we?"), Message(role="assistant", content="Now?"), yes)
     rows = RowSet([PromptRow(id="a", source="made", prompt=dialog)])
-    rows.drop_matches(message_keys((yes,)))
+    rows.drop_matches(against(yes))
     assert len(rows.rows) == 1
 
 
@@ -111,7 +125,7 @@ def test_evaluation_files_may_hold_any_kind_of_row(tmp_path: Path) -> None:
     for number, line in enumerate(lines):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(line + "\n")
-        assert not message_keys((user,)).isdisjoint(evaluation_keys([path]))
+        assert not message_keys((user,)).isdisjoint(keys_of([path]))
 
 
 @pytest.mark.parametrize("line", ["no json", '{"text": "no prompt"}', '{"prompt": [{"role": "unknown"}]}', "[1]"])
@@ -119,9 +133,9 @@ def test_an_evaluation_line_without_a_prompt_is_named(line: str, tmp_path: Path)
     path = tmp_path / "evaluation.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
     with pytest.raises(RowError, match=r"evaluation\.jsonl:2: (expected|is not JSON)"):
-        evaluation_keys([path])
+        keys_of([path])
 
 
 def test_an_evaluation_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"none\.jsonl: cannot be read .* Name a file that exists"):
-        evaluation_keys([tmp_path / "none.jsonl"])
+        keys_of([tmp_path / "none.jsonl"])

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from align.errors import ConfigError, RowError
+from align.formats.benchmark_sets import Question, options_of, pinned_questions
 from align.optional import is_installed
 from align.settings import ModelConfig, SamplingConfig
 from eval import benchmarks
-from eval.benchmark_sets import Question, options_of, pinned_questions
 from eval.benchmarks import BenchmarksConfig
 from eval.catalog import run_evaluations
 from eval.runner import Generator

@@ -18,6 +18,7 @@ from align.manifest import read_data_manifest
 from align.rows import Message, QuestionRow, SFTRow
 from data_builders.knowledge_probe.builder import build as probe
 from data_builders.knowledge_probe.config import KnowledgeProbeConfig
+from data_builders.quality.settings import DecontaminationConfig
 from data_builders.questions.documents import Document, opening_words, read_documents, snippets_of
 from data_builders.questions.from_documents import DocumentQuestionsConfig, build
 from data_builders.questions.generated import SnippetRow, parse_question, snippet_rows
@@ -299,7 +300,11 @@ def test_boolq_goes_through_the_probe(tmp_path: Path, chatml_tokenizer: Any) -> 
     protocol = load_protocol(chatml_tokenizer)
     backend = FakeBackend(protocol, lambda text, place: "Yes, it is." if place else "Yes.")
     config = KnowledgeProbeConfig(
-        questions=folder / "questions.jsonl", model=tmp_path, samples=3, max_refusal_ratio=1.0
+        questions=folder / "questions.jsonl",
+        model=tmp_path,
+        samples=3,
+        max_refusal_ratio=1.0,
+        decontamination=DecontaminationConfig(benchmarks=()),  # BoolQ is one of them
     )
     rows = read_rows(probe(config, tmp_path / "probe", backend.engine) / "sft.jsonl", SFTRow)
     passages = [question.reference[:60] for question in questions]

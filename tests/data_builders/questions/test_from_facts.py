@@ -18,7 +18,7 @@ from align.text import normalize
 from data_builders.questions.facts.fact import plain
 from data_builders.questions.facts.wordings import WORDINGS
 from data_builders.questions.from_facts import build
-from data_builders.row_set import content_key
+from data_builders.row_contents import content_key
 from recipes.build_data import BuildDataRecipe, run
 
 CONFIG = Path(__file__).resolve().parents[3] / "recipes/configs/data/probe_questions.yaml"

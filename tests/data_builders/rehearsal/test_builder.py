@@ -15,7 +15,7 @@ from align.manifest import read_data_manifest
 from align.rows import PreferenceRow, PromptRow, QuestionRow, SFTRow, tools_of
 from align.splits import prompt_identity
 from data_builders.rehearsal.builder import build
-from data_builders.row_set import content_key, prompt_keys
+from data_builders.row_contents import content_key, prompt_keys
 from data_builders.tool_use.imported import function_names, kind_of
 from recipes.build_data import BuildDataRecipe, run
 

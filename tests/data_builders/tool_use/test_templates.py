@@ -26,7 +26,7 @@ from align.text import exact_key
 from align.tools.catalog import ToolsConfig, make_registry
 from align.tools.registry import Registry, load_functions
 from align.tools.replay import CallRecord, Recorder, Replay, ReplayError, differences
-from data_builders.row_set import prompt_keys
+from data_builders.row_contents import prompt_keys
 from data_builders.tool_use import template_rows
 from data_builders.tool_use.dialogs.catalog import domain_files, load_domains
 from data_builders.tool_use.dialogs.dialog import DialogSource, ExecutedDialog

@@ -19,6 +19,7 @@ from align.records import records_of
 
 PinnedSet = Literal["openbookqa", "piqa", "commonsense_qa", "social_iqa", "boolq", "mmlu"]
 LETTERS = "ABCDEFGHIJ"
+_MMLU_HEAD = "The following are multiple choice questions (with answers).\n\n"
 
 
 class Question(NamedTuple):
@@ -35,6 +36,14 @@ class Question(NamedTuple):
     """The passage that it is about, if others may be about the same one."""
     normalized: bool = False
     """Whether lm-eval also reports acc_norm for it."""
+    asked: str = ""
+    """The question alone, without options and the words around it, and without a passage if it can do without one."""
+
+    @property
+    def bare(self) -> str:
+        """The context without the words that lm-eval puts around the question."""
+        text = re.sub(r"\n?(?:Answer|A):$", "", self.context)
+        return re.sub(r"^(?:Question|Q): ", "", text.removeprefix(_MMLU_HEAD))
 
 
 class _Set(NamedTuple):
@@ -60,7 +69,9 @@ def pinned_questions(name: PinnedSet, dropped: Counter[str]) -> list[Question]:
         if key in found:
             dropped[f"{name}: repeated questions"] += 1
         else:
-            found[key] = question._replace(id=key)
+            asked = record["question"].strip()
+            asked = f"{record['passage'].strip()} {asked}" if name == "social_iqa" else asked
+            found[key] = question._replace(id=key, asked=asked)
     return list(found.values())
 
 
@@ -105,8 +116,7 @@ def _commonsense_qa(record: Mapping[str, Any]) -> Question | None:
 
 
 def _mmlu(record: Mapping[str, Any]) -> Question | None:
-    head = "The following are multiple choice questions (with answers).\n\n"
-    return _by_letter(f"{head}{record['question'].strip()}\n", record)
+    return _by_letter(f"{_MMLU_HEAD}{record['question'].strip()}\n", record)
 
 
 def _by_letter(head: str, record: Mapping[str, Any]) -> Question | None:
