@@ -62,6 +62,11 @@ EVALUATIONS = {
     "benchmarks": Evaluation(
         "eval.benchmarks:BenchmarksConfig", "model", "Multiple-choice benchmarks by likelihood: what training costs."
     ),
+    "contamination": Evaluation(
+        "eval.contamination:ContaminationConfig",
+        "model",
+        "How much of the benchmarks is in the training data, and what it may have added to their scores.",
+    ),
     "win_rate": Evaluation(
         "eval.win_rate:WinRateConfig", "model", "Answers preferred to another model's by a judge, also at equal length."
     ),
