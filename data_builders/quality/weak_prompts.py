@@ -20,7 +20,9 @@ from align.records import inputs_of, records_of
 from align.reporting import logger
 from align.rows import Candidate, PromptRow, QuestionRow, VerifiedPromptRow
 from align.settings import InputPath, InputSource, InputSources, Reading
-from data_builders.row_set import RowSet, evaluation_keys, read_row_set
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
+from data_builders.row_set import RowSet, read_row_set
 
 Knowledge = Literal["known", "unknown", "unsure", "uninformative"]
 
@@ -47,6 +49,8 @@ class WeakPromptsConfig(Reading):
     """Maximum number of prompts, chosen at random among the chosen ones. null: no limit."""
     evaluation: tuple[InputSource, ...] = ()
     """Evaluation sets. Prompts that are in one of them are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     seed: int = 0
     """Seed of `limit`, and of the order of the prompts."""
 
@@ -64,7 +68,7 @@ def build(config: WeakPromptsConfig, output: Path) -> Path:
     else:
         assert config.probe is not None
         chosen = _by_probe(config, config.probe)
-    chosen.drop_matches(evaluation_keys(config.evaluation, config.bad_rows))
+    chosen.drop_matches(Decontamination.of(config.evaluation, config.decontamination, config.bad_rows))
     chosen.limit(config.limit, config.seed)
     chosen.shuffle(config.seed)
     chosen.write(output / "prompts.jsonl", config=dump(config), inputs=inputs_of(config))
