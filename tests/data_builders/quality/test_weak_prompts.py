@@ -31,7 +31,11 @@ SCORES: dict[str, tuple[str, list[tuple[float, bool, bool]]]] = {
 
 
 def question(name: str, source: str = "facts") -> dict[str, Any]:
-    return {"id": name, "source": source, "prompt": (Message(role="user", content=f"What is the {name} of all this?"),)}
+    return {
+        "id": name,
+        "source": source,
+        "prompt": (Message(role="user", content=f"What is the letter {name.upper()} of all this?"),),
+    }
 
 
 @pytest.fixture
