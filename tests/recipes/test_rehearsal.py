@@ -43,6 +43,7 @@ FEW = {  # dotted keys laid over each stage's own settings: fewer rows, shorter 
     },
     # A model with random weights seldom ends what it writes; longer and more samples give some pairs that are whole.
     "collect": {
+        "limit": 8,
         "samples": 4,
         "sampling.max_completion_tokens": 300,
         "sampling.temperature": 1.5,
