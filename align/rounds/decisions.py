@@ -82,7 +82,9 @@ class StageDecisions:
         compared = made_from.compared_with(record)
         same_key = record.key == compared.key
         changes = () if same_key else tuple(compared.changes(record))
-        keeps = same_key or (self._config.changed_code == "keep" and record.key == compared.key_with(record.code))
+        keeps = same_key or (
+            self._config.changed_code == "keep" and record.key == compared.key_with(record.code, record.config)
+        )
         why = "" if same_key else summary_of(changes, record)
         kept = f", though {why} (changed_code: keep)" if keeps and not same_key else ""
         runs, clears, reason = True, not keeps, ""
@@ -103,9 +105,9 @@ class StageDecisions:
         for stage in stages:
             record = self._ledger.latest(stage.label)
             if record is not None:
-                code = as_recorded(stage.code(), record.code)
+                code = as_recorded(record.code | stage.libraries(), record.code)
                 changes = changes_since(record, record.config, record.inputs, code)
-                found |= {library_change(change): None for change in changes if change.kind == "library"}
+                found |= {library_change(change): None for change in changes}
         return list(found)
 
     def _made_from(

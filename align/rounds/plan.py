@@ -68,8 +68,9 @@ class RoundsConfig(Recipe):
     """How long a stage may take to save and leave after Ctrl-C or SIGTERM before it is killed."""
     changed_code: Literal["remake", "keep"] = "remake"
     """remake: a finished stage whose code changed is made again: the files that its recipe imports, comments aside, and
-    the versions of the libraries that compute its result. keep: it is left as it is, a stage that was interrupted goes
-    on, and the log says what changed; for a fix or an upgrade that is known not to touch the result."""
+    the versions of the libraries that compute its result. keep: it is left as it is, also if the new code has settings
+    that it was made without, at their defaults; a stage that was interrupted goes on, and the log says what changed.
+    For a fix or an upgrade that is known not to touch the result."""
 
     @model_validator(mode="after")
     def _names_hold_together(self) -> Self:

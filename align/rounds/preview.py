@@ -189,7 +189,8 @@ def _change_text(change: Change) -> str:
         return library_change(change)
     if change.kind == "setting":
         return f"{change.name}: {change.before or 'not set'} -> {change.now or 'not set'}"
-    before, now = (value[:_HASH_SHOWN] or "none" for value in (change.before, change.now))
+    texts = (value if value == NOT_MADE else value[:_HASH_SHOWN] for value in (change.before, change.now))
+    before, now = (text or "none" for text in texts)
     return f"{change.name}{f' ({change.path})' if change.path else ''}: content {before} -> {now}"
 
 

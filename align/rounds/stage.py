@@ -57,20 +57,34 @@ class Stage:
 
     def code(self) -> dict[str, str]:
         """What the stage's result is computed with: file -> hash of its source files and of the packaged data that they
-        read, and `library/<name>` -> version of the libraries that they import.
+        read, and what `libraries` gives."""
+        if not self.code_starts:
+            return {}
+        found = code_of(*self.code_starts, without=unused_backends(self.config))
+        return found | packaged_data(found) | self.libraries()
+
+    def libraries(self) -> dict[str, str]:
+        """`library/<name>` -> version of the libraries that the stage's code imports and that compute its result.
 
         Libraries that only align/assets.py imports do not count: it makes packaged data, which count by content.
         """
         if not self.code_starts:
             return {}
-        without = unused_backends(self.config)
-        found = code_of(*self.code_starts, without=without)
-        imported = libraries_of(*self.code_starts, without=without)
+        imported = libraries_of(*self.code_starts, without=unused_backends(self.config))
         modules = {module for file, names in imported.items() if file != PINS for module in names}
-        return found | packaged_data(found) | library_versions(modules, dump(self.config), self.launch)
+        return library_versions(modules, dump(self.config), self.launch)
 
-    def key(self, input_fingerprints: dict[str, str], launch_fingerprint: str, code: dict[str, str]) -> str:
+    def key(
+        self,
+        input_fingerprints: dict[str, str],
+        launch_fingerprint: str,
+        code: dict[str, str],
+        recorded: dict[str, Any] | None = None,
+    ) -> str:
         """BLAKE3 of all that decides what the stage makes.
+
+        recorded: settings of an earlier version of the code. Settings that it does not have, and that have their
+            default value, are left out, so that the key is the one that this version gave. None: no setting is.
 
         Paths are not part of it: what is read counts by content, and where a result is put does not change it. Neither
         are settings of training that change no result, such as `report_to`: a stage that was stopped is resumed with
@@ -83,6 +97,8 @@ class Stage:
                     del values[name]
         for dotted in (*self.inputs, *self.outputs):
             _blank(values, dotted.split("."))
+        if recorded is not None:
+            values = _without_new_defaults(self.config, values, recorded)
         values = _deciding(values)
         return fingerprint_of(
             self.label,
@@ -97,6 +113,24 @@ class Stage:
 def within(path: Path, folder: Path) -> bool:
     """Whether `path` is `folder` or lies inside it, as names; links are not followed."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
+def _without_new_defaults(section: Section, values: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that `recorded` does not have and that have their default value, in sections too.
+
+    {"seed": 0, "search": null} with the record {"seed": 0} gives {"seed": 0} if the default of `search` is null.
+    """
+    found = {}
+    for name, value in values.items():
+        inner = getattr(section, name)
+        default = type(section).model_fields[name].get_default(call_default_factory=True)
+        if name not in recorded and inner == default:
+            continue
+        known = recorded.get(name)
+        if isinstance(inner, Section) and isinstance(value, dict) and isinstance(known, dict):
+            value = _without_new_defaults(inner, value, known)
+        found[name] = value
+    return found
 
 
 def _deciding(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -44,9 +44,10 @@ class StageInputs:
     def key(self) -> str:
         return self.key_with(self.code)
 
-    def key_with(self, code: dict[str, str]) -> str:
-        """The key that the stage would have if its code were `code`."""
-        return self.stage.key({name: entry["blake3"] for name, entry in self.inputs.items()}, self.launch, code)
+    def key_with(self, code: dict[str, str], recorded: dict[str, Any] | None = None) -> str:
+        """The key that the stage would have if its code were `code`, of a version with the settings `recorded`."""
+        contents = {name: entry["blake3"] for name, entry in self.inputs.items()}
+        return self.stage.key(contents, self.launch, code, recorded)
 
     def with_fetched(self) -> StageInputs:
         """A copy that includes the packages and models that the stage downloaded. The next start finds them in the

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from align.assets import ASSETS, assets_folder
-from align.config import load_config
+from align.config import dump, load_config
 from align.errors import ConfigError, StageError
 from align.hub_names import is_hub_name
 from align.manifest import write_data_manifest, write_folder_manifest
@@ -711,6 +711,16 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(project:
     assert changed(output=Path("elsewhere")) == key
     hub = type(stage.config).model_fields["hub"].annotation.__args__[0]
     assert changed(hub=hub(repo="me/model", push=True)) == key
+
+
+def test_the_key_of_an_earlier_version_is_without_settings_that_it_did_not_have(project: Project) -> None:
+    stage = project.plan()[0]
+    recorded = dump(stage.config)
+    del recorded["seconds"], recorded["hub"]
+    older = stage.key({"sources.0": "a"}, "", {}, recorded)
+    assert older != stage.key({"sources.0": "a"}, "", {}, dump(stage.config)) == stage.key({"sources.0": "a"}, "", {})
+    changed = replace(stage, config=stage.config.model_copy(update={"seconds": 2.0}))
+    assert changed.key({"sources.0": "a"}, "", {}, recorded) == changed.key({"sources.0": "a"}, "", {}), "no default"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from align.assets import ASSETS, assets_folder
 from align.rounds import libraries
 from align.rounds.changes import changes_since
 from align.rounds.commands import answered
-from align.rounds.preview import Preview, preview
+from align.rounds.preview import Preview, plan_text, preview
 from align.rounds.processes import run_process
 from tests.rounds_project import JOIN, Project
 
@@ -321,6 +322,55 @@ def test_a_start_runs_what_the_preview_says(rounds: Rounds, name: str) -> None:
     assert {label for label, verdict in verdicts.items() if verdict == "runs"} <= ran
     assert ran <= {label for label, verdict in verdicts.items() if verdict != "up to date"}
     assert set(rounds.verdicts().values()) == {"up to date"}
+
+
+def test_a_setting_that_an_upgrade_added_is_kept_with_the_code(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe of these candidates had no setting `extra`; it has one now, with a default."""
+    replaced("recipes/other.py", "        parts: int", "        extra: int = 3\n        parts: int")(rounds)
+    monkeypatch.delitem(sys.modules, "_recipe_other")  # the class of the recipe as it was
+    assert {label for label, verdict in rounds.verdicts().items() if verdict == "runs"} == CANDIDATES
+    rounds.values["changed_code"] = "keep"
+    found = {stage.label: stage for stage in rounds.preview().stages}
+    assert {stage.verdict for stage in found.values()} == {"up to date"}
+    expected = "though settings changed: extra; code changed: recipes/other.py (changed_code: keep)"
+    assert found["round-1/candidates"].reason == expected
+    setting("candidates", extra=4)(rounds)
+    assert {label for label, verdict in rounds.verdicts().items() if verdict == "runs"} == CANDIDATES
+
+
+def test_a_round_waits_for_its_data_and_the_stages_after_it_are_those_of_the_last_round(rounds: Rounds) -> None:
+    rounds.named("reward")["set"]["sources"] = ["{run}/data", str(rounds.root / "batch-{round}.txt")]
+    (rounds.root / "batch-1.txt").write_text("batch;")
+    found = rounds.preview()
+    assert [each.what for each in found.waiting] == [str(rounds.root / "batch-2.txt")]
+    assert {stage.label for stage in found.stages} == {label for label in READS if not label.startswith("round-2/")}
+    assert {stage.label for stage in found.stages if stage.verdict == "runs"} == {"round-1/reward"}
+    assert f"round 2 waits for: {rounds.root}/batch-2.txt" in plan_text(found)
+
+
+@pytest.mark.slow
+def test_a_model_that_is_chosen_by_an_evaluation_is_the_one_that_a_start_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path)
+    monkeypatch.setenv("TEST_DIARY", str(project.diary_file))
+    scored = '    (output / "a.json").write_text(\'{"name": "text", "scores": {"right": {"value": 0.5}}}\')\n'
+    dev = JOIN.replace("JoinRecipe", "DevRecipe").replace('    print("joined"', scored + '    print("joined"')
+    (project.recipes / "dev.py").write_text(dev)
+    project.values["each_round"].append(
+        project.stage("dev", "{round_dir}/dev", ["{round_dir}/sft"]) | {"recipe": "dev"}
+    )
+    project.values["best"] = {"stage": "sft", "evaluation": "dev", "score": {"text.right": 1.0}}
+    project.run()
+    found = preview(project.config(), project.recipes)
+    assert {stage.verdict for stage in found.stages} == {"up to date"}
+    last = found.stages[-1].decision.stage
+    assert [*last.inputs.values()] == [project.run_dir / "round-1" / "sft"], "round 2 is not better"
+    assert not found.chosen_later
+    (project.root / "dev.yaml").write_text('{"text": "other;"}')
+    found = preview(project.config(), project.recipes)
+    assert found.chosen_later == ("round-1/dev", "round-2/dev")
+    assert "the best model is chosen again after round-1/dev, round-2/dev, and may be another one" in plan_text(found)
 
 
 # What the commands print
