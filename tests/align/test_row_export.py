@@ -40,6 +40,7 @@ QUESTION = QuestionRow(id="q1", source="a", prompt=(USER,), entity="Italy", rela
 def test_parquet_holds_every_field_of_every_kind_of_row(row: Any, tmp_path: Path) -> None:
     from datasets import load_dataset
 
+    row = row.model_copy(update={"made_from": ("mine.jsonl:12", "q1")})
     write_rows(tmp_path / "rows.jsonl", [row])
     made = export_rows(tmp_path / "rows.jsonl", "parquet")
     assert made == tmp_path / "rows.parquet"
