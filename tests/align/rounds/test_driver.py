@@ -765,7 +765,7 @@ def first_set(project: Project, **settings: Any) -> str:
 
 def test_mistakes_in_braces_are_reported(project: Project) -> None:
     text = first_set(project, text="{rnd}")
-    assert text == "stage data: set.text: {rnd} is not known here. Known: {run}, {start}, {best}."
+    assert text == "stage data: set.text: {rnd} is not known here. Known: {run}, {start}, {rounds}, {best}."
     assert "set.text: {round} is not known here" in first_set(project, text="{round}"), "no round has begun"
     assert "set.text: 'a}' has a brace too many or too few" in first_set(project, text="a}")
     project.values["once"][0]["set"]["text"] = ""
