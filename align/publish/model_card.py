@@ -13,8 +13,7 @@ from typing import Any
 
 from align.publish import sections
 from align.publish.facts import CardFacts
-from align.publish.markdown import cell as cell
-from align.publish.markdown import fenced, visible
+from align.publish.markdown import cell, fenced, visible
 from align.publish.names import without_paths
 
 _LICENSE_NAME = "see-card"

@@ -19,7 +19,8 @@ from align.errors import ConfigError
 from align.files import matching
 from align.hub_names import is_hub_name
 from align.manifest import SEAL, read_data_manifest
-from align.publish.lineage import json_object, lineage_of
+from align.publish.lineage import lineage_of
+from align.publish.manifests import json_object
 from align.publish.names import shown_path
 from align.rounds.ledger import Ledger, StageRecord
 from align.rounds.packaged import PREFIX as PACKAGE

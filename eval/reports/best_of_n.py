@@ -11,7 +11,7 @@ from typing import Any
 from align.errors import RowError
 from align.files import write_text
 from align.jsonl import read_rows
-from align.publish.model_card import cell
+from align.publish.markdown import cell
 from align.reporting import logger
 from align.rows import Candidate
 from eval.best_of_n import FALLS, MIN_KEPT_GAIN, Alarm, BestOfN, Estimate, Gain, Point, best_of_n, powers_of_two

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from align.errors import RowError
 from align.files import write_text
-from align.publish.model_card import cell
+from align.publish.markdown import cell
 from align.records import records_of
 from align.rounds.results import words
 from eval.confidence import SCORES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from align.publish.model_card import cell
+from align.publish.markdown import cell
 from align.rounds.results import words
 from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
 from eval.reports.knowledge_map import KnowledgeMap, map_table
