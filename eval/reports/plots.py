@@ -22,12 +22,12 @@ COLORS: dict[str, dict[str, Any]] = {
     "light": {
         "ink": "#1a1d21", "paper": "#ffffff", "faint": "#5f6875", "rule": "#d9dde3", "tint": "#f3f5f8",
         "good": "#16794c", "bad": "#b3254f",
-        "lines": ["#0b62c4", "#c2500a", "#16794c", "#8a3fb5", "#a1860a", "#b3254f"],
+        "lines": ["#0b62c4", "#c2500a", "#16794c", "#8a3fb5", "#a1860a", "#b3254f", "#00838f", "#7a5c3e"],
     },
     "dark": {
         "ink": "#e6e8eb", "paper": "#14171a", "faint": "#9aa3af", "rule": "#343a42", "tint": "#1d2126",
         "good": "#5fd39b", "bad": "#ff8fae",
-        "lines": ["#6cb0ff", "#ff9d5c", "#5fd39b", "#cf9bf0", "#e0c655", "#ff8fae"],
+        "lines": ["#6cb0ff", "#ff9d5c", "#5fd39b", "#cf9bf0", "#e0c655", "#ff8fae", "#4dd0e1", "#c9a98a"],
     },
 }  # fmt: skip
 PARTS = {"right": "#4c9f70", "wrong": "#d9793f", "abstained": "#8fa6bf", "unsure": "#d8c98a"}
