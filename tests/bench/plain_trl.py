@@ -32,6 +32,7 @@ import torch
 import trl
 from transformers import AutoModelForCausalLM
 
+from align.config import parse_yaml
 from align.jsonl import read_rows
 from align.models.loading import load_tokenizer
 from align.rows import Message, Messages, PreferenceRow, QuestionRow, SFTRow, VerifiedPromptRow, completion_start
@@ -62,6 +63,7 @@ def main() -> None:
         )
 
     bf16 = arguments.precision == "bf16"
+    rates = {name: _learning_rate(name) for name in ("sft", "dpo")}
     common: dict[str, Any] = {
         "per_device_train_batch_size": 4,  # times 2: 8 rows a step, with less padding than 8 at once
         "gradient_accumulation_steps": 2,
@@ -78,13 +80,13 @@ def main() -> None:
     started = time.monotonic()
     policy = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     sft = trl.SFTConfig(
-        str(arguments.output / "sft"), learning_rate=1e-4, num_train_epochs=arguments.sft_epochs, **common
+        str(arguments.output / "sft"), learning_rate=rates["sft"], num_train_epochs=arguments.sft_epochs, **common
     )
     trainer = trl.SFTTrainer(policy, sft, train_dataset=datasets.Dataset.from_list(dialogs), processing_class=tokenizer)
     trainer.train()
     policy = trainer.model
     dpo = trl.DPOConfig(
-        str(arguments.output / "dpo"), learning_rate=2e-5, num_train_epochs=arguments.dpo_epochs, **common
+        str(arguments.output / "dpo"), learning_rate=rates["dpo"], num_train_epochs=arguments.dpo_epochs, **common
     )
     trainer = trl.DPOTrainer(
         policy, None, dpo, train_dataset=datasets.Dataset.from_list(pairs), processing_class=tokenizer
@@ -114,6 +116,12 @@ def _answered(data: Path) -> Iterator[tuple[Messages, Messages, str]]:
 
 def _of_rounds(data: Path, name: str) -> Iterable[Path]:
     return sorted(data.glob(f"{name}.round-*.jsonl"))
+
+
+def _learning_rate(recipe: str) -> float:
+    """Of the rehearsal's stage."""
+    config = parse_yaml((Path("recipes/configs") / recipe / "rehearsal.yaml").read_text(), recipe)[0]
+    return float(config["training"]["learning_rate"])
 
 
 def _assistant(text: str) -> Messages:
