@@ -273,6 +273,7 @@ class ToyRecipe(Recipe):
     output: OutputPath
 
 def run(recipe):
+    recipe.output.parent.mkdir(parents=True, exist_ok=True)
     recipe.output.write_text(recipe.sampling.dtype)
 
 if __name__ == "__main__":
@@ -287,8 +288,8 @@ def rounds(tmp_path: Path) -> RoundsConfig:
     (tmp_path / "open.yaml").write_text("{}")
     (tmp_path / "own.yaml").write_text("sampling: {dtype: bfloat16}")
     (tmp_path / "start").mkdir()
-    stage = {"recipe": "toy_sampler", "config": tmp_path / "open.yaml", "set": {"output": "{round_dir}.open"}}
-    own = {"recipe": "toy_sampler", "config": tmp_path / "own.yaml", "set": {"output": "{round_dir}.own"}}
+    stage = {"recipe": "toy_sampler", "config": tmp_path / "open.yaml", "set": {"output": "{round_dir}/open"}}
+    own = {"recipe": "toy_sampler", "config": tmp_path / "own.yaml", "set": {"output": "{round_dir}/own"}}
     run, start = tmp_path / "run", tmp_path / "start"
     stages = ({"name": "open", **stage}, {"name": "own", **own})
     return RoundsConfig(run_dir=run, start=start, rounds=1, best="open", each_round=stages)  # type: ignore[arg-type]
@@ -316,7 +317,7 @@ def test_rounds_decide_once_and_make_no_stage_again_when_another_start_would_dec
     said = capsys.readouterr().out
     assert said.startswith("precision: fp32 (ALIGN_PRECISION is set)\n")
     assert "2 stages run" in said
-    assert [(rounds.run_dir / f"round-1.{name}").read_text() for name in ("open", "own")] == ["float32", "bfloat16"]
+    assert [(rounds.run_dir / f"round-1/{name}").read_text() for name in ("open", "own")] == ["float32", "bfloat16"]
     monkeypatch.setenv(precision.VARIABLE, "bf16")
     run_rounds(rounds, tmp_path / "recipes")
     assert "0 stages run" in capsys.readouterr().out
