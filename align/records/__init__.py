@@ -7,23 +7,25 @@ folders that `datasets` saved, datasets on the Hub. docs/formats.md has the tabl
 
 from __future__ import annotations
 
+from align.records.identity import (
+    has_selected,
+    identities_of,
+    inputs_of,
+    key_of,
+    remote_inputs_of,
+    require_sources,
+    selected_fingerprint,
+)
 from align.records.reading import (
     Entry,
     SourceLike,
     count_of,
     entries_of,
-    has_selected,
-    identities_of,
-    inputs_of,
     is_known_to_be_empty,
     is_on_hub,
-    key_of,
     label_of,
     parsed,
     records_of,
-    remote_inputs_of,
-    require_sources,
-    selected_fingerprint,
     sources_of,
     text_lines,
 )

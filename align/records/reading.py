@@ -1,4 +1,4 @@
-"""From a source to its records: which reader a path needs, the mapping of columns, counting, and identities.
+"""From a source to its records: which reader a path needs, the mapping of columns, and counting.
 
 A record is a dictionary, with the place that it has in its file. What cannot be read is an error in its place; whoever
 reads decides whether that stops the run.
@@ -18,24 +18,19 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from blake3 import blake3
 from pydantic import ValidationError
 
-from align.config import Section
 from align.errors import RowError, UnusableRow
-from align.files import fingerprint, fingerprint_of, matching
+from align.files import matching
 from align.hub_names import DATA_ENDINGS, is_hub_name, similar_path
-from align.manifest import input_fingerprint, read_data_manifest
-from align.records.selection import not_selected, selection_of
+from align.manifest import read_data_manifest
+from align.records.selection import selected_entry, selection_of
 from align.records.tables import (
-    address_identity,
     files_at,
     hub_count,
-    hub_identity,
     hub_records,
-    hub_split,
     is_saved,
     parquet_count,
     parquet_records,
@@ -44,7 +39,7 @@ from align.records.tables import (
     unreadable,
 )
 from align.records.text import Record, array_elements, csv_records, decoded, json_lines, object_in
-from align.settings import INPUT, Source, paths_of
+from align.settings import Source
 
 SourceLike = str | Path | Source
 
@@ -138,21 +133,10 @@ def _every_entry(source: Source) -> Iterator[tuple[str, Entry]]:
         empty = False
         where = f"{source.path}:{number}"
         if source.is_selective:
-            entry = _selected(entry, source, where)
+            entry = selected_entry(entry, source, where)
         yield where, _without_nulls(entry) if isinstance(entry, dict) else entry
     if empty and not is_known_to_be_empty(source):
         raise RowError(source.path, "holds no rows", "Check the stage that wrote it, and its manifest")
-
-
-def _selected(entry: Entry, source: Source, where: str) -> Record | RowError:
-    """The record, or the error in its place: an UnusableRow if it is not selected."""
-    if isinstance(entry, RowError):
-        return entry
-    try:
-        record = object_in(entry, where) if isinstance(entry, bytes) else entry
-        return not_selected(record, source, where) or record
-    except RowError as error:
-        return error
 
 
 def records_of(given: SourceLike | Iterable[SourceLike]) -> Iterator[tuple[str, Record | RowError]]:
@@ -180,7 +164,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, Record | RowError]]:
 
     Raises RowError where the file cannot be opened or holds no text.
     """
-    _require_readable(path)
+    require_readable(path)
     empty = True
     with _open(path) as handle:
         for number, line in json_lines(handle, path):
@@ -214,112 +198,11 @@ def count_of(source: Source) -> int:
     return sum(1 for _ in _raw(source))
 
 
-def identities_of(given: SourceLike | Iterable[SourceLike]) -> dict[str, str]:
-    """Label of each source -> what tells its content apart: a BLAKE3, or name and commit on the Hub."""
-    return {label_of(source): _identity(source) for source in sources_of(given)}
-
-
-def key_of(given: SourceLike | Iterable[SourceLike], identities: Mapping[str, str] | None = None) -> str:
-    """A fingerprint of sources: their content and every setting of theirs, but not where they are.
-
-    identities: of `identities_of`, where they are known already.
-    """
-    sources = sources_of(given)
-    known = identities_of(sources) if identities is None else identities
-    return fingerprint_of(*[f"{known[label_of(one)]} {one.model_dump_json(exclude={'path'})}" for one in sources])
-
-
-def inputs_of(config: Section) -> dict[str, str]:
-    """Everything that a config names as input, for a manifest: path, name or address -> what identifies its content.
-
-    Raises CheckpointError for a model's name that is neither here nor in the cache of the Hub.
-    """
-    found: dict[str, str] = {}
-    for name, value, reads_records in _settings_of(config):
-        if reads_records:
-            found.update(identities_of(value))
-        elif isinstance(value, Section):
-            found.update(inputs_of(value))
-        else:
-            named = (path for key, path in paths_of(config, INPUT).items() if key.partition(".")[0] == name)
-            found.update({str(path): input_fingerprint(path) for path in named})
-    return found
-
-
-def require_sources(config: Section) -> None:
-    """Raise RowError, or AlignError without network, for the first source of records that cannot be opened.
-
-    Of a file only its existence is checked, of a dataset on the Hub its configuration and split.
-    """
-    for _, value, reads_records in _settings_of(config):
-        if reads_records:
-            for source in sources_of(value):
-                if "://" in source.path:
-                    continue  # each file system has its own costs: its files are opened when they are read
-                if is_on_hub(source):
-                    hub_split(source)
-                else:
-                    _require_readable(Path(source.path))
-        elif isinstance(value, Section):
-            require_sources(value)
-
-
-def remote_inputs_of(config: Section) -> dict[str, str]:
-    """Of `inputs_of` the sources of records that are not on this machine."""
-    found: dict[str, str] = {}
-    for _, value, reads_records in _settings_of(config):
-        if reads_records:
-            remote = [source for source in sources_of(value) if "://" in source.path or is_on_hub(source)]
-            found.update(identities_of(remote))
-        elif isinstance(value, Section):
-            found.update(remote_inputs_of(value))
-    return found
-
-
-def _settings_of(config: Section) -> Iterator[tuple[str, Any, bool]]:
-    """Name and value of each setting, one by one out of lists and mappings, and whether records are read from it."""
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        reads_records = f"{Source.__module__}.{Source.__qualname__}" in str(field.annotation)
-        several = isinstance(value, dict) or (isinstance(value, tuple) and not reads_records)
-        for each in (value.values() if isinstance(value, dict) else value) if several else [value]:
-            if each is not None:
-                yield name, each, reads_records
-
-
 def _named(path: str) -> list[Path]:
     found = matching(path)
     if not found and glob.has_magic(path):
         raise RowError(path, "matches no file", "Check the pattern, and where the run was started")
     return found or [Path(path)]
-
-
-def has_selected(source: Source) -> bool:
-    """Whether a source on this machine has a record that is selected; a bad one counts."""
-    return next(iter(entries_of(source)), None) is not None
-
-
-def selected_fingerprint(source: Source) -> str:
-    """BLAKE3 of the records that a source on this machine selects, in their order; they are read as a stream.
-
-    Where they are does not count: after rows of another round were appended, or put into a file of their own next to
-    it, the fingerprint is the same. A record that cannot be read counts by its error, without the number of its line.
-    """
-    digest = blake3()
-    for each in sources_of(source):
-        for _, entry in entries_of(each):
-            value = str(entry.what) if isinstance(entry, RowError) else entry
-            digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _identity(source: Source) -> str:
-    if "://" in source.path:
-        return address_identity(source.path)
-    if is_on_hub(source):
-        return hub_identity(source)
-    _require_readable(Path(source.path))
-    return selected_fingerprint(source) if source.is_selective else fingerprint(source.path)
 
 
 def _raw(source: Source) -> Iterator[tuple[int, Entry]]:
@@ -330,7 +213,7 @@ def _raw(source: Source) -> Iterator[tuple[int, Entry]]:
     elif is_on_hub(source):
         yield from hub_records(source)
     else:
-        _require_readable(path)
+        require_readable(path)
         if path.is_dir():
             yield from _in_folder(path, source)
         else:
@@ -448,7 +331,7 @@ def _peeked(handle: IO[bytes]) -> bytes:
     return start
 
 
-def _require_readable(path: Path) -> None:
+def require_readable(path: Path) -> None:
     """Raise RowError unless the path is a file or folder. A FIFO would hang, and a device has no end."""
     try:
         mode = os.stat(path).st_mode

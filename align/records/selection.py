@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from align.errors import RowError, UnusableRow
-from align.records.text import Record
+from align.records.text import Record, object_in
 from align.settings import Source
 
 NOT_SELECTED = "of a round or batch that is not selected"
@@ -23,7 +23,7 @@ def selection_of(source: Source) -> str:
     return ", ".join(parts)
 
 
-def not_selected(record: Record, source: Source, where: str) -> UnusableRow | None:
+def _not_selected(record: Record, source: Source, where: str) -> UnusableRow | None:
     """Why the record is not read; None if it is.
 
     Raises RowError for a record without the column that it is selected by.
@@ -41,6 +41,17 @@ def not_selected(record: Record, source: Source, where: str) -> UnusableRow | No
         if batch not in source.batches:
             return _left_out(where, source, f"is of batch {str(batch)[:80]}")
     return None
+
+
+def selected_entry(entry: bytes | Record | RowError, source: Source, where: str) -> Record | RowError:
+    """The record, or the error in its place: an UnusableRow if it is not selected."""
+    if isinstance(entry, RowError):
+        return entry
+    try:
+        record = object_in(entry, where) if isinstance(entry, bytes) else entry
+        return _not_selected(record, source, where) or record
+    except RowError as error:
+        return error
 
 
 def round_of(value: Any, where: str, field: str = "round") -> int | None:
