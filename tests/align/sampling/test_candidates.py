@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from align.generation.backend import Completion
 from align.generation.engine import GenerationEngine
 from align.jsonl import read_rows, write_rows
 from align.judges.judge import ScoreRequest
+from align.manifest import read_data_manifest
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
 from align.sampling import work_units
 from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates
@@ -28,6 +30,7 @@ from align.sampling.scoring import score_candidates
 from align.sampling.selection import best_of
 from align.sampling.steering import steered
 from align.settings import BACKENDS
+from align.text import words_of
 from tests.fakes import FakeBackend
 from tests.processes import TORCHRUN, Started, run
 
@@ -456,6 +459,39 @@ def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Pat
         group = [candidate for candidate in candidates if candidate.prompt_id == best[row.id].prompt_id]
         assert best[row.id].score == max(candidate.score for candidate in group if candidate.finished)
     assert read_rows(parts / "preferences.jsonl", PreferenceRow)
+
+
+@pytest.mark.slow
+def test_answers_that_repeat_an_evaluation_prompt_are_not_written(
+    rejection_config: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")  # its units are read, so that nothing is sampled again
+    row = max(read_rows(whole / "sft.jsonl", SFTRow), key=lambda row: len(words_of(row.messages[-1].content)))
+    (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": row.messages[-1].content}) + "\n")
+    run_here(rejection_config, tmp_path / "out", f"evaluation=[{tmp_path / 'held.jsonl'}]")
+    ids = [row.id for row in read_rows(whole / "sft.jsonl", SFTRow)]
+    assert [row.id for row in read_rows(tmp_path / "out/sft.jsonl", SFTRow)] == [one for one in ids if one != row.id]
+    counts = read_data_manifest(tmp_path / "out/sft.jsonl")["counts"]
+    before = read_data_manifest(whole / "sft.jsonl")["counts"]
+    assert sum(counts["dropped"].values()) == sum(before["dropped"].values()) + 1
+    assert (tmp_path / "out/candidates.jsonl").read_bytes() == (whole / "candidates.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_prompts_of_an_evaluation_are_not_sampled(rejection_config: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "prompts.jsonl", prompt_rows(3))
+    write_rows(tmp_path / "held.jsonl", prompt_rows(2)[1:])
+    run_here(
+        rejection_config,
+        tmp_path / "out",
+        f"prompts={tmp_path / 'prompts.jsonl'}",
+        f"evaluation=[{tmp_path / 'held.jsonl'}]",
+        "k=1",
+        "pairs.enabled=false",
+    )
+    assert {row.prompt_id for row in read_rows(tmp_path / "out/candidates.jsonl", Candidate)} == {"p0", "p2"}
+    counts = read_data_manifest(tmp_path / "out/candidates.jsonl")["counts"]
+    assert counts["dropped"] == {"matches an evaluation prompt": 1}
 
 
 @pytest.mark.slow
