@@ -9,7 +9,8 @@ What is compared are words after `align.text.normalize`, as numbers (`align/ngra
     is a part                  a user message of at least 5 words is a part of an example, and at least half of it if
                                the example is short
     differs in one word        a user message of 6 to 15 words is an example with another word in one place
-    has an answer              at least 80% of the words of an example's answer of 8 or more words
+    has an answer              at least 80% of the words of an example's answer of 16 or more words, in 8-grams; shorter
+                               answers, and those of several examples, are often polite phrases
 
 What differs must not be what is asked. "What is the capital of Spain" is not a repeat of the same question about Chad,
 so a changed word does not count if one of the two is a name (capitalized, not at the beginning), a number, or a word of
@@ -106,17 +107,22 @@ class EvaluationIndex:
         """The index of examples. A text that several of them have counts once, for the first."""
         ids: list[str] = []
         found: dict[str, tuple[str, int, bool]] = {}
+        repeated: set[str] = set()
         for example in examples:
             for texts, is_answer in ((example.prompts, False), (example.answers, True)):
                 for text in texts:
-                    found.setdefault(normalize(text), (text, len(ids), is_answer))
+                    key = normalize(text)
+                    if is_answer and key in found:  # "You're welcome!" answers many prompts
+                        repeated.add(key)
+                    found.setdefault(key, (text, len(ids), is_answer))
             ids.append(example.id)
+        found = {key: value for key, value in found.items() if not (value[2] and key in repeated)}
         words = word_hashes(found)
         answers = np.array([is_answer for *_, is_answer in found.values()], bool)
         lengths = words.lengths
         is_long = lengths >= 2 * NGRAM_WORDS
-        is_short = (lengths >= np.where(answers, NGRAM_WORDS, _SHORT_NGRAM_WORDS)) & ~is_long
-        slots = np.flatnonzero(is_short & ~answers & (lengths >= _ONE_WORD_FROM))
+        is_short = (lengths >= _SHORT_NGRAM_WORDS) & ~is_long & ~answers
+        slots = np.flatnonzero(is_short & (lengths >= _ONE_WORD_FROM))
         postings = {
             "long": postings_of(_of_texts(ngrams_of(words, NGRAM_WORDS), is_long), _MOST_EXAMPLES),
             "short": postings_of(_of_texts(ngrams_of(words, _SHORT_NGRAM_WORDS), is_short)),
@@ -223,7 +229,7 @@ class EvaluationIndex:
             text, whole = words.of(message), self._words.of(example)
             if not example_place and np.array_equal(text[place : place + len(whole)], whole):
                 yield int(rows[message]), self._match("contains", example, 1.0)
-            elif not place and is_user[message] and not self._is_answer[example]:
+            elif not place and is_user[message]:
                 is_part = np.array_equal(whole[example_place : example_place + len(text)], text)
                 if is_part and len(text) >= min_ratio * len(whole):
                     yield int(rows[message]), self._match("is a part of", example, len(text) / len(whole))

@@ -1,7 +1,7 @@
 """Drops rows whose answer is in another language than the prompt, unless the prompt asks for one.
 
 The language is identified by py3langid, as in rejection sampling (`align/judges/verifiers/language.py`); how often it
-errs is in docs/data_quality.md.
+errs is in docs/concepts.md.
 """
 
 from __future__ import annotations

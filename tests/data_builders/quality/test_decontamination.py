@@ -20,7 +20,7 @@ from tests.data_builders.quality.made_rows import WORDS, dialog, random_rows, se
 
 ALONE = DecontaminationConfig(benchmarks=())
 DRAW = random.Random(11)
-EVALUATION = [dialog(f"e{n}", sentence(DRAW, n), sentence(DRAW, 12)) for n in range(6, 46) for _ in range(3)]
+EVALUATION = [dialog(f"e{n}", sentence(DRAW, n), sentence(DRAW, 18)) for n in range(6, 46) for _ in range(3)]
 
 
 def one_word_changed(text: str, draw: random.Random) -> str:
@@ -144,6 +144,14 @@ def test_every_text_of_every_kind_of_row_is_compared(against: Decontamination) -
         SFTRow(id="none", source="s", messages=(user, other)),
     ]
     assert [rows[place].id for place in against.drops(rows)] == ["system", "turn", "rejected", "prompt"]
+
+
+def test_polite_phrases_are_no_answers_that_leak(tmp_path: Path) -> None:
+    thanks = "You are very welcome! If you have any other questions at all, please feel free to ask me again."
+    evaluation = [dialog(f"e{n}", sentence(DRAW, 9), thanks) for n in range(2)]
+    evaluation.append(dialog("short", sentence(DRAW, 9), "I am sorry, but I cannot help you with that one."))
+    rows = [dialog(f"r{n}", sentence(DRAW, 9), row.messages[1].content) for n, row in enumerate(evaluation)]
+    assert not dropped(tmp_path, evaluation, rows)
 
 
 def test_it_can_be_turned_off_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
