@@ -1,4 +1,4 @@
-"""Collect a batch of preference rows: two models answer each prompt, and raters compare the answers.
+"""Collect a batch of preference rows in a round: two models answer each prompt, and raters compare the answers.
 
 The Llama 3 Herd of Models, section 4.2.1. The page is that of `recipes/annotate.py`; here its models, its end and its
 rows are part of a run.
@@ -14,8 +14,9 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from align.config import Recipe, main
-from align.settings import InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
+from align.settings import InputSource, InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
 from data_builders.annotation.settings import RatingConfig, ScriptedRaterConfig, ServerConfig, ToolTurnsConfig
+from data_builders.quality.settings import DecontaminationConfig
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
 
@@ -28,6 +29,10 @@ class CollectRecipe(Recipe, Reading):
     """Prompts: a file, a Hub dataset, or a list of them. A prompt may offer functions in its column `tools`."""
     limit: int | None = Field(None, ge=1)
     """Number of prompts, drawn at random. None for all."""
+    evaluation: tuple[InputSource, ...] = ()
+    """Evaluation sets. Prompts and rows that repeat one of their examples are dropped and counted."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     models: dict[ModelName, ModelConfig] = Field(min_length=2)
     """Name -> model. Two different ones are drawn for each prompt and turn, such as checkpoints of the last round that
     were trained in different ways. Raters do not see which."""
@@ -103,11 +108,13 @@ def _run(recipe: CollectRecipe) -> Path:
     from data_builders.annotation.store import Store
     from data_builders.annotation.tasks import read_tasks
     from data_builders.annotation.tool_turns import ToolTurns
+    from data_builders.quality.decontamination import Decontamination
 
     recipe = resolved(recipe, recipe.output_dir)
     seed, folder = recipe.rating.seed, recipe.output_dir
     server = Server(recipe.server)  # before any model: a port that is in use is reported at once
-    prompts = choose_prompts(recipe.prompts, recipe, recipe.limit, seed)
+    evaluation = Decontamination.of(recipe.evaluation, recipe.decontamination, recipe.bad_rows)
+    prompts = choose_prompts(recipe.prompts, recipe, evaluation, recipe.limit, seed)
     continues = recipe.rating.max_turns > 1
     store = Store(
         recipe.judgements,
@@ -127,7 +134,7 @@ def _run(recipe: CollectRecipe) -> Path:
     answers = Answers(load_models(recipe.models, recipe.sampling), store, recipe.rating) if continues else None
     serve(server, store, folder, answers=answers, tools=tools, scripted=scripted)
     names = {name: shown_path(model.path) for name, model in recipe.models.items()}
-    rules = BatchRules(recipe.majority, recipe.heldout_ratio, seed)
+    rules = BatchRules(recipe.majority, recipe.heldout_ratio, seed, recipe.evaluation, recipe.decontamination)
     return write_batch(recipe.judgements, folder, recipe, rules, names, drops.reasons)
 
 

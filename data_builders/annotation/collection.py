@@ -30,7 +30,7 @@ from align.reporting import Progress, logger, on_terminal
 from align.rounds.processes import Signals
 from align.rows import PromptRow, row_id
 from align.sampling.candidates import fitting_prompts, sample_candidates
-from align.settings import InputSources, ModelConfig, Reading, SamplingConfig
+from align.settings import InputSource, InputSources, ModelConfig, Reading, SamplingConfig
 from data_builders.annotation.answers import Answers
 from data_builders.annotation.export import export
 from data_builders.annotation.scripted_rater import ScriptedRater
@@ -38,6 +38,8 @@ from data_builders.annotation.server import TOKEN_VARIABLE, Server
 from data_builders.annotation.store import Store
 from data_builders.annotation.tool_turns import ToolTurns
 from data_builders.preferences.builder import PreferencesConfig, build
+from data_builders.quality.decontamination import Decontamination
+from data_builders.quality.settings import DecontaminationConfig
 from data_builders.row_set import read_row_set
 
 FINISH = "finish"
@@ -47,10 +49,13 @@ LINK = "link.txt"
 _LOOK_SECONDS = 0.3
 
 
-def choose_prompts(sources: InputSources, reading: Reading, limit: int | None, seed: int) -> list[PromptRow]:
-    """Read prompts, and draw `limit` of them. The log says how many were dropped, and why."""
+def choose_prompts(
+    sources: InputSources, reading: Reading, evaluation: Decontamination, limit: int | None, seed: int
+) -> list[PromptRow]:
+    """Read prompts, and draw `limit` of those that no evaluation has. The log says what was dropped, and why."""
     prompts = read_row_set(sources, PromptRow, reading, seed)
     prompts.drop_duplicates()
+    prompts.drop_matches(evaluation)
     prompts.limit(limit, seed)
     logger("data_builders").info("%-20s %s", "prompts", prompts.summary())
     if not prompts.rows:
@@ -154,11 +159,13 @@ def serve(
 
 
 class BatchRules(NamedTuple):
-    """How judgements become rows: three settings of the builder `preferences`."""
+    """How judgements become rows: settings of the builder `preferences`."""
 
     majority: float
     heldout_ratio: float
     seed: int
+    evaluation: tuple[InputSource, ...] = ()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
 
 
 def write_batch(

@@ -70,7 +70,7 @@ class NearDuplicates(Step):
 
     def __init__(self, config: DuplicatesConfig) -> None:
         self._config = config
-        self._rensa = library("rensa", "quality", "duplicates.near")
+        self._rensa = library("rensa", "quality", "quality.duplicates.near")
         self._cut = 0
 
     def settings(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class SameLanguage(Step):
     name = "language"
 
     def __init__(self, config: LanguageConfig) -> None:
-        library("py3langid", "language", "language.enabled")
+        library("py3langid", "language", "quality.language.enabled")
         self._config = config
 
     def settings(self) -> dict[str, Any]:

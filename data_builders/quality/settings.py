@@ -35,7 +35,7 @@ class RulesConfig(Section):
     repetition: the same line again and again."""
     emojis: int = Field(5, ge=0)
     """An answer may have this many emojis, or two for each 100 words, whichever is more."""
-    exclamation_marks: int = Field(4, ge=0)
+    exclamation_marks: int = Field(5, ge=0)
     """An answer may have this many exclamation marks, or five for each 100 words, whichever is more; and no three in a
     row. Code is left out."""
     repeated_lines: int = Field(4, ge=2)
