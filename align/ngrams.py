@@ -86,7 +86,8 @@ def ngrams_of(words: WordHashes, size: int, *, short_texts: bool = False) -> NGr
     texts = np.repeat(np.arange(len(lengths)), counts)
     places = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     firsts = words.starts[:-1][texts] + places
-    found = NGrams(_combined([words.hashes[firsts + step] for step in range(size)], len(firsts)), texts, places)
+    columns = (words.hashes[firsts + step] for step in range(size))
+    found = NGrams(_combined(columns, size, len(firsts)), texts, places)
     if not short_texts:
         return found
     short = np.flatnonzero((lengths > 0) & (lengths < size))
@@ -104,7 +105,7 @@ def ngrams_of(words: WordHashes, size: int, *, short_texts: bool = False) -> NGr
 
 def sequence_hash(words: NDArray[np.uint64]) -> np.uint64:
     """The number of one sequence of words: the same as that of an n-gram with these words."""
-    return np.uint64(_combined([words[place : place + 1] for place in range(len(words))], 1)[0])
+    return np.uint64(_combined((words[place : place + 1] for place in range(len(words))), len(words), 1)[0])
 
 
 def wildcard_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -116,7 +117,7 @@ def wildcard_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     columns = np.repeat(words[None, :], count, axis=0)
     np.fill_diagonal(columns, 0)
     places = np.arange(1, count + 1, dtype=np.uint64)  # the place of the wildcard is a part of the number
-    return _combined([*columns.T, places], count)
+    return _combined([*columns.T, places], count + 1, count)
 
 
 def shingle_sets(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -141,17 +142,6 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
         return 1.0
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
-
-
-def _combined(columns: Sequence[NDArray[np.uint64]], count: int) -> NDArray[np.uint64]:
-    """One number for each sequence of numbers; columns[k] has the k-th of each. The order counts, and so does their
-    number.
-    """
-    found = np.full(count, len(columns), np.uint64)
-    for column in columns:
-        found = (found + column) * _MULTIPLIER
-        found ^= found >> _SHIFT
-    return found
 
 
 class Postings:
@@ -210,3 +200,15 @@ def covered_words(
     words[:-1] = np.where(same, np.minimum(places[1:] - places[:-1], size), size)
     firsts = np.flatnonzero(np.concatenate([[True], ~same]))
     return groups[firsts], np.add.reduceat(words, firsts)
+
+
+def _combined(columns: Iterable[NDArray[np.uint64]], size: int, count: int) -> NDArray[np.uint64]:
+    """One number for each of `count` sequences of `size` numbers; the k-th of `columns` has the k-th number of each.
+
+    The order of the numbers counts, and so does how many there are.
+    """
+    found = np.full(count, size, np.uint64)
+    for column in columns:
+        found = (found + column) * _MULTIPLIER
+        found ^= found >> _SHIFT
+    return found

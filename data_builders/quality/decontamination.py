@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Row)
 EXACT = "matches an evaluation prompt"
+_BATCH = 1000
+"""Rows that are looked up at once: their n-grams are in memory together."""
 
 log = logger("data_builders")
 
@@ -113,18 +115,18 @@ class Decontamination:
             key = min(self.keys.keys() & prompt_keys(row), default=None)
             if key is not None:
                 found[place] = Drop(EXACT, "", self.keys[key])
-        if not self._indexes:
-            return found
-        texts = [
-            CheckedText(place, message.content, is_prompt and message.role == "user")
-            for place, row in enumerate(rows)
-            if place not in found
-            for message, is_prompt in _messages(row)
-        ]
-        for index in self._indexes:
-            for place, match in index.matches(texts, self._config.min_ratio).items():
-                if not self._is_another_question(rows[place], match):
-                    found.setdefault(place, Drop(match.how, f"ratio {match.ratio:.2f}", match.example))
+        for start in range(0, len(rows) if self._indexes else 0, _BATCH):
+            places = range(start, min(start + _BATCH, len(rows)))
+            texts = [
+                CheckedText(place, message.content, is_prompt and message.role == "user")
+                for place in places
+                if place not in found
+                for message, is_prompt in _messages(rows[place])
+            ]
+            for index in self._indexes:
+                for place, match in index.matches(texts, self._config.min_ratio).items():
+                    if not self._is_another_question(rows[place], match):
+                        found.setdefault(place, Drop(match.how, f"ratio {match.ratio:.2f}", match.example))
         return found
 
     def _is_another_question(self, row: Row, match: Match) -> bool:
