@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
 from align.manifest import read_data_manifest, write_data_manifest
-from align.rows import Message, SFTRow
+from align.rows import Message, SFTRow, ToolCall
+from data_builders.quality.composition import PAPER, Composition
 from data_builders.quality.mix import MixSource, SFTMixConfig, build
+from data_builders.row_set import RowSet
 
 
 def row(name: str, text: str, source: str) -> SFTRow:
@@ -31,9 +33,15 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def mix(files: dict[str, Path], out: Path, evaluation: tuple[Path, ...] = (), **settings: dict) -> tuple[list, dict]:
+def mix(
+    files: dict[str, Path],
+    out: Path,
+    evaluation: tuple[Path, ...] = (),
+    rows: int | None = None,
+    **settings: dict,
+) -> tuple[list, dict]:
     sources = {name: MixSource(path=path, **settings.get(name, {})) for name, path in files.items()}
-    folder = build(SFTMixConfig(sources=sources, evaluation=evaluation), out)
+    folder = build(SFTMixConfig(sources=sources, evaluation=evaluation, rows=rows), out)
     return read_rows(folder / "sft.jsonl", SFTRow), read_data_manifest(folder / "sft.jsonl")
 
 
@@ -90,3 +98,105 @@ def test_a_weight_that_the_mix_would_undo_is_refused() -> None:
         with pytest.raises(ValidationError, match=r"weight 2 is set inside path.*Set weight next to path"):
             MixSource.model_validate({"path": path})
     assert MixSource.model_validate({"path": {"path": "a.jsonl"}, "weight": 2}).weight == 2
+
+
+def test_the_stream_is_what_rows_in_memory_give(files: dict[str, Path], tmp_path: Path) -> None:
+    """The same rows in the same order as `RowSet` gives, which has all of them in memory."""
+    rows, manifest = mix(files, tmp_path / "out", one={"weight": 2.5, "limit": 7}, two={"weight": 0.3})
+    expected: RowSet[SFTRow] = RowSet()
+    for name, weight, limit in (("one", 2.5, 7), ("two", 0.3, None)):
+        part = RowSet(read_rows(files[name], SFTRow))
+        part.drop_where(lambda row, name=name: name == "two" and row.id == "shared", "duplicate")
+        part.limit(limit, 0)
+        part.apply_weight(weight, 0)
+        expected.add(part)
+    expected.shuffle(0)
+    assert rows == expected.rows
+    assert manifest["counts"] == expected.counts
+
+
+def test_shares_are_met_by_repeating_and_thinning_out(files: dict[str, Path], tmp_path: Path) -> None:
+    """11 and 10 rows that are left; 75% and 25% of 28 rows."""
+    settings = {"one": {"share": 0.75}, "two": {"share": 0.25}}
+    rows, manifest = mix(files, tmp_path / "out", rows=28, **settings)
+    assert manifest["mix"] == {"one": 21, "two": 7}
+    assert manifest["epochs"] == {"one": round(21 / 11, 4), "two": 0.7}
+    times = Counter(each.messages[0].content for each in rows if each.source == "one")
+    assert sorted(times.values()) == [1, *[2] * 10]
+    assert len({each.id for each in rows}) == 28
+    counts = manifest["counts"]
+    assert counts["dropped"] == {"down-weighted": 3, "duplicate": 1}
+    assert counts["read"] == counts["rows"] - counts["copies"] + sum(counts["dropped"].values()) == 22
+    _, manifest = mix(files, tmp_path / "all", **settings)
+    assert manifest["mix"] == {"one": 16, "two": 5}, "15.75 and 5.25 of all 21 rows"
+
+
+def test_a_share_that_repeats_rows_too_often_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"one": {"share": 0.9}, "two": {"share": 0.1}}
+    with pytest.raises(RowError, match=r"one: a share of 0\.9 of 100 rows is 8\.2 epochs of its 11 rows.*max_epochs"):
+        mix(files, tmp_path / "out", rows=100, **settings)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "one, two, rows, message",
+    [
+        ({"share": 0.5}, {}, None, r"sources\.two has no share"),
+        ({"share": 0.5}, {"share": 0.6}, None, r"add up to 1\.1"),
+        ({"share": 0.5}, {"share": 0.5, "weight": 2}, None, r"sources\.two has a share and a weight"),
+        ({}, {}, 10, r"rows is set, but no source has a share"),
+    ],
+)
+def test_shares_that_contradict_each_other_are_refused(one: dict, two: dict, rows: int | None, message: str) -> None:
+    sources = {"one": {"path": "a.jsonl", **one}, "two": {"path": "b.jsonl", **two}}
+    with pytest.raises(ValidationError, match=message):
+        SFTMixConfig.model_validate({"sources": sources, "rows": rows})
+
+
+def test_the_share_of_a_source_without_rows_goes_to_the_others(files: dict[str, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    write_data_manifest(empty, config={}, counts={"rows": 0})
+    shares = {"one": {"share": 0.4}, "two": {"share": 0.4}, "empty": {"share": 0.2}}
+    _, manifest = mix({**files, "empty": empty}, tmp_path / "out", rows=20, **shares)
+    assert manifest["mix"] == {"one": 10, "two": 10, "empty": 0}
+
+
+def test_the_table_has_the_columns_of_table_7_next_to_the_papers(files: dict[str, Path], tmp_path: Path) -> None:
+    """Lengths in words, counted by hand: ten rows have 5 and 6, and the one that both sources have has 6 and 7."""
+    category = {"category": "exam-like"}
+    mix(files, tmp_path / "out", one={"weight": 2, **category}, two={"limit": 5})
+    text = (tmp_path / "out" / "composition.md").read_text()
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in text.splitlines()}
+    assert lines["one"] == ["81.48%", "2.0", "11.2", "5.1", "6.1 |"]
+    assert lines["Llama 3 (tokens): exam-like"] == ["8.14%", "2.3", "297.8", "124.4", "173.4 |"]
+    assert lines["Llama 3 (tokens): total"] == ["100.00%", "4.7", "846.1", "535.7", "310.4 |"]
+
+
+def test_the_papers_table_adds_up() -> None:
+    """Its shares are 100%, its totals the weighted means, and its tokens context and final response."""
+    parts = [figures for name, figures in PAPER.items() if name != "total"]
+    assert sum(part.share for part in parts) == pytest.approx(1, abs=1e-4)
+    for column, rounding in (("turns", 0.06), ("length", 0.8), ("context", 0.8), ("final", 0.8)):
+        mean = sum(part.share * getattr(part, column) for part in parts)
+        assert mean == pytest.approx(getattr(PAPER["total"], column), abs=rounding)
+    assert all(part.length == pytest.approx(part.context + part.final, abs=0.15) for part in PAPER.values())
+
+
+def test_lengths_are_those_of_the_tokenizer_with_calls_and_tools(tiny_checkpoint: Path, chatml_tokenizer) -> None:
+    tools = '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]'
+    messages = (
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="What is 2 + 2?"),
+        Message(role="assistant", tool_calls=(ToolCall(name="add", arguments='{"a": 2}'),)),
+        Message(role="tool", content="4"),
+        Message(role="assistant", content="It is 4."),
+    )
+    found = Composition(tiny_checkpoint)
+    found.add("tools", SFTRow(id="1", source="s", messages=messages, tools=tools))
+
+    def count(*texts: str) -> int:
+        return sum(len(chatml_tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+
+    context = count(tools, "Be brief.", "What is 2 + 2?", 'add {"a": 2}', "4")
+    assert found.figures()["tools"] == (1.0, 4.0, context + count("It is 4."), context, count("It is 4."))
