@@ -174,14 +174,14 @@ def test_the_table_has_the_columns_of_table_7_next_to_the_papers(files: dict[str
 
 
 def test_the_papers_table_adds_up() -> None:
-    """Its shares are 100%, and its tokens are context and final response. Its totals are the weighted means: half of the
-    last digit of a share, 0.005%, is 2 tokens of the 38,000 of long contexts."""
+    """Its shares are 100%, tokens are context and final response, and totals are weighted means, all up to rounding:
+    half of the last digit of a share, 0.005%, is 2 tokens of the 38,000 of long contexts."""
     parts = [figures for name, figures in PAPER.items() if name != "total"]
     assert sum(part.share for part in parts) == pytest.approx(1, abs=1e-4)
     for column, rounding in (("turns", 0.06), ("length", 2.2), ("context", 2.2), ("final", 0.3)):
         mean = sum(part.share * getattr(part, column) for part in parts)
         assert mean == pytest.approx(getattr(PAPER["total"], column), abs=rounding)
-    assert all(part.length == pytest.approx(part.context + part.final, abs=0.15) for part in PAPER.values())
+    assert all(part.length == pytest.approx(part.context + part.final, abs=0.25) for part in PAPER.values())
 
 
 def test_lengths_are_those_of_the_tokenizer_with_calls_and_tools(tiny_checkpoint: Path, chatml_tokenizer) -> None:
