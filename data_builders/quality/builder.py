@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -150,10 +151,19 @@ def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
 
 def _help(config: QualityConfig, output: Path) -> None:
     os.environ["RANK"] = "1"  # progress bars and the log are those of the first process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipeline_of(config, output).complete()
     except AlignError:
         raise SystemExit(1) from None  # the first process finds the same fault, and reports it
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, also if that one was killed and could not end it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from data_builders.quality import shards
 from data_builders.quality.builder import QualityConfig, build
 from data_builders.quality.why import explanations
 from tests.data_builders.quality.made_rows import dialog, near_duplicate, random_rows
+from tests.processes import Started
 
 ROOT = Path(__file__).parents[3]
 FILES = ("rows.jsonl", "dropped.jsonl", "decisions.parquet")
@@ -146,10 +149,17 @@ def test_several_workers_in_one_folder_give_the_same_bytes(source: Path, whole: 
 
 
 @pytest.mark.engine
-def test_two_processes_write_the_same_bytes(source: Path, whole: Path, tmp_path: Path) -> None:
+def test_two_processes_that_are_killed_and_started_again_write_the_same_bytes(
+    source: Path, whole: Path, tmp_path: Path
+) -> None:
     values = [f"quality.path={source}", f"quality.shard_rows={SHARD}", "quality.processes=2", f"output={tmp_path}"]
     command = [sys.executable, "recipes/build_data.py", "recipes/configs/data/quality.yaml", *values]
     command += ["quality.language.enabled=false"]
+    started = Started(command, real=True)
+    started.wait_for(lambda: list(tmp_path.rglob("unit-*.arrow")))
+    os.kill(started.pid, signal.SIGKILL)
+    is_killed = started.wait() == -signal.SIGKILL  # on a busy machine it may have finished before
+    assert (tmp_path / "rows.jsonl").exists() != is_killed
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
     asked = [sys.executable, "-m", "align.cli", "data", "why", str(tmp_path), "loud-1"]
@@ -214,6 +224,64 @@ def test_a_bad_row_stops_the_run_and_nothing_is_written_or_is_dropped_and_counte
     built(tmp_path / "a.jsonl", tmp_path / "out", bad_rows="drop")
     counts = read_data_manifest(tmp_path / "out/rows.jsonl")["counts"]
     assert (counts["read"], counts["rows"], sum(counts["dropped"].values())) == (3, 2, 1)
+
+
+def malformed() -> list[bytes]:
+    """60 lines, none of which is an SFT row: broken JSON, broken text, and every part of a row in a wrong form."""
+    whole = json.loads(random_rows(1, seed=3)[0].model_dump_json(exclude_defaults=True))
+    user, answer = whole["messages"]
+    broken = [
+        b"{",
+        b"[]",
+        b"null",
+        b"3",
+        b'"text"',
+        b'{"a": 1',
+        b"{'id': 1}",
+        b'{"id": NaN}',
+        b"\xff\xfe{}",
+        b"\x00",
+        b"{}",
+    ]
+    broken += [
+        b"[" * 5000,
+        b'{"a": ' * 3000,
+        json.dumps(whole).encode()[:-2],
+        json.dumps(whole).encode() + b"}",
+        b"---",
+    ]
+    values: list[Any] = [3, True, {}, [3], [[]], "", [None]]
+    wrong = [{**whole, "messages": value} for value in values]
+    wrong += [{**whole, "messages": [user]}, {**whole, "messages": [answer]}, {**whole, "messages": [user, user]}]
+    wrong += [{**whole, "messages": [user, {**answer, "role": role}]} for role in ("", "bot", None, 3, [])]
+    wrong += [{**whole, "messages": [user, {**answer, "content": value}]} for value in (3, {}, "", "  ", True)]
+    wrong += [
+        {**whole, "messages": [user, {**answer, "tool_calls": value}]} for value in (3, "x", [3], [{}], {"name": 1})
+    ]
+    wrong += [{**whole, "messages": [{**user, "tool_calls": [{"name": "f", "arguments": "{}"}]}, answer]}]
+    wrong += [{**whole, "messages": [user, {**answer, name: 7}]} for name in ("unknown", "trained", "name")]
+    wrong += [{**whole, "messages": [{**user, "content": [{"type": "image"}]}, answer]}]
+    wrong += [{**whole, "messages": [answer, user]}, {**whole, "messages": [user, answer, {"role": "system"}, answer]}]
+    wrong += [{**whole, "id": ""}, {**whole, "source": ""}, {**whole, "unknown": 1}]
+    wrong += [{**whole, "tools": value} for value in (3, "no json", "{}", "[3]", [{}])]
+    wrong += [{**whole, "score": value} for value in ("high", [], {})] + [
+        {**whole, "round": value} for value in (-1, "x")
+    ]
+    return [*broken, *(json.dumps(record).encode() for record in wrong)]
+
+
+@pytest.mark.slow
+def test_sixty_kinds_of_malformed_rows_are_dropped_each_with_its_line(tmp_path: Path) -> None:
+    good = random_rows(2, seed=4)
+    first, last = (row.model_dump_json(exclude_defaults=True).encode() for row in good)
+    bad = malformed()
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([first, *bad, last]) + b"\n")
+    built(tmp_path / "a.jsonl", tmp_path / "out", bad_rows="drop", rules={"rules": []})
+    assert [row.id for row in read_rows(tmp_path / "out/rows.jsonl", SFTRow)] == [row.id for row in good]
+    dropped = [json.loads(line) for line in (tmp_path / "out/dropped.jsonl").read_text().splitlines()]
+    assert [each["where"].rpartition(":")[2] for each in dropped] == [str(n) for n in range(2, len(bad) + 2)]
+    assert all(each["gate"] == "reading" and each["reason"] and each["detail"] for each in dropped)
+    assert len(bad) >= 60
 
 
 def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:
