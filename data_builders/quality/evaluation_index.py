@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align.files import whole_file
+import align.ngrams
+import align.text
+from align.files import fingerprint, fingerprint_of, whole_file
 from align.ngrams import (
     NGrams,
     Postings,
@@ -49,6 +52,7 @@ from align.ngrams import (
 from align.text import normalize, words_of
 
 NGRAM_WORDS = 8
+_MADE_FROM = "made_from"
 
 _SHORT_NGRAM_WORDS = 5
 _ONE_WORD_FROM = 6
@@ -92,9 +96,10 @@ class Match(NamedTuple):
 class EvaluationIndex:
     """The texts of evaluation examples, to be looked up for many rows at once."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], texts: pa.Array, ids: pa.Array) -> None:
-        """See `of` and `load`. arrays: by the names in `_ARRAYS`. texts: all texts; ids: of the examples."""
-        self._arrays, self._texts, self._ids = arrays, texts, ids
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], strings: Mapping[str, pa.Array]) -> None:
+        """See `of` and `load`. arrays: of numbers. strings: all `texts`, the examples' `ids`, and their `keys`."""
+        self._arrays, self._strings = arrays, strings
+        self._texts, self._ids = strings["texts"], strings["ids"]
         self._words = WordHashes(arrays["words"], arrays["starts"])
         self._is_answer, self._owners = arrays["is_answer"].view(bool), arrays["owners"]
         self._countable = arrays["countable"]
@@ -106,6 +111,7 @@ class EvaluationIndex:
     def of(cls, examples: Iterable[Example]) -> EvaluationIndex:
         """The index of examples. A text that several of them have counts once, for the first."""
         ids: list[str] = []
+        keys: dict[str, int] = {}
         found: dict[str, tuple[str, int, bool]] = {}
         repeated: set[str] = set()
         for example in examples:
@@ -115,6 +121,8 @@ class EvaluationIndex:
                     if is_answer and key in found:  # "You're welcome!" answers many prompts
                         repeated.add(key)
                     found.setdefault(key, (text, len(ids), is_answer))
+            for key in sorted(example.keys):
+                keys.setdefault(key, len(ids))
             ids.append(example.id)
         found = {key: value for key, value in found.items() if not (value[2] and key in repeated)}
         words = word_hashes(found)
@@ -137,10 +145,18 @@ class EvaluationIndex:
             "is_answer": answers.view(np.uint8),
             "owners": np.array([owner for _, owner, _ in found.values()], np.int64),
             "countable": countable,
+            "key_owners": np.array(list(keys.values()), np.int64),
         }
         for name, each in postings.items():
             arrays |= {f"{name}_{part}": getattr(each, part) for part in Postings.PARTS}
-        return cls(arrays, pa.array([text for text, *_ in found.values()], pa.string()), pa.array(ids, pa.string()))
+        strings = {"texts": [text for text, *_ in found.values()], "ids": ids, "keys": list(keys)}
+        return cls(arrays, {name: pa.array(values, pa.string()) for name, values in strings.items()})
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Key of a whole prompt or of a distinctive message -> the id of its example."""
+        owners = self._ids.take(pa.array(self._arrays["key_owners"]))
+        return dict(zip(self._strings["keys"].to_pylist(), owners.to_pylist(), strict=True))
 
     def matches(self, texts: Sequence[CheckedText], min_ratio: float = 0.5) -> dict[int, Match]:
         """Row -> the first example that one of its texts repeats.
@@ -159,25 +175,35 @@ class EvaluationIndex:
             found.setdefault(row, match)
         return found
 
-    def save(self, path: Path) -> None:
-        """Write the index to one Arrow file, whole or not at all."""
-        columns = {name: pa.array(values) for name, values in self._arrays.items()}
-        columns |= {"texts": self._texts, "ids": self._ids}
+    def save(self, path: Path, made_from: str) -> None:
+        """Write the index to one Arrow file, whole or not at all.
+
+        made_from: a fingerprint of the examples; the file has it together with that of the code.
+        """
+        columns = {name: pa.array(values) for name, values in self._arrays.items()} | dict(self._strings)
         rows = {
             name: pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
             for name, values in columns.items()
         }
-        table = pa.table(rows)
+        table = pa.table(rows).replace_schema_metadata({_MADE_FROM: _with_code(made_from)})
         with whole_file(path, "wb") as handle, pa.ipc.new_file(handle, table.schema) as writer:
             writer.write_table(table)
 
     @classmethod
-    def load(cls, path: Path) -> EvaluationIndex:
-        """Read what `save` has written. Everything stays in the file's pages, which all processes share."""
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    def load(cls, path: Path, made_from: str) -> EvaluationIndex | None:
+        """Read what `save` has written; None if there is nothing, or if it was made from something else.
+
+        Everything stays in the file's pages, which all processes share.
+        """
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowInvalid):  # not there, or damaged
+            return None
+        if (table.schema.metadata or {}).get(_MADE_FROM.encode()) != _with_code(made_from).encode():
+            return None
         columns = {name: table.column(name)[0].values for name in table.column_names}
-        texts, ids = columns.pop("texts"), columns.pop("ids")
-        return cls({name: values.to_numpy() for name, values in columns.items()}, texts, ids)
+        strings = {name: columns.pop(name) for name in ("texts", "ids", "keys")}
+        return cls({name: values.to_numpy() for name, values in columns.items()}, strings)
 
     def _overlaps(
         self, words: WordHashes, texts: Sequence[CheckedText], min_ratio: float
@@ -255,6 +281,13 @@ class EvaluationIndex:
     def _match(self, how: str, example: int, ratio: float) -> Match:
         kind = "answer" if self._is_answer[example] else "prompt"
         return Match(f"{how} an evaluation {kind}", self._ids[int(self._owners[example])].as_py(), float(ratio))
+
+
+@cache
+def _with_code(made_from: str) -> str:
+    """The fingerprint together with one of the code that makes an index from examples."""
+    files = (str(align.text.__file__), str(align.ngrams.__file__), __file__)
+    return fingerprint_of(made_from, *map(fingerprint, files))
 
 
 def _has_digit(word: str) -> bool:

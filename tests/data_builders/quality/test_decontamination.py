@@ -204,4 +204,11 @@ def test_an_index_on_disk_finds_the_same(against: Decontamination, tmp_path: Pat
     rows += random_rows(20, seed=4)
     found = [Decontamination.of([tmp_path / "held.jsonl"], ALONE, folder=tmp_path / "units").drops(rows) for _ in "ab"]
     assert found[0] == found[1] == against.drops(rows)
-    assert len(list((tmp_path / "units").glob("evaluation-*.arrow"))) == 1
+    kept = tmp_path / "units/evaluation.arrow"
+    kept.write_bytes(kept.read_bytes()[:-40])
+    assert Decontamination.of([tmp_path / "held.jsonl"], ALONE, folder=kept.parent).drops(rows) == found[0], (
+        "made again"
+    )
+    write_rows(tmp_path / "held.jsonl", EVALUATION[:1])
+    less = Decontamination.of([tmp_path / "held.jsonl"], ALONE, folder=kept.parent).drops(rows)
+    assert {drop.cause for drop in less.values()} == {EVALUATION[0].id}, "of other examples"
