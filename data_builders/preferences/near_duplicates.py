@@ -70,33 +70,19 @@ def embeddings(texts: Sequence[str], config: NearDuplicatesConfig) -> np.ndarray
     A vector is the mean of the encoder's last hidden states over the tokens of the text, scaled to length 1.
     """
     import numpy as np
-    import torch
-
-    from align.models.loading import load_encoder
 
     if not texts or config.encoder is None:
         return np.zeros((0, 1), np.float32)
-    tokenizer, encoder = load_encoder(config.encoder, config.encoder_revision, key="near_duplicates.encoder")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-    found: list[np.ndarray] = [np.empty(0)] * len(texts)
-    for start in range(0, len(texts), config.encoder_batch_size):
-        places = by_length[start : start + config.encoder_batch_size]
-        inputs = tokenizer(
-            [texts[place] for place in places],
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=config.encoder_max_tokens,
-            return_tensors="pt",
-        ).to(encoder.device)
-        with torch.inference_mode():
-            hidden_BTD = encoder(**inputs).last_hidden_state
-        mask_BT1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BTD.dtype)
-        mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
-        for place, vector in zip(places, torch.nn.functional.normalize(mean_BD, dim=-1).cpu().numpy(), strict=True):
-            found[place] = vector
-    return np.stack(found)
+    from align.models.embeddings import SentenceEncoder
+
+    encoder = SentenceEncoder(
+        config.encoder,
+        config.encoder_revision,
+        key="near_duplicates.encoder",
+        max_tokens=config.encoder_max_tokens,
+        batch_size=config.encoder_batch_size,
+    )
+    return encoder.embed(texts)
 
 
 def response_text(response: Messages) -> str:

@@ -33,6 +33,7 @@ from data_builders.quality.settings import (
     DuplicatesConfig,
     LanguageConfig,
     RulesConfig,
+    SemanticConfig,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class QualityConfig(BadRows):
     """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """Exact and near duplicates."""
+    semantic: SemanticConfig = SemanticConfig()
+    """Rows that say the same in other words."""
     balance: BalanceConfig = BalanceConfig()
     """Over-used openings and phrases."""
     shard_rows: int = Field(4096, ge=1)
@@ -120,6 +123,10 @@ def steps_of(config: QualityConfig, output: Path) -> list[Step]:
         steps.append(ExactDuplicates())
     if config.duplicates.near:
         steps.append(NearDuplicates(config.duplicates))
+    if config.semantic.enabled:
+        from data_builders.quality.semantic import SemanticDuplicates
+
+        steps.append(SemanticDuplicates(config.semantic))
     if config.balance.enabled:
         steps.append(Balance(config.balance))
     return steps

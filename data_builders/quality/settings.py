@@ -11,6 +11,7 @@ from pydantic import Field
 
 from align.config import Section
 from align.formats.benchmark_sets import PinnedSet
+from align.settings import InputPath
 
 RuleName = Literal[
     "empty",
@@ -67,6 +68,27 @@ class DuplicatesConfig(Section):
     duplicates. Rows whose tool calls or tools differ are none in any case."""
     ngram_words: int = Field(3, ge=1, le=10)
     """Words in an n-gram."""
+
+
+class SemanticConfig(Section):
+    """Which rows say the same in other words. Requires the extra `quality`."""
+
+    enabled: bool = False
+    """Drop rows whose dialog has nearly the embedding of a better row. Costs more than all other gates together."""
+    encoder: InputPath | None = None
+    """Folder or Hub name of a sentence encoder with mean pooling. null: all-MiniLM-L6-v2, out of a pinned package."""
+    encoder_revision: str | None = None
+    """Branch, tag or commit of the encoder on the Hub. null: the main branch."""
+    max_tokens: int = Field(256, gt=0)
+    """Tokens of a dialog that are read; all-MiniLM-L6-v2 was trained with up to 256."""
+    batch_size: int = Field(64, gt=0)
+    """Dialogs that are encoded at once."""
+    similarity: float = Field(0.95, ge=0, le=1)
+    """The lowest cosine similarity of duplicates. Good values depend on the encoder."""
+    cluster_rows: int = Field(1000, ge=1)
+    """Rows in a cluster, on average. Only rows of one cluster are compared."""
+    seed: int = Field(1, ge=1)
+    """Seed of the clusters."""
 
 
 PHRASES = (

@@ -1,0 +1,196 @@
+"""Finds rows that say the same in other words, by the embeddings of whole dialogs (Llama 3, section 4.2.3).
+
+    embed      each dialog as one vector
+    cluster    k-means over a sample of the vectors, and each row to its nearest center (SemDeDup, Abbas et al. 2023,
+               arXiv:2303.09540), so that only rows of one cluster are compared
+    walk       in each cluster from the best row down: a row is kept if its highest cosine similarity to the rows kept
+               so far is below the threshold; otherwise it is dropped, and the kept row is named
+
+The best row is the one with the highest `score`, if rows have one (those of rejection sampling); otherwise the first.
+Rows with different tools, tool calls, or numbers in the prompt are no duplicates: an encoder sees little difference
+between "What is 3 + 4?" and "What is 3 + 5?".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from align.optional import library
+from align.rows import Row
+from data_builders.quality.pipeline import number_of
+from data_builders.quality.settings import SemanticConfig
+from data_builders.quality.shards import ShardFiles
+from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
+from data_builders.quality.texts import calls_of, prompt_of, whole_text
+
+_SAMPLE = 64
+"""Rows for each cluster that k-means sees; faiss warns below 39."""
+_UNITS = 32
+"""The clusters are shared in this many parts, or fewer."""
+_NUMBER = re.compile(r"\d+")
+
+
+class SemanticDuplicates(Step):
+    """Drops rows whose dialog has nearly the embedding of a better row that is kept."""
+
+    name = "semantic duplicates"
+    starts_pass = True
+
+    def __init__(self, config: SemanticConfig) -> None:
+        self._config = config
+        self._faiss = library("faiss", "quality", "semantic.enabled")
+        self._clusters = 0
+
+    def settings(self) -> dict[str, Any]:
+        from align.manifest import input_fingerprint
+
+        return self._config.model_dump(mode="json") | {"encoder": input_fingerprint(self._path)}
+
+    def examine(self, rows: Sequence[Row]) -> Examined:
+        """Keep the vector of the dialog as half floats, the score, and a hash of what must be equal."""
+        vectors = self._encoder.embed([whole_text(row) for row in rows]).astype(np.float16)
+        exactly = [number_of(repr((row.tools, calls_of(row), _numbers_in(row)))) for row in rows]
+        scores = [getattr(row, "score", None) for row in rows]
+        return Examined(
+            {},
+            {
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+                "exactly": pa.array(exactly, pa.uint64()),
+                "score": pa.array([-np.inf if score is None else score for score in scores], pa.float64()),
+            },
+        )
+
+    def choose(self, data: ExaminedRows) -> list[Choice]:
+        """Cluster the rows, and walk through the clusters."""
+        self._clusters = max(1, -(-int(data.kept.sum()) // self._config.cluster_rows))
+        fitted = data.units("centers", 1)
+        if self._clusters > 1:
+            fitted.complete(lambda _: self._centers(data), "semantic duplicates: centers")
+        assigned = data.units("assigned", data.shards)
+        assigned.complete(lambda shard: self._assigned(data, fitted, shard), "semantic duplicates: clusters")
+        walked = data.units("walked", min(self._clusters, _UNITS))
+        walked.complete(lambda unit: self._walked(data, assigned, unit, walked.count), "semantic duplicates: compared")
+        found = [walked.table(unit) for unit in range(walked.count)]
+        numbers, causes, cosines = (
+            np.concatenate([table.column(name).to_numpy() for table in found])
+            for name in ("number", "cause", "similarity")
+        )
+        order = np.argsort(numbers, kind="stable")
+        details = [f"cosine {cosine:.3f}" for cosine in cosines[order]]
+        return [Choice("semantic duplicate", numbers[order], causes[order], details)]
+
+    def notes(self) -> dict[str, Any]:
+        return {"encoder": str(self._path), "similarity": self._config.similarity, "clusters": self._clusters}
+
+    @cached_property
+    def _path(self) -> Any:
+        if self._config.encoder is not None:
+            return self._config.encoder
+        from align.assets import sentence_encoder
+
+        return sentence_encoder()
+
+    @cached_property
+    def _encoder(self) -> Any:
+        from align.models.embeddings import SentenceEncoder
+
+        config = self._config
+        return SentenceEncoder(
+            self._path,
+            config.encoder_revision,
+            key="semantic.encoder",
+            max_tokens=config.max_tokens,
+            batch_size=config.batch_size,
+        )
+
+    def _centers(self, data: ExaminedRows) -> pa.Table:
+        """The centers of the clusters, from a sample of the kept rows."""
+        numbers = np.flatnonzero(data.kept)
+        draw = np.random.default_rng(self._config.seed)
+        numbers = np.sort(draw.choice(numbers, min(len(numbers), _SAMPLE * self._clusters), replace=False))
+        vectors = _vectors(data, numbers)
+        means = self._faiss.Kmeans(vectors.shape[1], self._clusters, seed=self._config.seed, min_points_per_centroid=1)
+        means.train(vectors)
+        return pa.table({"center": np.asarray(means.centroids, np.float32).tolist()})
+
+    def _assigned(self, data: ExaminedRows, fitted: ShardFiles, shard: int) -> pa.Table:
+        """The cluster of each kept row of a shard, in their order: the nearest center."""
+        first, end = int(data.starts[shard]), int(data.starts[shard + 1])
+        numbers = first + np.flatnonzero(data.kept[first:end])
+        if not len(numbers) or self._clusters == 1:
+            return pa.table({"number": numbers, "cluster": np.zeros(len(numbers), np.int64)})
+        centers = np.array(fitted.column(0, "center").to_pylist(), np.float32)
+        # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2), so the nearest center has the largest bracket
+        nearness = _vectors(data, numbers) @ centers.T - (centers**2).sum(1) / 2
+        return pa.table({"number": numbers, "cluster": nearness.argmax(1)})
+
+    def _walked(self, data: ExaminedRows, assigned: ShardFiles, unit: int, units: int) -> pa.Table:
+        """What is dropped in the clusters of a unit: those whose number leaves the remainder `unit`."""
+        tables = [assigned.table(shard) for shard in range(assigned.count)]
+        numbers, clusters = (
+            np.concatenate([np.zeros(0, np.int64), *(table.column(name).to_numpy() for table in tables)])
+            for name in ("number", "cluster")
+        )
+        scores, exactly = data.numbers("score"), data.numbers("exactly")
+        found: list[tuple[int, int, float]] = []
+        for cluster in range(unit, self._clusters, units):
+            members = numbers[clusters == cluster]
+            if len(members) < 2:
+                continue
+            order = members[np.lexsort((members, -scores[members]))]
+            vectors = _vectors(data, members)[np.searchsorted(members, order)]
+            found += [
+                (int(order[place]), int(order[cause]), cosine)
+                for place, cause, cosine in repeats(vectors, exactly[order], self._config.similarity)
+            ]
+        columns = zip(*found, strict=True) if found else ((), (), ())
+        kinds = (("number", pa.int64()), ("cause", pa.int64()), ("similarity", pa.float64()))
+        return pa.table({name: pa.array(values, kind) for (name, kind), values in zip(kinds, columns, strict=True)})
+
+
+def repeats(
+    vectors: NDArray[np.float32], exactly: NDArray[np.uint64], similarity: float
+) -> list[tuple[int, int, float]]:
+    """Walk down rows that are sorted with the best one first. Returns the dropped ones: place, place of the kept row
+    that is most similar to it, and their cosine.
+
+    vectors: [rows, width], each of length 1. exactly: [rows]; rows with different values are not compared.
+    """
+    kept = np.empty_like(vectors)
+    places = np.zeros(len(vectors), np.int64)
+    count, found = 0, []
+    for place, vector in enumerate(vectors):
+        cosines = np.where(exactly[places[:count]] == exactly[place], kept[:count] @ vector, -2.0)
+        best = int(cosines.argmax()) if count else -1
+        if count and cosines[best] >= similarity:
+            found.append((place, int(places[best]), float(cosines[best])))
+            continue
+        kept[count], places[count] = vector, place
+        count += 1
+    return found
+
+
+def _vectors(data: ExaminedRows, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The vectors of rows, given in ascending order: [rows, width]."""
+    parts = []
+    for shard in range(data.shards):
+        low, high = np.searchsorted(numbers, data.starts[shard : shard + 2])
+        if low < high:
+            column = data.column("vector", shard).take(pa.array(numbers[low:high] - int(data.starts[shard])))
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            parts.append(flat.astype(np.float32).reshape(high - low, -1))
+    vectors: NDArray[np.float32] = np.concatenate(parts)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)  # half floats are not quite of length 1
+    return vectors
+
+
+def _numbers_in(row: Row) -> list[str]:
+    """The numbers of the last message before the target, in their order."""
+    return _NUMBER.findall(prompt_of(row)[-1].content)
