@@ -3,6 +3,7 @@
     rows.jsonl            the rows that are kept, in the order of the sources
     dropped.jsonl         the rows that are dropped, each with gate, reason, and the id of the row that caused it
     decisions.parquet     one line for each row, kept or dropped: what `align data why` reads
+    card.md, card.json    the data card: sources with their licences, what each gate did, examples
     units/                the shards, from which an interrupted run goes on; delete the folder to free the disk
 
 The gates are steps (`steps.py`) of one pipeline (`pipeline.py`).
@@ -45,6 +46,7 @@ Kind: TypeAlias = Literal["sft", "preferences", "prompts"]
 _KINDS: dict[Kind, type[Row]] = {"sft": SFTRow, "preferences": PreferenceRow, "prompts": PromptRow}
 
 ROWS, DROPPED, DECISIONS, UNITS = "rows.jsonl", "dropped.jsonl", "decisions.parquet", "units"
+CARD, CARD_TEXT = "card.json", "card.md"
 
 
 class QualityConfig(BadRows):
@@ -71,6 +73,8 @@ class QualityConfig(BadRows):
     """Rows that say the same in other words."""
     balance: BalanceConfig = BalanceConfig()
     """Over-used openings and phrases."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """Source of rows -> the Hub's identifier of its licence, for your own data; the data card names it."""
     shard_rows: int = Field(4096, ge=1)
     """Rows in one shard. In memory is one shard for each process; a crash loses the work on one."""
     processes: int | None = Field(1, ge=1)
@@ -181,9 +185,10 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
     from align.files import whole_file
     from align.manifest import write_data_manifest
     from align.records import identities_of
+    from data_builders.quality.card import CardCounts
     from data_builders.quality.pipeline import Decision, Funnel
 
-    funnel = Funnel(pipeline.gates)
+    funnel, card = Funnel(pipeline.gates), CardCounts(config.licences)
     names = [name for name in Decision._fields if name != "row"]
     schema = pa.schema([(name, pa.string()) for name in names])
     buffered: list[Decision] = []
@@ -202,6 +207,7 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
 
         for decision in pipeline.decisions():
             funnel.count(decision)
+            card.count(decision)
             if decision.gate:
                 dropped.write(json.dumps(_dropped(decision), ensure_ascii=False) + "\n")
             else:
@@ -213,6 +219,9 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
     settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
     counts, inputs = funnel.counts, pipeline.inputs | identities_of(config.evaluation)
     notes = {"steps": pipeline.notes()}
+    compared = notes["steps"].get("decontamination", {})
+    evaluation = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
+    _write_card(output, card.record(counts["gates"], list(pipeline.inputs), evaluation))
     for name in (DECISIONS, DROPPED, ROWS):
         write_data_manifest(output / name, config=settings, inputs=inputs, counts=counts, notes=notes)
     log = logger("data_builders")
@@ -222,6 +231,16 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
         log.info("%-20s %d of %d rows%s", gate["gate"], gate["out"], gate["in"], shown)
     if not funnel.kept:
         raise RowError(output / ROWS, f"no row is left of {funnel.read}", f"See {DROPPED} for the reasons")
+
+
+def _write_card(output: Path, record: dict[str, Any]) -> None:
+    from align.files import whole_file
+    from data_builders.quality.card import card_text
+
+    with whole_file(output / CARD) as handle:
+        json.dump(record, handle, indent=1, ensure_ascii=False)
+    with whole_file(output / CARD_TEXT) as handle:
+        handle.write(card_text(record))
 
 
 def _dropped(decision: Any) -> dict[str, Any]:

@@ -189,6 +189,12 @@ class DecontaminationStep(Step):
     def examine(self, rows: Sequence[Row]) -> Examined:
         return Examined(self._against.drops(rows))
 
+    def notes(self) -> dict[str, Any]:
+        """The evaluation sets, and the bundled benchmarks if they are on this machine."""
+        settings = self._against.settings()
+        benchmarks = settings["benchmarks"] if settings["has_benchmarks"] else []
+        return {"sets": list(self._identities), "benchmarks": list(benchmarks)}
+
 
 def example_in(record: dict[str, Any], where: str) -> Example:
     """The example of a record of any supported form: its user messages, and the answer of an SFT row or a preference.
