@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from align.config import dump
 from align.errors import AlignError, RowError
@@ -32,6 +32,7 @@ from data_builders.quality.settings import (
     BalanceConfig,
     DecontaminationConfig,
     DuplicatesConfig,
+    GradesConfig,
     LanguageConfig,
     RulesConfig,
     SemanticConfig,
@@ -69,6 +70,8 @@ class QualityConfig(BadRows):
     """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
     """Exact and near duplicates."""
+    grades: GradesConfig = GradesConfig()
+    """Rows that models mark as high quality. Off unless a model is named."""
     semantic: SemanticConfig = SemanticConfig()
     """Rows that say the same in other words."""
     balance: BalanceConfig = BalanceConfig()
@@ -80,6 +83,12 @@ class QualityConfig(BadRows):
     processes: int | None = Field(1, ge=1)
     """Processes on this machine that share the work. null: one for each core. Further machines that see the folder
     join in if the same command is started there."""
+
+    @model_validator(mode="after")
+    def _only_answers_are_graded(self) -> Self:
+        if self.kind == "prompts" and self.grades.enabled:
+            raise ValueError("grades names a model, but prompts have no answer to grade. Remove grades")
+        return self
 
 
 def build(config: QualityConfig, output: Path, *, workers: Workers | None = None) -> Path:
@@ -127,6 +136,10 @@ def steps_of(config: QualityConfig, output: Path) -> list[Step]:
         steps.append(ExactDuplicates())
     if config.duplicates.near:
         steps.append(NearDuplicates(config.duplicates))
+    if config.grades.enabled:
+        from data_builders.quality.grades import Grades
+
+        steps.append(Grades(config.grades))
     if config.semantic.enabled:
         from data_builders.quality.semantic import SemanticDuplicates
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from align.config import Section
 from align.formats.benchmark_sets import PinnedSet
-from align.settings import InputPath
+from align.settings import InputPath, ModelConfig, SamplingConfig
 
 RuleName = Literal[
     "empty",
@@ -68,6 +68,27 @@ class DuplicatesConfig(Section):
     duplicates. Rows whose tool calls or tools differ are none in any case."""
     ngram_words: int = Field(3, ge=1, le=10)
     """Words in an n-gram."""
+
+
+class GradesConfig(Section):
+    """Which rows models mark as high quality: the top ratio by reward, or the highest grade of a judge."""
+
+    reward_model: ModelConfig | None = None
+    """A reward model. null: the judge alone decides."""
+    judge: ModelConfig | None = None
+    """A model that grades dialogs, decoding greedily. null: the reward model alone decides. If both are null, no row is
+    dropped."""
+    top_ratio: float = Field(0.25, gt=0, lt=1)
+    """The ratio of a source's rows, from 0 to 1, that have a high reward (Llama 3, section 4.2.3)."""
+    token_budget: int = Field(8192, gt=0)
+    """Tokens in one forward pass of the reward model."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the judge is run: backend, batches, device. Temperature and number of tokens are set by the gate."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a model to ask."""
+        return self.reward_model is not None or self.judge is not None
 
 
 class SemanticConfig(Section):
