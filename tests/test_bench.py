@@ -327,3 +327,23 @@ def test_no_file_of_the_benchmark_hides_an_installed_module() -> None:
     elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != BENCH]
     assert not {name for name in names if PathFinder.find_spec(name, elsewhere) is not None}
     assert not names & (set(packages_distributions()) | set(sys.stdlib_module_names))
+
+
+def test_two_runs_are_compared_by_what_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    killed_rounds = importlib.import_module("killed_rounds")
+    for run, seconds in (("one", 3), ("other", 5)):
+        stage = tmp_path / run / "round-1" / "sft"
+        (stage / "checkpoint-20").mkdir(parents=True)
+        (stage / "checkpoint-20" / "model.safetensors").write_text(run)
+        (stage / "model.safetensors").write_text("weights")
+        (stage / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "seconds": seconds}) + "\n")
+        (stage / "MANIFEST.json").write_text(json.dumps({"files": {"a": {"blake3": run}}, "config": {"seed": 0}}))
+        (tmp_path / run / "ledger.sqlite").write_text(run)
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert killed_rounds.differences(one, other) == ([], 3)
+    (other / "round-1" / "sft" / "metrics.jsonl").write_text('{"step": 1, "loss": 0.6, "seconds": 3}\n')
+    (other / "round-1" / "sft" / "model.safetensors").write_text("Weights")
+    (other / "round-1" / "rows.jsonl").write_text("{}\n")
+    names = [f"round-1/{name}" for name in ("rows.jsonl", "sft/metrics.jsonl", "sft/model.safetensors")]
+    assert killed_rounds.differences(one, other) == (names, 3)
