@@ -1,7 +1,8 @@
 """Runs the stages of a plan in order, skips those that are up to date, and continues a run that was interrupted.
 
 `plan.py` says which stages there are, `decisions.py` whether a stage has to run, `ledger.py` records what each start
-read and made, and `processes.py` runs one stage as a process, with the locks that make a killed run safe to restart.
+read and made. `processes.py` runs one stage as a process, with the locks that make a killed run safe to restart, and
+`slurm.py` runs it as a job.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import itertools
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,9 +27,10 @@ from align.rounds.finished import described, stage_record_path, write_stage_reco
 from align.rounds.inputs import MissingInput, how_to_make, missing_inputs
 from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, plan, stages_after, stages_before, stages_of_round
-from align.rounds.processes import Signals, end_leftovers, run_process, sole_driver
+from align.rounds.processes import Ending, Signals, end_leftovers, run_process, sole_driver
 from align.rounds.results import key_numbers
 from align.rounds.screen import Screen, last_start
+from align.rounds.slurm import SlurmJobs, check_slurm
 from align.rounds.stage import Stage, within
 from align.rounds.stage_inputs import StageInputs
 
@@ -50,6 +51,7 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     Raises ConfigError before anything starts, StageError when a stage does not end well, Stopped after a signal.
     """
     stages = plan(config, recipes)
+    check_slurm(config.launcher)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with sole_driver(config.run_dir), Signals() as signals:
         if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):
@@ -92,6 +94,7 @@ class _Driver:
         self.logs = config.run_dir / LOGS
         self.logs.mkdir(exist_ok=True)
         self._width = max(len(stage.name) for stage in planned)
+        self.jobs = SlurmJobs(config.launcher.slurm, self.logs, config.stop_seconds, signals, self.screen.say)
 
     def run(self) -> None:
         began = time.monotonic()
@@ -120,6 +123,7 @@ class _Driver:
             self._run_stages("after the rounds", stages, decisions, run_id)
             for left_out in {stage.name for stage in self.config.all_stages.after} - {stage.name for stage in stages}:
                 self.screen.say(f"  {left_out:<{self._width}}  left out: no round is better than the start")
+        self.jobs.end_others()
         self.ledger.end_run(run_id)
         counts = f"{self._ran} stages run, {len(self.done) - self._ran} up to date"
         ended = f"rounds 1 to {last} of {self.config.rounds} are finished" if waiting else "finished"
@@ -139,6 +143,7 @@ class _Driver:
                 self._report(stage, decision.reason)
             if decision.runs:
                 if decision.clears:
+                    self.jobs.end_others()
                     self._clear(stage, known=decision.record is not None)
                 self._run_stage(stage, run_id, decision.made_from)
                 self._ran += 1
@@ -187,19 +192,16 @@ class _Driver:
             code=made_from.code,
         )
         began = time.monotonic()
-        code = self._process(stage)
+        ending = self._process(stage, made_from.key)
         if self.signals.caught:
             self.ledger.end_stage(record_id, "stopped")
             seconds = duration(time.monotonic() - began)
             self._report(stage, f"stopped after {seconds}; the same command continues from here")
             raise Stopped(128 + self.signals.caught[0])
-        if code != 0:
+        if ending.code != 0:
             self.ledger.end_stage(record_id, "failed")
             self._report(stage, "failed")
-            ended = f"ended with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
-            if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-                ended += ", which Linux does when the memory of the machine is used up,"
-            raise self._failure(stage, f"{ended} after {duration(time.monotonic() - began)}")
+            raise self._failure(stage, f"{ending.text} after {duration(time.monotonic() - began)}")
         missing = [path for path in stage.outputs.values() if not path.exists()]
         if missing:
             self.ledger.end_stage(record_id, "failed")
@@ -217,20 +219,24 @@ class _Driver:
         left = self._left(stage)
         self._report(stage, numbers, duration(time.monotonic() - began), left)
 
-    def _process(self, stage: Stage) -> int:
-        """Run the stage's command, and end what it left running. Returns the exit code."""
+    def _process(self, stage: Stage, key: str) -> Ending:
+        """Run the stage's command, as a process or as a job, and end what it left running."""
         log = self._log(stage)
+
+        def follow(lines: Sequence[str], elapsed: float) -> None:
+            self._follow(stage, lines, elapsed)
+
+        def asked_to_stop() -> None:
+            self.screen.say(f"  {stage.name}: asked to save and leave (again to kill it)")
+
+        if stage.allocation is not None:
+            return self.jobs.run(stage, log, key, follow, asked_to_stop)
+        self.jobs.end_others()
         code = run_process(
-            stage.command,
-            stage.shell,
-            log,
-            self.config.stop_seconds,
-            self.signals,
-            follow=lambda lines, elapsed: self._follow(stage, lines, elapsed),
-            asked_to_stop=lambda: self.screen.say(f"  {stage.name}: asked to save and leave (again to kill it)"),
+            stage.command, stage.shell, log, self.config.stop_seconds, self.signals, follow, asked_to_stop
         )
         self._end_leftovers(stage)
-        return code
+        return Ending.of_process(code)
 
     def _follow(self, stage: Stage, lines: Sequence[str], elapsed: float) -> None:
         for line in lines:

@@ -26,6 +26,7 @@ from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.best import BestConfig, Choice, choose, rule_mistakes
 from align.rounds.inputs import path_mistakes
+from align.rounds.launchers import LauncherConfig, allocation
 from align.rounds.names import NAMES, Names, as_yaml, fill
 from align.rounds.stage import Stage, within
 from align.rounds.stage_configs import StageConfig, StagesFile, combined
@@ -64,6 +65,8 @@ class RoundsConfig(Recipe):
     """In every round."""
     after: tuple[StageConfig, ...] = ()
     """After the last round."""
+    launcher: LauncherConfig = LauncherConfig()
+    """Where stages run; by default as processes on this machine."""
     stop_seconds: float = Field(120, gt=0)
     """How long a stage may take to save and leave after Ctrl-C or SIGTERM before it is killed."""
     changed_code: Literal["remake", "keep"] = "remake"
@@ -170,7 +173,7 @@ def _loaded(unloaded: Iterable[Unloaded], config: RoundsConfig, recipes: Path) -
     mistakes: dict[str, ConfigError] = {}  # by message: the same mistake occurs in every round
     for stage_config, round_number, names in unloaded:
         try:
-            stages.append(_stage(stage_config, round_number, names, recipes, config.precision))
+            stages.append(_stage(stage_config, round_number, names, recipes, config))
         except ConfigError as error:
             located = ConfigError(f"stage {stage_config.name}: {error.where}", error.what, error.how)
             mistakes.setdefault(str(located), located)
@@ -241,13 +244,13 @@ def recipe_class(recipes: Path, name: str) -> type[Recipe]:
     return classes[0]
 
 
-def _stage(config: StageConfig, round_number: int | None, names: Names, recipes: Path, precision: str) -> Stage:
+def _stage(config: StageConfig, round_number: int | None, names: Names, recipes: Path, whole: RoundsConfig) -> Stage:
     assert config.recipe is not None
     cls = recipe_class(recipes, config.recipe)
     yaml = Path(fill(str(config.config), names, "config"))
     overrides = [f"{key}={as_yaml(fill(value, names, f'set.{key}'))}" for key, value in config.set.items()]
     loaded = load_config(cls, yaml, overrides)
-    if precision != AUTO and (left_open := precision_overrides(loaded, precision)):
+    if whole.precision != AUTO and (left_open := precision_overrides(loaded, whole.precision)):
         overrides += left_open
         loaded = load_config(cls, yaml, overrides)
     launch = _launch(config, round_number, names)
@@ -264,6 +267,7 @@ def _stage(config: StageConfig, round_number: int | None, names: Names, recipes:
         command=(*start, str(script), str(yaml), *overrides),
         config=loaded,
         launch=launch,
+        allocation=allocation(whole.launcher, config.resources, launch),
         show=config.show,
         inputs=paths_of(loaded, INPUT),
         outputs=paths_of(loaded, OUTPUT),

@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -38,6 +39,22 @@ from align.errors import StageError
 from align.rounds.screen import HEAD, NewLines
 
 _POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a stage ended: the exit code, and the text that an error message says of it."""
+
+    code: int
+    text: str
+
+    @classmethod
+    def of_process(cls, code: int) -> Ending:
+        """code: as `subprocess` gives it, negative for a signal."""
+        text = f"ended with code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            text += ", which Linux does when the memory of the machine is used up,"
+        return cls(code, text)
 
 
 class Signals:

@@ -14,6 +14,7 @@ from typing import Any
 from align.config import Section, dump, section_of
 from align.files import fingerprint_of
 from align.harmless import changes_no_result
+from align.rounds.launchers import Allocation
 from align.rounds.libraries import library_versions
 from align.rounds.packaged import PINS, packaged_data
 from align.settings import HubConfig, Source, unused_backends
@@ -31,6 +32,8 @@ class Stage:
     command: tuple[str, ...]
     config: Section = field(repr=False)
     launch: Path | None = None
+    allocation: Allocation | None = None
+    """What its SLURM job asks for; None for a process on the machine of the driver."""
     show: bool = False
     inputs: dict[str, Path] = field(default_factory=dict)
     """Dotted key -> what it reads."""

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from align.config import Recipe, Section, load_config
 from align.errors import ConfigError
+from align.rounds.launchers import ResourcesConfig
 
 
 class StageConfig(Section):
@@ -33,6 +34,8 @@ class StageConfig(Section):
     """An accelerate config: the recipe runs under `accelerate launch --config_file` of it. None: one plain process."""
     launch_rounds: tuple[int, ...] | None = None
     """The rounds in which `launch` holds; None for all."""
+    resources: ResourcesConfig | None = None
+    """What its SLURM job asks for, where it differs from launcher.slurm."""
     first_round: int = Field(1, gt=0)
     """A stage of a round is left out before this round, such as one that reads what the former round made."""
     show: bool = False
