@@ -1,4 +1,4 @@
-"""Collect a batch of preference rows in a round: two models answer each prompt, and raters compare the answers.
+"""Collect comparisons in a round: two models answer each prompt, and raters compare the answers.
 
 The Llama 3 Herd of Models, section 4.2.1. The page is that of `recipes/annotate.py`; here its models, its end and its
 rows are part of a run.

@@ -99,12 +99,12 @@ def build(config: QualityConfig, output: Path, *, workers: Workers | None = None
     from align.sampling.workers import turn_to_write
 
     output.mkdir(parents=True, exist_ok=True)
-    pipeline = pipeline_of(config, output)
+    gate_pipeline = pipeline_of(config, output)
     with _helpers(config, output, _processes(config) - 1):
-        pipeline.complete()
+        gate_pipeline.complete()
     with turn_to_write(workers) as is_first:
         if is_first:
-            _write_files(config, output, pipeline)
+            _write_files(config, output, gate_pipeline)
     return output
 
 
@@ -190,7 +190,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -> None:
+def _write_files(config: QualityConfig, output: Path, gate_pipeline: Pipeline[Any]) -> None:
     """Write what was decided, in one pass over the shards."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -201,7 +201,7 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
     from data_builders.quality.card import CardCounts
     from data_builders.quality.pipeline import Decision, Funnel
 
-    funnel, card = Funnel(pipeline.gates), CardCounts(config.licences)
+    funnel, card = Funnel(gate_pipeline.gates), CardCounts(config.licences)
     names = [name for name in Decision._fields if name != "row"]
     schema = pa.schema([(name, pa.string()) for name in names])
     buffered: list[Decision] = []
@@ -218,7 +218,7 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
             decisions.write_table(pa.table(columns, schema=schema))
             buffered.clear()
 
-        for decision in pipeline.decisions():
+        for decision in gate_pipeline.decisions():
             funnel.count(decision)
             card.count(decision)
             if decision.gate:
@@ -230,11 +230,11 @@ def _write_files(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -
                 flush()
         flush()
     settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
-    counts, inputs = funnel.counts, pipeline.inputs | identities_of(config.evaluation)
-    notes = {"steps": pipeline.notes()}
+    counts, inputs = funnel.counts, gate_pipeline.inputs | identities_of(config.evaluation)
+    notes = {"steps": gate_pipeline.notes()}
     compared = notes["steps"].get("decontamination", {})
     evaluation = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
-    _write_card(output, card.record(counts["gates"], list(pipeline.inputs), evaluation))
+    _write_card(output, card.record(counts["gates"], list(gate_pipeline.inputs), evaluation))
     for name in (DECISIONS, DROPPED, ROWS):
         write_data_manifest(output / name, config=settings, inputs=inputs, counts=counts, notes=notes)
     log = logger("data_builders")

@@ -196,7 +196,7 @@ def test_requests_go_to_the_server_with_the_fewest_open_ones(
     backend(servers, concurrency=4).complete(prompts(48), [[1]] * 48)
     counts = [len(server.bodies) for server in servers]
     assert sum(counts) == 48
-    assert [server.most_open for server in servers] == [4, 4, 4]
+    assert max(server.most_open for server in servers) == 4
     assert min(counts[:2]) > 2 * counts[2], counts
 
 

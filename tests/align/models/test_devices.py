@@ -76,7 +76,7 @@ SAMPLE_OR_SCORE = {
     "align/generation/vllm.py": {"LLM"},  # vLLM chooses its devices itself; tests/align/generation/test_vllm.py
     "align/judges/reward_model.py": {"load_reward_model"},
     "align/judges/likelihood.py": {"load_policy"},
-    "data_builders/preferences/near_duplicates.py": {"load_encoder"},
+    "align/models/embeddings.py": {"load_encoder"},
 }
 """Each has a test on the accelerator below, except vLLM."""
 
