@@ -1,5 +1,5 @@
 # make rehearsal        the whole recipe, two rounds, on a small real model (CPU, within half an hour on two cores)
-# make test             everything that a change must pass: style, spelling, types, all tests (12 minutes on two cores)
+# make test             everything that a change must pass: style, spelling, types, all tests (under 10 minutes on two cores)
 # make quick            the quick tests alone, for while you work (just under a minute on two cores)
 # make check            style, spelling and types
 # make test-newest      the core tests with the newest release of every dependency, in an environment of its own

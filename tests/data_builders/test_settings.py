@@ -62,6 +62,7 @@ def test_demo_data_is_not_imported_by_the_builders_of_a_users_data() -> None:
         "data_builders/instructions/sources.py",
         "data_builders/maths/builder.py",
         "data_builders/maths/problems.py",
+        "data_builders/quality/card.py",  # names the licences of packaged sources that rows say they are from
     )
     found = []
     for file in FILES:
