@@ -37,7 +37,7 @@ def use_onednn() -> bool:
         return False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Warning only once for all operators")
-        _library().impl("mm", _mm, "CPU", allow_override=True)
+        _library().impl("mm", _mm, "CPU")
     return True
 
 
