@@ -47,7 +47,7 @@ BUILDERS = {
     "quality": Builder(
         "data_builders.quality.builder:QualityConfig",
         "Rows through cleaning rules, duplicates and decontamination, with the reason for every dropped row.",
-        last_file="rows.jsonl.manifest.json",
+        last_file="decisions.parquet.manifest.json",
         uses_model=False,
     ),
     "sft_mix": Builder(

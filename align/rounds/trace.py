@@ -30,7 +30,7 @@ _PARENTS = ("candidate", "candidates", "prompt_id", "made_from")
 """Columns that name what a row was made from."""
 _SHOWN = (
     *("source", "index", "seed", "seeds", "temperature", "finished", "score", "scores", "passed", "failed", "level"),
-    *("raters", "model", "models", "round", "batch", "knowledge"),
+    *("raters", "model", "models", "round", "batch", "knowledge", "gate", "reason", "detail", "cause"),
 )
 _ROWS = (".jsonl", ".json", ".csv", ".tsv")
 _TEXT_SHOWN = 100

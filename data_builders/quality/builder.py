@@ -1,6 +1,6 @@
 """The builder `quality`: raw rows in, rows to train on out, and for each row why it stayed or went.
 
-    rows.jsonl            the rows that are kept, in the order of the sources
+    rows.jsonl            the rows that are kept, in the order of the sources; or one file for each named source
     dropped.jsonl         the rows that are dropped, each with gate, reason, and the id of the row that caused it
     decisions.parquet     one line for each row, kept or dropped: what `align data why` reads
     card.md, card.json    the data card: sources with their licences, what each gate did, examples
@@ -11,7 +11,6 @@ The gates are steps (`steps.py`) of one pipeline (`pipeline.py`).
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -19,13 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from align.config import dump
-from align.errors import AlignError, RowError
-from align.reporting import logger
+from align.errors import AlignError
 from align.rows import PreferenceRow, PromptRow, Row, SFTRow
 from align.settings import BadRows, InputSource, InputSources
 from data_builders.quality.settings import (
@@ -46,16 +43,19 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["sft", "preferences", "prompts"]
 _KINDS: dict[Kind, type[Row]] = {"sft": SFTRow, "preferences": PreferenceRow, "prompts": PromptRow}
 
-ROWS, DROPPED, DECISIONS, UNITS = "rows.jsonl", "dropped.jsonl", "decisions.parquet", "units"
-CARD, CARD_TEXT = "card.json", "card.md"
+ROWS, UNITS = "rows", "units"
+_FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 class QualityConfig(BadRows):
     """Clean rows: rules, language, evaluation sets, duplicates, and the balance of over-used phrases."""
 
-    path: InputSources
+    path: InputSources | None = None
     """The rows: a file, a dataset on the Hub, or a list of them. Earlier sources take precedence: of duplicates, the
     first row is kept."""
+    sources: dict[Annotated[str, Field(pattern=_FILE_NAME)], InputSources] = Field(default_factory=dict)
+    """In place of `path`: name -> rows. The kept rows of each name are in a file of their own, NAME.jsonl, for a mix in
+    which each of them has its own weight. Sources that are named first take precedence."""
     kind: Kind = "sft"
     """What the rows are: sft (dialogs), preferences (pairs), or prompts."""
     ignore_columns: tuple[str, ...] = ()
@@ -85,6 +85,20 @@ class QualityConfig(BadRows):
     join in if the same command is started there."""
 
     @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if (self.path is None) != bool(self.sources):
+            found = "both" if self.sources else "neither"
+            raise ValueError(f"expected either path or sources, found {found}. Set one of them, and the other to null")
+        if "dropped" in self.sources:
+            raise ValueError("sources.dropped: dropped.jsonl is the file of the dropped rows. Choose another name")
+        return self
+
+    @property
+    def named_sources(self) -> dict[str, InputSources]:
+        """Name of a file of kept rows, without its ending -> the rows that go into it."""
+        return self.sources if self.path is None else {ROWS: self.path}
+
+    @model_validator(mode="after")
     def _only_answers_are_graded(self) -> Self:
         if self.kind == "prompts" and self.grades.enabled:
             raise ValueError("grades names a model, but prompts have no answer to grade. Remove grades")
@@ -97,6 +111,7 @@ def build(config: QualityConfig, output: Path, *, workers: Workers | None = None
     workers: the processes on other machines that share the work; None if there are none.
     """
     from align.sampling.workers import turn_to_write
+    from data_builders.quality.results import write_results
 
     output.mkdir(parents=True, exist_ok=True)
     gate_pipeline = pipeline_of(config, output)
@@ -104,7 +119,7 @@ def build(config: QualityConfig, output: Path, *, workers: Workers | None = None
         gate_pipeline.complete()
     with turn_to_write(workers) as is_first:
         if is_first:
-            _write_files(config, output, gate_pipeline)
+            write_results(config, output, gate_pipeline)
     return output
 
 
@@ -112,8 +127,14 @@ def pipeline_of(config: QualityConfig, output: Path) -> Pipeline[Any]:
     """The pipeline that a config describes, with its shards in `output/units`."""
     from data_builders.quality.pipeline import Job, Pipeline
 
-    sources = config.path if isinstance(config.path, tuple) else (config.path,)
-    job = Job(sources, _KINDS[config.kind], output / UNITS, config.shard_rows, config.bad_rows, config.ignore_columns)
+    job = Job(
+        config.named_sources,
+        _KINDS[config.kind],
+        output / UNITS,
+        config.shard_rows,
+        config.bad_rows,
+        config.ignore_columns,
+    )
     return Pipeline(job, steps_of(config, output))
 
 
@@ -188,75 +209,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _write_files(config: QualityConfig, output: Path, gate_pipeline: Pipeline[Any]) -> None:
-    """Write what was decided, in one pass over the shards."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from align.files import whole_file
-    from align.manifest import write_data_manifest
-    from align.records import identities_of
-    from data_builders.quality.card import CardCounts
-    from data_builders.quality.pipeline import Decision, Funnel
-
-    funnel, card = Funnel(gate_pipeline.gates), CardCounts(config.licences)
-    names = [name for name in Decision._fields if name != "row"]
-    schema = pa.schema([(name, pa.string()) for name in names])
-    buffered: list[Decision] = []
-
-    with (
-        whole_file(output / ROWS) as kept,
-        whole_file(output / DROPPED) as dropped,
-        whole_file(output / DECISIONS, "wb") as table,
-        pq.ParquetWriter(table, schema) as decisions,
-    ):
-
-        def flush() -> None:
-            columns = {name: [getattr(each, name) for each in buffered] for name in names}
-            decisions.write_table(pa.table(columns, schema=schema))
-            buffered.clear()
-
-        for decision in gate_pipeline.decisions():
-            funnel.count(decision)
-            card.count(decision)
-            if decision.gate:
-                dropped.write(json.dumps(_dropped(decision), ensure_ascii=False) + "\n")
-            else:
-                kept.write(decision.row + "\n")
-            buffered.append(decision)
-            if len(buffered) >= config.shard_rows:
-                flush()
-        flush()
-    settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
-    counts, inputs = funnel.counts, gate_pipeline.inputs | identities_of(config.evaluation)
-    notes = {"steps": gate_pipeline.notes()}
-    compared = notes["steps"].get("decontamination", {})
-    evaluation = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
-    _write_card(output, card.record(counts["gates"], list(gate_pipeline.inputs), evaluation))
-    for name in (DECISIONS, DROPPED, ROWS):
-        write_data_manifest(output / name, config=settings, inputs=inputs, counts=counts, notes=notes)
-    log = logger("data_builders")
-    for gate in counts["gates"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in gate["dropped"].items())
-        shown = f" (dropped: {reasons})" if reasons else ""
-        log.info("%-20s %d of %d rows%s", gate["gate"], gate["out"], gate["in"], shown)
-    if not funnel.kept:
-        raise RowError(output / ROWS, f"no row is left of {funnel.read}", f"See {DROPPED} for the reasons")
-
-
-def _write_card(output: Path, record: dict[str, Any]) -> None:
-    from align.files import whole_file
-    from data_builders.quality.card import card_text
-
-    with whole_file(output / CARD) as handle:
-        json.dump(record, handle, indent=1, ensure_ascii=False)
-    with whole_file(output / CARD_TEXT) as handle:
-        handle.write(card_text(record))
-
-
-def _dropped(decision: Any) -> dict[str, Any]:
-    """A dropped row as a record: what became of it, and the row itself."""
-    found = {name: value for name, value in decision._asdict().items() if value and name != "row"}
-    return {**found, **({"row": json.loads(decision.row)} if decision.row else {})}

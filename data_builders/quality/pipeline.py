@@ -61,6 +61,8 @@ class Decision(NamedTuple):
     where: str
     id: str
     source: str
+    file: str
+    """The name of its source in the config, after which the file is named that its kept rows are in."""
     row: str
     """Its JSON text; empty for a record that cannot be read."""
     gate: str
@@ -73,7 +75,8 @@ class Decision(NamedTuple):
 class Job(NamedTuple, Generic[R]):
     """What is read, as what, and where the shards are."""
 
-    sources: Sequence[SourceLike]
+    sources: Mapping[str, SourceLike | Sequence[SourceLike]]
+    """By their names in the config."""
     kind: type[R]
     folder: Path
     shard_rows: int = 4096
@@ -94,7 +97,8 @@ class Pipeline(Generic[R]):
 
     def __init__(self, job: Job[R], steps: Sequence[Step]) -> None:
         self._job, self._steps = job, steps
-        self._sources = sources_of(job.sources)
+        named = [(name, source) for name, given in job.sources.items() for source in sources_of(given)]
+        self._names, self._sources = [name for name, _ in named], [source for _, source in named]
         for source in self._sources:
             if source.weight != 1:
                 what = f"is {source.weight:g}; the rows are cleaned before they are weighed"
@@ -303,8 +307,9 @@ class Pipeline(Generic[R]):
             list(zip(*(files.table(shard).column(name).to_pylist() for name in _OF_EACH_DROP.names), strict=True))
             for _, files in self._passes
         ]
+        file = self._names[self._slices[shard].source]
         for place, (where, name, source, row) in enumerate(rows):
-            here = where, name or "", source or "", row or ""
+            here = where, name or "", source or "", file, row or ""
             found = next((drops[place] for drops in examined if drops[place][0] is not None), None)
             if found is not None:
                 yield Decision(*here, *found)

@@ -25,7 +25,7 @@ def explanations(folder: Path, ids: Sequence[str]) -> list[str]:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    from data_builders.quality.builder import DECISIONS
+    from data_builders.quality.results import DECISIONS
 
     path = folder / DECISIONS
     if not path.is_file():

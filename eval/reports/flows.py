@@ -39,6 +39,8 @@ def flows_of(records: Sequence[StageRecord]) -> tuple[Flow, ...]:
     for record in records:
         for made in made_by(record):
             for file, counts in counts_of(made).items():
+                if not counts:  # a file next to the rows, such as the dropped ones, which those of the rows count
+                    continue
                 found.setdefault((record.name, file), {})[column_of(record)] = _row_counts(counts)
     return tuple(Flow(stage, file, counts) for (stage, file), counts in found.items())
 

@@ -36,6 +36,8 @@ from eval.reports.plots import (
     with_hover,
 )
 from eval.reports.preferences import NOTE as PREFERENCES_NOTE
+from eval.reports.quality import NOTE as QUALITY_NOTE
+from eval.reports.quality import card_tables, contamination, funnel
 from eval.reports.rounds import Report
 from eval.reports.samples import tone_of
 from eval.reports.tables import (
@@ -105,10 +107,12 @@ def page(report: Report, live: Live | None = None) -> str:
             "flows": FLOWS_NOTE,
             "best_of_n": NOTE,
             "preferences": PREFERENCES_NOTE,
+            "quality": QUALITY_NOTE,
         },
         tables=_tables(report),
         flows=[(name, [(flow.file, flow_table(flow)) for flow in group]) for name, group in _by_stage(report)],
         best_of_n=[(column, best_of_n_table(found), sentences(found)) for column, found in report.best_of_n.items()],
+        quality=[(card, card_tables(card), contamination(card)) for card in report.quality],
         current=_current(report),
     )
 
@@ -144,6 +148,7 @@ def _figures(report: Report) -> dict[str, list[Figure]]:
         "training": [_line_figure(curve) for curve in report.curves if curve.axis == "step"],
         "curves": [_line_figure(curve) for curve in report.curves if curve.axis != "step"],
         "knowledge": [Figure(knowledge["description"], knowledge)] if knowledge else [],
+        "quality": [Figure(card.title, funnel(card)) for card in report.quality],
         "times": _time_figures(report),
     }
 

@@ -92,6 +92,13 @@ def theme(scheme: Literal["light", "dark"]) -> dict[str, Any]:
     }
 
 
+class Drop(NamedTuple):
+    """Rows that were dropped for one reason."""
+
+    label: str
+    count: int
+
+
 def line_chart(
     title: str, lines: Mapping[str, Sequence[Point]], axis: str = "step", *, dashed: Sequence[str] = ()
 ) -> Spec:
@@ -228,6 +235,45 @@ def span_chart(title: str, spans: Sequence[Span]) -> Spec:
         "tooltip": [{"field": "label", "title": "stage"}, {"field": "minutes", "format": ".1f"}],
     }  # fmt: skip
     return _spec(title, values, height={"step": _BAR_STEP}, mark={"type": "bar", "minBandSize": 2}, encoding=encoding)
+
+
+def funnel_chart(title: str, total: int, drops: Sequence[Drop]) -> Spec:
+    """Draw how many of `total` rows are left after each drop, as horizontal bars: what is left, and what was dropped.
+
+    Of 10 rows, the drops ("rules", 3) and ("copies", 2) give the bars: rows in 0-10; rules 0-7 and 7-10; copies 0-5
+    and 5-7; rows kept 0-5.
+    """
+    if not total:
+        return {}
+    left, bars = total, [("rows in", 0, total)]
+    for label, count in drops:
+        left -= count
+        bars.append((label, count, left))
+    bars.append(("rows kept", 0, left))
+    values: list[dict[str, Any]] = []
+    for place, (label, dropped, after) in enumerate(bars):
+        # A row of the plot is one value of the y axis, with its place: two gates may have the same label.
+        shared = {"row": f"{place}{_SEPARATOR}{label}", "bar": label, "rows": dropped or after,
+                  "note": f"-{dropped:,}" if dropped else f"{after:,}"}  # fmt: skip
+        values.append({**shared, "part": "left", "start": 0, "end": after})
+        values.append({**shared, "part": "dropped", "start": after, "end": after + dropped})
+    y = {"field": "row", "type": "nominal", "title": None, "sort": None,
+         "scale": {"domain": list(dict.fromkeys(value["row"] for value in values))},
+         "axis": {"labelExpr": f"split(datum.value, '{_SEPARATOR}')[1]", "labelLimit": 330, "domain": False,
+                  "ticks": False}}  # fmt: skip
+    x = {"field": "start", "type": "quantitative", "title": "rows", "axis": {"format": "~s", "tickCount": 5}}
+    color = {"field": "part", "type": "nominal", "legend": {**_legend("square"), "orient": "top"},
+             "scale": {"domain": ["left", "dropped"], "range": [PARTS["right"], PARTS["wrong"]]}}  # fmt: skip
+    tooltip = [{"field": "bar", "title": "reason"}, {"field": "rows", "title": "rows", "format": ","}]
+    parts = {"mark": {"type": "bar"},
+             "encoding": {"y": y, "x": x, "x2": {"field": "end"}, "color": color, "tooltip": tooltip}}  # fmt: skip
+    notes = {
+        "transform": [{"filter": "datum.part === 'dropped'"}],
+        "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 10},
+        "encoding": {"y": {"field": "row", "type": "nominal", "sort": None},
+                     "x": {"field": "end", "type": "quantitative"}, "text": {"field": "note"}},
+    }  # fmt: skip
+    return _spec(title, values, height={"step": _BAR_STEP}, layer=[parts, notes])
 
 
 def with_hover(spec: Spec) -> Spec:

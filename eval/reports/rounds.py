@@ -30,6 +30,7 @@ from eval.reports.knowledge_map import (
 )
 from eval.reports.lineage import StageLineage, lineage_of
 from eval.reports.preferences import preference_facts
+from eval.reports.quality import QualityCard, quality_cards
 from eval.reports.samples import Evaluations, Sample, samples_of
 
 LEDGER = "ledger.sqlite"
@@ -74,6 +75,8 @@ class Report:
     """Column -> the best-of-n curve of the candidates that were sampled in that round."""
     preferences: dict[str, dict[str, str]] = field(default_factory=dict)
     """Stage -> what its report says of its preference rows and of the agreement of raters."""
+    quality: tuple[QualityCard, ...] = ()
+    """The data cards of the stages whose rows passed the quality gates."""
     lineage: tuple[StageLineage, ...] = ()
     choices: tuple[ChoiceRecord, ...] = ()
     """The model that each round left as the best one, and why."""
@@ -137,6 +140,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
         knowledge=_knowledge(records, evaluations),
         best_of_n=best_of_n,
         preferences=preference_facts(records),
+        quality=quality_cards(records),
         lineage=lineage_of(records),
         choices=tuple(choices.values()),
         states=tuple(stage_states(run_dir)),

@@ -10,6 +10,7 @@ from align.rounds.results import words
 from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
 from eval.reports.knowledge_map import KnowledgeMap, map_table
 from eval.reports.preferences import NOTE as PREFERENCES_NOTE
+from eval.reports.quality import QualityCard, card_tables, contamination
 from eval.reports.rounds import Report
 from eval.reports.samples import Sample
 from eval.reports.tables import (
@@ -76,10 +77,20 @@ def markdown(report: Report) -> str:
     for _, samples in groupby(report.samples, key=lambda sample: sample.evaluation):
         parts += _sample_parts(list(samples))
     parts += ["## Rows kept and dropped", _markdown_table(*dropped_table(report))]
+    parts += [part for card in report.quality for part in _card_parts(card)]
     parts += ["## Time by stage", _markdown_table(*time_table(report))]
     parts += ["## Command and versions", *(f"    {run.command}" for run in report.runs[-1:])]
     parts.append(versions_line(report))
     return "\n\n".join(parts) + "\n"
+
+
+def _card_parts(card: QualityCard) -> list[str]:
+    """A data card without its examples, which the page and `card.md` have."""
+    read, kept = card.counts
+    parts = [f"## Data card: {cell(card.title)}", f"{kept:,} of {read:,} rows were kept. {cell(contamination(card))}"]
+    for heading, (head, rows) in card_tables(card).items():
+        parts += [f"### {heading}", _markdown_table(head, rows)]
+    return parts
 
 
 def _sample_parts(samples: Sequence[Sample]) -> list[str]:

@@ -20,6 +20,7 @@ WRITES = {  # recipe or builder -> the files in its folder that other stages may
     "knowledge_probe": r"sft\.jsonl|preferences\.jsonl",
     "document_questions": r"questions\.jsonl",
     "tool_trajectories": r"trajectories\.jsonl|preferences\.jsonl",
+    "quality": r"rows\.jsonl|(probe|tools|candidates)\.jsonl",
     "sft_mix": r"sft\.jsonl",
     "rejection_sample": r"sft\.jsonl|preferences\.jsonl|candidates\.jsonl",
     "weak_prompts": r"prompts\.jsonl",
@@ -100,7 +101,10 @@ def test_the_reward_model_reads_all_batches_and_dpo_the_latest(file: Path) -> No
     """Fact sheet of Llama 3, section 4.2.1: preferences of all rounds for the reward model, the latest for DPO."""
     config, stages = planned(file)
     for stage in stages:
-        if stage.round and stage.recipe in ("reward", "dpo"):
+        if stage.recipe == "dpo":
+            rows = config.run_dir / f"round-{stage.round}" / "quality-preferences" / "rows.jsonl"
+            assert [path for path in stage.inputs.values() if path.suffix == ".jsonl"] == [rows]
+        if stage.name in ("reward", "quality-preferences"):
             (source,) = (found for key in stage.inputs if (found := stage.source_of(key)) is not None)
             assert source.path.endswith("/preferences.jsonl")
             assert source.rounds is not None

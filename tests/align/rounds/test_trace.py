@@ -19,10 +19,12 @@ from align.rounds.decisions import LEDGER
 from align.rounds.finished import described
 from align.rounds.ledger import Ledger
 from align.rounds.trace import trace_text
-from align.rows import Candidate, Message, PromptRow
+from align.rows import Candidate, Message, PromptRow, SFTRow
 from align.sampling.selection import best_and_worst, best_of
 from data_builders.preferences.builder import PreferencesConfig
 from data_builders.preferences.builder import build as build_preferences
+from data_builders.quality.builder import QualityConfig
+from data_builders.quality.builder import build as build_quality
 from data_builders.quality.mix import SFTMixConfig
 from data_builders.quality.mix import build as build_mix
 
@@ -89,7 +91,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (sampled / "units").mkdir()
     (sampled / "units" / "units.json").write_text("{}")
     (sampled / "units" / "unit-00000.jsonl").write_text((sampled / "candidates.jsonl").read_text())
-    source = {"path": sampled / "sft.jsonl", "weight": 2}
+    loud = SFTRow(id="loud", source="people", messages=(*said("user", "Hi?"), *said("assistant", "Hello!!!!!!")))
+    write_rows(run / "data" / "tools.jsonl", [loud])
+    gates = {"duplicates": {"near": False}, "decontamination": {"benchmarks": ()}}
+    passed = {"candidates": sampled / "sft.jsonl", "tools": run / "data" / "tools.jsonl"}
+    build_quality(QualityConfig(sources=passed, **gates), first / "quality")
+    source = {"path": first / "quality" / "candidates.jsonl", "weight": 2}
     build_mix(SFTMixConfig.model_validate({"sources": {"candidates": source}}), first / "mix")
     sft = sealed(first / "sft", config={})
     ledger = Ledger(run / LEDGER)
@@ -99,7 +106,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record(ledger, "round-1/reward", {"model.path": base, "data.path": run / "data" / "preferences.jsonl"}, reward)
     inputs = {"model.path": base, "reward_model.path": reward, "prompts": run / "prompts" / "prompts.jsonl"}
     record(ledger, "round-1/candidates", inputs, sampled, seed=11)
-    record(ledger, "round-1/mix", {"sources.candidates": sampled / "sft.jsonl"}, first / "mix")
+    record(
+        ledger, "round-1/quality", {f"quality.sources.{key}": path for key, path in passed.items()}, first / "quality"
+    )
+    record(ledger, "round-1/mix", {"sources.candidates": first / "quality" / "candidates.jsonl"}, first / "mix")
     record(
         ledger, "round-1/sft", {"model.path": base, "data.path": first / "mix" / "sft.jsonl"}, sft, training={"seed": 5}
     )
@@ -125,6 +135,8 @@ def test_a_row_of_the_mix_is_followed_to_candidate_prompt_seed_score_and_models(
     ]
     assert "    made by round-1/mix" in lines
     assert "    read by round-1/sft (data.path)" in lines
+    assert "  RUN/round-1/quality/candidates.jsonl:1" in lines
+    assert "    read by round-1/quality (quality.sources.candidates)" in lines
     place = lines.index("  RUN/round-1/candidates/candidates.jsonl:1")
     assert (
         lines[place + 1]
@@ -138,6 +150,15 @@ def test_a_row_of_the_mix_is_followed_to_candidate_prompt_seed_score_and_models(
     at = lines.index("the same prompt in a file from outside the run")
     assert lines[at + 1] == f"  {run.parent}/prompts.jsonl:1"
     assert not [line for line in lines if "units" in line]
+
+
+def test_a_dropped_row_says_which_gate_dropped_it_and_why(run: Path) -> None:
+    lines = lines_of(run, "loud")
+    place = lines.index("  RUN/round-1/quality/dropped.jsonl:1")
+    assert lines[place + 1].endswith("source people, gate rules, reason too many exclamation marks, detail 6")
+    assert lines[place + 2] == "    made by round-1/quality"
+    assert "    read by round-1/quality (quality.sources.tools)" in lines
+    assert not [line for line in lines if "mix" in line]
 
 
 def test_a_preference_is_followed_to_its_raters_and_its_raw_record(run: Path) -> None:
@@ -171,7 +192,7 @@ def test_a_checkpoint_is_followed_to_data_reward_model_and_base(run: Path) -> No
         ]
         assert "      made by round-1/sft (training.seed 5)" in lines
         assert "        data.path: RUN/round-1/mix/sft.jsonl (2 rows)" in lines
-        assert "                reward_model.path: RUN/round-1/reward" in lines
+        assert "                    reward_model.path: RUN/round-1/reward" in lines
         assert f"preferences.path: {run.parent}/ratings.jsonl" in map(str.strip, lines)
         assert "model on the Hub: meta-llama/Llama-3.1-8B" in map(str.strip, lines)
 

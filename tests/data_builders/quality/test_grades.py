@@ -48,7 +48,9 @@ def decisions(
     rows: Sequence[SFTRow], folder: Path, config: GradesConfig, engine: GenerationEngine | None = None
 ) -> tuple[dict[str, Decision], dict[str, Any]]:
     write_rows(folder / "in.jsonl", rows)
-    pipeline = Pipeline(Job((folder / "in.jsonl",), SFTRow, folder / "units", shard_rows=5), [Grades(config, engine)])
+    pipeline = Pipeline(
+        Job({"rows": folder / "in.jsonl"}, SFTRow, folder / "units", shard_rows=5), [Grades(config, engine)]
+    )
     pipeline.complete()
     return {each.id: each for each in pipeline.decisions()}, pipeline.notes()["quality"]
 

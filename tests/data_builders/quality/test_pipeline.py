@@ -15,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from align.errors import RowError
 from align.jsonl import read_rows, write_rows
 from align.manifest import read_data_manifest
+from align.records import count_of, sources_of
 from align.rows import SFTRow
 from data_builders.quality import shards
 from data_builders.quality.builder import QualityConfig, build
@@ -189,6 +191,42 @@ def test_other_sizes_and_forms_of_sources_give_the_same_rows(source: Path, whole
     config = QualityConfig(path=(tmp_path / "a.jsonl", tmp_path / "b.parquet"), shard_rows=17)
     build(config, tmp_path / "out")
     assert (tmp_path / "out/rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_named_sources_have_files_of_their_own_and_are_compared_with_each_other(
+    source: Path, whole: Path, tmp_path: Path
+) -> None:
+    """The rows of one file in two: the same decisions, and the kept rows of both files are those of the whole."""
+    rows = planted_rows()
+    write_rows(tmp_path / "a.jsonl", rows[:50])
+    write_rows(tmp_path / "b.jsonl", [*rows[50:]])
+    write_rows(tmp_path / "c.jsonl", [rows[0].model_copy(update={"id": "again"})])
+    sources = {"first": tmp_path / "a.jsonl", "second": (tmp_path / "b.jsonl",), "third": tmp_path / "c.jsonl"}
+    output = build(QualityConfig(sources=sources), tmp_path / "out")
+    first, second, third = (output / f"{name}.jsonl" for name in sources)
+    assert not (output / "rows.jsonl").exists()
+    assert first.read_bytes() + second.read_bytes() == (whole / "rows.jsonl").read_bytes()
+    assert third.read_bytes() == b""
+    assert (read_data_manifest(first)["counts"]["read"], read_data_manifest(second)["counts"]["read"]) == (50, 55)
+    counts = read_data_manifest(third)["counts"]
+    assert (counts["read"], counts["rows"], counts["dropped"]) == (1, 0, {"exact duplicate": 1})
+    assert count_of(sources_of(third)[0]) == 0, "a stage that reads it knows that it is empty"
+    assert explanations(output, ["again"])[0].endswith("because of row-1-0")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "expected either path or sources, found neither"),
+        ({"path": "a.jsonl", "sources": {"b": "b.jsonl"}}, "expected either path or sources, found both"),
+        ({"sources": {"dropped": "b.jsonl"}}, "Choose another name"),
+        ({"sources": {"../b": "b.jsonl"}}, "should match pattern"),
+    ],
+)
+def test_either_path_or_named_sources_are_given(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        QualityConfig(**settings)
 
 
 @pytest.mark.slow

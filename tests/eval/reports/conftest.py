@@ -37,6 +37,26 @@ def evaluation(
     return json.dumps(found | ({"differences": differences} if differences else {}))
 
 
+def card(round_number: int) -> dict[str, Any]:
+    """A data card as the builder `quality` writes it: 100 rows read, of which 20, 4 and 1 were dropped."""
+    rules = {"gate": "rules", "in": 100, "dropped": {"empty answer": 20, EVIL: 4}, "out": 76}
+    sets = {"gate": "decontamination", "in": 76, "dropped": {"overlaps an evaluation prompt": 1}, "out": 75}
+    example = {"where": "a:1", "id": "loud", "source": EVIL, "gate": "", "reason": "", "detail": "", "cause": ""}
+    source = {"licence": "cc-by-4.0", "terms": "names the authors", "carrier": "", "carrier_licence": ""}
+    dropped = {"rules": rules["dropped"], "decontamination": sets["dropped"]}
+    return {
+        "inputs": ["a.jsonl"],
+        "evaluation": [f"held out {round_number}", EVIL],
+        "gates": [rules, sets],
+        "licences": {"cc-by-4.0": {"terms": "names the authors", "sources": [EVIL]}},
+        "sources": {EVIL: {**source, "read": 100, "kept": 75, "dropped": dropped}},
+        "examples": {
+            "kept": [{**example, "text": EVIL}],
+            "dropped": [{**example, "gate": "rules", "reason": "empty answer", "detail": EVIL, "text": "{}"}],
+        },
+    }
+
+
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rounds: data, an evaluation before, SFT and an evaluation in each round. Tests only read it."""
@@ -96,6 +116,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (sft / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (sft / "timing.json").write_text(json.dumps({"seconds": 9.0, "trained_seconds": 45.0, "steps": 8}))
         stage("sft", round_number, sft, read=(rows, Path("outside") / EVIL))
+        passed = folder / "quality"
+        passed.mkdir()
+        (passed / "card.json").write_text(json.dumps(card(round_number)))
+        stage("quality", round_number, passed)
         made = folder / "eval"
         made.mkdir()
         answers = {key: ("I do not know.", "abstained") if key == "q3" else old for key, old in questions.items()}

@@ -13,7 +13,9 @@ import pytest
 
 from align.rounds.ledger import Ledger
 from eval.reports.page import Live, page
+from eval.reports.quality import MOST_REASONS, QualityCard, funnel
 from eval.reports.rounds import Report, read_report
+from eval.reports.text import markdown
 
 VOID = ("meta", "input")
 
@@ -111,6 +113,7 @@ def test_each_section_has_its_plots(parsed: Page) -> None:
         "training": 2,
         "curves": 1,
         "knowledge": 1,
+        "quality": 2,
         "times": 1,
     }
     (loss, accuracy) = parsed.plots["training"]
@@ -125,6 +128,24 @@ def test_each_section_has_its_plots(parsed: Page) -> None:
         ("round 1", 0.31),
         ("round 2", 0.19),
     ]
+
+
+def test_the_funnel_and_the_data_card_of_each_round_are_shown(parsed: Page, report: Report, evil: str) -> None:
+    first, _ = parsed.plots["quality"]
+    left = {value["bar"]: value["end"] for value in values(first) if value["part"] == "left"}
+    reasons = ["rules: empty answer", f"rules: {evil}", "decontamination: overlaps an evaluation prompt"]
+    assert left == {"rows in": 100, **dict(zip(reasons, (80, 76, 75), strict=True)), "rows kept": 75}
+    for text in ("Data card: quality, round 1, 75 of 100 rows kept", "1 of 76 rows repeat an example of: held out 2"):
+        assert text in parsed.text
+    assert f"Dropped by rules, empty answer: {evil}: loud ({evil})" in parsed.text
+    assert "## Data card: quality, round 2\n\n75 of 100 rows were kept." in markdown(report)
+
+
+def test_rare_reasons_of_a_gate_are_one_bar_of_the_funnel() -> None:
+    gate = {"gate": "balance", "in": 100, "dropped": {f"phrase {n}": n for n in range(1, 11)}, "out": 45}
+    left = [v for v in values(funnel(QualityCard("quality", "round 1", {"gates": [gate]}))) if v["part"] == "left"]
+    assert len(left) == 1 + MOST_REASONS + 1
+    assert (left[-2]["bar"], left[-2]["rows"], left[-2]["end"]) == ("balance: 3 other reasons", 6, 45)
 
 
 def test_a_run_that_has_only_begun_has_a_page_too(tmp_path: Path) -> None:
@@ -160,7 +181,7 @@ def opened(shown: str, browser: Any, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.slow
 def test_in_a_browser_the_plots_are_drawn_offline_and_nothing_runs_that_a_model_wrote(opened: Any) -> None:
     tab, requests, wrong = opened
-    for section in ("scores", "knowledge", "selection", "training", "times"):
+    for section in ("scores", "knowledge", "selection", "training", "quality", "times"):
         figure = tab.locator(f"#{section} figure[data-plot]").first
         figure.scroll_into_view_if_needed()
         figure.locator("svg .mark-group").first.wait_for()

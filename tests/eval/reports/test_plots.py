@@ -10,8 +10,10 @@ import pytest
 
 from eval.reports.plots import (
     Bar,
+    Drop,
     Estimated,
     Span,
+    funnel_chart,
     interval_chart,
     line_chart,
     span_chart,
@@ -86,6 +88,16 @@ def test_bars_of_two_groups_may_have_the_same_name() -> None:
     assert len(bars_of(drawing)) == 2
 
 
+def test_a_funnel_shows_what_is_left_and_what_was_dropped_next_to_it() -> None:
+    spec = funnel_chart("rows", 10, [Drop("rules", 3), Drop("copies", 2)])
+    drawing = ElementTree.fromstring(svg_file(spec))
+    whole, *bars = [bar for bar in bars_of(drawing) if bar[1]]
+    ends = [(left / whole[1] * 10, (left + width) / whole[1] * 10) for left, width in (whole, *bars)]
+    expected = [(0, 10), (0, 7), (7, 10), (0, 5), (5, 7), (0, 5)]
+    assert [end for pair in ends for end in pair] == pytest.approx([end for pair in expected for end in pair], abs=0.02)
+    assert {"rows in", "rules", "copies", "rows kept", "10", "-3", "-2", "5"} <= set(drawing.itertext())
+
+
 def test_texts_are_data_and_never_markup() -> None:
     estimates = {EVIL: [Estimated(EVIL, 0.5, 0.4, 0.6)], "other": [Estimated("x", 0.5, 0.4, 0.6)]}
     for spec in (
@@ -93,6 +105,7 @@ def test_texts_are_data_and_never_markup() -> None:
         stacked_bars(EVIL, [(EVIL, [Bar(EVIL, EVIL, [("right", 0.5), ("wrong", 0.5)])])], LEGEND),
         interval_chart(EVIL, estimates),
         span_chart(EVIL, [Span(EVIL, EVIL, 0, 60)]),
+        funnel_chart(EVIL, 2, [Drop(EVIL, 1)]),
     ):
         drawing = ElementTree.fromstring(svg_file(spec))
         assert any(EVIL.replace("\x01", "\ufffd") in text for text in drawing.itertext())
@@ -101,7 +114,7 @@ def test_texts_are_data_and_never_markup() -> None:
 
 def test_nothing_to_draw_gives_an_empty_specification_and_no_file() -> None:
     assert line_chart("x", {"none": [(0.5, NAN), (1.0, math.inf)]}) == stacked_bars("x", [], {}) == {}
-    assert interval_chart("x", {"none": []}) == span_chart("x", []) == {}
+    assert interval_chart("x", {"none": []}) == span_chart("x", []) == funnel_chart("x", 0, []) == {}
     assert svg_file({}) == ""
 
 

@@ -1,0 +1,118 @@
+"""What the builder `quality` writes in the end: kept rows, dropped rows, decisions, and the data card.
+
+All files are written in one pass over the shards, each whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from align.config import dump
+from align.errors import RowError
+from align.files import whole_file
+from align.manifest import write_data_manifest
+from align.records import identities_of
+from align.reporting import logger
+from data_builders.quality.card import CardCounts, card_text
+from data_builders.quality.pipeline import Decision, Funnel, Pipeline
+
+if TYPE_CHECKING:
+    from data_builders.quality.builder import QualityConfig
+
+DROPPED, DECISIONS = "dropped.jsonl", "decisions.parquet"
+CARD, CARD_TEXT = "card.json", "card.md"
+
+_COLUMNS = [name for name in Decision._fields if name != "row"]
+
+
+def write_results(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -> None:
+    """Write the files into the folder `output`. The manifest of the decisions is the last one.
+
+    Raises RowError if no row is kept.
+    """
+    funnels = {name: Funnel(pipeline.gates) for name in config.named_sources}
+    whole, card = Funnel(pipeline.gates), CardCounts(config.licences)
+    with ExitStack() as files:
+        kept = {name: files.enter_context(whole_file(output / f"{name}.jsonl")) for name in funnels}
+        dropped = files.enter_context(whole_file(output / DROPPED))
+        decisions = files.enter_context(_DecisionsFile(output / DECISIONS, config.shard_rows))
+        for decision in pipeline.decisions():
+            for count in (whole.count, funnels[decision.file].count, card.count, decisions.add):
+                count(decision)
+            if decision.gate:
+                dropped.write(json.dumps(_dropped(decision), ensure_ascii=False) + "\n")
+            else:
+                kept[decision.file].write(decision.row + "\n")
+    notes = {"steps": pipeline.notes()}
+    compared = notes["steps"].get("decontamination", {})
+    evaluation = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
+    gates = whole.counts["gates"]
+    _write_card(output, card.record(gates, list(pipeline.inputs), evaluation))
+    settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
+    inputs = pipeline.inputs | identities_of(config.evaluation)
+    counts = {f"{name}.jsonl": funnel.counts for name, funnel in funnels.items()}
+    for file in (DROPPED, *counts, DECISIONS):
+        write_data_manifest(output / file, config=settings, inputs=inputs, counts=counts.get(file, {}), notes=notes)
+    _tell(gates)
+    if not whole.kept:
+        raise RowError(output, f"no row is left of {whole.read}", f"See {DROPPED} for the reasons")
+
+
+class _DecisionsFile:
+    """A Parquet file with one line for each decision, without the rows themselves."""
+
+    _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
+
+    def __init__(self, path: Path, group_rows: int) -> None:
+        """group_rows: decisions that are in memory, and then one row group of the file."""
+        self._path, self._group_rows = path, group_rows
+        self._files = ExitStack()
+        self._waiting: list[Decision] = []
+
+    def __enter__(self) -> _DecisionsFile:
+        handle = self._files.enter_context(whole_file(self._path, "wb"))
+        self._writer = self._files.enter_context(pq.ParquetWriter(handle, self._SCHEMA))
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        if error[0] is None:
+            self._flush()
+        return self._files.__exit__(*error)
+
+    def add(self, decision: Decision) -> None:
+        self._waiting.append(decision)
+        if len(self._waiting) >= self._group_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = {name: [getattr(each, name) for each in self._waiting] for name in _COLUMNS}
+        self._writer.write_table(pa.table(columns, schema=self._SCHEMA))
+        self._waiting.clear()
+
+
+def _write_card(output: Path, record: dict[str, Any]) -> None:
+    with whole_file(output / CARD) as handle:
+        json.dump(record, handle, indent=1, ensure_ascii=False)
+    with whole_file(output / CARD_TEXT) as handle:
+        handle.write(card_text(record))
+
+
+def _dropped(decision: Decision) -> dict[str, Any]:
+    """A dropped row as a record: what became of it, and the row itself."""
+    found = {name: value for name, value in decision._asdict().items() if value and name != "row"}
+    return {**found, **({"row": json.loads(decision.row)} if decision.row else {})}
+
+
+def _tell(gates: Sequence[dict[str, Any]]) -> None:
+    log = logger("data_builders")
+    for gate in gates:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in gate["dropped"].items())
+        shown = f" (dropped: {reasons})" if reasons else ""
+        log.info("%-20s %d of %d rows%s", gate["gate"], gate["out"], gate["in"], shown)
