@@ -92,11 +92,11 @@ def theme(scheme: Literal["light", "dark"]) -> dict[str, Any]:
     }
 
 
-class Drop(NamedTuple):
+class Dropped(NamedTuple):
     """Rows that were dropped for one reason."""
 
     label: str
-    count: int
+    rows: int
 
 
 def line_chart(
@@ -237,7 +237,7 @@ def span_chart(title: str, spans: Sequence[Span]) -> Spec:
     return _spec(title, values, height={"step": _BAR_STEP}, mark={"type": "bar", "minBandSize": 2}, encoding=encoding)
 
 
-def funnel_chart(title: str, total: int, drops: Sequence[Drop]) -> Spec:
+def funnel_chart(title: str, total: int, drops: Sequence[Dropped]) -> Spec:
     """Draw how many of `total` rows are left after each drop, as horizontal bars: what is left, and what was dropped.
 
     Of 10 rows, the drops ("rules", 3) and ("copies", 2) give the bars: rows in 0-10; rules 0-7 and 7-10; copies 0-5

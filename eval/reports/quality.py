@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from align.rounds.ledger import StageRecord
 from eval.reports.columns import column_of, json_of, made_by
-from eval.reports.plots import Drop, Spec, funnel_chart
+from eval.reports.plots import Dropped, Spec, funnel_chart
 
 CARD = "card.json"
 MOST_REASONS = 8
@@ -64,7 +64,7 @@ def quality_cards(records: Iterable[StageRecord]) -> tuple[QualityCard, ...]:
 
 def funnel(card: QualityCard) -> Spec:
     """Draw what is left of the rows after each reason to drop some."""
-    drops = [Drop(f"{gate['gate']}: {why}", count) for gate in card.record["gates"] for why, count in _reasons(gate)]
+    drops = [Dropped(f"{gate['gate']}: {why}", count) for gate in card.record["gates"] for why, count in _reasons(gate)]
     return funnel_chart(card.title, card.counts[0], drops)
 
 

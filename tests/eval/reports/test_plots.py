@@ -10,7 +10,7 @@ import pytest
 
 from eval.reports.plots import (
     Bar,
-    Drop,
+    Dropped,
     Estimated,
     Span,
     funnel_chart,
@@ -89,7 +89,7 @@ def test_bars_of_two_groups_may_have_the_same_name() -> None:
 
 
 def test_a_funnel_shows_what_is_left_and_what_was_dropped_next_to_it() -> None:
-    spec = funnel_chart("rows", 10, [Drop("rules", 3), Drop("copies", 2)])
+    spec = funnel_chart("rows", 10, [Dropped("rules", 3), Dropped("copies", 2)])
     drawing = ElementTree.fromstring(svg_file(spec))
     whole, *bars = [bar for bar in bars_of(drawing) if bar[1]]
     ends = [(left / whole[1] * 10, (left + width) / whole[1] * 10) for left, width in (whole, *bars)]
@@ -105,7 +105,7 @@ def test_texts_are_data_and_never_markup() -> None:
         stacked_bars(EVIL, [(EVIL, [Bar(EVIL, EVIL, [("right", 0.5), ("wrong", 0.5)])])], LEGEND),
         interval_chart(EVIL, estimates),
         span_chart(EVIL, [Span(EVIL, EVIL, 0, 60)]),
-        funnel_chart(EVIL, 2, [Drop(EVIL, 1)]),
+        funnel_chart(EVIL, 2, [Dropped(EVIL, 1)]),
     ):
         drawing = ElementTree.fromstring(svg_file(spec))
         assert any(EVIL.replace("\x01", "\ufffd") in text for text in drawing.itertext())
