@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from align.config import dump
 from align.errors import AlignError
 from align.rows import PreferenceRow, PromptRow, Row, SFTRow
 from align.settings import BadRows, InputSource, InputSources
@@ -110,6 +111,7 @@ def build(config: QualityConfig, output: Path, *, workers: Workers | None = None
 
     workers: the processes on other machines that share the work; None if there are none.
     """
+    from align.records import identities_of
     from align.sampling.workers import turn_to_write
     from data_builders.quality.results import write_results
 
@@ -119,7 +121,13 @@ def build(config: QualityConfig, output: Path, *, workers: Workers | None = None
         gate_pipeline.complete()
     with turn_to_write(workers) as is_first:
         if is_first:
-            write_results(config, output, gate_pipeline)
+            write_results(
+                output,
+                gate_pipeline,
+                settings=dump(config.model_copy(update={"processes": None})),  # the files do not depend on it
+                evaluation=identities_of(config.evaluation),
+                licences=config.licences,
+            )
     return output
 
 

@@ -133,6 +133,11 @@ class Pipeline(Generic[R]):
         return [READING, *(step.name for step in self._steps)]
 
     @property
+    def names(self) -> list[str]:
+        """The names of the sources in the config."""
+        return list(self._job.sources)
+
+    @property
     def inputs(self) -> dict[str, str]:
         """Label of each source -> what tells its content apart."""
         return identities_of(self._sources)

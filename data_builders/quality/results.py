@@ -6,43 +6,49 @@ All files are written in one pass over the shards, each whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from align.config import dump
 from align.errors import RowError
 from align.files import whole_file
 from align.manifest import write_data_manifest
-from align.records import identities_of
 from align.reporting import logger
 from data_builders.quality.card import CardCounts, card_text
 from data_builders.quality.pipeline import Decision, Funnel, Pipeline
 
-if TYPE_CHECKING:
-    from data_builders.quality.builder import QualityConfig
-
 DROPPED, DECISIONS = "dropped.jsonl", "decisions.parquet"
 CARD, CARD_TEXT = "card.json", "card.md"
 
+_GROUP_ROWS = 4096
+"""Decisions that are in memory, and then one row group of the Parquet file."""
 _COLUMNS = [name for name in Decision._fields if name != "row"]
 
 
-def write_results(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) -> None:
+def write_results(
+    output: Path,
+    pipeline: Pipeline[Any],
+    *,
+    settings: dict[str, Any],
+    evaluation: Mapping[str, str],
+    licences: Mapping[str, str],
+) -> None:
     """Write the files into the folder `output`. The manifest of the decisions is the last one.
 
+    settings: of the builder, for the manifests. evaluation: label of each evaluation set -> what tells its content
+    apart. licences: source -> licence, from the user.
     Raises RowError if no row is kept.
     """
-    funnels = {name: Funnel(pipeline.gates) for name in config.named_sources}
-    whole, card = Funnel(pipeline.gates), CardCounts(config.licences)
+    funnels = {name: Funnel(pipeline.gates) for name in pipeline.names}
+    whole, card = Funnel(pipeline.gates), CardCounts(licences)
     with ExitStack() as files:
         kept = {name: files.enter_context(whole_file(output / f"{name}.jsonl")) for name in funnels}
         dropped = files.enter_context(whole_file(output / DROPPED))
-        decisions = files.enter_context(_DecisionsFile(output / DECISIONS, config.shard_rows))
+        decisions = files.enter_context(_DecisionsFile(output / DECISIONS))
         for decision in pipeline.decisions():
             for count in (whole.count, funnels[decision.file].count, card.count, decisions.add):
                 count(decision)
@@ -52,11 +58,10 @@ def write_results(config: QualityConfig, output: Path, pipeline: Pipeline[Any]) 
                 kept[decision.file].write(decision.row + "\n")
     notes = {"steps": pipeline.notes()}
     compared = notes["steps"].get("decontamination", {})
-    evaluation = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
+    sets = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
     gates = whole.counts["gates"]
-    _write_card(output, card.record(gates, list(pipeline.inputs), evaluation))
-    settings = dump(config.model_copy(update={"processes": None}))  # the files do not depend on it
-    inputs = pipeline.inputs | identities_of(config.evaluation)
+    _write_card(output, card.record(gates, list(pipeline.inputs), sets))
+    inputs = {**pipeline.inputs, **evaluation}
     counts = {f"{name}.jsonl": funnel.counts for name, funnel in funnels.items()}
     for file in (DROPPED, *counts, DECISIONS):
         write_data_manifest(output / file, config=settings, inputs=inputs, counts=counts.get(file, {}), notes=notes)
@@ -70,9 +75,8 @@ class _DecisionsFile:
 
     _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
 
-    def __init__(self, path: Path, group_rows: int) -> None:
-        """group_rows: decisions that are in memory, and then one row group of the file."""
-        self._path, self._group_rows = path, group_rows
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._files = ExitStack()
         self._waiting: list[Decision] = []
 
@@ -88,7 +92,7 @@ class _DecisionsFile:
 
     def add(self, decision: Decision) -> None:
         self._waiting.append(decision)
-        if len(self._waiting) >= self._group_rows:
+        if len(self._waiting) >= _GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
