@@ -21,7 +21,7 @@ def test_the_terminal_table_has_a_column_for_before_and_for_each_round(report: R
     assert ["reward", "accuracy", "-", "67%", "67%", "(61-73)"] in lines
     result = text_table(report).splitlines()[-1].split(" · ")
     assert result[0] == "effective training time 75% of the training stages"
-    assert result[1:] == ["9 min 0 s in all stages", "not finished: publish"]
+    assert result[1:] == ["11 min 0 s in all stages", "not finished: publish"]
 
 
 def test_differences_from_the_baseline_are_a_table_of_their_own_everywhere(report: Report) -> None:
