@@ -117,6 +117,24 @@ def test_sharing_the_prefill_equals_separate_rows(model: LlamaForCausalLM) -> No
 
 
 @pytest.mark.slow
+def test_rows_of_one_length_take_the_quick_form_of_attention(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU a step with a mask is several times as fast as one with `enable_gqa`, even if the mask hides nothing."""
+    steps = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def recorded(query: torch.Tensor, key: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        if key.shape[2] > 40:  # not the prefill
+            steps.append((query.shape[1] == key.shape[1], kwargs["attn_mask"] is not None))
+        return attend(query, key, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    backend(model).complete([list(range(10, 50))], [list(range(8))])
+    assert set(steps) == {(True, True)}
+
+
+@pytest.mark.slow
 def test_a_prompt_is_prefilled_once_for_all_its_completions(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
