@@ -38,12 +38,38 @@ _KEPT = _Kept()
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 
+class _Recent(dict[tuple[str, bool], str]):
+    """Text and `fold_case` -> the text after `normalize`, of texts that were normalized a moment ago: the same row is
+    compared in several ways, one after the other. It is emptied when its texts have `most` characters in all.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most, self._characters = most, 0
+
+    def __missing__(self, key: tuple[str, bool]) -> str:
+        text, fold_case = key
+        if self._characters > self._most:
+            self.clear()
+            self._characters = 0
+        self._characters += len(text)
+        self[key] = found = _normalized(text, fold_case)
+        return found
+
+
+_RECENT = _Recent(2**22)
+
+
 def normalize(text: str, *, fold_case: bool = True) -> str:
     """Normalize text for comparison: drop width forms, case (with `fold_case`), punctuation and extra spaces.
 
     Letters, accents, marks, digits and symbols of every script are kept, and signs of arithmetic next to a digit:
     "Was ist  5 * 3?" becomes "was ist 5 * 3".
     """
+    return _RECENT[text, fold_case]
+
+
+def _normalized(text: str, fold_case: bool) -> str:
     composed = unicodedata.normalize("NFKC", text)
     folded = " ".join((composed.casefold() if fold_case else composed).split())
     pieces, end = [], 0
@@ -71,8 +97,13 @@ def ngram_similarity(one: str, other: str, size: int = 3) -> float:
 
 def words_of(text: str, *, fold_case: bool = True) -> list[str]:
     """The words of a text after `normalize`. In scripts without spaces each character is a word."""
+    return spaced(text, fold_case=fold_case).split()
+
+
+def spaced(text: str, *, fold_case: bool = True) -> str:
+    """The text after `normalize`, with spaces between all its words, also in scripts without spaces."""
     found = normalize(text, fold_case=fold_case)
-    return (found if found.isascii() else _UNSPACED.sub(r" \1 ", found)).split()
+    return found if found.isascii() else _UNSPACED.sub(r" \1 ", found)
 
 
 def word_ngrams(text: str, size: int) -> Counter[tuple[str, ...]]:

@@ -30,13 +30,16 @@ class CardCounts:
     def __init__(self, licences: Mapping[str, str]) -> None:
         """licences: source -> licence, from the user."""
         self._licences = licences
+        self._names: dict[str, str] = {"": UNREADABLE}  # the source of a row -> its name in the card
         self._sources: dict[str, Counter[tuple[str, str]]] = {}  # ("", "") are kept rows
         self._kept: list[Decision] = []
         self._dropped: dict[tuple[str, str], Decision] = {}  # (gate, reason) -> the first row
 
     def count(self, decision: Decision) -> None:
         """Count a row."""
-        name = source_name(decision.source, self._licences) if decision.source else UNREADABLE
+        if decision.source not in self._names:
+            self._names[decision.source] = source_name(decision.source, self._licences)
+        name = self._names[decision.source]
         self._sources.setdefault(name, Counter())[decision.gate, decision.reason] += 1
         if not decision.gate:
             if len(self._kept) < _KEPT_EXAMPLES:

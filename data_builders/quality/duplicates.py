@@ -22,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align.ngrams import jaccard, shingle_sets
+from align.ngrams import WordHashes, jaccard, shingle_sets, word_hashes
 from align.optional import library
 from align.rows import Row
 from data_builders.quality.pipeline import first_of_each, number_of
 from data_builders.quality.settings import DuplicatesConfig
 from data_builders.quality.shards import ShardFiles
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
-from data_builders.quality.texts import calls_of, target_text, whole_text
+from data_builders.quality.texts import calls_of, target_texts, texts_of
 from data_builders.row_contents import content_key
 
 BANDS, ROWS_OF_BAND = 25, 5
@@ -79,8 +79,8 @@ class NearDuplicates(Step):
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the n-grams of the row and of its answer, what must be equal, and one hash for each band."""
         size = self._config.ngram_words
-        shingles, starts = shingle_sets([whole_text(row) for row in rows], size)
-        targets, target_starts = shingle_sets([target_text(row) for row in rows], size)
+        shingles, starts = shingle_sets(_words([texts_of(row) for row in rows]), size)
+        targets, target_starts = shingle_sets(_words([target_texts(row) for row in rows]), size)
         digests = self._rensa.RMinHash.digest_matrix_from_flat_token_hashes(
             shingles, starts.astype(np.uint64), _HASHES, _SEED
         )
@@ -224,6 +224,13 @@ def pairs_of_groups(
         earlier.append(numbers[partner[usable]])
     sizes = np.unique(firsts, return_counts=True)[1]
     return np.concatenate(later), np.concatenate(earlier), int((sizes > 2 * neighbors).sum())
+
+
+def _words(texts: Sequence[Sequence[str]]) -> WordHashes:
+    """The words of each row, one text of the row after the other."""
+    words = word_hashes(text for row in texts for text in row)
+    ends = np.cumsum([0, *map(len, texts)])
+    return WordHashes(words.hashes, words.starts[ends])
 
 
 def _band_hashes(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

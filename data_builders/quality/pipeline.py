@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -53,6 +52,9 @@ _OF_EACH_ROW = pa.schema(
     ]
 )
 _OF_EACH_DROP = pa.schema([("gate", _TEXT), ("reason", _TEXT), ("detail", _TEXT), ("cause", _TEXT)])
+
+
+_BATCH_ROWS = 512
 
 
 class Decision(NamedTuple):
@@ -236,22 +238,28 @@ class Pipeline(Generic[R]):
     def _examined(
         self, steps: Sequence[Step], rows: Sequence[R | None], drops: dict[int, tuple[str, Drop]]
     ) -> dict[str, pa.Array]:
-        """The columns of all steps, and why rows are dropped. A step sees the rows that the steps before it keep."""
-        found: dict[str, pa.Array] = {}
-        for step in steps:
-            places = [place for place, row in enumerate(rows) if row is not None and place not in drops]
-            examined = step.examine([row for place in places if (row := rows[place]) is not None])
-            drops |= {places[among]: (step.name, drop) for among, drop in examined.drops.items()}
-            among_places: list[int | None] = [None] * len(rows)
-            for among, place in enumerate(places):
-                among_places[place] = among
-            for name, column in examined.columns.items():
-                found[f"{step.name}.{name}"] = column.take(pa.array(among_places, pa.int64()))
+        """The columns of all steps, and why rows are dropped. A step sees the rows that the steps before it keep.
+
+        Steps that look at the same texts take turns after a few rows each: what one of them has normalized is then
+        still at hand (`align.text.normalize`). A step with a model sees the whole shard.
+        """
+        found: dict[str, list[pa.Array]] = {}
+        size = max(len(rows), 1) if steps[0].starts_pass else _BATCH_ROWS
+        for start in range(0, max(len(rows), 1), size):
+            batch = range(start, min(start + size, len(rows)))
+            for step in steps:
+                places = [place for place in batch if rows[place] is not None and place not in drops]
+                examined = step.examine([row for place in places if (row := rows[place]) is not None])
+                drops |= {places[among]: (step.name, drop) for among, drop in examined.drops.items()}
+                among_places = pa.array(_places_among(places, batch), pa.int64())
+                for name, column in examined.columns.items():
+                    found.setdefault(f"{step.name}.{name}", []).append(column.take(among_places))
+        columns = {name: pa.concat_arrays(parts) for name, parts in found.items()}
         listed = [drops.get(place) for place in range(len(rows))]
-        found["gate"] = pa.array([each and each[0] for each in listed], _TEXT)
+        columns["gate"] = pa.array([each and each[0] for each in listed], _TEXT)
         for name in _OF_EACH_DROP.names[1:]:
-            found[name] = pa.array([each and getattr(each[1], name) for each in listed], _TEXT)
-        return found
+            columns[name] = pa.array([each and getattr(each[1], name) for each in listed], _TEXT)
+        return columns
 
     def _choose(self, gate: str, choices: Sequence[Choice]) -> None:
         for choice in choices:
@@ -325,42 +333,10 @@ class Pipeline(Generic[R]):
                 yield Decision(*here, "")
 
 
-class Funnel:
-    """How many rows each gate was given, dropped and passed on; the numbers add up by construction of their check."""
-
-    def __init__(self, gates: Sequence[str]) -> None:
-        self.read, self.kept = 0, 0
-        self.dropped: dict[str, Counter[str]] = {gate: Counter() for gate in gates}
-        self.sources: Counter[str] = Counter()
-
-    def count(self, decision: Decision) -> None:
-        self.read += 1
-        if decision.gate:
-            self.dropped[decision.gate][decision.reason] += 1
-        else:
-            self.kept += 1
-            self.sources[decision.source] += 1
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """The counts for the manifest: as those of `RowSet`, and one entry for each gate.
-
-        Example of a gate: `{"gate": "rules", "in": 90, "dropped": {"emoji": 5}, "out": 85}`.
-        """
-        gates, left = [], self.read
-        for gate, reasons in self.dropped.items():
-            out = left - reasons.total()
-            gates.append({"gate": gate, "in": left, "dropped": dict(sorted(reasons.items())), "out": out})
-            left = out
-        assert left == self.kept, f"{left} rows should be left, and {self.kept} are"
-        dropped: Counter[str] = sum(self.dropped.values(), Counter())
-        return {
-            "read": self.read,
-            "rows": self.kept,
-            "dropped": dict(sorted(dropped.items())),
-            "sources": dict(sorted(self.sources.items())),
-            "gates": gates,
-        }
+def _places_among(places: Sequence[int], batch: range) -> list[int | None]:
+    """For each place of a batch its number among `places`: 4 and 6 of the batch 4, 5, 6 give 0, None, 1."""
+    numbers = {place: number for number, place in enumerate(places)}
+    return [numbers.get(place) for place in batch]
 
 
 def first_of_each(ordered: NDArray[Any]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ All files are written in one pass over the shards, each whole or not at all.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from align.files import whole_file
 from align.manifest import write_data_manifest
 from align.reporting import logger
 from data_builders.quality.card import CardCounts, card_text
-from data_builders.quality.pipeline import Decision, Funnel, Pipeline
+from data_builders.quality.pipeline import Decision, Pipeline
 
 DROPPED, DECISIONS = "dropped.jsonl", "decisions.parquet"
 CARD, CARD_TEXT = "card.json", "card.md"
@@ -68,6 +69,44 @@ def write_results(
     _tell(gates)
     if not whole.kept:
         raise RowError(output, f"no row is left of {whole.read}", f"See {DROPPED} for the reasons")
+
+
+class Funnel:
+    """How many rows each gate was given, dropped and passed on; the numbers add up by construction of their check."""
+
+    def __init__(self, gates: Sequence[str]) -> None:
+        self.read, self.kept = 0, 0
+        self.dropped: dict[str, Counter[str]] = {gate: Counter() for gate in gates}
+        self.sources: Counter[str] = Counter()
+
+    def count(self, decision: Decision) -> None:
+        self.read += 1
+        if decision.gate:
+            self.dropped[decision.gate][decision.reason] += 1
+        else:
+            self.kept += 1
+            self.sources[decision.source] += 1
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The counts for the manifest: as those of `RowSet`, and one entry for each gate.
+
+        Example of a gate: `{"gate": "rules", "in": 90, "dropped": {"emoji": 5}, "out": 85}`.
+        """
+        gates, left = [], self.read
+        for gate, reasons in self.dropped.items():
+            out = left - reasons.total()
+            gates.append({"gate": gate, "in": left, "dropped": dict(sorted(reasons.items())), "out": out})
+            left = out
+        assert left == self.kept, f"{left} rows should be left, and {self.kept} are"
+        dropped: Counter[str] = sum(self.dropped.values(), Counter())
+        return {
+            "read": self.read,
+            "rows": self.kept,
+            "dropped": dict(sorted(dropped.items())),
+            "sources": dict(sorted(self.sources.items())),
+            "gates": gates,
+        }
 
 
 class _DecisionsFile:

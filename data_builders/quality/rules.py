@@ -57,6 +57,11 @@ _BOILERPLATE = re.compile(
     r"|share this:|skip to (?:main )?content|this website uses cookies|javascript is disabled|leave a comment below)",
     re.IGNORECASE | re.MULTILINE,
 )
+_OF_BOILERPLATE = (
+    *("regenerate response", "chatgpt can", "copy code", "sent from my", "lorem ipsum", "click here", "newsletter"),
+    *("accept all", "all rights", "share this", "skip to", "this website", "javascript is", "leave a comment"),
+)
+"""One of these is in every match of _BOILERPLATE."""
 _PLACEHOLDER = re.compile(
     r"\W*(?:n/?a|null|none|nan|todo|tbd|undefined|noinput|no (?:in|out)put|insert (?:answer|text) here)?\W*",
     re.IGNORECASE,
@@ -67,6 +72,8 @@ _OPEN_WORD = re.compile(
     r"\b(?:and|or|but|the|a|an|of|to|with|for|because|which|that|from|by|as|is|are|was|were|und|oder|der|die|das|et|ou"
     r"|le|la|les|de|y|el|los|que|e|il|di|che)$"
 )
+_LONGEST_END = 16
+"""More characters than _ENDS_OPEN and _OPEN_WORD look at: they are slow in a long line."""
 _BOLD = re.compile(r"(?<!\*)\*\*(?!\*)")
 _LINK = re.compile(r"\[[^\]\n]{1,200}\]\([^)\s]*(?=\s|$)(?![^\n]*\))")
 
@@ -99,12 +106,16 @@ def _truncated(answer: _Answer, config: RulesConfig) -> Drop | None:
     if not answer.is_final or answer.words < 8 or text.endswith(("```", "$", "\\]")):
         return None
     last = text.rpartition("\n")[2]
-    if _ENDS_OPEN.search(last) or (_OPEN_WORD.search(last) and len(last.split()) > 3):
+    end = last[-_LONGEST_END:]
+    if _ENDS_OPEN.search(end) or (_OPEN_WORD.search(end) and len(last.split()) > 3):
         return Drop("truncated answer", last[-40:])
     return None
 
 
 def _boilerplate(answer: _Answer, config: RulesConfig) -> Drop | None:
+    lowered = answer.prose.lower()
+    if not any(words in lowered for words in _OF_BOILERPLATE):  # ten times faster than the expression
+        return None
     found = _BOILERPLATE.search(answer.prose)
     if found is None or found.group().lower() in answer.prompt.lower():
         return None
@@ -112,7 +123,7 @@ def _boilerplate(answer: _Answer, config: RulesConfig) -> Drop | None:
 
 
 def _emoji(answer: _Answer, config: RulesConfig) -> Drop | None:
-    count = len(_EMOJI.findall(answer.prose))
+    count = 0 if answer.prose.isascii() else len(_EMOJI.findall(answer.prose))
     return Drop("too many emojis", str(count)) if count > max(config.emojis, answer.words / 50) else None
 
 
@@ -127,14 +138,17 @@ def _exclamation(answer: _Answer, config: RulesConfig) -> Drop | None:
 
 
 def _markdown(answer: _Answer, config: RulesConfig) -> Drop | None:
-    fences = len(re.findall(r"^[ \t]*```", answer.text, re.MULTILINE))
-    if fences % 2:
+    if "```" in answer.text and len(re.findall(r"^[ \t]*```", answer.text, re.MULTILINE)) % 2:
         return Drop("broken Markdown", "a code block is not closed")
-    if "$" not in answer.prose and any(
-        len(_BOLD.findall(part)) % 2 and not re.search(r"\w\*\*\w", part) for part in answer.prose.split("\n\n")
+    if (
+        "**" in answer.prose
+        and "$" not in answer.prose
+        and any(
+            len(_BOLD.findall(part)) % 2 and not re.search(r"\w\*\*\w", part) for part in answer.prose.split("\n\n")
+        )
     ):
         return Drop("broken Markdown", "bold text is not closed")
-    found = _LINK.search(answer.prose)
+    found = _LINK.search(answer.prose) if "](" in answer.prose else None
     return Drop("broken Markdown", f"a link is not closed: {found.group()[:40]}") if found else None
 
 
@@ -183,7 +197,8 @@ def fault(row: Row, config: RulesConfig) -> Drop | None:
     """The first fault that the rules find in a row; None if there is none."""
     if "control_tokens" in config.rules:
         for message in {message for dialog in dialogs_of(row) for message in dialog}:
-            token = _CONTROL.search(message.content)
+            has_bracket = "<" in message.content or "[" in message.content
+            token = _CONTROL.search(message.content) if has_bracket else None
             if token is not None:
                 return Drop("control tokens in a text", token.group())
     messages = answers_of(row)
@@ -191,7 +206,8 @@ def fault(row: Row, config: RulesConfig) -> Drop | None:
     for number, message in enumerate(messages):
         if message.tool_calls and not message.content.strip():
             continue
-        prose = _CODE.sub(" ", message.content)
+        has_code = "`" in message.content or "~~~" in message.content
+        prose = _CODE.sub(" ", message.content) if has_code else message.content
         answer = _Answer(message.content, prose, prompt, number == len(messages) - 1)
         for name in config.rules:
             if name != "control_tokens" and (drop := _RULES[name](answer, config)) is not None:

@@ -43,15 +43,19 @@ def final_answer(row: Row) -> str:
     return targets[0][-1].content if targets else ""
 
 
+def texts_of(row: Row) -> list[str]:
+    """The texts of prompt and completions, message by message."""
+    return [*(message.content for message in prompt_of(row)), *target_texts(row)]
+
+
 def whole_text(row: Row) -> str:
     """Prompt and completions as one text, without the roles."""
-    messages = [*prompt_of(row), *(message for target in targets_of(row) for message in target)]
-    return "\n".join(message.content for message in messages)
+    return "\n".join(texts_of(row))
 
 
-def target_text(row: Row) -> str:
-    """The completions as one text; empty for a prompt."""
-    return "\n".join(message.content for target in targets_of(row) for message in target)
+def target_texts(row: Row) -> list[str]:
+    """The texts of the completions, message by message; none for a prompt."""
+    return [message.content for target in targets_of(row) for message in target]
 
 
 def calls_of(row: Row) -> list[tuple[str, str]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 
-from align.ngrams import jaccard, ngrams_of, sequence_hash, shingle_sets, wildcard_hashes, word_hashes
-from align.text import word_ngrams
+from align import ngrams
+from align.ngrams import jaccard, ngrams_of, postings_of, sequence_hash, shingle_sets, wildcard_hashes, word_hashes
+from align.text import word_ngrams, words_of
 
 DRAW = random.Random(0)
 TEXTS = ["", "one", "two words", "Drei kurze Wörter!", "東京は日本の首都です", "5 * 3 is not 5/3, is it?"] + [
@@ -27,6 +29,40 @@ def test_two_texts_share_a_number_exactly_where_they_share_an_ngram() -> None:
                 assert len(shared) == len(word_ngrams(TEXTS[text], size).keys() & word_ngrams(TEXTS[other], size))
 
 
+def test_the_number_of_a_word_is_its_polynomial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worked out with whole numbers of Python, byte by byte; also where a block ends after every text."""
+    base, last = ngrams._BASE, 2**64 - 1
+    for block in (2**18, 10):
+        monkeypatch.setattr(ngrams, "_BLOCK_BYTES", block)
+        found = word_hashes([*TEXTS, " ".join(TEXTS)])
+        expected = []
+        for word in [word for text in [*TEXTS, " ".join(TEXTS)] for word in words_of(text)]:
+            number = sum(byte * pow(base, place, 2**64) for place, byte in enumerate(word.encode())) & last
+            number ^= number >> int(ngrams._SHIFT)
+            expected.append(number * int(ngrams._MULTIPLIER) & last)
+        assert found.hashes.tolist() == expected
+        assert found.lengths.tolist() == [len(words_of(text)) for text in [*TEXTS, " ".join(TEXTS)]]
+
+
+@pytest.mark.slow
+def test_a_text_longer_than_a_block_has_the_same_numbers_as_its_parts() -> None:
+    words = ["".join(DRAW.choices("abcdefghij", k=6)) for _ in range(120_000)]
+    whole, parts = word_hashes([" ".join(words)]), word_hashes(words)
+    assert np.array_equal(whole.hashes, parts.hashes)
+    assert len(np.unique(parts.hashes)) == len(set(words))
+
+
+def test_postings_find_what_a_search_one_by_one_finds() -> None:
+    found = ngrams_of(word_hashes(TEXTS), 2)
+    known, asked = postings_of(found), ngrams_of(word_hashes([*TEXTS[::3], "unknown words here"]), 2).hashes
+    pairs = {(one, other) for one, other in zip(*(part.tolist() for part in known.find(asked)), strict=True)}
+    assert pairs == {
+        (a, b) for a, x in enumerate(asked.tolist()) for b, y in enumerate(known.hashes.tolist()) if x == y
+    }
+    assert len(pairs) > 100
+    assert all(not len(part) for part in postings_of(ngrams_of(word_hashes([]), 2)).find(asked))
+
+
 def test_places_and_sequences_agree() -> None:
     words = word_hashes(TEXTS)
     found = ngrams_of(words, 4)
@@ -36,7 +72,7 @@ def test_places_and_sequences_agree() -> None:
 
 
 def test_jaccard_is_that_of_the_sets() -> None:
-    hashes, starts = shingle_sets(TEXTS, 2)
+    hashes, starts = shingle_sets(word_hashes(TEXTS), 2)
     for one in range(len(TEXTS)):
         for other in range(0, len(TEXTS), 5):
             first, second = set(word_ngrams(TEXTS[one], 2)), set(word_ngrams(TEXTS[other], 2))

@@ -8,6 +8,7 @@ import unicodedata
 
 import pytest
 
+from align import text as text_module
 from align.text import exact_key, normalize
 
 
@@ -60,3 +61,11 @@ def test_normalize_is_its_definition_on_random_text() -> None:
     for number in range(10000):
         text = "".join(draw.choices(dense if number % 2 else alphabet, k=draw.randint(0, 30)))
         assert normalize(text) == normalized_by_character(text)
+
+
+def test_texts_that_were_normalized_before_do_not_fill_the_memory() -> None:
+    recent = text_module._Recent(100)
+    for number in range(1000):
+        assert recent[f"Text {number}!", True] == f"text {number}"
+        assert recent[f"Text {number}!", False] == f"Text {number}"
+        assert sum(len(text) for text, _ in recent) <= 110, "one text more than the limit"

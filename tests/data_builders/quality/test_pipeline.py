@@ -22,7 +22,7 @@ from align.jsonl import read_rows, write_rows
 from align.manifest import read_data_manifest
 from align.records import count_of, sources_of
 from align.rows import SFTRow
-from data_builders.quality import shards
+from data_builders.quality import pipeline, shards
 from data_builders.quality.builder import QualityConfig, build
 from data_builders.quality.why import explanations
 from tests.data_builders.quality.made_rows import dialog, near_duplicate, random_rows
@@ -191,6 +191,16 @@ def test_other_sizes_and_forms_of_sources_give_the_same_rows(source: Path, whole
     config = QualityConfig(path=(tmp_path / "a.jsonl", tmp_path / "b.parquet"), shard_rows=17)
     build(config, tmp_path / "out")
     assert (tmp_path / "out/rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_rows", [1, 7])
+def test_how_many_rows_the_steps_see_at_once_does_not_matter(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
+) -> None:
+    monkeypatch.setattr(pipeline, "_BATCH_ROWS", batch_rows)
+    built(source, tmp_path)
+    assert bytes_of(tmp_path) == bytes_of(whole)
 
 
 @pytest.mark.slow

@@ -39,6 +39,12 @@ PLANTED = {
     "a web page": ("Tell me.", f"{GOOD} Click here to subscribe.", "boilerplate"),
     "a loop": ("Tell me.", "We go to the station now.\n" * 5, "repeated lines"),
 }
+BOILERPLATE = (
+    *("Regenerate response", "ChatGPT can make mistakes", "Copy code", "Sent from my iPhone", "Lorem ipsum dolor"),
+    *("click here to subscribe", "Click here to read", "CLICK HERE TO continue", "Subscribe to our newsletter"),
+    *("Accept all cookies", "All rights reserved.", "Share this:", "Skip to content", "skip to main content"),
+    *("This website uses cookies", "JavaScript is disabled", "Leave a comment below"),
+)
 FINE = {
     "plain": ("Tell me.", GOOD),
     "one emoji": ("Tell me.", f"{GOOD} 🎉"),
@@ -98,3 +104,19 @@ def test_rejected_answers_and_untrained_messages_may_be_bad() -> None:
     found = fault(turned, RulesConfig())
     assert found is not None
     assert found.reason == "empty answer"
+
+
+@pytest.mark.parametrize("phrase", BOILERPLATE)
+def test_every_remains_of_a_page_are_found(phrase: str) -> None:
+    row = dialog("a", "Tell me.", f"{GOOD}\n{phrase}")
+    assert (drop := fault(row, RulesConfig())) is not None
+    assert (drop.reason, drop.detail) == ("boilerplate", phrase)
+
+
+def test_the_end_of_a_long_line_is_looked_at() -> None:
+    long = "We go to the station and then we wait there for a while. " * 200
+    for end in ("We met him because", "We saw him, of", "We saw him (", "We saw him -"):
+        drop = fault(dialog("a", "Tell me.", long + end), RulesConfig())
+        assert drop is not None
+        assert drop.reason == "truncated answer"
+    assert fault(dialog("a", "Tell me.", long + "We like lathe"), RulesConfig()) is None
