@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -173,8 +174,8 @@ def shingle_sets(words: WordHashes, size: int) -> tuple[NDArray[np.uint64], NDAr
 def sets_of(ngrams: NGrams, texts: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """The set of n-grams of each of `texts` texts, as `shingle_sets` returns them."""
     hashes = ngrams.hashes.copy()
-    ends = np.cumsum(np.bincount(ngrams.texts, minlength=texts))
-    for start, end in zip(np.concatenate([[0], ends[:-1]]).tolist(), ends.tolist(), strict=True):
+    limits = np.cumsum([0, *np.bincount(ngrams.texts, minlength=texts)])
+    for start, end in pairwise(limits.tolist()):
         hashes[start:end].sort()
     is_new = np.ones(len(hashes), bool)
     is_new[1:] = (hashes[1:] != hashes[:-1]) | (ngrams.texts[1:] != ngrams.texts[:-1])
