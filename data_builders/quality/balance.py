@@ -55,7 +55,7 @@ class Balance(Step):
             {},
             {
                 "opening": pa.array([number_of(opening) if opening else 0 for opening in openings], pa.uint64()),
-                "opening_text": pa.array(openings),
+                "opening_text": pa.array(openings, pa.string()),
                 "phrases": pa.array(found, pa.uint64()),
                 "draw": pa.array(draws, pa.uint64()),
             },
