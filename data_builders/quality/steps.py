@@ -45,8 +45,8 @@ class Examined(NamedTuple):
     drops: Mapping[int, Drop]
     """Place of a row among the given ones -> why it is dropped."""
     columns: Mapping[str, pa.Array] = {}
-    """Name -> what the step keeps of each given row. Values of dropped rows are ignored. An array has the same type for any
-    rows, also for none. Rows have no column of their texts here: those are in the shard's file already."""
+    """Name -> what the step keeps of each given row. Values of dropped rows are ignored. An array has the same type for
+    any rows, also for none. Rows have no column of their texts here: those are in the shard's file already."""
 
 
 class Choice(NamedTuple):
