@@ -122,7 +122,7 @@ class StageDecisions:
                 content = content_on_hub(stage, name)
             elif remade and within(self._config.run_dir, path):
                 content = fingerprint_of(NOT_MADE)  # the run itself, which is another one when any stage has run
-            elif makers := [each.label for each in remade if _makes(each, path)]:
+            elif makers := [each.label for each in remade if each.makes(path)]:
                 waits_for += makers
                 content = NOT_MADE
             else:
@@ -176,11 +176,6 @@ def _content_of(stage: Stage, name: str, path: Path) -> str:
     if source is not None and source.is_selective:
         return selected_fingerprint(source)
     return content_fingerprint(path)
-
-
-def _makes(stage: Stage, path: Path) -> bool:
-    """Whether a stage writes `path`, the folder around it or a part of it."""
-    return any(within(path, out) or within(out, path) for out in stage.outputs.values())
 
 
 def upgrade_notice(upgrades: Sequence[str], changed_code: str) -> str:

@@ -1,8 +1,8 @@
-"""Runs the stages of a plan in order, skips those that are up to date, and continues a run that was interrupted.
+"""Runs the stages of a plan, skips those that are up to date, and continues a run that was interrupted.
 
-`plan.py` says which stages there are, `decisions.py` whether a stage has to run, `ledger.py` records what each start
-read and made. `processes.py` runs one stage as a process, with the locks that make a killed run safe to restart, and
-`slurm.py` runs it as a job.
+`plan.py` says which stages there are, `schedule.py` which of them run side by side, `decisions.py` whether a stage has
+to run, `ledger.py` records what each start read and made. `processes.py` runs one stage as a process, with the locks
+that make a killed run safe to restart, and `slurm.py` runs it as a job.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from align.config import dump
@@ -29,6 +32,7 @@ from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, plan, stages_after, stages_before, stages_of_round
 from align.rounds.processes import Ending, Signals, end_leftovers, run_process, sole_driver
 from align.rounds.results import key_numbers
+from align.rounds.schedule import Schedule
 from align.rounds.screen import Screen, last_start
 from align.rounds.slurm import SlurmJobs, check_slurm
 from align.rounds.stage import Stage, within
@@ -78,6 +82,41 @@ def _decision(run_dir: Path) -> Decision:
         said = decision.cause
     print(f"precision: {decision.precision} ({said})", flush=True)
     return decision
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """How long the rest of a run takes, from the start or the end of some stage on."""
+
+    seconds: float
+    bound: str
+    """`about`, `at least` where the time of some stage is not known, or `at most` where some run side by side."""
+
+    def text(self, elapsed: float = 0.0) -> str:
+        left = self.seconds - elapsed
+        return "" if left < 1 else f"{self.bound} {duration(left)} left in all"
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A stage that runs."""
+
+    stage: Stage
+    record_id: int
+    made_from: StageInputs
+    gpus: tuple[str, ...] | None
+    """The GPUs that it has for itself; None where they are not divided."""
+    ahead: _Ahead
+    at: float = field(default_factory=time.monotonic)
+
+
+@contextmanager
+def _noted(faults: list[StageError]) -> Iterator[None]:
+    """Keep a StageError for later: other stages are running, and have to be followed to their end first."""
+    try:
+        yield
+    except StageError as fault:
+        faults.append(fault)
 
 
 class _Driver:
@@ -132,27 +171,72 @@ class _Driver:
             self._say_what_is_missing(waiting)
 
     def _run_stages(self, heading: str, stages: Sequence[Stage], decisions: StageDecisions, run_id: int) -> None:
-        """Run those of the stages that are not up to date."""
+        """Run those of the stages that are not up to date, some of them side by side.
+
+        All that is kept of them is written here, in the main thread; other threads follow their processes. After a
+        failure or a signal no further stage starts, and those that run are waited for.
+        """
         if stages:
             self.screen.say(heading)
-        for stage in stages:
-            decision = decisions.decide(stage, self.done)
-            if decision.recovered:
-                self._report(stage, "the ledger has no record of it; taken from the record in its folder")
-            if decision.reason:
-                self._report(stage, decision.reason)
-            if decision.runs:
-                if decision.clears:
-                    self.jobs.end_others()
-                    self._clear(stage, known=decision.record is not None)
-                self._run_stage(stage, run_id, decision.made_from)
-                self._ran += 1
-            else:
-                if decision.record is not None and decision.record.id not in self.ledger.numbers():
-                    self.ledger.note_numbers(decision.record.id, key_numbers(stage.outputs))
-                if stage.show:
-                    self.screen.say(*last_start(self._log(stage)))
-            self.done.append(stage)
+        schedule = Schedule(stages, self.config.run_dir, self.config.launcher)
+        running: dict[Future[Ending], _Running] = {}
+        faults: list[StageError] = []
+        with ThreadPoolExecutor(max_workers=max(1, len(stages))) as threads:
+            while True:
+                while not faults and not self.signals.caught and (stage := schedule.next()):
+                    with _noted(faults):
+                        began = self._begun(stage, schedule, decisions, run_id)
+                        if began is None:
+                            schedule.finish(stage)
+                        else:
+                            running[threads.submit(self._process, began)] = began
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    began = running.pop(future)
+                    with _noted(faults):
+                        self._end_stage(began, future.result())
+                    schedule.finish(began.stage)
+        if self.signals.caught:
+            raise Stopped(128 + self.signals.caught[0])
+        for fault in faults[1:]:
+            self.screen.say(str(fault))
+        if faults:
+            raise faults[0]
+        self.done += stages
+
+    def _begun(self, stage: Stage, schedule: Schedule, decisions: StageDecisions, run_id: int) -> _Running | None:
+        """Prepare the start of a stage that has to run; None if it is up to date."""
+        decision = decisions.decide(stage, [*self.done, *schedule.before(stage)])
+        if decision.recovered:
+            self._report(stage, "the ledger has no record of it; taken from the record in its folder")
+        if decision.reason:
+            self._report(stage, decision.reason)
+        if not decision.runs:
+            if decision.record is not None and decision.record.id not in self.ledger.numbers():
+                self.ledger.note_numbers(decision.record.id, key_numbers(stage.outputs))
+            if stage.show:
+                self.screen.say(*last_start(self._log(stage)))
+            return None
+        unharmed = [*schedule.independent_of(stage), *([] if decision.clears else [stage])]
+        self.jobs.end_others([self._log(each) for each in unharmed])
+        if decision.clears:
+            self._clear(stage, known=decision.record is not None)
+        made_from = decision.made_from
+        record_id = self.ledger.begin_stage(
+            run_id,
+            label=stage.label,
+            name=stage.name,
+            round_number=stage.round,
+            recipe=stage.recipe,
+            key=made_from.key,
+            command=stage.shell,
+            config=dump(stage.config),
+            inputs=made_from.inputs,
+            code=made_from.code,
+        )
+        self._ran += 1
+        return _Running(stage, record_id, made_from, schedule.start(stage), self._ahead(stage))
 
     def _choose(self, run_id: int, rounds: int) -> None:
         """Write into the ledger, and say, which models are the best ones after some rounds, and why."""
@@ -178,74 +262,55 @@ class _Driver:
         if self.screen.live:
             self.screen.progress(f"  {stage.name:<{self._width}}  checking what it made")
 
-    def _run_stage(self, stage: Stage, run_id: int, made_from: StageInputs) -> None:
-        record_id = self.ledger.begin_stage(
-            run_id,
-            label=stage.label,
-            name=stage.name,
-            round_number=stage.round,
-            recipe=stage.recipe,
-            key=made_from.key,
-            command=stage.shell,
-            config=dump(stage.config),
-            inputs=made_from.inputs,
-            code=made_from.code,
-        )
-        began = time.monotonic()
-        ending = self._process(stage, made_from.key)
+    def _end_stage(self, began: _Running, ending: Ending) -> None:
+        """Write down how a stage ended. Raises StageError if it failed."""
+        stage, took = began.stage, duration(time.monotonic() - began.at)
         if self.signals.caught:
-            self.ledger.end_stage(record_id, "stopped")
-            seconds = duration(time.monotonic() - began)
-            self._report(stage, f"stopped after {seconds}; the same command continues from here")
-            raise Stopped(128 + self.signals.caught[0])
+            self.ledger.end_stage(began.record_id, "stopped")
+            self._report(stage, f"stopped after {took}; the same command continues from here")
+            return
         if ending.code != 0:
-            self.ledger.end_stage(record_id, "failed")
-            self._report(stage, "failed")
-            raise self._failure(stage, f"{ending.text} after {duration(time.monotonic() - began)}")
+            raise self._failure(began, f"{ending.text} after {took}")
         missing = [path for path in stage.outputs.values() if not path.exists()]
         if missing:
-            self.ledger.end_stage(record_id, "failed")
-            self._report(stage, "failed")
-            raise self._failure(stage, f"ended well and did not make {missing[0]}")
-        made_from = made_from.with_fetched()
+            raise self._failure(began, f"ended well and did not make {missing[0]}")
+        made_from = began.made_from.with_fetched()
         self.ledger.end_stage(
-            record_id, "finished", described(stage.outputs), made_from.key, made_from.code, made_from.inputs
+            began.record_id, "finished", described(stage.outputs), made_from.key, made_from.code, made_from.inputs
         )
         finished = self.ledger.latest(stage.label)
         assert finished is not None
         write_stage_record(finished, stage.outputs)
         numbers = key_numbers(stage.outputs)
         self.ledger.note_numbers(finished.id, numbers)
-        left = self._left(stage)
-        self._report(stage, numbers, duration(time.monotonic() - began), left)
+        self._report(stage, numbers, took, self._ahead(stage, started=False).text())
 
-    def _process(self, stage: Stage, key: str) -> Ending:
-        """Run the stage's command, as a process or as a job, and end what it left running."""
-        log = self._log(stage)
+    def _process(self, began: _Running) -> Ending:
+        """Run the stage's command, as a process or as a job, and end what it left running. In a thread of its own."""
+        stage, log = began.stage, self._log(began.stage)
 
         def follow(lines: Sequence[str], elapsed: float) -> None:
-            self._follow(stage, lines, elapsed)
+            self._follow(began, lines, elapsed)
 
         def asked_to_stop() -> None:
             self.screen.say(f"  {stage.name}: asked to save and leave (again to kill it)")
 
         if stage.allocation is not None:
-            return self.jobs.run(stage, log, key, follow, asked_to_stop)
-        self.jobs.end_others()
-        code = run_process(
-            stage.command, stage.shell, log, self.config.stop_seconds, self.signals, follow, asked_to_stop
-        )
+            return self.jobs.run(stage, log, began.made_from.key, follow, asked_to_stop)
+        stop = self.config.stop_seconds
+        code = run_process(stage.command, stage.shell, log, stop, self.signals, follow, asked_to_stop, began.gpus)
         self._end_leftovers(stage)
         return Ending.of_process(code)
 
-    def _follow(self, stage: Stage, lines: Sequence[str], elapsed: float) -> None:
+    def _follow(self, began: _Running, lines: Sequence[str], elapsed: float) -> None:
+        stage = began.stage
         for line in lines:
             if _PROGRESS.search(line):
                 self.screen.progress(f"  {line}")
             elif stage.show:
                 self.screen.say(line)
         if self.screen.idle():
-            left = self._left(stage, elapsed)
+            left = began.ahead.text(elapsed)
             self.screen.progress(f"  {stage.name:<{self._width}}  {duration(elapsed)}{', ' + left if left else ''}")
 
     def _end_leftovers(self, stage: Stage) -> None:
@@ -273,26 +338,25 @@ class _Driver:
         if own is not None:
             own.unlink(missing_ok=True)  # next to an output that is a file
 
-    def _failure(self, stage: Stage, what: str) -> StageError:
-        log = self._log(stage)
+    def _failure(self, began: _Running, what: str) -> StageError:
+        """Write down that a stage failed, and return the error that says so."""
+        stage, log = began.stage, self._log(began.stage)
+        self.ledger.end_stage(began.record_id, "failed")
+        self._report(stage, "failed")
         printed = [line for line in last_start(log) if not _PROGRESS.search(line)][-_TAIL_LINES:]
         tail = "".join(f"\n    | {line}" for line in printed) or " (it printed nothing)"
         how = f"The whole log is {log}. Fix the cause, then start the same command again: it continues from here"
         return StageError(f"stage {stage.label}: {stage.shell}", f"{what}. Its last lines:{tail}\n", how)
 
-    def _left(self, stage: Stage, elapsed: float | None = None) -> str:
-        """Time left for the whole run, from how long its stages took in an earlier round or start.
+    def _ahead(self, stage: Stage, *, started: bool = True) -> _Ahead:
+        """The time that the rest of the run takes, from how long its stages took in an earlier round or start.
 
-        elapsed: how long `stage` has been running; None if it has ended.
+        started: whether the stage counts, because it has just started and not ended.
         """
-        ahead = itertools.dropwhile(lambda each: each.label != stage.label, self.planned.values())
-        stages = list(ahead)[elapsed is None :]
-        known = [self.ledger.last_seconds(each.name, each.round) for each in stages]
-        seconds = sum(took for took in known if took is not None) - (elapsed or 0.0)
-        if seconds < 1:
-            return ""
-        bound = "about" if None not in known else "at least"
-        return f"{bound} {duration(seconds)} left in all"
+        rest = itertools.dropwhile(lambda each: each.label != stage.label, self.planned.values())
+        known = [self.ledger.last_seconds(each.name, each.round) for each in list(rest)[not started :]]
+        bound = "at least" if None in known else "about" if self.config.launcher.most_stages == 1 else "at most"
+        return _Ahead(sum(took for took in known if took is not None), bound)
 
     def _report(self, stage: Stage, *parts: str) -> None:
         self.screen.say(f"  {stage.name:<{self._width}}  " + "  ".join(part for part in parts if part))

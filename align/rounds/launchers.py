@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,18 +63,33 @@ class SlurmConfig(JobConfig):
 
 
 class LauncherConfig(Section):
-    """Where stages run."""
+    """Where stages run, and how many at a time."""
 
+    parallel: int | None = Field(None, gt=0)
+    """The most stages that run at one time: stages of one round of which none reads what another one makes. What they
+    make does not depend on it. None: one; with SLURM all that can run, since the queue of the cluster decides."""
+    gpus: int | None = Field(None, ge=0)
+    """GPUs of the driver's machine, for stages that run there at the same time: each gets some for itself, as many as
+    its resources.gpus_per_node says, or all, and waits until they are free. None: GPUs are not divided."""
     slurm: SlurmConfig | None = None
-    """As SLURM jobs, one after the other. The driver itself runs where sbatch does, such as on a login node, and shares
-    its folders with the nodes. None: as processes on the machine of the driver."""
+    """As SLURM jobs. The driver itself runs where sbatch does, such as on a login node, and shares its folders with the
+    nodes. None: as processes on the machine of the driver."""
+
+    @property
+    def most_stages(self) -> float:
+        """`parallel`, with its default."""
+        return self.parallel or (1 if self.slurm is None else math.inf)
 
 
 class ResourcesConfig(JobConfig):
-    """What the job of one stage asks for, where it differs from launcher.slurm. Without SLURM it has no effect."""
+    """What one stage needs, where it differs from `launcher`: what its SLURM job asks for. On the machine of the
+    driver only gpus_per_node counts, together with launcher.gpus."""
 
     local: bool = False
     """Run this stage on the machine of the driver also with SLURM, such as a small one, or one that serves a page."""
+    alone: bool = False
+    """On the machine of the driver, run no other stage there at the same time, such as next to one that needs all of
+    the memory."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,15 @@ class Allocation:
     job: JobConfig
 
 
+@dataclass(frozen=True)
+class LocalNeeds:
+    """What a stage that runs on the machine of the driver needs of it."""
+
+    gpus: int | None = None
+    """GPUs that it gets for itself; None where GPUs are not divided."""
+    alone: bool = False
+
+
 def allocation(launcher: LauncherConfig, own: ResourcesConfig | None, launch: Path | None) -> Allocation | None:
     """What a stage asks SLURM for; None for a process on the machine of the driver.
 
@@ -92,14 +117,34 @@ def allocation(launcher: LauncherConfig, own: ResourcesConfig | None, launch: Pa
     """
     if launcher.slurm is None or (own is not None and own.local):
         return None
-    given = {} if own is None else {name: getattr(own, name) for name in own.model_fields_set - {"local"}}
+    given = (
+        {} if own is None else {name: getattr(own, name) for name in own.model_fields_set & {*JobConfig.model_fields}}
+    )
     job = JobConfig(**{name: given.get(name, getattr(launcher.slurm, name)) for name in JobConfig.model_fields})
+    return Allocation(_nodes_of(launch, job.gpus_per_node), job)
+
+
+def local_needs(launcher: LauncherConfig, own: ResourcesConfig | None, launch: Path | None) -> LocalNeeds:
+    """What a stage needs of the machine of the driver. Arguments and errors as for `allocation`."""
+    alone = own is not None and own.alone
+    if launcher.gpus is None:
+        return LocalNeeds(None, alone)
+    asked = launcher.gpus if own is None or own.gpus_per_node is None else own.gpus_per_node
+    if asked > launcher.gpus:
+        what = f"is {asked}, and launcher.gpus, the GPUs of this machine, is {launcher.gpus}"
+        raise ConfigError("resources.gpus_per_node", what, "Ask for fewer GPUs")
+    _nodes_of(launch, asked)
+    return LocalNeeds(asked, alone)
+
+
+def _nodes_of(launch: Path | None, gpus_per_node: int | None) -> int:
+    """The number of nodes in a launch file. Raises ConfigError if a node has fewer GPUs than processes."""
     values = {} if launch is None else read_yaml(launch)[0]
     nodes = int(values.get("num_machines") or 1)
     processes = int(values.get("num_processes") or nodes)
     on_cpu = values.get("use_cpu") or values.get("distributed_type") in (None, "NO", "MULTI_CPU")
-    if not on_cpu and job.gpus_per_node is not None and processes > nodes * job.gpus_per_node:
-        what = f"{launch} starts {processes} processes on {nodes} nodes with {job.gpus_per_node} GPUs each"
+    if not on_cpu and gpus_per_node is not None and processes > nodes * gpus_per_node:
+        what = f"{launch} starts {processes} processes on {nodes} nodes with {gpus_per_node} GPUs each"
         how = "Ask for a GPU for each process, or name another launch file"
         raise ConfigError("resources.gpus_per_node", what, how)
-    return Allocation(nodes, job)
+    return nodes

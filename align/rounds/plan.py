@@ -26,7 +26,7 @@ from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.best import BestConfig, Choice, choose, rule_mistakes
 from align.rounds.inputs import path_mistakes
-from align.rounds.launchers import LauncherConfig, allocation
+from align.rounds.launchers import LauncherConfig, LocalNeeds, allocation, local_needs
 from align.rounds.names import NAMES, Names, as_yaml, fill
 from align.rounds.stage import Stage, within
 from align.rounds.stage_configs import StageConfig, StagesFile, combined
@@ -66,7 +66,7 @@ class RoundsConfig(Recipe):
     after: tuple[StageConfig, ...] = ()
     """After the last round."""
     launcher: LauncherConfig = LauncherConfig()
-    """Where stages run; by default as processes on this machine."""
+    """Where stages run, and how many at a time; by default as processes on this machine, one after the other."""
     stop_seconds: float = Field(120, gt=0)
     """How long a stage may take to save and leave after Ctrl-C or SIGTERM before it is killed."""
     changed_code: Literal["remake", "keep"] = "remake"
@@ -267,7 +267,8 @@ def _stage(config: StageConfig, round_number: int | None, names: Names, recipes:
         command=(*start, str(script), str(yaml), *overrides),
         config=loaded,
         launch=launch,
-        allocation=allocation(whole.launcher, config.resources, launch),
+        allocation=(asked := allocation(whole.launcher, config.resources, launch)),
+        local=LocalNeeds() if asked else local_needs(whole.launcher, config.resources, launch),
         show=config.show,
         inputs=paths_of(loaded, INPUT),
         outputs=paths_of(loaded, OUTPUT),

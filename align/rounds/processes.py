@@ -108,10 +108,12 @@ def run_process(
     signals: Signals,
     follow: Callable[[list[str], float], None],
     asked_to_stop: Callable[[], None],
+    gpus: Sequence[str] | None = None,
 ) -> int:
     """Run a stage's command to its end and return its exit code. Processes that it started may still be running.
 
     shell: the command as a person would type it, for the log.
+    gpus: the GPUs that the stage may use, as CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is.
     follow: called several times a second, with the lines that are new in the log and the seconds since the start.
     asked_to_stop: called once, when a first signal has arrived and the stage has been asked to save and end. A second
         signal, or `stop_seconds` without an end, kills it.
@@ -126,7 +128,7 @@ def run_process(
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,
-            env=_environment(stop_seconds),
+            env=_environment(stop_seconds, gpus),
             start_new_session=True,  # Ctrl-C on the terminal reaches the stage only through the driver
         )
     began = time.monotonic()
@@ -172,14 +174,15 @@ def end_leftovers(
         time.sleep(_POLL_SECONDS)
 
 
-def _environment(stop_seconds: float) -> dict[str, str]:
+def _environment(stop_seconds: float, gpus: Sequence[str] | None) -> dict[str, str]:
     """The environment variables of a stage.
 
     torchrun, which `accelerate launch` starts, kills its workers 30 s after it was asked to stop, which is too soon to
     save a large checkpoint. TORCH_ELASTIC_SHUTDOWN_TIMEOUT gives them as long as a stage without a launcher has.
     """
     seconds = str(math.ceil(stop_seconds))
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": seconds}
+    own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": seconds, **own}
 
 
 def _is_quiet(log: Path) -> bool:

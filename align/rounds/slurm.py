@@ -7,7 +7,8 @@ example, in which the driver is killed while a job trains:
     driver 100    writes dpo.job.json with the unique name of the job, submits it, and adds its id, 17
     driver 100    is killed; job 17 goes on
     driver 300    finds dpo.job.json when it comes to this stage. The stage would be made from the same as job 17, so it
-                  follows job 17 to its end; otherwise it cancels the job first, and submits another.
+                  follows job 17 to its end; otherwise it cancels the job first, and submits another. Jobs whose
+                  inputs may change, because a stage that they depend on runs again, are cancelled before it does.
 
 If driver 100 was killed between the submission and the note of the id, the job is found by its name.
 
@@ -24,7 +25,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,10 +137,9 @@ class SlurmJobs:
         """
         assert stage.allocation is not None
         made_of = fingerprint_of(key, stage.shell, stage.allocation)
-        self.end_others(made_of)
         record = self._record_of(log)
         began = time.monotonic()
-        job = self._from_before(record) if record.exists() else None
+        job = self._from_before(record, made_of) if record.exists() else None
         restarts, why = 0, ""
         while True:
             current = job or self._submit(stage, log, made_of, why)
@@ -163,23 +163,35 @@ class SlurmJobs:
             why = f"job {current.id} {state.text}; submitted again ({restarts} of {self._config.max_restarts})"
             self._say(f"  {stage.name}: {why}")
 
-    def end_others(self, made_of: str | None = None) -> None:
-        """End the jobs that an earlier start left running, except one of this fingerprint."""
-        for path in sorted(self._logs.glob("*.job.json")):
-            job = self._read(path)
-            if job.made_of == made_of:
-                continue
-            number = job.id or self._find(job.name)
-            if number is not None:
-                self._say(f"  ending SLURM job {number} of an earlier start ({job.name})")
-                if self._until_end(number, lambda state: None, lambda: None, stop=True) is None:
-                    how = f"Cancel it (scancel {number}), then delete {path}"
-                    raise StageError(f"SLURM job {number}", "is of an earlier start, and may still be running", how)
-            path.unlink()
+    def end_others(self, logs: Collection[Path] = ()) -> None:
+        """End the jobs that an earlier start left running, except those of the stages with these logs.
 
-    def _from_before(self, record: Path) -> Job | None:
-        """The job of this stage that an earlier start submitted, if it is running or has ended well meanwhile."""
+        Records of the jobs of this start are in the folder too, so `logs` has those of every stage that is running.
+        """
+        kept = {self._record_of(log) for log in logs}
+        for path in sorted(self._logs.glob("*.job.json")):
+            if path not in kept:
+                self._end(path, self._read(path))
+
+    def _end(self, record: Path, job: Job) -> None:
+        """End the job of an earlier start, and forget it."""
+        number = job.id or self._find(job.name)
+        if number is not None:
+            self._say(f"  ending SLURM job {number} of an earlier start ({job.name})")
+            if self._until_end(number, lambda state: None, lambda: None, stop=True) is None:
+                how = f"Cancel it (scancel {number}), then delete {record}"
+                raise StageError(f"SLURM job {number}", "is of an earlier start, and may still be running", how)
+        record.unlink()
+
+    def _from_before(self, record: Path, made_of: str) -> Job | None:
+        """The job of this stage that an earlier start submitted, if it is running or has ended well meanwhile.
+
+        A job that makes the stage from something else than `made_of` is ended.
+        """
         job = self._read(record)
+        if job.made_of != made_of:
+            self._end(record, job)
+            return None
         number = job.id or self._find(job.name)
         if number is None:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 from align.config import Section, dump, section_of
 from align.files import fingerprint_of
 from align.harmless import changes_no_result
-from align.rounds.launchers import Allocation
+from align.rounds.launchers import Allocation, LocalNeeds
 from align.rounds.libraries import library_versions
 from align.rounds.packaged import PINS, packaged_data
 from align.settings import HubConfig, Source, unused_backends
@@ -34,6 +34,8 @@ class Stage:
     launch: Path | None = None
     allocation: Allocation | None = None
     """What its SLURM job asks for; None for a process on the machine of the driver."""
+    local: LocalNeeds = field(default_factory=LocalNeeds)
+    """What it needs of the machine of the driver, if it runs there."""
     show: bool = False
     inputs: dict[str, Path] = field(default_factory=dict)
     """Dotted key -> what it reads."""
@@ -50,6 +52,10 @@ class Stage:
     def shell(self) -> str:
         """The command as a person would type it."""
         return shlex.join(["python" if part == sys.executable else part for part in self.command])
+
+    def makes(self, path: Path) -> bool:
+        """Whether it writes `path`, the folder around it or a part of it."""
+        return any(within(path, out) or within(out, path) for out in self.outputs.values())
 
     def source_of(self, name: str) -> Source | None:
         """The source of records whose path is the input `name`; None for a path that is no `Source`."""

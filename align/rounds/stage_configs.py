@@ -35,7 +35,7 @@ class StageConfig(Section):
     launch_rounds: tuple[int, ...] | None = None
     """The rounds in which `launch` holds; None for all."""
     resources: ResourcesConfig | None = None
-    """What its SLURM job asks for, where it differs from launcher.slurm."""
+    """What it needs of the machine that it runs on, where this differs from `launcher`."""
     first_round: int = Field(1, gt=0)
     """A stage of a round is left out before this round, such as one that reads what the former round made."""
     show: bool = False
