@@ -35,6 +35,7 @@ def model_card(manifest: Mapping[str, Any], facts: CardFacts) -> str:
         _usage(facts, stage),
         sections.evaluation(facts),
         sections.how_it_was_made(manifest, facts, stage),
+        sections.search(manifest),
         sections.training(facts),
         sections.data(facts),
         sections.licences(facts),

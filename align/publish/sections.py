@@ -14,6 +14,7 @@ from align.publish.manifests import members_of
 from align.publish.markdown import cell, fenced, table
 from align.publish.names import shown_path, without_paths
 from align.publish.parity import NOT_STATED, parity
+from align.publish.searches import weight_search_of
 
 _PAPER = "[Llama 3](https://arxiv.org/abs/2407.21783)"
 _ORDER = {"reward": 0, "sft": 1, "dpo": 2}
@@ -112,6 +113,16 @@ def _step(step: Step) -> Sequence[object]:
         "-" if step.optimizer_steps is None else step.optimizer_steps,
         shown or "-",
     )
+
+
+def search(manifest: Mapping[str, Any]) -> str:
+    """The search of an average's weights; empty if they were given."""
+    found = weight_search_of(manifest)
+    if found is None:
+        return ""
+    order = f"Weights are in the order {', '.join(map(cell, found.checkpoints))}."
+    lines = table([cell(name) for name in found.head], found.rows)
+    return "\n".join(["## Search of weights", "", f"{cell(found.sentence)} {order}", "", *lines])
 
 
 def data(facts: CardFacts) -> str:

@@ -35,6 +35,9 @@ class BestConfig(Section):
     name of one of its scores. A model's score is the weighted sum; the highest is the best."""
     floors: dict[str, float] = Field(default_factory=dict)
     """Metric -> the least value that a model must have to be chosen, whatever its score."""
+    max_losses: dict[str, float] = Field(default_factory=dict)
+    """Metric -> by how much it may be below that of `start`, such as {factuality.right: 0.1}: a model that lost more is
+    not chosen, whatever its score. Requires start_evaluation."""
     min_gain: float = Field(0.0, ge=0)
     """How much higher than that of the former best the score must be. A round with less keeps the former best."""
 
@@ -43,7 +46,7 @@ class BestConfig(Section):
     def _a_stage_alone(cls, value: Any) -> Any:
         return {"stage": value} if isinstance(value, str) else value
 
-    @field_validator("score", "floors")
+    @field_validator("score", "floors", "max_losses")
     @classmethod
     def _metrics_have_two_parts(cls, values: dict[str, float]) -> dict[str, float]:
         for metric in values:
@@ -56,15 +59,19 @@ class BestConfig(Section):
     def _a_rule_is_whole(self) -> Self:
         if self.evaluation is not None and not self.score:
             raise ValueError(f"evaluation is {self.evaluation}, and score names no metric to choose by")
-        for name in ("start_evaluation", "score", "floors", "min_gain"):
+        for name in ("start_evaluation", "score", "floors", "max_losses", "min_gain"):
             if self.evaluation is None and getattr(self, name):
                 raise ValueError(f"{name} is given, and evaluation, whose results it is about, is missing")
+        if self.max_losses and self.start_evaluation is None:
+            raise ValueError("max_losses compares with start, and start_evaluation, which evaluates it, is missing")
+        if negative := [name for name, most in self.max_losses.items() if most < 0]:
+            raise ValueError(f"max_losses of {negative[0]} is below 0; write how much may be lost, such as 0.1")
         return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that the rule reads."""
-        return tuple(dict.fromkeys((*self.score, *self.floors)))
+        return tuple(dict.fromkeys((*self.score, *self.floors, *self.max_losses)))
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ def choose(rule: BestConfig, run_dir: Path, start: Path, rounds: int) -> Choice:
     Raises StageError for a metric that the results of an evaluation do not have.
     """
     best = Choice(start, 0, "")
-    evaluated = rule.start_evaluation
-    score = None if evaluated is None else _score(rule, values_of(rule, run_dir / evaluated))
+    at_start = None if rule.start_evaluation is None else values_of(rule, run_dir / rule.start_evaluation)
+    score = _score(rule, at_start)
     for number in range(1, rounds + 1):
         folder = run_dir / f"round-{number}"
         model = folder / rule.stage
@@ -98,7 +105,7 @@ def choose(rule: BestConfig, run_dir: Path, start: Path, rounds: int) -> Choice:
             continue
         reached = _score(rule, values)
         assert reached is not None
-        if low := [f"{name} {values[name]:.3f}" for name, least in rule.floors.items() if values[name] < least]:
+        if low := _below_floors(rule, values, at_start):
             why = f"round {number} is below a floor ({', '.join(low)})"
             best = Choice(best.path, best.round, f"{_name(best.round)} stays: {why}")
         elif score is not None and reached <= score + rule.min_gain:
@@ -129,6 +136,15 @@ def values_of(rule: BestConfig, folder: Path) -> dict[str, float] | None:
             raise StageError(folder, f"best: no evaluation has the metric {metric}", f"Name one of: {known}")
         values[metric] = float(value)
     return values
+
+
+def _below_floors(rule: BestConfig, values: Mapping[str, float], at_start: Mapping[str, float] | None) -> list[str]:
+    """What keeps a model from being chosen, for a person: `factuality.right 0.217, 0.386 at the start`."""
+    low = [f"{name} {values[name]:.3f}" for name, least in rule.floors.items() if values[name] < least]
+    if at_start is not None:
+        lost = [name for name, most in rule.max_losses.items() if values[name] < at_start[name] - most]
+        low += [f"{name} {values[name]:.3f}, {at_start[name]:.3f} at the start" for name in lost]
+    return low
 
 
 def _score(rule: BestConfig, values: Mapping[str, float] | None) -> float | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.errors import StageError
+from align.manifest import SEAL
+from align.publish.searches import WeightSearch, weight_search_of
 from align.rounds.ledger import ChoiceRecord, Ledger, RunRecord, StageRecord
 from align.rounds.results import evaluations_of
 from align.rounds.status import StageState, is_running, stage_states
@@ -77,6 +79,8 @@ class Report:
     """Stage -> what its report says of its preference rows and of the agreement of raters."""
     quality: tuple[QualityCard, ...] = ()
     """The data cards of the stages whose rows passed the quality gates."""
+    searches: Mapping[str, WeightSearch] = field(default_factory=dict)
+    """Label of a stage -> how it chose the weights of its average."""
     lineage: tuple[StageLineage, ...] = ()
     choices: tuple[ChoiceRecord, ...] = ()
     """The model that each round left as the best one, and why."""
@@ -141,6 +145,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
         best_of_n=best_of_n,
         preferences=preference_facts(records),
         quality=quality_cards(records),
+        searches=_searches(records),
         lineage=lineage_of(records),
         choices=tuple(choices.values()),
         states=tuple(stage_states(run_dir)),
@@ -174,6 +179,11 @@ def _knowledge(records: Sequence[StageRecord], evaluations: Evaluations) -> Know
         columns += [probed[column]] if column in probed else []
         columns += [evaluation_column(column, rows)] if rows else []
     return knowledge_map(columns)
+
+
+def _searches(records: Sequence[StageRecord]) -> dict[str, WeightSearch]:
+    found = {record.label: weight_search_of(json_of(made / SEAL)) for record in records for made in made_by(record)}
+    return {label: search for label, search in found.items() if search is not None}
 
 
 def _time(record: StageRecord) -> StageTime:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from align.publish.markdown import cell
+from align.publish.searches import WeightSearch
 from align.rounds.results import words
 from eval.reports.best_of_n import NOTE, best_of_n_table, sentences
 from eval.reports.knowledge_map import KnowledgeMap, map_table
@@ -64,6 +65,9 @@ def markdown(report: Report) -> str:
     ]
     if report.choices:
         parts += ["## The best model after each round", _markdown_table(*choice_table(report))]
+    for label, search in report.searches.items():
+        parts += [f"## Weights of {cell(label)}", cell(search.sentence), _checkpoints_line(search)]
+        parts.append(_markdown_table(search.head, search.rows))
     if report.changes:
         parts += ["## Differences from the baseline", CHANGES_NOTE, _markdown_table(*change_table(report))]
     if report.knowledge.entries:
@@ -91,6 +95,10 @@ def _card_parts(card: QualityCard) -> list[str]:
     for heading, (head, rows) in card_tables(card).items():
         parts += [f"### {heading}", _markdown_table(head, rows)]
     return parts
+
+
+def _checkpoints_line(search: WeightSearch) -> str:
+    return f"Weights are in the order {', '.join(map(cell, search.checkpoints))}."
 
 
 def _sample_parts(samples: Sequence[Sample]) -> list[str]:

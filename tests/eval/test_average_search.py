@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from align.errors import CheckpointError, ConfigError
 from align.manifest import verify_folder
 from align.models.averaging import average_checkpoints
 from align.models.checkpoints import checkpoint_fingerprint
+from align.publish import sections
+from align.publish.searches import weight_search_of
 from recipes.average import AverageRecipe
 from recipes.average import run as run_average
 from recipes.run_eval import RunEvalRecipe
@@ -91,6 +94,25 @@ def test_an_interrupted_search_continues_and_its_manifest_has_every_average_with
     assert str(tmp_path) not in json.dumps(manifest), "no place of this machine"
     used = [(path, share) for path, share in zip(members, search["weights"], strict=True) if share]
     assert [member["weight"] for member in manifest["averaged"]] == [share for _, share in used]
+
+    shown = weight_search_of(manifest)
+    assert shown is not None
+    assert shown.checkpoints == tuple(one["checkpoint"] for one in search["checkpoints"])
+    assert (
+        "by reward_accuracy.accuracy, with the method greedy: 5 averages were evaluated, of at most 16"
+        in shown.sentence
+    )
+    assert re.search(r"on development rows \(reward_accuracy: [^ ]*pairs.jsonl\)", shown.sentence)
+    assert [row[2] for row in shown.rows] == [f"{trial['objective']:.4f}" for trial in search["trials"]]
+    (chosen,) = (row for row in shown.rows if row[-1] == "chosen")
+    assert chosen[0] == ", ".join(f"{share:.3g}" for share in search["weights"])
+    value = next(trial for trial in search["trials"] if trial["weights"] == search["weights"])["scores"]
+    score = value["reward_accuracy.accuracy"]
+    assert chosen[1] == f"{score['value']:.1%} ({score['low']:.1%} to {score['high']:.1%})"
+    assert f"| {chosen[0]} | {chosen[1]} | {chosen[2]} | chosen |" in sections.search(manifest)
+    del search["trials"][0]["scores"]
+    assert weight_search_of(manifest) is None, "a record that cannot be read says nothing"
+    assert sections.search({"averaged": manifest["averaged"]}) == "", "weights that were given"
 
     last = search["trials"][-1]
     kept = [path for path, share in zip(members, last["weights"], strict=True) if share]

@@ -403,6 +403,9 @@ def test_no_field_from_data_becomes_markup_or_metadata(bad: str) -> None:
     config = {"training": {"save_dtype": bad}, "model": {"lora": {"rank": bad, "alpha": bad}}}
     manifest = {"stage": bad, "steps": bad, "processes": bad, "config": config, "made_by": {bad: bad}}
     manifest |= {"averaged": [{"checkpoint": bad, "weight": bad, "config": {bad: bad}}], "merged": {"adapter": bad}}
+    trial = {"weights": [1.0], "objective": 0.5, "scores": {bad: {"value": 0.5}}}
+    settings = {"score": {bad: 1.0}, "method": bad, "max_evaluations": bad}
+    manifest["search"] = {"settings": settings, "checkpoints": [{"checkpoint": bad}], "trials": [trial], "weights": [1]}
     text = model_card(manifest, facts)
     assert text.encode()
     head = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))

@@ -205,6 +205,10 @@ def test_the_rule_weighs_scores_and_keeps_to_its_floors(tmp_path: Path) -> None:
     assert chosen(2, **both, start_evaluation="dev-start")[0] == 0, "as good as the start is no gain"
     assert chosen(2, floors={"tools.right": 0.3}) == (1, "round 1 stays: round 2 is below a floor (tools.right 0.100)")
     assert chosen(floors={"tools.right": 0.45}) == (0, "the start stays: round 3 is below a floor (tools.right 0.400)")
+    lost = {"start_evaluation": "dev-start", "max_losses": {"tools.right": 0.2}}
+    why = "round 1 stays: round 2 is below a floor (tools.right 0.100, 0.500 at the start)"
+    assert chosen(2, **lost) == (1, why), "0.4 is at most 0.2 below 0.5, and 0.1 is not"
+    assert chosen(**(lost | {"max_losses": {"tools.right": 0.05}}))[0] == 0
     assert choose(BestConfig(stage="sft"), tmp_path, start, 2).path == tmp_path / "round-2" / "sft"
     assert choose(BestConfig(stage="sft"), tmp_path, start, 0).path == start
     evaluated("round-4/dev", facts=0.1)
@@ -230,6 +234,8 @@ def test_mistakes_of_a_rule_are_found_before_the_first_stage(project: OpenProjec
     assert "min_gain is given, and evaluation, whose results it is about, is missing" in message(
         evaluation=None, score={}, min_gain=1.0
     )
+    assert "max_losses compares with start, and start_evaluation" in message(max_losses={"facts.right": 0.1})
+    assert "max_losses of facts.right is below 0" in message(start_evaluation="dev", max_losses={"facts.right": -0.1})
     project.values["each_round"][1]["set"]["output"] = "{round_dir}/model"
     project.values["each_round"][2]["set"]["model"] = "{round_dir}/model"
     project.values["after"] = []

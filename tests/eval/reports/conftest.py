@@ -129,6 +129,18 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         accuracy = {"accuracy": score(0.67, 0.61, 0.73)}
         (made / "reward_accuracy.json").write_text(evaluation("reward_accuracy", accuracy, {}))
         stage("eval", round_number, made, read=(sft,))
+    average = run / "round-2" / "average"
+    average.mkdir()
+    trials = [
+        {"weights": weights, "objective": right, "scores": {"factuality.right": score(right, right - 0.1, right + 0.1)}}
+        for weights, right in (([1, 0], 0.3), ([0, 1], 0.25), ([0.5, 0.5], 0.35))
+    ]
+    settings = {"score": {"factuality.right": 1.0}, "method": "greedy", "max_evaluations": 16}
+    members = [{"checkpoint": "round-2/dpo"}, {"checkpoint": EVIL}]
+    search = {"settings": settings, "checkpoints": members, "trials": trials, "weights": [0.5, 0.5]}
+    search["evaluation"] = {"limit": None, "factuality": {"questions": "data/questions.dev.jsonl"}}
+    (average / "MANIFEST.json").write_text(json.dumps({"search": search}))
+    stage("average", 2, average, read=(run / "round-2" / "sft",))
     dev = run / "dev"  # by it the best model was chosen: no column has its scores
     dev.mkdir()
     (dev / "factuality.json").write_text(evaluation("factuality", {"wrong": score(0.01, 0.0, 0.02)}, {}))

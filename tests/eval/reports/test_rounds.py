@@ -21,7 +21,7 @@ def test_the_terminal_table_has_a_column_for_before_and_for_each_round(report: R
     assert ["reward", "accuracy", "-", "67%", "67%", "(61-73)"] in lines
     result = text_table(report).splitlines()[-1].split(" · ")
     assert result[0] == "effective training time 75% of the training stages"
-    assert result[1:] == ["11 min 0 s in all stages", "not finished: publish"]
+    assert result[1:] == ["12 min 0 s in all stages", "not finished: publish"]
 
 
 def test_differences_from_the_baseline_are_a_table_of_their_own_everywhere(report: Report) -> None:
@@ -105,6 +105,16 @@ def test_the_last_choice_of_the_best_model_after_each_round_is_shown_with_its_re
     assert head == ["after round", "name", "model", "why"]
     assert rows == [["1", "best", "sft", "round 1 scores 0.3"], ["2", "best", "other", f"it stays {evil}"]]
     assert "| 1 | best | sft | round 1 scores 0.3 |" in markdown(report)
+
+
+def test_the_search_of_an_averages_weights_is_shown_with_every_trial(report: Report) -> None:
+    search = report.searches["round-2/average"]
+    assert [row[0] for row in search.rows] == ["1, 0", "0, 1", "0.5, 0.5"]
+    text = markdown(report)
+    assert (
+        "3 averages were evaluated, of at most 16, on development rows (factuality: data/questions.dev.jsonl)" in text
+    )
+    assert "| 0.5, 0.5 | 35.0% (25.0% to 45.0%) | 0.3500 | chosen |" in text
 
 
 def test_agreement_and_length_of_preferences_come_from_their_report(report: Report, evil: str) -> None:
