@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ NAMES = (
     *EVERY,
 )
 """Every name, except those of experts; not all are known everywhere."""
+_ROUNDS = re.compile(r"(\d+)(?:-(\d+))?")
 _FROM_A_ROUND = (*EVERY, "round", "round_dir", "former_round", "former_round_dir")
-"""Names that may be followed by a round: `{round_dir:2}` has a value from round 2 on."""
+"""Names that may be followed by rounds: `{round_dir:2}` has a value from round 2 on, `{round:1-3}` up to round 3."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def fill(value: Any, names: Names, where: str) -> Any:
 
     A text that is one name alone takes the name's type: "{round}" is a number. In a list, an item with {every_round}
     becomes one item for each round up to this one, with {every_round:2} for each from round 2 on; an item with
-    {round_dir:2} is left out before round 2. Example, in round 3 of runs/a:
+    {round_dir:2} is left out before round 2, and one with {round_dir:1-2} after it. Example, in round 3 of runs/a:
 
         ["x", "{every_round:2}/rows.jsonl"]    ->  ["x", "runs/a/round-2/rows.jsonl", "runs/a/round-3/rows.jsonl"]
 
@@ -90,18 +92,27 @@ def as_yaml(value: Any) -> str:
 
 def _items(item: Any, names: Names, where: str) -> Sequence[Any]:
     """What a list item becomes: one item, or with a name of `EVERY` one for each round, or none."""
-    used = [name.partition(":") for name in _used(item, names, where)]
+    used = [*_used(item, names, where)]
     if "round" not in names:
         return [fill(item, names, where)]
-    last: int = names["round"]
-    first = max([int(spec) for name, _, spec in used if name in _FROM_A_ROUND and spec.isdecimal()], default=1)
-    if not any(name in EVERY for name, _, _ in used):
-        return [fill(item, names, where)] if first <= last else []
+    now: int = names["round"]
+    spans = [span for name in used if (span := _rounds_of(name)) is not None]
+    first, last = (max([1, *(span[0] for span in spans)]), min([math.inf, *(span[1] for span in spans)]))
+    if not any(name.partition(":")[0] in EVERY for name in used):
+        return [fill(item, names, where)] if first <= now <= last else []
     folders: Sequence[str] = names["every_round"]
     return [
         fill(item, names.with_values(every_round=folders[number - 1], every_round_number=number), where)
-        for number in range(first, last + 1)
+        for number in range(first, now + 1)
+        if number <= last
     ]
+
+
+def _rounds_of(name: str) -> tuple[int, float] | None:
+    """The first and the last round of `round_dir:2` (2 and infinity) or of `round_dir:1-3`; None without rounds."""
+    plain, _, spec = name.partition(":")
+    found = _ROUNDS.fullmatch(spec) if plain in _FROM_A_ROUND else None
+    return None if found is None else (int(found[1]), int(found[2]) if found[2] else math.inf)
 
 
 def _used(value: Any, names: Names, where: str) -> Iterator[str]:
@@ -130,10 +141,10 @@ def _filled(text: str, names: Names, where: str) -> Any:
 
 
 def _value(name: str, text: str, names: Names, where: str) -> Any:
-    plain, _, spec = name.partition(":")
-    if plain in _FROM_A_ROUND and spec.isdecimal() and plain in names:
-        if "round" in names and int(spec) > names["round"]:
-            what = f"{{{name}}} has no value before round {spec}"
+    plain, rounds = name.partition(":")[0], _rounds_of(name)
+    if rounds is not None and plain in names:
+        if "round" in names and not rounds[0] <= names["round"] <= rounds[1]:
+            what = f"{{{name}}} has no value in round {names['round']}"
             raise ConfigError(where, what, "Put it into a list, or give the stage a first_round")
         name = plain
     if name not in names:

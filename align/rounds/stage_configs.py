@@ -28,8 +28,9 @@ class StageConfig(Section):
     braces, of which docs/rounds.md has a table: {run}, {start}, {rounds}, {best}, {best:NAME}; in a round {round},
     {round_dir}, {former_round}, {former_round_dir}, and in lists {every_round} and {every_round_number}: such an item
     becomes one item for each round up to this one. {round_dir:2} and {every_round:2} leave a list item out before round
-    2. After the rounds, the last one that ran counts, and {best_round_dir} is the folder of the round that made {best}:
-    a stage that names it is left out while `start` is the best. `variables` are further names."""
+    2, and {round_dir:1-3} after round 3. After the rounds, the last one that ran counts, and {best_round_dir} is the
+    folder of the round that made {best}: a stage that names it is left out while `start` is the best. `variables` are
+    further names."""
     launch: Path | None = None
     """An accelerate config: the recipe runs under `accelerate launch --config_file` of it. None: one plain process."""
     launch_rounds: tuple[int, ...] | None = None

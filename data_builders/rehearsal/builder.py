@@ -1,8 +1,8 @@
 """Build all demo data for `make rehearsal`, which runs the whole recipe on a small model.
 
 It writes `preferences`, `preferences.heldout`, `tools`, `tools.heldout`, `questions.heldout`, with a dev_ratio
-`questions.dev`, and for each round `questions.round-N` and `prompts.round-N`, each as JSONL with a manifest. The rows
-of `preferences` are divided among the rounds by their column `round`.
+`questions.dev`, with heldout_limits `prompts.heldout`, and for each round `questions.round-N` and `prompts.round-N`,
+each as JSONL with a manifest. The rows of `preferences` are divided among the rounds by their column `round`.
 
 The data is split by entity, function or question before any row is made, so held-out data is never used for training,
 probing or sampling. Training rows that match a held-out or evaluation prompt word for word are dropped.
@@ -35,11 +35,13 @@ PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/d
 
 
 class PromptsConfig(Section):
-    """Prompts for rejection sampling."""
+    """Prompts for rejection sampling and for win rates."""
 
     limits: dict[PromptSource, int] = Field(default_factory=dict)
     """Source -> maximum number of prompts in each round; 0 leaves the source out. A source that is not named has no
     limit."""
+    heldout_limits: dict[PromptSource, int] = Field(default_factory=dict)
+    """Source -> maximum number of held-out prompts, for win rates. A source that is not named has none."""
     max_characters: int = Field(400, gt=0)
     """Maximum length of a prompt in characters. Longer prompts are dropped and counted."""
 
@@ -60,7 +62,7 @@ class RehearsalConfig(BadRows):
     questions: QuestionsConfig = QuestionsConfig()
     """Questions about facts, for the knowledge probe and for evaluation."""
     prompts: PromptsConfig = PromptsConfig()
-    """Prompts for rejection sampling."""
+    """Prompts for rejection sampling and for win rates."""
     evaluation: tuple[InputSource, ...] = ()
     """Further evaluation sets. Training rows whose prompt is in one of them are dropped and counted."""
     decontamination: DecontaminationConfig = DecontaminationConfig()
@@ -75,8 +77,9 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     tools, heldout_tools = tool_rows(packaged.tool_dialogs(), config.tools, config.seed)
     heldout_questions, dev_questions, questions = question_parts(config.questions, config.rounds, config.seed)
     evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
-    for heldout in (heldout_preferences.rows, heldout_tools.rows, heldout_questions.rows, dev_questions.rows):
-        evaluation.add_prompts(heldout)
+    heldout_prompts = _heldout_prompts(config)
+    for heldout in (heldout_preferences, heldout_tools, heldout_questions, dev_questions, heldout_prompts):
+        evaluation.add_prompts(heldout.rows)
 
     preferences.drop_matches(evaluation)
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
@@ -92,6 +95,8 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     }
     if config.questions.dev_ratio:
         files["questions.dev"] = dev_questions
+    if config.prompts.heldout_limits:
+        files["prompts.heldout"] = heldout_prompts
     for number, part in enumerate(questions, start=1):
         finish_training_part(part, config.questions, evaluation, config.seed)
         files[f"questions.round-{number}"] = part
@@ -132,24 +137,41 @@ def _of_a_round(row: PreferenceRow, config: RehearsalConfig) -> PreferenceRow:
 def _prompts(config: RehearsalConfig, evaluation: Decontamination) -> list[RowSet[PromptRow]]:
     """Return one part per round. Prompts of held-out preference rows are dropped as held out."""
     parts: list[RowSet[PromptRow]] = [RowSet() for _ in range(config.rounds)]
-    for source, prompt in _all_prompts():
-        row = PromptRow(id=row_id("prompt", source, *_contents(prompt)), source=source, prompt=prompt)
-        identity = prompt_identity(prompt)
-        part = parts[part_of(f"round {identity}", [1 / config.rounds] * (config.rounds - 1), config.seed)]
-        if part_of(identity, (config.heldout_ratio,), config.seed) == 0:
+    for row in _all_prompts():
+        place = f"round {prompt_identity(row.prompt)}"
+        part = parts[part_of(place, [1 / config.rounds] * (config.rounds - 1), config.seed)]
+        if _is_held_out(row, config):
             part.drop("held out")
         else:
             part.keep(row)
     for part in parts:
-        part.drop_duplicates()
-        part.drop_where(lambda row: characters(row.prompt) > config.prompts.max_characters, "over max_characters")
+        _drop_repeats_and_long(part, config)
         part.drop_matches(evaluation)
         part.limit_each(lambda row: row.source, config.prompts.limits, config.seed)
         part.shuffle(config.seed)
     return parts
 
 
-def _all_prompts() -> list[tuple[PromptSource, Messages]]:
+def _heldout_prompts(config: RehearsalConfig) -> RowSet[PromptRow]:
+    """Return prompts that no round samples."""
+    limits = config.prompts.heldout_limits
+    part = RowSet(row for row in _all_prompts() if row.source in limits and _is_held_out(row, config))
+    _drop_repeats_and_long(part, config)
+    part.limit_each(lambda row: row.source, limits, config.seed)
+    part.shuffle(config.seed)
+    return part
+
+
+def _is_held_out(row: PromptRow, config: RehearsalConfig) -> bool:
+    return part_of(prompt_identity(row.prompt), (config.heldout_ratio,), config.seed) == 0
+
+
+def _drop_repeats_and_long(part: RowSet[PromptRow], config: RehearsalConfig) -> None:
+    part.drop_duplicates()
+    part.drop_where(lambda row: characters(row.prompt) > config.prompts.max_characters, "over max_characters")
+
+
+def _all_prompts() -> list[PromptRow]:
     found: list[tuple[PromptSource, Messages]] = [
         ("nq-open", (Message(role="user", content=question.question),)) for question in packaged.judged_answers()
     ]
@@ -157,7 +179,10 @@ def _all_prompts() -> list[tuple[PromptSource, Messages]]:
         ("llamafactory/alpaca_en_demo", (Message(role="user", content=text),)) for text in packaged.instructions()
     ]
     found += [("llamafactory/dpo_en_demo", pair.prompt) for pair in packaged.general_pairs()]
-    return found
+    return [
+        PromptRow(id=row_id("prompt", source, *_contents(prompt)), source=source, prompt=prompt)
+        for source, prompt in found
+    ]
 
 
 def _contents(prompt: Messages) -> list[str]:

@@ -27,7 +27,7 @@ WRITES = {  # recipe or builder -> the files in its folder that other stages may
     "collect": r"preferences\.jsonl|ratings\.jsonl",
     "instructions": r"instructions\.(round-\d|heldout)\.jsonl",
     "maths": r"maths\.(round-\d|heldout|examples)\.jsonl",
-    "rehearsal": r"(preferences|tools|questions)(\.heldout)?\.jsonl|questions\.dev\.jsonl|"
+    "rehearsal": r"(preferences|tools|questions|prompts)(\.heldout)?\.jsonl|questions\.dev\.jsonl|"
     r"(questions|prompts)\.round-\d\.jsonl",
 }
 LAST = {"report.html", "report.md", "eval"}
@@ -104,12 +104,19 @@ def test_the_reward_model_reads_all_batches_and_dpo_the_latest(file: Path) -> No
         if stage.recipe == "dpo":
             rows = config.run_dir / f"round-{stage.round}" / "quality-preferences" / "rows.jsonl"
             assert [path for path in stage.inputs.values() if path.suffix == ".jsonl"] == [rows]
-        if stage.name in ("reward", "quality-preferences"):
-            (source,) = (found for key in stage.inputs if (found := stage.source_of(key)) is not None)
+        if stage.name not in ("reward", "quality-preferences"):
+            continue
+        expected = [*range(1, stage.round + 1)] if stage.recipe == "reward" else [stage.round]
+        made = [
+            config.run_dir / f"round-{number}" / "collect" / "preferences.jsonl" for number in expected if number > 1
+        ]
+        assert [path for path in stage.inputs.values() if path.parent.name == "collect"] == made
+        sources = [found for key in stage.inputs if (found := stage.source_of(key)) is not None]
+        assert len(sources) == 1 or expected[0] > 1, "without a file for this round, the collected batch is the latest"
+        for source in sources:
             assert source.path.endswith("/preferences.jsonl")
             assert source.rounds is not None
-            expected = range(1, stage.round + 1) if stage.recipe == "reward" else [stage.round]
-            assert [number for number in range(1, config.rounds + 1) if number in source.rounds] == list(expected)
+            assert [number for number in range(1, config.rounds + 1) if number in source.rounds] == expected
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

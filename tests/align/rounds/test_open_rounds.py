@@ -330,7 +330,7 @@ def test_data_that_changes_while_the_rounds_run_counts_as_each_round_finds_it(pr
     assert project.run() == ["round-1/probe", "round-1/sft"], "only round 1 read another text than there is"
 
 
-def test_names_with_a_round_leave_items_out_before_it(project: OpenProject) -> None:
+def test_names_with_rounds_leave_items_out_before_and_after_them(project: OpenProject) -> None:
     probe = project.values["each_round"][0]
     late = [
         "{round_dir:2}/a",
@@ -354,8 +354,12 @@ def test_names_with_a_round_leave_items_out_before_it(project: OpenProject) -> N
     second += [{"path": f"{run}/round-{number}/c", "rounds": {"up_to": 2}} for number in (1, 2)]
     assert texts(2) == [*second, "n-1", "n-2"]
     assert texts(3)[:3] == [f"{run}/round-3/a", f"{run}/round-2/b", f"{run}/round-3/b"]
+    probe["set"]["text"] = [{"rounds": {"up_to": "{round:1-2}"}}, "{every_round_number:2-2}", "{round_dir:2-2}/a"]
+    assert texts(1) == [{"rounds": {"up_to": 1}}]
+    assert texts(2) == [{"rounds": {"up_to": 2}}, 2, f"{run}/round-2/a"]
+    assert texts(3) == [2]
     probe["set"]["text"] = "{round_dir:2}/a"
-    with pytest.raises(ConfigError, match=r"set.text: \{round_dir:2\} has no value before round 2. Put it into a list"):
+    with pytest.raises(ConfigError, match=r"set.text: \{round_dir:2\} has no value in round 1. Put it into a list"):
         load_stages(project.config(), project.recipes)
     probe["first_round"] = 2
     labels = [stage.label for stage in load_stages(project.config(), project.recipes)]
