@@ -47,6 +47,14 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
 
+    def libraries(self) -> dict[str, str]:
+        """Module -> the extra that brings it: what these settings need beyond what every recipe needs.
+
+        Rounds look for them before the first stage, so that none fails after days of others. Sections inside this one
+        have their own.
+        """
+        return {}
+
 
 class Recipe(Section):
     """All that one recipe reads, in the order of use."""

@@ -27,6 +27,8 @@ class _Source(NamedTuple):
     fingerprint: str
     imports: tuple[Path, ...] = ()
     libraries: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+    """Folders of files that it reads, such as templates."""
 
 
 def code_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, str]:
@@ -82,7 +84,8 @@ def _followed(starts: Collection[str | Path], without: Collection[str]) -> dict[
             continue
         found[file] = _parsed(file, file.stat().st_mtime_ns)
         files += (file for file in found[file].imports if file not in unused)
-        for data in (file.with_suffix(ending) for ending in _DATA_ENDINGS):  # what a module reads under its own name
+        own = [file.with_suffix(ending) for ending in _DATA_ENDINGS]  # what a module reads under its own name
+        for data in (*own, *(inner for folder in found[file].folders for inner in sorted(folder.iterdir()))):
             if data.is_file():
                 found[data] = _Source(fingerprint(data))
     return found
@@ -109,13 +112,13 @@ def _parsed(file: Path, changed: int) -> _Source:
         *PACKAGES,
         *sys.stdlib_module_names,
     }
-    workers = dict.fromkeys(
-        file.with_name(node.value)  # a script that is started by path, such as the sandbox's worker
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+\.py", node.value)
-    )
+    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    # A script that is started by path, such as the sandbox's worker, and folders without code, such as templates.
+    workers = [file.with_name(text) for text in sorted(texts) if re.fullmatch(r"\w+\.py", text)]
     imports = (*imported, *(worker for worker in workers if worker.is_file()))
-    return _Source(fingerprint_of(ast.dump(tree)), imports, tuple(sorted(others)))
+    folders = [each for each in sorted(file.parent.iterdir()) if each.name in texts and each.is_dir()]
+    without_code = tuple(folder for folder in folders if not any(folder.glob("**/*.py")))
+    return _Source(fingerprint_of(ast.dump(tree)), imports, tuple(sorted(others)), without_code)
 
 
 def _optional_names(tree: ast.Module) -> Iterator[str]:

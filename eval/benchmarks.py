@@ -56,6 +56,9 @@ class BenchmarksConfig(Section):
     """benchmarks.json of the starting model on the same questions. The differences are computed question by
     question."""
 
+    def libraries(self) -> dict[str, str]:
+        return {"lm_eval": "benchmarks"} if self.tasks else {}
+
     @model_validator(mode="after")
     def _has_questions(self) -> Self:
         names = (*self.sets, *self.tasks)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
-from align.judges.verifiers.catalog import VerifierName
+from align.judges.verifiers.catalog import LIBRARIES, VerifierName
 from align.rows import Candidate, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
 from align.sampling.steering import Steering, SteeringExamplesConfig
@@ -109,6 +109,9 @@ class RejectionSampleRecipe(Recipe, Reading):
     output_dir: OutputPath
     """The folder of candidates.jsonl, sft.jsonl and preferences.jsonl, with a manifest for each, and of the units of
     work in units/, scores/ and verified/."""
+
+    def libraries(self) -> dict[str, str]:
+        return {module: extra for name in self.verifiers for module, extra in LIBRARIES.get(name, {}).items()}
 
 
 def run(recipe: RejectionSampleRecipe) -> Path:

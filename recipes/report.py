@@ -34,6 +34,9 @@ class ReportRecipe(Recipe):
     refresh_seconds: float = Field(5, gt=0)
     """How often the page of `serve` asks whether there is something new."""
 
+    def libraries(self) -> dict[str, str]:
+        return {"jinja2": "", "vl_convert": ""}
+
 
 def run(recipe: ReportRecipe) -> Path:
     """Write both files, print the table, and return the page."""

@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 
 from align import optional
+from align.config import Section
 from align.errors import ConfigError
+from align.judges.verifiers.catalog import LIBRARIES
 from align.optional import DISTRIBUTION, library
+from align.settings import SamplingConfig
+from align.tools.catalog import ToolsConfig
 from align.trackers import TRACKERS
+from data_builders.annotation.settings import ServerConfig
+from data_builders.quality.settings import DuplicatesConfig, LanguageConfig, SemanticConfig
+from eval.benchmarks import BenchmarksConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -102,6 +109,24 @@ def test_every_import_of_the_package_is_declared() -> None:
     modules = imported("align", "data_builders", "eval", "recipes")
     assert {"torch", "numpy", "sympy", "yaml"} <= modules.keys(), "the walk misses imports"
     assert not undeclared(modules, declared(*users))
+
+
+def test_the_libraries_that_settings_name_are_brought_by_their_extras() -> None:
+    tools = ToolsConfig(built_in=("brave_search", "wolfram_alpha", "read_file"))
+    sections: list[Section] = [
+        ServerConfig(),
+        LanguageConfig(enabled=True),
+        DuplicatesConfig(),
+        SemanticConfig(enabled=True),
+        tools,
+    ]
+    sections += [BenchmarksConfig(tasks=("arc_easy",)), SamplingConfig(backend="vllm")]
+    found = [section.libraries() for section in sections]
+    assert all(found)
+    owners = packages_distributions()
+    for module, extra in (pair for names in (*found, *LIBRARIES.values()) for pair in names.items()):
+        brought = {normalized(name) for name in owners.get(module, [module])}
+        assert brought & declared(extra), f"{module} is not in the extra {extra}"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ printed. How files get there is `align/publish/push.py`, what the card says is `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,6 +35,10 @@ from align.settings import HubConfig
 
 log = logger(__name__)
 
+UNPUBLISHED = ".unpublished"
+"""The note of a failed push in a checkpoint's folder: JSON, without the ending, because an average copies *.json files
+of its first member. Hidden, so it is no part of the checkpoint."""
+
 _ROUND = re.compile(r"round-\d+")
 
 
@@ -41,13 +46,16 @@ def publish(checkpoint: Path, hub: HubConfig) -> bool:
     """Push a finished checkpoint, or print what would go. Returns whether it is on the Hub.
 
     Never raises: a training that is done stays done. A push that fails is a warning with the command that tries again
-    and makes the same card.
+    and makes the same card, and leaves the note UNPUBLISHED, by which rounds repeat it.
     """
     try:
         return upload(checkpoint, hub)
     except Exception as error:  # whatever it is, the checkpoint is finished
         said = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {first_line(error)}."
         log.warning("not published: %s Try again with: %s", said, retry_command(checkpoint, hub))
+        if hub.push:
+            with contextlib.suppress(OSError), whole_file(checkpoint / UNPUBLISHED) as note:
+                json.dump({"settings": retry_settings(checkpoint, hub), "why": said}, note, indent=1)
         return False
 
 
@@ -79,7 +87,10 @@ def upload(
     target = Target(hub.repo, branch, hub.tag, private=hub.private, update_main=hub.update_main)
     with tempfile.TemporaryDirectory(prefix="align-publish-") as folder:
         stage_checkpoint(checkpoint, manifest, card, facts, Path(folder))
-        return send(Path(folder), hub, target, message, is_of_a_checkpoint, api)
+        sent = send(Path(folder), hub, target, message, is_of_a_checkpoint, api)
+    if sent:
+        (checkpoint / UNPUBLISHED).unlink(missing_ok=True)
+    return sent
 
 
 def upload_rows(rows: Path, hub: HubConfig, *, command: str = "", api: Any = None) -> bool:
@@ -153,13 +164,19 @@ def listing(files: Iterable[Path], target: Target) -> str:
 
 def retry_command(checkpoint: Path, hub: HubConfig) -> str:
     """The command that publishes a checkpoint with the same settings."""
+    words = ("python", "recipes/publish.py", "recipes/configs/publish/default.yaml")
+    return shlex.join([*words, *retry_settings(checkpoint, hub)])
+
+
+def retry_settings(checkpoint: Path, hub: HubConfig) -> list[str]:
+    """The settings of recipes/publish.py that publish a checkpoint in the same way, as key=value."""
     settings = [f"checkpoint={checkpoint}", f"hub.repo={hub.repo}", "hub.push=true"]
     defaults = HubConfig(repo=hub.repo, push=True)
     for name, value in dump(hub).items():
         if name not in ("repo", "push") and value != dump(defaults)[name]:
             plain = isinstance(value, str) and yaml.safe_load(value) == value  # 1.0 would be read as a number
             settings.append(f"hub.{name}={value if plain else json.dumps(value)}")
-    return shlex.join(["python", "recipes/publish.py", "recipes/configs/publish/default.yaml", *settings])
+    return settings
 
 
 def _size(size: float) -> str:

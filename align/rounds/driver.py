@@ -31,6 +31,7 @@ from align.rounds.inputs import MissingInput, how_to_make, missing_inputs
 from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, plan, stages_after, stages_before, stages_of_round
 from align.rounds.processes import Ending, Signals, end_leftovers, run_process, sole_driver
+from align.rounds.publishing import FailedPushes
 from align.rounds.results import key_numbers
 from align.rounds.schedule import Schedule
 from align.rounds.screen import Screen, last_start
@@ -134,6 +135,7 @@ class _Driver:
         self.logs.mkdir(exist_ok=True)
         self._width = max(len(stage.name) for stage in planned)
         self.jobs = SlurmJobs(config.launcher.slurm, self.logs, config.stop_seconds, signals, self.screen.say)
+        self.pushes = FailedPushes(recipes, self.logs, config.stop_seconds, signals, self.screen.say)
 
     def run(self) -> None:
         began = time.monotonic()
@@ -145,6 +147,7 @@ class _Driver:
             self._end_leftovers(stage)
         if upgrades := decisions.upgrades(list(self.planned.values())):
             self.screen.say(upgrade_notice(upgrades, self.config.changed_code))
+        self.pushes.repeat(list(self.planned.values()))
         self._run_stages("before the rounds", stages_before(self.config, self.recipes), decisions, run_id)
         waiting: list[MissingInput] = []
         last = 0
@@ -163,6 +166,8 @@ class _Driver:
             for left_out in {stage.name for stage in self.config.all_stages.after} - {stage.name for stage in stages}:
                 self.screen.say(f"  {left_out:<{self._width}}  left out: no round is better than the start")
         self.jobs.end_others()
+        if self._ran:
+            self.pushes.repeat(self.done)
         self.ledger.end_run(run_id)
         counts = f"{self._ran} stages run, {len(self.done) - self._ran} up to date"
         ended = f"rounds 1 to {last} of {self.config.rounds} are finished" if waiting else "finished"

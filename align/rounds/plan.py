@@ -25,6 +25,7 @@ from align.errors import ConfigError
 from align.precision import AUTO
 from align.precision import overrides as precision_overrides
 from align.rounds.best import BestConfig, Choice, choose, rule_mistakes
+from align.rounds.extras import missing_libraries
 from align.rounds.inputs import path_mistakes
 from align.rounds.launchers import LauncherConfig, LocalNeeds, allocation, local_needs
 from align.rounds.names import NAMES, Names, as_yaml, fill
@@ -124,7 +125,7 @@ def plan(config: RoundsConfig, recipes: Path) -> list[Stage]:
     Raises ConfigError with one line for each mistake, in whichever stages they are.
     """
     stages = load_stages(config, recipes)
-    mistakes = [*path_mistakes(stages, config.run_dir, config.how_to_make)]
+    mistakes = [*path_mistakes(stages, config.run_dir, config.how_to_make), *missing_libraries(stages)]
     by_label = {stage.label: stage for stage in stages}
     for name, rule in config.rules.items():
         mistakes += rule_mistakes(rule, name.replace("best:", "experts."), by_label, config.run_dir)

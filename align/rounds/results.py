@@ -6,7 +6,8 @@ The driver makes one line of it when a stage ends, `eval/reports/rounds.py` the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,27 @@ def key_numbers(outputs: Mapping[str, Path]) -> str:
             parts += [f"{words(name)} {share(entry.get('value'))}" for name, entry in shown]
         lines = metrics_of(path) if path.is_dir() else []
         if lines:
-            last: dict[str, Any] = {}
-            for line in lines:
-                last.update(line)
-            parts.append(f"{last.get('step', len(lines))} steps")
-            parts += [f"{words(name)} {last[name]:.3g}" for name in _SHOWN_METRICS if _is_number(last.get(name))]
+            steps = [line["step"] for line in lines if _is_number(line.get("step"))]
+            parts.append(f"{max(steps, default=len(lines))} steps")
+            means = {name: _late_mean(lines, name) for name in _SHOWN_METRICS}
+            parts += [f"{words(name)} {value:.3g}" for name, value in means.items() if value is not None]
         for name, counts in counts_of(path).items():
             parts += _counts_line(name, counts)
     return " · ".join(parts[:_SHOWN_PARTS]) + (" ..." if len(parts) > _SHOWN_PARTS else "")
+
+
+def _late_mean(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The mean of a metric over the later half of a training, each step with the weight of its tokens.
+
+    The last step alone says little: it often has a few rows only, those that are left over. With the losses 2, 1, 3 of
+    100, 100 and 20 tokens, the later half is the last two, and the mean (100 * 1 + 20 * 3) / 120. A metric of held-out
+    rows is the last one: each is over all of the rows.
+    """
+    found = [line for line in lines if _is_number(line.get(name)) and math.isfinite(line[name])]
+    late = found[-1:] if name.startswith("eval_") else found[len(found) // 2 :]
+    weights = [float(line["tokens"]) if _is_number(line.get("tokens")) else 1.0 for line in late]
+    total = sum(weights)
+    return sum(weight * line[name] for weight, line in zip(weights, late, strict=True)) / total if total else None
 
 
 def _counts_line(name: str, counts: Mapping[str, Any]) -> list[str]:

@@ -120,6 +120,9 @@ class ModelConfig(Section):
     """nf4: the frozen weights are stored in 4 bits (QLoRA, arXiv:2305.14314). Training then requires `model.lora`.
     Requires bitsandbytes."""
 
+    def libraries(self) -> dict[str, str]:
+        return {} if self.quantization is None else {"bitsandbytes": "qlora"}
+
     @model_validator(mode="after")
     def _template_settings_are_read(self) -> Self:
         if self.chat in ("chatml", "llama3") and (self.chat_template_kwargs or self.chat_date):

@@ -96,6 +96,9 @@ class SamplingConfig(Section):
     threads: int | None = Field(None, gt=0)
     """CPU threads of this process. None leaves the choice to torch."""
 
+    def libraries(self) -> dict[str, str]:
+        return {"vllm": "vllm"} if self.backend == "vllm" else {}
+
     @model_validator(mode="after")
     def _the_backend_reads_its_settings(self) -> Self:
         if self.backend == "server" and self.server is None:

@@ -39,6 +39,15 @@ class ToolsConfig(Section):
     max_result_characters: int = Field(MAX_RESULT_CHARACTERS, gt=0)
     """A longer result is cut, and says so."""
 
+    def libraries(self) -> dict[str, str]:
+        embedded = {
+            "brave_search": ("bm25s",),
+            "wolfram_alpha": ("sympy", "pint"),
+            "read_file": ("pypdf", "docx", "openpyxl", "pptx", "bs4"),
+        }
+        needed = ["docstring_parser", "jsonschema", *(module for name in self.built_in for module in embedded[name])]
+        return dict.fromkeys(needed, "tools")
+
 
 def _search(config: ToolsConfig) -> Tool:
     engine = BraveSearch() if config.search == "api" else FolderSearch(_folder(config.documents, "documents"))

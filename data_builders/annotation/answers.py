@@ -35,6 +35,9 @@ _BATCH_SIZE = 16
 """Maximum number of requests in one call of a model. Later requests wait until the call is finished."""
 _AHEAD_BATCH_SIZE = 4
 """The same for prompts that are answered in advance: a rater who comes then waits for a short call only."""
+_ATTEMPTS = 3
+"""How often an answer that reaches the length limit is sampled, each time with another seed. It is never shown: rows
+are made of what raters compare, and a model that is trained on answers that break off learns to break off."""
 
 
 @dataclass(order=True)
@@ -162,11 +165,23 @@ class Answers:
                 fitting.append((request, ids))
             except AlignError as error:
                 request.done.set_exception(error)
-        if not fitting:
-            return
-        completions = engine.generate([ids for _, ids in fitting], [[request.seed] for request, _ in fitting])
-        for (request, _), completion in zip(fitting, completions, strict=True):
-            request.done.set_result((engine.parse(completion[0]),))
+        for attempt in range(_ATTEMPTS):
+            if not fitting:
+                return
+            for request, _ in fitting if attempt else ():
+                request.seed = self._seed(request.seed, attempt)
+            completions = engine.generate([ids for _, ids in fitting], [[request.seed] for request, _ in fitting])
+            unfinished = []
+            for (request, ids), (completion,) in zip(fitting, completions, strict=True):
+                if completion.finished:
+                    request.done.set_result((engine.parse(completion),))
+                else:
+                    unfinished.append((request, ids))
+            fitting = unfinished
+        for request, _ in fitting:
+            what = f"reached the length limit {_ATTEMPTS} times"
+            how = "End the dialog here. sampling.max_completion_tokens is the limit"
+            request.done.set_exception(RowError("the model's answer", what, how))
 
 
 def load_models(models: Mapping[str, ModelConfig], sampling: SamplingConfig) -> dict[str, GenerationEngine]:

@@ -68,6 +68,10 @@ class ServerConfig(Section):
     port: int = Field(8765, ge=0, le=65535)
     """Port to listen on. 0 takes any free port."""
 
+    def libraries(self) -> dict[str, str]:
+        page = ("fastapi", "uvicorn", "starlette", "markdown_it", "mdit_py_plugins", "latex2mathml", "nh3")
+        return dict.fromkeys(page, "annotate")
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the page."""

@@ -51,6 +51,9 @@ class LanguageConfig(Section):
     min_confidence: float = Field(0.9, ge=0.5, le=1)
     """A row is dropped only if both languages are identified with this confidence, from 0 to 1."""
 
+    def libraries(self) -> dict[str, str]:
+        return {"py3langid": "language"} if self.enabled else {}
+
 
 class DuplicatesConfig(Section):
     """Which rows count as duplicates of earlier ones."""
@@ -68,6 +71,9 @@ class DuplicatesConfig(Section):
     duplicates. Rows whose tool calls or tools differ are none in any case."""
     ngram_words: int = Field(3, ge=1, le=10)
     """Words in an n-gram."""
+
+    def libraries(self) -> dict[str, str]:
+        return {"rensa": "quality"} if self.near else {}
 
 
 class GradesConfig(Section):
@@ -111,6 +117,9 @@ class SemanticConfig(Section):
     """Rows in a cluster, on average. Only rows of one cluster are compared."""
     seed: int = Field(1, ge=1)
     """Seed of the clusters."""
+
+    def libraries(self) -> dict[str, str]:
+        return {"faiss": "quality"} if self.enabled else {}
 
 
 PHRASES = (

@@ -127,3 +127,14 @@ def test_a_file_that_does_not_parse_counts_by_its_bytes(project: Path) -> None:
     before = code_of(project / "recipes" / "train.py")
     (project / "align" / "loss.py").write_text("def (::\n")
     assert code_changes(before, code_of(project / "recipes" / "train.py")) == ["align/loss.py"]
+
+
+def test_templates_that_a_module_names_count_and_folders_of_code_do_not(project: Path) -> None:
+    (project / "align/loop.py").write_text('TEMPLATES, OTHER = "templates", "parts"\n')
+    for name in ("align/templates/page.html", "align/parts/unused.py", "align/parts/unused.html"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("before")
+    before = source_code.code_of("align.loop")
+    assert list(before) == ["align/__init__.py", "align/loop.py", "align/templates/page.html"]
+    (project / "align/templates/page.html").write_text("after")
+    assert source_code.code_changes(before, source_code.code_of("align.loop")) == ["align/templates/page.html"]

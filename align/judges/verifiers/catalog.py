@@ -22,6 +22,12 @@ VERIFIERS: dict[VerifierName, str] = {
     "code": "align.judges.verifiers.code:CodeVerifier",
 }
 """Name -> "module:Class"."""
+LIBRARIES: dict[VerifierName, dict[str, str]] = {
+    "maths": {"sympy": "tools"},
+    "tool_call": {"jsonschema": "tools"},
+    "language": {"py3langid": "language"},
+}
+"""Name -> the optional libraries that the verifier always needs: module -> extra."""
 
 
 def load_verifier(name: VerifierName) -> Verifier[Any]:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from align.assets import starting_checkpoint
 from align.config import load_config
 from align.errors import CheckpointError, PublishError, RowError
+from align.files import fingerprints_in
 from align.manifest import SEAL, verify_folder, write_folder_manifest
 from align.publish import hub
 from align.publish.facts import CardFacts, DataFile, Evaluation, card_facts
@@ -467,8 +468,31 @@ def test_a_failed_push_gives_the_command_that_makes_the_same_push(
     assert script == "recipes/publish.py"
     again = load_config(PublishRecipe, ROOT / config, settings)
     assert (again.checkpoint, again.hub) == (folder, stated)
+    note = json.loads((folder / hub.UNPUBLISHED).read_text())
+    assert note == {"settings": settings, "why": said.removeprefix("not published: ")}
+    assert hub.UNPUBLISHED not in {*verify_folder(folder)["files"], *fingerprints_in(folder)}, (
+        "no part of the checkpoint"
+    )
     assert publish(folder, PUSH) is False
     assert warnings[1].endswith(f"'checkpoint={folder}' hub.repo=me/model hub.push=true"), "nothing but what is set"
+
+
+def test_the_note_of_a_failed_push_is_there_until_a_push_succeeds(
+    api: Client, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    note = checkpoint / hub.UNPUBLISHED
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(b"flipped")
+    assert publish(checkpoint, HubConfig(repo="me/model")) is False
+    assert not note.exists(), "nothing was to be pushed"
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    assert publish(checkpoint, PUSH) is False
+    assert note.exists()
+    assert upload(checkpoint, HubConfig(repo="me/model"), api=api) is False, "a list of what would go"
+    assert note.exists()
+    assert upload(checkpoint, PUSH, api=api) is True
+    assert not note.exists()
 
 
 def test_the_default_config_states_nothing_that_is_wrong_for_others() -> None:

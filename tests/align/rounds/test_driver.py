@@ -813,6 +813,75 @@ def test_mistakes_in_names_are_reported(project: Project) -> None:
     assert "once and after have both a stage named data" in message(project)
 
 
+PUSHED = """
+import os, sys
+from pathlib import Path
+
+settings = dict(setting.split("=", 1) for setting in sys.argv[2:])
+with open(os.environ["TEST_DIARY"], "a") as diary:
+    diary.write(f"pushes {settings}\\n")
+print("the Hub is away" if "TEST_AWAY" in os.environ else "pushed")
+if "TEST_AWAY" in os.environ:
+    sys.exit(1)
+(Path(settings["checkpoint"]) / ".unpublished").unlink()
+"""
+
+
+@pytest.mark.slow
+def test_a_failed_push_is_made_again_at_the_end_and_at_the_next_start(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project.recipes / "publish.py").write_text(PUSHED)  # in the place of the Hub; the note is that of `publish`
+    noting = """    if here == "round-1/sft":
+        from align.publish.hub import publish
+        from align.settings import HubConfig
+        assert not publish(output, HubConfig(repo="me/model", push=True))
+    note("ended"""
+    (project.recipes / "join.py").write_text(JOIN.replace('    note(f"ended', noting.replace('note("', 'note(f"')))
+    project.values["rounds"] = 1
+    monkeypatch.setenv("TEST_AWAY", "1")
+
+    def pushes() -> list[str]:
+        return [line for line in project.diary() if line.startswith("pushes")]
+
+    project.run()
+    again = f"{{'checkpoint': '{project.run_dir}/round-1/sft', 'hub.repo': 'me/model', 'hub.push': 'true'}}"
+    assert pushes() == [f"pushes {again}"]
+    assert "  round-1/sft: not pushed: the Hub is away (the whole log is " in capsys.readouterr().out
+    monkeypatch.delenv("TEST_AWAY")
+    assert project.run() == [], "a push is no reason to make a stage again"
+    assert len(pushes()) == 2
+    project.run()
+    assert len(pushes()) == 2
+    assert "not pushed" not in capsys.readouterr().out
+
+
+PAGE = """
+from align.config import Recipe
+from align.settings import OutputPath
+from data_builders.annotation.settings import ServerConfig
+
+class PageRecipe(Recipe):
+    server: ServerConfig = ServerConfig()
+    output: OutputPath
+"""
+
+
+def test_a_library_that_a_later_round_needs_is_missed_before_anything_starts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.recipes / "page.py").write_text(PAGE)
+    (project.root / "page.yaml").write_text("{}")
+    page = {"name": "page", "recipe": "page", "config": str(project.root / "page.yaml"), "first_round": 2}
+    project.values["each_round"].append(page | {"set": {"output": "{round_dir}/page"}})
+    project.plan()
+    monkeypatch.setattr("align.rounds.extras.is_installed", lambda module: module not in ("fastapi", "nh3"))
+    assert message(project) == (
+        "stage round-2/page: server: the library fastapi is required, but not installed. "
+        "Install the extra: pip install 'align-post-training[annotate]'."
+    )
+
+
 def test_hub_names_are_distinguished_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
@@ -833,6 +902,11 @@ def test_key_numbers_come_from_metrics_manifests_and_scores(tmp_path: Path) -> N
     assert metrics_of(model)[-1]["step"] == 2
     assert metrics_of(tmp_path) == []
     assert key_numbers({"training.output_dir": model}) == "2 steps · loss 1.25 · rewards/margins 0.5"
+    steps = [(1, 2.0, 100), (2, 1.0, 100), (3, 3.0, 20)]
+    lines = [json.dumps({"step": step, "loss": loss, "tokens": tokens}) for step, loss, tokens in steps]
+    lines += ['{"step": 2, "eval_loss": 9.0}', '{"step": 3, "eval_loss": 1.5}', '{"step": 3, "accuracy": NaN}']
+    (model / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    assert key_numbers({"training.output_dir": model}) == "3 steps · loss 1.33 · eval loss 1.5", "(100 + 60) / 120"
     rows = tmp_path / "data" / "preferences.jsonl"
     rows.parent.mkdir()
     rows.write_text("{}\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ pytestmark = pytest.mark.usefixtures("closed_stores")
 
 
 class Speaker(FakeBackend):
-    """A backend that says its name and a running number; `gate` holds it back, `fails` breaks it."""
+    """A backend that says its name and a running number.
+
+    `gate` holds it back, `fails` breaks it, and the answers of the next `cut` calls reach the length limit.
+    """
 
     def __init__(self, name: str, protocol: Any) -> None:
         super().__init__(protocol, lambda text, place: f"{name} {len(self.asked)}", max_prompt_tokens=400)
@@ -31,13 +36,16 @@ class Speaker(FakeBackend):
         self.gate.set()
         self.entered = threading.Event()
         self.fails = False
+        self.cut = 0
 
     def complete(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
         self.entered.set()
         assert self.gate.wait(60)
         if self.fails:
             raise MemoryError("no room")
-        return super().complete(prompts, seeds)
+        completions = super().complete(prompts, seeds)
+        cut, self.cut = self.cut > 0, self.cut - 1
+        return [[replace(one, finished=not cut) for one in several] for several in completions]
 
 
 Studio = Callable[..., tuple[Store, Answers, dict[str, Speaker]]]
@@ -97,6 +105,31 @@ def test_each_turn_is_answered_once_by_two_different_models(studio: Studio) -> N
     assert sum(len(speaker.asked) for speaker in speakers.values()) == 24, "asking again answers nothing again"
     seeds = [seed for speaker in speakers.values() for (seed,) in speaker.seeds]
     assert len(set(seeds)) == 24
+
+
+def test_an_answer_that_reaches_the_length_limit_is_sampled_again_and_never_shown(studio: Studio) -> None:
+    store, answers, speakers = studio(["One?", "Two?"])
+    for speaker in speakers.values():
+        speaker.cut = 2
+    turn = answered(store, answers, "ann")
+    assert turn.responses is not None
+    assert {response[0].content for response in turn.responses} == {"a 3", "b 3"}, "the third attempt of each"
+    sampled = {name: [seed for (seed,) in speaker.seeds] for name, speaker in speakers.items()}
+    assert all(len({*seeds}) == 3 for seeds in sampled.values())
+    with store._transaction() as db:
+        (kept,) = db.execute("SELECT seeds FROM turn WHERE id = ?", (turn.id,)).fetchone()
+    assert json.loads(kept) == [sampled[name][-1] for name in turn.models], "the seeds are those of what is shown"
+
+    store.judge("ann", turn.id, "judgement", 1, None)
+    store.leave("ann", turn.id)
+    speakers["a"].cut = 3
+    turn = store.current("ann")
+    assert turn is not None
+    reason = until(lambda: answers.request_answers(turn))
+    assert reason == "the model's answer: reached the length limit 3 times. End the dialog here. " + (
+        "sampling.max_completion_tokens is the limit."
+    )
+    assert store.current("ann").responses is None  # type: ignore[union-attr]
 
 
 def test_the_next_turn_reads_the_dialog_as_it_went_on(studio: Studio) -> None:
