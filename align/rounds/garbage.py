@@ -3,7 +3,8 @@
 Kinds, in the order in which they are listed:
 
     removed       outputs of stages that the config no longer has
-    checkpoints   checkpoint-N of a finished training: the weights and optimizer states of its intermediate steps
+    checkpoints   checkpoint-N of a finished training: the weights and optimizer states of its intermediate steps. With
+                  training.keep_optimizer the newest stays, from which the training can be extended
     units         units of work of a finished stage: candidates, scores, evaluations
     reference     the log-probabilities of the reference of a finished DPO stage, in shards
     encoded       the encoded rows of a finished training
@@ -12,6 +13,7 @@ Kinds, in the order in which they are listed:
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from align.rounds.stage import Stage, within
 Kind = Literal["removed", "checkpoints", "units", "reference", "encoded", "leftovers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_CHECKPOINT = "checkpoint-*"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _REFERENCE = "reference"
 _REFERENCE_KEY = "KEY.json"
 _ENCODED = ("trees.arrow", "eval_trees.arrow")
@@ -60,7 +62,7 @@ def garbage_of(run_dir: Path, stages: Sequence[Stage], ledger: Ledger) -> list[G
     found = list(_removed(run_dir, stages, latest))
     for stage in finished:
         for out in stage.outputs.values():
-            found += [(kind, path, stage.label) for kind, path in _inside(out)]
+            found += [(kind, path, stage.label) for kind, path in _inside(out, _keeps_optimizer(stage))]
     owned = [path for _, path, _ in found]
     for path in _leftovers(run_dir):
         if not any(_belongs(path, out) for stage in unfinished for out in stage.outputs.values()):
@@ -139,12 +141,21 @@ def _removed(
                 yield "removed", path, label
 
 
-def _inside(out: Path) -> Iterator[tuple[Kind, Path]]:
-    """What can go of a finished stage's output: names that its manifest does not list, and units of work."""
+def _keeps_optimizer(stage: Stage) -> bool:
+    return bool(getattr(getattr(stage.config, "training", None), "keep_optimizer", False))
+
+
+def _inside(out: Path, keeps_newest: bool) -> Iterator[tuple[Kind, Path]]:
+    """What can go of a finished stage's output: names that its manifest does not list, and units of work.
+
+    keeps_newest: whether the checkpoint with the largest step stays.
+    """
     if not out.is_dir():
         return
     if (out / SEAL).is_file():
-        yield from (("checkpoints", path) for path in sorted(out.glob(_CHECKPOINT)) if path.is_dir())
+        steps = {path: int(found[1]) for path in out.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
+        ordered = sorted((path for path in steps if path.is_dir()), key=lambda path: steps[path])
+        yield from (("checkpoints", path) for path in (ordered[:-1] if keeps_newest else ordered))
         if (out / _REFERENCE / _REFERENCE_KEY).is_file():
             yield "reference", out / _REFERENCE
         yield from (("encoded", out / name) for name in _ENCODED if (out / name).is_file())

@@ -12,6 +12,9 @@ import yaml
 
 from align.config import load_config
 from align.manifest import is_whole
+from align.rounds.commands import answered
+from align.rounds.ledger import Ledger
+from align.rounds.trace import trace_text
 from align.rows import PreferenceRow
 from tests.processes import ROOT, Stage
 
@@ -128,6 +131,13 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
     assert (made_in / "report.md").read_text().count("|") > 20
     assert "<html" in (made_in / "report.html").read_text()
 
+    ledger = Ledger(made_in / "ledger.sqlite", in_memory=True)
+    traced = trace_text(made_in, "round-2/average", ledger)
+    assert "round-1/average" in traced
+    monkeypatch.chdir(ROOT)
+    answered(["gc", str(config), "--delete"], ROOT / "recipes")
+    assert not list(made_in.rglob("checkpoint-*"))
+    assert trace_text(made_in, "round-2/average", ledger) == traced
     made = {file: file.stat().st_mtime_ns for file in made_in.rglob("*.safetensors")}
     assert len(made) >= 8
     rounds(config, monkeypatch)

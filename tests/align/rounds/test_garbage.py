@@ -106,6 +106,21 @@ def test_what_a_stage_reads_and_what_an_unfinished_stage_needs_stays(run: Run) -
 
 
 @pytest.mark.slow
+def test_the_checkpoint_from_which_a_training_can_be_extended_stays(run: Run) -> None:
+    for step in (25, 100):
+        run.add(f"round-1/sft/checkpoint-{step}/optimizer.pt")
+    checkpoints = {f"round-1/sft/checkpoint-{step}" for step in (5, 25, 100)}
+    assert checkpoints <= run.garbage().keys()
+    section = "    class Training(Section):\n        keep_optimizer: bool = False\n\n    class JoinRecipe(Recipe):\n"
+    text = (run.recipes / "join.py").read_text().replace("import Recipe\n", "import Recipe, Section\n")
+    text = text.replace("    class JoinRecipe(Recipe):\n", f"{section}        training: Training = Training()\n")
+    (run.recipes / "train.py").write_text(text)
+    sft = run.values["each_round"][1]
+    sft |= {"recipe": "train", "set": sft["set"] | {"training.keep_optimizer": True}}
+    assert run.garbage().keys() & checkpoints == checkpoints - {"round-1/sft/checkpoint-100"}
+
+
+@pytest.mark.slow
 def test_nothing_is_deleted_while_the_rounds_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = run.garbage()
     with (run.run_dir / ".lock").open("a+") as handle:
