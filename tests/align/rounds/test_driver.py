@@ -444,7 +444,7 @@ def test_an_edit_of_a_loss_runs_no_data_stage_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ROOT)
     stages = load_stages(load_config(RoundsConfig, "recipes/configs/rounds/rehearsal.yaml"), Path("recipes"))
     depends = {stage.name for stage in stages if "align/losses.py" in stage.code()}
-    assert depends == {"reward", "sft", "dpo"}
+    assert depends == {"heldout-judge", "reward", "sft", "dpo"}
     probe = {stage.name for stage in stages if "data_builders/knowledge_probe/builder.py" in stage.code()}
     assert probe == {"probe"}, "each builder is hashed on its own, though one recipe runs them all"
 
