@@ -32,6 +32,7 @@ from data_builders.quality.settings import (
     DuplicatesConfig,
     GradesConfig,
     LanguageConfig,
+    RayConfig,
     RulesConfig,
     SemanticConfig,
 )
@@ -39,6 +40,7 @@ from data_builders.quality.settings import (
 if TYPE_CHECKING:
     from align.sampling.workers import Workers
     from data_builders.quality.pipeline import Pipeline
+    from data_builders.quality.shards import Engine
     from data_builders.quality.steps import Step
 
 Kind: TypeAlias = Literal["sft", "preferences", "prompts"]
@@ -84,6 +86,8 @@ class QualityConfig(BadRows):
     processes: int | None = Field(1, ge=1)
     """Processes on this machine that share the work. null: one for each core. Further machines that see the folder
     join in if the same command is started there."""
+    ray: RayConfig | None = None
+    """Share the work through Ray Data, in place of `processes`. null: without Ray."""
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -116,24 +120,32 @@ def build(config: QualityConfig, output: Path, *, workers: Workers | None = None
     from data_builders.quality.results import write_results
 
     output.mkdir(parents=True, exist_ok=True)
-    gate_pipeline = pipeline_of(config, output)
-    with _helpers(config, output, _processes(config) - 1):
-        gate_pipeline.complete()
+    if config.ray is None:
+        gate_pipeline = pipeline_of(config, output)
+        with _helpers(config, output, _processes(config) - 1):
+            gate_pipeline.complete()
+    else:
+        from data_builders.quality.ray_engine import RayEngine
+
+        with RayEngine(config.ray) as engine:
+            gate_pipeline = pipeline_of(config, output, engine)
+            gate_pipeline.complete()
     with turn_to_write(workers) as is_first:
         if is_first:
             write_results(
                 output,
                 gate_pipeline,
-                settings=dump(config.model_copy(update={"processes": None})),  # the files do not depend on it
+                settings=dump(config.model_copy(update={"processes": None, "ray": None})),  # no file depends on them
                 evaluation=identities_of(config.evaluation),
                 licences=config.licences,
             )
     return output
 
 
-def pipeline_of(config: QualityConfig, output: Path) -> Pipeline[Any]:
-    """The pipeline that a config describes, with its shards in `output/units`."""
+def pipeline_of(config: QualityConfig, output: Path, engine: Engine | None = None) -> Pipeline[Any]:
+    """The pipeline that a config describes, with its shards in `output/units`. engine: None for the local one."""
     from data_builders.quality.pipeline import Job, Pipeline
+    from data_builders.quality.shards import claimed_shards
 
     job = Job(
         config.named_sources,
@@ -143,7 +155,7 @@ def pipeline_of(config: QualityConfig, output: Path) -> Pipeline[Any]:
         config.bad_rows,
         config.ignore_columns,
     )
-    return Pipeline(job, steps_of(config, output))
+    return Pipeline(job, steps_of(config, output), engine or claimed_shards)
 
 
 def steps_of(config: QualityConfig, output: Path) -> list[Step]:

@@ -3,10 +3,11 @@
     sources -> pass 0: read, examine (one file for each shard) -> choose -> pass 1: examine ... -> Outcome
 
 Rows are numbered over all sources. Shard s is the rows s * shard_rows to (s + 1) * shard_rows of one source. A process
-claims a shard, reads it, has the steps examine it, and writes one Arrow file with the rows, with what became of each of
-them, and with the columns that the steps keep. Any number of processes, on any nodes that share the folder, may work on
-the same shards (`align/sampling/work_units.py`); all of them then make the same choices. So the result is the same for
-one process and for several, and after any of them was killed.
+reads a shard, has the steps examine it, and writes one Arrow file with the rows, with what became of each of them, and
+with the columns that the steps keep. Which process takes which shard is up to the engine (`shards.py`): with the local
+one, any number of processes, on any nodes that share the folder, work on the same shards and then make the same
+choices; with Ray, one process hands them out. The result is the same for one process and for several, and after any of
+them was killed.
 
 In memory are the rows of one shard, and some 40 bytes for each row of all shards while a step chooses.
 """
@@ -32,7 +33,7 @@ from align.records import Entry, SourceLike, count_of, entries_of, identities_of
 from align.rows import Row
 from align.settings import Source
 from align.source_code import code_of
-from data_builders.quality.shards import ShardFiles
+from data_builders.quality.shards import Engine, ShardFiles, claimed_shards
 from data_builders.quality.steps import Choice, Drop, ExaminedRows, Kept, Step
 
 R = TypeVar("R", bound=Row)
@@ -97,8 +98,8 @@ class _Slice(NamedTuple):
 class Pipeline(Generic[R]):
     """The passes over the rows, and what comes out of them."""
 
-    def __init__(self, job: Job[R], steps: Sequence[Step]) -> None:
-        self._job, self._steps = job, steps
+    def __init__(self, job: Job[R], steps: Sequence[Step], engine: Engine = claimed_shards) -> None:
+        self._job, self._steps, self._engine = job, steps, engine
         named = [(name, source) for name, given in job.sources.items() for source in sources_of(given)]
         self._names, self._sources = [name for name, _ in named], [source for _, source in named]
         for source in self._sources:
@@ -195,7 +196,7 @@ class Pipeline(Generic[R]):
         for group in groups:
             key += [[step.name, step.settings(), code_of(type(step).__module__)] for step in group]
             work = fingerprint_of(json.dumps(key, sort_keys=True, default=str))
-            self._passes.append((group, ShardFiles(job.folder / work[:16], work, len(self._slices))))
+            self._passes.append((group, ShardFiles(job.folder / work[:16], work, len(self._slices), self._engine)))
         used = {files.folder for _, files in self._passes}
         for old in job.folder.glob("[0-9a-f]" * 16):
             if old not in used:

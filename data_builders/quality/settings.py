@@ -169,3 +169,17 @@ class DecontaminationConfig(Section):
     min_ratio: float = Field(0.5, gt=0, le=1)
     """The lowest ratio, from 0 to 1, of the words of an evaluation prompt that a row has in shared 8-grams to be
     dropped (Llama 3, section 5.1.4, chooses it for each benchmark). Lower: more leaks and more false drops."""
+
+
+class RayConfig(Section):
+    """Work on a cluster of Ray. Requires the extra `ray`; all nodes have to see the rows and the output folder."""
+
+    address: str | None = None
+    """Address of a running cluster, such as `auto` or ray://head:10001. null: that of the environment variable
+    RAY_ADDRESS; without it, Ray is started on this machine."""
+    workers: int = Field(2, ge=1)
+    """Processes that work on shards at the same time."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """Cores that Ray sets aside for each of them."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs that Ray sets aside for each of them, for gates with a model; 0.5 puts two workers on one."""

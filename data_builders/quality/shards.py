@@ -6,7 +6,8 @@ what follows, so that a file that is truncated, edited or of another job is made
     bytes 0 to 255    {"unit": 3, "work": "9f2c...", "rows": 4096, "blake3": "04be..."} and spaces
     bytes 256 ...     the Arrow file; its columns are read in place
 
-Which process makes which table is agreed by claims, see `align/sampling/work_units.py`.
+Who makes which table is up to the engine. The local one lets processes claim tables (`align/sampling/work_units.py`);
+that of a cluster is `ray_engine.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 from blake3 import blake3
@@ -28,34 +30,53 @@ log = logger(__name__)
 _HEADER_BYTES = 256  # a multiple of 64, to which Arrow aligns its buffers
 
 
+Make = Callable[[int], pa.Table]
+"""Makes the table of a shard. It must depend on the shard and on `ShardFiles.work` only."""
+
+
+class Engine(Protocol):
+    """Has the missing tables made, by several processes; then all of them are there."""
+
+    def __call__(self, files: ShardFiles, make: Make, label: str, /) -> None: ...
+
+
+def claimed_shards(files: ShardFiles, make: Make, label: str) -> None:
+    """The local engine: this process makes tables until all are there, and so do the others that call it for the same
+    folder, on this machine or on others. Each claims a table before it makes it.
+    """
+
+    def made(number: int) -> tuple[bool, str]:
+        began = time.monotonic()
+        rows = files.make(number, make)
+        return True, f"{rows / max(time.monotonic() - began, 1e-9):,.0f} rows/s"
+
+    def look(number: int) -> bool | None:
+        return files.is_whole(number, quiet=False) or None
+
+    def look_again(number: int) -> bool | None:
+        return files.is_whole(number, quiet=True) or None
+
+    share_units(files.count, look, look_again, made, folder=files.folder, label=label)
+
+
 class ShardFiles:
     """The tables `unit-00000.arrow` to the last one in a folder."""
 
-    def __init__(self, folder: Path, work: str, count: int) -> None:
+    def __init__(self, folder: Path, work: str, count: int, engine: Engine = claimed_shards) -> None:
         """work: a fingerprint of all that the tables depend on. count: how many there are."""
-        self.folder, self.count = folder, count
+        self.folder, self.count, self.engine = folder, count, engine
         self.work = work
 
-    def complete(self, make: Callable[[int], pa.Table], label: str) -> None:
-        """Make the tables that are missing, together with other processes; then all are there.
-
-        make: the table of a shard. It must depend on the shard and on `work` only. label: of the progress bar.
-        """
+    def complete(self, make: Make, label: str) -> None:
+        """Have the tables made that are missing; then all are there. label: of the progress bar."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.engine(self, make, label)
 
-        def made(number: int) -> tuple[bool, str]:
-            began = time.monotonic()
-            table = make(number)
-            self._write(number, table)
-            return True, f"{len(table) / max(time.monotonic() - began, 1e-9):,.0f} rows/s"
-
-        def look(number: int) -> bool | None:
-            return self._is_whole(number, quiet=False) or None
-
-        def look_again(number: int) -> bool | None:
-            return self._is_whole(number, quiet=True) or None
-
-        share_units(self.count, look, look_again, made, folder=self.folder, label=label)
+    def make(self, number: int, make: Make) -> int:
+        """Make one table, whole or not at all, and return its rows."""
+        table = make(number)
+        self._write(number, table)
+        return len(table)
 
     def table(self, number: int) -> pa.Table:
         """The table of a shard. Its columns are pages of the file, which are read when they are touched and are not
@@ -79,9 +100,10 @@ class ShardFiles:
         content = sink.getvalue().to_pybytes()
         header = {"unit": number, "work": self.work, "rows": len(table), "blake3": blake3(content).hexdigest()}
         first = json.dumps(header).encode().ljust(_HEADER_BYTES - 1) + b"\n"
-        publish(self.path(number), first + content, lambda: self._is_whole(number, quiet=True))
+        publish(self.path(number), first + content, lambda: self.is_whole(number, quiet=True))
 
-    def _is_whole(self, number: int, *, quiet: bool) -> bool:
+    def is_whole(self, number: int, *, quiet: bool) -> bool:
+        """Whether a table is there and is what was written. The log says what is wrong with a file, unless `quiet`."""
         path = self.path(number)
         if not path.exists():
             return False

@@ -131,4 +131,5 @@ class ExaminedRows:
         """Files for work of the step that processes share, see `ShardFiles.complete`. They may depend on `kept`."""
         from data_builders.quality.shards import ShardFiles
 
-        return ShardFiles(self._files.folder / f"{self._step}-{name}", self._files.work, count)
+        files = self._files
+        return ShardFiles(files.folder / f"{self._step}-{name}", files.work, count, files.engine)
