@@ -18,6 +18,29 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
 """Of these one is needed to compute with bfloat16; without any, it is emulated. The fastest comes first."""
 
+PEAK_TFLOPS = {
+    "B200": 2250,
+    "H200": 989,
+    "GH200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H800": 989,
+    "H20": 148,
+    "A100": 312,
+    "A800": 312,
+    "A40": 150,
+    "A10": 125,
+    "L40S": 362,
+    "L4": 121,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "MI300X": 1307,
+    "MI250X": 383,
+}
+"""Part of a device's name -> products of bfloat16 matrices without sparsity, in 10^12 operations a second, by the data
+sheets of the makers. RTX: with sums in float32."""
+
 _SYSCTL = {"hw.optional.avx2_0": "avx2", "hw.optional.neon": "asimd", "hw.optional.arm.FEAT_BF16": "bf16"}  # macOS
 
 
@@ -27,6 +50,17 @@ def describe() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parts = [cpu_name(), f"{cores} core{'' if cores == 1 else 's'}", " ".join(cpu_instructions()), _gpu()]
     return ", ".join(part for part in parts if part)
+
+
+def peak_flops(device: str) -> float | None:
+    """The peak of an accelerator in bfloat16, in operations a second; None for a device that is not in the table.
+
+    device: its name, as torch gives it. "NVIDIA H100 80GB HBM3" is H100, "NVIDIA A10G" is none: a name counts as whole
+    words, and of several the longest.
+    """
+    words = f" {re.sub(r'[-_/]', ' ', device)} "
+    found = [name for name in PEAK_TFLOPS if f" {name} " in words]
+    return PEAK_TFLOPS[max(found, key=len)] * 1e12 if found else None
 
 
 @functools.cache

@@ -70,10 +70,12 @@ from align.trainers.saving import (
 from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
 from align.trainers.steering import Steering
 from align.trainers.summary import first_word, last_word, run_facts
+from align.trainers.throughput import arithmetic
 from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, start_trackers, tracker_environment
 from align.trainers.validation import StoppedEarly, Validation, copy_model, evaluations_at, plan_of, whole_model
 from align.tree.encode import PromptTree, Segment
-from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_costs, tree_numbers
+from align.tree.flops import tree_costs
+from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_numbers
 from align.tree.store import TreeStore
 
 log = logger(__name__)
@@ -142,6 +144,7 @@ class TreeTrainer(Trainer, ABC):
         """Steps that the run had in all in its earlier start, if it has another number now."""
         self.progress_note = ""
         self._unshared_tokens = tree_numbers(trees, "unshared_tokens")
+        self.arithmetic = arithmetic(trees, model, device=arguments.device, processes=arguments.world_size)
         self._trained_seconds = 0.0
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
@@ -292,7 +295,12 @@ class TreeTrainer(Trainer, ABC):
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
             total += loss.detach()
             tokens = batch.input_ids.shape[1] if members else 0
-            self.sums.add(tokens=tokens, token_places=max(tokens, self.plan.token_budget))
+            self.sums.add(
+                tokens=tokens,
+                token_places=max(tokens, self.plan.token_budget),
+                unshared_tokens=int(self._unshared_tokens[list(members)].sum()),
+                flops=self.arithmetic.of(members),
+            )
         if self.state.global_step == 0 and self.training.checks:
             self.check_first_step(self.sums.totals(self.processes))
         self._trained_seconds += time.monotonic() - began
@@ -301,19 +309,22 @@ class TreeTrainer(Trainer, ABC):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Metrics to the trackers, and on rank zero to metrics.jsonl. Every process calls it.
 
-        The speed of the run goes to the trackers alone: metrics.jsonl and the checkpoints of equal runs are equal.
+        Equal runs have equal lines in metrics.jsonl except for `speed`, which is in no checkpoint.
         """
         speed: dict[str, float] = {}
         if "loss" in logs:
             logs |= self.sums.report(self.processes)
             logs["num_tokens"] = self.plan.sum_to_step(self._unshared_tokens, self.state.global_step)
-            speed = self.speed.report(logs["tokens"])
+            seconds = self.speed.seconds
+            rates = self.arithmetic.rates(logs.pop("flops"), seconds)
+            speed = self.speed.report(logs["tokens"], logs.pop("unshared_tokens")) | rates
             self.progress_note = progress_note(logs | speed)
         if "train_runtime" in logs:
             logs = run_speed(logs, self.plan, self.state.global_step, self.speed.all_steps)
         epoch = round(self.state.global_step / self.plan.steps_per_epoch, 4)
         if self._metrics is not None and not logs.keys().isdisjoint(("loss", "eval_loss")):
-            self._metrics.write(self.state.global_step, {"epoch": epoch, **logs})
+            line = {"epoch": epoch, **logs, **({"speed": speed} if speed else {})}
+            self._metrics.write(self.state.global_step, line)
         logs["epoch"] = epoch
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs | speed)

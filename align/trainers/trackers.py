@@ -106,18 +106,19 @@ def start_trackers(callbacks: Iterable[Any], arguments: TrainingArguments, state
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """The number of a model's parameters, and of those that are trained. Whole ones, also if ZeRO-3 has sharded them.
-
-    A weight in 4 bits is stored as bytes of two values each, and counts as its values.
-    """
+    """The number of a model's parameters, and of those that are trained: whole ones, as `whole_count` counts them."""
     total = trained = 0
     for parameter in model.parameters():
-        count = int(getattr(parameter, "ds_numel", 0) or parameter.numel())
-        if type(parameter).__name__ == "Params4bit":
-            count *= 2 * parameter.element_size()
+        count = whole_count(parameter)
         total += count
         trained += count if parameter.requires_grad else 0
     return total, trained
+
+
+def whole_count(parameter: nn.Parameter) -> int:
+    """The number of a parameter's values: of all processes under ZeRO-3; a byte of a weight in 4 bits holds two."""
+    count = int(getattr(parameter, "ds_numel", 0) or parameter.numel())
+    return count * 2 * parameter.element_size() if type(parameter).__name__ == "Params4bit" else count
 
 
 class Speed:
@@ -147,14 +148,19 @@ class Speed:
             self.all_seconds += passed
             self._began = None
 
-    def report(self, tokens: float) -> dict[str, float]:
-        """tokens: processed in these steps, over all processes. Starts again from 0."""
+    def report(self, tokens: float, unshared_tokens: float | None = None) -> dict[str, float]:
+        """The figures since the last report; starts again from 0.
+
+        tokens: computed in these steps, over all processes. unshared_tokens: the same if each completion had a copy of
+            its prompt, for comparisons with trainers that have no prompt trees.
+        """
         steps, seconds = self.steps, self.seconds
         self.steps, self.seconds = 0, 0.0
         memory = {"peak_memory_gib": round(peak_memory(), 3)}
         if not steps or not seconds:
             return memory
-        return {"step_time": seconds / steps, "tokens_per_second": tokens / seconds, **memory}
+        unshared = {} if unshared_tokens is None else {"unshared_tokens_per_second": unshared_tokens / seconds}
+        return {"step_time": seconds / steps, "tokens_per_second": tokens / seconds, **unshared, **memory}
 
 
 def progress_note(logs: Mapping[str, float]) -> str:

@@ -34,7 +34,8 @@ from align.trainers.processes import Processes
 from align.trainers.reference import rows_fingerprint
 from align.trainers.saving import STATE, model_files, require_finite
 from align.tree.encode import PromptTree
-from align.tree.pack import RunPlan, TreeBatch, tree_costs, tree_numbers
+from align.tree.flops import tree_costs
+from align.tree.pack import RunPlan, TreeBatch, tree_numbers
 
 log = logger(__name__)
 

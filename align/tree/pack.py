@@ -161,29 +161,6 @@ def bins_under_budget(sizes: Sequence[int], token_budget: int) -> list[list[int]
     return bins
 
 
-def tree_costs(trees: Sequence[PromptTree], config: Any, *, head: bool) -> np.ndarray:
-    """The training cost of each tree, [trees] float64, in units of one token through all layers.
-
-        tokens + attended * 12 L H D / 6 N + labels * 6 E V / 6 N
-
-    with L layers, H heads of size D, hidden size E, vocabulary V, and N weights in the layers. These are the floating
-    point operations of a forward and a backward pass (2 and 4 for each weight and token; for each attended pair two
-    products of size D in each head).
-
-    config: the Hugging Face model's. head: whether labels pass an output head; a reward model's do not.
-    """
-    hidden, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or hidden // heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    between = getattr(config, "intermediate_size", None) or 4 * hidden
-    weights = layers * (2 * hidden * head_size * (heads + groups) + 3 * hidden * between)
-    tokens, pairs, labels = (tree_numbers(trees, name) for name in ("tokens", "attended", "labels"))
-    costs = tokens + pairs * (2 * layers * heads * head_size / weights)
-    if head:
-        costs = costs + labels * (hidden * config.vocab_size / weights)
-    return np.asarray(costs)
-
-
 def tree_numbers(trees: Sequence[PromptTree], name: str) -> np.ndarray:
     """`tokens`, `unshared_tokens`, `labels` or `attended` of each tree, [trees] int64.
 

@@ -40,7 +40,7 @@ NOT_COMPARED = (
 )
 VOLATILE = (
     *("created", "seconds", "time", "starts", "effective_time", "hardware"),
-    *("train_runtime", "train_samples_per_second", "train_steps_per_second", "tokens_per_second", "peak_memory_gib"),
+    *("train_runtime", "train_samples_per_second", "train_steps_per_second", "speed"),
 )
 """Keys of JSON objects whose values may differ between two runs. Hashes and sizes of files that hold such values differ
 too, so files are compared, and not the hashes that manifests have of them."""

@@ -22,6 +22,7 @@ from align.models.checkpoints import checkpoint_fingerprint
 from align.models.quantization import bitsandbytes_is_missing, quantization_config
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import LoRAConfig, ModelConfig, PreferenceDataConfig, SamplingConfig, TrainingConfig, TreeDataConfig
+from tests.metrics import metrics_of
 from tests.processes import ZERO3, run
 
 ROOT = Path(__file__).parents[3]
@@ -87,7 +88,7 @@ def reward_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pa
 
 
 def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return metrics_of(folder)
 
 
 def copied(adapter: Path, to: Path, change) -> Path:

@@ -21,6 +21,7 @@ from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
 from align.trainers.checkpoints import CheckpointFolders
 from align.trainers.schedules import Schedule, warmup_steps
+from tests.metrics import metrics_of
 
 STAGES = ["sft", "reward", "dpo"]
 IDENTITY = {"template": "t", "start": "s", "rows": "r", "precision": "p"}
@@ -68,8 +69,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def metrics(folder: Path) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    return metrics_of(folder)
 
 
 # The same rows, start and template

@@ -14,6 +14,7 @@ from align.errors import CheckError
 from align.jsonl import write_rows
 from align.reporting import logger
 from align.rows import Message, PreferenceRow, SFTRow
+from tests.metrics import metrics_of
 
 WORDS = ["capital", "France", "Italy", "river", "Paris", "Rome", "answer", "short", "sentence", "know", "guess", "call"]
 STAGES = ["sft", "reward", "dpo"]
@@ -227,7 +228,7 @@ def test_checks_change_no_bit_and_draw_no_random_number(
     plain = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "plain", checks=False)
     assert states == [True]
     assert (checked / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
-    assert (checked / "metrics.jsonl").read_text() == (plain / "metrics.jsonl").read_text()
+    assert metrics_of(checked) == metrics_of(plain)
 
 
 def test_the_row_that_is_checked_is_the_longest_of_moderate_ones() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from align.settings import DPOConfig, LoRAConfig, ModelConfig, PreferenceDataCon
 from align.trainers.resuming import Run, changed_schedule, default_values, refuse_other_run
 from align.tree.pack import RunPlan
 from recipes.sft import SFTRecipe
+from tests.metrics import metrics_of
 
 CONSTANT = {"schedule": "constant", "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32", "checks": False}
 """With a constant schedule a run of more steps is defined: its first steps are those of the shorter run."""
@@ -71,7 +71,7 @@ def weights(folder: Path) -> bytes:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return metrics_of(folder)
 
 
 # Runs with more steps

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,11 +19,13 @@ from safetensors.torch import load_file
 from align.config import load_config
 from align.errors import ConfigError
 from align.jsonl import write_rows
+from align.models.loading import load_policy, load_reward_model
 from align.reporting import logger
 from align.rows import Message, PreferenceRow
-from align.settings import TrainingConfig
+from align.settings import ModelConfig, TrainingConfig
 from align.trackers import TRACKERS
 from align.trainers.summary import next_commands, steps_line
+from align.trainers.throughput import Arithmetic, arithmetic
 from align.trainers.trackers import (
     Speed,
     parameter_counts,
@@ -199,8 +202,44 @@ def test_tensorboard_receives_the_recipe_the_metrics_and_the_speed(reported: Sim
     assert not set(MISLEADING) & config.keys()
 
 
-def test_the_speed_of_a_run_is_in_no_file_that_equal_runs_share(reported: SimpleNamespace) -> None:
-    assert "tokens_per_second" not in (reported.folder / "metrics.jsonl").read_text()
+@pytest.mark.slow
+def test_metrics_have_the_speed_apart_from_what_equal_runs_share(reported: SimpleNamespace) -> None:
+    """Operations by the formula with the sizes of the model; a CPU has no peak, so there is no share of it."""
+    for line in lines_of(reported.folder, "loss"):
+        speed = line["speed"]
+        assert speed["tokens_per_second"] * speed["step_time"] == pytest.approx(line["tokens"])
+        assert speed["unshared_tokens_per_second"] > speed["tokens_per_second"], "a prompt has two completions"
+        assert speed["flops_per_second"] * speed["step_time"] > 4 * MATRICES * line["tokens"]
+        assert "mfu" not in speed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}])
+def test_the_operations_of_a_run_follow_from_what_is_trained(
+    lora: dict[str, int] | None, tiny_checkpoint: Path
+) -> None:
+    policy = load_policy(ModelConfig.model_validate({"path": tiny_checkpoint, "lora": lora}))
+    row = SimpleNamespace(tokens=10, attended=30, labels=4)
+    (found,) = arithmetic([row], policy, device=torch.device("cpu"), processes=1).flops  # type: ignore[arg-type]
+    # of a layer: query and output 64 x 64, key and value 64 x 32, three matrices of 64 x 96
+    added = 0 if lora is None else 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 96))
+    of_layers = 6 * MATRICES if lora is None else 4 * MATRICES + 6 * added
+    of_head = (6 if lora is None else 4) * 64 * policy.config.vocab_size
+    assert found == 10 * of_layers + 30 * 12 * 2 * 4 * 16 + 4 * of_head
+    scorer = load_reward_model(ModelConfig(path=tiny_checkpoint), fresh_head=True)
+    (headless,) = arithmetic([row], scorer, device=torch.device("cpu"), processes=1).flops  # type: ignore[arg-type]
+    assert headless == 10 * 6 * MATRICES + 30 * 12 * 2 * 4 * 16
+
+
+MATRICES = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
+"""Weights in the matrices of the tiny model's two layers."""
+
+
+def test_the_share_of_the_peak_is_of_all_processes() -> None:
+    of_two = Arithmetic(np.array([3e12, 5e12]), peak=2 * 989e12)
+    assert of_two.of((0, 1)) == 8e12
+    assert of_two.rates(8e12, 0.01) == {"flops_per_second": 8e14, "mfu": pytest.approx(8e14 / 1978e12)}
+    assert Arithmetic(None, peak=989e12).rates(Arithmetic(None, None).of((0, 1)), 1.0) == {}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import Counter
@@ -18,6 +17,7 @@ from align.jsonl import write_rows
 from align.manifest import is_whole
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import DPOConfig, ModelConfig, PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
+from tests.metrics import metrics_of
 
 WORDS = [
     "capital",
@@ -82,7 +82,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return metrics_of(folder)
 
 
 def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:

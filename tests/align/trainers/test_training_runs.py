@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections import Counter
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow
+from tests.metrics import metrics_of
 from tests.processes import PYTHON, ROOT, TORCHRUN, ZERO3, Started, run
 
 PLAIN = [PYTHON]
@@ -86,7 +86,7 @@ def evaluations(folder: Path) -> list[dict]:
 
 
 def all_metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return metrics_of(folder)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from align.settings import LoRAConfig, ModelConfig, PreferenceDataConfig, Traini
 from align.splits import part_of, prompt_identity
 from align.trainers.steering import Steering
 from align.trainers.validation import Validation, verdict
+from tests.metrics import metrics_of
 
 WORDS = ["capital", "France", "Italy", "river", "Paris", "Rome", "answer", "short", "sentence", "know", "guess", "call"]
 
@@ -69,7 +70,7 @@ def train(method: str, checkpoint: Path, output: Path, data: dict[str, Any], **c
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return metrics_of(folder)
 
 
 def trained(folder: Path) -> list[dict[str, Any]]:
