@@ -1,13 +1,13 @@
 """Average checkpoints, tensor by tensor: sums run in float64 and are rounded once, to the type of the checkpoints.
 
 Llama 3 averages models of different data versions or hyper-parameters at each stage (arXiv:2407.21783, section 4.1.5).
-Memory holds one shard of the mean and a piece of the sum; of each member one file is mapped, whose pages the system can
-drop at any time. `align/models/weight_search.py` chooses weights.
+Memory holds a piece of the sum; of each member one file is mapped, whose pages the system can drop at any time.
+`align/models/weight_search.py` chooses weights.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,12 +38,15 @@ from align.models.checkpoints import (
 from align.models.fitting import is_finite, model_config, require_fit
 from align.models.output import new_folder, refuse_foreign, refuse_overlap
 from align.models.serving import write_serving_files_of_average
+from align.models.shards import write_shards
 from align.publish.names import shown_path
 
 SHARD_BYTES = 5 * 10**9
-"""Largest file of an average, and about what it needs of memory. A tensor that is larger has a file of its own."""
-PIECE = 2**17
-"""Elements that are summed at a time: 1 MB in float64, which stays in a processor's cache."""
+"""Largest file of an average. A tensor that is larger has a file of its own."""
+PIECE = 2**15
+"""Elements that are summed at a time: 256 kB in float64, which stays in a processor's cache. It is also the size up to
+which torch works in one thread. With more, a second thread waits for each of many short operations, and takes several
+times the processor time that the sum needs."""
 MADE = "averaged"
 """The key of an averaged checkpoint's manifest that says what it was made of."""
 
@@ -79,7 +82,8 @@ def average_checkpoints(
     is_scorer = any(HEAD in member.tensors for member in whole) or any(member.has_head for member in adapters)
     with new_folder(output, MADE) as rough:
         if base is None:
-            written, of_base = _write_shards(_means(whole, shares), rough), {}
+            tensors = {name: whole[0].tensors[name] for name in _in_order_of_files(whole[0])}
+            written, of_base = write_shards(tensors, _Mean(whole, shares).pieces, rough, SHARD_BYTES), {}
         else:
             written, of_base = _write_adapter(adapters, base, shares, rough), note_of(base, output)
         written += _copied_files(members[0].folder, rough, written)
@@ -259,34 +263,60 @@ class _Reader:
         return value
 
 
-def _means(members: Sequence[Checkpoint], shares: Sequence[float]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the mean, in the order of the first member's files."""
-    readers = [_Reader(member) for member in members]
-    for name in sorted(members[0].tensors, key=lambda name: (members[0].tensors[name].file.name, name)):
-        values = [reader.read(name) for reader in readers]
-        mean = weighted_mean(values, shares)
-        if not is_finite(mean):  # NaN and infinity pass on to the mean
-            odd = next((member for member, each in zip(members, values, strict=True) if not is_finite(each)), None)
-            what = f"tensor {name} holds values that are not finite (NaN or infinity)"
-            where = members[0].name if odd is None else odd.name
-            raise CheckpointError(where, what, "Use an earlier checkpoint of the run that wrote it")
-        yield name, mean
+def _in_order_of_files(member: Checkpoint) -> list[str]:
+    return sorted(member.tensors, key=lambda name: (member.tensors[name].file.name, name))
 
 
-def weighted_mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """The sum of shares[i] * values[i] in float64, rounded once to the type of the values.
+class _Mean:
+    """The mean of checkpoints, tensor by tensor."""
 
-    values: tensors of one shape and type. Of the sum, PIECE elements are in memory at a time.
+    def __init__(self, members: Sequence[Checkpoint], shares: Sequence[float]) -> None:
+        self._members, self._shares = members, shares
+        self._readers = [_Reader(member) for member in members]
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """A tensor of the mean in pieces, as `mean_pieces`. Raises CheckpointError if one of its values is not finite.
+
+        The bound on finite values is that of `is_finite`, for the largest value of any piece.
+        """
+        values = [reader.read(name) for reader in self._readers]
+        largest, finite = 0.0, True
+        for piece in mean_pieces(values, self._shares):
+            if piece.is_floating_point():
+                low, high = map(float, torch.aminmax(piece))
+                largest = max(largest, -low, high)
+                finite = finite and math.isfinite(low) and math.isfinite(high)
+            yield piece
+        if not finite or largest * largest * values[0].numel() >= torch.finfo(torch.float32).max:
+            self._require_finite(name, values)
+
+    def _require_finite(self, name: str, values: Sequence[torch.Tensor]) -> None:
+        """NaN and infinity of a member pass on to the mean."""
+        mean = torch.cat([piece.clone() for piece in mean_pieces(values, self._shares)])
+        if is_finite(mean):
+            return
+        odd = next((member for member, each in zip(self._members, values, strict=True) if not is_finite(each)), None)
+        what = f"tensor {name} holds values that are not finite (NaN or infinity)"
+        where = self._members[0].name if odd is None else odd.name
+        raise CheckpointError(where, what, "Use an earlier checkpoint of the run that wrote it")
+
+
+def mean_pieces(values: Sequence[torch.Tensor], shares: Sequence[float]) -> Iterator[torch.Tensor]:
+    """The sum of shares[i] * values[i] in float64, rounded once to the type of the values, in flat pieces.
+
+    values: tensors of one shape and type. All pieces have the same memory: use one before the next is asked for.
     """
-    mean = torch.empty_like(values[0], memory_format=torch.contiguous_format)
-    flat, *parts = (each.reshape(-1) for each in (mean, *values))
-    for first in range(0, flat.numel(), PIECE):
-        piece = slice(first, first + PIECE)
-        total = parts[0][piece].double().mul_(shares[0])
+    parts = [each.reshape(-1) for each in values]
+    count = parts[0].numel()
+    sums, terms = (torch.empty(min(PIECE, count), dtype=torch.float64) for _ in range(2))
+    rounded = torch.empty(min(PIECE, count), dtype=values[0].dtype)
+    for first in range(0, count, PIECE):
+        size = min(PIECE, count - first)
+        total, term, mean = sums[:size], terms[:size], rounded[:size]
+        total.copy_(parts[0][first : first + size]).mul_(shares[0])
         for part, share in zip(parts[1:], shares[1:], strict=True):
-            total.add_(part[piece].double(), alpha=share)
-        flat[piece] = total if mean.is_floating_point() else total.round_()
-    return mean
+            total.add_(term.copy_(part[first : first + size]), alpha=share)
+        yield mean.copy_(total if mean.is_floating_point() else total.round_())
 
 
 def _note(member: Checkpoint | Adapter, share: float | None) -> dict[str, Any]:
@@ -306,38 +336,3 @@ def without_places(value: Any) -> Any:
     if isinstance(value, list):
         return [without_places(inner) for inner in value]
     return shown_path(value) if isinstance(value, str) and value.startswith("/") else value
-
-
-def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], output: Path) -> list[Path]:
-    """Shards of at most SHARD_BYTES and, where there is more than one, their index."""
-    shards: list[Path] = []
-    index: dict[str, int] = {}
-    held: dict[str, torch.Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        nonlocal held, size
-        shards.append(output / f"model-part-{len(shards) + 1:05d}.safetensors")
-        save_file(held, shards[-1], metadata={"format": "pt"})
-        held, size = {}, 0
-
-    for name, tensor in tensors:
-        bytes_of = tensor.numel() * tensor.element_size()
-        if held and size + bytes_of > SHARD_BYTES:
-            flush()
-        held[name] = tensor
-        index[name] = len(shards)
-        size, total = size + bytes_of, total + bytes_of
-    flush()
-    if len(shards) == 1:
-        return [shards[0].rename(output / "model.safetensors")]
-    named = [
-        shard.rename(output / f"model-{place:05d}-of-{len(shards):05d}.safetensors")
-        for place, shard in enumerate(shards, start=1)
-    ]
-    table = {
-        "metadata": {"total_size": total},
-        "weight_map": {name: named[place].name for name, place in index.items()},
-    }
-    (output / INDEX).write_text(json.dumps(table, indent=1), encoding="utf-8")
-    return [*named, output / INDEX]

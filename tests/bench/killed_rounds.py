@@ -1,13 +1,14 @@
 """Does a run of rounds that is killed at random moments end as one that is left alone, byte for byte?
 
     python tests/bench/killed_rounds.py recipes/configs/rounds/rehearsal.yaml     # or: make killed-rehearsal
-    python tests/bench/killed_rounds.py recipes/configs/rounds/rehearsal.yaml --whole runs/whole --seconds 1500
+    python tests/bench/killed_rounds.py CONFIG.yaml precision=fp32 --whole runs/whole --seconds 1700
 
-It runs the rounds once without interruption and moves the folder aside (or takes a finished run, made by the same code
-into the same folder and moved). Then it runs them again into the same folder, and kills the driver and all of its
-processes with SIGKILL `--kills` times at random moments. Then both folders are compared. Left out are the records of
-time and of what was tried again: logs, ledger, units of work, checkpoints before the last, the report, and in JSON
-files the values that say when and how long (`VOLATILE`).
+It runs the rounds once without interruption and moves the folder aside. With `--whole` it takes a finished run instead,
+which was made by the same code, with the same settings, into the same folder, and then moved. Then it runs them again
+into the same folder, and kills the driver and all of its processes with SIGKILL `--kills` times at random moments. Then
+both folders are compared. Left out are the records of time and of what was tried again: logs, ledger, units of work,
+checkpoints before the last, the report, when raters said what (what they said is in `collect/`), and in JSON files the
+values that say when and how long (`VOLATILE`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import psutil
 from align.config import load_config
 from align.rounds.plan import RoundsConfig
 
-ASIDE = ("logs", "units", "scores", "verified", "reference", ".trash")
+ASIDE = ("logs", "units", "scores", "verified", "reference", "judgements", ".trash")
 NOT_COMPARED = (
     ".lock",
     "ledger.sqlite",

@@ -8,7 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def most_allocated(work: Callable[[], object], mapped: set[int]) -> int:
 
 
 @pytest.mark.slow
-def test_memory_holds_one_shard_and_a_piece_whatever_the_size(
+def test_memory_holds_a_piece_whatever_the_size(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = LlamaConfig.from_pretrained(tiny_checkpoint, num_hidden_layers=24)
@@ -102,19 +102,18 @@ def test_memory_holds_one_shard_and_a_piece_whatever_the_size(
     monkeypatch.setattr(averaging, "PIECE", 1024)
     mapped = {tensor.file.stat().st_size for tensor in deep.tensors.values()}
     mapped_at_a_time: list[int] = []
-    mean_of = averaging.weighted_mean
+    mean_of = averaging.mean_pieces
 
-    def counted(*arguments: Any) -> torch.Tensor:
+    def counted(*arguments: Any) -> Iterator[torch.Tensor]:
         maps = Path("/proc/self/maps").read_text().splitlines()
         mapped_at_a_time.append(len({line.split()[-1] for line in maps if str(tmp_path / "deep") in line}))
         return mean_of(*arguments)
 
-    monkeypatch.setattr(averaging, "weighted_mean", counted)
+    monkeypatch.setattr(averaging, "mean_pieces", counted)
     peak = most_allocated(lambda: average_checkpoints([tmp_path / "deep"] * 3, tmp_path / "mean"), mapped)
     assert len(mapped_at_a_time) == len(sizes)
     assert max(mapped_at_a_time) == 1, "of the same checkpoint three times"
-    largest_file, pieces = max(100_000, *sizes), 4 * 8 * 1024
-    assert peak < largest_file + max(sizes) + pieces < sum(sizes) / 4
+    assert peak < 4 * 8 * 1024 < max(sizes) < sum(sizes) / 20, "less than the largest tensor"
     for name, tensor in open_checkpoint(tmp_path / "mean").tensors.items():
         assert tensor.shape == deep.tensors[name].shape
 
