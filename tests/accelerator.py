@@ -6,7 +6,8 @@
         model(torch.tensor([[1, 2]]))                 # RuntimeError, as on a GPU
 
 So code that forgets to move a model, an input or a mask fails here as it does on a machine with a GPU. Each tensor of
-the accelerator holds a tensor of the CPU, on which every operation is computed.
+the accelerator holds a tensor of the CPU, on which every operation is computed. `reads` has what was read back to the
+CPU, where a GPU would have to finish all work that was queued before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ from torch.utils._pytree import tree_map
 
 DEVICE = torch.device("cuda:0")
 _MAY_MIX = (torch.ops.aten.copy_, torch.ops.aten.index)  # as on a GPU: `gpu.copy_(cpu)`, and `gpu[indices on the CPU]`
+
+_READ = {  # results that the CPU must know: a value, or how many values there are
+    *(torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select),
+    *(torch.ops.aten.equal, torch.ops.aten.unique_consecutive, torch.ops.aten._unique2),
+}
+
+reads: list[str] = []
+"""What the current `accelerator()` has read back, by the name of the operation."""
 
 _ON_GPUS_ONLY = {torch.ops.aten.mm.dtype: lambda one, other, dtype: one.to(dtype) @ other.to(dtype)}
 
@@ -85,6 +94,8 @@ def _computed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
     if remote and is_mixed and not devices and getattr(function, "overloadpacket", function) not in _MAY_MIX:
         raise RuntimeError(f"{function}: Expected all tensors to be on the same device, but found cuda:0 and cpu")
     is_remote = devices[0].type == "cuda" if devices else bool(remote)
+    if remote and (not is_remote or getattr(function, "overloadpacket", function) in _READ):
+        reads.append(str(function))
 
     def returned(item: Any) -> Any:
         if not isinstance(item, torch.Tensor):
@@ -116,6 +127,9 @@ class _Functions(TorchFunctionMode):
             return torch.tensor(*args, **named).to(DEVICE)
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], RemoteTensor):
             index = tree_map(lambda item: item.held if isinstance(item, RemoteTensor) else item, args[1])
+            masks = index if isinstance(index, tuple) else (index,)
+            if any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks):
+                reads.append("index by a mask")
             if func is torch.Tensor.__getitem__:
                 return RemoteTensor(args[0].held[index])
             args[0].held[index] = args[2].held if isinstance(args[2], RemoteTensor) else args[2]
@@ -123,6 +137,7 @@ class _Functions(TorchFunctionMode):
         if func is torch.Tensor.__invert__:
             return torch.bitwise_not(*args)
         if func is torch.Tensor.tolist and isinstance(args[0], RemoteTensor):
+            reads.append("tolist")
             return args[0].held.tolist()
         if func is torch.Tensor.numpy and isinstance(args[0], RemoteTensor):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
@@ -144,6 +159,7 @@ def accelerator() -> Iterator[None]:
         patch.setattr(torch.cuda, "get_device_name", lambda: "a GPU for tests")
         patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        reads.clear()
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # `.to` replaces parameters by remote ones
         try:
             yield

@@ -54,19 +54,18 @@ SHORT_AND_LONG = [tree_of("short", 5, 4, 3), tree_of("long", 40, 30, 28)]
 def tiny_llama(kind: type, heads: int = 4, groups: int = 2, **settings):
     """A two-layer model of the class `kind` that reads packed trees."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        max_position_embeddings=256,
-        pad_token_id=0,
-        attn_implementation=align.tree.attention.NAME,
-        **settings,
-    )
-    return kind(config)
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+        "attn_implementation": align.tree.attention.NAME,
+    }
+    return kind(LlamaConfig(**sizes | settings))
 
 
 def alone(model: LlamaForCausalLM, tree: PromptTree, branch: Segment) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import torch
 from torch import Tensor
 
 from align.trainers.processes import Processes
@@ -17,16 +18,24 @@ class MetricSums:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, Tensor | float] = defaultdict(float)
 
     def add(self, **values: Tensor | float) -> None:
-        """Add to the sums. A name ending in `_sum` is reported as its mean over `rows`, without the ending."""
+        """Add to the sums. A name ending in `_sum` is reported as its mean over `rows`, without the ending.
+
+        Tensors are added where they are, in float64, and read by `totals` only: reading a value on a GPU would wait for
+        all work that was queued before it.
+        """
         for name, value in values.items():
-            self._sums[name] += float(value)
+            self._sums[name] += value.detach().double() if isinstance(value, Tensor) else float(value)
 
     def totals(self, processes: Processes) -> dict[str, float]:
         """The sums so far, over all processes. Every process calls it."""
-        return processes.summed(self._sums)
+        names = [name for name, value in self._sums.items() if isinstance(value, Tensor)]
+        if names:  # one copy for all of them
+            read = torch.stack([torch.as_tensor(self._sums[name]) for name in names]).tolist()
+            self._sums.update(zip(names, read, strict=True))
+        return processes.summed({name: float(value) for name, value in self._sums.items()})
 
     def report(self, processes: Processes) -> dict[str, float]:
         """The metrics since the last report, and start again from 0. Every process calls it.

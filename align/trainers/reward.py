@@ -72,9 +72,8 @@ class RewardTrainer(TreeTrainer):
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> Tensor:
         scores = model(batch)
         pairs = comparisons(batch, self.reward.margins)
-        better, worse = scores[pairs.better], scores[pairs.worse]
-        weights = pairs.weights.to(scores.device)
-        loss, margin = reward_loss(better, worse, target_margins=pairs.target_margins.to(scores.device))
+        better, worse, weights = scores[pairs.better], scores[pairs.worse], pairs.weights
+        loss, margin = reward_loss(better, worse, target_margins=pairs.target_margins)
         self.sums.add(
             rows=weights.sum(),
             accuracy_sum=(((margin > 0) + 0.5 * (margin == 0)) * weights).sum(),
@@ -87,7 +86,7 @@ class RewardTrainer(TreeTrainer):
 
 
 class Comparisons(NamedTuple):
-    """Every better and worse completion of a prompt, [P] each."""
+    """Every better and worse completion of a prompt, [P] each, on the device of the batch."""
 
     better: Tensor  # branch indices
     worse: Tensor  # branch indices
@@ -109,14 +108,16 @@ def comparisons(batch: TreeBatch, margins: Mapping[Any, float] | None = None) ->
         worse           [1,    3, 4,    4   ]
         target_margins  [0.67, 0, 0.67, 0.67]
     """
-    better, worse, weights, targets = [], [], [], []
+    better, worse, trees, targets = [], [], [], []
     first = 0
-    for count, weight, level in zip(batch.branch_counts, batch.weights.tolist(), batch.levels, strict=True):
+    for tree, (count, level) in enumerate(zip(batch.branch_counts, batch.levels, strict=True)):
         rejected = first + count - 1
         for a, b in combinations(range(first, first + count), 2):
             better.append(a)
             worse.append(b)
-            weights.append(weight)
+            trees.append(tree)
             targets.append((margins or {}).get(level or "", 0.0) if b == rejected else 0.0)
         first += count
-    return Comparisons(torch.tensor(better), torch.tensor(worse), torch.tensor(weights), torch.tensor(targets))
+    device = batch.weights.device  # weights are taken there: reading them on the CPU would wait for the GPU
+    indices = torch.tensor([better, worse, trees], device=device)
+    return Comparisons(indices[0], indices[1], batch.weights[indices[2]], torch.tensor(targets, device=device))

@@ -11,8 +11,8 @@ of two tokens (p) and branches of one (a) and two (b):
               b4      x  x  .  x  x
 
 `prompt_tree` computes segment by segment with PyTorch's own attention, on CPU and GPU. A large tree takes a few calls
-without a mask; small trees share a call under one small mask. `prompt_tree_flex` is a single FlexAttention call under a
-block mask: faster on a GPU, and forward only on a CPU. Neither ever builds a mask of the whole row.
+without a mask; small trees share a call under small masks. `prompt_tree_flex` is a single FlexAttention call under a
+block mask, for GPUs: on a CPU it is forward only. Neither ever builds a mask of the whole row.
 
 Dimension letters: H heads, G key/value heads, T tokens of the packed row, D head size, S tokens of a block.
 """
@@ -20,7 +20,6 @@ Dimension letters: H heads, G key/value heads, T tokens of the packed row, D hea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -35,6 +34,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from align.errors import ConfigError
+from align.tree.cpu import TreeOnCPU
+from align.tree.flex import Span, flex_mask
 
 NAME = "prompt_tree"
 FLEX_NAME = "prompt_tree_flex"
@@ -42,7 +43,6 @@ FLEX_NAME = "prompt_tree_flex"
 BLOCK = 128
 """Consecutive small trees share a call if they have at most this many tokens together."""
 
-Span = tuple[int, int]
 Tree = tuple[int, int, tuple[Span, ...]]
 """Start of the prompt, its end, (start, end) of each branch. Ends are exclusive; there are no gaps."""
 
@@ -68,6 +68,7 @@ class TreeLayout:
     reached: set[str] = field(default_factory=set, compare=False, repr=False)
     """Class names of the attention modules that have used this layout; empty if the model does not pass it on."""
     _flex: dict[torch.device, BlockMask] = field(default_factory=dict, compare=False, repr=False)
+    _small: dict[torch.device, SmallTrees] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, trees: Sequence[Tree]) -> TreeLayout:
@@ -83,8 +84,8 @@ class TreeLayout:
         return cls(tuple([*blocks, _block(held)]), longest)
 
     def to(self, device: torch.device | str) -> TreeLayout:
-        blocks = (Block(b.start, b.end, b.trees, None if b.mask is None else b.mask.to(device)) for b in self.blocks)
-        return TreeLayout(tuple(blocks), self.longest)
+        """The layout for tensors of a device, not used so far. Masks are moved there when they are first read."""
+        return TreeLayout(self.blocks, self.longest)
 
     def segments(self) -> Iterator[tuple[Span, Span]]:
         """(A prompt's or branch's span, its prompt's span) in order; a prompt's own prompt is itself."""
@@ -97,8 +98,32 @@ class TreeLayout:
     def flex_mask(self, device: torch.device) -> BlockMask:
         """FlexAttention's block mask, made once for all layers."""
         if device not in self._flex:
-            self._flex[device] = _flex_mask(self, device)
+            self._flex[device] = flex_mask(list(self.segments()), device)
         return self._flex[device]
+
+    def small_trees(self, device: torch.device) -> SmallTrees:
+        """The blocks of small trees as one batch, made once for all layers."""
+        if device not in self._small:
+            self._small[device] = _small_trees(self.blocks, device)
+        return self._small[device]
+
+
+@dataclass(frozen=True, slots=True)
+class SmallTrees:
+    """The C blocks of small trees in a packed row as one batch, each filled up to S tokens.
+
+    Example: a row of a block of 2 tokens, a large tree of 4, and a block of 3, so S = 3 (in fact a multiple of 8):
+
+        places    0 1 0 | 6 7 8        block 0 is filled up with the token of place 0
+        order     0 1 | 6 7 8 9 | 3 4 5
+
+    `order` says where each token of the row is if the tokens of the batch (0 to 5) are followed by those of the large
+    trees (6 to 9).
+    """
+
+    places: Tensor  # [C * S]
+    mask: Tensor  # [C, 1, S, S], True where a token may look; what is filled up looks at the first token of its block
+    order: Tensor  # [T]
 
 
 def tree_attention(
@@ -133,12 +158,19 @@ def tree_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotation leaves them in float32
     # Split once: slices would each fill a gradient of the whole row.
     sizes = [block.end - block.start for block in tree.blocks]
-    splits = zip(tree.blocks, *(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
-    attended = [
-        _one_tree(q, k, v, block, scaling) if block.mask is None else _under_mask(q, k, v, block.mask, scaling)
-        for block, q, k, v in splits
-    ]
-    return torch.cat([part.transpose(1, 2) for part in attended], dim=1), None
+    splits = list(zip(tree.blocks, *(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True))
+    if _on_cpu(query):
+        attended = [
+            _tree_on_cpu(q, k, v, block, scaling) if block.mask is None else _under_mask(q, k, v, block.mask, scaling)
+            for block, q, k, v in splits
+        ]
+        return torch.cat([part.transpose(1, 2) for part in attended], dim=1), None
+    attended = [_one_tree(q, k, v, block, scaling) for block, q, k, v in splits if block.mask is None]
+    if len(attended) < len(splits):
+        small = tree.small_trees(query.device)
+        whole = torch.cat([_together(query, key, value, small, scaling), *attended], dim=2)
+        return whole.index_select(2, small.order).transpose(1, 2), None
+    return torch.cat(attended, dim=2).transpose(1, 2), None
 
 
 def flex_tree_attention(
@@ -156,6 +188,7 @@ def flex_tree_attention(
     if tree is None:
         return tree_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
     _check(module, query, attention_mask, dropout, tree, kwargs)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotation leaves them in float32
     mask: Any = tree.flex_mask(query.device)
     return flex_attention_forward(module, query, key, value, mask, scaling=scaling)[0], None
 
@@ -195,162 +228,87 @@ def _check(
 
 
 def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    # On a CPU the plain products are several times faster than the fused kernel's backward pass at this size.
-    with sdpa_kernel(SDPBackend.MATH) if _on_cpu(query) else nullcontext():
+    """A block of small trees on a CPU."""
+    # The plain products are several times faster than the fused kernel's backward pass at this size.
+    with sdpa_kernel(SDPBackend.MATH):
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
 
 
+def _tree_on_cpu(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: float | None) -> Tensor:
+    return cast(Tensor, TreeOnCPU.apply(query, key, value, *_parts(block), scaling))
+
+
 def _one_tree(query: Tensor, key: Tensor, value: Tensor, block: Block, scaling: float | None) -> Tensor:
-    """One large tree. The prompt with its first branch is a plain causal row; each other branch is one more call."""
-    ((start, end, spans),) = block.trees
-    prompt = end - start
-    branches = [(first - start, last - start) for first, last in spans]
-    if _on_cpu(query):
-        return cast(Tensor, _TreeOnCPU.apply(query, key, value, prompt, branches, scaling))
-    row, grouped = branches[0][1], query.shape[1] != key.shape[1]
-    parts = [
-        scaled_dot_product_attention(
-            query[:, :, :row], key[:, :, :row], value[:, :, :row], is_causal=True, scale=scaling, enable_gqa=grouped
-        )
-    ]
+    """One large tree on a GPU: the prompt with its first branch is a plain causal row, each other branch one call."""
+    prompt, branches = _parts(block)
+    row = branches[0][1]
+    parts = [_attend(query[:, :, :row], key[:, :, :row], value[:, :, :row], scaling)]
     for first, last in branches[1:]:
         k, v = (torch.cat([tensor[:, :, :prompt], tensor[:, :, first:last]], dim=2) for tensor in (key, value))
-        # Aligned to the lower right, causal means all of the prompt: flash kernels need no mask for it.
-        seen: Any = causal_lower_right(last - first, k.shape[2])
-        parts.append(
-            scaled_dot_product_attention(
-                query[:, :, first:last], k, v, attn_mask=seen, scale=scaling, enable_gqa=grouped
-            )
-        )
+        parts.append(_attend(query[:, :, first:last], k, v, scaling))
     return torch.cat(parts, dim=2)
 
 
-class _TreeOnCPU(torch.autograd.Function):
-    """One large tree on a CPU.
+def _together(query: Tensor, key: Tensor, value: Tensor, small: SmallTrees, scaling: float | None) -> Tensor:
+    """All small trees of a row on a GPU, in one call. Shapes: those of the row; result [1, H, C * S, D]."""
+    count, size = small.mask.shape[0], small.mask.shape[-1]
+    q, k, v = (
+        tensor.index_select(2, small.places)[0].unflatten(1, (count, size)).transpose(0, 1)
+        for tensor in (query, key, value)
+    )
+    return _attend(q, k, v, scaling, mask=small.mask).transpose(0, 1).flatten(1, 2)[None]
 
-    The prompt with its first branch is a plain causal row. The other branches attend to the prompt in one call without
-    a mask, and to themselves in one causal call each; the two results are joined by their log-sum-exp. A prompt of 3
-    tokens with branches of 2, 2 and 2:
 
-        place          0 1 2 | 3 4 | 5 6 | 7 8
-        call 1         queries 0 to 4, keys 0 to 4, causal          the prompt and branch 0
-        call 2         queries 5 to 8, keys 0 to 2                  the branches 1 and 2 to the prompt
-        calls 3 and 4  queries 5 to 6, keys 5 to 6, causal          each of them to itself;
-                       queries 7 to 8, keys 7 to 8, causal
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, *, mask: Tensor | None = None) -> Tensor:
+    """One call of PyTorch's attention on a GPU: under the mask, or else the last query sees all keys, the one before
+    it all but the last, and so on.
 
-    The join. If all scores are 0, query 5 sees the prompt with log-sum-exp ln 3, and itself with ln 1; joined ln 4. The
-    prompt's part of the result weighs exp(ln 3 - ln 4) = 3/4, its own 1/4. With the place of each key as its value:
-    3/4 * mean(0, 1, 2) + 1/4 * 5 = 2, which is mean(0, 1, 2, 5), the attention over all four keys at once.
-
-    The backward kernel recomputes the attention weights as exp(score - log-sum-exp). Given the joined log-sum-exp, it
-    gives for each part the gradient of the whole, so the gradients of the parts are added (Dao 2023, arXiv:2307.08691,
-    section 3.1). PyTorch has no public function that returns the log-sum-exp on a CPU; its fused CPU kernel does.
+    Only flash kernels share a key/value head among the query heads of its group, and they take neither a mask nor
+    float32. The memory-efficient kernel takes both, but a key/value head for each query head. With neither of the two,
+    PyTorch would compute plain products, which hold the whole matrix of scores.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, prompt: int, branches: list[Span], scaling: float | None
-    ) -> Tensor:
-        q, k, v = _by_group(query, key, value)
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        row = branches[0][1]
-        out, lse = attend(q[:, :, :row], k[:, :, :row], v[:, :, :row], 0.0, True, scale=scaling)
-        if len(branches) > 1:
-            to_prompt, to_prompt_lse = attend(q[:, :, row:], k[:, :, :prompt], v[:, :, :prompt], scale=scaling)
-            outs, lses = [out], [lse]
-            for first, last in branches[1:]:
-                own, own_lse = attend(*(t[:, :, first:last] for t in (q, k, v)), 0.0, True, scale=scaling)
-                theirs, theirs_lse = (t[:, :, first - row : last - row] for t in (to_prompt, to_prompt_lse))
-                joined = torch.logaddexp(theirs_lse, own_lse)
-                weight = (theirs_lse - joined).exp_()[..., None]  # of the prompt's part; 3/4 in the example
-                outs.append(torch.lerp(own.float(), theirs.float(), weight).to(own.dtype))
-                lses.append(joined)
-            out, lse = torch.cat(outs, dim=2), torch.cat(lses, dim=2)
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.prompt, ctx.branches, ctx.scaling = prompt, branches, scaling
-        return cast(Tensor, out.flatten(0, 1)[None])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # The backward kernel is faster in float32 than in bfloat16, up to twice for short segments.
-        *saved, out, lse = ctx.saved_tensors
-        q, k, v = _by_group(*(tensor.float() for tensor in saved))
-        gradient, out = gradients[0][0].float().unflatten(0, q.shape[:2]), out.float()
-        prompt, row = ctx.prompt, ctx.branches[0][1]
-        dq, dk, dv = (torch.empty_like(out) for _ in range(3))
-
-        def backward(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-            asked = (t[:, :, queries] for t in (gradient, q))
-            seen = (t[:, :, keys] for t in (k, v))
-            found = (t[:, :, queries] for t in (out, lse))
-            run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-            dq, dk, dv = run(*asked, *seen, *found, 0.0, causal, scale=ctx.scaling)
-            return dq, dk, dv
-
-        first = slice(0, row)
-        dq[:, :, first], dk[:, :, first], dv[:, :, first] = backward(first, first, True)
-        if len(ctx.branches) > 1:
-            dq[:, :, row:], dk_prompt, dv_prompt = backward(slice(row, None), slice(0, prompt), False)
-            dk[:, :, :prompt] += dk_prompt
-            dv[:, :, :prompt] += dv_prompt
-        for span in ctx.branches[1:]:
-            part = slice(*span)
-            own, dk[:, :, part], dv[:, :, part] = backward(part, part, True)
-            dq[:, :, part] += own
-        found = (dq.flatten(0, 1), dk.sum(1), dv.sum(1))
-        return *(part.to(saved[0].dtype)[None] for part in found), None, None, None
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and (mask is not None or query.dtype == torch.float32):
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
+        grouped = False
+    seen: Any = mask
+    if mask is None and query.shape[2] < key.shape[2]:
+        seen = causal_lower_right(query.shape[2], key.shape[2])  # no tensor: flash kernels know it by the sizes
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=seen is None, scale=scaling, enable_gqa=grouped
+    )
 
 
 def _on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _by_group(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[G, H/G, T, D] each, without copying: the H/G query heads of a group share one key/value head."""
-    q = query[0].unflatten(0, (key.shape[1], -1))
-    k, v = (tensor[0, :, None].expand(-1, q.shape[1], -1, -1) for tensor in (key, value))
-    return q, k, v
+def _parts(block: Block) -> tuple[int, list[Span]]:
+    """Tokens of the prompt of one large tree, and where its branches are in it."""
+    ((start, end, spans),) = block.trees
+    return end - start, [(first - start, last - start) for first, last in spans]
 
 
-def _flex_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
-    """FlexAttention's block mask: which blocks of 128 keys a block of 128 queries reads, and the rule inside them.
-
-    Example: a prompt of 128 tokens with branches of 256 and 128, so blocks 0 | 1 2 | 3. The blocks to read are
-
-        query block 0   0
-                    1   0 1
-                    2   0 1 2
-                    3   0 . . 3      branch 1 skips the blocks of branch 0
-
-    `numbers` counts them (1, 2, 3, 2), and `order` lists them first in each row: the last row is 0 3 1 2, of which the
-    first two are read.
-    """
-    size = 128
-    spans = list(layout.segments())
-    length = spans[-1][0][1]
-    count = -(-length // size)
-    seen = torch.zeros(count, count, dtype=torch.bool)
-    segment = torch.empty(length, dtype=torch.int32)
-    parent = torch.empty(length, dtype=torch.int32)
-    of_prompt: dict[Span, int] = {}  # span of a prompt -> number of its segment
-    for number, ((start, end), prompt) in enumerate(spans):
-        if prompt == (start, end):
-            of_prompt[prompt] = number
-        segment[start:end], parent[start:end] = number, of_prompt[prompt]
-        rows = slice(start // size, (end - 1) // size + 1)  # the blocks that the segment touches
-        seen[rows, rows] = True
-        seen[rows, prompt[0] // size : (prompt[1] - 1) // size + 1] = True
-    seen.tril_()
-    segment, parent = segment.to(device), parent.to(device)
-
-    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & ((segment[key] == segment[query]) | (segment[key] == parent[query]))
-
-    numbers = seen.sum(1, dtype=torch.int32)[None, None].to(device)
-    order = seen.int().argsort(dim=1, descending=True, stable=True).int()[None, None].to(device)
-    return BlockMask.from_kv_blocks(numbers, order, BLOCK_SIZE=size, mask_mod=visible, seq_lengths=(length, length))
+def _small_trees(blocks: Sequence[Block], device: torch.device) -> SmallTrees:
+    """Sizes are multiples of 8, since the memory-efficient kernel would copy another mask for alignment."""
+    masks = [(block, block.mask) for block in blocks if block.mask is not None]
+    size = -(-max(block.end - block.start for block, _ in masks) // 8) * 8
+    places = torch.zeros(len(masks), size, dtype=torch.long)
+    mask = torch.zeros(len(masks), 1, size, size, dtype=torch.bool)
+    mask[..., 0] = True
+    order = torch.empty(blocks[-1].end, dtype=torch.long)
+    for number, (block, own) in enumerate(masks):
+        length = block.end - block.start
+        places[number, :length] = torch.arange(block.start, block.end)
+        mask[number, 0, :length, :length] = own
+        order[block.start : block.end] = torch.arange(number * size, number * size + length)
+    first = len(masks) * size
+    for block in blocks:
+        if block.mask is None:
+            order[block.start : block.end] = torch.arange(first, first := first + block.end - block.start)
+    return SmallTrees(places.flatten().to(device), mask.to(device), order.to(device))
 
 
 def _end(tree: Tree) -> int:

@@ -1,16 +1,25 @@
-"""The sums of a step, and the comparisons of a reward batch, by the examples in their docstrings."""
+"""The sums of a step, and the comparisons of a reward batch, by the examples in their docstrings; what a step reads."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
+from align.models.logps import TreePolicy, TreeScorer
+from align.settings import DPOConfig, RewardConfig
+from align.trainers.base import TreeTrainer
+from align.trainers.dpo import OBJECTIVES, DPOTrainer
+from align.trainers.guards import StepGuards
 from align.trainers.metrics import MetricSums
 from align.trainers.processes import Processes
-from align.trainers.reward import comparisons
+from align.trainers.reward import RewardTrainer, comparisons
+from align.trainers.sft import SFTTrainer
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import collate
+from tests import accelerator
+from tests.trees import SHORT_AND_LONG, tiny_llama, tree_of
 
 ALONE = Processes(1, 0, torch.device("cpu"))
 
@@ -37,3 +46,50 @@ def test_every_better_completion_is_compared_with_every_worse_one_of_its_prompt(
     assert found.worse.tolist() == [1, 3, 4, 4]
     assert found.target_margins.tolist() == pytest.approx([0.67, 0, 0.67, 0.67])
     assert found.weights.tolist() == [1, 1, 1, 1]
+
+
+def trainer_of(kind: type[TreeTrainer]) -> TreeTrainer:
+    """A trainer with what `batch_loss` reads, and no more: a whole one would start transformers' Trainer on a GPU."""
+    made = kind.__new__(kind)
+    made.sums = MetricSums()
+    if isinstance(made, DPOTrainer):
+        made.dpo = DPOConfig()
+        made.objective = OBJECTIVES[made.dpo.loss]
+        made.contrast = made.objective.make(made.dpo)
+    if isinstance(made, RewardTrainer):
+        made.reward = RewardConfig(centering=0.01)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [SFTTrainer, DPOTrainer, RewardTrainer])
+def test_a_forward_pass_reads_one_value_back_at_most_before_the_backward_pass(kind: type[TreeTrainer]) -> None:
+    """Reading waits for all work that is queued on a GPU. The one value says whether the loss is finite.
+
+    Without gradients, which PyTorch's CPU build cannot record for tensors of a GPU.
+    """
+    scores = kind is RewardTrainer
+    model = tiny_llama(LlamaForSequenceClassification, num_labels=1) if scores else tiny_llama(LlamaForCausalLM)
+    trees = [tree_of("short", 5, 4), tree_of("long", 40, 30)] if kind is SFTTrainer else SHORT_AND_LONG
+    guards = StepGuards(trees, training=None)  # type: ignore[arg-type]
+    batch = collate(trees)
+    if kind is DPOTrainer:
+        batch.reference = torch.zeros(4)
+
+    def step(trainer: TreeTrainer, device: str) -> None:
+        tree_model = (TreeScorer if scores else TreePolicy)(model).to(device)
+        here = batch.to(device)
+        for _ in range(2):
+            accelerator.reads.clear()
+            loss = trainer.batch_loss(tree_model, here, trainer.denominators(trees))
+            guards.require_finite_loss(loss, 1, here.tree_ids)
+
+    on_cpu, there = trainer_of(kind), trainer_of(kind)
+    with torch.no_grad():
+        step(on_cpu, "cpu")
+        with accelerator.accelerator():
+            step(there, "cuda")
+            assert accelerator.reads == ["aten._local_scalar_dense.default"]
+            found = there.sums.report(ALONE)
+            assert accelerator.reads[1:] == ["tolist"], "all metrics are read at once"
+    assert found == pytest.approx(on_cpu.sums.report(ALONE), rel=1e-5)

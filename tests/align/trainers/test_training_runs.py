@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections import Counter
@@ -212,6 +213,43 @@ def test_zero3_with_bfloat16_weights_stays_near_float32(
         assert a["loss"] == pytest.approx(b["loss"], abs=0.02)
     saved = load_file(tmp_path / "run" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+def test_gradients_are_summed_in_float32_over_rows_and_processes_under_zero3(tmp_path: Path) -> None:
+    """1 and 15 times 1/512, each exact in bfloat16. A sum in bfloat16 stays 1, whose next number is 1 + 1/128."""
+    script = tmp_path / "summed.py"
+    script.write_text(
+        "import json, os, torch, deepspeed\n"
+        "from align.trainers.extensions import prepare_extension\n"
+        "from deepspeed.utils import safe_get_full_grad\n"
+        "prepare_extension()\n"
+        "deepspeed.init_distributed('gloo')\n"
+        "config = json.load(open('recipes/launch/zero3.json'))\n"
+        "config |= {'bf16': {'enabled': True}, 'gradient_clipping': 0.0, 'train_batch_size': 16,\n"
+        "           'train_micro_batch_size_per_gpu': 1, 'gradient_accumulation_steps': 8}\n"
+        "layer = torch.nn.Linear(1, 6, bias=False)\n"
+        "optimizer = torch.optim.AdamW(layer.parameters())\n"
+        "engine, *_ = deepspeed.initialize(model=layer, optimizer=optimizer, config=config)\n"
+        "for row in range(8):\n"
+        "    value = 1.0 if row == int(os.environ['RANK']) == 0 else 1 / 512\n"
+        "    loss = engine(torch.full((1, 1), value, dtype=torch.bfloat16)).sum()\n"
+        "    engine.set_gradient_accumulation_boundary(row == 7)\n"
+        "    engine.backward(loss, scale_wrt_gas=False)\n"
+        "found = safe_get_full_grad(layer.weight)\n"
+        "print('summed', *(2 * found).flatten().tolist())\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    lines = [line.split() for line in run([*TORCHRUN, str(script)], **environment).splitlines()]
+    sums = [list(map(float, words[1:])) for words in lines if words[:1] == ["summed"]]
+    assert sums == [[1 + 15 / 512] * 6] * 2
+
+
+def test_every_deepspeed_file_sums_gradients_in_float32() -> None:
+    files = sorted((ROOT / "recipes" / "launch").glob("*.json"))
+    assert len(files) >= 2
+    for file in files:
+        content = json.loads(file.read_text())
+        assert content["data_types"]["grad_accum_dtype"] == content["communication_data_type"] == "fp32", file
 
 
 def test_the_reward_model_trains_under_zero3_and_loads_as_a_classifier(
