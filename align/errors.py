@@ -65,6 +65,10 @@ class CheckError(AlignError):
     """A check before or during training that fails. The run stops."""
 
 
+class CorruptionError(CheckError):
+    """Values that differ when they are computed again: the machine is suspected to compute wrongly."""
+
+
 class StageError(AlignError):
     """A stage of a round that did not end well."""
 

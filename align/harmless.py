@@ -10,6 +10,7 @@ _OUTPUT = {
     *("training.output_dir", "training.log_steps", "training.save_steps", "training.keep_checkpoints"),
     *("training.keep_optimizer", "training.report_to", "training.run_name", "training.project", "training.threads"),
     *("training.checks", "training.proofs"),  # the last is an earlier name of training.checks
+    "training.guards.probe_steps",
     *("dpo.reference_cache", "dpo.reference_shard_steps"),
 }
 """What is written, where and how often; how fast; and what is checked."""
@@ -20,6 +21,8 @@ _MEASUREMENT = {"data.eval_path", "data.eval_limit", "training.eval_steps", "tra
 _RESULT = {
     *("training.metric_for_best_model", "training.load_best_model_at_end", "training.save_dtype"),
     *("training.early_stopping_patience", "training.early_stopping_threshold"),
+    *("training.guards.spike_threshold", "training.guards.spike_window", "training.guards.spike_warmup"),
+    "training.guards.max_rollbacks",
 }
 """When a run ends, which of its steps is the result, and how that is stored."""
 
@@ -39,6 +42,7 @@ def changes_no_result(key: str) -> bool:
     return (
         key in _OUTPUT
         or key.partition(".")[0] == "hub"
+        or key.startswith("training.guards.alarms.")
         or (section.endswith("sampling.server") and name in _SERVERS)
         or (section.endswith("sampling.vllm") and name in _VLLM)
     )

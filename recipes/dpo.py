@@ -49,6 +49,7 @@ def run(recipe: DPORecipe) -> Path:
     from align.trainers.arguments import training_arguments
     from align.trainers.data import preference_eval_trees, preference_trees
     from align.trainers.dpo import DPOTrainer
+    from align.trainers.rollbacks import fit_with_rollbacks
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
@@ -57,20 +58,23 @@ def run(recipe: DPORecipe) -> Path:
     trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
     eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol, pairs=True)
     require_rows_within(limit, trees, eval_trees)
-    trainer = DPOTrainer(
-        load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
-        arguments,
-        trees,
-        protocol,
-        start=recipe.model,
-        training=recipe.training,
-        token_budget=recipe.data.token_budget,
-        recipe=recipe,
-        eval_trees=eval_trees,
-        dpo=recipe.dpo,
-    )
-    checkpoint = trainer.fit()
-    if recipe.hub is not None and trainer.is_world_process_zero():
+
+    def trainer() -> DPOTrainer:
+        return DPOTrainer(
+            load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
+            arguments,
+            trees,
+            protocol,
+            start=recipe.model,
+            training=recipe.training,
+            token_budget=recipe.data.token_budget,
+            recipe=recipe,
+            eval_trees=eval_trees,
+            dpo=recipe.dpo,
+        )
+
+    checkpoint = fit_with_rollbacks(trainer)
+    if recipe.hub is not None and arguments.process_index == 0:
         from align.publish.hub import publish
 
         publish(checkpoint, recipe.hub)

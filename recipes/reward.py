@@ -56,6 +56,7 @@ def run(recipe: RewardRecipe) -> Path:
     from align.trainers.arguments import training_arguments
     from align.trainers.data import preference_eval_trees, preference_trees
     from align.trainers.reward import RewardTrainer
+    from align.trainers.rollbacks import fit_with_rollbacks
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
@@ -64,20 +65,23 @@ def run(recipe: RewardRecipe) -> Path:
     trees = preference_trees(recipe.data, recipe.training, protocol)
     eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol)
     require_rows_within(limit, trees, eval_trees)
-    trainer = RewardTrainer(
-        load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed, fresh_head=True),
-        arguments,
-        trees,
-        protocol,
-        start=recipe.model,
-        training=recipe.training,
-        token_budget=recipe.data.token_budget,
-        recipe=recipe,
-        eval_trees=eval_trees,
-        reward=recipe.reward,
-    )
-    checkpoint = trainer.fit()
-    if recipe.hub is not None and trainer.is_world_process_zero():
+
+    def trainer() -> RewardTrainer:
+        return RewardTrainer(
+            load_reward_model(recipe.model, recipe.training.precision, recipe.training.seed, fresh_head=True),
+            arguments,
+            trees,
+            protocol,
+            start=recipe.model,
+            training=recipe.training,
+            token_budget=recipe.data.token_budget,
+            recipe=recipe,
+            eval_trees=eval_trees,
+            reward=recipe.reward,
+        )
+
+    checkpoint = fit_with_rollbacks(trainer)
+    if recipe.hub is not None and arguments.process_index == 0:
         from align.publish.hub import publish
 
         publish(checkpoint, recipe.hub)

@@ -47,6 +47,7 @@ def run(recipe: SFTRecipe) -> Path:
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
     from align.trainers.data import sft_eval_trees, sft_trees
+    from align.trainers.rollbacks import fit_with_rollbacks
     from align.trainers.sft import SFTTrainer
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
@@ -56,19 +57,22 @@ def run(recipe: SFTRecipe) -> Path:
     trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
     eval_trees = sft_eval_trees(recipe.data, recipe.training, protocol, recipe.sft)
     require_rows_within(limit, trees, eval_trees)
-    trainer = SFTTrainer(
-        load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
-        arguments,
-        trees,
-        protocol,
-        start=recipe.model,
-        training=recipe.training,
-        token_budget=recipe.data.token_budget,
-        recipe=recipe,
-        eval_trees=eval_trees,
-    )
-    checkpoint = trainer.fit()
-    if recipe.hub is not None and trainer.is_world_process_zero():
+
+    def trainer() -> SFTTrainer:
+        return SFTTrainer(
+            load_policy(recipe.model, recipe.training.precision, recipe.training.seed),
+            arguments,
+            trees,
+            protocol,
+            start=recipe.model,
+            training=recipe.training,
+            token_budget=recipe.data.token_budget,
+            recipe=recipe,
+            eval_trees=eval_trees,
+        )
+
+    checkpoint = fit_with_rollbacks(trainer)
+    if recipe.hub is not None and arguments.process_index == 0:
         from align.publish.hub import publish
 
         publish(checkpoint, recipe.hub)

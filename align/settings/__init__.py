@@ -5,6 +5,7 @@ A value that the paper on Llama 3 (arXiv:2407.21783) gives is the default, and t
 is arXiv:2307.09288. `--help` explains both. Import names from here: `from align.settings import ModelConfig`.
 """
 
+from align.settings.guards import AlarmsConfig, GuardsConfig
 from align.settings.hub import HubConfig
 from align.settings.model import ChatName, EnvironmentConfig, LoRAConfig, ModelConfig
 from align.settings.objectives import DPOConfig, RewardConfig, SFTConfig
@@ -25,10 +26,12 @@ __all__ = [
     "EVAL_METRICS",
     "INPUT",
     "OUTPUT",
+    "AlarmsConfig",
     "BadRows",
     "ChatName",
     "DPOConfig",
     "EnvironmentConfig",
+    "GuardsConfig",
     "HubConfig",
     "InputPath",
     "InputSource",

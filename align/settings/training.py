@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from align.config import Section
 from align.optimizers import OPTIMIZERS, require_supported
 from align.rows import STRONG_LEVELS, Level
+from align.settings.guards import GuardsConfig
 from align.settings.paths import OutputPath
 from align.settings.sources import InputSources, Reading
 from align.trackers import TrackerName, require_trackers
@@ -173,6 +174,8 @@ class TrainingConfig(Section):
     """Before the first update check, in a few forward passes, that completions end with a trained terminator, that
     packed rows have the values of each completion alone and of the model's own forward pass, that scores are finite,
     and that DPO begins at margin 0. The run stops if a check fails. Checks do not change the result."""
+    guards: GuardsConfig = GuardsConfig()
+    """What is watched during training: faulty steps, probes for silent data corruption, alarms."""
 
     @field_validator("report_to")
     @classmethod

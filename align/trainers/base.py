@@ -4,7 +4,7 @@
 an optimizer step is (`align/tree/pack.py`), the denominator of its loss, and that no faulty step is saved. Its parts
 are in files of their own:
 
-    checks.py       what must be true before the first step          guards.py     finite values, memory
+    checks.py       what must be true before the first step          guards.py     faulty steps; rollbacks.py
     checkpoints.py  which folders a run resumes from and deletes     saving.py     a model's files in a folder
     processes.py    how processes agree                              metrics.py    sums and means of a step
     steering.py     progress, signals                                hooks.py      the private hooks of transformers
@@ -15,18 +15,19 @@ are in files of their own:
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
@@ -46,16 +47,19 @@ from align.models.exactness import (
 from align.models.logps import TreeModel, TreePolicy
 from align.reporting import MetricsFile, logger
 from align.settings import ModelConfig, TrainingConfig
+from align.trainers.alarms import Alarms
 from align.trainers.checkpoints import CheckpointFolders, run_identity
 from align.trainers.checks import check_longest_row, check_packing, check_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.disk import disk_need, require_space, require_space_for_checkpoint, require_space_for_model
-from align.trainers.guards import StepGuards
+from align.trainers.guards import BinLoss, StepGuards
 from align.trainers.memory import StepMemory, memory_errors
 from align.trainers.metrics import MetricSums
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
+from align.trainers.probe import Probe
 from align.trainers.processes import Processes
 from align.trainers.resuming import changed_schedule, default_values
+from align.trainers.rollbacks import SkippedRows, read_rollbacks, require_run_of, skipped_trees
 from align.trainers.saving import (
     call_before_loading,
     convert_weights,
@@ -73,6 +77,7 @@ from align.trainers.summary import first_word, last_word, run_facts
 from align.trainers.throughput import arithmetic
 from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, start_trackers, tracker_environment
 from align.trainers.validation import StoppedEarly, Validation, copy_model, evaluations_at, plan_of, whole_model
+from align.trainers.weights import require_storable_weights, sharded_norm
 from align.tree.encode import PromptTree, Segment
 from align.tree.flops import tree_costs
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_numbers
@@ -122,6 +127,9 @@ class TreeTrainer(Trainer, ABC):
         self.training = training
         self.recipe = dump(recipe)
         self._defaults = default_values(recipe)
+        self.output = Path(arguments.output_dir)
+        self.processes = Processes(arguments.world_size, arguments.process_index, arguments.device)
+        self.rollbacks = self.processes.agree(lambda: read_rollbacks(self.output))
         self.plan = RunPlan(
             tree_numbers(trees, "tokens"),
             costs=tree_costs(trees, model.config, head=isinstance(model, TreePolicy)),
@@ -132,11 +140,13 @@ class TreeTrainer(Trainer, ABC):
             seed=training.seed,
             processes=arguments.world_size,
             process=arguments.process_index,
+            skipped=skipped_trees(self.rollbacks),
         )
-        self.output = Path(arguments.output_dir)
-        self.processes = Processes(arguments.world_size, arguments.process_index, arguments.device)
-        self.guards = StepGuards(trees, training)
+        self.guards = StepGuards(self)
         self.sums = MetricSums()
+        self.skips = SkippedRows(self.plan)
+        self.probe = Probe(self)
+        self.alarms = Alarms(training.guards.alarms, self.stage, tree_numbers(trees, "labels"))
         self.speed = Speed()
         self.identity: dict[str, str] = {}
         """What the run is made of, known once `fit` has begun: see `run_identity`."""
@@ -145,6 +155,7 @@ class TreeTrainer(Trainer, ABC):
         self.progress_note = ""
         self._unshared_tokens = tree_numbers(trees, "unshared_tokens")
         self.arithmetic = arithmetic(trees, model, device=arguments.device, processes=arguments.world_size)
+        self._losses: list[BinLoss] = []
         self._trained_seconds = 0.0
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
@@ -234,8 +245,9 @@ class TreeTrainer(Trainer, ABC):
             self._clear_finished()
             return self.output
         require_savable(self.hugging_face_model, self.start.path)
-        self.guards.require_storable_weights(self.hugging_face_model, self.processes)
+        require_storable_weights(self.hugging_face_model, self.training.save_dtype, self.processes)
         checkpoint = agree(self.checkpoints.newest)
+        agree(lambda: require_run_of(self.checkpoints, self.rollbacks, checkpoint))
         if self.is_world_process_zero():
             keep_trees(self.trees)
         if self.validation is not None:
@@ -278,22 +290,40 @@ class TreeTrainer(Trainer, ABC):
         average their gradients: (2 sum_30 / 40 + 2 sum_10 / 40) / 2 = sum_40 / 40, the mean over all labels.
         """
         began = time.monotonic()
-        self.guards.rows = tuple(inputs.rows)
+        self.guards.begin(inputs)
+        self.skips.count(self.state.global_step, inputs)
+        self.alarms.count(inputs.rows)
+        if self.probe.is_due():
+            self.probe.check(model)
+        losses = self.passes(model, inputs)
+        if self.state.global_step == 0 and inputs.rows and self.training.checks:
+            self.check_first_step(self.sums.totals(self.processes))
+        if self.is_deepspeed_enabled and inputs.rows:
+            self.guards.judge(model, losses, self.gradient_norm(model))
+            self._engine.step()
+        self._losses = losses
+        self._trained_seconds += time.monotonic() - began
+        return sum((each.loss.detach() for each in losses), torch.zeros((), device=self.args.device))
+
+    def passes(self, model: torch.nn.Module, planned: StepPlan) -> list[BinLoss]:
+        """Forward and backward passes of a step's packed rows. The gradients are complete afterwards, and unused."""
         model.train()
-        denominators = self.denominators([self.trees[row] for row in inputs.rows])
-        total = torch.zeros((), device=self.args.device)
-        sharded = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        for place, members in enumerate(inputs.bins):
-            last = place == len(inputs.bins) - 1
+        denominators = self.denominators([self.trees[row] for row in planned.rows])
+        losses = []
+        for place, members in enumerate(planned.bins):
+            last = place == len(planned.bins) - 1
             # A process without a bin in this round repeats a row with weight 0: ZeRO-3 gathers weights in every pass.
-            batch = self._batch(members or inputs.rows[:1], weight=1.0 if members else 0.0)
+            batch = self._batch(members or planned.rows[:1], weight=1.0 if members else 0.0)
             self.accelerator.gradient_state._set_sync_gradients(last)
-            with nullcontext() if last or sharded else self.accelerator.no_sync(model):
+            with nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
                 # Processes average their gradients; the denominators are global, so the average is scaled back.
                 loss = self.batch_loss(model, batch, denominators) * self.args.world_size
-                self.guards.require_finite_loss(loss, self.state.global_step + 1, batch.tree_ids)
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
-            total += loss.detach()
+                if self.is_deepspeed_enabled:  # not by accelerate, which would use the gradients at once
+                    self._engine.set_gradient_accumulation_boundary(is_boundary=last)
+                    self._engine.backward(loss, scale_wrt_gas=False)
+                else:
+                    self.accelerator.backward(loss)
+            losses.append(BinLoss(loss.detach(), batch.tree_ids))
             tokens = batch.input_ids.shape[1] if members else 0
             self.sums.add(
                 tokens=tokens,
@@ -301,10 +331,22 @@ class TreeTrainer(Trainer, ABC):
                 unshared_tokens=int(self._unshared_tokens[list(members)].sum()),
                 flops=self.arithmetic.of(members),
             )
-        if self.state.global_step == 0 and self.training.checks:
-            self.check_first_step(self.sums.totals(self.processes))
-        self._trained_seconds += time.monotonic() - began
-        return total
+        return losses
+
+    def gradient_norm(self, model: torch.nn.Module) -> float:
+        """The norm of the complete gradients over all processes, before clipping."""
+        if self.is_deepspeed_enabled:
+            return sharded_norm(model, self.processes)
+        return float(self.accelerator.clip_grad_norm_(model.parameters(), math.inf))
+
+    def clear_gradients(self, model: torch.nn.Module) -> None:
+        """Forget the gradients of a step that is not used."""
+        (self._engine.optimizer if self.is_deepspeed_enabled else model).zero_grad()
+
+    @property
+    def _engine(self) -> Any:
+        """DeepSpeed's engine."""
+        return self.accelerator.deepspeed_engine_wrapped.engine
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Metrics to the trackers, and on rank zero to metrics.jsonl. Every process calls it.
@@ -312,12 +354,15 @@ class TreeTrainer(Trainer, ABC):
         Equal runs have equal lines in metrics.jsonl except for `speed`, which is in no checkpoint.
         """
         speed: dict[str, float] = {}
+        alarms: dict[str, float] = {}
         if "loss" in logs:
-            logs |= self.sums.report(self.processes)
+            logs |= self.skips.report(logs["loss"]) | self.sums.report(self.processes)
+            alarms = self.alarms.judge(logs, self.state.log_history)
+            logs |= alarms
             logs["num_tokens"] = self.plan.sum_to_step(self._unshared_tokens, self.state.global_step)
             seconds = self.speed.seconds
-            rates = self.arithmetic.rates(logs.pop("flops"), seconds)
-            speed = self.speed.report(logs["tokens"], logs.pop("unshared_tokens")) | rates
+            rates = self.arithmetic.rates(logs.pop("flops", 0.0), seconds)
+            speed = self.speed.report(logs.get("tokens", 0.0), logs.pop("unshared_tokens", 0.0)) | rates
             self.progress_note = progress_note(logs | speed)
         if "train_runtime" in logs:
             logs = run_speed(logs, self.plan, self.state.global_step, self.speed.all_steps)
@@ -328,10 +373,11 @@ class TreeTrainer(Trainer, ABC):
         logs["epoch"] = epoch
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs | speed)
+        self.alarms.stop_if_asked(self.state.global_step, alarms)
 
     def run_checks(self, model: torch.nn.Module) -> None:
         """The checks of align/trainers/checks.py on the first step's rows. All processes make the same passes."""
-        rows = [self.trees[row] for row in self.plan[0].rows]
+        rows = [self.trees[row] for row in self.plan.first_with_rows().rows]
         show_supervision(rows[:2], self.supervised, self.protocol)
         check_terminators(rows, self.supervised, self.protocol)
         model.eval()
@@ -419,16 +465,23 @@ class TreeTrainer(Trainer, ABC):
                     trees.path.unlink(missing_ok=True)
 
     def _require_finite_weights(self) -> None:
-        self.guards.require_finite_weights(self.hugging_face_model, self.state.global_step, self.processes)
+        self.guards.require_finite_weights(self.hugging_face_model)
 
-    def _notes(self, folder: Path, *, loaded: bool = False) -> dict[str, Any]:
-        """What the manifest of each folder of this run records. loaded: whether it is of the best step's model."""
+    def run_notes(self) -> dict[str, Any]:
+        """What the record of a run says of it: enough to refuse another run."""
         return {
             "stage": self.stage,
             "processes": self.args.world_size,
             "config": self.recipe,
             "steps": len(self.plan),
             "identity": self.identity,
+        }
+
+    def _notes(self, folder: Path, *, loaded: bool = False) -> dict[str, Any]:
+        """What the manifest of each folder of this run records. loaded: whether it is of the best step's model."""
+        return {
+            **self.run_notes(),
+            **({"rollbacks": [asdict(each) for each in self.rollbacks]} if self.rollbacks else {}),
             **({} if self.validation is None else {"validation": self.validation.notes(loaded=loaded)}),
             **base_note(self.hugging_face_model, folder),
         }
@@ -471,6 +524,7 @@ class TreeTrainer(Trainer, ABC):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if resume_from_checkpoint is not None:
             restore_rates(self.lr_scheduler)
+            self.guards.load(Path(resume_from_checkpoint))
         if self.training.checks:
             self.run_checks(prepared[0])
         self.before_first_step(prepared[0], resumed=resume_from_checkpoint is not None)
@@ -479,13 +533,13 @@ class TreeTrainer(Trainer, ABC):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Called once the gradients of a step are complete, before the optimizer uses them.
 
-        DeepSpeed has used them by then, unless their norm is not finite: then it has left the weights as they were, and
-        gives infinity as the norm.
+        DeepSpeed has used them by then: its steps are judged in `training_step`.
         """
+        if not self.guards.planned.rows:
+            return 0.0  # every row of the step is left out
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        engine = self.accelerator.deepspeed_engine_wrapped.engine if self.is_deepspeed_enabled else None
-        skipped = engine is not None and bool(getattr(engine.optimizer, "overflow", False))
-        self.guards.require_finite_gradients(norm, self.state.global_step + 1, skipped=skipped)
+        if not self.is_deepspeed_enabled:
+            self.guards.judge(model, self._losses, norm)
         return norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -508,6 +562,7 @@ class TreeTrainer(Trainer, ABC):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             require_saved(folder, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
+            self.guards.save(folder)
             files = [file for file in folder.rglob("*") if file.is_file()]
             write_folder_manifest(folder, files, {"step": self.state.global_step, **self._notes(folder)})
             self.checkpoints.prune(folder, best=self.validation and self.validation.best_checkpoint(self.output))

@@ -131,6 +131,10 @@ class CheckpointFolders:
             return folder
         return None
 
+    def require_same_run(self, place: Path, recorded: Mapping[str, Any]) -> None:
+        """Raise CheckpointError if what is at `place` was recorded by another run than this one."""
+        refuse_other_run(self._run, place, recorded, finished=False)
+
     def whole(self) -> list[Path]:
         """Sealed checkpoints, newest first. Their files are not read."""
         return [folder for folder in self._folders() if (folder / SEAL).is_file()]

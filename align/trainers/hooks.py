@@ -169,8 +169,20 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         "accelerate:Accelerator.deepspeed_engine_wrapped",
         _BASE,
-        "read: whether DeepSpeed skipped an update",
+        "read: DeepSpeed's engine",
         in_source=True,
+    ),
+    Hook(
+        "accelerate.utils.deepspeed:DeepSpeedEngineWrapper.backward",
+        _BASE,
+        "replaced: the gradients are judged between the engine's `backward` and its `step`",
+        ("(self, loss, sync_gradients=True, **kwargs)",),
+    ),
+    Hook(
+        f"{_ENGINE}.set_gradient_accumulation_boundary",
+        _BASE,
+        "called: as accelerate does before `backward`",
+        ("(self, is_boundary)",),
     ),
     Hook(
         f"{_ENGINE}.scale_wrt_gas",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,6 +53,23 @@ class Processes:
         flag = torch.tensor(float(here), device=self.device)
         dist.all_reduce(flag)
         return bool(flag.item() > 0)
+
+    def gathered(self, values: Sequence[float]) -> list[list[float]]:
+        """The values of each process, in the order of the processes. All give as many."""
+        if self.count == 1:
+            return [list(values)]
+        here = torch.tensor(values, dtype=torch.float64, device=self.device)
+        found = [torch.empty_like(here) for _ in range(self.count)]
+        dist.all_gather(found, here)
+        return [each.tolist() for each in found]
+
+    def gathered_objects(self, here: T) -> list[T]:
+        """An object of each process, in the order of the processes. Slower than `gathered`."""
+        if self.count == 1:
+            return [here]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, here)
+        return found
 
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum of each value over all processes, by name and in the order of the names.

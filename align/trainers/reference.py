@@ -172,7 +172,7 @@ class ReferenceCache:
             rows = np.concatenate([self.plan[step].rows for step in missing]).astype(np.int64)
             values[rows] = made.cpu().numpy()[rows]
             same[rows] = True
-        return Reference(values, same_batches=bool(same[list(self.plan[0].rows)].all()))
+        return Reference(values, same_batches=bool(same[list(self.plan.first_with_rows().rows)].all()))
 
     @property
     def _place(self) -> Path:

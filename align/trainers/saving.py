@@ -187,7 +187,7 @@ def saved_weights(folder: Path) -> list[str]:
 
 def model_files(folder: Path) -> list[Path]:
     """What a finished model's manifest lists: weights, config, tokenizer; not the records of the run next to them."""
-    records = {"timing.json", "dropped.json", "eval_dropped.json", SEAL, STATE}
+    records = {"timing.json", "dropped.json", "eval_dropped.json", "skipped.json", "guards.json", SEAL, STATE}
     weights = set(saved_weights(folder))
     return [
         file

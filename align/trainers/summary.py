@@ -24,7 +24,9 @@ from align.models.adapters import is_adapted
 from align.precision import kept
 from align.reporting import commands, duration, fields, logger
 from align.settings import ModelConfig, TrainingConfig
+from align.trainers.alarms import alarms_so_far
 from align.trainers.data import DROPPED, HELD_OUT
+from align.trainers.rollbacks import Rollback
 from align.trainers.trackers import Speed, parameter_counts, peak_memory, run_name
 from align.trainers.validation import Validation
 from align.tree.encode import PromptTree
@@ -63,6 +65,7 @@ class Summarized(Protocol):
     state: TrainerState
     speed: Speed
     validation: Validation | None
+    rollbacks: list[Rollback]
 
     @property
     def hugging_face_model(self) -> Any: ...
@@ -129,6 +132,7 @@ def last_lines(trainer: Summarized, seconds: float) -> list[tuple[str, str]]:
     """Name and text of each line of the last word."""
     kind = "adapter, for its base model" if is_adapted(trainer.hugging_face_model) else "model"
     lines = [("result", f"{trainer.output}/ ({kind})")]
+    lines += guard_lines(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if best := _best(trainer):
         lines.append(("best", best))
@@ -144,6 +148,17 @@ def last_lines(trainer: Summarized, seconds: float) -> list[tuple[str, str]]:
         each = f"{speed.all_steps:,} optimizer steps of {speed.all_seconds / speed.all_steps:.2g} s"
         parts.append(f"{each}, {tokens / speed.all_seconds:,.0f} tokens/s")
     lines.append(("time", "; ".join([*parts, f"peak memory {peak_memory():.1f} GiB"])))
+    return lines
+
+
+def guard_lines(trainer: Summarized) -> list[tuple[str, str]]:
+    """Roll-backs and alarms of the run, over all its starts; none if there were none."""
+    lines = [
+        ("rolled back", f"step {each.step}: {each.cause.partition(' on rows ')[0]}; {len(each.rows)} rows left out")
+        for each in trainer.rollbacks
+    ]
+    for name, (count, first) in alarms_so_far(trainer.state.log_history).items():
+        lines.append(("alarm", f"{name} in {count} log line{'' if count == 1 else 's'}, first at step {first}"))
     return lines
 
 
@@ -261,7 +276,7 @@ def _batch(trainer: Summarized, facts: Mapping[str, Any]) -> str:
     processes, rows, plan = facts["processes"], facts["batch_size"], trainer.plan
     each = f"about {rows / processes:,.1f}" if rows % processes else f"{rows // processes:,}"
     spread = f"{processes} process{'' if processes == 1 else 'es'} x {each} rows"
-    bins = len(plan[0].bins)
+    bins = len(plan.first_with_rows().bins)
     share = " on each process" if processes > 1 else ""
     packed = (
         f"{bins} packed row{'' if bins == 1 else 's'}{share} of up to {plan.token_budget:,} tokens in the first step"

@@ -6,7 +6,7 @@ Dimension letters: T tokens of a bin, B branches in it, N label positions (token
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
 from typing import Any, cast
@@ -190,6 +190,8 @@ class RunPlan(Dataset[StepPlan]):
     each other there, and over the step.
 
     sizes: tokens of each tree. costs: the cost of each tree in time; None to take the sizes.
+    skipped: tree -> the step from which on it is left out. The other trees stay in their steps, so a step may have
+        fewer trees than `batch_size`, or none.
 
     Example: a step with trees of 6, 3, 5, 2 and 4 tokens, a budget of 8, two processes. Three bins would be enough, but
     two processes need an even number, so the trees are spread over four bins:
@@ -213,6 +215,7 @@ class RunPlan(Dataset[StepPlan]):
         costs: Sequence[float] | np.ndarray | None = None,
         processes: int = 1,
         process: int = 0,
+        skipped: Mapping[int, int] | None = None,
     ) -> None:
         self.sizes = np.asarray(sizes, np.int64)
         self.costs = np.asarray(sizes if costs is None else costs, np.float64)
@@ -221,6 +224,7 @@ class RunPlan(Dataset[StepPlan]):
         self.seed = seed
         self.processes = processes
         self.process = process
+        self.skipped = dict(skipped or {})
         self.steps_per_epoch = -(-len(sizes) // batch_size)
         steps = max(1, int(np.ceil(epochs * self.steps_per_epoch)))
         self.steps = min(steps, max_steps) if max_steps else steps
@@ -244,7 +248,7 @@ class RunPlan(Dataset[StepPlan]):
             filled = [int(sizes[members].sum()) for members in self._bins(rows)]
             tokens += sum(filled)
             places += sum(max(each, self.token_budget) for each in filled)
-        return tokens / places
+        return tokens / max(places, 1)
 
     def sum_to_step(self, values: np.ndarray, step: int) -> int:
         """The sum of `values`, one for each tree, over the trees of the first `step` steps.
@@ -254,11 +258,43 @@ class RunPlan(Dataset[StepPlan]):
         """
         epochs, steps = divmod(step, self.steps_per_epoch)
         begun = int(values[self._order(epochs)[: steps * self.batch_size]].sum()) if steps else 0
-        return epochs * int(values.sum()) + begun
+        left_out = sum(int(values[self._left_out(each)].sum()) for each in self._steps_with_skipped(step))
+        return epochs * int(values.sum()) + begun - left_out
+
+    def planned_rows(self, step: int) -> int:
+        """How many trees a step would have if none was skipped."""
+        return len(self._planned(step))
+
+    def first_with_rows(self) -> StepPlan:
+        """The first step that has any trees."""
+        return next(planned for step in range(len(self)) if (planned := self[step]).rows)
 
     def _rows(self, step: int) -> np.ndarray:
+        rows = self._planned(step)
+        if not self.skipped:
+            return rows
+        return rows[[self.skipped.get(row, step + 1) > step for row in rows.tolist()]]
+
+    def _planned(self, step: int) -> np.ndarray:
+        """The trees of a step as if none was skipped."""
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _left_out(self, step: int) -> np.ndarray:
+        """The skipped trees of a step."""
+        rows = self._planned(step)
+        return rows[[self.skipped.get(row, step + 1) <= step for row in rows.tolist()]]
+
+    def _steps_with_skipped(self, before: int) -> list[int]:
+        """Steps before `before` in which a tree is left out."""
+        if not self.skipped:
+            return []
+        trees = np.fromiter(self.skipped, np.int64)
+        found = set()
+        for epoch in range(min(self.skipped.values()) // self.steps_per_epoch, -(-before // self.steps_per_epoch)):
+            places = np.flatnonzero(np.isin(self._order(epoch), trees)) // self.batch_size
+            found.update((epoch * self.steps_per_epoch + places).tolist())
+        return sorted(step for step in found if step < before)
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -271,6 +307,8 @@ class RunPlan(Dataset[StepPlan]):
         Example, that of the class: the bins [0], [2], [1, 3] and [4] in the order of their cost. The second round is
         dealt backwards: [0] [2] | [4] [1, 3].
         """
+        if not len(rows):
+            return []
         sizes, costs = self.sizes[rows].tolist(), self.costs[rows].tolist()
         bins = bins_under_budget(sizes, self.token_budget)
         rounds = -(-len(bins) // self.processes)

@@ -18,7 +18,7 @@ from align.errors import CheckError, CheckpointError
 from align.jsonl import write_rows
 from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
 from align.rows import Message, PreferenceRow, SFTRow
-from align.settings import ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
+from align.settings import GuardsConfig, ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
 from align.trainers.checkpoints import CheckpointFolders
 from align.trainers.schedules import Schedule, warmup_steps
 from tests.metrics import metrics_of
@@ -198,7 +198,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_of
     with pytest.MonkeyPatch.context() as patch:
         with_gradients_times(factor, step, patch)
         with pytest.raises(CheckError, match=message):
-            train("sft", data, tiny_checkpoint, output, precision=precision)
+            train("sft", data, tiny_checkpoint, output, precision=precision, guards=GuardsConfig(max_rollbacks=0))
     assert not (output / SEAL).exists()
     assert [line["step"] for line in metrics(output)] == list(range(1, step)), "and the metrics are JSON"
     sealed = sorted(path.parent.name for path in output.glob(f"checkpoint-*/{SEAL}"))

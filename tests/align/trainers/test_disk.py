@@ -25,10 +25,10 @@ from align.trainers import disk, saving
 from align.trainers.arguments import training_arguments
 from align.trainers.checkpoints import NOT_RESUMABLE, CheckpointFolders
 from align.trainers.disk import DiskNeed, disk_need, require_space, require_space_for_checkpoint
-from align.trainers.guards import StepGuards
 from align.trainers.output import release_output
 from align.trainers.processes import Processes
 from align.trainers.saving import convert_weights
+from align.trainers.weights import require_storable_weights
 
 MB = 2**20
 
@@ -370,8 +370,7 @@ def test_starting_weights_outside_the_range_of_float16_are_refused_on_all_proces
     one = Processes(1, 0, torch.device("cpu"))
 
     def require(module: torch.nn.Module, save_dtype: str, processes: Processes = one) -> None:
-        training = TrainingConfig(output_dir=tmp_path, save_dtype=save_dtype)  # type: ignore[arg-type]
-        StepGuards([], training).require_storable_weights(module, processes)
+        require_storable_weights(module, save_dtype, processes)
 
     require(model, "bfloat16")
     require(model, "auto")

@@ -16,7 +16,15 @@ from align.errors import CheckError, CheckpointError, ConfigError, RowError
 from align.jsonl import write_rows
 from align.manifest import is_whole
 from align.rows import Message, PreferenceRow, SFTRow
-from align.settings import DPOConfig, ModelConfig, PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
+from align.settings import (
+    DPOConfig,
+    GuardsConfig,
+    ModelConfig,
+    PreferenceDataConfig,
+    SFTConfig,
+    TrainingConfig,
+    TreeDataConfig,
+)
 from tests.metrics import metrics_of
 
 WORDS = [
@@ -205,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     honest = DPOTrainer.batch_loss
     monkeypatch.setattr(DPOTrainer, "batch_loss", lambda self, *a: honest(self, *a) * float("nan"))
     with pytest.raises(CheckError, match=r"step 1: the loss is nan on rows p\d+"):
-        train_dpo(tmp_path, tiny_checkpoint, "run")
+        train_dpo(tmp_path, tiny_checkpoint, "run", guards=GuardsConfig(max_rollbacks=0))
 
 
 def test_bfloat16_weights_without_a_master_copy_are_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:

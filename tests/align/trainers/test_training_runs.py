@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow
+from align.trainers.rollbacks import read_rollbacks
 from tests.metrics import metrics_of
 from tests.processes import PYTHON, ROOT, TORCHRUN, ZERO3, Started, run
 
@@ -109,6 +110,9 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pai
 def assert_same_training(one: Path, other: Path) -> None:
     for a, b in zip(metrics(one), metrics(other), strict=True):
         assert a.keys() == b.keys()
+        if a["loss"] is None:  # every row of the step is left out
+            assert a == b
+            continue
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
         assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
@@ -292,26 +296,65 @@ def test_an_adapter_asked_to_stop_under_zero3_saves_no_base_weights_and_goes_on_
     assert not list(output.rglob("*_states.pt")), "a finished run keeps no optimizer states"
 
 
-def test_a_gradient_that_is_not_finite_on_one_of_two_processes_stops_zero3_before_anything_is_saved_of_it(
-    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
-) -> None:
-    script = tmp_path / "spoiled.py"
+def spoiled(arguments: list[str], when: str) -> list[str]:
+    """The same command with a gradient that is infinite when `when` holds, an expression of `step` (from 0), `last`
+    (whether this is the last process) and `times` (how often the step was computed).
+    """
+    script = Path(arguments[arguments.index("recipes/dpo.py") + 1]).with_name("spoiled.py")
     script.write_text(
+        "from collections import Counter\n"
         "from align.config import main\n"
         "from align.trainers.dpo import DPOTrainer\n"
         "from recipes.dpo import DPORecipe, run\n"
-        "honest = DPOTrainer.batch_loss\n"
-        "def spoiled(self, *arguments):\n"
+        "honest, passes = DPOTrainer.batch_loss, DPOTrainer.passes\n"
+        "counts = Counter()\n"
+        "def counted(self, *arguments):\n"
+        "    counts[self.state.global_step] += 1\n"
+        "    return passes(self, *arguments)\n"
+        "def faulty(self, *arguments):\n"
         "    loss = honest(self, *arguments)\n"
-        "    if self.state.global_step == 2 and self.args.process_index == 1:\n"
+        "    step, last = self.state.global_step, self.args.process_index == self.args.world_size - 1\n"
+        "    times = counts[step]\n"
+        f"    if {when}:\n"
         "        loss.register_hook(lambda gradient: gradient * float('inf'))\n"
         "    return loss\n"
-        "DPOTrainer.batch_loss = spoiled\n"
+        "DPOTrainer.passes, DPOTrainer.batch_loss = counted, faulty\n"
         "main(DPORecipe, run)\n"
     )
+    return [str(script) if word == "recipes/dpo.py" else word for word in arguments]
+
+
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
+    """One process, with a gradient at step 5 that is not finite however often it is computed."""
+    output = tmp_path_factory.mktemp("rolled_back") / "run"
+    run(spoiled(command(tiny_checkpoint, pairs, output, PLAIN), "step == 4"), PYTHONPATH=str(ROOT))
+    return output
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ZERO3], ids=["ddp", "zero3"])
+def test_two_processes_roll_back_together_and_end_as_one_process_does(
+    launcher: list[str], tmp_path: Path, tiny_checkpoint: Path, pairs: Path, rolled_back: Path
+) -> None:
     output = tmp_path / "run"
-    arguments = command(tiny_checkpoint, pairs, output, ZERO3, "training.checks=false")
-    arguments[arguments.index("recipes/dpo.py")] = str(script)
+    faults = "last and (step == 4 or step == 7 and times == 1)"
+    arguments = spoiled(command(tiny_checkpoint, pairs, output, launcher), faults)
+    started = Started(arguments, PYTHONPATH=str(ROOT))
+    assert started.wait() != 0
+    rollbacks = [read_rollbacks(folder) for folder in (output, rolled_back)]
+    assert rollbacks[0] == rollbacks[1]
+    assert [each.step for each in rollbacks[0]] == [5]
+    assert re.search(r"step 8: suspected silent data corruption on rank", started.output)
+    run(command(tiny_checkpoint, pairs, output, launcher))
+    assert_same_training(rolled_back, output)
+
+
+def test_a_gradient_that_is_not_finite_on_one_of_two_processes_stops_zero3_before_anything_is_saved_of_it(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    output = tmp_path / "run"
+    settings = ["training.checks=false", "training.guards.max_rollbacks=0"]
+    arguments = spoiled(command(tiny_checkpoint, pairs, output, ZERO3, *settings), "step == 2 and last")
     started = Started(arguments, PYTHONPATH=str(ROOT))
     assert started.wait() != 0
     assert re.search(r"step 3: the gradient norm is (inf|nan), with a finite loss, on rows \w+, \w+", started.output)
