@@ -4,6 +4,7 @@
 # make check            style, spelling and types
 # make test-newest      the core tests with the newest release of every dependency, in an environment of its own
 # make bench            time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
+# make gpu              check one GPU in ten minutes: equal values, speed next to TRL, memory; says so if there is none
 # make tools            train tool use and measure it: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
 # make knowledge        find what a model does not know and train on it: three seeds, held-out facts before and after
 # make preferences      a reward model on pairs that people judged, each part held out in turn, with and without edits
@@ -36,7 +37,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal killed-rehearsal test quick test-newest docs bench tools knowledge preferences check style assets system-packages clean
+.PHONY: rehearsal killed-rehearsal test quick test-newest docs bench gpu tools knowledge preferences check style assets system-packages clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -77,6 +78,10 @@ docs: $(STAMP)
 
 bench: assets
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+# With the torch that is installed: in the environment of this checkout if there is one, else in that of PYTHON.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.gpu $(ARGS)
 
 tools: assets
 	$(BIN)/python recipes/build_data.py recipes/configs/data/tools.yaml

@@ -295,6 +295,21 @@ def test_the_reward_model_gives_trls_loss_gradients_and_metrics(
 TOOLS = '[{"name": "get_weather", "description": "", "parameters": {"type": "object", "properties": {"city": {}}}}]'
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "sft", "reward"])
+def test_the_gpu_check_compares_with_trl_on_the_same_tokens(method: str) -> None:
+    """Loss and gradients of its TRL arm are ours, so that on a GPU it times equal work."""
+    from tests.gpu import shapes, training
+    from tests.gpu.measure import Check
+
+    check = Check(torch.device("cpu"), shapes.DRY, seconds=600, dry=True)
+    (found,) = (work() for name, work in training.cases(check, ["segments", "trl"]).items() if name.startswith(method))
+    arm = found["arms"]["trl"]
+    assert "failed" not in arm, arm
+    assert arm["apart"]["loss"] < 1e-5
+    assert arm["apart"]["gradient"] < 1e-4
+
+
 def weather(arguments: dict[str, object], **more: object) -> Message:
     return Message(role="assistant", tool_calls=(ToolCall(name="get_weather", arguments=arguments),), **more)
 
