@@ -26,9 +26,11 @@ from align.command_line import FORMS, parse_setting, set_value, split_words
 from align.config_help import model_in, papers_cited, settings_of
 from align.config_mistakes import mistake, place_of
 from align.config_values import kinds_of, prepared
+from align.effective_time import note_process_began
 from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
 from align.hub_names import is_hub_name
+from align.leaving import clean_up_on_sigterm
 from align.strict_yaml import Key, parse_yaml, read_yaml
 
 __all__ = [
@@ -112,9 +114,10 @@ def main(recipe: type[R], run: typing.Callable[[R], object], argv: list[str] | N
     """Start a recipe: read the config from the command line, and run.
 
     An error that a user can fix is printed as one message. The exit code is 2 for a mistake in a config or a row of
-    data, 1 for everything else (a checkpoint, a stage, the disk, the Hub, memory), 130 after Ctrl-C. Unexpected errors
-    keep their traceback.
+    data, 1 for everything else (a checkpoint, a stage, the disk, the Hub, memory), 130 after Ctrl-C and 143 after
+    SIGTERM. Unexpected errors keep their traceback.
     """
+    note_process_began()
     config = config_from_argv(recipe, argv)
     answering(lambda: run(config), lambda: list(_hub_names(config)))
 
@@ -125,13 +128,18 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
     hub_names: returns the names that `work` reads from the Hub, for errors of the Hub that name nothing.
     """
     try:
-        work()
+        with clean_up_on_sigterm():
+            work()
         sys.stdout.flush()
         _leave_process_group()
     except KeyboardInterrupt:
         _show_traceback()
         print("interrupted", file=sys.stderr)
+        _leave_process_group(130)
         raise SystemExit(130) from None
+    except SystemExit as left:
+        _leave_process_group(left.code if isinstance(left.code, int) else 1)
+        raise
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise SystemExit(_quiet_stdout()) from None
@@ -144,8 +152,8 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
         raise SystemExit(2 if isinstance(error, ConfigError | RowError) else 1) from None
 
 
-def _leave_process_group() -> None:
-    """End this process at once, with exit code 0, if it is one of several that trained together.
+def _leave_process_group(code: int = 0) -> None:
+    """End this process at once if it is one of several that trained together.
 
     Threads of torch.distributed and DeepSpeed run until the process ends. One that asks for Python's lock while the
     interpreter is torn down aborts the process ("terminate called without an active exception"), and the launcher then
@@ -157,11 +165,12 @@ def _leave_process_group() -> None:
         return
     if distributed.get_world_size() == 1:
         return
-    distributed.destroy_process_group()
+    if not code:
+        distributed.destroy_process_group()  # after an error it could wait for a process that has left
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def load_config(recipe: type[R], path: str | Path | None, overrides: typing.Sequence[str] = ()) -> R:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import glob
 import os
+import socket
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ LOCK = ".lock"
 UNITS = "units.json"
 """A folder with a file of this name holds units of work, from which a result is made and which are no part of it."""
 
+PID_WIDTH = 20
+"""A lock's text begins with the process id in this many characters; the rest of the line is the name of the machine."""
 _READ_BYTES = 8 * 2**20
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -82,7 +85,7 @@ class FolderLock:
     """An exclusive lock on a folder, held until `release` or until this process ends, however it ends.
 
     The lock is the kernel's (flock on `<folder>/.lock`), so that a killed run leaves none behind. The file's text is
-    the holder's process id, for the error message only.
+    the holder's process id and machine, for the error message only.
     """
 
     _held: dict[Path, FolderLock] = {}  # noqa: RUF012 - one table for the process, by resolved folder
@@ -131,9 +134,9 @@ class FolderLock:
                     handle.close()
                     raise
                 handle.seek(0)
-                holder = handle.read(20).strip() or "unknown"
+                holder = holder_in(handle.read())
                 handle.close()
-                what = f"another run is writing to it (process {holder})"
+                what = f"another run is writing to it ({holder})"
                 raise ConfigError(where, what, "Wait until it ends, or name another folder") from None
             # `release` deletes the file. A lock on a file that was deleted between open and flock protects nothing:
             #   A holds inode 1 | B opens inode 1 | A deletes it | B locks inode 1 | C creates and locks inode 2
@@ -145,7 +148,7 @@ class FolderLock:
             if current:
                 handle.seek(0)
                 handle.truncate()
-                handle.write(str(os.getpid()))
+                handle.write(f"{os.getpid():<{PID_WIDTH}}{socket.gethostname()}\n")
                 handle.flush()
                 return cls(folder, handle)
             handle.close()
@@ -169,6 +172,13 @@ class FolderLock:
         if self.created:
             with suppress(OSError):  # it is not empty
                 self.folder.rmdir()
+
+
+def holder_in(text: str) -> str:
+    """Who holds a lock, by the text of its file: `process 4711 on node-3`."""
+    line = text.partition("\n")[0]
+    process, machine = line[:PID_WIDTH].strip(), line[PID_WIDTH:].strip()
+    return f"process {process or 'unknown'}{f' on {machine}' if machine else ''}"
 
 
 @contextmanager

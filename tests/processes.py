@@ -93,6 +93,11 @@ class Started:
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """As Ctrl-C does."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGINT)
+
     def kill(self) -> None:
         """SIGKILL it and all that it started; a launcher's workers are in sessions of their own."""
         family = psutil.Process(self.pid)

@@ -32,9 +32,19 @@ PACKAGES = {
 
 LAYERS = [  # of align/, from the lowest up; a module or folder imports from layers below its own, and from itself
     {"errors"},
-    {"reporting", "hub_errors", "hub_names", "hardware", "losses"},
+    {"reporting", "hub_errors", "hub_names", "hardware", "leaving", "losses"},
     {"failures", "files", "strict_yaml", "optional", "cpu_matmul"},
-    {"optimizers", "source_code", "text", "rows", "command_line", "config_values", "harmless", "trackers"},
+    {
+        "optimizers",
+        "source_code",
+        "text",
+        "rows",
+        "command_line",
+        "config_values",
+        "harmless",
+        "trackers",
+        "effective_time",
+    },
     {"config_help", "splits", "ngrams"},
     {"config_mistakes", "manifest"},
     {"config"},

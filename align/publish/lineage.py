@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from align.effective_time import EffectiveTime, effective_time_of
 from align.files import matching
 from align.hub_names import is_hub_name
 from align.manifest import SEAL, data_manifest_path
@@ -53,6 +54,8 @@ class Step:
     optimizer_steps: int | None = None
     members: tuple[str, ...] = ()
     """Of an average: the stages of its members."""
+    effective: EffectiveTime | None = None
+    """How its training spent its time, if that is known."""
 
 
 @dataclass
@@ -162,6 +165,7 @@ class _Walk:
                 round=round_in(name) or round_in(str(folder)),
                 optimizer_steps=steps if isinstance(steps, int) else None,
                 members=tuple(str(member.get("stage") or "model") for member in members if "weight" in member),
+                effective=effective_time_of(folder),
             )
         )
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from align.effective_time import EffectiveTime
 from align.publish.facts import CardFacts, DataFile
 from align.publish.licences import NOTICES, UNKNOWN, most_restrictive_first, terms_of
 from align.publish.lineage import Step
@@ -15,6 +16,7 @@ from align.publish.markdown import cell, fenced, table
 from align.publish.names import shown_path, without_paths
 from align.publish.parity import NOT_STATED, parity
 from align.publish.searches import weight_search_of
+from align.reporting import duration
 
 _PAPER = "[Llama 3](https://arxiv.org/abs/2407.21783)"
 _ORDER = {"reward": 0, "sft": 1, "dpo": 2}
@@ -94,7 +96,16 @@ def training(facts: CardFacts) -> str:
     lines = ["## Training", "", *table(head, map(_step, steps), numbers=(0, 4, 5, 6, 7))]
     if any(not step.of_weights for step in steps):
         lines += ["", "Stages in parentheses are not in the weights: they ranked or wrote rows."]
+    effective = [f"{cell(step.name)} {_effective(step.effective)}" for step in steps if step.effective]
+    if effective:
+        said = "Effective training time (optimizer steps that count, of the time since the first start of a stage): "
+        lines += ["", f"{said}{'; '.join(effective)}."]
     return "\n".join(lines)
+
+
+def _effective(time: EffectiveTime) -> str:
+    starts = f" in {time.starts} starts" if time.starts > 1 else ""
+    return f"{time.ratio:.0%} of {duration(time.elapsed)}{starts}"
 
 
 def _step(step: Step) -> Sequence[object]:

@@ -26,6 +26,7 @@ import fcntl
 import math
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -36,6 +37,7 @@ from pathlib import Path
 from types import FrameType
 
 from align.errors import StageError
+from align.files import PID_WIDTH, holder_in
 from align.rounds.screen import HEAD, NewLines
 
 _POLL_SECONDS = 0.1
@@ -92,10 +94,10 @@ def sole_driver(run_dir: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            what = f"is in use by another start of the rounds (process {handle.read().strip() or 'unknown'})"
+            what = f"is in use by another start of the rounds ({holder_in(handle.read())})"
             raise StageError(run_dir, what, "Wait for it, or name another run_dir") from None
         handle.truncate(0)
-        handle.write(str(os.getpid()))
+        handle.write(f"{os.getpid():<{PID_WIDTH}}{socket.gethostname()}\n")
         handle.flush()
         yield
 

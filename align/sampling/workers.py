@@ -25,16 +25,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from align.errors import ConfigError
-from align.files import LOCK, fingerprint_of
+from align.files import LOCK, PID_WIDTH, fingerprint_of, holder_in
 
 TURN = ".turn"
-_PID_WIDTH = 20  # `FolderLock` reads that many characters of the lock as the process that holds it
 
 
 class Workers:
@@ -117,7 +117,7 @@ def _join(path: Path, where: str, settings: str) -> IO[str]:
         handle = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         handle.seek(0)
         handle.truncate()
-        handle.write(f"{os.getpid():<{_PID_WIDTH}}{settings}")
+        handle.write(f"{os.getpid():<{PID_WIDTH}}{socket.gethostname()}\n{settings}")
         handle.flush()
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -133,13 +133,13 @@ def _join(path: Path, where: str, settings: str) -> IO[str]:
         handle = _locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         what, how = "another run is writing to it", "Wait until it ends, or name another folder"
-        holder = path.read_text(encoding="utf-8", errors="replace")[:_PID_WIDTH].strip() or "unknown"
-        raise ConfigError(where, f"{what} (process {holder})", how) from None
+        holder = holder_in(path.read_text(encoding="utf-8", errors="replace"))
+        raise ConfigError(where, f"{what} ({holder})", how) from None
     handle.seek(0)
     text = handle.read()
-    if text[_PID_WIDTH:] != settings:
+    if text.partition("\n")[2] != settings:
         handle.close()
-        what = f"another run with other settings is writing to it (process {text[:_PID_WIDTH].strip()})"
+        what = f"another run with other settings is writing to it ({holder_in(text)})"
         raise ConfigError(where, what, "Give all processes the same command, or name another folder")
     return handle
 

@@ -27,6 +27,7 @@ import warnings
 import torch
 from transformers import TrainingArguments
 
+from align.effective_time import begin_clock
 from align.errors import ConfigError
 from align.models.quantization import require_quantized_training
 from align.optimizers import require_usable
@@ -96,6 +97,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
     Rank zero also claims the output folder here, before anything is loaded or written: see `claim_output`.
     Raises ConfigError for settings, launchers and machines on which the run could not work.
     """
+    begin_clock(training.output_dir)  # the start-up of the run is measured from here at the latest
     if training.threads:
         torch.set_num_threads(training.threads)
     if not torch.cuda.is_available():

@@ -10,6 +10,7 @@ are in files of their own:
     steering.py     progress, signals                                hooks.py      the private hooks of transformers
     validation.py   held-out rows, the best step, early stopping
     summary.py      what a run says before and after training        trackers.py   what trackers receive
+    watchdog.py     a process that hangs                             step_times.py, slow_ranks.py   where time goes
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +36,9 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section, dump
+from align.effective_time import SAVING, clock_of
 from align.files import whole_file
+from align.leaving import exit_code
 from align.manifest import remove_manifest, write_folder_manifest
 from align.models.adapters import is_adapted
 from align.models.bases import base_note
@@ -47,11 +51,13 @@ from align.models.exactness import (
 from align.models.logps import TreeModel, TreePolicy
 from align.reporting import MetricsFile, logger
 from align.settings import ModelConfig, TrainingConfig
+from align.trainers import step_times
 from align.trainers.alarms import Alarms
 from align.trainers.checkpoints import CheckpointFolders, run_identity
 from align.trainers.checks import check_longest_row, check_packing, check_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.disk import disk_need, require_space, require_space_for_checkpoint, require_space_for_model
+from align.trainers.guarded_trackers import guard_trackers
 from align.trainers.guards import BinLoss, StepGuards
 from align.trainers.memory import StepMemory, memory_errors
 from align.trainers.metrics import MetricSums
@@ -72,11 +78,14 @@ from align.trainers.saving import (
     write_model,
 )
 from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
+from align.trainers.slow_ranks import SlowRanks
 from align.trainers.steering import Steering
+from align.trainers.step_times import DATA, WORK, exposed_ddp_seconds
 from align.trainers.summary import first_word, last_word, run_facts
 from align.trainers.throughput import arithmetic
 from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, start_trackers, tracker_environment
 from align.trainers.validation import StoppedEarly, Validation, copy_model, evaluations_at, plan_of, whole_model
+from align.trainers.watchdog import Watchdog
 from align.trainers.weights import require_storable_weights, sharded_norm
 from align.tree.encode import PromptTree, Segment
 from align.tree.flops import tree_costs
@@ -148,6 +157,15 @@ class TreeTrainer(Trainer, ABC):
         self.probe = Probe(self)
         self.alarms = Alarms(training.guards.alarms, self.stage, tree_numbers(trees, "labels"))
         self.speed = Speed()
+        self.clock = clock_of(self.output)
+        self.watchdog = Watchdog(
+            self.output,
+            rank=arguments.process_index,
+            ranks=arguments.world_size,
+            seconds=training.watchdog_minutes and 60 * training.watchdog_minutes,
+            last_word=partial(self.clock.close, "hung"),
+        )
+        self._slow_ranks = SlowRanks(arguments.process_index, training.slow_rank_factor)
         self.identity: dict[str, str] = {}
         """What the run is made of, known once `fit` has begun: see `run_identity`."""
         self.extended_from: int | None = None
@@ -156,13 +174,13 @@ class TreeTrainer(Trainer, ABC):
         self._unshared_tokens = tree_numbers(trees, "unshared_tokens")
         self.arithmetic = arithmetic(trees, model, device=arguments.device, processes=arguments.world_size)
         self._losses: list[BinLoss] = []
-        self._trained_seconds = 0.0
         self._began = time.monotonic()
         self._metrics: MetricsFile | None = None
         with tracker_environment(training):
             super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
         log_recipe(arguments, self.recipe, run_facts(self))
         self.remove_callback(PrinterCallback)
+        guard_trackers(self.callback_handler, arguments, self._note_lost_tracker)
         self._steering = Steering(self)
         self.add_callback(self._steering)
         self.validation: Validation | None = None
@@ -207,12 +225,22 @@ class TreeTrainer(Trainer, ABC):
         how = "Free some space, or name another training.output_dir; the same command resumes from the last checkpoint"
         memory = memory_errors(lambda: self.state.global_step + 1, self._step_memory())
         try:
-            with self._steering.signals(), write_errors(self.output, how), memory, tracker_environment(self.training):
+            with (
+                self.clock.closing(),
+                self.watchdog.watching(),
+                self._steering.signals(),
+                write_errors(self.output, how),
+                memory,
+                tracker_environment(self.training),
+            ):
                 return self._fit()
         finally:
             if self.is_world_process_zero():
                 discard_temporary(self.output)
                 release_output(self.output)
+
+    def _note_lost_tracker(self, name: str, reason: str) -> None:
+        self.clock.write("lost", tracker=name, reason=reason)
 
     def _step_memory(self) -> StepMemory:
         plans = [self.plan] if self.validation is None else [self.plan, self.validation.plan]
@@ -248,6 +276,7 @@ class TreeTrainer(Trainer, ABC):
         require_storable_weights(self.hugging_face_model, self.training.save_dtype, self.processes)
         checkpoint = agree(self.checkpoints.newest)
         agree(lambda: require_run_of(self.checkpoints, self.rollbacks, checkpoint))
+        self.clock.record()
         if self.is_world_process_zero():
             keep_trees(self.trees)
         if self.validation is not None:
@@ -277,9 +306,19 @@ class TreeTrainer(Trainer, ABC):
         except StoppedEarly:
             self.callback_handler.on_train_end(self.args, self.state, self.control)
         stopped_early = self.validation is not None and self.validation.stopped_early
-        if self.state.global_step < len(self.plan) and not stopped_early:
-            raise SystemExit(128 + signal.SIGTERM)  # asked to stop: the checkpoint is written, the run is not over
-        return self._finish()
+        interrupted = self.validation is not None and self.validation.interrupted
+        if interrupted or (self.state.global_step < len(self.plan) and not stopped_early):
+            raise SystemExit(self._stop_code())  # asked to stop: the checkpoint is written, the run is not over
+        self._steering.catch_signals()
+        with self.clock.phase(SAVING):
+            output = self._finish()
+        if self._steering.stop_is_asked():
+            raise SystemExit(self._stop_code())  # the model is finished, but what follows (the Hub) is not
+        return output
+
+    def _stop_code(self) -> int:
+        """The exit code after a signal; SIGTERM's if another process has received it."""
+        return exit_code(self._steering.asked or signal.SIGTERM)
 
     def training_step(self, model: torch.nn.Module, inputs: StepPlan, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward passes of one optimizer step. Returns a loss whose mean over processes is the step's.
@@ -289,7 +328,6 @@ class TreeTrainer(Trainer, ABC):
         them in the bins of process 0. The losses are sum_30 / 40 and sum_10 / 40, each times 2, and the processes
         average their gradients: (2 sum_30 / 40 + 2 sum_10 / 40) / 2 = sum_40 / 40, the mean over all labels.
         """
-        began = time.monotonic()
         self.guards.begin(inputs)
         self.skips.count(self.state.global_step, inputs)
         self.alarms.count(inputs.rows)
@@ -302,22 +340,25 @@ class TreeTrainer(Trainer, ABC):
             self.guards.judge(model, losses, self.gradient_norm(model))
             self._engine.step()
         self._losses = losses
-        self._trained_seconds += time.monotonic() - began
         return sum((each.loss.detach() for each in losses), torch.zeros((), device=self.args.device))
 
     def passes(self, model: torch.nn.Module, planned: StepPlan) -> list[BinLoss]:
         """Forward and backward passes of a step's packed rows. The gradients are complete afterwards, and unused."""
         model.train()
-        denominators = self.denominators([self.trees[row] for row in planned.rows])
+        times = self.processes.times
+        with times.spent(DATA):
+            denominators = self.denominators([self.trees[row] for row in planned.rows])
         losses = []
         for place, members in enumerate(planned.bins):
             last = place == len(planned.bins) - 1
             # A process without a bin in this round repeats a row with weight 0: ZeRO-3 gathers weights in every pass.
-            batch = self._batch(members or planned.rows[:1], weight=1.0 if members else 0.0)
+            with times.spent(DATA):
+                batch = self._batch(members or planned.rows[:1], weight=1.0 if members else 0.0)
             self.accelerator.gradient_state._set_sync_gradients(last)
             with nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
                 # Processes average their gradients; the denominators are global, so the average is scaled back.
-                loss = self.batch_loss(model, batch, denominators) * self.args.world_size
+                with times.spent(WORK):
+                    loss = self.batch_loss(model, batch, denominators) * self.args.world_size
                 if self.is_deepspeed_enabled:  # not by accelerate, which would use the gradients at once
                     self._engine.set_gradient_accumulation_boundary(is_boundary=last)
                     self._engine.backward(loss, scale_wrt_gas=False)
@@ -360,9 +401,9 @@ class TreeTrainer(Trainer, ABC):
             alarms = self.alarms.judge(logs, self.state.log_history)
             logs |= alarms
             logs["num_tokens"] = self.plan.sum_to_step(self._unshared_tokens, self.state.global_step)
-            seconds = self.speed.seconds
-            rates = self.arithmetic.rates(logs.pop("flops", 0.0), seconds)
-            speed = self.speed.report(logs.get("tokens", 0.0), logs.pop("unshared_tokens", 0.0)) | rates
+            rates = self.arithmetic.rates(logs.pop("flops", 0.0), self.speed.seconds)
+            spent = self._spent_time()
+            speed = self.speed.report(logs.get("tokens", 0.0), logs.pop("unshared_tokens", 0.0)) | rates | spent
             self.progress_note = progress_note(logs | speed)
         if "train_runtime" in logs:
             logs = run_speed(logs, self.plan, self.state.global_step, self.speed.all_steps)
@@ -374,6 +415,14 @@ class TreeTrainer(Trainer, ABC):
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs | speed)
         self.alarms.stop_if_asked(self.state.global_step, alarms)
+
+    def _spent_time(self) -> dict[str, float]:
+        """Where the time since the last line of metrics went. Compares the processes; every process calls it."""
+        spent = self.processes.times.report(self.speed.steps)
+        self._slow_ranks.compare([seconds for (seconds,) in self.processes.gathered([spent.data + spent.work])])
+        exposed = exposed_ddp_seconds(self.model_wrapped)
+        spent = spent._replace(communication=spent.communication + exposed)
+        return {**spent.metrics(), "effective_time": self.clock.effective_time().ratio}
 
     def run_checks(self, model: torch.nn.Module) -> None:
         """The checks of align/trainers/checks.py on the first step's rows. All processes make the same passes."""
@@ -405,11 +454,12 @@ class TreeTrainer(Trainer, ABC):
         return self._collated(self.validation.trees, members, weight)
 
     def _collated(self, trees: Sequence[PromptTree], members: Sequence[int], weight: float) -> TreeBatch:
+        self.watchdog.note_progress(f"step {self.state.global_step + 1}")
         return collate([trees[member] for member in members], [weight] * len(members)).to(self.args.device)
 
     def asked_to_stop(self) -> bool:
         """Whether a signal has asked this process to stop."""
-        return self._steering.stop
+        return self._steering.asked is not None
 
     @property
     def hugging_face_model(self) -> Any:
@@ -420,6 +470,7 @@ class TreeTrainer(Trainer, ABC):
 
     def _finish(self) -> Path:
         """Write the finished model and its manifest, and delete the optimizer states of the checkpoints before it."""
+        self.watchdog.note_progress("writing the finished model")
         self._require_finite_weights()
         self.processes.agree(lambda: require_space_for_model(self.disk, self.output))
         if self.is_world_process_zero():
@@ -433,9 +484,8 @@ class TreeTrainer(Trainer, ABC):
                 copy_model(best, self.output)
             convert_weights(self.output, self.training.save_dtype)
             require_saved(self.output, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
-            seconds = {"seconds": time.monotonic() - self._began, "trained_seconds": self._trained_seconds}
             with whole_file(self.output / "timing.json") as handle:
-                json.dump(seconds | {"steps": self.state.global_step}, handle)
+                json.dump({"steps": self.state.global_step, **self.clock.effective_time().record()}, handle)
             write_folder_manifest(
                 self.output, model_files(self.output), self._notes(self.output, loaded=best is not None)
             )
@@ -515,6 +565,7 @@ class TreeTrainer(Trainer, ABC):
             if is_adapted(self.hugging_face_model):
                 leave_frozen_weights_out(wrapped.engine)
             call_before_loading(wrapped.engine, self.before_loading)
+            self.processes.times.watch_deepspeed()
         return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
@@ -552,6 +603,13 @@ class TreeTrainer(Trainer, ABC):
             write_model(self.hugging_face_model, folder, self.protocol, state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.watchdog.note_progress("saving")
+        with self.clock.phase(SAVING), self.processes.times.whole(step_times.SAVING):
+            self._save_sealed(model, trial)
+        self.watchdog.note_progress("saving")
+        self.clock.saved()
+
+    def _save_sealed(self, model: Any, trial: Any) -> None:
         self._require_finite_weights()
         folder = self.checkpoints.of_step(self.state.global_step)
         self.processes.agree(lambda: require_space_for_checkpoint(self.disk, self.output, self.checkpoints.whole()))

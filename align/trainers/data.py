@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from align.chat.protocol import ChatProtocol
+from align.effective_time import ENCODING, clock_of
 from align.errors import RowError
 from align.files import fingerprint_of, whole_file
 from align.jsonl import Drops, count_rows, stream_rows
@@ -191,7 +192,11 @@ def _prepared(
         rows = stream_rows(part.sources, kind, places, reading=data, drops=drops, seed=training.seed)
         kept = part.rows_of(_watched(rows, progress), training.seed, drops)
         trees_made = encode(kept, dropped=drops.reasons)
-        write_trees(path, _recorded(trees_made, drops, inputs, record, part), key)
+        clock = clock_of(folder)
+        if not _holds_saved(folder):  # otherwise the run may be refused, and then leaves nothing
+            clock.record()
+        with clock.phase(ENCODING):
+            write_trees(path, _recorded(trees_made, drops, inputs, record, part), key)
     trees = TreeStore(path)
     alone = int((trees.tokens > data.token_budget).sum())
     if alone:

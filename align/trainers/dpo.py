@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section
+from align.effective_time import REFERENCE
 from align.losses import (
     PairwiseLoss,
     conservative_dpo_loss,
@@ -147,9 +148,13 @@ class DPOTrainer(TreeTrainer):
             shard_steps=self.dpo.reference_shard_steps,
         )
         model.eval()
-        return cache.logps(
-            lambda batch: self._contrasted(model(batch), batch)[0], self.processes.agree, resumed=resumed
-        )
+
+        def logps_of(batch: TreeBatch) -> Tensor:
+            self.watchdog.note_progress("the reference pass")
+            return self._contrasted(model(batch), batch)[0]
+
+        with self.clock.phase(REFERENCE):
+            return cache.logps(logps_of, self.processes.agree, resumed=resumed)
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]:
         return {"pairs": len(rows), "tokens": sum(int(np.count_nonzero(tree.branches[0].loss_mask)) for tree in rows)}

@@ -191,6 +191,17 @@ HOOKS: tuple[Hook, ...] = (
         in_source=True,
     ),
     Hook(
+        "deepspeed.comm.comm:cdb",
+        "align/trainers/step_times.py",
+        "its methods are replaced by ones that are measured: all collective operations go through them",
+    ),
+    Hook(
+        "torch.nn.parallel:DistributedDataParallel._get_ddp_logging_data",
+        "align/trainers/step_times.py",
+        "called: how long the average of gradients was waited for",
+        ("(self)",),
+    ),
+    Hook(
         f"{_ENGINE}.save_checkpoint",
         _SAVING,
         "called with `exclude_frozen_parameters` for adapters",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 
 from align.errors import AlignError
+from align.trainers.step_times import StepTimes
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ class Processes:
     """Which of them this process is, from 0."""
     device: torch.device
     """Where the tensors of a collective must be."""
+    times: StepTimes = field(default_factory=StepTimes, compare=False)
+    """Collective operations are measured here."""
 
     @property
     def is_first(self) -> bool:
@@ -40,7 +43,7 @@ class Processes:
                 answer[0] = question()
             except AlignError as error:
                 answer[1] = error
-        broadcast_object_list(answer)
+        self.times.communicating(broadcast_object_list)(answer)
         if answer[1] is not None:
             raise answer[1]
         found: T = answer[0]
@@ -51,7 +54,7 @@ class Processes:
         if self.count == 1:
             return here
         flag = torch.tensor(float(here), device=self.device)
-        dist.all_reduce(flag)
+        self.times.communicating(dist.all_reduce)(flag)
         return bool(flag.item() > 0)
 
     def gathered(self, values: Sequence[float]) -> list[list[float]]:
@@ -60,7 +63,7 @@ class Processes:
             return [list(values)]
         here = torch.tensor(values, dtype=torch.float64, device=self.device)
         found = [torch.empty_like(here) for _ in range(self.count)]
-        dist.all_gather(found, here)
+        self.times.communicating(dist.all_gather)(found, here)
         return [each.tolist() for each in found]
 
     def gathered_objects(self, here: T) -> list[T]:
@@ -68,7 +71,7 @@ class Processes:
         if self.count == 1:
             return [here]
         found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, here)
+        self.times.communicating(dist.all_gather_object)(found, here)
         return found
 
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -80,5 +83,5 @@ class Processes:
         if self.count == 1 or not values:
             return {name: float(values[name]) for name in names}
         sums = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums)
+        self.times.communicating(dist.all_reduce)(sums)
         return dict(zip(names, sums.tolist(), strict=True))

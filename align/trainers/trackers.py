@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from align.errors import ConfigError
 from align.settings import TrainingConfig
 from align.trackers import TRACKERS
+from align.trainers.guarded_trackers import GuardedTracker
 from align.tree.pack import RunPlan
 
 _TENSORBOARD_FOLDER = "TENSORBOARD_LOGGING_DIR"
@@ -86,23 +86,17 @@ def start_trackers(callbacks: Iterable[Any], arguments: TrainingArguments, state
 
     transformers starts them when training begins, which for DPO is after the reference pass: late for an error such as
     a missing key. A tracker that starts in another way is left to transformers.
-    Raises ConfigError if a tracker cannot start, with what it says.
+    Raises ConfigError if a tracker cannot start, as `GuardedTracker.start` does.
     """
     for callback in callbacks:
-        setup = getattr(callback, "setup", None)
-        if setup is None or getattr(callback, "_initialized", True):
+        setup = getattr(callback.tracker, "setup", None) if isinstance(callback, GuardedTracker) else None
+        if setup is None or getattr(callback.tracker, "_initialized", True):
             continue
         try:
             inspect.signature(setup).bind(arguments, state, model)
         except TypeError:
             continue
-        try:
-            setup(arguments, state, model)
-        except Exception as error:
-            name = type(callback).__name__.removesuffix("Callback")
-            reason = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
-            how = "Do what it says, or change training.report_to; docs/reports.md names trackers that need no account"
-            raise ConfigError("training.report_to", f"{name} cannot start: {reason}", how) from error
+        callback.start(arguments, state, model)
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

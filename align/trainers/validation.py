@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from align.effective_time import VALIDATION, RunClock
 from align.errors import CheckpointError
 from align.files import fingerprint_of
 from align.manifest import verify_folder
@@ -33,6 +34,7 @@ from align.trainers.output import CHECKPOINT
 from align.trainers.processes import Processes
 from align.trainers.reference import rows_fingerprint
 from align.trainers.saving import STATE, model_files, require_finite
+from align.trainers.step_times import EVALUATION
 from align.tree.encode import PromptTree
 from align.tree.flops import tree_costs
 from align.tree.pack import RunPlan, TreeBatch, tree_numbers
@@ -111,6 +113,7 @@ class Validated(Protocol):
     processes: Processes
     model_wrapped: torch.nn.Module
     callback_handler: Any
+    clock: RunClock
 
     def denominators(self, rows: Sequence[PromptTree]) -> dict[str, float]: ...
     def batch_loss(self, model: torch.nn.Module, batch: TreeBatch, denominators: dict[str, float]) -> torch.Tensor: ...
@@ -143,6 +146,8 @@ class Validation(TrainerCallback):
         self.overlap = 0
         """Held-out rows whose prompt is trained on."""
         self.stopped_early = False
+        self.interrupted = False
+        """Whether the run was asked to stop during the evaluation after its last step."""
         self._denominators: dict[str, float] = {}
 
     def begin(self) -> None:
@@ -197,11 +202,13 @@ class Validation(TrainerCallback):
         """
         state = self.trainer.state
         began = time.monotonic()
-        metrics = self._means()
+        with self.trainer.clock.phase(VALIDATION), self.trainer.processes.times.whole(EVALUATION):
+            metrics = self._means()
         if metrics is None:
             control = self.trainer.control
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
+            self.interrupted = state.global_step >= state.max_steps
             return {}
         self._record(metrics)
         control = self.trainer.control
@@ -237,7 +244,7 @@ class Validation(TrainerCallback):
         the packing nor the number of processes changes the result.
         """
         trainer = self.trainer
-        may_stop = 0 < trainer.state.global_step < trainer.state.max_steps
+        may_stop = trainer.state.global_step > 0
         if not self._denominators:
             self._denominators = trainer.denominators(self.trees)
         model = trainer.model_wrapped

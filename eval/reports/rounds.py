@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from align.effective_time import EffectiveTime, effective_time_of
 from align.errors import StageError
 from align.manifest import SEAL
 from align.publish.searches import WeightSearch, weight_search_of
@@ -36,7 +37,6 @@ from eval.reports.quality import QualityCard, quality_cards
 from eval.reports.samples import Evaluations, Sample, samples_of
 
 LEDGER = "ledger.sqlite"
-TIMING = "timing.json"
 MAP = "map.json"
 
 Score = Mapping[str, Any]
@@ -47,8 +47,8 @@ class StageTime(NamedTuple):
 
     label: str
     seconds: float
-    trained_seconds: float | None
-    """The part of the time that was spent in optimizer steps; None for stages that do not train."""
+    effective: EffectiveTime | None
+    """How the training of a stage spent its time, over all of its starts; None for stages that do not train."""
     command: str
     started: float
     """Seconds since 1970."""
@@ -94,11 +94,11 @@ class Report:
 
     @property
     def effective_training_ratio(self) -> float | None:
-        """The ratio of the training stages' time that was spent in optimizer steps, not in loading, encoding and
-        saving."""
-        training = [(time.trained_seconds, time.seconds) for time in self.times if time.trained_seconds is not None]
-        whole = sum(seconds for _, seconds in training)
-        return sum(trained for trained, _ in training) / whole if whole else None
+        """The effective training time: the ratio of the training stages' time since their first starts that was spent
+        in optimizer steps that count. Starts that were killed are in it."""
+        training = [time.effective for time in self.times if time.effective is not None]
+        whole = sum(each.elapsed for each in training)
+        return sum(each.useful for each in training) / whole if whole else None
 
 
 def read_report(run_dir: Path, samples: int) -> Report:
@@ -187,8 +187,5 @@ def _searches(records: Sequence[StageRecord]) -> dict[str, WeightSearch]:
 
 
 def _time(record: StageRecord) -> StageTime:
-    trained = None
-    for made in made_by(record):
-        seconds = json_of(made / TIMING).get("trained_seconds")
-        trained = float(seconds) if isinstance(seconds, int | float) else trained
-    return StageTime(record.label, record.seconds or 0.0, trained, record.command, record.started, column_of(record))
+    effective = next((found for made in made_by(record) if (found := effective_time_of(made))), None)
+    return StageTime(record.label, record.seconds or 0.0, effective, record.command, record.started, column_of(record))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from align.effective_time import EffectiveTime
 from align.reporting import duration
 from align.rounds.results import words
 from eval.reports.columns import label_of
 from eval.reports.flows import Flow, RowCounts
 from eval.reports.rounds import Report, Score
 from eval.runner import points
+
+_SHOWN_CAUSES = 3
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -97,9 +100,18 @@ def time_table(report: Report) -> Table:
     """Return head and rows of the table of times."""
     rows = []
     for time in report.times:
-        trained = "-" if time.trained_seconds is None else duration(time.trained_seconds)
-        rows.append([time.label, duration(time.seconds), trained, time.command])
-    return ["stage", "total time", "training steps", "command"], rows
+        rows.append([time.label, duration(time.seconds), *_effective(time.effective), time.command])
+    return ["stage", "total time", "training steps", "effective", "other time", "command"], rows
+
+
+def _effective(time: EffectiveTime | None) -> tuple[str, str, str]:
+    """Time in optimizer steps that count, its ratio since the first start, and the largest causes of the rest."""
+    if time is None:
+        return "-", "-", "-"
+    causes = sorted(time.causes.items(), key=lambda each: -each[1])[:_SHOWN_CAUSES]
+    rest = [f"{cause} {duration(seconds)}" for cause, seconds in causes if seconds >= 0.5]
+    starts = f" ({time.starts} starts)" if time.starts > 1 else ""
+    return duration(time.useful), f"{time.ratio:.0%}{starts}", ", ".join(rest) or "-"
 
 
 def summary(report: Report) -> str:

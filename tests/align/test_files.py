@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -118,7 +119,9 @@ def test_a_folder_has_one_writer_and_a_killed_one_leaves_no_lock(tmp_path: Path)
     assert process.stdout.readline() == "held\n"
     with pytest.raises(ConfigError) as caught, sole_writer(folder, "training.output_dir"):
         pass
-    expected = f"training.output_dir: {folder}: another run is writing to it (process {process.pid})"
+    expected = (
+        f"training.output_dir: {folder}: another run is writing to it (process {process.pid} on {socket.gethostname()})"
+    )
     assert str(caught.value).startswith(expected)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -34,6 +34,7 @@ NOT_COMPARED = (
     "ledger.sqlite",
     "report.html",
     "report.md",
+    "starts.jsonl",
     "timing.json",
     ".stage",
     ".precision.json",

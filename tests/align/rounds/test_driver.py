@@ -288,7 +288,7 @@ def test_two_drivers_in_one_folder_are_refused(project: Project) -> None:
     driver = project.begin()
     wait_for(lambda: "began run/data" in project.diary())
     with pytest.raises(
-        StageError, match=rf"run: is in use by another start of the rounds \(process {driver.pid}\). Wait"
+        StageError, match=rf"run: is in use by another start of the rounds \(process {driver.pid} on [^)]+\). Wait"
     ):
         project.run()
     driver.terminate()

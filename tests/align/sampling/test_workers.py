@@ -39,11 +39,14 @@ def test_other_settings_and_other_recipes_are_refused(tmp_path: Path) -> None:
             pass
         assert str(caught.value).startswith(f"output_dir: {tmp_path}: another run with other settings is writing to it")
         assert str(caught.value).endswith("Give all processes the same command, or name another folder.")
-        with pytest.raises(ConfigError, match=r"another run is writing to it \(process \d+\)"), sole_writer(tmp_path):
+        with (
+            pytest.raises(ConfigError, match=r"another run is writing to it \(process \d+ on [^)]+\)"),
+            sole_writer(tmp_path),
+        ):
             pass
     with (
         sole_writer(tmp_path),
-        pytest.raises(ConfigError, match=r"another run is writing to it \(process \d+\)"),
+        pytest.raises(ConfigError, match=r"another run is writing to it \(process \d+ on [^)]+\)"),
         workers_on(tmp_path),
     ):
         pass

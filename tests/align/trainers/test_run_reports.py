@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shlex
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainerState
 
 from align.config import load_config
 from align.errors import ConfigError
@@ -24,6 +26,7 @@ from align.reporting import logger
 from align.rows import Message, PreferenceRow
 from align.settings import ModelConfig, TrainingConfig
 from align.trackers import TRACKERS
+from align.trainers.guarded_trackers import GuardedTracker, is_outage
 from align.trainers.summary import next_commands, steps_line
 from align.trainers.throughput import Arithmetic, arithmetic
 from align.trainers.trackers import (
@@ -299,26 +302,116 @@ def lines_of(folder: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if name in line]
 
 
-class Starting:
-    """A tracker of transformers, as far as its start."""
+class Server(TrainerCallback):
+    """A tracker of transformers, whose server does what a test says. It notes the steps that it was given."""
 
-    def __init__(self, reason: str = "") -> None:
+    def __init__(self, at_start: Any = None, at_log: Any = None, at_end: Any = None) -> None:
         self._initialized = False
-        self.reason = reason
+        self.does = {"start": at_start, "log": at_log, "end": at_end}
+        self.seen: list[Any] = []
+
+    def _answer(self, event: str) -> None:
+        does = self.does[event]
+        if isinstance(does, Exception):
+            raise does
+        if does:
+            does()
 
     def setup(self, args: Any, state: Any, model: Any) -> None:
         self._initialized = True
-        if self.reason:
-            raise RuntimeError(self.reason)
+        self._answer("start")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+        self._answer("log")
+        self.seen.append((state.global_step, logs["loss"]))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._answer("end")
+        self.seen.append("end")
+
+
+def guarded(server: Server) -> tuple[GuardedTracker, list[str]]:
+    lost: list[str] = []
+    return GuardedTracker(server, lambda name, reason: lost.append(f"{name} {reason}")), lost
+
+
+def report(tracker: GuardedTracker, steps: int = 3) -> float:
+    """A training that logs. Returns its seconds."""
+    began = time.monotonic()
+    state, logs = TrainerState(), {}
+    for step in range(1, steps + 1):
+        state.global_step, logs["loss"] = step, 1 / step  # the same objects, as the training has them
+        tracker.on_log(None, state, None, logs=logs)
+        tracker.on_step_begin(None, state, None)
+    tracker.on_train_end(None, state, None)
+    return time.monotonic() - began
 
 
 def test_a_tracker_that_cannot_start_says_why_before_training() -> None:
-    working, started = Starting(), Starting("is not started twice")
+    working, started = Server(), Server(RuntimeError("is not started twice"))
     started._initialized = True
-    start_trackers([object(), working, started], None, None, None)  # type: ignore[arg-type]
+    start_trackers([object(), *(guarded(each)[0] for each in (working, started))], None, None, None)  # type: ignore[arg-type]
     assert working._initialized
-    with pytest.raises(ConfigError, match=r"^training.report_to: Starting cannot start: No key\. Do what it says, or"):
-        start_trackers([Starting("No key.\nMore")], None, None, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^training.report_to: Server cannot start: No key\. Do what it says, or"):
+        start_trackers([guarded(Server(RuntimeError("No key.\nMore")))[0]], None, None, None)  # type: ignore[arg-type]
+
+
+def test_a_guarded_tracker_is_given_everything_in_order_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(at_log=lambda: time.sleep(0.05))
+    tracker, lost = guarded(server)
+    report(tracker)
+    assert server.seen == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), "end"]
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    "server, said, seen",
+    [
+        (Server(at_start=ConnectionRefusedError("refused")), "Server cannot start: refused", []),
+        (Server(at_start=RuntimeError("API: HTTPSConnectionPool: Max retries, timed out")), "Server cannot start", []),
+        (Server(at_log=RuntimeError("quota\nx")), "Server failed: RuntimeError: quota", []),
+        (Server(at_end=OSError("gone")), "Server failed: OSError: gone", [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]),
+        (Server(at_start=lambda: time.sleep(9)), "Server did not start within 0 s", []),
+        (Server(at_log=lambda: time.sleep(9)), "Server did not finish within 0 s", []),
+        (Server(at_end=lambda: time.sleep(9)), "Server did not finish within 0 s", [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]),
+    ],
+)
+def test_a_tracker_that_fails_or_hangs_is_dropped_with_one_word_and_stops_nothing(
+    server: Server, said: str, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CALL_SECONDS", "START_SECONDS"):
+        monkeypatch.setattr(f"align.trainers.guarded_trackers.{name}", 0.3)
+    tracker, lost = guarded(server)
+    start_trackers([tracker], None, None, None)  # type: ignore[arg-type]
+    assert report(tracker) < 2
+    assert report(tracker) < 0.2, "it is not called again"
+    assert len(lost) == 1
+    assert lost[0].startswith(said)
+    assert server.seen == seen
+
+
+def test_a_key_that_is_not_valid_is_no_outage() -> None:
+    refused = RuntimeError("timed out")
+    refused.response = SimpleNamespace(status_code=401)  # type: ignore[attr-defined]
+    assert not is_outage(refused)
+    refused.response = SimpleNamespace(status_code=503)  # type: ignore[attr-defined]
+    assert is_outage(refused)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_without_its_tracker_and_records_that_it_was_lost(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*arguments: Any, **settings: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    done = train(tmp_path, tiny_checkpoint, report_to=("tensorboard",), max_steps=2)
+    (lost,) = [line for line in (done / "starts.jsonl").read_text().splitlines() if '"lost"' in line]
+    assert json.loads(lost)["tracker"] == "TensorBoard"
+    assert len(lines_of(done, "loss")) == 2
 
 
 # Names and numbers

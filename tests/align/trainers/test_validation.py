@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -295,7 +296,8 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_evaluations_and_the_sam
     honest = Steering.on_step_end
 
     def asked(self: Steering, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self.stop = self.stop or state.global_step in ask_at
+        if state.global_step in ask_at:
+            self.asked = signal.SIGTERM
         honest(self, args, state, control, **rest)
 
     monkeypatch.setattr(Steering, "on_step_end", asked)
@@ -310,7 +312,7 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_evaluations_and_the_sam
     def interrupted(self: Validation) -> Any:
         if self.trainer.state.global_step == 4 and not (output / "interrupted").exists():
             (output / "interrupted").touch()
-            self.trainer._steering.stop = True  # type: ignore[attr-defined]
+            self.trainer._steering.asked = signal.SIGTERM  # type: ignore[attr-defined]
         return means(self)
 
     monkeypatch.setattr(Validation, "_means", interrupted)
@@ -344,25 +346,33 @@ def asked_in_evaluations(monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> N
 
     def interrupted(self: Validation) -> Any:
         if steps and self.trainer.state.global_step == steps[0]:
-            self.trainer._steering.stop = bool(steps.pop(0))  # type: ignore[attr-defined]
+            self.trainer._steering.asked = signal.SIGTERM if steps.pop(0) else None  # type: ignore[attr-defined]
         return means(self)
 
     monkeypatch.setattr(Validation, "_means", interrupted)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 6])
 def test_an_evaluation_that_is_interrupted_again_and_again_is_still_made(
-    tmp_path: Path, tiny_checkpoint: Path, other_words: dict[str, Any], short: Path, monkeypatch: pytest.MonkeyPatch
+    step: int,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    other_words: dict[str, Any],
+    short: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In training, then twice in starts that resume to make it: none of them trains another step."""
+    """In training, also after the last step, then twice in starts that resume to make it: none trains another step."""
     output = tmp_path / "run"
-    asked_in_evaluations(monkeypatch, [2, 2, 2])
+    asked_in_evaluations(monkeypatch, [step] * 3)
     for _ in range(3):
         with pytest.raises(SystemExit) as ended:
             train("sft", tiny_checkpoint, output, other_words, **SHORT)
         assert ended.value.code == 143
-        assert [folder.name for folder in output.glob("checkpoint-*")] == ["checkpoint-2"]
-        assert [line["step"] for line in lines(output)] == [0, 1, 2]
+        assert (output / f"checkpoint-{step}" / "MANIFEST.json").is_file()
+        assert not (output / "MANIFEST.json").exists()
+        assert lines(output)[-1]["step"] == step
+        assert "loss" in lines(output)[-1], "the evaluation is not there"
     done = train("sft", tiny_checkpoint, output, other_words, **SHORT)
     assert lines(done) == lines(short)
     assert read_manifest(done)["validation"] == read_manifest(short)["validation"]

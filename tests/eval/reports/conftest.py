@@ -114,7 +114,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if round_number == 2:
             lines += [{"step": 4, "eval_loss": 2.0}, {"step": 6, "eval_loss": None}, {"step": 8, "eval_loss": 1.5}]
         (sft / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (sft / "timing.json").write_text(json.dumps({"seconds": 9.0, "trained_seconds": 45.0, "steps": 8}))
+        starts = [
+            {"start": 1, "event": "begin", "time": 100.0, "step": None, "trained": 0.0, "seconds": {}},
+            {"start": 1, "event": "end", "time": 160.0, "step": 8, "trained": 45.0, "seconds": {"saving": 10.0}},
+        ]
+        (sft / "starts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starts))
         stage("sft", round_number, sft, read=(rows, Path("outside") / EVIL))
         passed = folder / "quality"
         passed.mkdir()

@@ -1,0 +1,172 @@
+"""Trackers that cannot stop or slow a training: each is called in a thread of its own, and dropped when it fails.
+
+A tracker talks to a server, which may refuse, raise or never answer. What a training logs is handed to the tracker's
+thread, and the training goes on. A call that raises, or that takes longer than `CALL_SECONDS`, ends the tracker for
+this start: one warning, and a line in `starts.jsonl`. metrics.jsonl has everything in any case.
+"""
+
+from __future__ import annotations
+
+import copy
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import CallbackHandler
+
+from align.errors import ConfigError, first_line
+from align.hub_errors import chain, is_of_the_network
+from align.reporting import duration, logger
+
+log = logger(__name__)
+
+CALL_SECONDS = 60.0
+"""The longest call of a tracker; at the end of training, the longest wait for all that is left to send."""
+START_SECONDS = 120.0
+"""The longest start of a tracker: some look up a host or log in."""
+_BACKLOG = 10_000
+"""Calls that may wait for a slow tracker."""
+_EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
+_OUTAGE = ("timed out", "timeout", "connection", "connect to", "unreachable", "temporary failure", "502", "503", "504")
+
+Lost = Callable[[str, str], None]
+"""Called with the name of a tracker and the reason for which it was dropped."""
+
+
+def guard_trackers(handler: CallbackHandler, arguments: TrainingArguments, lost: Lost) -> None:
+    """Put a guard around each tracker among the callbacks of a trainer."""
+    classes = tuple(get_reporting_integration_callbacks(arguments.report_to))
+    handler.callbacks = [
+        GuardedTracker(each, lost) if isinstance(each, classes) else each for each in handler.callbacks
+    ]
+
+
+class GuardedTracker(TrainerCallback):
+    """A tracker of transformers, called in one thread: some keep their run in a variable of the thread."""
+
+    def __init__(self, tracker: TrainerCallback, lost: Lost) -> None:
+        self.tracker = tracker
+        self.name = type(tracker).__name__.removesuffix("Callback")
+        self.is_lost = False
+        self._lost = lost
+        self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_BACKLOG)
+        self._began: float | None = None
+        """When the present call began."""
+        self._thread: threading.Thread | None = None
+
+    def start(self, *arguments: Any) -> None:
+        """Call `setup` of the tracker now, and wait for it.
+
+        Raises ConfigError if it cannot start for a reason that a user has to change. A server that does not answer is
+        none: then the training goes on without the tracker.
+        """
+        failed: list[Exception] = []
+
+        def call() -> None:
+            try:
+                self.tracker.setup(*arguments)
+            except Exception as error:
+                failed.append(error)
+
+        if not self._call_and_wait(call, START_SECONDS):
+            self._drop(f"did not start within {duration(START_SECONDS)}")
+        elif failed and is_outage(failed[0]):
+            self._drop(f"cannot start: {first_line(failed[0])}")
+        elif failed:
+            reason = first_line(failed[0]).rstrip(".")
+            how = "Do what it says, or change training.report_to; docs/reports.md names trackers that need no account"
+            raise ConfigError("training.report_to", f"{self.name} cannot start: {reason}", how) from failed[0]
+
+    def hand_over(
+        self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Have the tracker called for an event of the training."""
+        if self.is_lost:
+            return
+        if self._began is not None and time.monotonic() - self._began > CALL_SECONDS:
+            self._drop(f"has not answered for {duration(CALL_SECONDS)}")
+            return
+        state, control = copy.copy(state), copy.copy(control)  # the training changes them while the tracker reads
+        for name in ("logs", "metrics"):
+            if name in more:
+                more[name] = dict(more[name])
+
+        def call() -> None:
+            getattr(self.tracker, event)(args, state, control, **more)
+
+        if event == "on_train_end":
+            if not self._call_and_wait(call, CALL_SECONDS) and not self.is_lost:
+                self._drop(f"did not finish within {duration(CALL_SECONDS)}")
+        else:
+            self._put(call)
+
+    def _call_and_wait(self, call: Callable[[], None], seconds: float) -> bool:
+        """Whether the call has ended within the time, or has failed."""
+        done = threading.Event()
+
+        def ended() -> None:
+            try:
+                call()
+            finally:
+                done.set()
+
+        self._put(ended)
+        deadline = time.monotonic() + seconds
+        while not done.wait(0.05) and not self.is_lost:
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def _put(self, call: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"tracker {self.name}", daemon=True)
+            self._thread.start()
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._drop(f"has {_BACKLOG:,} calls to make still")
+
+    def _work(self) -> None:
+        while not self.is_lost:
+            call = self._calls.get()
+            self._began = time.monotonic()
+            try:
+                call()
+            except Exception as error:
+                self._drop(f"failed: {type(error).__name__}: {first_line(error)}")
+            self._began = None
+
+    def _drop(self, reason: str) -> None:
+        if self.is_lost:
+            return
+        self.is_lost = True
+        log.warning("%s %s. The training goes on without it; metrics.jsonl has all metrics", self.name, reason)
+        self._lost(self.name, reason)
+
+
+def _event(name: str) -> Callable[..., None]:
+    def handler(self: GuardedTracker, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if getattr(type(self.tracker), name) is not getattr(TrainerCallback, name):
+            self.hand_over(name, args, state, control, **more)
+
+    return handler
+
+
+for _name in _EVENTS:
+    setattr(GuardedTracker, _name, _event(_name))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error is about a server or the network, and not about what a user has set."""
+    links = list(chain(error))
+    statuses = [getattr(getattr(link, "response", None), "status_code", None) for link in links]
+    if any(isinstance(status, int) and 400 <= status < 429 for status in statuses):
+        return False  # such as a key that is not valid
+    if any(isinstance(link, ConnectionError | TimeoutError) or is_of_the_network(link) for link in links):
+        return True
+    said = " ".join(str(link) for link in links).lower()
+    return any(sign in said for sign in _OUTAGE)

@@ -1,0 +1,111 @@
+"""Runs that are asked to stop, in processes of their own: in every part of a run, and under a launcher."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from align.effective_time import effective_time_of, read_starts
+from align.jsonl import write_rows
+from align.manifest import is_whole
+from align.rows import Message, PreferenceRow
+from tests.processes import PYTHON, ZERO3, Started, run
+from tests.torture.stops import debris, stop_in
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    prompts = [(Message(role="user", content=f"What is the capital of {n}?"),) for n in range(12)]
+    answers = [[(Message(role="assistant", content=f"{word} {n}."),) for word in "ab"] for n in range(12)]
+    write_rows(
+        path,
+        [
+            PreferenceRow(id=f"p{n}", source="test", prompt=prompt, completions=tuple(both))
+            for n, (prompt, both) in enumerate(zip(prompts, answers, strict=True))
+        ],
+    )
+    return path
+
+
+def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extra: str) -> list[str]:
+    """Six steps, with a checkpoint and an evaluation at 2 and 4."""
+    config = output.parent / "dpo.yaml"
+    config.write_text(
+        f"model: {{path: {checkpoint}}}\n"
+        f"data: {{path: {pairs}, eval_path: {pairs}}}\n"
+        "dpo: {reference_shard_steps: 1}\n"
+        "training: {output_dir: here, batch_size: 2, epochs: 1, save_steps: 2, learning_rate: 1e-4, precision: fp32,\n"
+        "           checks: false}\n"
+    )
+    return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, pairs: Path) -> Path:
+    output = tmp_path_factory.mktemp("alone") / "run"
+    run(command(tiny_checkpoint, pairs, output, [PYTHON]))
+    return output
+
+
+def test_sigterm_in_every_part_of_a_run_ends_it_at_once_or_sealed(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
+) -> None:
+    """One run, stopped in each of its starts, and compared with one that was left alone."""
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, [PYTHON])
+    for part, sealed in {
+        "encoding": [],
+        "reference pass": [],
+        "saving": [2],
+        "validation": [2, 4],
+        "finishing": [2, 4],
+    }.items():
+        stopped = stop_in(part, arguments, tmp_path, seconds=0.5)
+        assert stopped.poll() == 128 + signal.SIGTERM, (part, stopped.output)
+        assert "Traceback" not in stopped.output, part
+        found = sorted(int(folder.name.removeprefix("checkpoint-")) for folder in output.glob("checkpoint-*"))
+        assert found == sealed, part
+        assert all(is_whole(output / f"checkpoint-{step}") for step in sealed), part
+        assert debris(output) == [], part
+        assert is_whole(output) == (part == "finishing"), part
+    assert "is finished already" in run(arguments)
+    assert (output / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+    found = effective_time_of(output)
+    assert found is not None
+    assert (found.killed, found.lost_steps) == (0, 0)
+    assert [line["outcome"] for line in read_starts(output) if line["event"] == "end"] == ["stopped"] * (found.starts)
+
+
+def test_a_save_that_is_longer_than_the_launchers_patience_needs_the_setting_and_is_sealed_with_it(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    """ZeRO-3 on two processes. The launcher kills its workers after TORCH_ELASTIC_SHUTDOWN_TIMEOUT."""
+    output = tmp_path / "run"
+    arguments = command(tiny_checkpoint, pairs, output, ZERO3)
+    killed = stop_in("saving", arguments, tmp_path, seconds=6.0, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1")
+    assert killed.poll() != 0
+    assert not list(output.rglob("MANIFEST.json")), "it was killed in the middle of the save"
+    patient = stop_in("saving", arguments, tmp_path, seconds=3.0, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="60")
+    assert patient.poll() != 0
+    assert [seal.parent.name for seal in output.rglob("MANIFEST.json")] == ["checkpoint-2"]
+    assert is_whole(output / "checkpoint-2")
+    assert debris(output) == []
+
+
+def test_a_second_ctrl_c_ends_a_run_without_a_checkpoint(tmp_path: Path, tiny_checkpoint: Path, pairs: Path) -> None:
+    output, reached = tmp_path / "run", tmp_path / "reached"
+    arguments = command(tiny_checkpoint, pairs, output, [PYTHON])
+    arguments[arguments.index("recipes/dpo.py")] = "tests/torture/slowed.py"
+    started = Started(arguments, SLOWED="steps", SLOWED_SECONDS="60", SLOWED_REACHED=str(reached))
+    started.wait_for(reached.exists)
+    started.interrupt()
+    started.wait_for(lambda: "asked to stop" in started.output)
+    while started.poll() is None:
+        started.interrupt()  # those within a second of the first are taken for the same one
+    assert started.wait(20) == 128 + signal.SIGINT
+    assert not list(output.rglob("MANIFEST.json"))
