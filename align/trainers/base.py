@@ -605,7 +605,12 @@ class TreeTrainer(Trainer, ABC):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.watchdog.note_progress("saving")
         with self.clock.phase(SAVING), self.processes.times.whole(step_times.SAVING):
-            self._save_sealed(model, trial)
+            try:
+                self._save_sealed(model, trial)
+            except Exception:
+                if self.is_world_process_zero():
+                    self.checkpoints.delete_unsealed(self.state.global_step)
+                raise
         self.watchdog.note_progress("saving")
         self.clock.saved()
 

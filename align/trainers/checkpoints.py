@@ -165,6 +165,12 @@ class CheckpointFolders:
                 continue
             self._delete(folder)
 
+    def delete_unsealed(self, step: int) -> None:
+        """Delete what a failed save has written of a checkpoint: its disk may be full."""
+        folder = self.of_step(step)
+        if folder.is_dir() and not (folder / SEAL).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
     def clear_states(self) -> None:
         """After the end: delete the optimizer states of the checkpoints, whose weights stay, and delete what is not
         whole. With `keep_optimizer` the newest checkpoint is left as it is.

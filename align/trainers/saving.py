@@ -74,8 +74,11 @@ def convert_weights(folder: Path, save_dtype: str) -> None:
             tensors = {key: _converted(handle.get_tensor(key), dtype, key, folder) for key in handle.keys()}  # noqa: SIM118
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         part = folder / f".{name}.part"
-        save_file(tensors, part, metadata=metadata)
-        part.replace(folder / name)
+        try:
+            save_file(tensors, part, metadata=metadata)
+            part.replace(folder / name)
+        finally:
+            part.unlink(missing_ok=True)  # what a full disk has left of it
     if (folder / CONFIG).exists():
         _edit_json(folder / CONFIG, lambda config: config.update(dtype=save_dtype))
     if (folder / INDEX).exists():

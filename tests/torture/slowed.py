@@ -27,13 +27,19 @@ PARTS = {
 }
 """Part of a run -> the function that is delayed. Of `saving` it is between the files and their manifest."""
 
-FROM_CALL = {"reference pass": 2, "steps": 3}
+OTHERS = {
+    "disk check": "align.trainers.base:require_space_for_checkpoint",
+    "every step": "align.trainers.dpo:DPOTrainer.batch_loss",
+}
+"""The same for other tests: `disk check` is delayed after the second check, `every step` in each step."""
+
+FROM_CALL = {"reference pass": 2, "steps": 3, "disk check": 2}
 """The call of the function that is delayed, where it is not the first."""
 
 
 def delay(part: str, seconds: float, reached: Path) -> None:
     """Make a part of a run say that it has begun, and then take this much longer."""
-    module_name, _, path = PARTS[part].partition(":")
+    module_name, _, path = (PARTS | OTHERS)[part].partition(":")
     owner: Any = importlib.import_module(module_name)
     *owners, name = path.split(".")
     for each in owners:
@@ -44,10 +50,11 @@ def delay(part: str, seconds: float, reached: Path) -> None:
     def slowed(*arguments: Any, **settings: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == FROM_CALL.get(part, 1):
+        done = honest(*arguments, **settings) if part == "disk check" else None
+        if calls == FROM_CALL.get(part, 1) or part == "every step":
             reached.touch()
             time.sleep(seconds)
-        return honest(*arguments, **settings)
+        return done if part == "disk check" else honest(*arguments, **settings)
 
     setattr(owner, name, slowed)
 

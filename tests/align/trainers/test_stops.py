@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from align.effective_time import effective_time_of, read_starts
-from align.jsonl import write_rows
 from align.manifest import is_whole
-from align.rows import Message, PreferenceRow
 from tests.processes import PYTHON, ZERO3, Started, run
-from tests.torture.stops import debris, stop_in
+from tests.torture.stops import command, debris, full_disk, small_disk, stop_in, write_pairs
 
 pytestmark = pytest.mark.engine
 
@@ -20,29 +18,8 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    prompts = [(Message(role="user", content=f"What is the capital of {n}?"),) for n in range(12)]
-    answers = [[(Message(role="assistant", content=f"{word} {n}."),) for word in "ab"] for n in range(12)]
-    write_rows(
-        path,
-        [
-            PreferenceRow(id=f"p{n}", source="test", prompt=prompt, completions=tuple(both))
-            for n, (prompt, both) in enumerate(zip(prompts, answers, strict=True))
-        ],
-    )
+    write_pairs(path, 12)
     return path
-
-
-def command(checkpoint: Path, pairs: Path, output: Path, start: list[str], *extra: str) -> list[str]:
-    """Six steps, with a checkpoint and an evaluation at 2 and 4."""
-    config = output.parent / "dpo.yaml"
-    config.write_text(
-        f"model: {{path: {checkpoint}}}\n"
-        f"data: {{path: {pairs}, eval_path: {pairs}}}\n"
-        "dpo: {reference_shard_steps: 1}\n"
-        "training: {output_dir: here, batch_size: 2, epochs: 1, save_steps: 2, learning_rate: 1e-4, precision: fp32,\n"
-        "           checks: false}\n"
-    )
-    return [*start, "recipes/dpo.py", str(config), f"training.output_dir={output}", *extra]
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +86,12 @@ def test_a_second_ctrl_c_ends_a_run_without_a_checkpoint(tmp_path: Path, tiny_ch
         started.interrupt()  # those within a second of the first are taken for the same one
     assert started.wait(20) == 128 + signal.SIGINT
     assert not list(output.rglob("MANIFEST.json"))
+
+
+def test_a_disk_that_becomes_full_in_a_save_leaves_the_checkpoint_before_it_and_nothing_else(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        if disk is None:
+            pytest.skip("a tmpfs cannot be mounted here")
+        assert full_disk([0.5], tiny_checkpoint, tmp_path, disk)["failures"] == []
