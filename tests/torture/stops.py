@@ -3,9 +3,9 @@
     python tests/torture/stops.py --seed 1 --stops 20 --sizes 20 --seconds 600
 
 SIGTERM at random moments of every part of a DPO run; a disk that is full in the middle of a save; the effective
-training time of a run that is killed again and again. The disk is a small tmpfs, which needs root to be mounted; without
-it, `--disk FOLDER` names a folder on a small file system, or that part is left out. Prints a line of JSON for each part,
-and exits with 1 if one fails. Short forms are in tests/align/trainers/test_stops.py.
+training time of a run that is killed again and again. The disk is a small tmpfs, which needs root to be mounted;
+without it, `--disk FOLDER` names a folder on a small file system, or that part is left out. Prints a line of JSON for
+each part, and exits with 1 if one fails. Short forms are in tests/align/trainers/test_stops.py.
 """
 
 from __future__ import annotations
@@ -206,12 +206,11 @@ def killed_again_and_again(seconds: float, every: float, checkpoint: Path, folde
     settings = [f"training.max_steps={steps}", "training.epochs=9999", "training.save_steps=10", "data.eval_path=null"]
     arguments = command(checkpoint, pairs, output, [PYTHON], *settings)
     words = [SLOWED if word == "recipes/dpo.py" else word for word in arguments]
+    slowed = {"SLOWED": "every step", "SLOWED_SECONDS": "0.25", "SLOWED_REACHED": str(folder / "reached")}
     kills = 0
     began = time.time()
     while True:
-        started = Started(
-            words, real=True, SLOWED="every step", SLOWED_SECONDS="0.25", SLOWED_REACHED=str(folder / "r")
-        )
+        started = Started(words, real=True, **slowed)
         deadline = time.monotonic() + every
         while started.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
