@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, default=20, help="sizes of the disk")
     parser.add_argument("--seconds", type=float, default=600, help="of steps of the run that is killed")
     parser.add_argument("--every", type=float, default=120, help="seconds between two kills")
-    parser.add_argument("--disk", type=Path, help="a folder on a file system of about 50 MB, in place of a tmpfs")
+    parser.add_argument("--disk", type=Path, help="a folder on a file system of about 100 MB, in place of a tmpfs")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="align-stops-") as name:
@@ -247,7 +247,7 @@ def main() -> None:
             results.append(stops(arguments.stops, rng, checkpoint, folder))
             print(json.dumps(results[-1]), flush=True)
         if rooms := [size / arguments.sizes for size in range(arguments.sizes)]:
-            with small_disk(folder / "disk", 64) as disk:
+            with small_disk(folder / "disk", 128) as disk:
                 where = arguments.disk or disk
                 if where is None:
                     print(json.dumps({"test": "disk full in the middle of a save", "left out": "no tmpfs"}))

@@ -11,7 +11,7 @@ import pytest
 from align.trainers.hooks import HOOKS, Hook, changes
 
 ROOT = Path(__file__).parents[3]
-OURS = {"_asdict", "_replace", "_fields", "_name_", "_value_"}
+OURS = {"_exit", "_asdict", "_replace", "_fields", "_name_", "_value_"}
 
 
 @pytest.mark.slow

@@ -371,20 +371,20 @@ def test_a_guarded_tracker_is_given_everything_in_order_as_it_was(monkeypatch: p
         (Server(at_start=RuntimeError("API: HTTPSConnectionPool: Max retries, timed out")), "Server cannot start", []),
         (Server(at_log=RuntimeError("quota\nx")), "Server failed: RuntimeError: quota", []),
         (Server(at_end=OSError("gone")), "Server failed: OSError: gone", [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]),
-        (Server(at_start=lambda: time.sleep(9)), "Server did not start within 0 s", []),
-        (Server(at_log=lambda: time.sleep(9)), "Server did not finish within 0 s", []),
-        (Server(at_end=lambda: time.sleep(9)), "Server did not finish within 0 s", [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]),
+        (Server(at_start=lambda: time.sleep(9)), "Server did not start within 1 s", []),
+        (Server(at_log=lambda: time.sleep(9)), "Server did not finish within 1 s", []),
+        (Server(at_end=lambda: time.sleep(9)), "Server did not finish within 1 s", [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]),
     ],
 )
 def test_a_tracker_that_fails_or_hangs_is_dropped_with_one_word_and_stops_nothing(
     server: Server, said: str, seen: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CALL_SECONDS", "START_SECONDS"):
-        monkeypatch.setattr(f"align.trainers.guarded_trackers.{name}", 0.3)
+        monkeypatch.setattr(f"align.trainers.guarded_trackers.{name}", 0.9)
     tracker, lost = guarded(server)
     start_trackers([tracker], None, None, None)  # type: ignore[arg-type]
-    assert report(tracker) < 2
-    assert report(tracker) < 0.2, "it is not called again"
+    assert report(tracker) < 5
+    assert report(tracker) < 0.8, "it is not called again"
     assert len(lost) == 1
     assert lost[0].startswith(said)
     assert server.seen == seen

@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_ends_a_run_without_a_checkpoint(tmp_path: Path, tiny_ch
 def test_a_disk_that_becomes_full_in_a_save_leaves_the_checkpoint_before_it_and_nothing_else(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    with small_disk(tmp_path / "disk", 64) as disk:
+    with small_disk(tmp_path / "disk", 128) as disk:
         if disk is None:
             pytest.skip("a tmpfs cannot be mounted here")
         assert full_disk([0.5], tiny_checkpoint, tmp_path, disk)["failures"] == []
