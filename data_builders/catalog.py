@@ -26,8 +26,6 @@ class Builder(NamedTuple):
     last_file: str = ""
     """The file that is written last, if several processes can share the work: `build` then takes `workers` (see
     `align/sampling/workers.py`). Empty if the builder works in one process."""
-    uses_model: bool = True
-    """Whether a builder that shares its work loads a model, for which each process takes a GPU of its own."""
 
 
 class Build(Protocol):
@@ -48,7 +46,6 @@ BUILDERS = {
         "data_builders.quality.builder:QualityConfig",
         "Rows through cleaning rules, duplicates and decontamination, with the reason for every dropped row.",
         last_file="decisions.parquet.manifest.json",
-        uses_model=False,
     ),
     "sft_mix": Builder(
         "data_builders.quality.mix:SFTMixConfig", "Several sources of dialogs, mixed into one file by weight."
@@ -106,6 +103,14 @@ def config_class(name: str) -> type[Section]:
     module, _, member = BUILDERS[name].config.partition(":")
     found: type[Section] = getattr(import_module(module), member)
     return found
+
+
+def uses_model(section: Section) -> bool:
+    """Whether a builder that shares its work loads a model, for which each process takes a GPU of its own.
+
+    section: the builder's settings. They decide if their class has a property `uses_model`; otherwise it does.
+    """
+    return bool(getattr(section, "uses_model", True))
 
 
 def build_function(name: str) -> Build:

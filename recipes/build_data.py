@@ -14,7 +14,7 @@ from pydantic import create_model, model_validator
 
 from align.config import Recipe, dump, main
 from align.settings import OutputPath
-from data_builders.catalog import BUILDERS, build_function, config_class
+from data_builders.catalog import BUILDERS, build_function, config_class, uses_model
 
 if TYPE_CHECKING:
     from align.sampling.workers import Workers
@@ -86,7 +86,7 @@ def _run(recipe: BuildDataRecipe) -> Path:
 def _run_shared(recipe: BuildDataRecipe, workers: Workers) -> Path:
     from align.precision import resolved
 
-    if BUILDERS[recipe.builder].uses_model:
+    if uses_model(getattr(recipe, recipe.builder)):
         from align.models.devices import use_own_gpu
 
         use_own_gpu()

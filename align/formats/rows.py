@@ -10,6 +10,7 @@ functions `align/formats/tool_calls.py`, pairs `align/formats/pairs.py`, several
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -117,14 +118,27 @@ def _to_row(columns: Columns, kind: type[R], where: str) -> R:
     if tools:
         fields["tools"] = tools
     fields["source"] = source_of(columns) or _stem(where)
-    given = columns.take("id")
+    given = _id_of(columns)
     columns.note_repeats([message.get("content", "") for group in _groups(fields) for message in group])
     columns.refuse_unread(kind.model_fields)
     for name, group in zip(("prompt", "messages"), (fields.get("prompt"), fields.get("messages")), strict=True):
         check_order(group or (), columns.place(name), outputs=not _has_our_columns(columns.values, kind))
     # Content alone makes the id: the same record has the same id in any file.
-    fields["id"] = row_id(kind.__name__, json.dumps(fields | {"source": ""})) if given in (None, "") else str(given)
+    fields["id"] = given or row_id(kind.__name__, json.dumps(fields | {"source": ""}))
     return kind.model_validate(fields)
+
+
+def _id_of(columns: Columns) -> str:
+    """The record's own id as a text; empty if it has none. Raises RowError for a value that names nothing."""
+    given = columns.take("id")
+    if given is None or isinstance(given, str):
+        return given or ""
+    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+        return str(given)
+    what = f"expected a text or a number, found {given!r}"[:120]
+    raise RowError(
+        columns.place("id"), what, "Give each row an id of its own, or leave id out: one is made of its content"
+    )
 
 
 def _with_verify(columns: Columns, where: str) -> Json:

@@ -89,6 +89,11 @@ class QualityConfig(BadRows):
     ray: RayConfig | None = None
     """Share the work through Ray Data, in place of `processes`. null: without Ray."""
 
+    @property
+    def uses_model(self) -> bool:
+        """Whether a gate loads a model: each process then takes a GPU of its own."""
+        return self.grades.enabled or self.semantic.enabled
+
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
         if (self.path is None) != bool(self.sources):
@@ -201,8 +206,8 @@ def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
     """
     context = multiprocessing.get_context("spawn")  # forked processes would share open files and threads
     started: list[BaseProcess] = [
-        context.Process(target=_help, args=(config, output), daemon=True, name=f"quality-{number}")
-        for number in range(count)
+        context.Process(target=_help, args=(config, output, number), daemon=True, name=f"quality-{number}")
+        for number in range(1, count + 1)
     ]
     for process in started:
         process.start()
@@ -214,8 +219,13 @@ def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
             process.join()
 
 
-def _help(config: QualityConfig, output: Path) -> None:
+def _help(config: QualityConfig, output: Path, number: int) -> None:
     os.environ["RANK"] = "1"  # progress bars and the log are those of the first process
+    os.environ["LOCAL_RANK"] = str(int(os.environ.get("LOCAL_RANK", "0")) + number)
+    if config.uses_model:
+        from align.models.devices import use_own_gpu
+
+        use_own_gpu()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipeline_of(config, output).complete()

@@ -201,6 +201,9 @@ def fault(row: Row, config: RulesConfig) -> Drop | None:
             token = _CONTROL.search(message.content) if has_bracket else None
             if token is not None:
                 return Drop("control tokens in a text", token.group())
+    asked = prompt_of(row)[-1]
+    if "empty" in config.rules and asked.role == "user" and not asked.content.strip():
+        return Drop("empty prompt")
     messages = answers_of(row)
     prompt = "\n".join(message.content for message in prompt_of(row) if message.role != "assistant")
     for number, message in enumerate(messages):

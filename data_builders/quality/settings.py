@@ -30,7 +30,7 @@ class RulesConfig(Section):
     """Which cleaning rules apply, and their limits."""
 
     rules: tuple[RuleName, ...] = get_args(RuleName)
-    """The rules to apply. empty: no answer, or a placeholder. control_tokens: markup of a chat template in a text.
+    """The rules to apply. empty: no prompt, no answer, or a placeholder. control_tokens: markup of a chat template.
     roles: the answer goes on as the user. truncated: the answer breaks off. boilerplate: remains of a web page or of a
     chat window. emoji and exclamation: too many of them. markdown: a code block, bold text or link that is not closed.
     repetition: the same line again and again."""

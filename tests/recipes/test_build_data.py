@@ -12,7 +12,7 @@ import pytest
 from align.config import Section, help_text, load_config
 from align.errors import ConfigError
 from align.source_code import code_of
-from data_builders.catalog import BUILDERS, build_function, config_class
+from data_builders.catalog import BUILDERS, build_function, config_class, uses_model
 from recipes.build_data import BuildDataRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,16 @@ def test_every_builder_of_the_catalogue_has_settings_a_function_and_help(name: s
     assert not others
     fields = config_class(name).model_fields
     assert all(f"\n  {name}.{field}" in text for field in fields)
+
+
+def test_the_settings_of_the_builder_quality_say_whether_it_loads_a_model() -> None:
+    """Each of its processes then takes a GPU of its own; other builders that share their work always do so."""
+    model = {"path": "m"}
+    quality, shared = config_class("quality"), config_class("knowledge_probe").model_construct()
+    assert not uses_model(quality.model_validate({"path": "a.jsonl"}))
+    for gate in ({"grades": {"judge": model}}, {"grades": {"reward_model": model}}, {"semantic": {"enabled": True}}):
+        assert uses_model(quality.model_validate({"path": "a.jsonl", **gate}))
+    assert uses_model(shared)
 
 
 @pytest.mark.slow

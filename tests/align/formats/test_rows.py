@@ -242,6 +242,18 @@ def test_a_given_id_and_source_are_kept() -> None:
     assert (row.id, row.source) == ("17", "mine")
 
 
+@pytest.mark.parametrize("given", [[], ["a"], {}, {"a": 1}, True, False, float("nan"), float("inf"), b"a"])
+@pytest.mark.parametrize("columns", [{"prompt": "a", "completion": "b"}, {"source": "s", "messages": plain(ASK, ROME)}])
+def test_an_id_that_names_nothing_is_refused(given: object, columns: dict[str, object]) -> None:
+    with pytest.raises(RowError, match=r"x\.jsonl:1: id: expected a text or a number, found .* Give each row an id"):
+        to_row({"id": given, **columns}, SFTRow, "x.jsonl:1")
+
+
+@pytest.mark.parametrize("given, expected", [(0, "0"), (3.0, "3.0"), ("7", "7")])
+def test_numbers_are_ids_too(given: object, expected: str) -> None:
+    assert to_row({"id": given, "prompt": "a", "completion": "b"}, SFTRow, HERE).id == expected
+
+
 def test_made_ids_differ_by_content_and_not_by_place() -> None:
     first, second = ({"prompt": "a", "completion": answer} for answer in "bc")
     assert to_row(first, SFTRow, "x.jsonl:1").id == to_row(first, SFTRow, "y.jsonl:2").id

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -330,6 +332,90 @@ def test_sixty_kinds_of_malformed_rows_are_dropped_each_with_its_line(tmp_path: 
     assert [each["where"].rpartition(":")[2] for each in dropped] == [str(n) for n in range(2, len(bad) + 2)]
     assert all(each["gate"] == "reading" and each["reason"] and each["detail"] for each in dropped)
     assert len(bad) >= 60
+
+
+PLAIN: dict[str, Any] = {
+    "duplicates": {"near": False},
+    "decontamination": {"enabled": False},
+    "balance": {"enabled": False},
+}
+"""Settings without the gates that cost more than to read the rows."""
+
+
+@pytest.mark.slow
+def test_each_of_sixty_kinds_of_malformed_rows_stops_the_run_and_nothing_is_written(tmp_path: Path) -> None:
+    first, last = (row.model_dump_json(exclude_defaults=True).encode() for row in random_rows(2, seed=4))
+    source, output = tmp_path / "a.jsonl", tmp_path / "out"
+    for line in malformed():
+        source.write_bytes(b"\n".join([first, line, last]) + b"\n")
+        error = fault_of(source, output)
+        if error is None:  # a row without an answer stops no run
+            dropped = [json.loads(text) for text in (output / "dropped.jsonl").read_text().splitlines()]
+            assert [each["where"].rpartition(":")[2] for each in dropped] == ["2"], line
+            shutil.rmtree(output)
+            continue
+        assert re.match(r".*a\.jsonl:2\b", error.where), error
+        assert error.what, line
+        assert error.how, line
+        assert not files_in(output), line
+
+
+def fault_of(source: Path, output: Path, **settings: Any) -> RowError | None:
+    """The error of a run that stops at the first bad row; None if it goes through."""
+    try:
+        built(source, output, **PLAIN, **settings)
+    except RowError as error:
+        return error
+    return None
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def of_other_kinds() -> list[tuple[str, dict[str, Any]]]:
+    """Malformed preferences and prompts."""
+    row = json.loads(random_rows(1, seed=3)[0].model_dump_json(exclude_defaults=True))
+    user, answer = row.pop("messages")
+    other = {**answer, "content": "Something else."}
+    pair = {**row, "prompt": [user], "completions": [[answer], [other]]}
+    prompt = {**row, "prompt": [user]}
+    completions: list[Any] = [
+        [],
+        [[answer]],
+        [[answer], [answer]],
+        [[], []],
+        [answer, other],
+        [[user], [answer]],
+        "ab",
+        3,
+    ]
+    pairs = [{**pair, "completions": value} for value in completions]
+    pairs += [{**pair, "scores": value} for value in ([1.0], [1.0, 2.0, 3.0], ["a", "b"], [0.0, 1.0], 3)]
+    pairs += [{**pair, "prompt": value} for value in ([], [answer], None, 3)]
+    prompts = [{**prompt, "prompt": value} for value in ([], 3, [answer], [{}], {"role": "user"})]
+    prompts += [{**prompt, "verify": 3}]
+    return [*(("preferences", record) for record in pairs), *(("prompts", record) for record in prompts)]
+
+
+@pytest.mark.slow
+def test_malformed_preferences_and_prompts_are_dropped_or_stop_the_run(tmp_path: Path) -> None:
+    good = random_rows(1, seed=4)[0]
+    user, answer = (message.model_dump(exclude_defaults=True) for message in good.messages)
+    fine = {"id": "a", "source": "s", "prompt": [user]}
+    second = {**answer, "content": "No."}
+    whole = {"preferences": {**fine, "completions": [[answer], [second]]}, "prompts": fine}
+    source, output = tmp_path / "a.jsonl", tmp_path / "out"
+    for kind, record in of_other_kinds():
+        source.write_text(f"{json.dumps(whole[kind])}\n{json.dumps(record)}\n")
+        if fault_of(source, output, kind=kind) is None:
+            shutil.rmtree(output)
+        assert not files_in(output), record
+        built(source, output, kind=kind, bad_rows="drop", **PLAIN)
+        dropped = json.loads((output / "dropped.jsonl").read_text())
+        assert (dropped["where"].rpartition(":")[2], dropped["gate"]) == ("2", "reading"), record
+        assert dropped["reason"], record
+        shutil.rmtree(output)
 
 
 def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:

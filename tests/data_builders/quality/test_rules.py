@@ -21,6 +21,7 @@ PLANTED = {
     "six exclamation marks": ("Tell me.", "I apologize!!!!!!", "too many exclamation marks"),
     "one for each word": ("Tell me.", "Wow! Great! Super! Nice! Yes! Go!", "too many exclamation marks"),
     "nothing": ("Tell me.", "  ", "empty answer"),
+    "no prompt": (" \n", GOOD, "empty prompt"),
     "dots": ("Tell me.", "...", "empty answer"),
     "a placeholder": ("Tell me.", "N/A", "empty answer"),
     "null": ("Tell me.", "null", "empty answer"),
