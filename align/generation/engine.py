@@ -154,6 +154,18 @@ class GenerationEngine:
             return self.backend.complete(prompts, seeds)
         return self.backend.complete(prompts, seeds, temperatures)
 
+    def replies(self, texts: Sequence[str]) -> list[str | None]:
+        """The reply to each text as the only message of a user, in their order. For judges and taggers, whose engines
+        should sample greedily: a text that occurs several times is asked once, always with the seed 0.
+
+        None for a text that leaves no space for a completion.
+        """
+        prompts = {text: self.prompt_ids((Message(role="user", content=text),)) for text in dict.fromkeys(texts)}
+        prompts = {text: ids for text, ids in prompts.items() if len(ids) <= self.max_prompt_tokens}
+        completions = self.generate(list(prompts.values()), [[0]] * len(prompts)) if prompts else []
+        said = {text: self.parse(completion).content for text, (completion,) in zip(prompts, completions, strict=True)}
+        return [said.get(text) for text in texts]
+
     def parse(self, completion: Completion) -> Message:
         """A completion as an assistant message. A malformed call stays text."""
         return self.protocol.parse(completion.ids)

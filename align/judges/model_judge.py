@@ -14,7 +14,7 @@ from typing import NamedTuple
 from align.files import fingerprint_of
 from align.generation.engine import GenerationEngine
 from align.judges.answers.rules import Verdict
-from align.rows import Message, Messages, QuestionRow
+from align.rows import Messages, QuestionRow
 
 MAX_TOKENS = 8
 """Enough for the one word, in any tokenizer."""
@@ -74,18 +74,8 @@ class ModelJudge:
         return found
 
     def _replies(self, texts: Sequence[str], yes: str, no: str) -> list[bool | None]:
-        """The reply to each text. A text that occurs several times is asked once."""
-        prompts = {}
-        for text in texts:
-            ids = self.engine.prompt_ids((Message(role="user", content=text),))
-            if len(ids) <= self.engine.max_prompt_tokens:
-                prompts[text] = ids
-        completions = self.engine.generate(list(prompts.values()), [[0]] * len(prompts)) if prompts else []
-        said = {
-            text: read_word(self.engine.parse(completion).content, yes, no)
-            for text, (completion,) in zip(prompts, completions, strict=True)
-        }
-        return [said.get(text) for text in texts]
+        replies = self.engine.replies(texts)
+        return [None if reply is None else read_word(reply, yes, no) for reply in replies]
 
 
 def read_word(text: str, yes: str, no: str) -> bool | None:

@@ -14,7 +14,7 @@ from align.files import fingerprint_of
 from align.generation.engine import GenerationEngine
 from align.judges.model_judge import MAX_TOKENS as MAX_TOKENS
 from align.judges.model_judge import question_text
-from align.rows import Message, Messages
+from align.rows import Messages
 
 COMPARISON = """\
 Question:
@@ -89,13 +89,8 @@ class PairJudge:
 
     def _points(self, texts: Sequence[str]) -> dict[str, float]:
         """What each text's first answer earns; texts without a usable reply are left out."""
-        prompts = {text: self.engine.prompt_ids((Message(role="user", content=text),)) for text in texts}
-        prompts = {text: ids for text, ids in prompts.items() if len(ids) <= self.engine.max_prompt_tokens}
-        completions = self.engine.generate(list(prompts.values()), [[0]] * len(prompts)) if prompts else []
-        said = {
-            text: read_choice(self.engine.parse(completion).content)
-            for text, (completion,) in zip(prompts, completions, strict=True)
-        }
+        replies = zip(texts, self.engine.replies(texts), strict=True)
+        said = {text: read_choice(reply) for text, reply in replies if reply is not None}
         return {text: POINTS[word] for text, word in said.items() if word is not None}
 
 

@@ -2,7 +2,7 @@
 
     rows.jsonl            the rows that are kept, in the order of the sources; or one file for each named source
     dropped.jsonl         the rows that are dropped, each with gate, reason, and the id of the row that caused it
-    decisions.parquet     one line for each row, kept or dropped: what `align data why` reads
+    decisions.parquet     one line for each row, kept or dropped, with its tags: what `align data why` reads
     card.md, card.json    the data card: sources with their licences, what each gate did, examples
     units/                the shards, from which an interrupted run goes on; delete the folder to free the disk
 
@@ -29,12 +29,14 @@ from align.settings import BadRows, InputSource, InputSources
 from data_builders.quality.settings import (
     BalanceConfig,
     DecontaminationConfig,
+    DifficultyConfig,
     DuplicatesConfig,
     GradesConfig,
     LanguageConfig,
     RayConfig,
     RulesConfig,
     SemanticConfig,
+    TopicConfig,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ class QualityConfig(BadRows):
     """Exact and near duplicates."""
     grades: GradesConfig = GradesConfig()
     """Rows that models mark as high quality. Off unless a model is named."""
+    topic: TopicConfig = TopicConfig()
+    """Tags rows with a topic; drops none."""
+    difficulty: DifficultyConfig = DifficultyConfig()
+    """Tags rows with what their user intends, and with how difficult they are; drops none. Off unless a model is
+    named."""
     semantic: SemanticConfig = SemanticConfig()
     """Rows that say the same in other words."""
     balance: BalanceConfig = BalanceConfig()
@@ -92,7 +99,7 @@ class QualityConfig(BadRows):
     @property
     def uses_model(self) -> bool:
         """Whether a gate loads a model: each process then takes a GPU of its own."""
-        return self.grades.enabled or self.semantic.enabled
+        return any(gate.enabled for gate in (self.grades, self.topic, self.difficulty, self.semantic))
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -182,16 +189,32 @@ def steps_of(config: QualityConfig, output: Path) -> list[Step]:
         steps.append(ExactDuplicates())
     if config.duplicates.near:
         steps.append(NearDuplicates(config.duplicates))
+    steps += _model_steps(config)
+    if config.balance.enabled:
+        steps.append(Balance(config.balance))
+    return steps
+
+
+def _model_steps(config: QualityConfig) -> list[Step]:
+    """The gates that ask models. Those that tag rows come after the one that drops most of them."""
+    steps: list[Step] = []
+    quality, difficulty = None, None
     if config.grades.enabled:
         from data_builders.quality.grades import Grades
 
-        steps.append(Grades(config.grades))
+        steps.append(quality := Grades(config.grades))
+    if config.topic.enabled:
+        from data_builders.quality.topic import Topics
+
+        steps.append(Topics(config.topic))
+    if config.difficulty.enabled:
+        from data_builders.quality.difficulty import Difficulty
+
+        steps.append(difficulty := Difficulty(config.difficulty))
     if config.semantic.enabled:
         from data_builders.quality.semantic import SemanticDuplicates
 
-        steps.append(SemanticDuplicates(config.semantic))
-    if config.balance.enabled:
-        steps.append(Balance(config.balance))
+        steps.append(SemanticDuplicates(config.semantic, [step for step in (quality, difficulty) if step is not None]))
     return steps
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from align.publish.licences import licence_of_source, most_restrictive_first, source_name, terms_of
 from align.publish.markdown import cell, fenced, table
+from data_builders.quality.card_tags import tags_record, tags_text
 from data_builders.quality.pipeline import Decision
 
 UNREADABLE = "(not readable)"
@@ -34,6 +35,7 @@ class CardCounts:
         self._sources: dict[str, Counter[tuple[str, str]]] = {}  # ("", "") are kept rows
         self._kept: list[Decision] = []
         self._dropped: dict[tuple[str, str], Decision] = {}  # (gate, reason) -> the first row
+        self._tags: dict[str, Counter[str]] = {}  # of the kept rows: name of a tag -> value -> rows
 
     def count(self, decision: Decision) -> None:
         """Count a row."""
@@ -42,18 +44,24 @@ class CardCounts:
         name = self._names[decision.source]
         self._sources.setdefault(name, Counter())[decision.gate, decision.reason] += 1
         if not decision.gate:
+            for tag, value in decision.tags.items():
+                self._tags.setdefault(tag, Counter())[value] += 1
             if len(self._kept) < _KEPT_EXAMPLES:
                 self._kept.append(decision)
         elif len(self._dropped) < _LISTED_REASONS:
             self._dropped.setdefault((decision.gate, decision.reason), decision)
 
     def record(
-        self, gates: Sequence[Mapping[str, Any]], inputs: Sequence[str], evaluation: Sequence[str]
+        self,
+        gates: Sequence[Mapping[str, Any]],
+        inputs: Sequence[str],
+        evaluation: Sequence[str],
+        notes: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The card as JSON values.
 
         gates: the counts of all sources together, as `Funnel.counts` gives them. inputs and evaluation: labels of what
-        was read, and of the evaluation sets that the rows were compared with.
+        was read, and of the evaluation sets that the rows were compared with. notes: what the steps say of themselves.
         """
         sources = {name: _source(name, counts, self._licences) for name, counts in sorted(self._sources.items())}
         kept = [(name, each["licence"]) for name, each in sources.items() if each["kept"]]
@@ -66,6 +74,7 @@ class CardCounts:
                 for licence, names in most_restrictive_first(kept).items()
             },
             "sources": sources,
+            "tags": tags_record(self._tags, notes),
             "examples": {
                 "kept": [_example(each) for each in self._kept],
                 "dropped": [_example(each) for each in self._dropped.values()],
@@ -107,6 +116,7 @@ def card_text(record: Mapping[str, Any]) -> str:
         for reason, count in reasons.items()
     ]
     lines += table(("source", "gate", "reason", "rows"), drops, numbers=(3,)) if drops else ["No row was dropped."]
+    lines += tags_text(record["tags"])
     lines += ["", "## Contamination", "", *_contamination(record), "", "## Examples", ""]
     for example in record["examples"]["kept"]:
         lines += [f"Kept: {cell(example['id'])} ({cell(example['source'])})", "", *fenced(example["text"], ""), ""]
@@ -157,6 +167,6 @@ def _contamination(record: Mapping[str, Any]) -> list[str]:
 
 
 def _example(decision: Decision) -> dict[str, str]:
-    found = {name: value for name, value in decision._asdict().items() if name != "row"}
+    found = {name: value for name, value in decision._asdict().items() if name not in ("row", "tags")}
     text = json.dumps(json.loads(decision.row), ensure_ascii=False) if decision.row else ""
     return {**found, "text": text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."}

@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align.rows import Message, Row
+from align.rows import Row
 from data_builders.quality.pipeline import number_of
+from data_builders.quality.rank import mean_of_known, rank_ratios
 from data_builders.quality.settings import GradesConfig
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
-from data_builders.quality.texts import final_answer, prompt_of, targets_of
+from data_builders.quality.texts import dialog_text, final_answer, prompt_of, targets_of
 
 if TYPE_CHECKING:
     from align.generation.engine import GenerationEngine
@@ -52,11 +53,15 @@ class Grades(Step):
 
     name = "quality"
     starts_pass = True
+    models = ("_reward_model", "_engine")
 
     def __init__(self, config: GradesConfig, engine: GenerationEngine | None = None) -> None:
         """engine: asks the judge; by default the config's judge is loaded. It should sample greedily."""
         self._config, self._given = config, engine
         self._notes: dict[str, Any] = {}
+        self.ratings: NDArray[np.float64] = np.zeros(0)
+        """[rows], after `choose`: the quality from 0 to 1, the mean of the reward's rank in its source and of the grade
+        divided by the highest one, as far as they are known. By it the better of two duplicates is found."""
 
     def settings(self) -> dict[str, Any]:
         from align.manifest import input_fingerprint
@@ -71,6 +76,7 @@ class Grades(Step):
         grades = [None] * len(rows) if self._config.judge is None else self._grades(rows)
         best = [2 if is_code(row) else 3 for row in rows]
         highest = [None if grade is None else grade == most for grade, most in zip(grades, best, strict=True)]
+        shares = [None if grade is None else grade / most for grade, most in zip(grades, best, strict=True)]
         return Examined(
             {},
             {
@@ -78,11 +84,13 @@ class Grades(Step):
                 "reward": pa.array(rewards, pa.float64()),
                 "grade": pa.array(grades, pa.int8()),
                 "highest": pa.array(highest, pa.bool_()),
+                "share": pa.array(shares, pa.float64()),  # of the highest grade
             },
         )
 
     def choose(self, data: ExaminedRows) -> list[Choice]:
         """Drop the rows that neither signal marks."""
+        self.ratings = self._rated(data)
         numbers = np.flatnonzero(data.kept)
         by_reward, by_judge = np.zeros(len(numbers), bool), np.zeros(len(numbers), bool)
         if self._config.reward_model is not None:
@@ -97,6 +105,13 @@ class Grades(Step):
 
     def notes(self) -> dict[str, Any]:
         return self._notes
+
+    def _rated(self, data: ExaminedRows) -> NDArray[np.float64]:
+        rewards, grades = (
+            np.concatenate([data.column(name, shard).to_numpy(zero_copy_only=False) for shard in range(data.shards)])
+            for name in ("reward", "share")
+        )
+        return mean_of_known([rank_ratios(rewards.astype(float), data.numbers("source")), grades.astype(float)])
 
     def _counted(self, data: ExaminedRows, by_reward: NDArray[np.bool_], by_judge: NDArray[np.bool_]) -> dict[str, Any]:
         notes: dict[str, Any] = {}
@@ -145,19 +160,11 @@ class Grades(Step):
 
     def _grades(self, rows: Sequence[Row]) -> list[int | None]:
         """The grade of each row. None for a reply without one, and for a dialog that the judge cannot read whole."""
-        prompts: list[list[int]] = []
-        asked: list[int] = []
-        for place, row in enumerate(rows):
-            template = CODE if is_code(row) else GENERAL
-            ids = self._engine.prompt_ids((Message(role="user", content=template.format(dialog=dialog_text(row))),))
-            if len(ids) <= self._engine.max_prompt_tokens:
-                prompts.append(ids)
-                asked.append(place)
-        found: list[int | None] = [None] * len(rows)
-        completions = self._engine.generate(prompts, [[0]] * len(prompts)) if prompts else []
-        for place, (completion,) in zip(asked, completions, strict=True):
-            found[place] = read_grade(self._engine.parse(completion).content, 2 if is_code(rows[place]) else 3)
-        return found
+        asked = [(CODE if is_code(row) else GENERAL).format(dialog=dialog_text(row)) for row in rows]
+        return [
+            None if reply is None else read_grade(reply, 2 if is_code(row) else 3)
+            for row, reply in zip(rows, self._engine.replies(asked), strict=True)
+        ]
 
 
 def in_top(scores: NDArray[np.float64], groups: NDArray[np.uint64], ratio: float) -> NDArray[np.bool_]:
@@ -205,13 +212,3 @@ def read_grade(text: str, highest: int) -> int | None:
 def is_code(row: Row) -> bool:
     """Whether the answer has a block of code, and is graded as code."""
     return "```" in final_answer(row)
-
-
-def dialog_text(row: Row) -> str:
-    """The dialog with its roles; calls are written as name and arguments."""
-    messages = (*prompt_of(row), *targets_of(row)[0])
-    lines = []
-    for message in messages:
-        calls = [f"{call.name} {call.arguments}" for call in message.tool_calls]
-        lines.append(f"{message.role}: " + "\n".join(filter(None, (message.content, *calls))))
-    return "\n".join(lines)

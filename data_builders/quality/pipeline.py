@@ -73,6 +73,8 @@ class Decision(NamedTuple):
     reason: str = ""
     detail: str = ""
     cause: str = ""
+    tags: Mapping[str, str] = {}
+    """What steps say about it, by name, such as its topic."""
 
 
 class Job(NamedTuple, Generic[R]):
@@ -110,6 +112,7 @@ class Pipeline(Generic[R]):
         self.starts: NDArray[np.int64] = np.cumsum([0, *(part.rows for part in self._slices)])
         self._passes: list[tuple[list[Step], ShardFiles]] = []
         self._choices: list[tuple[str, Choice]] = []
+        self._tagging: list[tuple[Step, ExaminedRows]] = []
         self.kept: Kept = np.ones(int(self.starts[-1]), bool)
         """[rows]: whether the row is kept, after `complete`."""
 
@@ -128,7 +131,11 @@ class Pipeline(Generic[R]):
             if number == 0:
                 self._choose(READING, self._repeated_ids(files))
             for step in steps:
-                self._choose(step.name, step.choose(ExaminedRows(step.name, self._rows, files, self.starts, self.kept)))
+                data = ExaminedRows(step.name, self._rows, files, self.starts, self.kept)
+                self._choose(step.name, step.choose(data))
+                step.release()
+                if step.tag_names:
+                    self._tagging.append((step, data))
 
     @property
     def gates(self) -> list[str]:
@@ -139,6 +146,11 @@ class Pipeline(Generic[R]):
     def names(self) -> list[str]:
         """The names of the sources in the config."""
         return list(self._job.sources)
+
+    @property
+    def tag_names(self) -> list[str]:
+        """The names of the tags that steps give."""
+        return [name for step in self._steps for name in step.tag_names]
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -322,16 +334,18 @@ class Pipeline(Generic[R]):
             for _, files in self._passes
         ]
         file = self._names[self._slices[shard].source]
+        tagged = [column for step, data in self._tagging for column in step.tags(data, shard).items()]
         for place, (where, name, source, row) in enumerate(rows):
             here = where, name or "", source or "", file, row or ""
+            tags = {tag: value for tag, values in tagged if (value := values[place]) is not None}
             found = next((drops[place] for drops in examined if drops[place][0] is not None), None)
             if found is not None:
-                yield Decision(*here, *found)
+                yield Decision(*here, *found, tags=tags)
             elif first + place in chosen:
                 gate, drop = chosen[first + place]
-                yield Decision(*here, gate, *drop)
+                yield Decision(*here, gate, *drop, tags=tags)
             else:
-                yield Decision(*here, "")
+                yield Decision(*here, "", tags=tags)
 
 
 def _places_among(places: Sequence[int], batch: range) -> list[int | None]:

@@ -27,7 +27,7 @@ CARD, CARD_TEXT = "card.json", "card.md"
 
 _GROUP_ROWS = 4096
 """Decisions that are in memory, and then one row group of the Parquet file."""
-_COLUMNS = [name for name in Decision._fields if name != "row"]
+_COLUMNS = [name for name in Decision._fields if name not in ("row", "tags")]
 
 
 def write_results(
@@ -49,7 +49,7 @@ def write_results(
     with ExitStack() as files:
         kept = {name: files.enter_context(whole_file(output / f"{name}.jsonl")) for name in funnels}
         dropped = files.enter_context(whole_file(output / DROPPED))
-        decisions = files.enter_context(_DecisionsFile(output / DECISIONS))
+        decisions = files.enter_context(_DecisionsFile(output / DECISIONS, pipeline.tag_names))
         for decision in pipeline.decisions():
             for count in (whole.count, funnels[decision.file].count, card.count, decisions.add):
                 count(decision)
@@ -61,7 +61,7 @@ def write_results(
     compared = notes["steps"].get("decontamination", {})
     sets = [*compared.get("sets", []), *(f"benchmark {name}" for name in compared.get("benchmarks", []))]
     gates = whole.counts["gates"]
-    _write_card(output, card.record(gates, list(pipeline.inputs), sets))
+    _write_card(output, card.record(gates, list(pipeline.inputs), sets, notes["steps"]))
     inputs = {**pipeline.inputs, **evaluation}
     counts = {f"{name}.jsonl": funnel.counts for name, funnel in funnels.items()}
     for file in (DROPPED, *counts, DECISIONS):
@@ -112,16 +112,16 @@ class Funnel:
 class _DecisionsFile:
     """A Parquet file with one line for each decision, without the rows themselves."""
 
-    _SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, tags: Sequence[str]) -> None:
+        """tags: the names of the tags that decisions may have, each with a column of its own."""
+        self._path, self._tags = path, tags
+        self._schema = pa.schema([(name, pa.string()) for name in (*_COLUMNS, *tags)])
         self._files = ExitStack()
         self._waiting: list[Decision] = []
 
     def __enter__(self) -> _DecisionsFile:
         handle = self._files.enter_context(whole_file(self._path, "wb"))
-        self._writer = self._files.enter_context(pq.ParquetWriter(handle, self._SCHEMA))
+        self._writer = self._files.enter_context(pq.ParquetWriter(handle, self._schema))
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
@@ -136,7 +136,8 @@ class _DecisionsFile:
 
     def _flush(self) -> None:
         columns = {name: [getattr(each, name) for each in self._waiting] for name in _COLUMNS}
-        self._writer.write_table(pa.table(columns, schema=self._SCHEMA))
+        columns |= {name: [each.tags.get(name) for each in self._waiting] for name in self._tags}
+        self._writer.write_table(pa.table(columns, schema=self._schema))
         self._waiting.clear()
 
 

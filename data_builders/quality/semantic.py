@@ -6,7 +6,8 @@
     walk       in each cluster from the best row down: a row is kept if its highest cosine similarity to the rows kept
                so far is below the threshold; otherwise it is dropped, and the kept row is named
 
-The best row is the one with the highest `score`, if rows have one (those of rejection sampling); otherwise the first.
+The best row is the one with the highest quality x difficulty, as far as the gates `quality` and `difficulty` are on;
+without `quality`, the one with the highest `score`, if rows have one (those of rejection sampling); then the first.
 Rows with different tools, tool calls, or numbers in the prompt are no duplicates: an encoder sees little difference
 between "What is 3 + 4?" and "What is 3 + 5?".
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,9 @@ from numpy.typing import NDArray
 
 from align.optional import library
 from align.rows import Row
+from data_builders.quality.encoders import encoder_of, encoder_path
 from data_builders.quality.pipeline import number_of
+from data_builders.quality.rank import UNKNOWN, rank_ratios
 from data_builders.quality.settings import SemanticConfig
 from data_builders.quality.shards import ShardFiles
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
@@ -37,21 +40,32 @@ _UNITS = 32
 _NUMBER = re.compile(r"\d+")
 
 
+class RatedStep(Protocol):
+    """A step that rates rows."""
+
+    name: str
+    ratings: NDArray[np.float64]
+    """[rows], from 0 to 1, after it has chosen."""
+
+
 class SemanticDuplicates(Step):
     """Drops rows whose dialog has nearly the embedding of a better row that is kept."""
 
     name = "semantic duplicates"
     starts_pass = True
+    models = ("_encoder",)
 
-    def __init__(self, config: SemanticConfig) -> None:
-        self._config = config
+    def __init__(self, config: SemanticConfig, rated: Sequence[RatedStep] = ()) -> None:
+        """rated: the steps before this one whose ratings, multiplied, say which row is the best."""
+        self._config, self._rated = config, rated
         self._faiss = library("faiss", "quality", "semantic.enabled")
         self._clusters = 0
 
     def settings(self) -> dict[str, Any]:
         from align.manifest import input_fingerprint
 
-        return self._config.model_dump(mode="json") | {"encoder": input_fingerprint(self._path)}
+        found = input_fingerprint(encoder_path(self._config))
+        return self._config.model_dump(mode="json") | {"fingerprint": found, "rated": [one.name for one in self._rated]}
 
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the vector of the dialog as half floats, the score, and a hash of what must be equal."""
@@ -87,28 +101,29 @@ class SemanticDuplicates(Step):
         return [Choice("semantic duplicate", numbers[order], causes[order], details)]
 
     def notes(self) -> dict[str, Any]:
-        return {"encoder": str(self._path), "similarity": self._config.similarity, "clusters": self._clusters}
-
-    @cached_property
-    def _path(self) -> Any:
-        if self._config.encoder is not None:
-            return self._config.encoder
-        from align.assets import sentence_encoder
-
-        return sentence_encoder()
+        return {
+            "encoder": str(encoder_path(self._config)),
+            "similarity": self._config.similarity,
+            "clusters": self._clusters,
+            "best_first_by": " x ".join(step.name for step in self._rated) or "score",
+        }
 
     @cached_property
     def _encoder(self) -> Any:
-        from align.models.embeddings import SentenceEncoder
+        return encoder_of(self._config, "semantic.encoder")
 
-        config = self._config
-        return SentenceEncoder(
-            self._path,
-            config.encoder_revision,
-            key="semantic.encoder",
-            max_tokens=config.max_tokens,
-            batch_size=config.batch_size,
-        )
+    def _worth(self, data: ExaminedRows) -> NDArray[np.float64]:
+        """[rows]: the product of the ratings; with no rating of the quality among them, the rows' own scores."""
+        worth = np.ones(len(data.kept))
+        for step in self._rated:
+            worth = worth * step.ratings
+        if any(step.name == "quality" for step in self._rated):
+            return worth
+        scores = data.numbers("score")
+        if not self._rated:
+            return scores
+        known = np.where(data.kept & np.isfinite(scores), scores, np.nan)
+        return worth * np.nan_to_num(rank_ratios(known), nan=UNKNOWN)
 
     def _centers(self, data: ExaminedRows) -> pa.Table:
         """The centers of the clusters, from a sample of the kept rows."""
@@ -138,13 +153,13 @@ class SemanticDuplicates(Step):
             np.concatenate([np.zeros(0, np.int64), *(table.column(name).to_numpy() for table in tables)])
             for name in ("number", "cluster")
         )
-        scores, exactly = data.numbers("score"), data.numbers("exactly")
+        worth, exactly = self._worth(data), data.numbers("exactly")
         found: list[tuple[int, int, float]] = []
         for cluster in range(unit, self._clusters, units):
             members = numbers[clusters == cluster]
             if len(members) < 2:
                 continue
-            order = members[np.lexsort((members, -scores[members]))]
+            order = members[np.lexsort((members, -worth[members]))]
             vectors = _vectors(data, members)[np.searchsorted(members, order)]
             found += [
                 (int(order[place]), int(order[cause]), cosine)

@@ -97,19 +97,64 @@ class GradesConfig(Section):
         return self.reward_model is not None or self.judge is not None
 
 
-class SemanticConfig(Section):
-    """Which rows say the same in other words. Requires the extra `quality`."""
+class EncoderConfig(Section):
+    """The sentence encoder of a gate, with mean pooling."""
 
-    enabled: bool = False
-    """Drop rows whose dialog has nearly the embedding of a better row. Costs more than all other gates together."""
     encoder: InputPath | None = None
     """Folder or Hub name of a sentence encoder with mean pooling. null: all-MiniLM-L6-v2, out of a pinned package."""
     encoder_revision: str | None = None
     """Branch, tag or commit of the encoder on the Hub. null: the main branch."""
     max_tokens: int = Field(256, gt=0)
-    """Tokens of a dialog that are read; all-MiniLM-L6-v2 was trained with up to 256."""
+    """Tokens of a text that are read; all-MiniLM-L6-v2 was trained with up to 256."""
     batch_size: int = Field(64, gt=0)
-    """Dialogs that are encoded at once."""
+    """Texts that are encoded at once."""
+
+
+class TopicConfig(EncoderConfig):
+    """Which topic rows are about, coarse and fine, by a classifier over sentence embeddings or by a model."""
+
+    enabled: bool = False
+    """Tag each row with a topic. No row is dropped."""
+    tagger: ModelConfig | None = None
+    """A model that names the topic, decoding greedily. null: a linear classifier over the embedding of what the user
+    says, trained on `seed`."""
+    seed: InputPath | None = None
+    """YAML file of labelled prompts: coarse topic -> fine topic -> prompts, at least two for each fine topic. null: the
+    510 English prompts of data_builders/quality/topic_seed.yaml, with 13 coarse and 51 fine topics. With a tagger, it
+    chooses among these topics."""
+    l2: float = Field(1e-3, gt=0)
+    """Weight of the classifier's L2 penalty: loss = mean cross entropy + l2 / 2 * sum of the squared weights."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the tagger is run: backend, batches, device. Temperature and number of tokens are set by the gate."""
+
+
+class DifficultyConfig(EncoderConfig):
+    """What users intend and how difficult dialogs are, by a model. The encoder merges tags that mean the same."""
+
+    model: ModelConfig | None = None
+    """The model that is asked, decoding greedily. null: rows get no such tags. No row is dropped."""
+    intentions: bool = True
+    """Have it name each intention of the user with a tag (InsTag, arXiv:2308.07074): more intentions, more complex."""
+    grade: bool = True
+    """Have it grade the difficulty of the dialog with 1, 2 or 3."""
+    min_tag_rows: int = Field(20, ge=1)
+    """Tags of fewer rows are left out."""
+    tag_similarity: float = Field(0.9, gt=0, le=1)
+    """Tags whose embeddings have at least this cosine similarity are one tag: the one with more rows."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the model is run: backend, batches, device. Temperature and number of tokens are set by the gate."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a model to ask, and something to ask it."""
+        return self.model is not None and (self.intentions or self.grade)
+
+
+class SemanticConfig(EncoderConfig):
+    """Which rows say the same in other words. Requires the extra `quality`."""
+
+    enabled: bool = False
+    """Drop rows whose dialog has nearly the embedding of a better row. Costs more than all other gates together."""
     similarity: float = Field(0.85, ge=0, le=1)
     """The lowest cosine similarity of duplicates. Good values depend on the encoder; docs/data_quality.md has what
     all-MiniLM-L6-v2 finds."""

@@ -6,6 +6,8 @@ A step has two parts, and may have either alone:
                of the others for the second part (a hash, a score, an embedding)
     choose     sees the columns of all rows that are still kept, and drops rows because of others (duplicates, shares)
 
+A step may also tag rows (a topic, a grade) without dropping any; the tags are in the files next to the decisions.
+
 To add a step, write a class with these two methods, and add it to `steps_of` in `data_builders/quality/builder.py`.
 """
 
@@ -70,6 +72,11 @@ class Step(ABC):
     """Whether the rows are examined only after all choices of the steps before are made, and not together with these
     steps: for a step that costs more than to read the rows again, such as one with a model."""
 
+    models: tuple[str, ...] = ()
+    """The cached properties that hold models."""
+    tag_names: tuple[str, ...] = ()
+    """What the step says about rows, by name: the names of `tags`."""
+
     def settings(self) -> dict[str, Any]:
         """All that the results depend on in addition to the rows and the code, as JSON values."""
         return {}
@@ -86,6 +93,17 @@ class Step(ABC):
         `data.units`.
         """
         return []
+
+    def release(self) -> None:
+        """Free the models that `examine` loaded; it is called once the step has chosen."""
+        for name in self.models:
+            self.__dict__.pop(name, None)
+
+    def tags(self, data: ExaminedRows, shard: int) -> Mapping[str, Sequence[str | None]]:
+        """What the step says about each row of a shard, once it has chosen: for each of `tag_names`. None for rows
+        that it was not given, and where it could not tell.
+        """
+        return {}
 
     def notes(self) -> dict[str, Any]:
         """What the manifest says of the step in addition to its counts, once it has chosen."""

@@ -58,6 +58,21 @@ def target_texts(row: Row) -> list[str]:
     return [message.content for target in targets_of(row) for message in target]
 
 
+def asked_text(row: Row) -> str:
+    """What the user says before the target, as one text; the whole prompt if the user says nothing."""
+    said = [message.content for message in prompt_of(row) if message.role == "user"]
+    return "\n".join(said or [message.content for message in prompt_of(row)])
+
+
+def dialog_text(row: Row) -> str:
+    """Prompt and first completion with their roles; calls are written as name and arguments."""
+    lines = []
+    for message in dialogs_of(row)[0]:
+        calls = [f"{call.name} {call.arguments}" for call in message.tool_calls]
+        lines.append(f"{message.role}: " + "\n".join(filter(None, (message.content, *calls))))
+    return "\n".join(lines)
+
+
 def calls_of(row: Row) -> list[tuple[str, str]]:
     """Name and arguments of each call in the row, in their order."""
     messages = [*prompt_of(row), *(message for target in targets_of(row) for message in target)]

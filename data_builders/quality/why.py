@@ -45,11 +45,13 @@ def explanations(folder: Path, ids: Sequence[str]) -> list[str]:
 
 def _about(row: dict[str, Any]) -> str:
     where = f"{row['id']} ({row['source']}, {row['where']})"
+    known = ("where", "id", "source", "gate", "reason", "detail", "cause")
+    tags = "".join(f"\n  {name}: {value}" for name, value in row.items() if name not in known and value)
     if not row["gate"]:
-        return f"{where}: kept by all gates"
+        return f"{where}: kept by all gates{tags}"
     cause = f", because of {row['cause']}" if row["cause"] else ""
     detail = f": {row['detail']}" if row["detail"] else ""
-    return f"{where}: dropped by {row['gate']}, {row['reason']}{detail}{cause}"
+    return f"{where}: dropped by {row['gate']}, {row['reason']}{detail}{cause}{tags}"
 
 
 def _about_caused(name: str, rows: Sequence[dict[str, Any]], *, is_row: bool) -> list[str]:
