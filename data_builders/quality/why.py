@@ -45,7 +45,7 @@ def explanations(folder: Path, ids: Sequence[str]) -> list[str]:
 
 def _about(row: dict[str, Any]) -> str:
     where = f"{row['id']} ({row['source']}, {row['where']})"
-    known = ("where", "id", "source", "gate", "reason", "detail", "cause")
+    known = ("where", "id", "source", "file", "gate", "reason", "detail", "cause")
     tags = "".join(f"\n  {name}: {value}" for name, value in row.items() if name not in known and value)
     if not row["gate"]:
         return f"{where}: kept by all gates{tags}"

@@ -85,7 +85,7 @@ def scripted(tokenizer: Any) -> GenerationEngine:
 
 def decided(rows: list[SFTRow], folder: Path, steps: list[Step]) -> tuple[list[Decision], dict[str, Any]]:
     write_rows(folder / "in.jsonl", rows)
-    pipeline = Pipeline(Job((folder / "in.jsonl",), SFTRow, folder / "units", 2), steps)
+    pipeline = Pipeline(Job({"rows": folder / "in.jsonl"}, SFTRow, folder / "units", 2), steps)
     pipeline.complete()
     return list(pipeline.decisions()), pipeline.notes()
 

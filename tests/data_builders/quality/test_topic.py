@@ -114,7 +114,9 @@ def test_a_model_tags_the_rows_and_is_checked_on_the_labelled_prompts(chatml_tok
     rows = [dialog("a", "What is 3 + 4?", "7"), dialog("b", "A poem?", "No 5."), dialog("c", "Something odd", "x")]
     write_rows(tmp_path / "in.jsonl", rows)
     config = TopicConfig(enabled=True, tagger=ModelConfig(path=tmp_path), seed=tmp_path / "seed.yaml")
-    pipeline = Pipeline(Job((tmp_path / "in.jsonl",), type(rows[0]), tmp_path / "units", 2), [Topics(config, engine)])
+    pipeline = Pipeline(
+        Job({"rows": tmp_path / "in.jsonl"}, type(rows[0]), tmp_path / "units", 2), [Topics(config, engine)]
+    )
     pipeline.complete()
     assert [dict(each.tags) for each in pipeline.decisions()] == [
         {"topic": "maths", "fine_topic": "sums"},
