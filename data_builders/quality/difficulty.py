@@ -5,7 +5,7 @@
     difficulty   the model grades the dialog with 1, 2 or 3
 
 Models name one intention in many ways, so the tags are normalized, as InsTag does: case and punctuation do not count;
-tags of few rows are left out; of tags with nearly the same embedding, the one with more rows stands for all:
+tags of few rows are left out; of tags with nearly the same embedding, the one with more rows replaces the others:
 
     "Creative Writing.", "creative-writing"   creative writing
     "story telling" (30 rows), "storytelling" (90 rows)   storytelling, with 120 rows
@@ -135,7 +135,7 @@ class Difficulty(Step):
         ]
 
     def _merged(self, counts: Mapping[str, int]) -> pa.Table:
-        """Each tag with the tag that stands for it."""
+        """Each tag with the tag that replaces it."""
         names = list(counts)
         if names:
             vectors = encoder_of(self._config, "difficulty.encoder").embed(names)
@@ -191,7 +191,7 @@ def read_tags(reply: str) -> list[str]:
 
 
 def merged_tags(counts: Mapping[str, int], vectors: NDArray[np.float32], similarity: float) -> dict[str, str]:
-    """Tag -> the tag that stands for it. Tags with a cosine of at least `similarity` belong together, and so do those
+    """Tag -> the tag that replaces it. Tags with a cosine of at least `similarity` belong together, and so do those
     that are connected by others (clusters of DBSCAN with one point as a core). The one with the most rows gives the
     name; of several, the first by alphabet.
 
