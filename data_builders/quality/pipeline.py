@@ -340,10 +340,11 @@ class Pipeline(Generic[R]):
             tags = {tag: value for tag, values in tagged if (value := values[place]) is not None}
             found = next((drops[place] for drops in examined if drops[place][0] is not None), None)
             if found is not None:
-                yield Decision(*here, *found, tags=tags)
+                gate, reason, detail, cause = found
+                yield Decision(*here, gate, reason, detail, cause, tags)
             elif first + place in chosen:
                 gate, drop = chosen[first + place]
-                yield Decision(*here, gate, *drop, tags=tags)
+                yield Decision(*here, gate, drop.reason, drop.detail, drop.cause, tags)
             else:
                 yield Decision(*here, "", tags=tags)
 
