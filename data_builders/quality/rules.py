@@ -74,6 +74,7 @@ _OPEN_WORD = re.compile(
 )
 _LONGEST_END = 16
 """More characters than _ENDS_OPEN and _OPEN_WORD look at: they are slow in a long line."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _BOLD = re.compile(r"(?<!\*)\*\*(?!\*)")
 _LINK = re.compile(r"\[[^\]\n]{1,200}\]\([^)\s]*(?=\s|$)(?![^\n]*\))")
 
@@ -153,15 +154,14 @@ def _markdown(answer: _Answer, config: RulesConfig) -> Drop | None:
 
 
 def _repetition(answer: _Answer, config: RulesConfig) -> Drop | None:
-    lines = [line.strip() for line in answer.prose.split("\n")]
-    if len(lines) < config.repeated_lines:
-        return None
-    line, count = (
-        Counter(line for line in lines if len(line) >= 20).most_common(1)[0]
-        if any(len(line) >= 20 for line in lines)
-        else ("", 0)
-    )
-    return Drop("repeated lines", f"{count} times {line[:40]}") if count >= config.repeated_lines else None
+    for parts in (answer.prose.split("\n"), _SENTENCE_END.split(answer.prose)):
+        if len(parts) < config.repeated_lines:
+            continue
+        counts = Counter(text for part in parts if len(text := part.strip()) >= 20)
+        for text, count in counts.most_common(1):
+            if count >= config.repeated_lines:
+                return Drop("repeated lines or sentences", f"{count} times {text[:40]}")
+    return None
 
 
 _RULES: Mapping[RuleName, Callable[[_Answer, RulesConfig], Drop | None]] = {

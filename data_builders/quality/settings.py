@@ -33,14 +33,14 @@ class RulesConfig(Section):
     """The rules to apply. empty: no prompt, no answer, or a placeholder. control_tokens: markup of a chat template.
     roles: the answer goes on as the user. truncated: the answer breaks off. boilerplate: remains of a web page or of a
     chat window. emoji and exclamation: too many of them. markdown: a code block, bold text or link that is not closed.
-    repetition: the same line again and again."""
+    repetition: the same line or sentence again and again."""
     emojis: int = Field(5, ge=0)
     """An answer may have this many emojis, or two for each 100 words, whichever is more."""
     exclamation_marks: int = Field(5, ge=0)
     """An answer may have this many exclamation marks, or five for each 100 words, whichever is more; and no three in a
     row. Code is left out."""
     repeated_lines: int = Field(4, ge=2)
-    """An answer with a line of 20 characters or more that occurs this often is dropped."""
+    """An answer with a line or sentence of 20 characters or more that occurs this often is dropped."""
 
 
 class LanguageConfig(Section):

@@ -38,7 +38,8 @@ PLANTED = {
     "Llama 2's markup": ("Tell me.", f"[INST] {GOOD}", "control tokens in a text"),
     "a chat window": ("Tell me.", f"{GOOD}\n\nRegenerate response", "boilerplate"),
     "a web page": ("Tell me.", f"{GOOD} Click here to subscribe.", "boilerplate"),
-    "a loop": ("Tell me.", "We go to the station now.\n" * 5, "repeated lines"),
+    "a loop": ("Tell me.", "We go to the station now.\n" * 5, "repeated lines or sentences"),
+    "a loop in one line": ("Tell me.", f"{GOOD} " + "We go to the station now. " * 5, "repeated lines or sentences"),
 }
 BOILERPLATE = (
     *("Regenerate response", "ChatGPT can make mistakes", "Copy code", "Sent from my iPhone", "Lorem ipsum dolor"),
@@ -49,7 +50,10 @@ BOILERPLATE = (
 FINE = {
     "plain": ("Tell me.", GOOD),
     "one emoji": ("Tell me.", f"{GOOD} 🎉"),
-    "a long text with some emojis": ("Tell me.", " ".join([GOOD] * 30) + " 🎉" * 10),
+    "a long text with some emojis": (
+        "Tell me.",
+        " ".join(f"{n} is it. {GOOD[:-1]} {n}." for n in range(30)) + " 🎉" * 10,
+    ),
     "some exclamation marks": ("Tell me.", f"Great! {GOOD} Have fun!"),
     "factorials in code": ("Code?", "```c\nif (!a && !b && !c && !d && !e) { return !f; }\n```"),
     "a number": ("2 + 2?", "4"),
@@ -63,6 +67,7 @@ FINE = {
     "a dialog as asked": ("Write a dialog.\nUser: hi", "User: hi\nAssistant: hello, and how are you?"),
     "generics": ("Code?", "`List<s>` is a type, and so is `<|>`; both are fine to use here."),
     "an equal sign table": ("Table?", "| a | b |\n|---|---|\n| 1 | 2 |"),
+    "a sentence that occurs thrice": ("Tell me.", f"{GOOD} " * 3),
     "short lines that repeat": ("Poem?", "la la la\n" * 6),
 }
 
@@ -115,7 +120,7 @@ def test_every_remains_of_a_page_are_found(phrase: str) -> None:
 
 
 def test_the_end_of_a_long_line_is_looked_at() -> None:
-    long = "We go to the station and then we wait there for a while. " * 200
+    long = "".join(f"We go to station {n} and then we wait there for a while. " for n in range(200))
     for end in ("We met him because", "We saw him, of", "We saw him (", "We saw him -"):
         drop = fault(dialog("a", "Tell me.", long + end), RulesConfig())
         assert drop is not None
