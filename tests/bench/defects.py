@@ -2,7 +2,6 @@
 
     python tests/bench/defects.py                 # 100 plants of each kind among packaged rows; prints the table
     python tests/bench/defects.py --show          # the rows without a plant that were dropped, too, to read them
-    python tests/bench/defects.py --paraphrases   # semantic duplicates on labelled pairs, for several thresholds
 
 A plant is a packaged row (Alpaca and preference demo sets) with one defect. Found are the plants that are dropped for
 the right reason; precision is the ratio of plants among all rows that are dropped for a reason. Rows without a plant
@@ -24,7 +23,6 @@ from align.jsonl import write_rows
 from align.rows import Message, SFTRow
 from data_builders.quality.builder import QualityConfig, build
 
-PAIRS = Path(__file__).parents[1] / "data_builders/quality/paraphrases.jsonl"
 FUNCTION_WORDS = ("and", "or", "the", "a", "of", "to", "with", "for")
 SENTENCES = (
     "Die Hauptstadt liegt an einem großen Fluss, und viele Menschen besuchen sie jedes Jahr im Sommer.",
@@ -250,49 +248,11 @@ def table(found: Found) -> list[str]:
     return lines
 
 
-def paraphrases() -> list[str]:
-    """For several thresholds: labelled pairs that are found, and wrongly taken for duplicates, by part of the file."""
-    from align.assets import sentence_encoder
-    from align.models.embeddings import SentenceEncoder
-    from data_builders.quality.paraphrases import compared, numbers_in, says_other
-
-    pairs = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
-    encoder = SentenceEncoder(sentence_encoder(), key="encoder", max_tokens=256)
-    one, other = (encoder.embed(["\n".join(pair[side]) for pair in pairs]) for side in ("one", "other"))
-    cosines = (one * other).sum(1)
-    open_ = [
-        numbers_in(pair["one"][0]) == numbers_in(pair["other"][0])
-        and not says_other(compared(*pair["one"]), compared(*pair["other"]))
-        for pair in pairs
-    ]
-    parts = sorted({pair["part"] for pair in pairs})
-    lines = ["| similarity |" + "".join(f" {part}: found | wrong | wrong by the encoder alone |" for part in parts)]
-    lines.append("| ---: |" + " ---: | ---: | ---: |" * len(parts))
-    for threshold in (0.7, 0.75, 0.775, 0.8, 0.85):
-        line = f"| {threshold} |"
-        for part in parts:
-            cells: dict[
-                bool, tuple[int, int, int]
-            ] = {}  # same? -> taken for duplicates, pairs, and by the encoder alone
-            for same in (True, False):
-                own = [place for place, pair in enumerate(pairs) if (pair["part"], pair["same"]) == (part, same)]
-                near = [place for place in own if cosines[place] >= threshold]
-                cells[same] = sum(open_[place] for place in near), len(own), len(near)
-            line += f" {cells[True][0]} of {cells[True][1]} | {cells[False][0]} of {cells[False][1]} |"
-            line += f" {cells[False][2]} |"
-        lines.append(line)
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=100)
     parser.add_argument("--show", action="store_true")
-    parser.add_argument("--paraphrases", action="store_true")
     arguments = parser.parse_args()
-    if arguments.paraphrases:
-        print("\n".join(paraphrases()))
-        return
     from data_builders import packaged
 
     rows = [Texts(*pair) for pair in packaged.answered_instructions()]

@@ -14,7 +14,7 @@ from align.assets import MODEL, starting_checkpoint
 from align.chat import load_protocol
 from align.generation.engine import GenerationEngine
 from align.jsonl import write_rows
-from align.rows import SFTRow
+from align.rows import Message, SFTRow
 from align.settings import ModelConfig, SamplingConfig
 from data_builders.quality.builder import QualityConfig, build
 from data_builders.quality.difficulty import Difficulty, merged_tags, read_tags
@@ -128,11 +128,20 @@ def test_tags_are_normalized_over_all_rows_and_rows_are_rated(
 def test_duplicates_are_walked_through_by_quality_times_difficulty(
     gates: str, best: str, chatml_tokenizer: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Rows that only their marks tell apart. Products: easy 1/9, hard 3/9, good 3/9, both 4/9."""
+    """Rows that only their first messages tell apart. Products: easy 1/9, hard 3/9, good 3/9, both 4/9."""
     pytest.importorskip("faiss")
     marks = {"easy": "one|one", "hard": "three|one", "good": "one|three", "both": "two|two"}
     rows = [
-        dialog(name, f"Tell me about the old harbor of this town, and of the ships. <walk|{each}>", "It is old.")
+        SFTRow(
+            id=name,
+            source="made",
+            messages=(
+                Message(role="user", content=f"<walk|{each}>"),
+                Message(role="assistant", content="Go on."),
+                Message(role="user", content="Tell me about the old harbor of this town, and of the ships."),
+                Message(role="assistant", content="It is old, and the ships are new."),
+            ),
+        )
         for name, each in marks.items()
     ]
     model, engine = ModelConfig(path=tmp_path), scripted(chatml_tokenizer)
