@@ -245,11 +245,11 @@ def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
 def _help(config: QualityConfig, output: Path, number: int) -> None:
     os.environ["RANK"] = "1"  # progress bars and the log are those of the first process
     os.environ["LOCAL_RANK"] = str(int(os.environ.get("LOCAL_RANK", "0")) + number)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if config.uses_model:
         from align.models.devices import use_own_gpu
 
         use_own_gpu()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipeline_of(config, output).complete()
     except AlignError:

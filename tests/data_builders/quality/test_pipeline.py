@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -169,6 +170,23 @@ def test_two_processes_that_are_killed_and_started_again_write_the_same_bytes(
     asked = [sys.executable, "-m", "align.cli", "data", "why", str(tmp_path), "loud-1"]
     done = subprocess.run(asked, check=True, cwd=ROOT, capture_output=True, text=True)
     assert "too many exclamation marks" in done.stdout
+
+
+@pytest.mark.parametrize("semantic, chosen", [(True, ["5"]), (False, [])])
+def test_a_process_takes_a_gpu_of_its_own_if_a_gate_has_a_model(
+    semantic: bool, chosen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third helper of the third process of a launcher; there is no GPU here, so what is asked for is compared."""
+    from align.models import devices
+    from data_builders.quality import builder
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    found: list[str] = []
+    monkeypatch.setattr(devices, "use_own_gpu", lambda: found.append(os.environ["LOCAL_RANK"]))
+    monkeypatch.setattr(builder, "pipeline_of", lambda *given: SimpleNamespace(complete=lambda: None))
+    builder._help(QualityConfig(path=tmp_path, semantic={"enabled": semantic}), tmp_path, 3)
+    assert found == chosen
 
 
 @pytest.mark.slow
