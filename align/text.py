@@ -21,6 +21,9 @@ from align.files import fingerprint_of
 # faster than for a place that a digit precedes. What precedes is then checked by looking back over the sign itself.
 _ARITHMETIC = re.compile(r"[-.,*/%](?:(?<=\d[.,])(?=\d)|(?<=\d[-*/%])|(?<=\d\s[-*/%])|(?<=[-*/%])(?=\s?\d))")
 
+# A sign and a digit with at most white space between them, in either order. Without any, no sign of a text is kept.
+_NEAR_A_DIGIT = re.compile(r"[-.,*/%\d](?:(?<=\d)\s*[-.,*/%]|(?<!\d)\s*\d)")
+
 
 class _Kept(dict[int, int]):
     """A table for `str.translate`, filled as characters occur: letters, marks, digits and symbols are kept, and any
@@ -70,14 +73,21 @@ def normalize(text: str, *, fold_case: bool = True) -> str:
 
 
 def _normalized(text: str, fold_case: bool) -> str:
-    composed = unicodedata.normalize("NFKC", text)
-    folded = " ".join((composed.casefold() if fold_case else composed).split())
-    pieces, end = [], 0
-    for match in _ARITHMETIC.finditer(folded):
-        pieces += [folded[end : match.start()].translate(_KEPT), match.group()]
-        end = match.end()
-    pieces.append(folded[end:].translate(_KEPT))
-    return " ".join("".join(pieces).split())
+    composed = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    folded = composed.casefold() if fold_case else composed
+    if _NEAR_A_DIGIT.search(folded):
+        folded = " ".join(folded.split())
+        pieces, end = [], 0
+        for match in _ARITHMETIC.finditer(folded):
+            pieces += [folded[end : match.start()].translate(_KEPT), match.group()]
+            end = match.end()
+        pieces.append(folded[end:].translate(_KEPT))
+        kept = "".join(pieces)
+    else:
+        kept = folded.translate(_KEPT)
+    while "  " in kept:  # all white space is a space by now; faster than to split and join
+        kept = kept.replace("  ", " ")
+    return kept.strip(" ")
 
 
 def exact_key(*texts: str) -> str:

@@ -4,10 +4,18 @@
     python tests/bench/quality.py run --processes 2        # runs the pipeline on them; prints one JSON line
     python tests/bench/quality.py check                    # recall and false drops of each kind of plant
     python tests/bench/quality.py leaks                    # planted leaks of all bundled benchmarks, by kind
+    python tests/bench/quality.py scaling                  # two processes against one; with --ray also two of Ray
+    python tests/bench/quality.py parts                    # what each part costs: normalization, MinHash, every gate
+    python tests/bench/quality.py encoder --rows 1000      # the gate of paraphrases against a bare loop of its encoder
 
 Rows are about 300 words of a Zipf-like vocabulary, each with the same seed for any number of rows. Of every 100 rows
 two are exact copies, two near copies with a Jaccard of at least 0.7, one repeats a benchmark question, and one has a
 defect that a rule finds. `run` measures wall and CPU seconds, and the peak memory of each process from the outside.
+
+A million rows (2.2 GB, and 8 GB of shards while it runs):
+
+    python tests/bench/quality.py make --rows 1000000 --folder runs/bench/million
+    python tests/bench/quality.py run --processes 2 --folder runs/bench/million
 """
 
 from __future__ import annotations
@@ -15,16 +23,19 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
-from align.files import whole_file
+from align.files import fingerprint, whole_file
 from align.formats.benchmark_sets import Question, pinned_questions
 from align.text import word_ngrams
 from data_builders.quality.settings import DecontaminationConfig
@@ -103,10 +114,16 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": arguments.rows, "bytes": (arguments.folder / "rows.jsonl").stat().st_size}
 
 
+def output_of(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.folder / f"out-{'ray-' if arguments.ray else ''}{arguments.processes}")
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the builder as a user does, and watch the memory of its processes."""
-    output = arguments.folder / f"out-{arguments.processes}"
+    output = output_of(arguments)
+    shutil.rmtree(output, ignore_errors=True)  # shards of an earlier run would not be made again
     values = [f"quality.path={arguments.folder / 'rows.jsonl'}", f"quality.processes={arguments.processes}"]
+    values += [f"quality.ray={{workers: {arguments.processes}}}"] if arguments.ray else []
     values += [f"output={output}", "quality.language.enabled=false", f"quality.shard_rows={arguments.shard_rows}"]
     command = [sys.executable, "recipes/build_data.py", "recipes/configs/data/quality.yaml", *values]
     began = time.monotonic()
@@ -142,7 +159,7 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     maker = Maker()
-    table = pq.read_table(arguments.folder / f"out-{arguments.processes}" / "decisions.parquet")
+    table = pq.read_table(output_of(arguments) / "decisions.parquet")
     gates = dict(zip(*(table.column(name).to_pylist() for name in ("id", "gate")), strict=True))
     found: dict[str, list[bool]] = {kind: [] for kind in (ORIGINAL, COPY, NEAR, LEAK, FAULT)}
     for name, gate in gates.items():
@@ -201,6 +218,108 @@ def leaks(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"found": found, "false_drops": f"{len(against.drops(clean))} of {len(clean)}"}
 
 
+def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same rows with one process and with two, and with --ray with two workers of Ray; all write the same bytes."""
+    settings = [{"processes": 1, "ray": False}, {"processes": 2, "ray": False}]
+    settings += [{"processes": 2, "ray": True}] if arguments.ray else []
+    found = []
+    for each in settings:
+        varied = argparse.Namespace(**(vars(arguments) | each))
+        found.append(each | run(varied) | {"blake3": fingerprint(output_of(varied) / "rows.jsonl")[:16]})
+    assert len({each["blake3"] for each in found}) == 1, found
+    faster = {f"{'ray' if each['ray'] else 'processes'} 2": found[0]["seconds"] / each["seconds"] for each in found[1:]}
+    return {"runs": found, "times_as_fast_as_one": {name: round(value, 2) for name, value in faster.items()}}
+
+
+def parts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of a core for 1000 rows: reading, normalization, hashes and MinHash alone, then every gate in turn.
+
+    A gate uses what the gates before it have normalized already, as in the pipeline.
+    """
+    import rensa
+
+    import align.text
+    from align.jsonl import row_from
+    from align.ngrams import shingle_sets, word_hashes
+    from align.rows import SFTRow
+    from data_builders.quality.builder import QualityConfig, steps_of
+    from data_builders.quality.duplicates import _HASHES, _SEED
+    from data_builders.quality.texts import texts_of
+
+    with (arguments.folder / "rows.jsonl").open("rb") as handle:
+        lines = [line for line, _ in zip(handle, range(4096), strict=False)]
+    steps = steps_of(QualityConfig(path=arguments.folder / "rows.jsonl"), arguments.folder / "parts")
+    digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes
+    spent: Counter[str] = Counter()
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        result = work()
+        spent[name] += time.process_time() - began
+        return result
+
+    for start in range(0, len(lines), 512):
+        batch = lines[start : start + 512]
+        rows = timed("reading", lambda batch=batch: [row_from(line, SFTRow, "rows", ())[0] for line in batch])
+        texts = [text for row in rows for text in texts_of(row)]
+        align.text._RECENT.clear()
+        timed("normalization alone", lambda texts=texts: [align.text.normalize(text) for text in texts])
+        words = timed("hashes of words alone", lambda texts=texts: word_hashes(texts))
+        values, starts = shingle_sets(words, 3)
+        limits = starts.astype("uint64")
+        timed("MinHash alone", lambda v=values, s=limits: digests(v, s, _HASHES, _SEED))
+        align.text._RECENT.clear()
+        for step in steps:
+            timed(step.name, lambda step=step, rows=rows: step.examine(rows))
+    return {name: round(1e6 * seconds / len(lines), 1) for name, seconds in spent.items()}
+
+
+def encoder(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rows a second of the gate of paraphrases, from JSON to a file with vectors, and of a bare loop of its encoder
+    over the same batches of texts.
+    """
+    import torch
+
+    from align.rows import SFTRow
+    from data_builders.quality.semantic import SemanticDuplicates
+    from data_builders.quality.settings import SemanticConfig
+    from data_builders.quality.shards import ShardFiles
+    from data_builders.quality.texts import whole_text
+
+    with (arguments.folder / "rows.jsonl").open(encoding="utf-8") as handle:
+        lines = [line for line, _ in zip(handle, range(arguments.rows), strict=False)]
+    step = SemanticDuplicates(SemanticConfig(enabled=True))
+    loaded, size = step._encoder, step._config.batch_size
+    texts = sorted((whole_text(SFTRow.model_validate_json(line)) for line in lines), key=len)
+    files = ShardFiles(arguments.folder / "encoder", "work", 1)
+    files.folder.mkdir(parents=True, exist_ok=True)
+
+    def ours() -> None:
+        def made(_: int) -> pa.Table:
+            return pa.table(step.examine([SFTRow.model_validate_json(line) for line in lines]).columns)
+
+        files.make(0, made)
+
+    def bare() -> None:
+        options = {"padding": True, "truncation": True, "max_length": step._config.max_tokens, "return_tensors": "pt"}
+        with torch.inference_mode():
+            for start in range(0, len(texts), size):
+                inputs = loaded._tokenizer(texts[start : start + size], **options)
+                states = loaded._encoder(**inputs).last_hidden_state
+                mask = inputs["attention_mask"].unsqueeze(-1)
+                torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+
+    seconds: dict[str, list[float]] = {"bare": [], "ours": []}
+    for _ in range(3):
+        for name, work in (("bare", bare), ("ours", ours)):
+            began = time.monotonic()
+            work()
+            seconds[name].append(time.monotonic() - began)
+    best = {name: min(times) for name, times in seconds.items()}
+    rates = {f"{name}_rows_per_second": round(len(lines) / value, 1) for name, value in best.items()}
+    return {**rates, "ratio": round(best["bare"] / best["ours"], 3)}
+
+
 def _similarity(row: dict[str, Any], original: tuple[str, str]) -> float:
     first = set(word_ngrams("\n".join(message["content"] for message in row["messages"]), 3))
     second = set(word_ngrams("\n".join(original), 3))
@@ -209,14 +328,16 @@ def _similarity(row: dict[str, Any], original: tuple[str, str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "run", "check", "leaks"))
+    commands = {each.__name__: each for each in (make, run, check, leaks, scaling, parts, encoder)}
+    parser.add_argument("what", choices=commands)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/quality"))
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--shard-rows", type=int, default=4096)
     parser.add_argument("--questions", type=int, default=2000)
+    parser.add_argument("--ray", action="store_true", help="share the work through Ray; requires the extra ray")
     arguments = parser.parse_args()
-    print(json.dumps({"make": make, "run": run, "check": check, "leaks": leaks}[arguments.what](arguments)))
+    print(json.dumps(commands[arguments.what](arguments)))
 
 
 if __name__ == "__main__":
