@@ -105,7 +105,7 @@ def is_planted(each: SFTRow) -> bool:
 
 
 def mix_of(rows: list[SFTRow], tokens: int, tokenizer: Any) -> list[SFTRow]:
-    """Rows in a random order until they have so many tokens; the last one may exceed it."""
+    """Rows in a random order until they have that many tokens; the last one may exceed it."""
     order = sorted(rows, key=lambda each: each.id)
     random.Random(2).shuffle(order)
     mix, left = [], tokens
