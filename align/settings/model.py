@@ -112,8 +112,8 @@ class ModelConfig(Section):
     time."""
     attention: Literal["segments", "flex"] = "segments"
     """How attention over packed trees is computed; the results are the same. segments: one call of PyTorch's attention
-    for each prompt and each branch; works on CPU and GPU. flex: one FlexAttention call per layer; faster, requires a
-    GPU."""
+    for each prompt and each branch; works on CPU and GPU. flex: one FlexAttention call per layer; requires a GPU,
+    where `make gpu` says which of the two is faster."""
     lora: LoRAConfig | None = None
     """Train low-rank adapters. None trains all weights."""
     quantization: Literal["nf4"] | None = None

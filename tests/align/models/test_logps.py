@@ -10,6 +10,7 @@ from torch import nn
 
 import align.models.logps
 from align.models.logps import LabelHead, ScoreHead, _LabelLogps, _tiles
+from tests.accelerator import accelerator
 
 ROWS, WORDS, SIZE = 37, 101, 24
 
@@ -127,6 +128,20 @@ def test_log_probabilities_of_a_real_model_in_bfloat16_are_at_most_zero_and_near
     assert logps.max() <= 0
     assert error.mean().sqrt() < 0.02
     assert error[sure].mean().sqrt() < 4e-3, "logits between 16 and 32 are multiples of 0.125 in bfloat16"
+
+
+def test_on_a_gpu_bfloat16_log_probabilities_are_within_a_thousandth_of_float64() -> None:
+    """Its matrix products give float32. On a CPU they give bfloat16, which the test of a real model bounds."""
+    made, (hidden, labels, _) = head().bfloat16(), states()
+    hidden = hidden.detach().bfloat16() * 4
+    with torch.no_grad():
+        exact = plain(made.weight.double(), hidden.double(), labels)
+        with accelerator():
+            logps = made.to("cuda")(hidden.to("cuda"), labels.to("cuda")).cpu()
+    assert exact.min() < -20, "logits are large"
+    assert logps.dtype == torch.float32
+    assert logps.max() <= 0
+    torch.testing.assert_close(logps.double(), exact, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,7 +11,6 @@ from align.models.logps import TreePolicy, TreeScorer
 from align.settings import DPOConfig, RewardConfig
 from align.trainers.base import TreeTrainer
 from align.trainers.dpo import OBJECTIVES, DPOTrainer
-from align.trainers.guards import StepGuards
 from align.trainers.metrics import MetricSums
 from align.trainers.processes import Processes
 from align.trainers.reward import RewardTrainer, comparisons
@@ -63,15 +62,14 @@ def trainer_of(kind: type[TreeTrainer]) -> TreeTrainer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [SFTTrainer, DPOTrainer, RewardTrainer])
-def test_a_forward_pass_reads_one_value_back_at_most_before_the_backward_pass(kind: type[TreeTrainer]) -> None:
-    """Reading waits for all work that is queued on a GPU. The one value says whether the loss is finite.
+def test_a_loss_and_its_metrics_are_computed_without_reading_a_value_back(kind: type[TreeTrainer]) -> None:
+    """Reading waits for all work that is queued on a GPU; losses are judged after the backward pass.
 
     Without gradients, which PyTorch's CPU build cannot record for tensors of a GPU.
     """
     scores = kind is RewardTrainer
     model = tiny_llama(LlamaForSequenceClassification, num_labels=1) if scores else tiny_llama(LlamaForCausalLM)
     trees = [tree_of("short", 5, 4), tree_of("long", 40, 30)] if kind is SFTTrainer else SHORT_AND_LONG
-    guards = StepGuards(trees, training=None)  # type: ignore[arg-type]
     batch = collate(trees)
     if kind is DPOTrainer:
         batch.reference = torch.zeros(4)
@@ -81,15 +79,14 @@ def test_a_forward_pass_reads_one_value_back_at_most_before_the_backward_pass(ki
         here = batch.to(device)
         for _ in range(2):
             accelerator.reads.clear()
-            loss = trainer.batch_loss(tree_model, here, trainer.denominators(trees))
-            guards.require_finite_loss(loss, 1, here.tree_ids)
+            trainer.batch_loss(tree_model, here, trainer.denominators(trees))
 
     on_cpu, there = trainer_of(kind), trainer_of(kind)
     with torch.no_grad():
         step(on_cpu, "cpu")
         with accelerator.accelerator():
             step(there, "cuda")
-            assert accelerator.reads == ["aten._local_scalar_dense.default"]
+            assert accelerator.reads == []
             found = there.sums.report(ALONE)
-            assert accelerator.reads[1:] == ["tolist"], "all metrics are read at once"
+            assert accelerator.reads == ["tolist"], "all metrics are read at once"
     assert found == pytest.approx(on_cpu.sums.report(ALONE), rel=1e-5)
