@@ -33,7 +33,7 @@ from align.rounds.plan import RoundsConfig, plan, stages_after, stages_before, s
 from align.rounds.processes import Ending, Signals, end_leftovers, run_process, sole_driver
 from align.rounds.publishing import FailedPushes
 from align.rounds.results import key_numbers
-from align.rounds.schedule import Schedule
+from align.rounds.schedule import Schedule, gpus_of_this_machine
 from align.rounds.screen import Screen, last_start
 from align.rounds.slurm import SlurmJobs, check_slurm
 from align.rounds.stage import Stage, within
@@ -57,6 +57,7 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     """
     stages = plan(config, recipes)
     check_slurm(config.launcher)
+    gpus_of_this_machine(config.launcher.gpus)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with sole_driver(config.run_dir), Signals() as signals:
         if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):

@@ -25,7 +25,7 @@ class Schedule:
 
     def __init__(self, stages: Sequence[Stage], run_dir: Path, launcher: LauncherConfig) -> None:
         self._stages, self._run_dir, self._most = stages, run_dir, launcher.most_stages
-        self._gpus = [] if launcher.gpus is None else gpus_of_this_machine(launcher.gpus)
+        self._gpus = gpus_of_this_machine(launcher.gpus)
         self._finished: set[str] = set()
         self._running: dict[str, tuple[str, ...]] = {}
         """Label -> the GPUs that the stage has for itself."""
@@ -90,11 +90,13 @@ class Schedule:
         return any(earlier.makes(path) for path in stage.inputs.values())
 
 
-def gpus_of_this_machine(count: int) -> list[str]:
+def gpus_of_this_machine(count: int | None) -> list[str]:
     """The first `count` GPUs, as CUDA_VISIBLE_DEVICES names them: of those that this variable has, if it is set.
 
-    Raises ConfigError if it has fewer.
+    count: None where GPUs are not divided, which gives none. Raises ConfigError if the variable has fewer.
     """
+    if count is None:
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number) for number in range(count)] if visible is None else [n for n in visible.split(",") if n]
     if len(names) < count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,9 @@ def test_two_rounds_run_whole_and_a_second_start_runs_nothing(
     assert not (made_in / "round-1" / "collect").exists()
 
     assert (made_in / "report.md").read_text().count("|") > 20
+    assert re.search(r"\| win rate \| - \| [^|]*% [^|]*\| [^|]*% ", (made_in / "report.md").read_text()), (
+        "of each round"
+    )
     assert "<html" in (made_in / "report.html").read_text()
 
     ledger = Ledger(made_in / "ledger.sqlite", in_memory=True)

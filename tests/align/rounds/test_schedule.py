@@ -255,5 +255,7 @@ def test_mistakes_in_gpus_are_found_before_anything_starts(pair: Pair, monkeypat
     assert "starts 4 processes on 1 nodes with 2 GPUs each. Ask for a GPU for each process" in message(gpus_per_node=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     assert gpus_of_this_machine(2) == ["3", "5"]
+    del pair.values["each_round"][0]["launch"], pair.values["each_round"][0]["resources"]
     with pytest.raises(ConfigError, match=r"launcher.gpus: is 4, and CUDA_VISIBLE_DEVICES has 3 \(3,5,7\)"):
-        gpus_of_this_machine(4)
+        pair.run()
+    assert not pair.run_dir.exists()
