@@ -29,6 +29,7 @@ KINDS = {
     "questions.dev": QuestionRow,
     "questions.round-1": QuestionRow,
     "questions.round-2": QuestionRow,
+    "prompts.heldout": PromptRow,
     "prompts.round-1": PromptRow,
     "prompts.round-2": PromptRow,
 }
@@ -62,6 +63,7 @@ def test_every_file_is_filled_to_its_limits_or_nearly(rows: dict[str, list]) -> 
     for number in (1, 2):
         assert len(rows[f"prompts.round-{number}"]) == sum(limits.prompts.limits.values())
         assert filled(f"questions.round-{number}", sum(limits.questions.limits.values()))
+    assert len(rows["prompts.heldout"]) == sum(limits.prompts.heldout_limits.values()) > 0
     assert filled("questions.heldout", sum(limits.questions.heldout_limits.values()))
     assert filled("questions.dev", sum(limits.questions.dev_limits.values()))
 
@@ -87,7 +89,7 @@ def test_no_held_out_function_is_trained_on(rows: dict[str, list]) -> None:
 
 
 def test_no_held_out_prompt_is_trained_on_or_sampled_from(rows: dict[str, list]) -> None:
-    held = {prompt_identity(row.prompt) for row in rows["preferences.heldout"]}
+    held = {prompt_identity(row.prompt) for row in (*rows["preferences.heldout"], *rows["prompts.heldout"])}
     for name in ("preferences", "prompts.round-1", "prompts.round-2"):
         assert held.isdisjoint(prompt_identity(row.prompt) for row in rows[name]), name
     assert {content_key(row) for row in rows["prompts.round-1"]}.isdisjoint(map(content_key, rows["prompts.round-2"]))
