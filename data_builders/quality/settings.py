@@ -123,7 +123,7 @@ class TopicConfig(EncoderConfig):
     510 English prompts of data_builders/quality/topic_seed.yaml, with 13 coarse and 51 fine topics. With a tagger, it
     chooses among these topics."""
     l2: float = Field(3e-4, gt=0)
-    """Weight of the classifier's L2 penalty: loss = mean cross entropy + l2 / 2 * sum of the squared weights."""
+    """Weight of the classifier's penalty: loss = mean cross entropy + l2 / 2 * sum of the squared weights."""
     sampling: SamplingConfig = SamplingConfig()
     """How the tagger is run: backend, batches, device. Temperature and number of tokens are set by the gate."""
 
