@@ -3,17 +3,20 @@
 bubblewrap makes the namespaces and the read-only root; the filter of `seccomp.py` lists the permitted system calls. An
 outer mount namespace provides what bubblewrap cannot: a scratch folder with a limit on the number of files, and an
 interpreter that an unprivileged user can read, because root becomes user 65534 before bubblewrap starts.
+
+Inside are the interpreter, its standard library, and the shared libraries that these two load. The packages that are
+installed on the host, and all other files of its /usr, are not: what code computes must not depend on them.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,27 +26,30 @@ from align.tools.sandbox.seccomp import AUDIT_ARCH, seccomp_program
 
 UNPRIVILEGED = 65534
 SCRATCH = "/scratch"
-PACKAGES = "/python/packages"
 WORKER = Path(__file__).with_name("worker.py")
-STAGES = ("/mnt", "/tmp", "/srv")
-"""Empty folders that every Linux has, covered in the sandbox's own mount namespace: interpreter, scratch, packages."""
-TOOLS = {"bwrap": "bubblewrap", "unshare": "util-linux", "setpriv": "util-linux", "mount": "mount"}
+TOOLS = {
+    "bwrap": "bubblewrap",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "mount": "mount",
+    "ldd": "libc-bin",
+}
 """Programs, with the Debian packages that hold them."""
+LOCALE = "/usr/lib/locale/C.utf8"
+"""The locale of LANG, where the C library does not have it built in."""
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 ENVIRONMENT = {
     "HOME": SCRATCH,
     "TMPDIR": SCRATCH,
     "LANG": "C.UTF-8",
     "LD_LIBRARY_PATH": "/python/lib",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
 }
-# The interpreter first: it, too, may lie under a folder that is covered next.
+# The interpreter on /mnt first: it, too, may lie under /tmp, which the scratch folder covers next.
 PREPARE = """set -e
 mount --rbind "$1" /mnt
-if [ -n "$2" ]; then mount --rbind "$2" /srv; fi
-mount -t tmpfs -o "$3" scratch /tmp
-shift 3
+mount -t tmpfs -o "$2" scratch /tmp
+shift 2
 exec "$@"
 """
 HOW_TO_PERMIT = (
@@ -61,12 +67,7 @@ def require_tools() -> str:
         raise SandboxError(
             "sandbox", f"expected Linux on {' or '.join(AUDIT_ARCH)}, found {found}", "Use such a machine"
         )
-    for tool, package in {
-        "bwrap": "bubblewrap",
-        "unshare": "util-linux",
-        "setpriv": "util-linux",
-        "mount": "mount",
-    }.items():
+    for tool, package in TOOLS.items():
         if shutil.which(tool) is None:
             raise SandboxError(
                 "sandbox",
@@ -76,7 +77,7 @@ def require_tools() -> str:
     return machine
 
 
-def start(scratch: str, packages: Path | None, answers: int) -> subprocess.Popen[bytes]:
+def start(scratch: str, answers: int) -> subprocess.Popen[bytes]:
     """Start the isolated worker, with pipes for its standard streams and that descriptor for its answers.
 
     scratch: the options of the scratch folder's tmpfs, such as "size=1048576,nr_inodes=100".
@@ -89,8 +90,8 @@ def start(scratch: str, packages: Path | None, answers: int) -> subprocess.Popen
         os.lseek(filter_file, 0, os.SEEK_SET)
         return subprocess.Popen(
             [
-                *_outer(scratch, packages),
-                *_inner(packages, filter_file),
+                *_outer(scratch),
+                *_inner(filter_file),
                 WORKER.read_text(encoding="utf-8"),
             ],
             stdin=subprocess.PIPE,
@@ -155,9 +156,9 @@ def descendants(process: int) -> list[int]:
     return below + [deeper for child in below for deeper in descendants(child)]
 
 
-def _outer(scratch: str, packages: Path | None) -> list[str]:
-    """The programs before bubblewrap: a mount namespace with STAGES mounted; root gives up its privileges."""
-    prepare = ["sh", "-c", PREPARE, "sh", sys.base_prefix, str(packages or ""), f"{scratch},mode=700"]
+def _outer(scratch: str) -> list[str]:
+    """The programs before bubblewrap: interpreter and scratch are mounted; root gives up its privileges."""
+    prepare = ["sh", "-c", PREPARE, "sh", sys.base_prefix, f"{scratch},mode=700"]
     if os.geteuid() != 0:
         return ["unshare", "--user", "--map-root-user", "--mount", *prepare]
     prepare[-1] += f",uid={UNPRIVILEGED},gid={UNPRIVILEGED}"
@@ -172,25 +173,17 @@ def _outer(scratch: str, packages: Path | None) -> list[str]:
     return ["unshare", "--mount", *prepare, *drop]
 
 
-def _inner(packages: Path | None, filter_file: int) -> list[str]:
+def _inner(filter_file: int) -> list[str]:
     command = ["bwrap", "--unshare-user", "--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED)]
     command += [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup")]
     command += ["--cap-drop", "ALL", "--hostname", "sandbox", "--new-session", "--die-with-parent", "--clearenv"]
-    environment = {
-        "HOME": SCRATCH,
-        "TMPDIR": SCRATCH,
-        "LANG": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",
-        "LD_LIBRARY_PATH": "/python/lib",
-    }
-    for name, value in environment.items():
+    for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
-    for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):  # the C library and what extension modules link to
-        command += ["--ro-bind-try", folder, folder]
-    for source, target in _interpreter().items():
-        command += ["--ro-bind", f"/mnt/{source}", target]
-    if packages is not None:
-        command += ["--ro-bind", "/srv", PACKAGES]
+    for source, target in {**_interpreter(), **_shared_libraries()}.items():
+        command += ["--ro-bind", source, target]
+    for folder in _installed_packages():
+        command += ["--tmpfs", folder, "--remount-ro", folder]
+    command += ["--ro-bind-try", LOCALE, LOCALE]
     for device in ("null", "zero", "urandom", "random"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     # No /proc: Python needs none of it. The root is bubblewrap's own tmpfs, read-only once everything is mounted.
@@ -200,14 +193,46 @@ def _inner(packages: Path | None, filter_file: int) -> list[str]:
 
 @cache
 def _interpreter() -> dict[str, str]:
-    """Files and folders of this interpreter, relative to its prefix, with their places inside."""
+    """The interpreter and its standard library on /mnt, with their places inside."""
+    found = {f"/mnt/bin/{PYTHON}": "/python/bin/python3"}
+    for folder in _library_folders():
+        found[f"/mnt/{folder}"] = f"/python/{folder}"
+    return found
+
+
+def _library_folders() -> list[str]:
+    """Folders of the standard library, relative to the interpreter's prefix."""
+    folders = sorted({f"lib/{PYTHON}", f"{sys.platlibdir}/{PYTHON}"})
+    return [folder for folder in folders if (Path(sys.base_prefix) / folder).is_dir()]
+
+
+def _installed_packages() -> list[str]:
+    """Folders inside the standard library's that hold what is installed on the host, as they are named inside."""
+    folders = [f"{folder}/{name}" for folder in _library_folders() for name in ("site-packages", "dist-packages")]
+    return [f"/python/{folder}" for folder in folders if (Path(sys.base_prefix) / folder).is_dir()]
+
+
+@cache
+def _shared_libraries() -> dict[str, str]:
+    """Files that the interpreter and its extension modules load, with their places inside. Without those of tkinter:
+    there is no display, and each mounted file adds to the time of a start.
+
+    All lie in one folder, which LD_LIBRARY_PATH names; only the loader must be where the interpreter says it is:
+        libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x...)     bound to /python/lib/libm.so.6
+        libpython3.11.so.1.0 => PREFIX/lib/libpython... (0x...)  read from /mnt/lib/, since PREFIX may be covered
+        /lib64/ld-linux-x86-64.so.2 (0x...)                      bound to itself
+    """
     prefix = Path(sys.base_prefix)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found = {f"bin/{version}": "/python/bin/python3"}
-    for folder in {f"lib/{version}", f"{sys.platlibdir}/{version}"}:
-        if (prefix / folder).is_dir():
-            found[folder] = f"/python/{folder}"
-    shared = sysconfig.get_config_var("INSTSONAME") if sysconfig.get_config_var("Py_ENABLE_SHARED") else None
-    if shared and (prefix / "lib" / shared).exists():
-        found[f"lib/{shared}"] = f"/python/lib/{shared}"
+    modules = [file for folder in _library_folders() for file in sorted((prefix / folder).glob("lib-dynload/*.so"))]
+    command = ["ldd", str(prefix / "bin" / PYTHON), *(str(file) for file in modules if "_tkinter" not in file.name)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found: dict[str, str] = {}
+    for name, path in re.findall(r"^\s+(?:(\S+) => )?(/.+) \(0x[0-9a-f]+\)$", listed, re.MULTILINE):
+        source = os.path.normpath(path)
+        if source.startswith(f"{prefix}/"):
+            source = f"/mnt/{Path(source).relative_to(prefix)}"
+        found.setdefault(source, f"/python/lib/{name}" if name else path)
+    if not found:
+        what = f"expected `ldd` to list the libraries of {prefix / 'bin' / PYTHON}, found none"
+        raise SandboxError("sandbox", what, "Use an interpreter that is linked dynamically")
     return found

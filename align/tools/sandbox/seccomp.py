@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     # reading and writing what is open
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
     "preadv": (295, 69), "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436),
-    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "fcntl": (72, 25), "flock": (73, 32), "fsync": (74, 82),
+    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "flock": (73, 32), "fsync": (74, 82),
     "fdatasync": (75, 83), "sendfile": (40, 71), "copy_file_range": (326, 285), "fadvise64": (221, 223),
     "pipe": (22, None), "pipe2": (293, 59), "poll": (7, None), "ppoll": (271, 73), "select": (23, None),
     "pselect6": (270, 72), "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
@@ -58,14 +58,16 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "set_tid_address": (218, 96), "arch_prctl": (158, None), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133),
     "sigaltstack": (131, 132), "restart_syscall": (219, 128), "kill": (62, 129), "tgkill": (234, 131),
-    # the pair of sockets by which an asyncio loop wakes itself; socket, connect, bind and sendmsg are not here
-    "sendto": (44, 206), "recvfrom": (45, 207), "shutdown": (48, 210), "getsockopt": (55, 209), "setsockopt": (54, 208),
+    # the pair of sockets by which an asyncio loop wakes itself; socket, connect, bind and sendmsg are not here, nor is
+    # setsockopt, by which each socket could hold megabytes in the kernel, outside of the limit on memory
+    "sendto": (44, 206), "recvfrom": (45, 207), "shutdown": (48, 210), "getsockopt": (55, 209),
     "getsockname": (51, 204), "getpeername": (52, 205),
 }  # fmt: skip
 
-CLONE, CLONE3, SOCKETPAIR, IOCTL = (56, 220), (435, 435), (53, 199), (16, 29)
+CLONE, CLONE3, SOCKETPAIR, IOCTL, FCNTL = (56, 220), (435, 435), (53, 199), (16, 29), (72, 25)
 CLONE_THREAD = 0x00010000
 AF_UNIX = 1
+F_SETPIPE_SZ = 1031
 HARMLESS_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: is it a terminal, how much is there, how is it opened."""
 FIRST_NEW_CALL = 424
@@ -97,6 +99,12 @@ def seccomp_program(machine: str) -> bytes:
         # Its flags lie in memory, where a filter cannot look: the C library then takes clone.
         *_if(CLONE3[column], NUMBER, [_do(RETURN, UNKNOWN)]),
         *_if(SOCKETPAIR[column], FIRST_ARGUMENT, [_do(EQUAL, AF_UNIX, 0, 1), _do(RETURN, ALLOW)]),
+        # A pipe keeps its 64 KiB.
+        *_if(
+            FCNTL[column],
+            SECOND_ARGUMENT,
+            [_do(EQUAL, F_SETPIPE_SZ, 0, 1), _do(RETURN, REFUSE), _do(RETURN, ALLOW)],
+        ),
         *_if(
             IOCTL[column],
             SECOND_ARGUMENT,

@@ -20,7 +20,7 @@ import sys
 
 ALL_DESCRIPTORS = 1 << 20
 ANSWER = struct.Struct("!16sBII")
-OUTCOMES = ("ok", "error", "memory", "output")  # as in sandbox.py
+OUTCOMES = ("ok", "error", "memory", "output")  # as in session.py
 ONLY_PARSE = 0x400  # ast.PyCF_ONLY_AST
 RESERVE_BYTES = 8 << 20
 """What code may not take, so that a call that ran out of memory can still say so."""
@@ -44,7 +44,6 @@ def main():
     ):
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
     resource.setrlimit(resource.RLIMIT_AS, (memory - RESERVE_BYTES, memory))
-    sys.path[:0] = limits["path"]
     main_module = type(sys)("__main__")
     sys.modules["__main__"] = main_module
     send(answers, b"\0" * 16, "ok", "", "", limits["output_bytes"])
