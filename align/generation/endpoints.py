@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
+from align.addresses import Place, checked_addresses, place_of
 from align.errors import ServerError, first_line
 from align.reporting import logger
 from align.settings import SamplingServerConfig
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds that a server gets no request after a failure
+MAX_ANSWER_BYTES = 64 << 20
 _CONNECT_SECONDS = 10.0
 _RETRIED = {408, 425, 429}  # and 5xx
 
@@ -86,7 +90,13 @@ class Endpoints:
     ) -> None:
         self.settings, self._api_key, self.check = settings, api_key, check
         self._certificates: SSLContext | None = None
+        self.addresses: dict[Place, str] = {}
+        """The address of each place that is connected to, since it was last checked."""
         self.all = [Endpoint(url.rstrip("/").removesuffix("/v1")) for url in settings.base_urls]
+
+    @property
+    def has_key(self) -> bool:
+        return self._api_key is not None
 
     def run(self, send: Callable[[Session, Endpoint, J], Awaitable[R]], jobs: Sequence[J]) -> list[R]:
         """The result of each job, in their order. `send` does one job at the server it is given; it may be called
@@ -135,7 +145,10 @@ class Endpoints:
         if self._certificates is None and any(endpoint.root.startswith("https") for endpoint in self.all):
             self._certificates = httpx2.create_ssl_context()  # takes 0.05 s
         verify = self._certificates or False  # False where no address is https
-        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout, verify=verify) as client:
+        # trust_env: no proxy and no password of the environment; redirects are not followed by default.
+        async with httpx2.AsyncClient(
+            headers=headers, limits=limits, timeout=timeout, verify=verify, trust_env=False
+        ) as client:
             yield Session(self, client)
 
 
@@ -215,6 +228,7 @@ class Session:
                         await self._changed.wait()
 
     def _failed(self, endpoint: Endpoint, fault: Fault) -> None:
+        self._endpoints.addresses.pop(place_of(endpoint.root), None)
         endpoint.failures += 1
         endpoint.is_checked = False
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (endpoint.failures - 1)) if fault.wait is None else fault.wait
@@ -240,10 +254,10 @@ class Session:
         seconds = self._settings.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                response = await self._client.request(method, url, json=body)
+                response = await self._response(method, url, body)
         except (TimeoutError, httpx2.ReadTimeout):
             raise Fault(f"no answer within {seconds:g} s") from None
-        except httpx2.RequestError as error:
+        except (httpx2.RequestError, socket.gaierror) as error:
             raise Fault(f"the connection failed ({type(error).__name__}: {first_line(error)})") from None
         if response.status_code in _RETRIED or response.status_code >= 500:
             raise Fault(f"answered {response.status_code} ({_message(response)})", _retry_after(response))
@@ -253,6 +267,45 @@ class Session:
             return response.json()
         except ValueError:
             raise Fault(f"the answer is not JSON ({first_line(ValueError(response.text))})") from None
+
+    async def _response(self, method: str, url: str, body: dict[str, Any] | None) -> Response:
+        """Ask the address that was checked for the URL's host; the HTTP library looks no name up."""
+        import httpx2
+
+        place, parts, addresses = place_of(url), urlsplit(url), self._endpoints.addresses
+        known = addresses.get(place)
+        candidates = [known] if known else await checked_addresses(place, has_key=self._endpoints.has_key)
+        for number, address in enumerate(candidates, 1):
+            at = f"[{address}]" if ":" in address else address
+            asking = self._client.stream(
+                method,
+                parts._replace(netloc=f"{at}:{place.port}").geturl(),
+                json=body,
+                headers={"Host": parts.netloc},
+                extensions={"sni_hostname": place.host},
+            )
+            try:
+                async with asking as response:
+                    addresses[place] = address
+                    return await _read(response)
+            except httpx2.ConnectError:
+                if number == len(candidates):
+                    raise
+        raise AssertionError("a name that means something has an address")
+
+
+async def _read(response: Response) -> Response:
+    """An answer with its content. Raises Fault after MAX_ANSWER_BYTES, so that no server can fill the memory."""
+    import httpx2
+
+    content = bytearray()
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            raise Fault(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+    encoded = ("content-encoding", "content-length", "transfer-encoding")  # the content is decoded
+    headers = [(name, value) for name, value in response.headers.items() if name not in encoded]
+    return httpx2.Response(response.status_code, headers=headers, content=bytes(content))
 
 
 async def _nothing(session: Session, endpoint: Endpoint, job: None) -> None:

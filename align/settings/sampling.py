@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from align.addresses import place_of
 from align.config import Section
 
 
@@ -42,8 +42,10 @@ class SamplingServerConfig(Section):
     @classmethod
     def _addresses_are_complete(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
-                raise ValueError(f"{url!r} is not an address such as http://localhost:8000/v1")
+            try:
+                place_of(url)
+            except ValueError as error:
+                raise ValueError(f"{url!r} is not an address such as http://localhost:8000/v1: it {error}") from None
         roots = [url.rstrip("/").removesuffix("/v1") for url in urls]
         for url, root in zip(urls, roots, strict=True):
             if roots.count(root) > 1:

@@ -1,19 +1,24 @@
 """Requests to a web service: time-outs, retries, 429, and a key that appears in no message.
 
-The key travels in a header, never in the address, and is not sent on to where a redirect points.
+The key travels in a header, never in the address. Redirects are not followed, proxies of the environment are not used,
+and a connection goes to an address that was checked (`align/addresses.py`).
 """
 
 from __future__ import annotations
 
+import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from email.message import Message
+from functools import cache
 from http.client import HTTPException
 
+from align.addresses import Place, connected, place_of
 from align.errors import ConfigError
 from align.tools.results import ToolFailure
 
@@ -27,7 +32,48 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_StayHere)
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self.sock = connected(Place("http", self.host, self.port), self.timeout, has_key=True)
+
+
+class _TLSConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        plain = connected(Place("https", self.host, self.port), self.timeout, has_key=True)
+        self.sock = _certificates().wrap_socket(plain, server_hostname=self.host)
+
+
+class _CheckedHandler(urllib.request.AbstractHTTPHandler):
+    """http and https by the connections above."""
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TLSConnection, request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """`build_opener` would add handlers of files, FTP and the environment's proxies."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        _CheckedHandler,
+        _StayHere,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+_OPENER = _opener()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +101,9 @@ class Service:
     """Before the second try; doubled for each further one. The service's Retry-After goes before it."""
     longest_pause_seconds: float = 30.0
     """A service that asks for more is not waited for."""
+
+    def __post_init__(self) -> None:
+        place_of(self.address)
 
     def check_key(self) -> None:
         """Raise where the environment holds no key: before the first call, not in the middle of a run."""
