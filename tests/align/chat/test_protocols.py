@@ -10,8 +10,10 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from align.chat import ChatML, ChatProtocol, Encoded, Llama3, TokenKind, load_protocol
+from align.chat.calls import CallSyntax
 from align.errors import ConfigError
 from align.rows import Message, ToolCall, tools_of
+from tests.torture.security import PAIRS, check
 
 MERELY_ADDED = "<|memo|>"
 DIALOGS = 150
@@ -174,6 +176,24 @@ def test_typed_control_tokens_in_calls_and_functions_stay_text(protocol: ChatPro
     control = control_ids(protocol)
     found = [token for token in protocol.encode(messages, tools).ids if token in control]
     assert found == [i for i in protocol.encode(plain, '[{"name": "f"}]').ids if i in control]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, syntax", PAIRS)
+def test_typed_control_tokens_stay_text_in_every_place_and_syntax(
+    name: str, syntax: CallSyntax, request: pytest.FixtureRequest
+) -> None:
+    protocol = load_protocol(request.getfixturevalue(f"{name}_tokenizer"), name, syntax)
+    found = check(protocol, seed=6, count=100)
+    assert found.written > 30
+    assert found.typed > 500
+
+
+def test_that_fuzz_finds_a_tokenizer_that_takes_typed_tokens_for_control_tokens(protocol: ChatProtocol) -> None:
+    careless = load_protocol(protocol.tokenizer, protocol.name)
+    careless._segments = protocol.tokenizer.backend_tokenizer
+    with pytest.raises(AssertionError, match="seed 6"):
+        check(careless, seed=6, count=20)
 
 
 def test_a_tokenizer_that_looks_whole_words_up_still_keeps_text_as_text(chatml_tokenizer) -> None:
