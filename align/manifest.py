@@ -102,7 +102,9 @@ def input_fingerprint(entry: Path | str) -> str:
 
     try:
         # Only some of a repository's files may be in the cache (`align/models/checkpoints.py`); these always are.
-        found = snapshot_download(str(entry), allow_patterns=["*config.json"], local_files_only=True)
+        found = snapshot_download(  # nosec B615  # nothing is downloaded: it asks which commit is in the cache
+            str(entry), allow_patterns=["*config.json"], local_files_only=True
+        )
         return f"commit {Path(found).name}"
     except (HFValidationError, LocalEntryNotFoundError):
         what = "is neither a file or folder nor a name in the Hub's cache"

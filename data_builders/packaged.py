@@ -272,7 +272,7 @@ def elements() -> list[Element]:
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         columns = "atomic_number, symbol, name, period, group_id, atomic_weight, is_radioactive"
-        found = connection.execute(f"SELECT {columns} FROM elements ORDER BY atomic_number")
+        found = connection.execute(f"SELECT {columns} FROM elements ORDER BY atomic_number")  # nosec B608  # from above
         return [
             Element(number, symbol, name, period, group, weight, bool(radioactive))
             for number, symbol, name, period, group, weight, radioactive in found

@@ -242,7 +242,7 @@ def attention_of(config: ModelConfig) -> str:
 
 def _tokenizer_of(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # nosec B615  # a folder
     except AlignError:
         raise
     except Exception as error:  # of many kinds: the files of a tokenizer are read by several libraries

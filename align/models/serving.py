@@ -74,7 +74,8 @@ def _protocol_of(folder: Path) -> ChatProtocol | None:
     """The protocol by which a folder's tokenizer was saved; None for one whose template is not ours."""
     if not (folder / "tokenizer_config.json").exists():
         return None
-    return protocol_of_template(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # nosec B615  # a folder
+    return protocol_of_template(tokenizer)
 
 
 def _write_token_ids(folder: Path, stop_ids: Iterable[int], pad: int | None) -> list[Path]:

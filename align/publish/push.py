@@ -231,7 +231,8 @@ class _Push:
         if entry.lfs is not None:
             return bool(entry.lfs.sha256 == self.sha256[name])
         content = self.files[name].read_bytes() if entry.size == self.files[name].stat().st_size else b""
-        return bool(entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+        blob = b"blob %d\0" % len(content) + content
+        return bool(entry.blob_id == hashlib.sha1(blob, usedforsecurity=False).hexdigest())
 
 
 def _commits(refs: Iterable[Any]) -> dict[str, str]:

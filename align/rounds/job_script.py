@@ -20,7 +20,7 @@ def batch_script(stage: Stage, name: str, log: Path, setup: Sequence[str], stop_
 
     asked = stage.allocation
     assert asked is not None
-    environment = Environment(
+    environment = Environment(  # nosec B701  # a shell script, whose values are quoted in the template
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,

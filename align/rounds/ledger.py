@@ -159,7 +159,7 @@ class Ledger:
         values = (status, json.dumps(outputs or {}), time.time(), key, *later, record_id)
         columns = "status = ?, outputs = ?, ended = ?, key = COALESCE(?, key), code = COALESCE(?, code), "
         columns += "inputs = COALESCE(?, inputs)"
-        self._execute(f"UPDATE stages SET {columns} WHERE id = ?", values)
+        self._execute(f"UPDATE stages SET {columns} WHERE id = ?", values)  # nosec B608  # `columns` is from above
 
     def adopt(self, run_id: int, record: StageRecord) -> None:
         """Write down a finished stage that another ledger knew."""
@@ -172,7 +172,7 @@ class Ledger:
     def _insert(self, row: tuple[Any, ...]) -> int:
         names = "run_id, label, name, round, recipe, key, status, command, config, inputs, outputs, code, started"
         marks = ", ".join("?" * 13)
-        return _id(self._execute(f"INSERT INTO stages ({names}) VALUES ({marks})", row))
+        return _id(self._execute(f"INSERT INTO stages ({names}) VALUES ({marks})", row))  # nosec B608  # from above
 
     def latest(self, label: str) -> StageRecord | None:
         """The last start of a stage, however it ended."""
@@ -213,7 +213,7 @@ class Ledger:
             return
         columns = "run_id, name, after_round, path, reason, chosen"
         row = (run_id, name, after_round, path, reason, time.time())
-        self._execute(f"INSERT INTO choices ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._execute(f"INSERT INTO choices ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)  # nosec B608  # from above
 
     def choices(self) -> list[ChoiceRecord]:
         """Every choice of the best model, in order."""

@@ -73,6 +73,7 @@ from align.trainers.saving import (
     leave_frozen_weights_out,
     model_files,
     read_model,
+    refuse_code_while_loading,
     require_savable,
     require_saved,
     write_model,
@@ -564,6 +565,7 @@ class TreeTrainer(Trainer, ABC):
         if wrapped is not None:
             if is_adapted(self.hugging_face_model):
                 leave_frozen_weights_out(wrapped.engine)
+            refuse_code_while_loading(wrapped.engine)
             call_before_loading(wrapped.engine, self.before_loading)
             self.processes.times.watch_deepspeed()
         return self.lr_scheduler

@@ -210,7 +210,8 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         f"{_ENGINE}.load_checkpoint",
         _SAVING,
-        "extended: reference log-probabilities come before it; called without `load_module_strict` for adapters",
+        "extended: reference log-probabilities come before it, and it reads no pickle that could run code; called "
+        "without `load_module_strict` for adapters",
         (
             "(self, load_dir, tag=None, load_module_strict=True, load_optimizer_states=True, "
             "load_lr_scheduler_states=True, load_module_only=False, custom_load_fn=None)",

@@ -6,15 +6,19 @@ Which folders there are, and which of them a run resumes from, is decided in `al
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.serialization import safe_globals
 from transformers.core_model_loading import revert_weight_conversion
 
 from align.chat.protocol import ChatProtocol
@@ -30,6 +34,8 @@ from align.models.serving import write_serving_files
 STATE = "trainer_state.json"
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
 
+_TENSORS_ONLY, _ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+"""Variables that torch.load reads at each call."""
 _PREFIX = "model."
 """What the trained module (`TreeModel`) puts before each name of the Hugging Face model in it."""
 
@@ -174,6 +180,36 @@ def call_before_loading(engine: Any, action: Callable[[Any], None]) -> None:
     def load_checkpoint(*arguments: Any, **settings: Any) -> Any:
         action(engine)
         return load(*arguments, **settings)
+
+    engine.load_checkpoint = load_checkpoint
+
+
+def refuse_code_while_loading(engine: Any) -> None:
+    """Make DeepSpeed's engine load nothing but tensors, plain values and three classes of DeepSpeed's own.
+
+    Its optimizer states are pickles, which it reads with `weights_only=False`: whoever wrote them could run any code.
+    Raises CheckpointError if a file has anything else in it. The manifest of a folder is no protection, since whoever
+    can write a state can also write a manifest that fits.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    load = engine.load_checkpoint
+
+    def load_checkpoint(folder: str, *arguments: Any, **settings: Any) -> Any:
+        before = {name: os.environ.pop(name, None) for name in (_TENSORS_ONLY, _ANYTHING)}
+        os.environ[_TENSORS_ONLY] = "1"  # goes before the argument weights_only of torch.load
+        try:
+            with safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum]):
+                return load(folder, *arguments, **settings)
+        except UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            what = f"has optimizer states that could run code ({found[1] if found else 'they are no plain tensors'})"
+            how = "Delete it if you did not write it yourself; an earlier checkpoint is used"
+            raise CheckpointError(folder, what, how) from None
+        finally:
+            del os.environ[_TENSORS_ONLY]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
 
     engine.load_checkpoint = load_checkpoint
 

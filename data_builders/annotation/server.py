@@ -232,7 +232,7 @@ class Server:
     def address(self) -> str:
         """The address that raters open. If it contains the token, keep it secret."""
         name = f"[{self._host}]" if ":" in self._host else self._host
-        if self._host in ("0.0.0.0", "::"):
+        if self._host in ("0.0.0.0", "::"):  # nosec B104  # only compared; such a page requires a token
             name = socket.gethostname()
         return f"http://{name}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 

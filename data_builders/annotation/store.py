@@ -113,7 +113,8 @@ class Store:
         with self._transaction() as db:
             kept = {task.id for task in tasks}
             opened = "SELECT 1 FROM assignment WHERE assignment.task = task.id"
-            for row in db.execute(f"SELECT id FROM task WHERE NOT EXISTS ({opened})").fetchall():
+            found = db.execute(f"SELECT id FROM task WHERE NOT EXISTS ({opened})")  # nosec B608  # from above
+            for row in found.fetchall():
                 if row["id"] not in kept:
                     db.execute("DELETE FROM task WHERE id = ?", (row["id"],))
             seen = {(row["source"], row["name"]) for row in db.execute("SELECT source, name FROM task")}
@@ -229,12 +230,12 @@ class Store:
             if asked.number == 1:
                 where = "WHERE id = ? AND responses IS NULL"
                 values: tuple[object, ...] = (texts, names, drawn, asked.task)
-                db.execute(f"UPDATE task SET responses = ?, models = ?, seeds = ? {where}", values)
+                db.execute(f"UPDATE task SET responses = ?, models = ?, seeds = ? {where}", values)  # nosec B608  # from above
                 found = db.execute("SELECT responses, models, seeds FROM task WHERE id = ?", (asked.task,))
                 texts, names, drawn = found.fetchone()
             mine, values = ("AND rater = ?", (asked.rater,)) if asked.rater else ("", ())
             db.execute(
-                "UPDATE turn SET responses = ?, models = ?, seeds = ? WHERE task = ? AND number = ? "
+                "UPDATE turn SET responses = ?, models = ?, seeds = ? WHERE task = ? AND number = ? "  # nosec B608  # see `mine`
                 f"AND responses IS NULL AND withdrawn IS NULL AND prompt = ? {mine}",  # after an undo it is another one
                 (texts, names, drawn, asked.task, asked.number, prompt, *values),
             )
@@ -377,11 +378,10 @@ class Store:
         )
 
     def _is_known(self, db: sqlite3.Connection, judgement_id: str, rater: str, withdrawn: bool = False) -> bool:
-        found = db.execute(
-            "SELECT 1 FROM judgement JOIN turn ON turn.id = judgement.turn WHERE judgement.id = ? AND rater = ?"
-            + (" AND judgement.withdrawn IS NOT NULL" if withdrawn else ""),
-            (judgement_id, rater),
-        )
+        and_withdrawn = " AND judgement.withdrawn IS NOT NULL" if withdrawn else ""
+        joined = "judgement JOIN turn ON turn.id = judgement.turn"
+        query = f"SELECT 1 FROM {joined} WHERE judgement.id = ? AND rater = ?{and_withdrawn}"  # nosec B608  # from above
+        found = db.execute(query, (judgement_id, rater))
         return found.fetchone() is not None
 
     def _touch(self, db: sqlite3.Connection, task: str, rater: str, closed: str | None) -> None:

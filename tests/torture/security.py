@@ -1,10 +1,11 @@
-"""Control tokens that somebody typed, in every place of a dialog: a hundred thousand dialogs over all protocols.
+"""Attacks at full length: control tokens that somebody typed, and a checkpoint that somebody else wrote.
 
     pytest -s tests/torture/security.py                  # about ten minutes; TORTURE_SEED=n for other dialogs
 
-Each dialog has a twin of the same structure in which every typed text is `x`. The two must have the same control
-tokens, of the same kind and of the same turns: then no typed text has become one. `tests/align/chat/test_protocols.py`
-runs some of them.
+Control tokens are in every place of a dialog, in a hundred thousand dialogs over all protocols and call syntaxes. Each
+dialog has a twin of the same structure in which every typed text is `x`. The two must have the same control tokens, of
+the same kind and of the same turns: then no typed text has become one. `tests/align/chat/test_protocols.py` runs some
+of them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from align.chat import ChatProtocol, TokenKind, load_protocol
 from align.chat.calls import CallSyntax
 from align.chat.protocol import Dialog
-from align.rows import Message, ToolCall
+from align.jsonl import write_rows
+from align.manifest import SEAL, read_manifest, write_folder_manifest
+from align.rows import Message, SFTRow, ToolCall
+from tests.processes import ZERO3, Started
 
 SEED = int(os.environ.get("TORTURE_SEED", "1"))
 CASES = int(os.environ.get("TORTURE_CASES", "100000"))
@@ -224,3 +230,42 @@ def test_typed_control_tokens_stay_text_everywhere(name: str, syntax: CallSyntax
     print(f"\n{name:8}{syntax:14}seed {SEED}: {typed}; {refused}  ({time.monotonic() - began:.0f} s)")
     assert found.written > share / 4
     assert found.typed > share
+
+
+@pytest.mark.engine
+def test_a_foreign_zero3_state_with_a_fitting_manifest_runs_no_code(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A real ZeRO-3 run over two processes is killed; one of its states is replaced, and the folder sealed again."""
+    rows = [SFTRow(id=f"r{n}", source="t", messages=(Message(role="user", content=f"What is {n}?"),
+                   Message(role="assistant", content=f"It is {n}."))) for n in range(24)]  # fmt: skip
+    write_rows(tmp_path / "rows.jsonl", rows)
+    config, output, mark = tmp_path / "sft.yaml", tmp_path / "run", tmp_path / "code ran"
+    config.write_text(
+        f"model: {{path: {tiny_checkpoint}}}\ndata: {{path: {tmp_path / 'rows.jsonl'}, token_budget: 256}}\n"
+        f"training: {{output_dir: {output}, batch_size: 4, epochs: 4, save_steps: 2, precision: fp32}}\n"
+    )
+    command = [*ZERO3, "recipes/sft.py", str(config)]
+    started = Started(command)
+    started.wait_for((output / "checkpoint-4" / SEAL).exists)
+    started.kill()
+    for folder in output.glob("checkpoint-*"):
+        if not (folder / SEAL).exists():
+            continue
+        manifest = read_manifest(folder)
+        for name in manifest["files"]:
+            if name.endswith("optim_states.pt"):
+                state = torch.load(folder / name, weights_only=False)
+                torch.save({**state, "more": _Code(mark)}, folder / name)
+        notes = {name: value for name, value in manifest.items() if name not in ("format", "blake3", "files")}
+        write_folder_manifest(folder, [folder / name for name in manifest["files"]], notes)
+    again = Started(command)
+    assert again.wait() != 0
+    assert "has optimizer states that could run code" in again.output, again.output[-3000:]
+    assert not mark.exists()
+
+
+class _Code:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.mark),)

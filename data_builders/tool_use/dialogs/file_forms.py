@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree as Xml
+from xml.etree import ElementTree as Xml  # nosec B405  # XML is written with it, and not read
 
 from align.tools.results import library
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import GuardsConfig, ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
 from align.trainers.checkpoints import CheckpointFolders
+from align.trainers.saving import refuse_code_while_loading
 from align.trainers.schedules import Schedule, warmup_steps
 from tests.metrics import metrics_of
 
@@ -384,6 +386,48 @@ def test_a_pickle_that_the_manifest_does_not_list_is_refused_by_name(tmp_path: P
         CheckpointError, match=r"rank_9_mp_rank_00_optim_states\.pt: is a file that MANIFEST\.json does not"
     ):
         folders(tmp_path).newest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["code", "another class", "no pickle"])
+def test_deepspeeds_states_are_read_without_running_code(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed itself asks for `weights_only=False`, which runs the code that a pickle names."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    class Engine:
+        def load_checkpoint(self, folder: Path) -> dict:
+            return torch.load(folder / "states.pt", weights_only=False)
+
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(mark),)
+
+    mark = tmp_path / "code ran"
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    engine, states = Engine(), tmp_path / "states.pt"
+    refuse_code_while_loading(engine)
+    states_of_deepspeed = {"stage": ZeroStageEnum.weights, "scaler": LossScaler(1.0), "flat": [torch.ones(3)]}
+    torch.save(states_of_deepspeed, states)
+    loaded = engine.load_checkpoint(tmp_path)
+    assert loaded["stage"] is ZeroStageEnum.weights
+    assert loaded["scaler"].loss_scale == 1.0
+    assert torch.equal(loaded["flat"][0], torch.ones(3))
+
+    if how == "no pickle":
+        states.write_bytes(b"import os")
+    else:
+        torch.save({**states_of_deepspeed, "more": Code() if how == "code" else subprocess.Popen}, states)
+    if how == "code":
+        torch.load(states, weights_only=False)
+        mark.rmdir()  # it is there: without our reading the code runs
+    with pytest.raises(CheckpointError, match=r"has optimizer states that could run code"):
+        engine.load_checkpoint(tmp_path)
+    assert not mark.exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 @pytest.mark.slow
