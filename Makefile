@@ -158,7 +158,7 @@ audit: $(STAMP)
 	$(BIN)/pip install -qq -e ".[audit]"
 	(cat constraints.txt; echo) | sed -e '/--hash/d' -e 's/ *\\$$//' > $(VENV)/audited.txt
 	echo "torch==$(TORCH_VERSION)" >> $(VENV)/audited.txt
-	$(BIN)/pip-audit --no-deps --disable-pip --requirement $(VENV)/audited.txt $(ARGS)
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audited.txt $(ARGS)
 
 style: $(STAMP)
 	$(BIN)/ruff check .

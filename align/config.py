@@ -31,6 +31,7 @@ from align.errors import AlignError, ConfigError, RowError
 from align.failures import explained
 from align.hub_names import is_hub_name
 from align.leaving import clean_up_on_sigterm
+from align.secret_forms import secrets_in, secrets_of_environment
 from align.strict_yaml import Key, parse_yaml, read_yaml
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "parse_yaml",
 ]  # fmt: skip
 
+_LEAST_SECRET = 16
+"""Characters of an environment's secret that a config is searched for: shorter ones may be ordinary words."""
 DEBUG = "ALIGN_DEBUG"
 """Environment variable: with 1 every message is printed below its traceback."""
 
@@ -102,6 +105,8 @@ def config_from_argv(recipe: type[R], argv: list[str] | None = None) -> R:
             topics = [] if asked is None else argv[asked + 1 : asked + 2]
             _print(help_text(recipe, script, "".join(topics) if _is_topic(topics) else ""))
             raise SystemExit(0 if argv else 2)
+        # before any message that shows a word
+        _refuse_secrets((f"command line, word {number}", word) for number, word in enumerate(argv, 1))
         path, overrides = split_arguments(argv, recipe)
         return load_config(recipe, path, overrides)
     except ConfigError as error:
@@ -189,6 +194,7 @@ def load_config(recipe: type[R], path: str | Path | None, overrides: typing.Sequ
         where = {known: at for known, at in where.items() if known[: len(key)] != key}
         for length in range(len(key), 0, -1):
             where.setdefault(key[:length], "command line")
+    _refuse_secrets(_texts(values, path, where))
     return checked_values(_class_for(recipe, values, path), values, path, where, lines)
 
 
@@ -213,6 +219,34 @@ def checked_values(
         exact.sort(key=lambda key: lines.get(key, 0))
         raise joined([found[key] for key in exact])
     return checked
+
+
+def _refuse_secrets(places: typing.Iterable[tuple[str, str]]) -> None:
+    """Raise ConfigError naming the first place whose text holds a secret: what a config or a command line holds gets
+    into manifests and logs. places: where it is, and the text."""
+    places = list(places)
+    values = {what: value for what, value in secrets_of_environment().items() if len(value) >= _LEAST_SECRET}
+    if not secrets_in("\n".join(text for _, text in places).encode("utf-8", "surrogatepass"), values):
+        return
+    for where, text in places:
+        if found := secrets_in(text.encode("utf-8", "surrogatepass"), values):
+            what = f"holds {found[0]}; configs and command lines are written to manifests and logs"
+            how = "Delete it here, and set it as an environment variable; docs/configs.md lists them"
+            raise ConfigError(where, what, how)
+
+
+def _texts(value: Any, path: Path, where: Mapping[Key, str], key: Key = ()) -> typing.Iterator[tuple[str, str]]:
+    """Place and text of every text in a config, names in mappings included."""
+    at = where.get(key, str(path))
+    if isinstance(value, str):
+        yield f"{at}: {'.'.join(map(str, key))}", value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{where.get((*key, name), at)}: a name", str(name)
+            yield from _texts(inner, path, where, (*key, name))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _texts(inner, path, where, (*key, place))
 
 
 def _note(

@@ -33,7 +33,7 @@ PACKAGES = {
 LAYERS = [  # of align/, from the lowest up; a module or folder imports from layers below its own, and from itself
     {"errors"},
     {"reporting", "hub_errors", "hub_names", "hardware", "leaving", "losses"},
-    {"addresses", "failures", "files", "strict_yaml", "optional", "cpu_matmul"},
+    {"addresses", "secret_forms", "failures", "files", "strict_yaml", "optional", "cpu_matmul"},
     {
         "optimizers",
         "source_code",

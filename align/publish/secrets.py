@@ -1,89 +1,15 @@
-"""The scan for secrets before anything is published: known forms of keys, and the values that this process holds."""
+"""The scan for secrets before anything is published. What a secret looks like is in `align/secret_forms.py`."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 from align.errors import PublishError
+from align.secret_forms import secrets_in, secrets_of_environment
 
-_KEY = rb"(?<![A-Za-z0-9])"  # not \b: in `\nhf_...` inside JSON the letter n comes before the key
-_RANDOM = rb"(?=[A-Za-z_-]*(?:[0-9]|[A-Za-z]{24}))"
-"""What follows holds a digit, or 24 letters on end: a key, and not words as in `sk-learn-based-estimators`."""
-_SECRETS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
-    "a Hugging Face token": ((b"hf_", b"api_org_"), re.compile(_KEY + rb"(?:hf|api_org)_[A-Za-z0-9]{20,}")),
-    "an API key": (
-        (b"sk-", b"k_live_", b"k_test_"),
-        re.compile(_KEY + rb"(?:sk-" + _RANDOM + rb"[A-Za-z0-9_-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,})"),
-    ),
-    "an AWS key": ((b"akia", b"asia"), re.compile(_KEY + rb"(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])")),
-    "an AWS secret": (
-        (b"aws",),
-        re.compile(rb"(?i)aws.{0,20}secret.{0,30}?[\"'=:\s][A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])"),
-    ),
-    "a GitHub token": (
-        (b"ghp_", b"gho_", b"ghu_", b"ghr_", b"ghs_", b"github_pat_"),
-        re.compile(_KEY + rb"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
-    ),
-    "a GitLab token": ((b"gl",), re.compile(_KEY + rb"gl[a-z]{2,5}-" + _RANDOM + rb"[A-Za-z0-9_-]{20,}")),
-    "a Google key": ((b"aiza",), re.compile(_KEY + rb"AIza[0-9A-Za-z_-]{35}")),
-    "a Google token": ((b"ya29.",), re.compile(_KEY + rb"ya29\.[0-9A-Za-z_-]{20,}")),
-    "a Slack token": ((b"xox", b"xapp-"), re.compile(_KEY + rb"(?:xox[a-np-z]|xapp)-[A-Za-z0-9-]{10,}")),
-    "a Slack address": (
-        (b"hooks.slack.com",),
-        re.compile(rb"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{20,}"),
-    ),
-    "an npm or PyPI token": (
-        (b"npm_", b"pypi-"),
-        re.compile(_KEY + rb"(?:npm_[A-Za-z0-9]{30,}|pypi-" + _RANDOM + rb"[A-Za-z0-9_-]{40,})"),
-    ),
-    "an Azure key": (
-        (b"accountkey=", b"sig="),
-        re.compile(rb"(?i)AccountKey=[A-Za-z0-9/+]{40,}|[?&]sig=[A-Za-z0-9%/+]{40,}"),
-    ),
-    "a Google secret": ((b"gocspx-",), re.compile(_KEY + rb"GOCSPX-[A-Za-z0-9_-]{20,}")),
-    "an access token": (
-        (b"dckr_pat_", b"dop_v1_", b"dapi", b"sg.", b"shpat_", b"lin_api_"),
-        re.compile(
-            _KEY + rb"(?:dckr_pat_[A-Za-z0-9_-]{20,}|do[opr]_v1_[0-9a-f]{40,}|dapi[0-9a-f]{32}(?![A-Za-z0-9])"
-            rb"|SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}|shpat_[0-9a-f]{32}|lin_api_[A-Za-z0-9]{32,})"
-        ),
-    ),
-    "a password of netrc": (
-        (b"machine",),
-        re.compile(rb"machine\s+\S{1,200}\s+login\s+\S{1,200}\s+password\s+\S"),
-    ),
-    "a JSON web token": (
-        (b"eyj",),
-        re.compile(_KEY + rb"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
-    ),
-    "a password in an address": (
-        (b"://",),
-        re.compile(rb"://[^\s/:@\"'<>{}]{0,200}:[^\s/:@\"'<>{}]{1,200}@[A-Za-z0-9\[]"),
-    ),
-    "a bearer token": (
-        (b"authorization",),
-        re.compile(rb"(?i)authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{16,}"),
-    ),
-    "a private key": ((b"private key-----",), re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-    "a PuTTY key": ((b"putty-user-key-file-",), re.compile(rb"PuTTY-User-Key-File-\d")),
-}
-"""What it is -> texts of which one must be there, in lower case, and its pattern. The texts are looked for first: that
-takes milliseconds in a tokenizer of 20 MB, where all the patterns would take a minute."""
-_SECRET_VARIABLE = re.compile(
-    r"(^|_)(TOKEN|APIKEY|KEY|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|AUTH)S?(_|\d*$)|PASSWORD$", re.IGNORECASE
-)
-_NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})
-_LEAST_CHARACTERS = 8
-_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-_PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
-_NAMED_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f"}
-_LAYERS = 3  # JSON inside of JSON inside of JSON
 _HEADER_BYTES = 100 * 2**20
 _BLOCK_BYTES = 4 * 2**20
 
@@ -91,33 +17,16 @@ _BLOCK_BYTES = 4 * 2**20
 def refuse_secrets(files: Iterable[Path]) -> None:
     """Raise PublishError when a file holds what looks like a secret, or one that the environment holds.
 
-    Text is read as it is and with escapes of JSON and addresses resolved, since a key may be written `hf\\u005f...` or
-    `hf%5F...`, or follow a `\\n`.
     Of a safetensors file the metadata is read, of a tokenizer model nothing.
     """
-    values = {f"the value of {name}": value.encode() for name, value in os.environ.items() if _is_secret(name, value)}
+    values = secrets_of_environment()
     for file in files:
-        for content in (form for text in _texts_of(file) for form in _forms(text)):
-            lowered = content.lower()
-            found = [
-                what
-                for what, (texts, pattern) in _SECRETS.items()
-                if any(text in lowered for text in texts) and pattern.search(content)
-            ]
-            vocabulary = file.name in _VOCABULARIES  # it holds every common word, and words are no secrets there
-            found += [
-                what for what, value in values.items() if value in content and not (vocabulary and value.isalpha())
-            ]
-            if found:
+        # A vocabulary holds every common word, and words are no secrets there.
+        sought = {what: value for what, value in values.items() if not value.isalpha()}
+        for text in _texts_of(file):
+            if found := secrets_in(text, sought if file.name in _VOCABULARIES else values):
                 how = "Remove it from the file (and from the settings it came from), and revoke it if others saw it"
                 raise PublishError(file.name, f"holds {found[0]}, which must not be published", how)
-
-
-def _is_secret(name: str, value: str) -> bool:
-    """Whether an environment variable holds a secret: AWS_SECRET_ACCESS_KEY does, SSH_AUTH_SOCK holds a path."""
-    if name in _NO_SECRETS or len(value) < _LEAST_CHARACTERS or not _SECRET_VARIABLE.search(name):
-        return False
-    return not Path(value).is_absolute() or not os.path.exists(value)
 
 
 def _texts_of(file: Path) -> Iterator[bytes]:
@@ -140,22 +49,3 @@ def _metadata_of(file: Path) -> bytes:
         return json.dumps(json.loads(header).get("__metadata__", {}), ensure_ascii=False).encode()
     except (ValueError, AttributeError, RecursionError):
         return b""
-
-
-def _forms(content: bytes) -> Iterator[bytes]:
-    """The content, what it is with an address's escapes resolved, and with one, two and three layers of JSON's."""
-    yield content
-    if _PERCENT.search(content):
-        yield unquote_to_bytes(content)
-    for _ in range(_LAYERS):
-        resolved = _ESCAPE.sub(_resolved, content)
-        if resolved == content:
-            return
-        content = resolved
-        yield content
-
-
-def _resolved(found: re.Match[bytes]) -> bytes:
-    if found[1]:
-        return chr(int(found[1], 16)).encode("utf-8", "surrogatepass")
-    return _NAMED_ESCAPES.get(found[2], found[2])

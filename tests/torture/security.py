@@ -51,7 +51,7 @@ class Result(NamedTuple):
     refused: int
     """Dialogs that the syntax has no form for, such as a name with a space."""
     typed: int
-    """Control tokens that stood in their texts."""
+    """Control tokens that were typed in their texts."""
 
 
 class _Typist:
