@@ -1,7 +1,7 @@
 """Hooks of the documentation site (mkdocs.yml): pages that are generated from the code when the site is built.
 
 They are not files of the repository, so they cannot be out of date: `configuration.md` lists every setting of every
-recipe, and `api/` has one page for each package of `align`.
+recipe, `messages.md` every message of an error, and `api/` has one page for each package of `align`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # mkdocs restores the path after it has loaded this file
 
-import reference  # noqa: E402 (docs/reference.py, found by the path above)
+import messages  # noqa: E402 (docs/messages.py, found by the path above)
+import reference  # noqa: E402
 
 
 def on_config(config: Any) -> Any:
@@ -28,6 +29,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages to the site."""
     from mkdocs.structure.files import File
 
-    for name, text in {"configuration.md": reference.configuration_page(), **reference.api_pages(ROOT)}.items():
+    pages = {"configuration.md": reference.configuration_page(), "messages.md": messages.messages_page(ROOT)}
+    for name, text in {**pages, **reference.api_pages(ROOT)}.items():
         files.append(File.generated(config, name, content=text))
     return files

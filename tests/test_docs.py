@@ -20,22 +20,32 @@ from align.config import help_text
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
-GENERATED = {"configuration.md"}
+GENERATED = {"configuration.md", "messages.md"}
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_reference", DOCS / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(ROOT))
     try:
-        spec.loader.exec_module(module)
+        module = loaded("reference")
         module.recipes()
     finally:
         sys.path.remove(str(ROOT))
     return module
+
+
+@pytest.fixture(scope="module")
+def messages() -> ModuleType:
+    return loaded("messages")
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +125,58 @@ def test_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
     assert len(messages) > 30
     missing = [part for message in messages for part in message.split("...") if part.strip() not in code]
     assert not missing
+
+
+@pytest.mark.slow
+def test_the_page_of_messages_has_those_that_real_errors_have(messages: ModuleType, tmp_path: Path) -> None:
+    from align.assets import asset_named
+    from align.errors import AlignError
+    from align.manifest import read_manifest
+    from align.records.text import object_in
+    from align.strict_yaml import parse_yaml
+
+    found = messages.messages()
+    assert len(found) > 600
+    assert sum(message.what == "..." for message in found) < len(found) / 10
+    mistakes = [
+        lambda: asset_named("x"),
+        lambda: object_in(b"[1]", "a.jsonl:1"),
+        lambda: object_in(b"{", "a.jsonl:1"),
+        lambda: read_manifest(tmp_path),
+        lambda: parse_yaml("a: *b", "f.yaml"),
+        lambda: parse_yaml("a: 1\na: 2", "f.yaml"),
+    ]
+    for mistake in mistakes:
+        with pytest.raises(AlignError) as caught:
+            mistake()
+        error = caught.value
+        fitting = [
+            message
+            for message in found
+            if message.kind == type(error).__name__ and message.what != "..."
+            and fits(error.what, message.what) and fits(error.how.rstrip("."), message.how)
+        ]  # fmt: skip
+        assert fitting, error
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether a text is what a pattern says, with something in the place of each `...`."""
+    either = [".*".join(map(re.escape, each.split("..."))) for each in pattern.split(" / ")]
+    return any(re.fullmatch(each, text, re.DOTALL) for each in either)
+
+
+@pytest.mark.slow
+def test_every_class_of_errors_is_on_the_page_of_messages_and_in_troubleshooting(messages: ModuleType) -> None:
+    import align.errors
+
+    kinds = {
+        name
+        for name, kind in vars(align.errors).items()
+        if isinstance(kind, type) and issubclass(kind, align.errors.AlignError)
+    }
+    page = messages.messages_page()
+    assert set(re.findall(r"^## (\w+)$", page, re.MULTILINE)) >= kinds
+    explained = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert {name for name in kinds if f"`{name}`" in explained} == kinds - {"UnusableRow"}, "it is no end of a run"
+    cells = [re.split(r"(?<!\\)\|", line) for line in page.splitlines() if line.startswith("| ")]
+    assert {len(row) for row in cells} == {5}, "no text has broken a table"
