@@ -62,7 +62,8 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     with sole_driver(config.run_dir), Signals() as signals:
         if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):
             config = config.model_copy(update={"precision": _decision(config.run_dir).precision})
-        driver = _Driver(config, recipes, stages, Ledger(config.run_dir / LEDGER), signals)
+        ledger = Ledger.opened(config.run_dir / LEDGER, lambda said: print(said, flush=True))
+        driver = _Driver(config, recipes, stages, ledger, signals)
         try:
             driver.run()
         finally:

@@ -5,10 +5,11 @@ One SQLite file, `<run_dir>/ledger.sqlite`. Starting stages is `align/rounds/dri
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +19,13 @@ from align.manifest import versions
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
-_REBUILD = "Delete this file: stages that finished are taken up again from the records in their folders"
+_REBUILD = (
+    "Start the rounds again: a damaged ledger is set aside, and stages that finished are taken up again from the "
+    "records in their folders"
+)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SIDE_FILES = ("", "-journal", "-wal", "-shm")
+"""Endings of the files of a database. A new database would be changed by the journal of an old one."""
 
 _VERSION = 2
 _SCHEMA = """
@@ -38,6 +45,10 @@ CREATE TABLE IF NOT EXISTS choices (
 );
 CREATE TABLE IF NOT EXISTS numbers (stage_id INTEGER PRIMARY KEY REFERENCES stages (id), text TEXT NOT NULL);
 """
+
+
+class DamagedLedgerError(StageError):
+    """A ledger whose content is not what was written: a file that is no database, a damaged page or row."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,39 @@ class Ledger:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.DatabaseError as error:
-            raise StageError(path, f"cannot be read as a ledger ({error})", _REBUILD) from None
+            raise _unusable(path, "cannot be read as a ledger", error) from None
+
+    @classmethod
+    def opened(cls, path: Path, say: Callable[[str], None]) -> Ledger:
+        """The ledger at `path` for writing. A damaged one is renamed, and an empty one takes its place.
+
+        The driver fills that again, stage by stage, from the records in the stages' folders. What is lost are earlier
+        starts, failures, choices and times. say: called with a sentence about it.
+        """
+        ledger: Ledger | None = None
+        try:
+            ledger = cls(path)
+            ledger.check()
+            return ledger
+        except DamagedLedgerError as error:
+            if ledger is not None:
+                ledger.close()
+            aside = _free_name(path)
+            for ending in _SIDE_FILES:
+                if (side := path.with_name(path.name + ending)).exists():
+                    side.rename(aside.with_name(aside.name + ending))
+            say(f"{path} {error.what}: it is kept as {aside.name}, and stages are taken up from their folders' records")
+        return cls(path)
+
+    def check(self) -> None:
+        """Read everything. Raises DamagedLedgerError if something is not what was written."""
+        found = [row[0] for row in self._rows("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise DamagedLedgerError(self.path, f"is damaged ({' '.join(str(found[0]).split())})", _REBUILD)
+        self.stages()
+        self.runs()
+        self.choices()
+        self.numbers()
 
     def close(self) -> None:
         self._db.close()
@@ -159,7 +202,7 @@ class Ledger:
         values = (status, json.dumps(outputs or {}), time.time(), key, *later, record_id)
         columns = "status = ?, outputs = ?, ended = ?, key = COALESCE(?, key), code = COALESCE(?, code), "
         columns += "inputs = COALESCE(?, inputs)"
-        self._execute(f"UPDATE stages SET {columns} WHERE id = ?", values)  # nosec B608  # `columns` is from above
+        self._execute(f"UPDATE stages SET {columns} WHERE id = ?", values)  # nosec B608  # from above
 
     def adopt(self, run_id: int, record: StageRecord) -> None:
         """Write down a finished stage that another ledger knew."""
@@ -224,20 +267,21 @@ class Ledger:
         try:
             return self._db.execute(query, values)
         except sqlite3.DatabaseError as error:
-            raise StageError(self.path, f"cannot be written ({error})", _REBUILD) from None
+            raise _unusable(self.path, "cannot be written", error) from None
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:  # also while rows are fetched: a damaged page, text that is not UTF-8
-            raise StageError(self.path, f"cannot be read ({error})", _REBUILD) from None
+            raise _unusable(self.path, "cannot be read", error) from None
 
     def _record(self, row: sqlite3.Row) -> StageRecord:
         values = {**row, **{name: self._dict(row, name) for name in ("config", "inputs", "outputs", "code")}}
         try:
             return record_of(values)
         except (TypeError, ValueError) as error:
-            raise StageError(self.path, f"row {row['id']} of its stages is damaged ({error})", _REBUILD) from None
+            what = f"row {row['id']} of its stages is damaged ({error})"
+            raise DamagedLedgerError(self.path, what, _REBUILD) from None
 
     def _dict(self, row: sqlite3.Row, column: str) -> dict[str, Any]:
         """A column that holds a JSON object."""
@@ -245,10 +289,10 @@ class Ledger:
             found = json.loads(row[column])
         except (TypeError, ValueError, RecursionError) as error:
             what = f"row {row['id']} is damaged: its column {column} is not JSON ({str(error)[:80]})"
-            raise StageError(self.path, what, _REBUILD) from None
+            raise DamagedLedgerError(self.path, what, _REBUILD) from None
         if not isinstance(found, dict):
             what = f"row {row['id']} is damaged: its column {column} holds {type(found).__name__}, expected an object"
-            raise StageError(self.path, what, _REBUILD)
+            raise DamagedLedgerError(self.path, what, _REBUILD)
         return found
 
 
@@ -267,6 +311,24 @@ def record_of(values: Mapping[str, Any]) -> StageRecord:
             if not isinstance(entry, dict) or not {"path", "blake3"} <= entry.keys():
                 raise ValueError(f"{name} {key!r}")
     return record
+
+
+def _unusable(path: Path, what: str, error: sqlite3.DatabaseError) -> StageError:
+    """The error for one of SQLite's: a full or unreadable disk damages nothing, and is not repaired by a new file."""
+    code = getattr(error, "sqlite_errorcode", None)
+    undecodable = code is None and "decode" in str(error).lower()  # text that is not UTF-8
+    if undecodable or (code is not None and code & 0xFF in _DAMAGED) or "no such column" in str(error):
+        return DamagedLedgerError(path, f"{what} ({error})", _REBUILD)
+    return StageError(path, f"{what} ({error})", "Check the disk and the permissions, then start the rounds again")
+
+
+def _free_name(path: Path) -> Path:
+    """`ledger.sqlite.damaged-1`, or the first number that is free."""
+    return next(
+        aside
+        for number in itertools.count(1)
+        if not (aside := path.with_name(f"{path.name}.damaged-{number}")).exists()
+    )
 
 
 def _copied(path: Path) -> sqlite3.Connection:

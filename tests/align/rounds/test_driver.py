@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -529,25 +530,36 @@ def test_a_damaged_start_is_refused_with_the_files_name(project: Project) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["lost", "no database", "damaged inside"])
+@pytest.mark.parametrize("how", ["lost", "no database", "half", "a page", "a column", "a value"])
 def test_a_lost_or_damaged_ledger_is_filled_again_from_the_stages_folders(
     project: Project, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.run()
     whole = project.texts()
     ledger = project.run_dir / "ledger.sqlite"
-    if how == "no database":
+    content = ledger.read_bytes()
+    if how == "lost":
+        ledger.unlink()
+    elif how == "no database":
         ledger.write_bytes(b"garbage" * 1000)
-    elif how == "damaged inside":
+    elif how == "half":
+        ledger.write_bytes(content[: len(content) // 2])
+    elif how == "a page":
+        ledger.write_bytes(content[:8192] + b"\xff" * 4096 + content[12288:])
+    else:
+        change = "inputs = substr(inputs, 1, 10)" if how == "a column" else "status = 'over'"
         with sqlite3.connect(ledger) as db:
-            db.execute("UPDATE stages SET inputs = substr(inputs, 1, 10)")
-    if how != "lost":
-        with pytest.raises(StageError, match=r"ledger.sqlite: .*Delete this file: stages that finished are taken up"):
-            project.run()
-    ledger.unlink()
+            db.execute(f"UPDATE stages SET {change}")
+    size = 0 if how == "lost" else ledger.stat().st_size
     capsys.readouterr()
     assert project.run() == []
-    assert "the ledger has no record of it; taken from the record in its folder" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the ledger has no record of it; taken from the record in its folder" in said
+    aside = project.run_dir / "ledger.sqlite.damaged-1"
+    assert aside.exists() == (how != "lost")
+    if how != "lost":
+        assert aside.stat().st_size == size
+        assert re.search(r"ledger\.sqlite (is|cannot be|row \d+) .*: it is kept as ledger\.sqlite\.damaged-1", said)
     assert project.texts() == whole
     assert set(statuses(project).values()) == {"finished"}
     assert project.run() == []

@@ -10,7 +10,7 @@ import pytest
 from align.errors import StageError
 from align.manifest import content_fingerprint, write_folder_manifest
 from align.rounds.finished import damage_in
-from align.rounds.ledger import Ledger, StageRecord
+from align.rounds.ledger import DamagedLedgerError, Ledger, StageRecord
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"no database at all, but a longer text than a header" * 20)
-    with pytest.raises(StageError, match=r"cannot be read as a ledger \(file is not a database\). Delete this file"):
+    with pytest.raises(StageError, match=r"cannot be read as a ledger \(file is not a database\). Start the rounds"):
         Ledger(path)
 
 
@@ -160,7 +160,7 @@ def test_damage_inside_a_ledger_is_one_message(ledger: Ledger, column: str, valu
     ledger.end_stage(begin(ledger, "sft"), "finished", {"out": {"path": "o", "blake3": "cd"}})
     with sqlite3.connect(ledger.path) as db:
         db.execute(f"UPDATE stages SET {column} = ?", (value,))
-    with pytest.raises(StageError, match=r"ledger.sqlite: row 1 .*damaged.* Delete this file: stages that"):
+    with pytest.raises(StageError, match=r"ledger.sqlite: row 1 .*damaged.* Start the rounds again"):
         ledger.stages()
 
 
@@ -169,7 +169,7 @@ def test_text_in_a_ledger_that_is_not_utf_8_is_one_message(ledger: Ledger) -> No
     with sqlite3.connect(ledger.path) as db:
         db.execute("UPDATE stages SET inputs = CAST(x'7bff' AS TEXT)")
     for read in (ledger.stages, lambda: ledger.latest("sft")):
-        with pytest.raises(StageError, match=r"ledger.sqlite: cannot be read .*Delete this file"):
+        with pytest.raises(StageError, match=r"ledger.sqlite: cannot be read .*Start the rounds again"):
             read()
 
 
@@ -189,7 +189,7 @@ def test_pages_that_are_damaged_inside_a_ledger_are_one_message(ledger: Ledger) 
     content = bytearray(ledger.path.read_bytes())
     content[8192:] = bytes(len(content) - 8192)
     ledger.path.write_bytes(content)
-    with pytest.raises(StageError, match=r"ledger.sqlite: cannot be read .*Delete this file"):
+    with pytest.raises(StageError, match=r"ledger.sqlite: cannot be read .*Start the rounds again"):
         Ledger(ledger.path).stages()
 
 
@@ -203,3 +203,38 @@ def test_a_ledger_of_the_first_version_is_read(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version = 1")
     (record,) = Ledger(path).stages()
     assert record.code == {}
+
+
+def test_a_disk_that_cannot_be_read_damages_no_ledger(ledger: Ledger) -> None:
+    """Only damage sets a ledger aside: after any other fault the same file may be read again."""
+
+    class Disk:
+        def execute(self, *_: object) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+
+    ledger._db = Disk()  # type: ignore[assignment]
+    with pytest.raises(StageError, match=r"cannot be read \(disk I/O error\)\. Check the disk") as caught:
+        ledger.check()
+    assert not isinstance(caught.value, DamagedLedgerError)
+
+
+def test_a_ledger_of_another_version_is_not_set_aside(ledger: Ledger) -> None:
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StageError, match="is of version 99"):
+        Ledger.opened(ledger.path, print)
+    assert [path.name for path in ledger.path.parent.iterdir()] == ["ledger.sqlite"]
+
+
+def test_a_second_damaged_ledger_has_another_name_and_no_journal_is_left_for_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    for number in (1, 2):
+        path.write_bytes(b"no database " * 1000)
+        (tmp_path / "ledger.sqlite-journal").write_bytes(b"old")
+        said: list[str] = []
+        Ledger.opened(path, said.append).close()
+        assert f"it is kept as ledger.sqlite.damaged-{number}" in said[0]
+        assert Ledger(path).stages() == []
+    assert not (tmp_path / "ledger.sqlite-journal").exists()
