@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from align.files import fingerprint_of
 
+MAX_TOOLS_CHARACTERS = 2**20
+"""Of the schemas that a row offers. A list of a million choices would take gigabytes in every prompt."""
 Role = Literal["system", "user", "assistant", "tool"]
 Level = Literal["significantly better", "better", "slightly better", "marginally better"]
 """How much better the chosen response is than the rejected one (Llama 3, section 4.2.1)."""
@@ -345,6 +347,8 @@ def tools_of(text: str) -> tuple[ToolSpec, ...]:
     """The functions in a row's `tools` text: bare schemas, or OpenAI's `{"type": "function", "function": ...}`."""
     if not text:
         return ()
+    if len(text) > MAX_TOOLS_CHARACTERS:
+        raise ValueError(f"tools: expected at most {MAX_TOOLS_CHARACTERS} characters of schemas, found {len(text)}")
     found = _json_of(text, list, "a JSON list of function schemas")
     return tuple(ToolSpec(**_bare_schema(schema)) for schema in found)
 

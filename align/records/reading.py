@@ -26,6 +26,7 @@ from align.errors import RowError, UnusableRow
 from align.files import matching
 from align.hub_names import DATA_ENDINGS, is_hub_name, similar_path
 from align.manifest import read_data_manifest
+from align.records.bombs import Inflated
 from align.records.selection import selected_entry, selection_of
 from align.records.tables import (
     files_at,
@@ -319,7 +320,7 @@ def _unzipped(handle: IO[bytes], name: str, path: str) -> IO[bytes]:
         return handle
     if _peeked(handle)[:2] not in (b"\x1f\x8b", b""):
         raise RowError(path, "ends with .gz, but is not compressed by gzip", "Rename the file, or compress it")
-    return io.BufferedReader(gzip.GzipFile(fileobj=handle), 2**20)
+    return io.BufferedReader(Inflated(handle, path), 2**20)
 
 
 def _peeked(handle: IO[bytes]) -> bytes:

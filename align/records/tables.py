@@ -18,6 +18,7 @@ from align.errors import AlignError, RowError
 from align.files import fingerprint, fingerprint_of
 from align.hub_errors import HubProblem, hub_problem, page_of, similar_on_hub, with_suggestion
 from align.hub_names import hub_name_in, is_hub_name, similar_path
+from align.records.bombs import parquet_batch_rows, refuse_compressed_arrow
 from align.records.text import Record, check_nesting, check_strings
 from align.settings import Source
 
@@ -33,8 +34,11 @@ def is_saved(folder: Path) -> bool:
 def parquet_records(path: str) -> Iterator[tuple[int, Record | RowError]]:
     """Row number, from 1, and record."""
     # wildcards in a file's own name are escaped: `datasets` takes every name for a pattern
-    data_files = path if "://" in path else glob.escape(path)
-    stream = _tried(path, lambda d: d.load_dataset_builder("parquet", data_files=data_files).as_streaming_dataset())
+    options: dict[str, Any] = {"data_files": path}
+    if "://" not in path:
+        rows = _tried(path, lambda _: parquet_batch_rows(Path(path)))
+        options = {"data_files": glob.escape(path), "batch_size": rows}
+    stream = _tried(path, lambda d: d.load_dataset_builder("parquet", **options).as_streaming_dataset())
     yield from _records(stream["train"], path)
 
 
@@ -143,6 +147,7 @@ def _builder(source: Source) -> Any:
 
 
 def _saved(folder: Path, source: Source) -> Any:
+    _tried(str(folder), lambda _: refuse_compressed_arrow(folder))
     found = _tried(str(folder), lambda d: d.load_from_disk(str(folder)))
     if (folder / "dataset_dict.json").is_file():
         return _split_of(found, source)

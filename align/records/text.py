@@ -17,8 +17,8 @@ from align.errors import RowError
 
 Record = dict[str, Any]
 
-MAX_RECORD_BYTES = 64 * 2**20
-"""A longer line, or element of an array, is refused."""
+MAX_RECORD_BYTES = 16 * 2**20
+"""A longer line, or element of an array, is refused. As Python's objects, JSON may take 25 times its size."""
 MAX_NESTING = 100
 """Levels of lists and objects in one record. Python's own limit is about 1,000, for all that is done with a record."""
 
@@ -73,10 +73,10 @@ def json_lines(handle: IO[bytes], path: object) -> Iterator[tuple[int, bytes | R
         if len(line) > MAX_RECORD_BYTES:
             ended = line.endswith(b"\n")
             del line  # the next pieces need not fit in memory with it
+            yield number, _too_long(f"{path}:{number}")
             while not ended:
                 piece = handle.readline(_CHUNK)
                 ended = not piece or piece.endswith(b"\n")
-            yield number, _too_long(f"{path}:{number}")
         elif line and not line.isspace():
             yield number, line
 
