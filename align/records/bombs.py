@@ -26,7 +26,7 @@ GROUP_BYTES = 256 * 2**20
 """A group of rows up to this size is read, whatever its ratio."""
 MOST_ROWS_A_BYTE = 64
 GROUP_ROWS = 2**20
-"""A group of up to so many rows is read, however few bytes they take. It is the most that pyarrow writes."""
+"""A group of up to this many rows is read, however few bytes they take. It is the most that pyarrow writes."""
 BATCH_BYTES = 64 * 2**20
 _MOST_ROWS, _LEAST_ROWS = 1000, 4
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
