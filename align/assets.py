@@ -413,6 +413,8 @@ def unpack(asset: Asset, artifact: Path, folder: Path) -> None:
     sizes: dict[str, int] = {}
     with _members(artifact, asset) as members:
         for name, source in members:
+            if name in sizes:
+                raise _unsafe(asset, name, "is in it twice")
             sizes[name] = _copy(asset, name, source, folder, MAX_UNPACKED_BYTES - sum(sizes.values()))
     for pattern in asset.files:
         if not any(matches(name, pattern) for name in sizes):

@@ -161,8 +161,8 @@ class FolderLock:
             lock.release()
 
     def release(self) -> None:
-        """Unlock the folder; delete it if it was created for the lock and nothing was written to it. Releasing twice
-        does nothing.
+        """Unlock the folder; delete it if it was created for the lock and nothing was written to it but hidden records,
+        such as the choice of a precision for a run that has then not begun. Releasing twice does nothing.
         """
         if self._held.get(self.folder) is not self:
             return
@@ -170,8 +170,12 @@ class FolderLock:
         (self.folder / LOCK).unlink(missing_ok=True)
         self._handle.close()
         if self.created:
-            with suppress(OSError):  # it is not empty
-                self.folder.rmdir()
+            with suppress(OSError):  # it is gone, or others write to it
+                left = list(self.folder.iterdir())
+                if all(file.name.startswith(".") and file.is_file() for file in left):
+                    for file in left:
+                        file.unlink()
+                    self.folder.rmdir()
 
 
 def holder_in(text: str) -> str:

@@ -149,3 +149,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, name: str) -> Non
     what = r"(is a file, and a folder is expected|cannot be written to \(.*\))\. Name a folder that can be created"
     with pytest.raises(ConfigError, match=what):
         FolderLock.acquire(tmp_path / name)
+
+
+def test_a_folder_that_a_run_has_only_looked_at_is_gone_after_it(tmp_path: Path) -> None:
+    """A hidden record, such as the choice of a precision, is of no use where nothing else was written."""
+    for kept in ("metrics.jsonl", None):
+        folder = tmp_path / f"run-{kept}"
+        lock = FolderLock.acquire(folder)
+        (folder / ".precision.json").write_text("{}")
+        if kept:
+            (folder / kept).write_text("{}")
+        lock.release()
+        assert folder.exists() == (kept is not None)
+    assert sorted(path.name for path in (tmp_path / "run-metrics.jsonl").iterdir()) == [
+        ".precision.json",
+        "metrics.jsonl",
+    ]
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / ".mine").write_text("")
+    FolderLock.acquire(there).release()
+    assert [path.name for path in there.iterdir()] == [".mine"], "a folder that was there before stays as it was"
