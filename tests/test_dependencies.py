@@ -46,11 +46,13 @@ NOT_IMPORTED = {
     "ruff": "a command of `make check`",
     "mypy": "a command of `make check`",
     "codespell": "a command of `make check`",
+    "bandit": "a command of `make check`",
+    "pip-audit": "the command of `make audit`",
     "types-pyyaml": "types that mypy reads",
     "tiktoken": "transformers converts Llama's tokenizer with it",
 }
-BROUGHT = {"pydantic_core": "pydantic", "lxml": "lxml", "PIL": "", "mkdocs": "mkdocs-material"}
-"""Modules whose distribution comes with another one that is declared, or that a test replaces if missing."""
+BROUGHT = {"pydantic_core": "pydantic", "lxml": "lxml", "PIL": "", "flash_pref": "", "mkdocs": "mkdocs-material"}
+"""Modules whose distribution comes with another one that is declared, or that a test does without if missing."""
 
 
 def normalized(name: str) -> str:
