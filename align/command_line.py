@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from align.errors import ConfigError
@@ -19,11 +19,13 @@ FORMS = "key=value, --key=value or --key value"
 _EXAMPLE = "Write for example training.seed=1"
 
 
-def split_words(words: Sequence[str], argument: str = "") -> tuple[str | None, list[str]]:
+def split_words(
+    words: Sequence[str], argument: str = "", is_argument: Callable[[str], bool] = lambda word: False
+) -> tuple[str | None, list[str]]:
     """The config file, and the settings as key=value. Raises ConfigError for words that are neither.
 
     argument: a setting that the first word may give in place of the file, which is then None: with `rows`,
-        `rows.jsonl --to trl` is `rows=rows.jsonl to=trl`.
+        `rows.jsonl --to trl` is `rows=rows.jsonl to=trl`. is_argument: whether the first word is that.
     """
     path: str | None = None
     settings: list[str] = []
@@ -47,7 +49,7 @@ def split_words(words: Sequence[str], argument: str = "") -> tuple[str | None, l
             colon = re.fullmatch(r"([\w.]+):(\S+)", word)
             how = f"Write {colon[1]}={colon[2]}" if colon else _EXAMPLE
             raise ConfigError(word, "expected key=value", how)
-    if argument and path is not None and not path.endswith((".yaml", ".yml")):
+    if argument and path is not None and is_argument(path):
         path, settings = None, [f"{argument}={path}", *settings]
     elif path is None and not argument:
         raise ConfigError("command line", "names no config file", "Name a YAML file first, then key=value")

@@ -68,6 +68,11 @@ class Recipe(Section):
     """A setting that the first argument may give in place of a YAML file; "" where a file is required."""
 
     @classmethod
+    def is_argument(cls, word: str) -> bool:
+        """Whether the first word of the command line is a value of `argument`, and no config file of this recipe."""
+        return bool(cls.argument) and not word.endswith((".yaml", ".yml"))
+
+    @classmethod
     def for_values(cls, values: Mapping[str, Any]) -> type[Recipe]:
         """The class that checks these values. A recipe with a catalogue of sections imports only the one in use here.
 
@@ -327,7 +332,9 @@ def _is_topic(words: typing.Sequence[str]) -> bool:
 
 def split_arguments(argv: typing.Sequence[str], recipe: type[Section] = Section) -> tuple[str | None, list[str]]:
     """The config file, and the settings as key=value, of a recipe's command line: see `split_words`."""
-    return split_words(argv, recipe.argument if issubclass(recipe, Recipe) else "")
+    if not issubclass(recipe, Recipe):
+        return split_words(argv)
+    return split_words(argv, recipe.argument, recipe.is_argument)
 
 
 def _print(text: str) -> None:

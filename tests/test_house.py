@@ -56,7 +56,7 @@ LAYERS = [  # of align/, from the lowest up; a module or folder imports from lay
     {"tree"},
     {"models"},
     {"generation", "trainers"},
-    {"judges"},
+    {"judges", "planner"},
     {"sampling"},
     {"cli"},
 ]

@@ -67,33 +67,18 @@ def attach(
     CheckError where that adapter changes nothing.
     """
     targeted = _layers(model, lora)
-    scorer = hasattr(model, "score")
-    settings: Any = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
-        **_placed(model, lora, targeted),
-        task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
-        modules_to_save=["score"] if scorer else None,
-    )
+    settings = None
     if folder is not None:
         settings = adapter_settings(folder)
         settings.inference_mode = False
-    settings.lora_dropout = lora.dropout
-    inject_adapter_in_model(settings, model, _NAME)
-    model._hf_peft_config_loaded = True  # gradient checkpointing and quantized models look at it, see is_adapted
+    # ZeRO-3 requires one type for what it shards, and keeps float32 master weights itself.
+    one_type = is_deepspeed_zero3_enabled() and model.dtype == torch.bfloat16
+    settings = inject(model, lora, settings, in_float32=not one_type)
     model.adapter_base = base
     settings.base_model_name_or_path, settings.revision = base_name(base, base_revision)
     for key in ("target_modules", "exclude_modules"):
         if isinstance(found := getattr(settings, key), set | list):  # a pattern is a text
             setattr(settings, key, sorted(found))  # a set's order would differ from file to file
-    if not (is_deepspeed_zero3_enabled() and model.dtype == torch.bfloat16):
-        # ZeRO-3 requires one type for what it shards, and keeps float32 master weights itself.
-        cast_adapter_dtype(model, _NAME)
-        for module in model.modules():
-            if isinstance(module, ModulesToSaveWrapper):
-                module.float()
     if folder is not None:
         _refuse_other_settings(model, lora, targeted, settings, folder)
         _refuse_adapted_head(model, folder)
@@ -101,6 +86,34 @@ def attach(
         check_adapter_acts(model, folder)
     else:
         assert _adapted_layers(model) == targeted, "peft has adapted other layers than those that were chosen here"
+
+
+def inject(model: Any, lora: LoRAConfig, settings: Any = None, *, in_float32: bool = True) -> Any:
+    """Freeze `model` and put fresh adapters into it, in place. Returns peft's settings of them.
+
+    settings: those of an adapter that is to be trained on; None for those that follow from `lora`.
+    in_float32: whether the adapters are float32 whatever type the model has.
+    """
+    scorer = hasattr(model, "score")
+    if settings is None:
+        settings = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            **_placed(model, lora, _layers(model, lora)),
+            task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
+            modules_to_save=["score"] if scorer else None,
+        )
+    settings.lora_dropout = lora.dropout
+    inject_adapter_in_model(settings, model, _NAME)
+    model._hf_peft_config_loaded = True  # gradient checkpointing and quantized models look at it, see is_adapted
+    if in_float32:
+        cast_adapter_dtype(model, _NAME)
+        for module in model.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                module.float()
+    return settings
 
 
 def attached(model: Any, folder: Path, *, merge: bool) -> Any:

@@ -84,7 +84,15 @@ from align.trainers.steering import Steering
 from align.trainers.step_times import DATA, WORK, exposed_ddp_seconds
 from align.trainers.summary import first_word, last_word, run_facts
 from align.trainers.throughput import arithmetic
-from align.trainers.trackers import Speed, log_recipe, progress_note, run_speed, start_trackers, tracker_environment
+from align.trainers.trackers import (
+    Speed,
+    log_recipe,
+    progress_note,
+    resident_memory,
+    run_speed,
+    start_trackers,
+    tracker_environment,
+)
 from align.trainers.validation import StoppedEarly, Validation, copy_model, evaluations_at, plan_of, whole_model
 from align.trainers.watchdog import Watchdog
 from align.trainers.weights import require_storable_weights, sharded_norm
@@ -127,6 +135,7 @@ class TreeTrainer(Trainer, ABC):
         recipe: Section,
         eval_trees: Sequence[PromptTree] | None = None,
     ) -> None:
+        self.resident_before = resident_memory()
         refuse_untrainable(model.model)
         require_rows_within(model.limit, trees, eval_trees)
         if arguments.process_index == 0:

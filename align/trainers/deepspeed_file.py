@@ -1,10 +1,11 @@
-"""What a DeepSpeed file may decide about the optimizer and the schedule, and what the config decides."""
+"""What a DeepSpeed file may decide about the optimizer and the schedule, and what it says of memory and transfers."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from align.errors import ConfigError
 from align.optimizers import KEY
@@ -13,8 +14,59 @@ from align.settings import TrainingConfig
 
 log = logger(__name__)
 
-_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+FILE = "ACCELERATE_DEEPSPEED_CONFIGFILE"
 """Set by `accelerate launch` for a launch file that names a DeepSpeed file."""
+
+
+class ZeroSettings(NamedTuple):
+    """What the memory and the transfers of ZeRO-3 depend on. Sizes are numbers of values; defaults are DeepSpeed's."""
+
+    gradient_bytes: int = 0
+    """Of an accumulated gradient; 0 for the type of the weights."""
+    second_shard: int = 1
+    """hpZ: a second copy of the weights is divided over this many processes, which are on one node."""
+    offload_optimizer: bool = False
+    offload_weights: bool = False
+    reduce_bucket: int = 500_000_000
+    prefetch_bucket: int = 50_000_000
+    reuse_distance: int = 1_000_000_000
+    sub_group: int = 1_000_000_000
+
+
+def zero_settings(path: Path) -> ZeroSettings:
+    """The settings of a DeepSpeed file. Raises ConfigError if it cannot be read or is not of stage 3."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        zero = content["zero_optimization"]
+        stage = zero["stage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"is no DeepSpeed file with a section zero_optimization ({type(error).__name__})"
+        raise ConfigError(path, what, "Name a file such as recipes/launch/zero3.json") from None
+    if stage != 3:
+        raise ConfigError(
+            path, f"is of ZeRO stage {stage}", "Set zero_optimization.stage to 3: other stages are not planned"
+        )
+    default = ZeroSettings()
+
+    def size(name: str, otherwise: int) -> int:
+        found = zero.get(name, otherwise)
+        return otherwise if found == "auto" else int(float(found))
+
+    gradients = (content.get("data_types") or {}).get("grad_accum_dtype")
+    return ZeroSettings(
+        gradient_bytes={"fp32": 4, "bf16": 2, "fp16": 2}.get(str(gradients), 0),
+        second_shard=size("zero_hpz_partition_size", 1),
+        offload_optimizer=_on_cpu(zero.get("offload_optimizer")),
+        offload_weights=_on_cpu(zero.get("offload_param")),
+        reduce_bucket=size("reduce_bucket_size", default.reduce_bucket),
+        prefetch_bucket=size("stage3_prefetch_bucket_size", default.prefetch_bucket),
+        reuse_distance=size("stage3_max_reuse_distance", default.reuse_distance),
+        sub_group=size("sub_group_size", default.sub_group),
+    )
+
+
+def _on_cpu(section: Any) -> bool:
+    return isinstance(section, dict) and section.get("device", "none") != "none"
 
 
 def require_one_optimizer(training: TrainingConfig) -> None:
@@ -23,7 +75,7 @@ def require_one_optimizer(training: TrainingConfig) -> None:
     A section `optimizer` of the file is used if `training.optimizer` is left at its default, and a warning says so: it
     is the way to DeepSpeed's own Adam for offloaded states.
     """
-    path = Path(os.environ.get(_FILE, "none"))
+    path = Path(os.environ.get(FILE, "none"))
     if not path.is_file():
         return
     try:

@@ -94,7 +94,7 @@ def disk_need(
     facts = OPTIMIZERS[training.optimizer]
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    states = sum(_state_bytes(facts, _shape(weight), embedding=id(weight) in embeddings) for weight in trained)
+    states = sum(state_bytes(facts, _shape(weight), embedding=id(weight) in embeddings) for weight in trained)
     if sharded:
         states += sum(4 * _count(_shape(weight)) for weight in trained)
     # An adapter is trained and saved in float32; a whole model in the type of its weights.
@@ -115,7 +115,8 @@ def _count(shape: Sequence[int]) -> int:
     return count
 
 
-def _state_bytes(facts: OptimizerFacts, shape: Sequence[int], *, embedding: bool) -> float:
+def state_bytes(facts: OptimizerFacts, shape: Sequence[int], *, embedding: bool) -> float:
+    """Bytes of an optimizer's states for a trained weight."""
     count = _count(shape)
     if facts.factored and len(shape) >= 2:
         return 4.0 * (count // shape[-1] + count // shape[-2])  # adafactor: a value for each row and each column

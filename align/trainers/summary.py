@@ -27,11 +27,12 @@ from align.reporting import commands, duration, fields, logger
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.alarms import alarms_so_far
 from align.trainers.data import DROPPED, HELD_OUT
+from align.trainers.forecast import forecast
 from align.trainers.rollbacks import Rollback
 from align.trainers.trackers import Speed, parameter_counts, peak_memory, run_name
 from align.trainers.validation import Validation
 from align.tree.encode import PromptTree
-from align.tree.pack import RunPlan, tree_numbers
+from align.tree.pack import RunPlan, occupancy_warnings, tree_numbers
 
 log = logger(__name__)
 
@@ -98,6 +99,8 @@ def first_word(trainer: Summarized, step: int) -> None:
     if trainer.args.process_index == 0:
         message, extra = fields(f"{trainer.stage}: {run_name(trainer.training)}", first_lines(trainer, step))
         log.info(message, extra=extra)
+        for text in occupancy_warnings(trainer.plan, trainer.plan.occupancy()):
+            log.warning(text)
 
 
 def last_word(trainer: Summarized, seconds: float) -> None:
@@ -149,7 +152,7 @@ def last_lines(trainer: Summarized, seconds: float) -> list[tuple[str, str]]:
     if speed.all_seconds:
         each = f"{speed.all_steps:,} optimizer steps of {speed.all_seconds / speed.all_steps:.2g} s"
         parts.append(f"{each}, {tokens / speed.all_seconds:,.0f} tokens/s")
-    lines.append(("time", "; ".join([*parts, f"peak memory {peak_memory():.1f} GiB"])))
+    lines += [("time", "; ".join(parts)), ("memory", _memory(trainer))]
     return [*lines, ("effective", effective_line(trainer.clock.effective_time()))]
 
 
@@ -326,6 +329,19 @@ def _device(arguments: TrainingArguments) -> str:
         return str(torch.cuda.get_device_name(arguments.device))
     threads = torch.get_num_threads()
     return f"{cpu_name()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _memory(trainer: Summarized) -> str:
+    """`peak 3.1 GiB; 2.4 GiB for training, of which the planner expects 2.5 (4% more)`."""
+    peak = f"peak {peak_memory():.1f} GiB"
+    found = forecast(trainer)
+    if found is None:
+        return peak
+    planned, measured = found.planned / 2**30, found.measured / 2**30
+    side = "more" if found.error >= 0 else "less"
+    return (
+        f"{peak}; training took {measured:.2f} GiB, recipes/plan.py says {planned:.2f} ({abs(found.error):.0%} {side})"
+    )
 
 
 def _best(trainer: Summarized) -> str:

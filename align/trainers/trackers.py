@@ -181,6 +181,15 @@ def run_speed(logs: Mapping[str, float], plan: RunPlan, step: int, steps: int) -
     return found
 
 
+def resident_memory() -> int:
+    """Bytes of this process that are in the machine's memory now; 0 where the system does not tell (macOS)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
 def peak_memory() -> float:
     """The most memory that this process has used so far, in GiB: of its GPU if it has one, else of the machine."""
     if torch.cuda.is_available():

@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 
 from align.tree.attention import Tree, TreeLayout
 from align.tree.encode import PromptTree
-from align.tree.store import TreeStore
 
 
 @dataclass(slots=True)
@@ -164,10 +163,11 @@ def bins_under_budget(sizes: Sequence[int], token_budget: int) -> list[list[int]
 def tree_numbers(trees: Sequence[PromptTree], name: str) -> np.ndarray:
     """`tokens`, `unshared_tokens`, `labels` or `attended` of each tree, [trees] int64.
 
-    A `TreeStore` has them without reading a tree.
+    A `TreeStore` has them without reading a tree, and so have the rows of a plan, which are numbers alone.
     """
-    if isinstance(trees, TreeStore):
-        return cast(np.ndarray, getattr(trees, name))
+    found = getattr(trees, name, None)
+    if isinstance(found, np.ndarray):
+        return found
     return np.array([getattr(tree, name) for tree in trees], np.int64)
 
 
@@ -179,6 +179,35 @@ class StepPlan:
     bins: tuple[
         tuple[int, ...], ...
     ]  # of this process, each a forward and backward pass; () if the pass has no row of its own
+
+
+class Occupancy(NamedTuple):
+    """How much of the packed rows of all processes is used, from 0 to 1."""
+
+    filled: float
+    """Share of the token places that hold a token."""
+    empty: float
+    """Share of the bins without a row: a process makes such a pass for nothing, since the others make one."""
+
+
+LEAST_FILLED = 0.25
+
+
+def occupancy_warnings(plan: RunPlan, occupancy: Occupancy) -> list[str]:
+    """What wastes most of the processes of a run, with what to change."""
+    found = []
+    now = f"{plan.batch_size:,} rows a step on {plan.processes:,} processes"
+    if occupancy.empty:
+        found.append(
+            f"{occupancy.empty:.0%} of the passes have no row ({now}): use fewer processes, or raise "
+            "training.batch_size, which changes the result"
+        )
+    if occupancy.filled < LEAST_FILLED and plan.processes > 1:
+        found.append(
+            f"packed rows are {occupancy.filled:.0%} full ({now}, data.token_budget {plan.token_budget:,}): use fewer "
+            "processes, or raise training.batch_size, which changes the result"
+        )
+    return found
 
 
 class RunPlan(Dataset[StepPlan]):
@@ -234,21 +263,29 @@ class RunPlan(Dataset[StepPlan]):
         return self.steps
 
     def __getitem__(self, step: int) -> StepPlan:
+        mine = self.bins(step)[self.process :: self.processes]
+        return StepPlan(tuple(self._rows(step).tolist()), tuple(tuple(members) for members in mine))
+
+    def bins(self, step: int) -> list[list[int]]:
+        """The trees of each bin of a step, over all processes: bin n belongs to process n % processes."""
         rows = self._rows(step)
-        mine = self._bins(rows)[self.process :: self.processes]
         numbers = rows.tolist()
-        return StepPlan(tuple(numbers), tuple(tuple(numbers[i] for i in sorted(members)) for members in mine))
+        return [[numbers[place] for place in sorted(members)] for members in self._bins(rows)]
+
+    def occupancy(self, steps: int = 100) -> Occupancy:
+        """How full the bins of all processes are, over the first `steps` of an epoch."""
+        tokens = places = count = empty = 0
+        for step in range(min(steps, self.steps_per_epoch)):
+            filled = [int(self.sizes[members].sum()) for members in self.bins(step)]
+            tokens += sum(filled)
+            places += sum(max(each, self.token_budget) for each in filled)
+            count += len(filled)
+            empty += filled.count(0)
+        return Occupancy(tokens / max(places, 1), empty / max(count, 1))
 
     def filled_share(self, steps: int = 100) -> float:
         """How full the bins of all processes are, from 0 to 1, over the first `steps` of an epoch."""
-        tokens = places = 0
-        for step in range(min(steps, self.steps_per_epoch)):
-            rows = self._rows(step)
-            sizes = self.sizes[rows]
-            filled = [int(sizes[members].sum()) for members in self._bins(rows)]
-            tokens += sum(filled)
-            places += sum(max(each, self.token_budget) for each in filled)
-        return tokens / max(places, 1)
+        return self.occupancy(steps).filled
 
     def sum_to_step(self, values: np.ndarray, step: int) -> int:
         """The sum of `values`, one for each tree, over the trees of the first `step` steps.

@@ -1,0 +1,302 @@
+"""Plans of stages that train: SFT, DPO, reward model.
+
+Speed. A packed row takes its operations (`align/tree/flops.py`) over `tflops`, a third more with checkpointing.
+In each round of rows all processes gather the weights twice and reduce the gradients once; transfers overlap with
+arithmetic, so a round takes the longer of the two. DPO's reference pass is added. Not counted: the optimizer, Python,
+waiting for data, and held-out rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+from transformers import AutoConfig
+
+from align.models.logps import TILE
+from align.planner.launches import Launch
+from align.planner.plan import GIB, StagePlan
+from align.planner.rows import DrawnRows, drawn_rows
+from align.planner.settings import MachineConfig, RowsConfig
+from align.settings import LoRAConfig, ModelConfig, TrainingConfig, TreeDataConfig
+from align.trainers.activations import Activations, activations, typical_row, without_memory
+from align.trainers.disk import disk_need
+from align.trainers.footprint import Footprint, Weights, counted, footprint
+from align.trainers.throughput import LayerWeights, layer_weights
+from align.tree.flops import training_flops
+from align.tree.pack import RunPlan, occupancy_warnings
+
+COMPLETIONS = {"sft": 1, "dpo": 2, "reward": 2}
+_STEPS = 10
+"""Optimizer steps whose rows are packed, to find out how full they are and how long they take."""
+_LEAST_BUDGET = 1024
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """A stage that trains, with all that its plan depends on."""
+
+    label: str
+    recipe: str
+    shape: str
+    config: str
+    """The Hugging Face model's, as JSON."""
+    model: ModelConfig
+    training: TrainingConfig
+    data: TreeDataConfig
+    launch: Launch
+
+    @property
+    def scorer(self) -> bool:
+        return self.recipe == "reward"
+
+
+class _Built(NamedTuple):
+    """A model on the meta device."""
+
+    model: Any
+    weights: Weights
+    layers: LayerWeights
+
+
+def plan_training(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig) -> StagePlan:
+    """What the stage needs; if it does not fit, also with which settings it would."""
+    plan = _timed(stage, machine, rows, _sized(stage, machine))
+    return plan if plan.fits else replace(plan, changes=tuple(_changes(stage, machine)))
+
+
+# Memory and disk
+
+
+def _sized(stage: TrainingStage, machine: MachineConfig) -> StagePlan:
+    on_gpu, processes = machine.device == "gpu", stage.launch.processes
+    memory = _footprint(stage, on_gpu)
+    parts = dict(memory.parts)
+    if not stage.scorer:  # of the activations, the output head's: a tile of logits, and the gradient of its weights
+        config = config_from(stage.config)
+        high, wide = TILE["cuda" if on_gpu else "cpu"]
+        gradient = 0 if stage.model.lora else 4 * config.vocab_size * config.hidden_size
+        parts["logits"] = min(4 * high * wide + gradient, parts["activations"])
+        parts["activations"] -= parts["logits"]
+    built = _built_of(stage)
+    need = disk_need(
+        built.model,
+        stage.training,
+        1,
+        sharded=stage.launch.zero is not None,
+        validated=stage.data.has_eval_rows,
+    )
+    return StagePlan(
+        label=stage.label,
+        recipe=stage.recipe,
+        shape=stage.shape,
+        where=f"{processes} x {'GPU' if on_gpu else 'CPU'}, {stage.launch.name}",
+        memory=parts,
+        limit=round(machine.gib * GIB / (1 if on_gpu else processes)),  # processes of a CPU share its memory
+        host=min(processes, machine.gpus_per_node) * sum(memory.host.values()),
+        host_limit=round(machine.host_gib * GIB),
+        checkpoint=need.checkpoint,
+        save_seconds=need.checkpoint / (machine.disk_gb_per_second * 1e9),
+    )
+
+
+def _footprint(stage: TrainingStage, on_gpu: bool) -> Footprint:
+    row = _activations_of(
+        stage.config,
+        settings_text(stage.model),
+        stage.data.token_budget,
+        COMPLETIONS[stage.recipe],
+        stage.scorer,
+        "bf16" if stage.training.precision == "auto" and on_gpu else stage.training.precision.replace("auto", "fp32"),
+        on_gpu,
+    )
+    if stage.model.quantization is not None:  # one matrix at a time is unpacked for its product
+        config = config_from(stage.config)
+        row = Activations(row.held, row.peak + 2 * config.hidden_size * config.intermediate_size)
+    weights = _built_of(stage).weights
+    return footprint(weights, row, processes=stage.launch.processes, zero=stage.launch.zero, on_gpu=on_gpu)
+
+
+@cache
+def _activations_of(
+    config: str, model: str, tokens: int, completions: int, scorer: bool, precision: str, on_gpu: bool
+) -> Activations:
+    row = typical_row(tokens, completions, completion_share=0.5)
+    settings = ModelConfig.model_validate_json(model)
+    return activations(config_from(config), settings, row, scorer=scorer, precision=precision, on_gpu=on_gpu)
+
+
+def _built_of(stage: TrainingStage) -> _Built:
+    return _built(
+        stage.config,
+        settings_text(stage.model),
+        stage.training.optimizer,
+        stage.scorer,
+        stage.model.quantization is not None,
+    )
+
+
+@cache
+def _built(config: str, model: str, optimizer: str, scorer: bool, quantized: bool) -> _Built:
+    made = without_memory(config_from(config), ModelConfig.model_validate_json(model), scorer)
+    training = TrainingConfig.model_validate({"output_dir": "out", "optimizer": optimizer})
+    return _Built(made, counted(made, training, quantized=quantized), layer_weights(made))
+
+
+def settings_text(model: ModelConfig) -> str:
+    """What the plan reads of a model's settings, as a key."""
+    values = {"path": "model", "dtype": model.dtype, "gradient_checkpointing": model.gradient_checkpointing}
+    lora = None if model.lora is None else model.lora.model_dump(mode="json")
+    return json.dumps(values | {"lora": lora})
+
+
+@cache
+def config_from(text: str) -> Any:
+    return AutoConfig.for_model(**json.loads(text))
+
+
+# Speed
+
+
+def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan: StagePlan) -> StagePlan:
+    drawn = drawn_rows(rows, COMPLETIONS[stage.recipe], stage.data)
+    built, training = _built_of(stage), stage.training
+    flops = training_flops(
+        drawn,  # type: ignore[arg-type]
+        built.model.config,
+        trained=built.layers.trained,
+        head=not stage.scorer,
+        head_is_trained=stage.model.lora is None,
+        added=built.layers.adapters,
+    )
+    run = RunPlan(
+        drawn.tokens,
+        costs=flops,
+        batch_size=training.batch_size,
+        token_budget=stage.data.token_budget,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        seed=training.seed,
+        processes=stage.launch.processes,
+    )
+    seconds, tokens = _steps(run, flops, drawn, stage, machine)
+    disk = disk_need(
+        built.model,
+        training,
+        len(run),
+        sharded=stage.launch.zero is not None,
+        validated=stage.data.has_eval_rows,
+    )
+    saves = disk.saves(0)
+    total = len(run) * seconds + saves * plan.save_seconds
+    if stage.recipe == "dpo":
+        total += run.steps_per_epoch * seconds / 3  # a forward pass is a third of a step
+    occupancy = run.occupancy(_STEPS)
+    return replace(
+        plan,
+        disk=disk.bytes_at_the_peak(0, 0),
+        steps=len(run),
+        step_seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        hours=total / 3600,
+        filled=occupancy.filled,
+        empty=occupancy.empty,
+        warnings=(*occupancy_warnings(run, occupancy), *_frequent_saves(stage, plan, seconds)),
+    )
+
+
+def _steps(
+    run: RunPlan, flops: Any, drawn: DrawnRows, stage: TrainingStage, machine: MachineConfig
+) -> tuple[float, float]:
+    """Mean seconds and tokens of an optimizer step."""
+    factor = 4 / 3 if stage.model.gradient_checkpointing else 1.0
+    transfer, once = _transfers(stage, machine)
+    seconds = tokens = 0.0
+    steps = min(_STEPS, run.steps_per_epoch)
+    for step in range(steps):
+        bins = run.bins(step)
+        tokens += sum(int(drawn.tokens[members].sum()) for members in bins)
+        costs = [float(flops[members].sum()) * factor / (machine.tflops * 1e12) for members in bins]
+        rounds = (costs[first : first + run.processes] for first in range(0, len(costs), run.processes))
+        seconds += sum(max([*each, transfer]) for each in rounds) + once
+    return seconds / steps, tokens / steps
+
+
+def _transfers(stage: TrainingStage, machine: MachineConfig) -> tuple[float, float]:
+    """Seconds of a process's transfers in each round of rows, and once in each step."""
+    processes, weights, zero = stage.launch.processes, _built_of(stage).weights, stage.launch.zero
+    if processes == 1 or machine.device == "cpu":
+        return 0.0, 0.0
+    within = processes <= machine.gpus_per_node
+    rate = 1e9 * (machine.node_gb_per_second if within else machine.network_gb_per_second)
+    if zero is None:
+        return 0.0, 2 * weights.trained_bytes / rate
+    again = 1e9 * machine.node_gb_per_second if zero.second_shard > 1 else rate  # gathered from the node's own copy
+    reduced = zero.gradient_bytes * weights.trained or weights.trained_bytes
+    in_round = weights.bytes / rate + weights.bytes / again + reduced / rate
+    host = 1e9 * machine.host_gb_per_second
+    in_round += 2 * weights.bytes / processes / host if zero.offload_weights else 0.0
+    return in_round, 6 * weights.trained / processes / host if zero.offload_optimizer else 0.0
+
+
+def _frequent_saves(stage: TrainingStage, plan: StagePlan, seconds: float) -> Iterator[str]:
+    share = plan.save_seconds / (plan.save_seconds + stage.training.save_steps * seconds)
+    if share > 0.1:
+        yield f"saving takes {share:.0%} of the time: raise training.save_steps (now {stage.training.save_steps})"
+
+
+# What to change
+
+
+def _changes(stage: TrainingStage, machine: MachineConfig) -> Iterator[str]:
+    """Of each kind of change the smallest with which the stage fits."""
+    for kind in (_smaller_rows(stage), _more_processes(stage), _offloaded(stage), _adapters(stage)):
+        for text, changed in kind:
+            plan = _sized(changed, machine)
+            if plan.fits:
+                yield f"{text} ({plan.needed / GIB:.1f} GiB)"
+                break
+
+
+Variants = Iterator[tuple[str, TrainingStage]]
+
+
+def _smaller_rows(stage: TrainingStage) -> Variants:
+    text = ""
+    if not stage.model.gradient_checkpointing:
+        stage = replace(stage, model=stage.model.model_copy(update={"gradient_checkpointing": True}))
+        text = "model.gradient_checkpointing=true"
+        yield text, stage
+    budget = stage.data.token_budget // 2
+    while budget >= _LEAST_BUDGET:
+        setting = f"{text} data.token_budget={budget}".strip()
+        yield setting, replace(stage, data=stage.data.model_copy(update={"token_budget": budget}))
+        budget //= 2
+
+
+def _more_processes(stage: TrainingStage) -> Variants:
+    if stage.launch.zero is not None:
+        for more in (2, 4, 8, 16, 32, 64):
+            count = stage.launch.processes * more
+            yield f"{count} processes", replace(stage, launch=replace(stage.launch, processes=count))
+
+
+def _offloaded(stage: TrainingStage) -> Variants:
+    zero = stage.launch.zero
+    if zero is not None and not zero.offload_optimizer:
+        moved = zero._replace(offload_optimizer=True, offload_weights=True)
+        name = "recipes/launch/zero3_offload.yaml"
+        yield f"launch={name}", replace(stage, launch=replace(stage.launch, zero=moved, name=name))
+
+
+def _adapters(stage: TrainingStage) -> Variants:
+    if stage.model.lora is None:
+        adapted = stage.model.model_copy(update={"lora": LoRAConfig()})
+        yield "model.lora={}", replace(stage, model=adapted)
+        stage = replace(stage, model=adapted)
+    if stage.launch.zero is None and stage.model.quantization is None:
+        quantized = stage.model.model_copy(update={"quantization": "nf4"})
+        yield "model.lora={} model.quantization=nf4", replace(stage, model=quantized)

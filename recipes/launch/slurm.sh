@@ -1,0 +1,19 @@
+#!/bin/bash
+# One recipe on several nodes of a SLURM cluster. Rounds submit their jobs themselves (docs/rounds.md#on-a-cluster).
+#   sbatch --nodes=8 --gpus-per-node=8 recipes/launch/slurm.sh recipes/launch/zero3_hpz.yaml recipes/dpo.py recipes/configs/dpo/llama3.1-70b.yaml
+# Submit it from the folder of the checkout, with its environment active. It asks for a checkpoint five minutes before its time is up;
+# the same command continues from there.
+#SBATCH --ntasks-per-node=1
+#SBATCH --signal=TERM@300
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+launch=$1
+shift
+MAIN_HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MAIN_HOST MAIN_PORT=$((20000 + SLURM_JOB_ID % 20000)) TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+exec srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
+  launch=$1; shift
+  exec python -m accelerate.commands.launch --config_file "$launch" --machine_rank "$SLURM_NODEID" \
+    --num_machines "$SLURM_NNODES" --main_process_ip "$MAIN_HOST" --main_process_port "$MAIN_PORT" "$@"
+' launch "$launch" "$@"
