@@ -86,12 +86,12 @@ def _run(recipe: BuildDataRecipe) -> Path:
 def _run_shared(recipe: BuildDataRecipe, workers: Workers) -> Path:
     from align.precision import resolved
 
-    if uses_model(getattr(recipe, recipe.builder)):
+    if uses_model(getattr(recipe, recipe.builder)):  # otherwise there is no precision to decide, and no torch to load
         from align.models.devices import use_own_gpu
 
         use_own_gpu()
-    with workers.turn():  # the first process decides, and the others read its decision
-        recipe = resolved(recipe, recipe.output)
+        with workers.turn():  # the first process decides, and the others read its decision
+            recipe = resolved(recipe, recipe.output)
     return build_function(recipe.builder)(getattr(recipe, recipe.builder), recipe.output, workers=workers)
 
 

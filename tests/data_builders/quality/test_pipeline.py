@@ -167,6 +167,7 @@ def test_two_processes_that_are_killed_and_started_again_write_the_same_bytes(
     assert (tmp_path / "rows.jsonl").exists() != is_killed
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+    assert not (tmp_path / ".precision.json").exists(), "no model, so nothing to decide and no torch to load"
     asked = [sys.executable, "-m", "align.cli", "data", "why", str(tmp_path), "loud-1"]
     done = subprocess.run(asked, check=True, cwd=ROOT, capture_output=True, text=True)
     assert "too many exclamation marks" in done.stdout
