@@ -52,6 +52,10 @@ PAPERS = {
         "Eisenstein et al., 2023. arXiv:2312.09244."
     ),
     r"2305\.16264": "Scaling Data-Constrained Language Models. Muennighoff et al., 2023. arXiv:2305.16264.",
+    r"2308\.07074|\bInsTag\b": (
+        "InsTag: Instruction Tagging for Analyzing Supervised Fine-tuning of Large Language Models. Lu et al., 2023. "
+        "arXiv:2308.07074."
+    ),
     r"2308\.01825|\bYuan\b": (
         "Yuan: Scaling Relationship on Learning Mathematical Reasoning with Large Language Models. Yuan et al., 2023. "
         "arXiv:2308.01825."
