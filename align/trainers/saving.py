@@ -185,7 +185,7 @@ def call_before_loading(engine: Any, action: Callable[[Any], None]) -> None:
 
 
 def refuse_code_while_loading(engine: Any) -> None:
-    """Make DeepSpeed's engine load nothing but tensors, plain values and three classes of DeepSpeed's own.
+    """Make DeepSpeed's engine load nothing but tensors, plain values and four classes of DeepSpeed's own.
 
     Its optimizer states are pickles, which it reads with `weights_only=False`: whoever wrote them could run any code.
     Raises CheckpointError if a file has anything else in it. The manifest of a folder is no protection, since whoever
@@ -193,6 +193,7 @@ def refuse_code_while_loading(engine: Any) -> None:
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address  # in the states of ZeRO-1 and 2
 
     load = engine.load_checkpoint
 
@@ -200,7 +201,7 @@ def refuse_code_while_loading(engine: Any) -> None:
         before = {name: os.environ.pop(name, None) for name in (_TENSORS_ONLY, _ANYTHING)}
         os.environ[_TENSORS_ONLY] = "1"  # goes before the argument weights_only of torch.load
         try:
-            with safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum]):
+            with safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
                 return load(folder, *arguments, **settings)
         except UnpicklingError as error:
             found = re.search(r"GLOBAL (\S+)", str(error))

@@ -396,6 +396,7 @@ def test_deepspeeds_states_are_read_without_running_code(
     """DeepSpeed itself asks for `weights_only=False`, which runs the code that a pickle names."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
     class Engine:
         def load_checkpoint(self, folder: Path) -> dict:
@@ -410,10 +411,12 @@ def test_deepspeeds_states_are_read_without_running_code(
     engine, states = Engine(), tmp_path / "states.pt"
     refuse_code_while_loading(engine)
     states_of_deepspeed = {"stage": ZeroStageEnum.weights, "scaler": LossScaler(1.0), "flat": [torch.ones(3)]}
+    states_of_deepspeed["slices"] = {"weight": fragment_address(numel=3, start=1)}
     torch.save(states_of_deepspeed, states)
     loaded = engine.load_checkpoint(tmp_path)
     assert loaded["stage"] is ZeroStageEnum.weights
     assert loaded["scaler"].loss_scale == 1.0
+    assert loaded["slices"]["weight"] == fragment_address(numel=3, start=1)
     assert torch.equal(loaded["flat"][0], torch.ones(3))
 
     if how == "no pickle":
