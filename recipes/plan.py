@@ -1,4 +1,4 @@
-"""Say what a config needs before it is started: memory, disk, tokens a second, and hours of each stage.
+"""Say what each stage of a config needs before it is started: memory, disk, speed and hours.
 
 python recipes/plan.py recipes/configs/dpo/llama3.1-8b.yaml --gpus 8 --gib 80
 python recipes/plan.py recipes/configs/plan/llama3.1-70b.yaml

@@ -17,7 +17,6 @@ from align.reporting import logger
 from align.trainers.activations import activations
 from align.trainers.deepspeed_file import FILE, zero_settings
 from align.trainers.footprint import Footprint, counted, footprint
-from align.trainers.trackers import peak_memory
 
 LEAST_WEIGHTS = 10_000_000
 """Of a smaller model the libraries need more than the model, and nothing about it has to be planned."""
@@ -95,7 +94,7 @@ def _largest_row(trainer: Any) -> tuple[Sequence[Any], int]:
 
 
 def _measured(trainer: Any) -> int:
-    peak = round(peak_memory() * 2**30)
+    peak = int(trainer.speed.peak * 2**30)
     if trainer.args.device.type == "cuda":
         return peak
     if not trainer.resident_before:

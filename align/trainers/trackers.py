@@ -128,6 +128,8 @@ class Speed:
         self.all_steps = 0
         self.all_seconds = 0.0
         """Since this process began, not only since the last report."""
+        self.peak = 0.0
+        """GiB that this process has used at most by the end of the last step: before the finished model is saved."""
         self._began: float | None = None
 
     def begin_step(self) -> None:
@@ -140,6 +142,7 @@ class Speed:
             self.seconds += passed
             self.all_steps += 1
             self.all_seconds += passed
+            self.peak = peak_memory()
             self._began = None
 
     def report(self, tokens: float, unshared_tokens: float | None = None) -> dict[str, float]:
