@@ -1,6 +1,8 @@
 """recipes/dpo.py with one part that takes longer and says by a file that it has begun, for tests that stop a run in it.
 
 SLOWED=encoding SLOWED_SECONDS=5 SLOWED_REACHED=/tmp/reached python tests/torture/slowed.py CONFIG.yaml
+
+SLOWED_RANK=1 delays the second of several processes alone.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def delay(part: str, seconds: float, reached: Path) -> None:
         nonlocal calls
         calls += 1
         done = honest(*arguments, **settings) if part == "disk check" else None
-        if calls == FROM_CALL.get(part, 1) or part == "every step":
+        here = os.environ.get("SLOWED_RANK") in (None, os.environ.get("RANK", "0"))
+        if here and (calls == FROM_CALL.get(part, 1) or part == "every step"):
             reached.touch()
             time.sleep(seconds)
         return done if part == "disk check" else honest(*arguments, **settings)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from align.effective_time import effective_time_of, read_starts
+from align.leaving import HANG_CODE
 from align.manifest import is_whole
-from tests.processes import PYTHON, ZERO3, Started, run
-from tests.torture.stops import command, debris, full_disk, small_disk, stop_in, write_pairs
+from tests.processes import PYTHON, TORCHRUN, ZERO3, Started, run
+from tests.torture.stops import command, debris, full_disk, small_disk, start_slowed, stop_in, write_pairs
 
 pytestmark = pytest.mark.engine
 
@@ -86,6 +87,28 @@ def test_a_second_ctrl_c_ends_a_run_without_a_checkpoint(tmp_path: Path, tiny_ch
         started.interrupt()  # those within a second of the first are taken for the same one
     assert started.wait(20) == 128 + signal.SIGINT
     assert not list(output.rglob("MANIFEST.json"))
+
+
+def test_a_rank_that_hangs_ends_all_ranks_with_their_stacks_and_the_run_resumes(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path
+) -> None:
+    """Rank 1 hangs in step 3, after a checkpoint; rank 0 waits for it in the next collective operation."""
+    output = tmp_path / "run"
+    settings = ("training.watchdog_minutes=0.25", "data.eval_path=null")
+    arguments = command(tiny_checkpoint, pairs, output, TORCHRUN, *settings)
+    hanging, _ = start_slowed("steps", arguments, tmp_path, 300, SLOWED_RANK="1")
+    assert hanging.wait() != 0
+    stacks = [(output / "stacks" / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert ["in slowed" in stack for stack in stacks] == [False, True]
+    assert "rank 1 on " in hanging.output
+    assert "no progress for 15 s (training.watchdog_minutes) in step 3" in hanging.output
+    assert f"exitcode  : {HANG_CODE}" in hanging.output
+    assert read_starts(output)[-1]["outcome"] == "hung"
+    run(arguments)
+    found = effective_time_of(output)
+    assert found is not None
+    assert (found.starts, found.killed, found.lost_steps) == (2, 0, 0)
+    assert found.causes["lost steps"] > 14, "the step that hung"
 
 
 def test_a_disk_that_becomes_full_in_a_save_leaves_the_checkpoint_before_it_and_nothing_else(
