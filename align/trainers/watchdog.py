@@ -93,7 +93,8 @@ class Watchdog:
                 self._end(seconds)
             elif progress != armed:
                 armed = progress
-                faulthandler.dump_traceback_later(seconds + _BACKUP_SECONDS, exit=True)
+                with suppress(OSError, AttributeError):  # in a notebook standard error is no file
+                    faulthandler.dump_traceback_later(seconds + _BACKUP_SECONDS, exit=True)
 
     def _end(self, seconds: float) -> None:
         """Write the stacks of this process, wait for those of the others, and end the process."""
@@ -109,7 +110,8 @@ class Watchdog:
             self.folder,
             HANG_CODE,
         )
-        faulthandler.dump_traceback(all_threads=True)
+        with suppress(OSError, AttributeError):
+            faulthandler.dump_traceback(all_threads=True)
         began = time.time()
         with suppress(OSError):  # a full or lost disk may be what the process hangs in
             self._write_stacks()

@@ -327,6 +327,21 @@ def test_values_of_several_members_are_all_shown() -> None:
     assert (beta.ours, beta.verdict) == ("0.1, 0.05", "changed")
 
 
+def test_the_effective_training_time_of_a_stage_is_in_its_card(tmp_path: Path) -> None:
+    sft = trained(tmp_path / "round-1" / "sft", BASE, rows_of(tmp_path / "sft.jsonl", "tasks/office"))
+    nothing = {"start": 1, "event": "begin", "time": 0.0, "step": None, "trained": 0.0, "seconds": {}}
+    starts = [
+        *(nothing, nothing | {"event": "saved", "time": 60.0, "step": 5, "trained": 50.0}),
+        *(nothing | {"start": 2, "time": 70.0}, nothing | {"start": 2, "event": "train", "time": 75.0, "step": 5}),
+        nothing | {"start": 2, "event": "end", "time": 100.0, "step": 8, "trained": 20.0, "outcome": "finished"},
+    ]
+    (sft / "starts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starts))
+    dpo = trained(tmp_path / "round-1" / "dpo", sft, rows_of(tmp_path / "dpo.jsonl", "people/pairs"), "dpo")
+    said = card_of(dpo)[1].partition("Effective training time")[2].partition("\n")[0]
+    assert said.endswith("round-1/sft 70% of 1 min 40 s in 2 starts.")
+    assert "dpo" not in said, "nothing is known of it"
+
+
 def test_stages_that_a_model_did_not_go_through_are_left_out(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "sft.jsonl", "tasks/office")
     lines = parity(lineage(trained(tmp_path / "sft", BASE, rows)))
