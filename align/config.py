@@ -28,7 +28,7 @@ from align.config_mistakes import mistake, place_of
 from align.config_values import kinds_of, prepared
 from align.effective_time import note_process_began
 from align.errors import AlignError, ConfigError, RowError
-from align.failures import explained
+from align.failures import explained, note_cause
 from align.hub_names import is_hub_name
 from align.leaving import clean_up_on_sigterm
 from align.secret_forms import secrets_in, secrets_of_environment
@@ -156,6 +156,7 @@ def answering(work: typing.Callable[[], object], hub_names: typing.Callable[[], 
         message = explained(error, hub_names())
         if message is None:
             raise
+        note_cause(message)
         _show_traceback()
         hint = "" if isinstance(error, AlignError) else f" ({DEBUG}=1 shows where in the code.)"
         print(f"{message}{hint}", file=sys.stderr)

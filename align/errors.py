@@ -69,12 +69,24 @@ class CorruptionError(CheckError):
     """Values that differ when they are computed again: the machine is suspected to compute wrongly."""
 
 
+class OutOfMemoryError(AlignError):
+    """The memory of the machine or of a GPU is used up."""
+
+
+class NetworkError(AlignError):
+    """The Hub, a server or a connection does not answer. The same may work later."""
+
+
 class StageError(AlignError):
     """A stage of a round that did not end well."""
 
 
 class ServerError(AlignError):
     """A server that samples and does not answer, or serves something else than what is expected."""
+
+
+class UnreachableServerError(ServerError, NetworkError):
+    """Servers that do not answer, or only with errors."""
 
 
 class PublishError(AlignError):

@@ -8,12 +8,18 @@ traceback is the message. Classes of heavy libraries are recognised by name, so 
 from __future__ import annotations
 
 import errno
+import json
+import os
 import re
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 
-from align.errors import AlignError, first_line
+from align.errors import AlignError, CorruptionError, NetworkError, OutOfMemoryError, first_line
 from align.hub_errors import chain, hub_problem, is_of_a_library, is_of_the_network
+
+FAILURES = "ALIGN_FAILURES"
+"""Variable of the environment: the file in which a process that fails writes the cause, for who started it."""
 
 CONTINUE = "then start the same command again: it continues from what is saved"
 
@@ -68,7 +74,7 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
     names = {cls.__name__ for cls in type(error).__mro__}
     if is_out_of_memory(error):
         how = "Lower data.token_budget or sampling.batch_size, whichever this recipe has"
-        return AlignError("memory", f"there is not enough: {first_line(error, _MOST)}", how)
+        return OutOfMemoryError("memory", f"there is not enough: {first_line(error, _MOST)}", how)
     if "SafetensorError" in names:
         if _DISK_FULL.search(str(error)):
             return AlignError("a checkpoint", *_BY_NUMBER[errno.ENOSPC])
@@ -87,10 +93,24 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
         )
     if isinstance(error, ConnectionError) and not isinstance(error, BrokenPipeError):
         how = f"Check the network and the program at the other end, {CONTINUE}"
-        return AlignError("network", f"a connection has failed ({first_line(error, _MOST)})", how)
+        return NetworkError("network", f"a connection has failed ({first_line(error, _MOST)})", how)
     if isinstance(error, OSError):
         return _of_the_system(error)
     return None
+
+
+def note_cause(error: AlignError) -> None:
+    """Append the cause of an error to the file that ALIGN_FAILURES names, if it names one.
+
+    The causes are those of `align/rounds/restarts.py`: an exit code does not reach the rounds through a launcher.
+    """
+    path = os.environ.get(FAILURES)
+    if not path:
+        return
+    causes = {OutOfMemoryError: "out_of_memory", CorruptionError: "corruption", NetworkError: "network"}
+    cause = next((name for kind, name in causes.items() if isinstance(error, kind)), "error")
+    with suppress(OSError), open(path, "a", encoding="utf-8") as handle:  # the error itself is what has to be said
+        handle.write(json.dumps({"cause": cause, "text": first_line(error, _MOST)}) + "\n")
 
 
 def _of_the_system(error: OSError) -> AlignError:
@@ -112,7 +132,10 @@ def _of_the_hub(error: BaseException, names: str) -> AlignError | None:
     problem = hub_problem(error, name)
     if problem is not None and problem.about == "network" and not name and not any(map(is_of_a_library, links)):
         return None  # a connection of something else: of a process group, a judge, a database
-    return problem and AlignError(name or "Hugging Face Hub", problem.what, problem.how)
+    if problem is None:
+        return None
+    kind = NetworkError if problem.about == "network" else AlignError
+    return kind(name or "Hugging Face Hub", problem.what, problem.how)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,6 +27,10 @@ _RESULT = {
 }
 """When a run ends, which of its steps is the result, and how that is stored."""
 
+_ROUNDING = {"data.token_budget"}
+"""How rows are packed: the same gradients in another order of sums. A run that has run out of memory needs a smaller
+one, and must be able to go on with it. Rows that are dropped for it are noticed as other rows."""
+
 
 _SERVERS = {"base_urls", "concurrency", "timeout_seconds", "retries", "api_key_variable"}
 """Settings of a section `sampling.server`: which servers sample, and how they are asked."""
@@ -56,4 +60,4 @@ def changes_no_model(key: str) -> bool:
 
 def may_change(key: str) -> bool:
     """Whether an unfinished run may be resumed with another value of this setting."""
-    return changes_no_model(key) or key in _RESULT
+    return changes_no_model(key) or key in _RESULT or key in _ROUNDING

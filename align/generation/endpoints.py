@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from align.addresses import Place, checked_addresses, place_of
-from align.errors import ServerError, first_line
+from align.errors import ServerError, UnreachableServerError, first_line
 from align.reporting import logger
 from align.settings import SamplingServerConfig
 
@@ -246,7 +246,7 @@ class Session:
         else:
             what = f"one request failed {faults} times; the last fault, at {endpoint.root}: {fault.what}"
         how = "Check that the servers run at these addresses; what was sampled so far is kept. See docs/backends.md"
-        return ServerError("sampling.server.base_urls", what, how)
+        return UnreachableServerError("sampling.server.base_urls", what, how)
 
     async def _json(self, method: str, url: str, body: dict[str, Any] | None) -> Any:
         import httpx2

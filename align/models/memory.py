@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from align.errors import AlignError, first_line
+from align.errors import AlignError, OutOfMemoryError, first_line
 from align.failures import is_out_of_memory
 from align.models.checkpoints import Checkpoint
 
 
 @contextmanager
 def memory_errors(where: str, during: Callable[[], str], how: Callable[[], str]) -> Iterator[None]:
-    """In the block, running out of memory becomes an AlignError at `where`.
+    """In the block, running out of memory becomes an OutOfMemoryError at `where`.
 
     during, how: called after the error: what was being done, such as "while completions were sampled", and what to
         change.
@@ -27,7 +27,7 @@ def memory_errors(where: str, during: Callable[[], str], how: Callable[[], str])
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise AlignError(where, f"out of memory {during()} ({first_line(error)})", how()) from None
+        raise OutOfMemoryError(where, f"out of memory {during()} ({first_line(error)})", how()) from None
 
 
 def while_loading(checkpoint: Checkpoint, dtype: torch.dtype, how: str) -> AbstractContextManager[None]:

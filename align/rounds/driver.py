@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from align.config import dump
@@ -28,10 +28,11 @@ from align.reporting import duration
 from align.rounds.decisions import LEDGER, LOGS, StageDecisions, upgrade_notice
 from align.rounds.finished import described, stage_record_path, write_stage_record
 from align.rounds.inputs import MissingInput, how_to_make, missing_inputs
-from align.rounds.ledger import Ledger
+from align.rounds.ledger import FailureRecord, Ledger
 from align.rounds.plan import RoundsConfig, plan, stages_after, stages_before, stages_of_round
 from align.rounds.processes import Ending, Signals, end_leftovers, run_process, sole_driver
 from align.rounds.publishing import FailedPushes
+from align.rounds.restarts import Restarts, failure_of
 from align.rounds.results import key_numbers
 from align.rounds.schedule import Schedule, gpus_of_this_machine
 from align.rounds.screen import Screen, last_start
@@ -110,6 +111,9 @@ class _Running:
     gpus: tuple[str, ...] | None
     """The GPUs that it has for itself; None where they are not divided."""
     ahead: _Ahead
+    restarts: Restarts
+    settings: tuple[str, ...] = ()
+    """Added to the command in a further start."""
     at: float = field(default_factory=time.monotonic)
 
 
@@ -201,9 +205,13 @@ class _Driver:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     began = running.pop(future)
+                    again = None
                     with _noted(faults):
-                        self._end_stage(began, future.result())
-                    schedule.finish(began.stage)
+                        again = self._end_stage(began, future.result(), may_restart=not faults, run_id=run_id)
+                    if again is None:
+                        schedule.finish(began.stage)
+                    else:
+                        running[threads.submit(self._process, again)] = again
         if self.signals.caught:
             raise Stopped(128 + self.signals.caught[0])
         for fault in faults[1:]:
@@ -229,8 +237,14 @@ class _Driver:
         self.jobs.end_others([self._log(each) for each in unharmed])
         if decision.clears:
             self._clear(stage, known=decision.record is not None)
-        made_from = decision.made_from
-        record_id = self.ledger.begin_stage(
+        record_id = self._begin_record(stage, decision.made_from, run_id)
+        self._ran += 1
+        restarts = Restarts(self.config.restarts)
+        return _Running(stage, record_id, decision.made_from, schedule.start(stage), self._ahead(stage), restarts)
+
+    def _begin_record(self, stage: Stage, made_from: StageInputs, run_id: int) -> int:
+        """Write down that a stage starts. Returns the record's id."""
+        return self.ledger.begin_stage(
             run_id,
             label=stage.label,
             name=stage.name,
@@ -242,8 +256,6 @@ class _Driver:
             inputs=made_from.inputs,
             code=made_from.code,
         )
-        self._ran += 1
-        return _Running(stage, record_id, made_from, schedule.start(stage), self._ahead(stage))
 
     def _choose(self, run_id: int, rounds: int) -> None:
         """Write into the ledger, and say, which models are the best ones after some rounds, and why."""
@@ -269,15 +281,31 @@ class _Driver:
         if self.screen.live:
             self.screen.progress(f"  {stage.name:<{self._width}}  checking what it made")
 
-    def _end_stage(self, began: _Running, ending: Ending) -> None:
-        """Write down how a stage ended. Raises StageError if it failed."""
+    def _end_stage(self, began: _Running, ending: Ending, *, may_restart: bool, run_id: int) -> _Running | None:
+        """Write down how a stage ended. Returns its next start, if it failed for a reason that may pass.
+
+        Raises StageError if it failed for good.
+        """
         stage, took = began.stage, duration(time.monotonic() - began.at)
         if self.signals.caught:
             self.ledger.end_stage(began.record_id, "stopped")
             self._report(stage, f"stopped after {took}; the same command continues from here")
-            return
+            return None
         if ending.code != 0:
-            raise self._failure(began, f"{ending.text} after {took}")
+            failure = failure_of(stage, self._log(stage), ending.code, ending.text)
+            restart = began.restarts.after(failure, stage) if may_restart else None
+            then = restart.what if restart else ""
+            self.ledger.note_failure(
+                FailureRecord(began.record_id, failure.cause, failure.text, failure.lost_steps, then)
+            )
+            if restart is None:
+                raise self._failure(began, f"{ending.text} after {took}")
+            self.ledger.end_stage(began.record_id, "failed")
+            self._report(stage, f"{ending.text} after {took}; {then}")
+            command = replace(stage, command=(*stage.command, *restart.settings))
+            record_id = self._begin_record(command, began.made_from, run_id)
+            at = time.monotonic() + restart.wait_seconds
+            return replace(began, record_id=record_id, settings=restart.settings, at=at)
         missing = [path for path in stage.outputs.values() if not path.exists()]
         if missing:
             raise self._failure(began, f"ended well and did not make {missing[0]}")
@@ -291,10 +319,15 @@ class _Driver:
         numbers = key_numbers(stage.outputs)
         self.ledger.note_numbers(finished.id, numbers)
         self._report(stage, numbers, took, self._ahead(stage, started=False).text())
+        return None
 
     def _process(self, began: _Running) -> Ending:
         """Run the stage's command, as a process or as a job, and end what it left running. In a thread of its own."""
-        stage, log = began.stage, self._log(began.stage)
+        stage, log = replace(began.stage, command=(*began.stage.command, *began.settings)), self._log(began.stage)
+        while time.monotonic() < began.at and not self.signals.caught:  # before a further start
+            self.signals.wait(began.at - time.monotonic())
+        if self.signals.caught:
+            return Ending(128 + self.signals.caught[0], "was not started")
 
         def follow(lines: Sequence[str], elapsed: float) -> None:
             self._follow(began, lines, elapsed)

@@ -43,6 +43,10 @@ CREATE TABLE IF NOT EXISTS choices (
     id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs (id),
     name TEXT NOT NULL, after_round INTEGER NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL, chosen REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS failures (
+    stage_id INTEGER PRIMARY KEY REFERENCES stages (id),
+    cause TEXT NOT NULL, text TEXT NOT NULL, lost_steps INTEGER, restart TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS numbers (stage_id INTEGER PRIMARY KEY REFERENCES stages (id), text TEXT NOT NULL);
 """
 
@@ -102,6 +106,21 @@ class ChoiceRecord:
     reason: str
     chosen: float
     """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """Why one start of a stage failed."""
+
+    stage_id: int
+    """Of its `StageRecord`."""
+    cause: str
+    """See `align.rounds.restarts`."""
+    text: str
+    lost_steps: int | None
+    """Optimizer steps that no checkpoint holds; None for a stage that is no training."""
+    restart: str
+    """How it was started again; empty if it was not."""
 
 
 class Ledger:
@@ -237,6 +256,17 @@ class Ledger:
     def numbers(self) -> dict[int, str]:
         """Id of a stage's record -> its key numbers."""
         return {row["stage_id"]: row["text"] for row in self._rows("SELECT stage_id, text FROM numbers")}
+
+    def note_failure(self, failure: FailureRecord) -> None:
+        """Write down why a start of a stage failed, and what follows."""
+        row = (failure.stage_id, failure.cause, failure.text, failure.lost_steps, failure.restart)
+        columns = "stage_id, cause, text, lost_steps, restart"
+        self._execute(f"INSERT OR REPLACE INTO failures ({columns}) VALUES (?, ?, ?, ?, ?)", row)
+
+    def failures(self) -> dict[int, FailureRecord]:
+        """Id of a stage's record -> why it failed."""
+        rows = self._rows("SELECT stage_id, cause, text, lost_steps, restart FROM failures ORDER BY stage_id")
+        return {row["stage_id"]: FailureRecord(*row) for row in rows}
 
     def stages(self) -> list[StageRecord]:
         """Every start of every stage, in order."""

@@ -29,6 +29,7 @@ from align.rounds.extras import missing_libraries
 from align.rounds.inputs import path_mistakes
 from align.rounds.launchers import LauncherConfig, LocalNeeds, allocation, local_needs
 from align.rounds.names import NAMES, Names, as_yaml, fill
+from align.rounds.restarts import RestartsConfig
 from align.rounds.stage import Stage, within
 from align.rounds.stage_configs import StageConfig, StagesFile, combined
 from align.settings import INPUT, OUTPUT, InputPath, OutputPath, paths_of
@@ -68,6 +69,8 @@ class RoundsConfig(Recipe):
     """After the last round."""
     launcher: LauncherConfig = LauncherConfig()
     """Where stages run, and how many at a time; by default as processes on this machine, one after the other."""
+    restarts: RestartsConfig = RestartsConfig()
+    """How often a stage that failed is started again, by cause."""
     stop_seconds: float = Field(120, gt=0)
     """How long a stage may take to save and leave after Ctrl-C or SIGTERM before it is killed."""
     changed_code: Literal["remake", "keep"] = "remake"

@@ -37,6 +37,7 @@ from pathlib import Path
 from types import FrameType
 
 from align.errors import StageError
+from align.failures import FAILURES
 from align.files import PID_WIDTH, holder_in
 from align.rounds.screen import HEAD, NewLines
 
@@ -120,6 +121,7 @@ def run_process(
     asked_to_stop: called once, when a first signal has arrived and the stage has been asked to save and end. A second
         signal, or `stop_seconds` without an end, kills it.
     """
+    failures_file(log).unlink(missing_ok=True)
     with log.open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # the stage inherits it with the descriptor, and so does all that it starts
         handle.write(f"{HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {shell}\n".encode())
@@ -130,7 +132,7 @@ def run_process(
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,
-            env=_environment(stop_seconds, gpus),
+            env={**_environment(stop_seconds, gpus), FAILURES: str(failures_file(log))},
             start_new_session=True,  # Ctrl-C on the terminal reaches the stage only through the driver
         )
     began = time.monotonic()
@@ -149,6 +151,11 @@ def run_process(
             signals.wait(_POLL_SECONDS)
         follow(lines.new(), time.monotonic() - began)
     return process.returncode
+
+
+def failures_file(log: Path) -> Path:
+    """Where the processes of a stage write why they failed, for `restarts.py`."""
+    return log.with_suffix(".failures.jsonl")
 
 
 def end_leftovers(

@@ -9,14 +9,14 @@ from __future__ import annotations
 import fcntl
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from align.errors import StageError
 from align.reporting import duration
 from align.rounds.decisions import LEDGER
-from align.rounds.ledger import Ledger, StageRecord
+from align.rounds.ledger import FailureRecord, Ledger, StageRecord
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class StageState:
     """Seconds since 1970."""
     numbers: str = ""
     """Key numbers of what it made, such as `512 rows` or `loss 1.25`."""
+    starts: str = ""
+    """If it was started more than once: `3 starts (1 interrupted, 1 killed), 34 steps lost`."""
 
 
 def stage_states(run_dir: Path, planned: Sequence[str] = (), now: float | None = None) -> list[StageState]:
@@ -40,14 +42,18 @@ def stage_states(run_dir: Path, planned: Sequence[str] = (), now: float | None =
     Raises StageError if the run has no ledger, which its first start makes.
     """
     ledger = reading(run_dir)
-    latest = {record.label: record for record in ledger.stages()}
+    records = ledger.stages()
+    latest = {record.label: record for record in records}
     numbers = ledger.numbers()
     running = is_running(run_dir)
     now = time.time() if now is None else now
     found = []
     for label in dict.fromkeys([*planned, *latest]):
         state = _state(label, latest.get(label), running, now)
-        found.append(replace(state, numbers=numbers.get(latest[label].id, "") if label in latest else ""))
+        if label in latest:
+            starts = _starts([record for record in records if record.label == label], ledger.failures(), running)
+            state = replace(state, numbers=numbers.get(latest[label].id, ""), starts=starts)
+        found.append(state)
     return found
 
 
@@ -82,6 +88,25 @@ def _state(label: str, record: StageRecord | None, running: bool, now: float) ->
     return StageState(label, "interrupted", None, None)
 
 
+def _starts(records: Sequence[StageRecord], failures: Mapping[int, FailureRecord], running: bool) -> str:
+    """How often a stage was started until it finished, and why not once: since it last finished, or until then.
+
+    Earlier results, which were made of something else, do not count.
+    """
+    finished = [place for place, record in enumerate(records[:-1]) if record.status == "finished"]
+    own = records[finished[-1] + 1 if finished else 0 :]
+    if len(own) < 2:
+        return ""
+    ends = [
+        failures[record.id].cause if record.id in failures else "interrupted" if record.ended is None else record.status
+        for record in own
+        if record.status != "finished" and not (record is own[-1] and running)
+    ]
+    lost = sum(failures[record.id].lost_steps or 0 for record in own if record.id in failures)
+    causes = ", ".join(f"{count} {cause.replace('_', ' ')}" for cause, count in sorted(Counter(ends).items()))
+    return f"{len(own)} starts ({causes})" + (f", {lost} steps lost" if lost else "")
+
+
 def table(states: Sequence[StageState]) -> str:
     """The states as text: one line for each stage, and the totals."""
     width = max([len(state.label) for state in states], default=0)
@@ -89,7 +114,11 @@ def table(states: Sequence[StageState]) -> str:
     for each in states:
         seconds = "" if each.seconds is None else duration(each.seconds)
         ended = "" if each.ended is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(each.ended))
-        lines.append(f"{each.label:{width}}  {each.state:11}  {seconds:>12}  {ended:16}  {each.numbers}".rstrip())
+        lines.append(f"{each.label:{width}}  {each.state:11}  {seconds:>12}  {ended:16}  {_notes(each)}".rstrip())
     counts = Counter(state.state for state in states)
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no stage has started"
     return "\n".join([*lines, f"{len(states)} stages: {total}" if states else total])
+
+
+def _notes(state: StageState) -> str:
+    return "  ".join(part for part in (state.numbers, state.starts) if part)

@@ -260,6 +260,16 @@ def test_what_decides_the_result_may_change_until_the_run_is_finished() -> None:
             refuse(before, now, finished=True)
 
 
+def test_a_run_that_has_run_out_of_memory_may_go_on_with_a_smaller_token_budget() -> None:
+    before = dump(recipe())
+    before["data"]["token_budget"] *= 2
+    refuse(before, recipe())
+    with pytest.raises(CheckpointError, match=r"was made with data\.token_budget=8192, and now .*=4096"):
+        refuse(before, recipe(), finished=True)
+    with pytest.raises(CheckpointError, match="other rows"):
+        refuse(before, recipe(), rows="without those that were too long")
+
+
 def test_rows_that_were_moved_are_the_same_rows_however_their_place_is_written() -> None:
     """As text, as a section, in a list of either. With other rows the first setting that differs is named."""
 

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -193,6 +194,20 @@ def test_killed_under_zero3_and_started_again_ends_with_the_same_bytes(
     run(arguments)
     assert (output / "model.safetensors").read_bytes() == (sharded / "model.safetensors").read_bytes()
     assert all_metrics(output) == all_metrics(sharded)
+
+
+def test_accelerate_restarts_all_processes_from_the_newest_checkpoint_after_one_was_killed(
+    tmp_path: Path, tiny_checkpoint: Path, pairs: Path, sharded: Path
+) -> None:
+    output = tmp_path / "run"
+    started = Started(command(tiny_checkpoint, pairs, output, [*ZERO3, "--max_restarts", "2"]))
+    started.wait_for((output / "checkpoint-3" / "MANIFEST.json").exists)
+    workers = psutil.Process(started.pid).children(recursive=True)
+    max(workers, key=lambda each: each.memory_info().rss).kill()
+    assert started.wait() == 0, started.output[-4000:]
+    assert "resuming from" in started.output
+    assert all_metrics(output) == all_metrics(sharded)
+    assert (output / "model.safetensors").read_bytes() == (sharded / "model.safetensors").read_bytes()
 
 
 def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path) -> None:
