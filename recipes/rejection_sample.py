@@ -18,6 +18,7 @@ from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import LIBRARIES, VerifierName
 from align.rows import Candidate, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
+from align.sampling.collapse import SAMPLES, SampleAlarmsConfig, check_samples
 from align.sampling.steering import Steering, SteeringExamplesConfig
 from align.sampling.temperatures import Temperatures
 from align.settings import InputSource, InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
@@ -102,6 +103,8 @@ class RejectionSampleRecipe(Recipe, Reading):
     written; both are counted."""
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """What counts as a repeat of an evaluation example, and the bundled benchmarks."""
+    alarms: SampleAlarmsConfig = SampleAlarmsConfig()
+    """Candidates that repeat each other, are nearly empty, break off, or become shorter from round to round."""
     label: str = "rejection-sampling"
     """The beginning of the rows' source, such as `round-1`."""
     round: int | None = Field(None, ge=0)
@@ -166,6 +169,7 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
         if is_first:
             candidates, last = verification.verify(candidates)
             counts: dict[str, dict[str, Any]] = {"verified": {**verified, **last}, "steered": dict(asked.counts)}
+            counts[SAMPLES] = check_samples(candidates, recipe.alarms)
             _write_files(recipe, candidates, dropped, counts, evaluation)
     return recipe.output_dir
 

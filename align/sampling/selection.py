@@ -101,7 +101,10 @@ def best_and_worst(
             dropped["all the same"] += 1
             continue
         reason = None if worst.failed else _undecided(best, worst, min_gap, all_passed)
-        if reason is None and similarity(_text(best.completion), _text(worst.completion)) > max_similarity:
+        if (
+            reason is None
+            and similarity(completion_text(best.completion), completion_text(worst.completion)) > max_similarity
+        ):
             reason = "too similar"
         if reason is not None:
             dropped[reason] += 1
@@ -153,14 +156,16 @@ def _best(group: Sequence[Candidate], min_score: float | None, per_prompt: int =
         ranked = [candidate for candidate in ranked if _score(candidate) >= min_score]
     by_text: dict[str, Candidate] = {}
     for candidate in ranked:
-        by_text.setdefault(_text(candidate.completion), candidate)
+        by_text.setdefault(completion_text(candidate.completion), candidate)
     return list(by_text.values())[:per_prompt] or "best score below min_score"
 
 
 def _worst(group: Sequence[Candidate], best: Candidate) -> Candidate | None:
     """The rejected candidate of a pair: of those that failed if there are any. None if all texts are the same."""
     different = [
-        one for one in group if not _is_empty(one.completion) and _text(one.completion) != _text(best.completion)
+        one
+        for one in group
+        if not _is_empty(one.completion) and completion_text(one.completion) != completion_text(best.completion)
     ]
     failed = [one for one in different if one.failed]
     if failed:
@@ -202,7 +207,7 @@ def _score(candidate: Candidate) -> float:
     return candidate.score
 
 
-def _text(completion: Messages) -> str:
+def completion_text(completion: Messages) -> str:
     """The texts and calls of a completion as one text, to compare two completions."""
     return "\n".join(
         "\n".join([message.content.strip(), *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
@@ -227,6 +232,6 @@ def choices_of(candidates: Iterable[Candidate]) -> list[Choices]:
     for group in _by_prompt(candidates):
         usable = [one for one in _usable(group) if not one.failed]
         ids, scores = tuple(one.id for one in usable), tuple(map(_score, usable))
-        texts = tuple(_text(one.completion) for one in usable)
+        texts = tuple(completion_text(one.completion) for one in usable)
         found.append(Choices(group[0].prompt_id, len(group), ids, scores, texts))
     return found

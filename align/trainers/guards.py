@@ -207,15 +207,23 @@ class StepGuards:
     # Weights
 
     def require_finite_weights(self, model: nn.Module) -> None:
-        """Raise CheckError on all processes if a trained weight of any process is NaN or infinite."""
+        """End the trainer, on all processes, if a trained weight of any process is NaN or infinite. For before a save.
+
+        The steps since the last checkpoint are computed again, with all of their rows: a bit may have flipped in
+        memory. Raises RolledBack for that; CheckError if it is at this step again, or after enough roll-backs.
+        """
         broken = [name for name, part in trained_parts(model) if not is_finite(part)]
-        if self.trainer.processes.anywhere(bool(broken)):
-            raise CheckError(
-                f"step {self.trainer.state.global_step}",
-                f"the weight {broken[0] if broken else 'of another process'} is not finite after the update on rows "
-                f"{self._named_rows()}",
-                f"Nothing of this step was saved. {self._what_to_change()}",
-            )
+        trainer, step = self.trainer, self.trainer.state.global_step
+        if not trainer.processes.anywhere(bool(broken)):
+            return
+        cause = f"the weight {broken[0] if broken else 'of another process'} is not finite after the update"
+        again = any(each.step == step and not each.rows for each in trainer.rollbacks)
+        if again or len(trainer.rollbacks) >= self.training.guards.max_rollbacks:
+            what = f"{cause} on rows {self._named_rows()}"
+            raise CheckError(f"step {step}", what, f"Nothing of this step was saved. {self._what_to_change()}")
+        record = [*trainer.rollbacks, Rollback(step, cause, (), ())]
+        trainer.processes.agree(lambda: write_rollbacks(trainer.output, record, trainer.run_notes()))
+        raise RolledBack(f"step {step}", cause, "The steps since the last checkpoint are computed again")
 
     def _named_rows(self, ids: Sequence[str] | None = None) -> str:
         if ids is None:

@@ -24,7 +24,7 @@ import torch
 from align.errors import CheckError, CheckpointError
 from align.files import whole_file
 from align.manifest import read_manifest
-from align.reporting import logger
+from align.reporting import logger, stop_drawing
 from align.trainers.checkpoints import CheckpointFolders
 from align.trainers.output import claim_output
 from align.tree.pack import RunPlan, StepPlan
@@ -148,6 +148,7 @@ def fit_with_rollbacks(build: Callable[[], Fitted]) -> Path:
         except RolledBack as error:
             log.warning("%s", error)
             error.__traceback__ = None  # its frames hold the trainer
+            stop_drawing()  # its progress bar
         del trainer
         gc.collect()
         if torch.cuda.is_available():

@@ -450,6 +450,7 @@ def test_killed_again_and_again_and_resumed_equals_one_run(rejection_config: Pat
     assert len(candidates) == 14 * 4
     assert all(candidate.score is not None for candidate in candidates)
     counts = json.loads((parts / "candidates.jsonl.manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert counts.pop("samples")["repeated"] <= 1
     assert counts == {"rows": 56, "dropped": {"prompt too long": 1}, "sources": {"test": 56}}
 
     best = {candidate.id: candidate for candidate in candidates}

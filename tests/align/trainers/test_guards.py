@@ -26,6 +26,7 @@ from align.trainers.rollbacks import SKIPPED, read_rollbacks, skipped_trees
 from align.trainers.spikes import SpikeMeter
 from align.tree.pack import RunPlan
 from tests.metrics import metrics_of
+from tests.torture import guards as torture
 
 ROWS = 12
 
@@ -200,6 +201,35 @@ def test_a_step_with_other_values_the_second_time_is_suspected_corruption_and_th
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "again"])
+def test_weights_that_are_not_finite_at_a_save_are_computed_again_from_the_last_checkpoint(
+    lasting: bool, train: Callable[..., Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.trainers.sft import SFTTrainer
+
+    honest, steps = SFTTrainer.passes, []
+
+    def passes(self, *arguments):
+        losses = honest(self, *arguments)
+        steps.append(self.state.global_step + 1)
+        if steps[-1] == 4 and (lasting or steps.count(4) == 1):  # between the step's judgement and its update
+            next(self.hugging_face_model.parameters()).data[3, 3] = math.inf
+        return losses
+
+    monkeypatch.setattr(SFTTrainer, "passes", passes)
+    if lasting:
+        with pytest.raises(
+            CheckError, match=r"step 4: the weight model\.embed_tokens\.weight is not finite after the up"
+        ):
+            train(tmp_path / "run")
+    else:
+        done = train(tmp_path / "run")
+        assert content(done) == content(whole)
+        assert [each.rows for each in read_rollbacks(done)] == [()]
+    assert steps == [1, 2, 3, 4, 3, 4] + ([] if lasting else [5, 6])
+
+
+@pytest.mark.slow
 def test_after_enough_roll_backs_the_run_stops_and_says_where_they_were(
     train: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -256,6 +286,25 @@ def test_a_spike_is_rolled_back_and_judged_before_clipping(
     with faults(lambda step, ids: 1000 if step > 15 and "r5" in ids else 1, of_gradient=of_gradient):
         unguarded = train(tmp_path / "unguarded", guards={"spike_threshold": None}, **settings)
     assert not (unguarded / SKIPPED).exists()
+
+
+# Short forms of tests/torture/guards.py
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gradient bit", "weight bit", "probe bit"])
+def test_a_flipped_bit_is_found(kind: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    rng = random.Random(0)
+    (fault,) = [each for each in torture.faults_of(5, rng) if each.kind == kind]
+    data = torture.write_data(tmp_path / "rows.jsonl", 0)
+    outcome = torture.outcome_of(fault, tiny_checkpoint, data, tmp_path / "run", rng)
+    assert torture.is_found(fault, outcome), outcome
+
+
+@pytest.mark.slow
+def test_clean_steps_have_no_false_alarm(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    data = torture.write_data(tmp_path / "rows.jsonl", 0)
+    assert torture.false_alarms(tiny_checkpoint, data, tmp_path / "run", 60) == []
 
 
 # The meter

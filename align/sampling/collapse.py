@@ -1,0 +1,114 @@
+"""Alarms of samples: candidates that repeat each other, are nearly empty, break off, or become shorter with the rounds.
+
+A policy that has been optimized too far gives the same completion again and again, or stops at once; rejection sampling
+then selects among nothing, and the next round trains on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from align.config import Section
+from align.errors import CheckError
+from align.manifest import read_data_manifest
+from align.reporting import logger
+from align.rows import Candidate
+from align.sampling.selection import completion_text
+from align.settings import InputPath
+
+log = logger(__name__)
+
+SAMPLES = "samples"
+"""In the counts of the candidates' manifest: what `sample_figures` gives."""
+
+_NEARLY_EMPTY = 3
+"""A completion with fewer characters, spaces aside, is nearly empty."""
+
+
+class SampleAlarmsConfig(Section):
+    """Thresholds for all candidates of a run. null switches an alarm off."""
+
+    action: Literal["warn", "stop"] = "warn"
+    """warn: a warning in the log, and the alarm in the manifest of the candidates. stop: the run ends with an error
+    before rows are written; what was sampled is kept."""
+    repeated: float | None = Field(0.5, ge=0, le=1)
+    """Alarm if a larger ratio of the candidates has the text of an earlier candidate of its prompt. At temperature 0
+    all have."""
+    nearly_empty: float | None = Field(0.2, ge=0, le=1)
+    """Alarm if a larger ratio has fewer than 3 characters and no call."""
+    unfinished: float | None = Field(0.5, ge=0, le=1)
+    """Alarm if a larger ratio ran into the length limit."""
+    shorter: float | None = Field(0.5, ge=0, le=1)
+    """Alarm if the mean length has fallen by a larger ratio since `former`."""
+    former: tuple[InputPath, ...] = ()
+    """The candidates.jsonl of the round before; the last one counts. Empty: lengths are not compared."""
+
+
+def sample_figures(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Ratios of `SampleAlarmsConfig`, and `mean_characters`, the mean length of a completion.
+
+    Example: two prompts with the completions "abc", "abc", "c" and "d e f", "". One of five repeats another one of its
+    prompt, so `repeated` is 0.2; "c" and "" are nearly empty: 0.4; the mean length is (3 + 3 + 1 + 5 + 0) / 5 = 2.4.
+    """
+    seen: set[tuple[str, str]] = set()
+    repeated = nearly_empty = characters = 0
+    for candidate in candidates:
+        text = completion_text(candidate.completion)
+        key = (candidate.prompt_id, text)
+        repeated += key in seen
+        seen.add(key)
+        has_calls = any(message.tool_calls for message in candidate.completion)
+        nearly_empty += not has_calls and len("".join(text.split())) < _NEARLY_EMPTY
+        characters += len(text)
+    count = max(len(candidates), 1)
+    return {
+        "repeated": round(repeated / count, 4),
+        "nearly_empty": round(nearly_empty / count, 4),
+        "unfinished": round(sum(not candidate.finished for candidate in candidates) / count, 4),
+        "mean_characters": round(characters / count, 2),
+    }
+
+
+def check_samples(candidates: Sequence[Candidate], config: SampleAlarmsConfig) -> dict[str, Any]:
+    """The figures of candidates, with `alarms`, the names of those that are out of range; each is a warning.
+
+    Raises CheckError for the first one if `action` is stop.
+    """
+    figures: dict[str, Any] = dict(sample_figures(candidates))
+    before = _former_length(config.former)
+    if before:
+        figures["shorter"] = round(1 - figures["mean_characters"] / before, 4)
+    found = []
+    for name, what in _WHAT.items():
+        threshold = getattr(config, name)
+        if threshold is not None and name in figures and figures[name] > threshold:
+            found.append(name)
+            said = f"{figures[name]:.0%} {what}, and alarms.{name} is {threshold:g}"
+            how = "Look at candidates.jsonl; train with a lower learning rate or fewer steps, or sample differently"
+            if config.action == "stop":
+                raise CheckError("samples", said, f"{how}; or set alarms.action: warn")
+            log.warning("alarm: %s. %s", said, how)
+    return {**figures, **({"alarms": found} if found else {})}
+
+
+_WHAT = {
+    "repeated": "of the candidates repeat another one of their prompt",
+    "nearly_empty": "of the candidates are nearly empty",
+    "unfinished": "of the candidates ran into the length limit",
+    "shorter": "is what the candidates have lost in length since the round before",
+}
+"""Alarm -> what the ratio is of."""
+
+
+def _former_length(former: Sequence[Path]) -> float:
+    """The mean length in the manifest of the last file; 0 if it has none, as one of an earlier version."""
+    if not former:
+        return 0.0
+    counts = read_data_manifest(Path(former[-1])).get("counts", {})
+    figures = counts.get(SAMPLES, {}) if isinstance(counts, dict) else {}
+    length = figures.get("mean_characters") if isinstance(figures, dict) else None
+    return float(length) if isinstance(length, int | float) else 0.0
