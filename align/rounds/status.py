@@ -44,14 +44,14 @@ def stage_states(run_dir: Path, planned: Sequence[str] = (), now: float | None =
     ledger = reading(run_dir)
     records = ledger.stages()
     latest = {record.label: record for record in records}
-    numbers = ledger.numbers()
+    numbers, failures = ledger.numbers(), ledger.failures()
     running = is_running(run_dir)
     now = time.time() if now is None else now
     found = []
     for label in dict.fromkeys([*planned, *latest]):
         state = _state(label, latest.get(label), running, now)
         if label in latest:
-            starts = _starts([record for record in records if record.label == label], ledger.failures(), running)
+            starts = _starts([record for record in records if record.label == label], failures, running)
             state = replace(state, numbers=numbers.get(latest[label].id, ""), starts=starts)
         found.append(state)
     return found
