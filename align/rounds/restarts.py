@@ -6,6 +6,7 @@ killed writes nothing: then the exit code says so, or the table that torchrun pr
 
     cause           example                                          started again
     killed          SIGKILL, a crash of the interpreter              restarts.killed times
+    hung            its watchdog has ended it                        restarts.hung times
     network         the Hub or a server does not answer              restarts.network times
     corruption      a step has other values the second time          restarts.corruption times
     out_of_memory   of the machine or a GPU                          so often, each time with half the token budget
@@ -26,18 +27,20 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from align.config import Section, dump
+from align.leaving import HANG_CODE
 from align.manifest import SEAL
 from align.rounds.processes import failures_file
 from align.rounds.screen import last_start
 from align.rounds.stage import Stage
 
-Cause = Literal["killed", "network", "corruption", "out_of_memory", "error"]
+Cause = Literal["killed", "hung", "network", "corruption", "out_of_memory", "error"]
 
-_BY_WEIGHT: tuple[Cause, ...] = ("error", "corruption", "out_of_memory", "network", "killed")
+_BY_WEIGHT: tuple[Cause, ...] = ("error", "corruption", "out_of_memory", "network", "hung", "killed")
 """If processes of one stage give several causes, the first of these counts: one that would come again."""
 
-_KILLED_WORKER = re.compile(r"exitcode\s*:\s*-(\d+) \(pid")
-"""What torchrun prints of a worker that a signal has ended."""
+_KILLED_WORKER = re.compile(r"exitcode\s*:\s*-(?!15\b)\d+ \(pid")
+_HUNG_WORKER = re.compile(rf"exitcode\s*:\s*{HANG_CODE} \(pid")
+"""What torchrun prints of a worker that a signal, or its watchdog, has ended. It ends the others with SIGTERM (15)."""
 
 _BUDGETS = ("data.token_budget", "token_budget")
 
@@ -51,6 +54,8 @@ class RestartsConfig(Section):
     killed: int = Field(3, ge=0)
     """After a signal that the driver did not send, such as SIGKILL when the memory of the machine is used up, or a
     crash of the interpreter."""
+    hung: int = Field(2, ge=0)
+    """After the watchdog of a training has ended it (training.watchdog_minutes)."""
     network: int = Field(5, ge=0)
     """After the Hub or a server did not answer, beyond the retries of each request."""
     corruption: int = Field(1, ge=0)
@@ -121,6 +126,8 @@ def failure_of(stage: Stage, log: Path, code: int, text: str) -> Failure:
     cause = next((each for each in _BY_WEIGHT if each in causes), None)
     if cause is not None:
         text = next(each["text"] for each in noted if each["cause"] == cause)
+    elif code == HANG_CODE or any(_HUNG_WORKER.search(line) for line in last_start(log)):
+        cause = "hung"
     elif _killed_by(code) or any(_KILLED_WORKER.search(line) for line in last_start(log)):
         cause = "killed"
     return Failure(cause or "error", text, _lost_steps(stage))

@@ -12,6 +12,7 @@ import pytest
 
 from align.errors import CheckError, CorruptionError, NetworkError, OutOfMemoryError, UnreachableServerError
 from align.failures import FAILURES, note_cause
+from align.leaving import HANG_CODE
 from align.rounds.ledger import Ledger
 from align.rounds.processes import failures_file
 from align.rounds.restarts import Failure, Restarts, RestartsConfig, failure_of
@@ -169,6 +170,9 @@ def test_the_cause_is_what_a_process_wrote_or_the_signal_that_ended_it(tmp_path:
     assert "  exitcode  : ${exitcode} (pid: ${pid})" in WORKER
     assert cause(1, printed="  exitcode  : -9 (pid: 17)\n") == "killed"
     assert cause(1, printed="  exitcode  : 1 (pid: 17)\n") == "error"
+    assert cause(1, printed="  exitcode  : 1 (pid: 17)\n  exitcode  : -15 (pid: 18)\n") == "error"
+    assert cause(HANG_CODE) == "hung"
+    assert cause(1, printed=f"  exitcode  : -15 (pid: 16)\n  exitcode  : {HANG_CODE} (pid: 17)\n") == "hung"
     assert cause(1, "network") == "network"
     assert cause(1, "network", "out_of_memory") == "out_of_memory"
     assert cause(1, "out_of_memory", "error") == "error"
