@@ -65,6 +65,10 @@ class CheckError(AlignError):
     """A check before or during training that fails. The run stops."""
 
 
+class RolledBack(CheckError):
+    """Ends a trainer after a faulty step. The rows are recorded, and the next start leaves them out."""
+
+
 class CorruptionError(CheckError):
     """Values that differ when they are computed again: the machine is suspected to compute wrongly."""
 

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 
-from align.errors import AlignError, CorruptionError, NetworkError, OutOfMemoryError, first_line
+from align.errors import AlignError, CorruptionError, NetworkError, OutOfMemoryError, RolledBack, first_line
 from align.hub_errors import chain, hub_problem, is_of_a_library, is_of_the_network
 
 FAILURES = "ALIGN_FAILURES"
@@ -107,7 +107,12 @@ def note_cause(error: AlignError) -> None:
     path = os.environ.get(FAILURES)
     if not path:
         return
-    causes = {OutOfMemoryError: "out_of_memory", CorruptionError: "corruption", NetworkError: "network"}
+    causes = {
+        OutOfMemoryError: "out_of_memory",
+        CorruptionError: "corruption",
+        NetworkError: "network",
+        RolledBack: "rolled_back",
+    }
     cause = next((name for kind, name in causes.items() if isinstance(error, kind)), "error")
     with suppress(OSError), open(path, "a", encoding="utf-8") as handle:  # the error itself is what has to be said
         handle.write(json.dumps({"cause": cause, "text": first_line(error, _MOST)}) + "\n")

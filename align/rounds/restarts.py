@@ -8,6 +8,7 @@ killed writes nothing: then the exit code says so, or the table that torchrun pr
     killed          SIGKILL, a crash of the interpreter              restarts.killed times
     hung            its watchdog has ended it                        restarts.hung times
     network         the Hub or a server does not answer              restarts.network times
+    rolled_back     a faulty step under DeepSpeed                    restarts.rolled_back times
     corruption      a step has other values the second time          restarts.corruption times
     out_of_memory   of the machine or a GPU                          so often, each time with half the token budget
     error           a setting, a row, a check, a fault in the code   never: it would fail again
@@ -33,9 +34,9 @@ from align.rounds.processes import failures_file
 from align.rounds.screen import last_start
 from align.rounds.stage import Stage
 
-Cause = Literal["killed", "hung", "network", "corruption", "out_of_memory", "error"]
+Cause = Literal["killed", "hung", "network", "rolled_back", "corruption", "out_of_memory", "error"]
 
-_BY_WEIGHT: tuple[Cause, ...] = ("error", "corruption", "out_of_memory", "network", "hung", "killed")
+_BY_WEIGHT: tuple[Cause, ...] = ("error", "corruption", "out_of_memory", "rolled_back", "network", "hung", "killed")
 """If processes of one stage give several causes, the first of these counts: one that would come again."""
 
 _KILLED_WORKER = re.compile(r"exitcode\s*:\s*-(?!15\b)\d+ \(pid")
@@ -58,6 +59,9 @@ class RestartsConfig(Section):
     """After the watchdog of a training has ended it (training.watchdog_minutes)."""
     network: int = Field(5, ge=0)
     """After the Hub or a server did not answer, beyond the retries of each request."""
+    rolled_back: int = Field(100, ge=0)
+    """After a faulty step under DeepSpeed, to return to the last checkpoint. The training has a bound of its own
+    (training.guards.max_rollbacks)."""
     corruption: int = Field(1, ge=0)
     """After suspected silent data corruption (docs/guards.md): on a machine that computes wrongly it comes again."""
     out_of_memory: int = Field(0, ge=0)

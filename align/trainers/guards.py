@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
-from align.errors import CheckError, CorruptionError
+from align.errors import CheckError, CorruptionError, RolledBack
 from align.files import whole_file
 from align.models.fitting import is_finite
 from align.settings import TrainingConfig
 from align.trainers.processes import Processes
-from align.trainers.rollbacks import SKIPPED, Rollback, RolledBack, write_rollbacks
+from align.trainers.rollbacks import SKIPPED, Rollback, write_rollbacks
 from align.trainers.spikes import SpikeMeter
 from align.trainers.weights import trained_parts
 from align.tree.encode import PromptTree
@@ -187,7 +187,7 @@ class StepGuards:
         raise RolledBack(
             f"step {step}",
             f"{cause}, and the same when it is computed again",
-            f"Its {len(rows)} rows are left out from now on ({SKIPPED}); the run continues from its last checkpoint",
+            f"Its {len(rows)} rows are left out from now on ({SKIPPED}); the same command resumes without them",
         )
 
     # Over several starts
@@ -223,7 +223,7 @@ class StepGuards:
             raise CheckError(f"step {step}", what, f"Nothing of this step was saved. {self._what_to_change()}")
         record = [*trainer.rollbacks, Rollback(step, cause, (), ())]
         trainer.processes.agree(lambda: write_rollbacks(trainer.output, record, trainer.run_notes()))
-        raise RolledBack(f"step {step}", cause, "The steps since the last checkpoint are computed again")
+        raise RolledBack(f"step {step}", cause, "The same command computes the steps since the last checkpoint again")
 
     def _named_rows(self, ids: Sequence[str] | None = None) -> str:
         if ids is None:

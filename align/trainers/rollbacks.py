@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from align.errors import CheckError, CheckpointError
+from align.errors import CheckpointError, RolledBack
 from align.files import whole_file
 from align.manifest import read_manifest
 from align.reporting import logger, stop_drawing
@@ -34,10 +34,6 @@ log = logger(__name__)
 SKIPPED = "skipped.json"
 
 _HOW = "Restore it, or delete the folder to start over"
-
-
-class RolledBack(CheckError):
-    """Ends a trainer after a faulty step. The rows are recorded, and the next start leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +127,16 @@ class Fitted(Protocol):
 
     output: Path
     start: Any
+    is_deepspeed_enabled: bool
 
     def fit(self) -> Path: ...
 
 
 def fit_with_rollbacks(build: Callable[[], Fitted]) -> Path:
     """Train to the end, with a new trainer after each roll-back. Returns the folder of the finished model.
+
+    Raises RolledBack under DeepSpeed, whose engine is made once in a process: the launcher (`--max_restarts`), the
+    rounds or a person start the same command again.
 
     build: makes the trainer, with its model. It is called again after the former one and its model were deleted.
     """
@@ -146,6 +146,8 @@ def fit_with_rollbacks(build: Callable[[], Fitted]) -> Path:
         try:
             return trainer.fit()
         except RolledBack as error:
+            if trainer.is_deepspeed_enabled:
+                raise
             log.warning("%s", error)
             error.__traceback__ = None  # its frames hold the trainer
             stop_drawing()  # its progress bar

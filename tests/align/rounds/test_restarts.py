@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from align.errors import CheckError, CorruptionError, NetworkError, OutOfMemoryError, UnreachableServerError
+from align.errors import CheckError, CorruptionError, NetworkError, OutOfMemoryError, RolledBack, UnreachableServerError
 from align.failures import FAILURES, note_cause
 from align.leaving import HANG_CODE
 from align.rounds.ledger import Ledger
@@ -199,6 +199,7 @@ def test_lost_steps_are_those_after_the_newest_sealed_checkpoint(tmp_path: Path)
         (OutOfMemoryError("memory", "a", "b"), "out_of_memory"),
         (CorruptionError("step 3", "a", "b"), "corruption"),
         (CheckError("step 3", "a", "b"), "error"),
+        (RolledBack("step 3", "a", "b"), "rolled_back"),
         (NetworkError("Hub", "a", "b"), "network"),
         (UnreachableServerError("server", "a", "b"), "network"),
     ],
