@@ -10,6 +10,7 @@
 # make knowledge        find what a model does not know and train on it: three seeds, held-out facts before and after
 # make preferences      a reward model on pairs that people judged, each part held out in turn, with and without edits
 # make killed-rehearsal two rehearsals, one of them killed ten times at random moments: the same bytes (about an hour)
+# make torture          kill, damage, fill up and attack runs of tiny models; seeds in the output (under an hour)
 # make docs             the documentation as a site, in runs/site/; broken links are errors
 # make assets           download the model and data that these commands need
 # make system-packages  install the programs that some tests need (apt-get): bubblewrap and a headless Chromium
@@ -38,7 +39,7 @@ export OMP_NUM_THREADS := $(THREADS)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: rehearsal killed-rehearsal test quick test-newest docs bench gpu tools knowledge preferences check audit style assets system-packages clean
+.PHONY: rehearsal killed-rehearsal torture test quick test-newest docs bench gpu tools knowledge preferences check audit style assets system-packages clean
 .DELETE_ON_ERROR:
 
 rehearsal: assets
@@ -47,6 +48,9 @@ rehearsal: assets
 # What an interrupted run leaves is compared with a run that was left alone.
 killed-rehearsal: assets
 	$(BIN)/python tests/bench/killed_rounds.py recipes/configs/rounds/rehearsal.yaml $(ARGS)
+
+torture: assets
+	$(BIN)/python tests/torture/run.py $(ARGS)
 
 # Workers with one thread each. A worker is given whole files, the longest first (tests/conftest.py). Three on two cores:
 # tests that start processes wait for them. Two for the quick tests, since each worker spends 20 s on imports.

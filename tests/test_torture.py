@@ -1,0 +1,116 @@
+"""`make torture`: what it makes of the output of its programs, and its table. Short forms of its rows are elsewhere:
+
+kills, stops, disk, time: tests/align/trainers/test_training_runs.py and test_stops.py; damage: below; sampling:
+tests/align/sampling/test_candidates.py; guards: tests/align/trainers/test_guards.py; hub, addresses: the tests
+themselves; malformed: tests/recipes/test_malformed.py; typed: tests/align/chat/test_protocols.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.torture import run
+from tests.torture.run import ROWS, Row
+
+GOOD = {"test": "kills", "tried": 3, "failures": []}
+
+
+def row(program: Path, *, by_pytest: bool = False, limit: int = 60) -> Row:
+    return Row("kills", "Kills", "3 of 3", 3, str(program), by_pytest=by_pytest, limit_seconds=limit)
+
+
+def program(folder: Path, *lines: object, end: str = "") -> Path:
+    file = folder / "program.py"
+    file.write_text("\n".join(f"print({line!r})" for line in ["a warning", *map(json.dumps, lines)]) + f"\n{end}\n")
+    return file
+
+
+def result(*tests: dict[str, Any], failures: tuple[str, ...] = ()) -> dict[str, Any]:
+    all_failures = [*failures, *(text for test in tests for text in test["failures"])]
+    tried = sum(test["tried"] for test in tests)
+    return {"tests": list(tests), "tried": tried, "failures": all_failures, "seconds": 61, "seed": 7,
+            "measured_on": "2026-11-29"}  # fmt: skip
+
+
+def test_every_row_has_a_program_that_exists_and_a_name_of_its_own() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    for each in ROWS:
+        assert (run.ROOT / each.program).is_file(), each
+        assert each.short, each
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "lines, end, failures, reached",
+    [
+        ([GOOD], "", [], True),
+        ([{**GOOD, "tried": 2}], "", [], False),
+        ([{**GOOD, "failures": ["step 3"]}], "raise SystemExit(1)", ["step 3"], False),
+        ([GOOD], "raise ValueError('broken')", ["exit code 1: .*broken"], False),
+        ([GOOD], "import time; time.sleep(60)", ["not done after 1 s: "], False),
+        ([{"test": "kills", "left out": "no tmpfs"}], "", [], False),
+        ([], "", [], False),
+    ],
+)
+def test_a_row_is_reached_if_its_program_tried_all_cases_and_ended_well(
+    lines: list[Any], end: str, failures: list[str], reached: bool, tmp_path: Path
+) -> None:
+    each = row(program(tmp_path, *lines, end=end), limit=1 if "sleep" in end else 60)
+    found = run.measured(each, 7, short=False)
+    assert len(found["failures"]) == len(failures)
+    for text, expected in zip(found["failures"], failures, strict=True):
+        assert re.search(f"(?s){expected}", text)
+    assert found["seed"] == 7
+    assert run.is_reached(each, found, short=False) == reached
+
+
+@pytest.mark.slow
+def test_a_case_of_pytest_is_a_test_that_was_not_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "test_cases.py"
+    file.write_text(
+        "import os, pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n):\n"
+        "    if n == 3: pytest.skip('not here')\n    assert n != int(os.environ['TORTURE_SEED'])\n"
+    )
+    found = run.measured(row(file, by_pytest=True), 2, short=False)
+    assert found["tried"] == 3
+    assert [text.partition(":")[0] for text in found["failures"]] == ["test_it[2]"]
+    assert run.found_in(found) == "2 of 3"
+
+
+def test_what_is_said_of_a_row() -> None:
+    clean = {"test": "clean", "tried": 1, "steps": 1000, "failures": []}
+    assert run.found_in(result({"test": "faults", "tried": 30, "failures": []}, clean)) == "30 of 30; 0 in 1,000 steps"
+    assert (
+        run.found_in(result({"test": "t", "tried": 1, "failures": [], "ratio": 0.934, "kills": 4})) == "93.4%, 4 kills"
+    )
+    assert run.found_in(result(failures=("exit code 1",))) == "failed"
+    assert run.found_in(result(GOOD, failures=("exit code 1",))) == "3 of 3; and then it failed"
+
+
+def test_the_table_has_a_line_for_each_row_and_those_that_missed_are_bold() -> None:
+    page = "# T\n<!-- table torture -->\nold\n<!-- end -->\nrest\n"
+    first, second = ROWS[:2]
+    found = {
+        first.name: result({"test": "t", "tried": first.least, "failures": []}),
+        second.name: result({"test": "t", "tried": second.least, "failures": ["x"]}),
+    }
+    lines = run.filled(page, found).splitlines()
+    assert lines[:2] == ["# T", "<!-- table torture -->"]
+    assert lines[-2:] == ["<!-- end -->", "rest"]
+    assert len(lines) == len(ROWS) + 2 + 4
+    assert f"| {first.least} of {first.least} | 1 min 1 s | 7 | 2026-11-29 |" in lines[4]
+    assert f"| **{second.least - 1} of {second.least}** |" in lines[5]
+    assert lines[6].endswith("| - | - | - | - |")
+
+
+def test_the_page_has_the_table_of_its_results() -> None:
+    """The table is made, not written."""
+    path = run.DOCS / "torture.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    page = (run.DOCS / "torture.md").read_text(encoding="utf-8")
+    assert run.filled(page, results) == page
