@@ -17,7 +17,7 @@ from pydantic import Field
 
 from align.config import Recipe, main
 from align.planner.settings import MachineConfig, RowsConfig
-from align.settings import OutputPath
+from align.settings import InputPath, OutputPath
 from align.strict_yaml import read_yaml
 
 _OF_OTHERS = {"model", "models", "reward_model", "training", "checkpoints", "output_dir", "each_round", "stages"}
@@ -34,7 +34,7 @@ class PlanRecipe(Recipe, MachineConfig, RowsConfig):
         """A YAML file is the config that is planned if it has a setting that only other recipes have."""
         return Path(word).is_file() and not _OF_OTHERS.isdisjoint(read_yaml(Path(word))[0])
 
-    config: Path
+    config: InputPath
     """The YAML of a recipe, or a file of rounds."""
     recipe: str | None = None
     """The recipe that reads it. None: the name of the folder that it is in."""
