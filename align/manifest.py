@@ -137,12 +137,22 @@ def write_folder_manifest(folder: Path, files: Iterable[Path], notes: dict[str, 
     files: paths inside the folder. notes: what else to record (step, config, versions).
     Files get the permissions that `open` gives: safetensors writes files that only their owner can read.
     """
+    return seal_folder(folder, file_entries(folder, files), notes)
+
+
+def file_entries(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Fsync files inside the folder, and return what MANIFEST.json lists of them: name -> size and BLAKE3."""
     listed = {}
     for file in sorted(files):
         give_usual_mode(file)
         sync_file(file)
         listed[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "blake3": fingerprint(file)}
-    return write_manifest(folder, {"files": listed, "made_by": versions(), **(notes or {})})
+    return listed
+
+
+def seal_folder(folder: Path, entries: Mapping[str, dict[str, Any]], notes: dict[str, Any] | None = None) -> Path:
+    """Write MANIFEST.json with entries from `file_entries`. The files are not read again."""
+    return write_manifest(folder, {"files": dict(sorted(entries.items())), "made_by": versions(), **(notes or {})})
 
 
 def delete_listed_files(folder: Path, names: Iterable[str], notes: dict[str, Any]) -> None:

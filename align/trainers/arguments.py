@@ -14,12 +14,14 @@ min_learning_rate_ratio
 precision                 no argument: `TreeModel` runs its products in bfloat16 itself
 keep_checkpoints,         no argument: `align/trainers/checkpoints.py` deletes old ones, and
 keep_optimizer            `align/trainers/steering.py` saves the last one
+watchdog_minutes          ddp_timeout, which is longer: see `_collective_seconds`
 save_dtype                no argument: `align/trainers/saving.py` converts the finished model
 threads, checks           no argument: they are used here and in `align/trainers/base.py`
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -40,6 +42,10 @@ from align.trainers.trackers import RunArguments, run_name
 
 log = logger(__name__)
 
+_USUAL_TIMEOUT = 1800
+"""Seconds; the default of transformers."""
+_AFTER_THE_WATCHDOG = 300
+"""Seconds."""
 _SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -87,8 +93,17 @@ def mapped(training: TrainingConfig, *, bf16_weights: bool) -> TrainingArguments
         save_only_model=False,
         load_best_model_at_end=False,
         push_to_hub=False,
+        ddp_timeout=_collective_seconds(training),
         eval_strategy="no",
     )
+
+
+def _collective_seconds(training: TrainingConfig) -> int:
+    """The time-out of a collective operation: longer than the watchdog's, which writes the stacks of all processes.
+
+    So a process may wait for one that writes a large model as long as `training.watchdog_minutes` allows.
+    """
+    return max(_USUAL_TIMEOUT, math.ceil(60 * (training.watchdog_minutes or 0)) + _AFTER_THE_WATCHDOG)
 
 
 def training_arguments(training: TrainingConfig, model: ModelConfig) -> TrainingArguments:

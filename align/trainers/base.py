@@ -6,6 +6,7 @@ are in files of their own:
 
     checks.py       what must be true before the first step          guards.py     faulty steps; rollbacks.py
     checkpoints.py  which folders a run resumes from and deletes     saving.py     a model's files in a folder
+    sealing.py      the manifest of a checkpoint
     processes.py    how processes agree                              metrics.py    sums and means of a step
     steering.py     progress, signals                                hooks.py      the private hooks of transformers
     validation.py   held-out rows, the best step, early stopping
@@ -79,6 +80,7 @@ from align.trainers.saving import (
     write_model,
 )
 from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
+from align.trainers.sealing import seal_together
 from align.trainers.slow_ranks import SlowRanks
 from align.trainers.steering import Steering
 from align.trainers.step_times import DATA, WORK, exposed_ddp_seconds
@@ -485,26 +487,27 @@ class TreeTrainer(Trainer, ABC):
         self.processes.agree(lambda: require_space_for_model(self.disk, self.output))
         if self.is_world_process_zero():
             remove_manifest(self.output)
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
         best = self._best_to_load()
         if best is None:
             self.save_model(str(self.output), _internal_call=True)
-        if self.is_world_process_zero():
-            if best is not None:
-                copy_model(best, self.output)
-            convert_weights(self.output, self.training.save_dtype)
-            require_saved(self.output, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
-            with whole_file(self.output / "timing.json") as handle:
-                json.dump({"steps": self.state.global_step, **self.clock.effective_time().record()}, handle)
-            write_folder_manifest(
-                self.output, model_files(self.output), self._notes(self.output, loaded=best is not None)
-            )
+        self.processes.agree(lambda: self._seal_finished(best))
         if self.validation is not None:
             self.validation.tell(self.output, loaded=best is not None)
         self._clear_finished()
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
         last_word(self, time.monotonic() - self._began)
         return self.output
+
+    def _seal_finished(self, best: Path | None) -> None:
+        """best: the checkpoint whose model is copied; None if the finished model is written already."""
+        if best is not None:
+            copy_model(best, self.output)
+        convert_weights(self.output, self.training.save_dtype)
+        require_saved(self.output, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
+        with whole_file(self.output / "timing.json") as handle:
+            json.dump({"steps": self.state.global_step, **self.clock.effective_time().record()}, handle)
+        write_folder_manifest(self.output, model_files(self.output), self._notes(self.output, loaded=best is not None))
 
     def _best_to_load(self) -> Path | None:
         """The checkpoint whose model is to be the finished one; None for the model as it is now."""
@@ -631,16 +634,19 @@ class TreeTrainer(Trainer, ABC):
         self.processes.agree(lambda: require_space_for_checkpoint(self.disk, self.output, self.checkpoints.whole()))
         if self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed run left half-written
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            require_saved(folder, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
-            self.guards.save(folder)
-            files = [file for file in folder.rglob("*") if file.is_file()]
-            write_folder_manifest(folder, files, {"step": self.state.global_step, **self._notes(folder)})
-            self.checkpoints.prune(folder, best=self.validation and self.validation.best_checkpoint(self.output))
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
+        self.processes.agree(lambda: self._complete_checkpoint(folder))
+        seal_together(folder, self.processes, lambda: {"step": self.state.global_step, **self._notes(folder)})
+        self.processes.agree(lambda: self._prune(folder))
+
+    def _complete_checkpoint(self, folder: Path) -> None:
+        require_saved(folder, expected_shapes(self.hugging_face_model), sharded=self.is_deepspeed_enabled)
+        self.guards.save(folder)
+
+    def _prune(self, sealed: Path) -> None:
+        self.checkpoints.prune(sealed, best=self.validation and self.validation.best_checkpoint(self.output))
 
 
 def _only(items: list[Any]) -> Any:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import broadcast_object_list
 
 from align.errors import AlignError
 from align.trainers.step_times import StepTimes
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,45 @@ class Processes:
     def is_first(self) -> bool:
         return self.number == 0
 
-    def agree(self, question: Callable[[], T]) -> T:
-        """Call `question` on the first process, and return its answer on all of them.
+    @cached_property
+    def _patient_group(self) -> Any:
+        """A group of all processes in which some may be hours late: one of them reads or writes terabytes meanwhile.
 
-        If it raises an AlignError, all processes raise it, so that none waits for one that has left.
+        The default group would abort the run after its time-out (30 minutes for NCCL). A hang is the watchdog's to
+        find, and if a process ends, the others notice at once: gloo's connections to it are closed.
+        """
+        return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def wait(self) -> None:
+        """Return once every process has called this, however late the last one is."""
+        if self.count > 1:
+            self.times.communicating(dist.barrier)(group=self._patient_group)
+
+    def agree(self, question: Callable[[], T]) -> T:
+        """Call `question` on the first process, however long it takes, and return its answer on all of them.
+
+        If it raises an AlignError or OSError, all processes raise it, so that none waits for one that has left.
         """
         answer: list[Any] = [None, None]
         if self.is_first:
-            try:
-                answer[0] = question()
-            except AlignError as error:
-                answer[1] = error
-        self.times.communicating(broadcast_object_list)(answer)
+            answer = list(_answer_or_error(question))
+        if self.count > 1:
+            self.times.communicating(dist.broadcast_object_list)(answer, src=0, group=self._patient_group)
         if answer[1] is not None:
             raise answer[1]
         found: T = answer[0]
         return found
+
+    def everywhere(self, task: Callable[[], T]) -> list[T]:
+        """Call `task` on every process, however long it takes, and return all results, in the order of the processes.
+
+        If it raises an AlignError or OSError on any of them, all processes raise the first of these.
+        """
+        found = self.gathered_objects(_answer_or_error(task))
+        for _, error in found:
+            if error is not None:
+                raise error
+        return [cast(T, answer) for answer, _ in found]
 
     def anywhere(self, here: bool) -> bool:
         """Whether `here` is true on any process."""
@@ -71,7 +97,7 @@ class Processes:
         if self.count == 1:
             return [here]
         found: list[Any] = [None] * self.count
-        self.times.communicating(dist.all_gather_object)(found, here)
+        self.times.communicating(dist.all_gather_object)(found, here, group=self._patient_group)
         return found
 
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -85,3 +111,10 @@ class Processes:
         sums = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
         self.times.communicating(dist.all_reduce)(sums)
         return dict(zip(names, sums.tolist(), strict=True))
+
+
+def _answer_or_error(question: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return question(), None
+    except (AlignError, OSError) as error:
+        return None, error

@@ -26,6 +26,7 @@ CHANGED: dict[str, Any] = {
     "adam_beta1": 0.8,
     "adam_beta2": 0.99,
     "adam_epsilon": 1e-6,
+    "watchdog_minutes": 90,
 }
 """A value for each setting that is an argument of transformers."""
 
@@ -47,6 +48,8 @@ OURS: dict[str, Any] = {
     "load_best_model_at_end": True,
     "early_stopping_patience": 2,
     "early_stopping_threshold": 0.5,
+    "slow_rank_factor": 2.0,
+    "guards": {"alarms": {}},
 }
 """A value for each setting that transformers does not see."""
 
@@ -68,6 +71,13 @@ def test_a_setting_of_transformers_changes_its_arguments(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_a_setting_of_ours_changes_none(name: str) -> None:
     assert arguments(**{name: OURS[name]}) == arguments()
+
+
+@pytest.mark.parametrize("minutes, seconds", [(60, 3900), (120.5, 7530), (1, 1800), (None, 1800)])
+def test_the_watchdog_is_never_slower_than_the_time_out_of_a_collective_operation(
+    minutes: float | None, seconds: int
+) -> None:
+    assert arguments(watchdog_minutes=minutes)["ddp_timeout"] == seconds
 
 
 def test_the_optimizer_is_the_one_that_the_mapping_gives(tmp_path: Path) -> None:
