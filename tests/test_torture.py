@@ -1,20 +1,22 @@
-"""`make torture`: what it makes of the output of its programs, and its table. Short forms of its rows are elsewhere:
+"""`make torture`: what it makes of the output of its programs, its table, and a short form of the row damage.
 
-kills, stops, disk, time: tests/align/trainers/test_training_runs.py and test_stops.py; damage: below; sampling:
-tests/align/sampling/test_candidates.py; guards: tests/align/trainers/test_guards.py; hub, addresses: the tests
-themselves; malformed: tests/recipes/test_malformed.py; typed: tests/align/chat/test_protocols.py.
+Those of the other rows are elsewhere. kills, stops, disk, time: tests/align/trainers/test_stops.py; sampling:
+tests/align/sampling/test_candidates.py; guards: tests/align/trainers/test_guards.py; hub, addresses: all of it, in
+tests that are run anyway; malformed: tests/recipes/test_malformed.py; typed: tests/align/chat/test_protocols.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.torture import run
+from tests.torture import damage, run
 from tests.torture.run import ROWS, Row
 
 GOOD = {"test": "kills", "tried": 3, "failures": []}
@@ -41,7 +43,7 @@ def test_every_row_has_a_program_that_exists_and_a_name_of_its_own() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     for each in ROWS:
         assert (run.ROOT / each.program).is_file(), each
-        assert each.short, each
+        assert each.short or each.least == 1, each
 
 
 @pytest.mark.slow
@@ -114,3 +116,27 @@ def test_the_page_has_the_table_of_its_results() -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     page = (run.DOCS / "torture.md").read_text(encoding="utf-8")
     assert run.filled(page, results) == page
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    found = damage.damages(("sft",), 3, 1, tiny_checkpoint, tmp_path)
+    assert found["tried"] == 3
+    assert found["failures"] == []
+
+
+@pytest.mark.slow
+def test_a_damage_that_is_not_found_is_a_failure(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The test of damages can fail: here with a file of which the manifest knows nothing."""
+    damage.write_data(tmp_path)
+    interrupted = damage.interrupted("sft", tiny_checkpoint, tmp_path, tmp_path)
+    (interrupted.output / damage.NEWEST / "other.txt").write_text("x")
+    case = damage.Case("sft", "other.txt", "delete")
+    fault = damage.fault_in(case, interrupted, tiny_checkpoint, tmp_path, tmp_path / "damaged", random.Random(1))
+    assert "not named, not resumed from checkpoint-2" in fault
+    for count in (3, 100):
+        assert len(damage.cases_of({"sft": interrupted}, count, random.Random(1))) == count
+    everything = damage.cases_of({"sft": interrupted}, 3 * len(interrupted.files), random.Random(1))
+    assert {(each.file, each.damage) for each in everything} == set(
+        itertools.product(interrupted.files, damage.DAMAGES)
+    )

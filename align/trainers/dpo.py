@@ -32,6 +32,7 @@ from align.models.logps import TreePolicy
 from align.settings import DPOConfig, ModelConfig, TrainingConfig
 from align.trainers.base import TreeTrainer
 from align.trainers.checks import check_untrained
+from align.trainers.output import REFERENCE_FOLDER
 from align.trainers.reference import NO_REFERENCE, Reference, ReferenceCache, reference_key
 from align.tree.encode import PromptTree
 from align.tree.pack import RunPlan, TreeBatch
@@ -140,7 +141,7 @@ class DPOTrainer(TreeTrainer):
             lambda: reference_key(self.start, self.model.precision, trees, summed, weights=weights, rows=rows)
         )
         cache = ReferenceCache(
-            self.dpo.reference_cache or self.output / "reference",
+            self.dpo.reference_cache or self.output / REFERENCE_FOLDER,
             key,
             trees,
             plan,

@@ -18,6 +18,7 @@ from align.models.output import refuse_overlap
 
 CHECKPOINT = "checkpoint-"
 METRICS = "metrics.jsonl"
+REFERENCE_FOLDER = "reference"
 
 _KEY = "training.output_dir"
 _MODEL_FILES = ("config.json", "adapter_config.json")
@@ -44,6 +45,7 @@ def claim_output(output: Path, start: Path | str) -> None:
         what = f"{output} cannot be used ({getattr(error, 'strerror', None) or error})"
         raise ConfigError(_KEY, what, "Name a folder that can be created and written to") from None
     FolderLock.acquire(output, _KEY)
+    _delete_unfinished(output)
 
 
 def release_output(output: Path) -> None:
@@ -70,6 +72,16 @@ def write_errors(folder: Path, how: str) -> Iterator[None]:
         else:
             raise
         raise CheckpointError(where, f"cannot be written ({reason[:200]})", how) from None
+
+
+def _delete_unfinished(output: Path) -> None:
+    """Delete the temporary files of `whole_file` that a killed run has left. The caller holds the folder's lock.
+
+    Only in places where no other run writes: below a folder such as runs/, others may be alive.
+    """
+    for pattern in (".*.part", f"{REFERENCE_FOLDER}/*/.*.part"):
+        for left in output.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def _models_of(start: Path | str) -> Iterator[Path]:

@@ -59,7 +59,7 @@ class Row:
     words: tuple[str, ...] = ()
     """More words of the command. For a file of tests: of pytest."""
     short: tuple[str, ...] = ()
-    """In their place with --short."""
+    """In their place with --short. None where there is one case."""
     by_pytest: bool = False
     limit_seconds: int = 900
 
@@ -71,6 +71,34 @@ class Row:
 
 
 ROWS = (
+    Row(
+        "kills",
+        "SIGKILL in saves, in deletions and at random moments of SFT, reward models and DPO, with 1 and 2 processes: "
+        "the same bytes in the end, no other files",
+        goal="50 of 50",
+        least=50,
+        program=f"{HERE}/kills.py",
+        words=("--kills", "50"),
+        short=("--kills", "3"),
+    ),
+    Row(
+        "damage",
+        "Flips, cuts and deletions over every file of a checkpoint: found, named, the one before is used, no traceback",
+        goal="200 of 200",
+        least=200,
+        program=f"{HERE}/damage.py",
+        words=("--cases", "200"),
+        short=("--cases", "10", "--kinds", "sft"),
+    ),
+    Row(
+        "sampling",
+        "Sampling that is killed, with 1 and 2 processes: no candidate is lost or doubled, the same bytes",
+        goal="20 of 20",
+        least=20,
+        program=f"{HERE}/sampling.py",
+        words=("--kills", "20"),
+        short=("--kills", "2"),
+    ),
     Row(
         "stops",
         "SIGTERM at random moments of every part of a run: it ends in time, sealed or with nothing begun",
@@ -98,6 +126,22 @@ ROWS = (
         words=("--stops", "0", "--sizes", "0", "--seconds", "600", "--every", "120"),
         short=("--stops", "0", "--sizes", "0", "--seconds", "200", "--every", "90"),
         limit_seconds=1200,
+    ),
+    Row(
+        "restarts",
+        "A process of two that is killed under `accelerate launch --max_restarts`: the run comes back, the same bytes",
+        goal="1 of 1",
+        least=1,
+        program=f"{HERE}/restarts.py",
+    ),
+    Row(
+        "guards",
+        "Injected NaN, spikes and flips are found, named with their step, repaired or stopped; no alarm in clean steps",
+        goal="30 of 30; 0 in 1,000 steps",
+        least=30,
+        program=f"{HERE}/guards.py",
+        words=("--faults", "30", "--steps", "1000"),
+        short=("--faults", "5", "--steps", "40"),
     ),
     Row(
         "hub",
@@ -231,7 +275,7 @@ def _end_of(log: Path) -> str:
 def _of_program(log: Path) -> list[Json]:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     found = [json.loads(line) for line in lines if line.startswith('{"test": ')]
-    return [{"tried": 0 if "left out" in test else 1, "failures": [], **test} for test in found]
+    return [{"tried": 0 if "left out" in test else test.get("cases", 1), "failures": [], **test} for test in found]
 
 
 def _of_pytest(report: Path, row: Row) -> list[Json]:

@@ -90,6 +90,18 @@ def test_a_folder_of_our_own_is_taken_whether_finished_or_ended_in_any_place(
     claim(tmp_path / "new" / "run-2", tiny_checkpoint)
 
 
+def test_what_a_killed_run_left_half_written_is_deleted_and_files_of_other_runs_stay(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    left = [output / ".timing.json.as_8edae.part", output / "reference" / "key" / ".0.safetensors.x.part"]
+    kept = [output / "round-1" / ".rows.jsonl.x.part", output / "my.part", output / "metrics.jsonl"]
+    for file in (*left, *kept):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    claim(output, "owner/name")
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in kept)
+
+
 @pytest.mark.parametrize("name", ["file", "file/run", "x" * 300, "loop", "loop/run"])
 def test_a_folder_that_cannot_be_written_to_is_one_message(name: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
     (tmp_path / "file").touch()

@@ -1,7 +1,8 @@
-"""Runs that are asked to stop, in processes of their own: in every part of a run, and under a launcher."""
+"""Runs that are asked to stop or are killed, in processes of their own: in every part of a run, under a launcher."""
 
 from __future__ import annotations
 
+import random
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from align.effective_time import effective_time_of, read_starts
 from align.leaving import HANG_CODE
 from align.manifest import is_whole
 from tests.processes import PYTHON, TORCHRUN, ZERO3, Started, run
+from tests.torture import kills
 from tests.torture.stops import command, debris, full_disk, small_disk, start_slowed, stop_in, write_pairs
 
 pytestmark = pytest.mark.engine
@@ -119,3 +121,14 @@ def test_a_disk_that_becomes_full_in_a_save_leaves_the_checkpoint_before_it_and_
         if disk is None:
             pytest.skip("a tmpfs cannot be mounted here")
         assert full_disk([0.5], tiny_checkpoint, tmp_path, disk)["failures"] == []
+
+
+def test_a_run_that_kills_itself_in_saves_and_deletions_ends_with_the_bytes_of_one_that_was_left_alone(
+    tmp_path: Path,
+) -> None:
+    runs = kills.Runs(tmp_path, random.Random(1))
+    phases = ["saving", "pruning"]
+    assert kills.killed_run(runs, "sft", 1, phases, tmp_path / "killed" / "run") == (phases, [])
+    counts = runs.alone("sft", 1).counts
+    assert counts["saving"] > 50
+    assert counts["pruning"] > 20
