@@ -129,6 +129,10 @@ class TrainingConfig(Section):
     half a second; else fp32. A run that is resumed keeps the precision that it began with."""
     save_steps: int = Field(100, gt=0, le=1_000_000_000)
     """Optimizer steps between two resumable checkpoints. A smaller number loses less work when a run is interrupted."""
+    save_minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Also save a checkpoint after the step in which this many minutes since the last one have passed, on the clock of
+    rank 0. With a large save_steps the time that saving takes is then bounded for models of any size. The result is the
+    same; metrics.jsonl has a line for each such step."""
     keep_checkpoints: int = Field(2, ge=2)
     """How many verified checkpoints are kept during the run: at least two, in case one is damaged. Their optimizer
     states are deleted when the run is finished."""

@@ -16,6 +16,7 @@ keep_checkpoints,         no argument: `align/trainers/checkpoints.py` deletes o
 keep_optimizer            `align/trainers/steering.py` saves the last one
 watchdog_minutes          ddp_timeout, which is longer: see `_collective_seconds`
 save_dtype                no argument: `align/trainers/saving.py` converts the finished model
+save_minutes              no argument: `align/trainers/steering.py`
 threads, checks           no argument: they are used here and in `align/trainers/base.py`
 """
 

@@ -67,7 +67,8 @@ class DiskNeed:
 
     def saves(self, done: int) -> int:
         """How many checkpoints are still to be written after `done` steps, at most."""
-        intervals = {self.training.save_steps}
+        # How long a step takes is not known before: `save_minutes` may save after each.
+        intervals = {self.training.save_steps if self.training.save_minutes is None else 1}
         if self.validated:
             intervals.add(self.training.eval_steps or self.training.save_steps)
         before_the_last = sum(max((self.steps - 1) // every - done // every, 0) for every in intervals)
@@ -158,7 +159,8 @@ def _to_lower(need: DiskNeed, many: int) -> str:
     if training.keep_checkpoints > 2:
         ways.append(f"lower training.keep_checkpoints (now {training.keep_checkpoints})")
     if need.saves(0) > training.keep_optimizer:
-        ways.append(f"save no checkpoint (training.save_steps above {need.steps}, now {training.save_steps})")
+        minutes = "" if training.save_minutes is None else "; training.save_minutes: null"
+        ways.append(f"save no checkpoint (training.save_steps above {need.steps}, now {training.save_steps}{minutes})")
     if training.keep_optimizer:
         ways.append("set training.keep_optimizer: false")
     if OPTIMIZERS[training.optimizer].state_bytes >= 8:

@@ -45,6 +45,8 @@ class Steering(TrainerCallback):
         """The signal that has asked the run to stop."""
         self.progress: Progress | None = None
         self._asked_at = 0.0
+        self._saved_at = 0.0
+        """When the last checkpoint was written, or the first step of this start began."""
         self._before: dict[int, Any] | None = None
 
     @contextmanager
@@ -75,6 +77,7 @@ class Steering(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.clock.train(state.global_step)
+        self._saved_at = time.monotonic()
         self.progress = Progress(self.trainer.stage, len(self.trainer.plan), done=state.global_step)
         state.compute_steps(args, state.max_steps)  # a resumed state has the earlier log_steps and save_steps
 
@@ -88,15 +91,24 @@ class Steering(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer.speed.end_step()
         self.trainer.clock.end_step(state.global_step)
-        if self.stop_is_asked():
-            control.should_save = control.should_training_stop = True
+        # One collective operation for both questions; a second one only if the answer is yes.
+        if self.trainer.processes.anywhere(self.asked is not None or self._save_is_due()):
+            control.should_save = True
+            control.should_training_stop |= self.stop_is_asked()
         if control.should_save:
             # The means that metrics.jsonl reports would otherwise lose the steps since the last line.
             control.should_log = True
         if state.global_step >= state.max_steps:
             control.should_save = self.trainer.training.keep_optimizer  # otherwise the finished model alone is written
 
+    def _save_is_due(self) -> bool:
+        """Whether `training.save_minutes` have passed since the last save. Only the first process's clock counts."""
+        minutes = self.trainer.training.save_minutes
+        due = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return due and self.trainer.processes.is_first
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_at = time.monotonic()
         if self.stop_is_asked():
             control.should_training_stop = True  # asked while it was saving: without a further step
 

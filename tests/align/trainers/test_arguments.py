@@ -38,6 +38,7 @@ OURS: dict[str, Any] = {
     "min_learning_rate_ratio": 0.5,
     "precision": "bf16",
     "keep_checkpoints": 4,
+    "save_minutes": 30,
     "keep_optimizer": True,
     "save_dtype": "bfloat16",
     "threads": 1,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -446,6 +447,37 @@ def test_weights_that_the_manifest_does_not_list_are_not_loaded(
     done = train("sft", data, tiny_checkpoint, tmp_path / "run")
     assert content(done) == content(whole)
     assert "model_zz.safetensors" not in verify_folder(done)["files"]
+
+
+@pytest.mark.slow
+def test_checkpoints_are_saved_by_time_as_well_and_the_model_stays_the_same(
+    tmp_path: Path, tiny_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.trainers.steering import Steering
+
+    saved: list[int] = []
+    honest = Steering.on_save
+
+    def on_save(self, args, state, control, **others) -> None:
+        saved.append(state.global_step)
+        honest(self, args, state, control, **others)
+
+    monkeypatch.setattr(Steering, "on_save", on_save)
+    monkeypatch.setattr("align.trainers.steering.time", SimpleNamespace(monotonic=lambda: 60.0 * clock[0]))
+    clock, honest_step = [0.0], Steering.on_step_begin
+
+    def on_step_begin(self, *arguments, **others) -> None:
+        clock[0] += 1.0  # every step takes a minute
+        honest_step(self, *arguments, **others)
+
+    monkeypatch.setattr(Steering, "on_step_begin", on_step_begin)
+    timed = train("sft", data, tiny_checkpoint, tmp_path / "timed", save_steps=4, save_minutes=2.5)
+    # Three minutes after the start; then at step 4, and the clock begins again.
+    assert saved == [3, 4]
+    saved.clear()
+    plain = train("sft", data, tiny_checkpoint, tmp_path / "plain", save_steps=4)
+    assert saved == [4]
+    assert content(timed) == content(plain)
 
 
 def test_a_manifest_of_an_older_version_cannot_be_resumed_from(tmp_path: Path) -> None:

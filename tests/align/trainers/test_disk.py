@@ -113,6 +113,7 @@ def test_the_states_of_an_optimizer_in_numbers(optimizer: str, states: int, tmp_
         ({"save_steps": 10, "keep_checkpoints": 2}, 100, 0, 0, 3, 0),  # three at a rotation, more than two and a model
         ({"save_steps": 50, "keep_checkpoints": 2}, 100, 0, 0, 1, 1),  # one save: step 100 is the finished model's
         ({"save_steps": 100}, 100, 0, 0, 0, 1),
+        ({"save_steps": 100, "save_minutes": 30}, 100, 0, 0, 3, 0),  # how many it will be is not known
         ({"save_steps": 100, "keep_optimizer": True}, 100, 0, 0, 1, 1),
         ({"save_steps": 40, "keep_checkpoints": 5}, 100, 0, 0, 2, 1),
         ({"save_steps": 40, "keep_checkpoints": 2}, 100, 80, 2, 2, 1),  # resumed after the last save
