@@ -209,12 +209,13 @@ def damages(kinds: tuple[str, ...], count: int, seed: int, checkpoint: Path, fol
     write_data(folder)
     runs = {kind: interrupted(kind, checkpoint, folder, folder) for kind in kinds}
     cases = cases_of(runs, count, rng)
-    found = [
-        fault_in(case, runs[case.kind], checkpoint, folder, folder / f"{case.kind}-damaged", rng) for case in cases
-    ]
+    failures = []
+    for number, case in enumerate(cases, start=1):
+        fault = fault_in(case, runs[case.kind], checkpoint, folder, folder / f"{case.kind}-damaged", rng)
+        failures += [fault] if fault else []
+        print(f"{number}/{len(cases)}  {fault or case}", file=sys.stderr, flush=True)
     files = len({(case.kind, case.file) for case in cases})
     counted = Counter(case.damage for case in cases)
-    failures = [fault for fault in found if fault]
     return {"test": "damaged checkpoints", "tried": len(cases), "files": files, "failures": failures, **counted}
 
 

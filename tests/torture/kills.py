@@ -97,7 +97,8 @@ class Runs:
         # Of the first two saves or deletions of this start.
         times = STEPS // SAVE_STEPS if phase == "saving" else STEPS // SAVE_STEPS - 2
         at = self.rng.randint(1, max(1, 2 * alone.counts[phase] // times))
-        started = Started(command, KILLED_IN=phase, KILLED_AT=str(at))
+        # Rank 0 kills itself. The launcher ends the other one, which may wait for it.
+        started = Started(command, KILLED_IN=phase, KILLED_AT=str(at), TORCH_ELASTIC_SHUTDOWN_TIMEOUT="3")
         code = started.wait()
         kill(started)
         return code != 0
@@ -174,11 +175,12 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, Any]:
         stage, processes = RUNS[number % len(RUNS)]
         phases = [PHASES[(done + n) % len(PHASES)] for n in range(min(rng.randint(1, 4), count - done))]
         killed, wrong = killed_run(runs, stage, processes, phases, folder / f"run-{number}" / "run")
-        said = f"{stage} with {processes} processes, killed in {', '.join(killed)}: {'; '.join(wrong)}"
+        said = f"{stage}, {processes} processes, killed in {', '.join(killed)}: {'; '.join(wrong) or 'the same bytes'}"
         failures += [said] * max(1, len(killed)) if wrong else []
         counted.update(killed)
         counted.update({f"{stage}, {processes} processes": len(killed)})
         done, number = done + len(killed), number + 1
+        print(f"{done}/{count}  {said}", file=sys.stderr, flush=True)
     return {"test": "SIGKILL", "tried": done, "runs": number, "failures": failures, **counted}
 
 

@@ -80,6 +80,7 @@ ROWS = (
         program=f"{HERE}/kills.py",
         words=("--kills", "50"),
         short=("--kills", "3"),
+        limit_seconds=1500,
     ),
     Row(
         "damage",
@@ -89,6 +90,7 @@ ROWS = (
         program=f"{HERE}/damage.py",
         words=("--cases", "200"),
         short=("--cases", "10", "--kinds", "sft"),
+        limit_seconds=1500,
     ),
     Row(
         "sampling",

@@ -74,9 +74,11 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, Any]:
             killed += 1
         ended = Started(command(config, output, processes))
         wrong = differences(output, alone) if ended.wait() == 0 else [f"code {ended.poll()}: {ended.output[-1000:]}"]
-        failures += [f"{processes} processes, {killed} kills: {'; '.join(wrong)}"] * max(1, killed) if wrong else []
+        said = f"{processes} processes, {killed} kills: {'; '.join(wrong) or 'the same bytes'}"
+        failures += [said] * max(1, killed) if wrong else []
         counted[f"{processes} processes"] += killed
         done, number = done + killed, number + 1
+        print(f"{done}/{count}  {said}", file=sys.stderr, flush=True)
     return {
         "test": "sampling killed",
         "tried": done,
