@@ -30,6 +30,7 @@ from align.rows import Messages, PreferenceRow, Row, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
 from align.splits import part_of, prompt_identity
 from align.trainers.output import CHECKPOINT
+from align.trainers.processes import Processes
 from align.tree.encode import PromptTree, encode_preferences, encode_sft, require_trees
 from align.tree.store import FORMAT, TreeStore, stored_key, write_trees
 
@@ -177,12 +178,11 @@ def _prepared(
     inputs = identities_of(part.sources)
     key = _key(part, data, inputs, training, protocol, what)
     found = [path for path in (folder / name, _temporary(folder, name)) if stored_key(path) == key]
-    if int(os.environ.get("RANK", "0")) != 0:
-        path = found[0] if found else _wait_for(folder, name, key)
-    elif found:
-        path = found[0]
-        log.info("%s was made of the same rows in the same way: nothing is encoded again", path)
-    else:
+
+    def encoded() -> Path:
+        if found:
+            log.info("%s was made of the same rows in the same way: nothing is encoded again", found[0])
+            return found[0]
         path = _temporary(folder, name) if _holds_saved(folder) else folder / name
         record = path.with_name(path.name.replace(name, record_name))
         drops = Drops()
@@ -197,6 +197,9 @@ def _prepared(
             clock.record()
         with clock.phase(ENCODING):
             write_trees(path, _recorded(trees_made, drops, inputs, record, part), key)
+        return path
+
+    path = _from_rank_zero(encoded, folder, name, key)
     trees = TreeStore(path)
     alone = int((trees.tokens > data.token_budget).sum())
     if alone:
@@ -302,8 +305,21 @@ def _recorded(
         )
 
 
+def _from_rank_zero(encoded: Callable[[], Path], folder: Path, name: str, key: str) -> Path:
+    """Call `encoded` on rank zero. The other processes wait for its file, and raise its error if it has one.
+
+    They also end if rank zero is killed: no launcher would end those on another machine.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    together = Processes.launched()
+    if together.count == 1:
+        return encoded() if rank == 0 else _wait_for(folder, name, key)
+    path = together.agree(encoded)
+    return path if rank == 0 else _wait_for(folder, name, key)  # a network file system may show it later
+
+
 def _wait_for(folder: Path, name: str, key: str) -> Path:
-    """Wait until rank zero has written the trees. Without a collective operation, which could time out."""
+    """Wait until the trees that rank zero has written are here."""
     began = said = time.monotonic()
     places = (folder / name, _temporary(folder, name))
     while True:

@@ -31,6 +31,16 @@ class Processes:
     times: StepTimes = field(default_factory=StepTimes, compare=False)
     """Collective operations are measured here."""
 
+    @classmethod
+    def launched(cls) -> Processes:
+        """Those that a launcher has started together, once torch.distributed knows of them; else this one alone.
+
+        For agreements before there is a model: they need no device.
+        """
+        together = dist.is_available() and dist.is_initialized()
+        count, number = (dist.get_world_size(), dist.get_rank()) if together else (1, 0)
+        return cls(count, number, torch.device("cpu"))
+
     @property
     def is_first(self) -> bool:
         return self.number == 0
