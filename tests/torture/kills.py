@@ -64,6 +64,8 @@ class Runs:
         messages = [(*row.prompt, *row.completions[0]) for row in pairs]
         write_rows(self.rows["sft"], [SFTRow(id=f"r{n}", source="test", messages=m) for n, m in enumerate(messages)])
         self._alone: dict[tuple[str, int], Alone] = {}
+        self._seconds: dict[tuple[str, int], float] = {}
+        """Of the shortest run that was not killed in time."""
 
     def command(self, stage: str, processes: int, output: Path) -> list[str]:
         config = self.folder / f"{stage}.yaml"
@@ -93,7 +95,12 @@ class Runs:
         alone = self.alone(stage, processes)
         command = self.command(stage, processes, output)
         if phase == "moment":
-            return kill_at_a_moment(Started(command), processes, self.rng.uniform(0.05, 1) * alone.seconds, self.rng)
+            seconds = self._seconds.get((stage, processes), alone.seconds)
+            began = time.monotonic()
+            killed = kill_at_a_moment(Started(command), processes, self.rng.uniform(0.05, 1) * seconds, self.rng)
+            if not killed:  # the machine is less busy than it was
+                self._seconds[stage, processes] = min(seconds, time.monotonic() - began)
+            return killed
         # Of the first two saves or deletions of this start.
         times = STEPS // SAVE_STEPS if phase == "saving" else STEPS // SAVE_STEPS - 2
         at = self.rng.randint(1, max(1, 2 * alone.counts[phase] // times))
