@@ -18,6 +18,8 @@ from align.files import fingerprint, fingerprint_of
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("align", "data_builders", "eval", "recipes")
 _MODULE_NAME = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
+_USED_BY = {"transformers.Trainer": "accelerate"}
+"""What is imported of a library -> another library that does its work."""
 _DATA_ENDINGS = (".json", ".jsonl", ".txt", ".yaml", ".yml")
 
 
@@ -51,7 +53,8 @@ def code_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, str
 def libraries_of(*starts: str | Path, without: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Relative path -> top-level modules of other projects that the file imports, for each file of `code_of`.
 
-    Imports inside functions count, and so do modules named in a call of `align.optional.library`.
+    Imports inside functions count, and so do modules named in a call of `align.optional.library`, and accelerate for
+    the Trainer of transformers.
     """
     return {_relative(file): source.libraries for file, source in _followed(starts, without).items()}
 
@@ -108,7 +111,8 @@ def _parsed(file: Path, changed: int) -> _Source:
         return _Source(fingerprint(file))  # it cannot run either; the stage itself says why
     names = list(_imported_names(tree))
     imported = dict.fromkeys(file for name in names for file in _module_files(name))
-    others = {name.partition(".")[0] for name in (*names, *_optional_names(tree))} - {
+    used = (_USED_BY[name] for name in names if name in _USED_BY)
+    others = {name.partition(".")[0] for name in (*names, *_optional_names(tree), *used)} - {
         *PACKAGES,
         *sys.stdlib_module_names,
     }

@@ -293,7 +293,7 @@ class _Driver:
             return None
         if ending.code != 0:
             failure = failure_of(stage, self._log(stage), ending.code, ending.text)
-            restart = began.restarts.after(failure, stage) if may_restart else None
+            restart = began.restarts.after(failure, stage) if may_restart and not ending.used_up else None
             then = restart.what if restart else ""
             self.ledger.note_failure(
                 FailureRecord(began.record_id, failure.cause, failure.text, failure.lost_steps, then)

@@ -50,6 +50,8 @@ class Ending:
 
     code: int
     text: str
+    used_up: bool = False
+    """Whether it was already started again as often as it may be, by whoever ran it: `launcher.slurm.max_restarts`."""
 
     @classmethod
     def of_process(cls, code: int) -> Ending:

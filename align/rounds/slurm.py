@@ -158,7 +158,8 @@ class SlurmJobs:
             if self._signals.caught or not state.was_interrupted:
                 return ending
             if restarts == self._config.max_restarts:
-                return Ending(ending.code, f"{ending.text}, after it was submitted {restarts + 1} times,")
+                text = f"{ending.text}, after it was submitted {restarts + 1} times,"
+                return Ending(ending.code, text, used_up=True)
             job, restarts = None, restarts + 1
             why = f"job {current.id} {state.text}; submitted again ({restarts} of {self._config.max_restarts})"
             self._say(f"  {stage.name}: {why}")

@@ -14,7 +14,7 @@ from align.settings import TrainingConfig
 
 log = logger(__name__)
 
-FILE = "ACCELERATE_DEEPSPEED_CONFIGFILE"
+FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 """Set by `accelerate launch` for a launch file that names a DeepSpeed file."""
 
 
