@@ -30,7 +30,7 @@ from align.chat.protocol import ChatProtocol
 from align.generation.backend import CheckedBackend, Completion
 from align.generation.next_token import choose
 from align.models.devices import on_device, require_on_device
-from align.models.exactness import batch_limit, named, refusal, refuse_unsampled
+from align.models.exactness import batch_limit, local_settings, named, refusal, refuse_unsampled
 from align.models.memory import memory_errors
 from align.settings import SamplingConfig
 
@@ -238,6 +238,8 @@ class _Batch:
         self.rows: list[_Row] = []
         self.cache = Cache(layer_class_to_replicate=_Layer)
         self.cache_name = cache_name(model)
+        config = model.config
+        self._same_mask_in_all_layers = config._attn_implementation == "sdpa" and not local_settings(config)
         self.lengths_N = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def admit(self, groups: list[_Group]) -> None:
@@ -270,10 +272,10 @@ class _Batch:
 
         transformers drops a mask that hides nothing, as it is when all rows have one length, and then asks PyTorch for
         grouped-query attention. On a CPU that takes 3 to 5 times as long as the form with a mask, which computes the
-        query heads of one key head as if they were positions. A mask of four dimensions is never dropped. Layers with a
-        window need none of their own: `batch_limit` keeps sequences within it.
+        query heads of one key head as if they were positions. A mask of four dimensions is never dropped. It is given
+        to all layers, so a model that has layers with a window gets the usual mask.
         """
-        if seen_NW.device.type == "cpu" and self.model.config._attn_implementation == "sdpa":
+        if self._same_mask_in_all_layers and seen_NW.device.type == "cpu":
             return seen_NW[:, None, None, :]
         return seen_NW.long()
 

@@ -195,6 +195,7 @@ HOOKS: tuple[Hook, ...] = (
         "align/trainers/step_times.py",
         "its methods are replaced by ones that are measured: all collective operations go through them",
     ),
+    Hook("torch:UntypedStorage._cdata", "align/trainers/activations.py", "read: which tensors share a storage"),
     Hook(
         "torch.nn.parallel:DistributedDataParallel._get_ddp_logging_data",
         "align/trainers/step_times.py",

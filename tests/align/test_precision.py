@@ -336,11 +336,18 @@ def test_overrides_name_what_a_stage_leaves_open() -> None:
 
 
 def test_only_weights_that_zero_3_trains_or_a_merge_writes_are_bfloat16_by_config() -> None:
-    """Everything else is `auto`, which is bfloat16 on the GPUs that these files are for."""
+    """Everything else is `auto`, which is bfloat16 on the GPUs that these files are for. Rounds that submit jobs are started
+    where there is no GPU, so they say it too."""
     found = {
         path.relative_to(ROOT / "recipes" / "configs").as_posix()
         for path in (ROOT / "recipes" / "configs").rglob("*.yaml")
         if any(word in path.read_text() for word in ("dtype: bf", "dtype: float", "precision: bf", "precision: fp"))
     }
-    training = {f"{stage}/llama3.1-8b.yaml" for stage in ("sft", "reward", "dpo")}
-    assert found == training | {"sft/llama3.1-8b-qlora.yaml", "dpo/llama3.1-8b-lora.yaml", "merge/llama3.1-8b.yaml"}
+    sizes = ("8b", "70b", "405b")
+    training = {f"{stage}/llama3.1-{size}.yaml" for stage in ("sft", "reward", "dpo") for size in sizes}
+    submitted = {f"rounds/llama3.1-{size}.yaml" for size in ("70b", "405b")}
+    assert found == training | submitted | {
+        "sft/llama3.1-8b-qlora.yaml",
+        "dpo/llama3.1-8b-lora.yaml",
+        "merge/llama3.1-8b.yaml",
+    }

@@ -93,6 +93,9 @@ TRAIN_OR_CONVERT = {
         *("AutoModelForCausalLM", "AutoModelForSequenceClassification"),
     },
     "align/models/support.py": {"AutoModelForCausalLM"},  # builds it without weights
+    "align/trainers/activations.py": {  # the same, to count memory
+        *("AutoModelForCausalLM", "AutoModelForSequenceClassification"),
+    },
     "align/assets.py": {"AutoModelForCausalLM", "LlamaForCausalLM"},  # converts a pinned file
 }
 
