@@ -19,7 +19,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -46,6 +47,7 @@ _RETRIED = {408, 425, 429}  # and 5xx
 
 J = TypeVar("J")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Fault(Exception):
@@ -105,11 +107,11 @@ class Endpoints:
         Raises ServerError if a job fails too often, and what `send` and `check` raise, after all other requests were
         cancelled.
         """
-        return asyncio.run(self._run(send, jobs))
+        return run_to_end(self._run(send, jobs))
 
     def check_all(self) -> None:
         """Check every server. Those that cannot be reached are left for later, if at least one can."""
-        asyncio.run(self._check_all())
+        run_to_end(self._check_all())
 
     async def _run(self, send: Callable[[Session, Endpoint, J], Awaitable[R]], jobs: Sequence[J]) -> list[R]:
         results: list[R | None] = [None] * len(jobs)
@@ -360,3 +362,13 @@ def _refusal(url: str, response: Response, settings: SamplingServerConfig) -> Se
     else:
         how = "Check that the server takes this request; docs/backends.md lists what is sent"
     return ServerError(url, f"the server answered {response.status_code} ({_message(response)})", how)
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, also where an event loop is running in this thread already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import socket
 import threading
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 
 from align.addresses import Place, checked_addresses, connected, fault_of, place_of
 from align.errors import ServerError
-from align.generation.endpoints import Endpoint, Endpoints, Session
+from align.generation.endpoints import Endpoint, Endpoints, Session, run_to_end
 from align.settings import SamplingServerConfig
 from align.tools.web import Service
 
@@ -291,5 +290,5 @@ def test_a_key_crosses_the_internet_by_https_only(monkeypatch: pytest.MonkeyPatc
     async def found(place: Place, has_key: bool) -> list[str]:
         return await checked_addresses(place, has_key=has_key)
 
-    assert asyncio.run(found(Place("https", "public.test", 443), True)) == ["8.8.8.8"]
-    assert asyncio.run(found(Place("http", "public.test", 80), False)) == ["8.8.8.8"]
+    assert run_to_end(found(Place("https", "public.test", 443), True)) == ["8.8.8.8"]
+    assert run_to_end(found(Place("http", "public.test", 80), False)) == ["8.8.8.8"]

@@ -5,6 +5,7 @@ The servers are `tests/completion_server.py`, in threads of this process, and ll
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import subprocess
@@ -172,6 +173,18 @@ def test_a_server_gets_nothing_for_as_long_as_it_asks(
     began = time.monotonic()
     asking.complete(prompts(2), [[1], [2]])
     assert 0.4 <= time.monotonic() - began < 5
+
+
+def test_requests_are_made_where_an_event_loop_runs_too() -> None:
+    """In a notebook, where `asyncio.run` alone refuses."""
+
+    async def asked() -> int:
+        return 7
+
+    async def notebook() -> int:
+        return endpoints.run_to_end(asked())
+
+    assert asyncio.run(notebook()) == endpoints.run_to_end(asked()) == 7
 
 
 def test_the_two_forms_of_retry_after() -> None:
