@@ -336,8 +336,8 @@ def test_overrides_name_what_a_stage_leaves_open() -> None:
 
 
 def test_only_weights_that_zero_3_trains_or_a_merge_writes_are_bfloat16_by_config() -> None:
-    """Everything else is `auto`, which is bfloat16 on the GPUs that these files are for. Rounds that submit jobs are started
-    where there is no GPU, so they say it too."""
+    """Everything else is `auto`, which is bfloat16 on the GPUs that these files are for. Rounds that submit jobs are
+    started where there is no GPU, so they say it too."""
     found = {
         path.relative_to(ROOT / "recipes" / "configs").as_posix()
         for path in (ROOT / "recipes" / "configs").rglob("*.yaml")
