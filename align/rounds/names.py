@@ -143,7 +143,9 @@ def _filled(text: str, names: Names, where: str) -> Any:
 def _value(name: str, text: str, names: Names, where: str) -> Any:
     plain, rounds = name.partition(":")[0], _rounds_of(name)
     if rounds is not None and plain in names:
-        if "round" in names and not rounds[0] <= names["round"] <= rounds[1]:
+        # In a list item, a name of EVERY has the value of one of the rounds so far: its bounds hold for that one.
+        is_one = plain in EVERY and not isinstance(names[plain], list)
+        if "round" in names and not rounds[0] <= names["every_round_number" if is_one else "round"] <= rounds[1]:
             what = f"{{{name}}} has no value in round {names['round']}"
             raise ConfigError(where, what, "Put it into a list, or give the stage a first_round")
         name = plain

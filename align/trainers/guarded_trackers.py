@@ -53,6 +53,7 @@ class GuardedTracker(TrainerCallback):
         self.name = type(tracker).__name__.removesuffix("Callback")
         self.is_lost = False
         self._lost = lost
+        self._dropping = threading.Lock()
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_BACKLOG)
         self._began: float | None = None
         """When the present call began."""
@@ -110,7 +111,7 @@ class GuardedTracker(TrainerCallback):
 
         def ended() -> None:
             try:
-                call()
+                self._try(call)  # reports a failure before `done`: a training that ends then has its report
             finally:
                 done.set()
 
@@ -134,18 +135,25 @@ class GuardedTracker(TrainerCallback):
         while not self.is_lost:
             call = self._calls.get()
             self._began = time.monotonic()
-            try:
-                call()
-            except Exception as error:
-                self._drop(f"failed: {type(error).__name__}: {first_line(error)}")
+            self._try(call)
             self._began = None
 
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._drop(f"failed: {type(error).__name__}: {first_line(error)}")
+
     def _drop(self, reason: str) -> None:
-        if self.is_lost:
-            return
-        self.is_lost = True
-        log.warning("%s %s. The training goes on without it; metrics.jsonl has all metrics", self.name, reason)
-        self._lost(self.name, reason)
+        """Report the loss once. `is_lost` is set after the report: who waits for `is_lost` finds the report made."""
+        with self._dropping:
+            if self.is_lost:
+                return
+            try:
+                log.warning("%s %s. The training goes on without it; metrics.jsonl has all metrics", self.name, reason)
+                self._lost(self.name, reason)
+            finally:
+                self.is_lost = True
 
 
 def _event(name: str) -> Callable[..., None]:

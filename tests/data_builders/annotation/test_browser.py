@@ -400,6 +400,18 @@ def test_a_token_in_the_link_opens_the_page_and_leaves_the_address(
     assert token not in running.log.read_text()
 
 
+def ending_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint with a likely end of turn: answers that reach the length limit are never shown."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint), AutoModelForCausalLM.from_pretrained(checkpoint)
+    # The other logits are near 0. This one is of size 3, with a sign that changes from token to token.
+    model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 20
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
 def test_a_dialog_goes_on_with_models_that_answer_and_refine(
     tmp_path: Path, tiny_checkpoint: Path, context: BrowserContext, rating: Callable[..., Rating]
@@ -408,10 +420,11 @@ def test_a_dialog_goes_on_with_models_that_answer_and_refine(
     prompts.write_text(
         "".join(json.dumps({"id": f"p{number}", "prompt": f"Well, {number}?"}) + "\n" for number in (1, 2))
     )
+    model = ending_checkpoint(tiny_checkpoint, tmp_path / "model")
     running = rating(
         {"prompts": [str(prompts)]},
-        models={name: {"path": str(tiny_checkpoint)} for name in ("secret-one", "secret-two")},
-        sampling={"max_completion_tokens": 12, "dtype": "float32"},
+        models={name: {"path": str(model)} for name in ("secret-one", "secret-two")},
+        sampling={"max_completion_tokens": 200, "dtype": "float32"},
     )
     page = enter(context, running, "ann")
     expect(page.locator("#rating")).to_be_visible()
