@@ -36,7 +36,6 @@ NOT_COMPARED = (
     "report.md",
     "starts.jsonl",
     "timing.json",
-    ".stage",
     ".precision.json",
     "README.md",
 )
@@ -109,6 +108,7 @@ def _files(run: Path) -> set[str]:
         path.as_posix()
         for path in found
         if path.name not in NOT_COMPARED
+        and not path.name.endswith(".stage")
         and not {*ASIDE} & {*path.parts}
         and not any(part.startswith("checkpoint-") for part in path.parts)
     }
@@ -124,7 +124,7 @@ def _content(path: Path) -> Any:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        hashes = {"blake3", "bytes"}
+        hashes = {"blake3", "bytes", "key"}  # an evaluation's key has the hash of its baseline, which says when it was made
         return {key: _lasting(each) for key, each in value.items() if key not in VOLATILE and key not in hashes}
     return [_lasting(each) for each in value] if isinstance(value, list) else value
 
