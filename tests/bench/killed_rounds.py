@@ -124,7 +124,7 @@ def _content(path: Path) -> Any:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        hashes = {"blake3", "bytes", "key"}  # an evaluation's key has the hash of its baseline, which says when it was made
+        hashes = {"blake3", "bytes", "key"}  # the key of an evaluation has the hash of its baseline, which holds times
         return {key: _lasting(each) for key, each in value.items() if key not in VOLATILE and key not in hashes}
     return [_lasting(each) for each in value] if isinstance(value, list) else value
 
