@@ -42,13 +42,14 @@ _VLLM = {"tensor_parallel_size", "gpu_memory_utilization", "enforce_eager"}
 def changes_no_result(key: str) -> bool:
     """Whether the files of a finished run are the same for every value of this setting, metrics aside.
 
-    key: dotted, such as training.threads. `hub` says only where a finished model is uploaded.
+    key: dotted, such as training.threads. `hub` says only where a finished model is uploaded, `alarms` (also its input
+    `alarms.former`) only when sampled candidates are warned of or refused.
     """
     section, _, name = key.rpartition(".")
     return (
         key in _OUTPUT
         or key.partition(".")[0] == "hub"
-        or key.startswith("training.guards.alarms.")
+        or key.startswith(("training.guards.alarms.", "alarms."))
         or (section.endswith("sampling.server") and name in _SERVERS)
         or (section.endswith("sampling.vllm") and name in _VLLM)
     )

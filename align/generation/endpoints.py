@@ -290,7 +290,7 @@ class Session:
                 async with asking as response:
                     addresses[place] = address
                     return await _read(response)
-            except httpx2.ConnectError:
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 if number == len(candidates):
                     raise
         raise AssertionError("a name that means something has an address")

@@ -41,7 +41,7 @@ def changes_since(
     found = []
     for name in sorted(inputs.keys() | record.inputs.keys()):
         before, now = (entries.get(name, {}).get("blake3", "") for entries in (record.inputs, inputs))
-        if before != now:
+        if before != now and not changes_no_result(name):
             path = inputs.get(name, record.inputs.get(name, {}))["path"]
             found.append(Change("input", name, before, now, path))
     paths = {*inputs, *record.inputs, *record.outputs}

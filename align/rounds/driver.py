@@ -8,6 +8,7 @@ that make a killed run safe to restart, and `slurm.py` runs it as a job.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -21,9 +22,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from align.config import dump
-from align.errors import StageError
+from align.errors import AlignError, ConfigError, StageError
 from align.manifest import data_manifest_path
-from align.precision import AUTO, Decision, kept, overrides
+from align.precision import AUTO, VARIABLE, Decision, kept, overrides
 from align.reporting import duration
 from align.rounds.decisions import LEDGER, LOGS, StageDecisions, upgrade_notice
 from align.rounds.finished import described, stage_record_path, write_stage_record
@@ -59,6 +60,7 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
     stages = plan(config, recipes)
     check_slurm(config.launcher)
     gpus_of_this_machine(config.launcher.gpus)
+    _check_precision(config, stages)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with sole_driver(config.run_dir), Signals() as signals:
         if config.precision == AUTO and any(overrides(stage.config, "fp32") for stage in stages):
@@ -70,6 +72,15 @@ def run_rounds(config: RoundsConfig, recipes: Path) -> Path:
         finally:
             driver.ledger.close()
     return config.run_dir
+
+
+def _check_precision(config: RoundsConfig, stages: Sequence[Stage]) -> None:
+    """Raise ConfigError if the driver's machine would decide what `auto` means on the nodes of SLURM jobs."""
+    left_open = any(stage.allocation is not None and overrides(stage.config, "fp32") for stage in stages)
+    is_named = os.environ.get(VARIABLE, "") not in ("", AUTO)
+    if config.precision == AUTO and left_open and not is_named and kept(config.run_dir) is None:
+        what = "is auto with launcher.slurm, and the machine where the rounds run cannot decide it for the nodes"
+        raise ConfigError("precision", what, f"Set precision to bf16 or fp32, or set {VARIABLE}")
 
 
 def _decision(run_dir: Path) -> Decision:
@@ -118,11 +129,11 @@ class _Running:
 
 
 @contextmanager
-def _noted(faults: list[StageError]) -> Iterator[None]:
-    """Keep a StageError for later: other stages are running, and have to be followed to their end first."""
+def _noted(faults: list[Exception]) -> Iterator[None]:
+    """Keep an error for later: other stages are running, and have to be followed to their end first."""
     try:
         yield
-    except StageError as fault:
+    except Exception as fault:
         faults.append(fault)
 
 
@@ -153,7 +164,6 @@ class _Driver:
             self._end_leftovers(stage)
         if upgrades := decisions.upgrades(list(self.planned.values())):
             self.screen.say(upgrade_notice(upgrades, self.config.changed_code))
-        self.pushes.repeat(list(self.planned.values()))
         self._run_stages("before the rounds", stages_before(self.config, self.recipes), decisions, run_id)
         waiting: list[MissingInput] = []
         last = 0
@@ -191,7 +201,7 @@ class _Driver:
             self.screen.say(heading)
         schedule = Schedule(stages, self.config.run_dir, self.config.launcher)
         running: dict[Future[Ending], _Running] = {}
-        faults: list[StageError] = []
+        faults: list[Exception] = []
         with ThreadPoolExecutor(max_workers=max(1, len(stages))) as threads:
             while True:
                 while not faults and not self.signals.caught and (stage := schedule.next()):
@@ -215,7 +225,7 @@ class _Driver:
         if self.signals.caught:
             raise Stopped(128 + self.signals.caught[0])
         for fault in faults[1:]:
-            self.screen.say(str(fault))
+            self.screen.say(str(fault) if isinstance(fault, AlignError) else repr(fault))
         if faults:
             raise faults[0]
         self.done += stages
@@ -232,6 +242,7 @@ class _Driver:
                 self.ledger.note_numbers(decision.record.id, key_numbers(stage.outputs))
             if stage.show:
                 self.screen.say(*last_start(self._log(stage)))
+            self.pushes.repeat([stage])
             return None
         unharmed = [*schedule.independent_of(stage), *([] if decision.clears else [stage])]
         self.jobs.end_others([self._log(each) for each in unharmed])
@@ -286,13 +297,13 @@ class _Driver:
 
         Raises StageError if it failed for good.
         """
-        stage, took = began.stage, duration(time.monotonic() - began.at)
+        stage, took = began.stage, duration(max(0.0, time.monotonic() - began.at))
         if self.signals.caught:
             self.ledger.end_stage(began.record_id, "stopped")
             self._report(stage, f"stopped after {took}; the same command continues from here")
             return None
         if ending.code != 0:
-            failure = failure_of(stage, self._log(stage), ending.code, ending.text)
+            failure = failure_of(stage, self._log(stage), ending)
             restart = began.restarts.after(failure, stage) if may_restart and not ending.used_up else None
             then = restart.what if restart else ""
             self.ledger.note_failure(

@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from align.failures import FAILURES
 from align.rounds.launchers import Allocation
+from align.rounds.processes import failures_file
 from align.rounds.stage import Stage
 
 ASKED_CODE = 75
@@ -34,6 +36,7 @@ def batch_script(stage: Stage, name: str, log: Path, setup: Sequence[str], stop_
         options=_options(asked),
         setup=setup,
         stop_seconds=math.ceil(stop_seconds),
+        failures=f"{FAILURES}={shlex.quote(str(failures_file(log.absolute())))}",
         asked_code=ASKED_CODE,
         srun=_srun(stage, asked),
     )

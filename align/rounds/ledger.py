@@ -151,7 +151,8 @@ class Ledger:
         """The ledger at `path` for writing. A damaged one is renamed, and an empty one takes its place.
 
         The driver fills that again, stage by stage, from the records in the stages' folders. What is lost are earlier
-        starts, failures, choices and times. say: called with a sentence about it.
+        starts, failures, choices and times. The folder of a stage that was interrupted has no such record: it has to be
+        moved away. say: called with a sentence about it.
         """
         ledger: Ledger | None = None
         try:
@@ -177,6 +178,7 @@ class Ledger:
         self.runs()
         self.choices()
         self.numbers()
+        self.failures()
 
     def close(self) -> None:
         self._db.close()

@@ -35,6 +35,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 from align.errors import StageError
 from align.failures import FAILURES
@@ -52,6 +53,8 @@ class Ending:
     text: str
     used_up: bool = False
     """Whether it was already started again as often as it may be, by whoever ran it: `launcher.slurm.max_restarts`."""
+    cause: Literal["killed", "error"] | None = None
+    """Why it ended, as `restarts.py` names it, where whoever ran it was told; None: code and log say it."""
 
     @classmethod
     def of_process(cls, code: int) -> Ending:

@@ -1,19 +1,19 @@
-"""Pushes to the Hub that failed when a stage ended are made again, when the rounds start and when they end.
+"""Pushes to the Hub that failed when a stage ended are made again, at later starts of the rounds and when they end.
 
 A training never fails for its push: `align/publish/hub.py` leaves a note in the checkpoint's folder.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from align.publish.hub import UNPUBLISHED
+from align.publish.hub import UNPUBLISHED, retry_settings
 from align.rounds.processes import Signals, run_process
 from align.rounds.screen import last_start
 from align.rounds.stage import Stage
+from align.settings import HubConfig
 
 _CONFIG = Path("configs", "publish", "default.yaml")
 
@@ -31,12 +31,17 @@ class FailedPushes:
         self._signals, self._say = signals, say
 
     def repeat(self, stages: Sequence[Stage]) -> None:
-        """Push what these stages made and could not push. Another failure is said, and the next start tries again."""
+        """Push what these stages, which are up to date, could not push, if and to where their `hub` says now.
+
+        Another failure is said, and the next start tries again.
+        """
         for stage in stages:
+            hub = getattr(stage.config, "hub", None)
+            if not isinstance(hub, HubConfig) or not hub.push:
+                continue
             for path in stage.outputs.values():
-                settings = _settings_in(path / UNPUBLISHED)
-                if settings and not self._signals.caught:
-                    self._push(stage, settings)
+                if (path / UNPUBLISHED).is_file() and not self._signals.caught:
+                    self._push(stage, retry_settings(path, hub))
 
     def _push(self, stage: Stage, settings: Sequence[str]) -> None:
         log = self._logs / f"{stage.label.replace('/', '-')}.publish.log"
@@ -49,12 +54,3 @@ class FailedPushes:
         if code != 0:
             said = (last_start(log) or [f"ended with code {code}"])[-1]
             self._say(f"  {stage.label}: not pushed: {said} (the whole log is {log}; the next start tries again)")
-
-
-def _settings_in(note: Path) -> list[str]:
-    """The settings of a push in the note of its failure; empty if there is none, or it cannot be read."""
-    try:
-        settings = json.loads(note.read_bytes())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return settings if isinstance(settings, list) and all(isinstance(each, str) for each in settings) else []

@@ -10,7 +10,7 @@ killed writes nothing: then the exit code says so, or the table that torchrun pr
     network         the Hub or a server does not answer              restarts.network times
     rolled_back     a faulty step under DeepSpeed                    restarts.rolled_back times
     corruption      a step has other values the second time          restarts.corruption times
-    out_of_memory   of the machine or a GPU                          so often, each time with half the token budget
+    out_of_memory   of the machine or a GPU                          so often a training, with half the token budget
     error           a setting, a row, a check, a fault in the code   never: it would fail again
 """
 
@@ -20,7 +20,6 @@ import json
 import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,7 +29,7 @@ from pydantic import Field
 from align.config import Section, dump
 from align.leaving import HANG_CODE
 from align.manifest import SEAL
-from align.rounds.processes import failures_file
+from align.rounds.processes import Ending, failures_file
 from align.rounds.screen import last_start
 from align.rounds.stage import Stage
 
@@ -43,7 +42,7 @@ _KILLED_WORKER = re.compile(r"exitcode\s*:\s*-(?!15\b)\d+ \(pid")
 _HUNG_WORKER = re.compile(rf"exitcode\s*:\s*{HANG_CODE} \(pid")
 """What torchrun prints of a worker that a signal, or its watchdog, has ended. It ends the others with SIGTERM (15)."""
 
-_BUDGETS = ("data.token_budget", "token_budget")
+_BUDGET = "data.token_budget"
 
 
 class RestartsConfig(Section):
@@ -65,8 +64,8 @@ class RestartsConfig(Section):
     corruption: int = Field(1, ge=0)
     """After suspected silent data corruption (docs/guards.md): on a machine that computes wrongly it comes again."""
     out_of_memory: int = Field(0, ge=0)
-    """After the memory of the machine or of a GPU was used up. Each time the stage's token budget is halved, which
-    changes the last bits of its result. 0: not at all."""
+    """After a training has used up the memory of the machine or of a GPU. Each time its data.token_budget is halved,
+    which changes the last bits of its result. 0: not at all. Another stage ends with the error."""
     first_wait_seconds: float = Field(10, ge=0)
     """Wait before the first further start. It doubles with each of the same cause."""
     longest_wait_seconds: float = Field(600, ge=0)
@@ -120,19 +119,17 @@ class Restarts:
         return Restart(wait, f"started again in {wait:g} s{with_budget} ({number})", self.settings)
 
 
-def failure_of(stage: Stage, log: Path, code: int, text: str) -> Failure:
-    """Why a start of a stage ended with a code other than 0.
-
-    log: the stage's. code: of the process, negative for a signal. text: how it ended, for a person.
-    """
+def failure_of(stage: Stage, log: Path, ending: Ending) -> Failure:
+    """Why a start of a stage ended with a code other than 0. log: the stage's."""
     noted = _noted(failures_file(log))
-    causes = [each["cause"] for each in noted]
+    text = ending.text
+    causes = {ending.cause, *(each["cause"] for each in noted)}
     cause = next((each for each in _BY_WEIGHT if each in causes), None)
     if cause is not None:
-        text = next(each["text"] for each in noted if each["cause"] == cause)
-    elif code == HANG_CODE or any(_HUNG_WORKER.search(line) for line in last_start(log)):
+        text = next((each["text"] for each in noted if each["cause"] == cause), text)
+    elif ending.code == HANG_CODE or any(_HUNG_WORKER.search(line) for line in last_start(log)):
         cause = "hung"
-    elif _killed_by(code) or any(_KILLED_WORKER.search(line) for line in last_start(log)):
+    elif _killed_by(ending.code) or any(_KILLED_WORKER.search(line) for line in last_start(log)):
         cause = "killed"
     return Failure(cause or "error", text, _lost_steps(stage))
 
@@ -159,14 +156,14 @@ def _noted(path: Path) -> list[dict[str, Any]]:
 
 
 def _halved(stage: Stage, times: int) -> str | None:
-    """`data.token_budget=2048`: the stage's budget, halved some times; None if it has none, or it would be 0."""
-    for key in _BUDGETS:
-        value: Any = dump(stage.config)
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, int):
-            return f"{key}={value >> times}" if value >> times else None
-    return None
+    """`data.token_budget=2048`: the budget of a training, halved some times; None for another stage, or if it is 0.
+
+    The `token_budget` of a stage that samples or evaluates is that of its judge alone.
+    """
+    value: Any = dump(stage.config)
+    for part in _BUDGET.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return f"{_BUDGET}={value >> times}" if isinstance(value, int) and value >> times else None
 
 
 def _lost_steps(stage: Stage) -> int | None:
@@ -192,8 +189,3 @@ def _step(line: bytes) -> int | None:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def lost_in_all(failures: Sequence[Failure]) -> int:
-    """Steps that were lost over several failures."""
-    return sum(each.lost_steps or 0 for each in failures)

@@ -31,16 +31,23 @@ class Schedule:
         """Label -> the GPUs that the stage has for itself."""
 
     def next(self) -> Stage | None:
-        """The first stage that can start: what it reads is made, and there is room. None if it has to wait."""
+        """The first stage that can start: what it reads is made, and there is room. None if it has to wait.
+
+        While a stage waits for room alone, no later one takes GPUs of this machine: it might keep them for days.
+        """
         if len(self._running) >= self._most:
             return None
         unfinished: list[Stage] = []
+        gpus_are_reserved = False
         for stage in self._stages:
             if stage.label in self._finished:
                 continue
             waits = stage.label in self._running or any(self._depends(stage, each) for each in unfinished)
-            if not waits and self._has_room(stage):
-                return stage
+            takes_gpus = stage.allocation is None and bool(stage.local.gpus)
+            if not waits and not (takes_gpus and gpus_are_reserved):
+                if self._has_room(stage):
+                    return stage
+                gpus_are_reserved = True
             unfinished.append(stage)
         return None
 

@@ -28,6 +28,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -36,7 +37,7 @@ from align.errors import ConfigError, StageError
 from align.files import fingerprint_of, write_text
 from align.rounds.job_script import ASKED_CODE, batch_script
 from align.rounds.launchers import LauncherConfig, SlurmConfig
-from align.rounds.processes import Ending, Signals
+from align.rounds.processes import Ending, Signals, failures_file
 from align.rounds.screen import HEAD, NewLines
 from align.rounds.stage import Stage
 
@@ -86,6 +87,13 @@ class _State:
     def _was_asked(self) -> bool:
         asked = self.code in (ASKED_CODE, 128 + signal.SIGTERM) or self.signal == signal.SIGTERM
         return self.name == "FAILED" and asked
+
+    @property
+    def cause(self) -> Literal["killed", "error"] | None:
+        """Where the state says it: the exit code of a job that used up its memory does not."""
+        if self.name == "OUT_OF_MEMORY":
+            return "killed"
+        return "error" if self.name == "CANCELLED" else None  # by a person: not started again
 
     @property
     def text(self) -> str:
@@ -154,7 +162,7 @@ class SlurmJobs:
             if state.name == "COMPLETED":
                 _await_files(stage.outputs.values())
                 return Ending(0, "ended well")
-            ending = Ending(state.code or 1, f"as SLURM job {current.id} {state.text}")
+            ending = Ending(state.code or 1, f"as SLURM job {current.id} {state.text}", cause=state.cause)
             if self._signals.caught or not state.was_interrupted:
                 return ending
             if restarts == self._config.max_restarts:
@@ -213,6 +221,7 @@ class SlurmJobs:
             handle.write(f"{HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {stage.shell}\n" + (f"{why}\n" if why else ""))
             handle.flush()
             job = Job(name=name, made_of=made_of, log_from=handle.tell())
+        failures_file(log).unlink(missing_ok=True)
         record = self._record_of(log)
         write_text(record, job.model_dump_json())
         done = _call("sbatch", "--parsable", str(script))

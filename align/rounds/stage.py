@@ -109,12 +109,13 @@ class Stage:
         if recorded is not None:
             values = _without_new_defaults(self.config, values, recorded)
         values = _deciding(values)
+        read = {name: content for name, content in input_fingerprints.items() if not changes_no_result(name)}
         return fingerprint_of(
             self.label,
             self.recipe,
             json.dumps(code, sort_keys=True),
             json.dumps(values, sort_keys=True),
-            json.dumps(input_fingerprints, sort_keys=True),
+            json.dumps(read, sort_keys=True),
             launch_fingerprint,
         )
 

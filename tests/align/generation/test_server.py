@@ -33,7 +33,7 @@ from align.optional import is_installed
 from align.rows import Candidate, Message, PromptRow, SFTRow
 from align.sampling.candidates import candidate_seed
 from align.sampling.temperatures import TemperatureRange
-from align.settings import ModelConfig, SamplingConfig
+from align.settings import ModelConfig, SamplingConfig, SamplingServerConfig
 from tests.completion_server import CompletionServer, Fault, answered, dropped, overloaded, slow
 from tests.fakes import FakeBackend
 from tests.llama_cpp import write_gguf
@@ -284,6 +284,31 @@ def test_servers_that_all_fail_end_the_run_with_their_names_and_the_fault(
     urls = " and ".join(server.url.removesuffix("/v1") for server in servers)
     with pytest.raises(ServerError, match=f"no answer from {urls}, 2 times in a row; .*ConnectError"):
         backend(servers, retries=1)
+
+
+@pytest.mark.parametrize("fault", ["ConnectError", "ConnectTimeout"])
+def test_the_next_address_of_a_name_is_asked_when_one_cannot_be_reached(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpx2 = pytest.importorskip("httpx2")
+
+    async def addresses(place: Any, *, has_key: bool) -> list[str]:
+        return ["192.0.2.1", "192.0.2.2"]
+
+    def answer(request: Any) -> Any:
+        if request.url.host == "192.0.2.1":
+            raise getattr(httpx2, fault)("away")
+        return httpx2.Response(200, json={"from": request.url.host})
+
+    async def ask() -> Any:
+        servers = endpoints.Endpoints(SamplingServerConfig(base_urls=("http://sampler:8000/v1",)), None, unchecked)
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+            return await endpoints.Session(servers, client).get("http://sampler:8000/v1/models")
+
+    async def unchecked(session: Any, endpoint: Any) -> None: ...
+
+    monkeypatch.setattr(endpoints, "checked_addresses", addresses)
+    assert asyncio.run(ask()) == {"from": "192.0.2.2"}
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from align.config import dump, load_config
 from align.errors import ConfigError, StageError
 from align.hub_names import is_hub_name
 from align.manifest import write_data_manifest, write_folder_manifest
+from align.rounds.changes import changes_since
+from align.rounds.driver import _noted
 from align.rounds.finished import STAGE_RECORD
 from align.rounds.ledger import Ledger
 from align.rounds.packaged import packaged_data
@@ -725,6 +728,31 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(project:
     assert changed(hub=hub(repo="me/model", push=True)) == key
 
 
+def test_alarms_of_samples_are_not_in_the_key(project: Project, tmp_path: Path) -> None:
+    from recipes.rejection_sample import RejectionSampleRecipe
+
+    model = {"path": str(tmp_path)}
+    required = {"model": model, "reward_model": model, "prompts": str(tmp_path), "output_dir": str(tmp_path)}
+    plain, warned = (
+        RejectionSampleRecipe.model_validate(required | {"alarms": alarms})
+        for alarms in ({"action": "stop"}, {"repeated": None, "former": [str(tmp_path / "candidates.jsonl")]})
+    )
+    stage = replace(project.plan()[0], inputs={}, outputs={})
+    former = {"alarms.former.0": Path("candidates.jsonl")}
+    key = replace(stage, config=plain).key({}, "", {})
+    assert replace(stage, config=warned, inputs=former).key({"alarms.former.0": "a"}, "", {}) == key
+    record = {"alarms.former.0": {"path": "candidates.jsonl", "blake3": "a"}}
+    recorded: Any = SimpleNamespace(config=dump(warned), inputs=record, outputs={}, code={})
+    assert changes_since(recorded, dump(plain), {}, {}) == []
+
+
+def test_any_error_beside_running_stages_is_kept_until_they_have_ended() -> None:
+    faults: list[Exception] = []
+    with _noted(faults):
+        raise OSError("the disk is full")
+    assert [str(fault) for fault in faults] == ["the disk is full"]
+
+
 def test_the_key_of_an_earlier_version_is_without_settings_that_it_did_not_have(project: Project) -> None:
     stage = project.plan()[0]
     recorded = dump(stage.config)
@@ -849,7 +877,11 @@ def test_a_failed_push_is_made_again_at_the_end_and_at_the_next_start(
         from align.settings import HubConfig
         assert not publish(output, HubConfig(repo="me/model", push=True))
     note("ended"""
-    (project.recipes / "join.py").write_text(JOIN.replace('    note(f"ended', noting.replace('note("', 'note(f"')))
+    recipe = JOIN.replace('    note(f"ended', noting.replace('note("', 'note(f"')).replace(
+        'output=""', 'output="", hub=None'
+    )
+    (project.recipes / "join.py").write_text(recipe)
+    project.stage("sft", "", [], hub={"repo": "me/model", "push": True})
     project.values["rounds"] = 1
     monkeypatch.setenv("TEST_AWAY", "1")
 
@@ -861,8 +893,13 @@ def test_a_failed_push_is_made_again_at_the_end_and_at_the_next_start(
     assert pushes() == [f"pushes {again}"]
     assert "  round-1/sft: not pushed: the Hub is away (the whole log is " in capsys.readouterr().out
     monkeypatch.delenv("TEST_AWAY")
+    project.stage("sft", "", [], hub={"repo": "me/model", "push": False})
     assert project.run() == [], "a push is no reason to make a stage again"
-    assert len(pushes()) == 2
+    assert len(pushes()) == 1, "no push is asked for any more"
+    project.stage("sft", "", [], hub={"repo": "me/corrected", "push": True, "private": False})
+    assert project.run() == []
+    corrected = again.replace("me/model", "me/corrected").replace("}", ", 'hub.private': 'false'}")
+    assert pushes()[1:] == [f"pushes {corrected}"]
     project.run()
     assert len(pushes()) == 2
     assert "not pushed" not in capsys.readouterr().out

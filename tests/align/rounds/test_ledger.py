@@ -10,7 +10,7 @@ import pytest
 from align.errors import StageError
 from align.manifest import content_fingerprint, write_folder_manifest
 from align.rounds.finished import damage_in
-from align.rounds.ledger import DamagedLedgerError, Ledger, StageRecord
+from align.rounds.ledger import DamagedLedgerError, FailureRecord, Ledger, StageRecord
 
 
 @pytest.fixture
@@ -179,6 +179,14 @@ def test_a_damaged_run_is_one_message(ledger: Ledger) -> None:
         db.execute("UPDATE runs SET versions = '{'")
     with pytest.raises(StageError, match=r"row 1 is damaged: its column versions is not JSON"):
         ledger.runs()
+
+
+def test_a_damaged_failure_is_found_when_the_ledger_is_opened(ledger: Ledger) -> None:
+    ledger.note_failure(FailureRecord(begin(ledger, "sft"), "killed", "why", None, ""))
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("UPDATE failures SET text = CAST(x'7bff' AS TEXT)")
+    with pytest.raises(DamagedLedgerError, match="cannot be read"):
+        ledger.check()
 
 
 @pytest.mark.slow

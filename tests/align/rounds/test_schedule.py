@@ -239,6 +239,30 @@ def test_the_order_follows_what_stages_read_and_what_they_need(pair: Pair) -> No
     assert startable() == ["report"]
 
 
+def test_no_stage_takes_gpus_that_an_earlier_one_waits_for(pair: Pair) -> None:
+    """people would hold one GPU for days, while probe and tools wait for all eight."""
+    pair.values["launcher"] = {"parallel": 4, "gpus": 8}
+    needs = {"dev": 1, "probe": 8, "people": 1, "tools": 8, "mix": 0}
+    pair.values["each_round"] = [
+        pair.stage(name, f"{{round_dir}}/{name}", ["{start}"]) | {"resources": {"gpus_per_node": count}}
+        for name, count in needs.items()
+    ]
+    pair.values |= {"best": "dev", "after": []}
+    stages = {stage.name: stage for stage in pair.plan()}
+    schedule = Schedule([*stages.values()], pair.run_dir, LauncherConfig(parallel=4, gpus=8))
+    order = []
+    running: list[str] = []
+    while True:
+        while stage := schedule.next():
+            schedule.start(stage)
+            running.append(stage.name)
+        order.append(running.copy())
+        if not running:
+            break
+        schedule.finish(stages[running.pop(0)])
+    assert order == [["dev", "mix"], ["mix", "probe"], ["probe"], ["people"], ["tools"], []]
+
+
 def test_mistakes_in_gpus_are_found_before_anything_starts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     def message(**resources: Any) -> str:
         pair.values["each_round"][0]["resources"] = resources

@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 
 from align.errors import ConfigError, StageError
+from align.precision import RECORD
+from align.rounds.driver import _check_precision, run_rounds
 from align.rounds.job_script import batch_script
 from align.rounds.launchers import Allocation, JobConfig
 from align.rounds.ledger import Ledger
+from align.rounds.plan import plan
+from align.rounds.slurm import _State
 from tests.fake_slurm import end, install
-from tests.rounds_project import Project
+from tests.rounds_project import JOIN, Project
 
 ALL = ["run/data", "round-1/reward", "run/last"]
 
@@ -224,6 +228,56 @@ def test_a_job_whose_id_sbatch_did_not_give_is_found_by_its_name(cluster: Cluste
     assert len(cluster.calls("sbatch")) == 1
 
 
+@pytest.mark.slow
+def test_a_job_that_says_why_it_failed_is_submitted_again_as_often_as_that_cause_may_come(cluster: Cluster) -> None:
+    """The file of causes is emptied before each job: the second one, which writes nothing, is an error."""
+    fails = """
+    began = open(os.environ["TEST_DIARY"]).read().split().count("round-1/reward")
+    if here == "round-1/reward" and began < 3:
+        if began == 1:
+            open(os.environ["ALIGN_FAILURES"], "a").write('{"cause": "network", "text": "the Hub is away"}\\n')
+        sys.exit(1)
+    read ="""
+    (cluster.recipes / "join.py").write_text(JOIN.replace("    read =", fails.lstrip("\n")))
+    cluster.stage("reward", "", [])
+    cluster.values["restarts"] = {"first_wait_seconds": 0}
+    with pytest.raises(StageError, match=r"stage round-1/reward: .* as SLURM job 18 ended with code 1"):
+        cluster.run()
+    ledger = Ledger(cluster.run_dir / "ledger.sqlite")
+    assert [(each.cause, bool(each.restart)) for each in ledger.failures().values()] == [
+        ("network", True),
+        ("error", False),
+    ]
+    ledger.close()
+
+
+@pytest.mark.parametrize("name, cause", [("OUT_OF_MEMORY", "killed"), ("CANCELLED", "error"), ("FAILED", None)])
+def test_the_state_of_a_job_says_why_it_ended_where_its_code_does_not(name: str, cause: str | None) -> None:
+    assert _State(name, 0, 125).cause == cause
+
+
+def test_the_machine_of_the_driver_does_not_decide_the_precision_of_jobs(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALIGN_PRECISION", raising=False)
+    opened = JOIN.replace('        text: str = ""\n', '        text: str = ""\n        precision: str = "auto"\n')
+    (cluster.recipes / "join.py").write_text(opened)
+    config = cluster.config()
+    with pytest.raises(ConfigError, match=r"precision: is auto with launcher.slurm, .* Set precision to bf16 or fp32"):
+        run_rounds(config, cluster.recipes)
+    assert not cluster.run_dir.exists()
+    stages = plan(config, cluster.recipes)
+    local = [replace(stage, allocation=None) for stage in stages]
+    _check_precision(config, local)
+    _check_precision(config.model_copy(update={"precision": "bf16"}), stages)
+    monkeypatch.setenv("ALIGN_PRECISION", "bf16")
+    _check_precision(config, stages)
+    monkeypatch.delenv("ALIGN_PRECISION")
+    cluster.run_dir.mkdir()
+    (cluster.run_dir / RECORD).write_text('{"precision": "bf16", "reason": "an H100"}')
+    _check_precision(config, stages)
+
+
 def script_of(cluster: Cluster, asked: Allocation, command: tuple[str, ...], stop_seconds: float = 240.5) -> str:
     launch = Path("nodes.yaml")
     stage = replace(cluster.plan()[1], allocation=asked, command=command, launch=launch)
@@ -262,7 +316,8 @@ def test_the_script_asks_for_what_the_settings_say(cluster: Cluster) -> None:
     step = "srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=64"
     assert f"{step} python dpo.py 'a b' &" in lines
     assert "module load cuda" in lines
-    assert "export PYTHONUNBUFFERED=1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=241" in lines
+    failures = f"ALIGN_FAILURES='{cluster.root}/with space/50%.failures.jsonl'"
+    assert f"export PYTHONUNBUFFERED=1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=241 {failures}" in lines
     directives = [place for place, line in enumerate(lines) if line.startswith("#SBATCH")]
     commands = [place for place, line in enumerate(lines) if line and not line.startswith("#")]
     assert directives[-1] < commands[0], "sbatch reads no option after the first command"
