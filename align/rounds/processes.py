@@ -54,7 +54,7 @@ class Ending:
     used_up: bool = False
     """Whether it was already started again as often as it may be, by whoever ran it: `launcher.slurm.max_restarts`."""
     cause: Literal["killed", "error"] | None = None
-    """Why it ended, as `restarts.py` names it, where whoever ran it was told; None: code and log say it."""
+    """Why it ended, as `restarts.py` names it, where SLURM reported it; None: the exit code and the log say it."""
 
     @classmethod
     def of_process(cls, code: int) -> Ending:

@@ -746,7 +746,7 @@ def test_alarms_of_samples_are_not_in_the_key(project: Project, tmp_path: Path) 
     assert changes_since(recorded, dump(plain), {}, {}) == []
 
 
-def test_any_error_beside_running_stages_is_kept_until_they_have_ended() -> None:
+def test_any_error_is_kept_until_the_running_stages_have_ended() -> None:
     faults: list[Exception] = []
     with _noted(faults):
         raise OSError("the disk is full")

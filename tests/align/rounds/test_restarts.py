@@ -155,12 +155,12 @@ def test_the_cause_is_what_a_process_wrote_or_the_signal_that_ended_it(tmp_path:
 
     log = tmp_path / "sft.log"
 
-    def cause(code: int, *noted: str, printed: str = "", told: Any = None) -> str:
+    def cause(code: int, *noted: str, printed: str = "", state: Any = None) -> str:
         log.write_text(
             f"{HEAD}2026-01-01 00:00:00 before\nexitcode  : -9 (pid: 1)\n{HEAD}2026-01-01 00:00:01 now\n{printed}"
         )
         failures_file(log).write_text("".join(f'{{"cause": "{each}", "text": "t"}}\n' for each in noted) + '{"cau')
-        return failure_of(stage(), log, Ending(code, "ended", cause=told)).cause
+        return failure_of(stage(), log, Ending(code, "ended", cause=state)).cause
 
     assert [cause(code) for code in (1, 2, -9, 137, -11, 143)] == [
         "error",
@@ -180,9 +180,9 @@ def test_the_cause_is_what_a_process_wrote_or_the_signal_that_ended_it(tmp_path:
     assert cause(1, "network", "out_of_memory") == "out_of_memory"
     assert cause(1, "out_of_memory", "error") == "error"
     assert cause(1, "something else") == "error"
-    assert cause(1, told="killed") == "killed"
-    assert cause(1, "out_of_memory", told="killed") == "out_of_memory"
-    assert cause(-9, "network", told="error") == "error"
+    assert cause(1, state="killed") == "killed"
+    assert cause(1, "out_of_memory", state="killed") == "out_of_memory"
+    assert cause(-9, "network", state="error") == "error"
 
 
 def test_lost_steps_are_those_after_the_newest_sealed_checkpoint(tmp_path: Path) -> None:
