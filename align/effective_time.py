@@ -285,20 +285,26 @@ class RunClock:
 
     def write(self, event: str, **notes: Any) -> None:
         """Append a line, once `record` was called."""
-        if not (self.writes and self.records) or self._closed.is_set():
+        if self.writes and self.records:
+            with self._writing:
+                self._write(event, notes)
+
+    def _write(self, event: str, notes: dict[str, Any]) -> None:
+        """As `write`, for who holds `_writing`. After `close` nothing is written."""
+        if self._closed.is_set():
             return
         line = self._line(event) | notes
-        with self._writing:
-            if not self._has_begun:
-                self._has_begun = True
-                self._append({**line, "event": _BEGIN, "time": round(self.began, 3), "step": None, **_NOTHING_YET})
-            self._append(line)
+        if not self._has_begun:
+            self._has_begun = True
+            self._append({**line, "event": _BEGIN, "time": round(self.began, 3), "step": None, **_NOTHING_YET})
+        self._append(line)
 
     def close(self, outcome: str) -> None:
         """Write the last line of this start. outcome: how it ended, in a word."""
-        if self._has_begun:
-            self.write(_END, outcome=outcome)
-        self._closed.set()
+        with self._writing:
+            if self._has_begun:
+                self._write(_END, {"outcome": outcome})
+            self._closed.set()
         if _clocks.get(self.folder.resolve()) is self:
             del _clocks[self.folder.resolve()]
         atexit.unregister(self.close)

@@ -175,9 +175,10 @@ class TrainingConfig(Section):
     threads: int | None = Field(None, gt=0)
     """CPU threads of each process. None leaves the choice to torch."""
     watchdog_minutes: float | None = Field(60, gt=0)
-    """End the run if a process makes no progress for this long in a step, an evaluation or a save: the stack of every
-    process is written to output_dir/stacks/, and the same command resumes. Set more than a save takes. None: a run that
-    hangs waits for the time-out of its collective operations, or for ever."""
+    """End the run if a process makes no progress for this long in a part of the start, a step, an evaluation or a save:
+    the stack of every process is written to output_dir/stacks/, and the same command resumes. Set more than a save and
+    more than verifying a checkpoint takes. None: a run that hangs waits for the time-out of its collective operations,
+    or for ever."""
     slow_rank_factor: float = Field(1.5, gt=1)
     """Warn of a process whose own work in a step takes this many times as long as the median of all processes. Time in
     which it waits for the others does not count."""

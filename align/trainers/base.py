@@ -37,7 +37,7 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 
 from align.chat.protocol import ChatProtocol
 from align.config import Section, dump
-from align.effective_time import SAVING, clock_of
+from align.effective_time import SAVING, RunClock, clock_of
 from align.files import whole_file
 from align.leaving import exit_code
 from align.manifest import remove_manifest, write_folder_manifest
@@ -58,7 +58,7 @@ from align.trainers.checkpoints import CheckpointFolders, run_identity
 from align.trainers.checks import check_longest_row, check_packing, check_terminators, show_supervision
 from align.trainers.data import discard_temporary, keep_trees
 from align.trainers.disk import disk_need, require_space, require_space_for_checkpoint, require_space_for_model
-from align.trainers.guarded_trackers import guard_trackers
+from align.trainers.guarded_trackers import ending_trackers, guard_trackers
 from align.trainers.guards import BinLoss, StepGuards
 from align.trainers.memory import StepMemory, memory_errors
 from align.trainers.metrics import MetricSums
@@ -66,7 +66,13 @@ from align.trainers.output import CHECKPOINT, METRICS, release_output, write_err
 from align.trainers.probe import Probe
 from align.trainers.processes import Processes
 from align.trainers.resuming import changed_schedule, default_values
-from align.trainers.rollbacks import SkippedRows, read_rollbacks, require_run_of, skipped_trees
+from align.trainers.rollbacks import (
+    SkippedRows,
+    read_rollbacks,
+    require_rows_left,
+    require_run_of,
+    skipped_trees,
+)
 from align.trainers.saving import (
     call_before_loading,
     convert_weights,
@@ -192,7 +198,7 @@ class TreeTrainer(Trainer, ABC):
             super().__init__(model=model, args=arguments, train_dataset=self.plan, data_collator=_only)
         log_recipe(arguments, self.recipe, run_facts(self))
         self.remove_callback(PrinterCallback)
-        guard_trackers(self.callback_handler, arguments, self._note_lost_tracker)
+        guard_trackers(self.callback_handler, arguments, partial(_note_lost_tracker, self.clock))
         self._steering = Steering(self)
         self.add_callback(self._steering)
         self.validation: Validation | None = None
@@ -244,15 +250,13 @@ class TreeTrainer(Trainer, ABC):
                 write_errors(self.output, how),
                 memory,
                 tracker_environment(self.training),
+                ending_trackers(self.callback_handler),
             ):
                 return self._fit()
         finally:
             if self.is_world_process_zero():
                 discard_temporary(self.output)
                 release_output(self.output)
-
-    def _note_lost_tracker(self, name: str, reason: str) -> None:
-        self.clock.write("lost", tracker=name, reason=reason)
 
     def _step_memory(self) -> StepMemory:
         plans = [self.plan] if self.validation is None else [self.plan, self.validation.plan]
@@ -267,7 +271,8 @@ class TreeTrainer(Trainer, ABC):
         )
 
     def _fit(self) -> Path:
-        agree = self.processes.agree
+        agree, note_progress = self.processes.agree, self.watchdog.note_progress
+        note_progress("reading the starting weights and the rows")
         self.identity = agree(lambda: run_identity(self.start, self.model.precision, self.trees, self.protocol))
         self.checkpoints = CheckpointFolders(
             self.output,
@@ -280,14 +285,18 @@ class TreeTrainer(Trainer, ABC):
             keep_optimizer=self.training.keep_optimizer,
             defaults=self._defaults,
         )
+        note_progress("verifying the finished model")
         if agree(self.checkpoints.finished):
             log.info("%s is finished already; nothing to train", self.output)
             self._clear_finished()
             return self.output
         require_savable(self.hugging_face_model, self.start.path)
         require_storable_weights(self.hugging_face_model, self.training.save_dtype, self.processes)
+        note_progress("verifying checkpoints")
         checkpoint = agree(self.checkpoints.newest)
+        note_progress("the start")
         agree(lambda: require_run_of(self.checkpoints, self.rollbacks, checkpoint))
+        require_rows_left(self.plan, self.output)
         self.clock.record()
         if self.is_world_process_zero():
             keep_trees(self.trees)
@@ -313,6 +322,7 @@ class TreeTrainer(Trainer, ABC):
                 remove_manifest(self.output)  # a model that was finished with fewer steps is no longer the result
         agree(lambda: start_trackers(self.callback_handler.callbacks, self.args, self.state, self.model))
         first_word(self, step)
+        note_progress("loading")
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except StoppedEarly:
@@ -494,6 +504,7 @@ class TreeTrainer(Trainer, ABC):
         self.processes.agree(lambda: self._seal_finished(best))
         if self.validation is not None:
             self.validation.tell(self.output, loaded=best is not None)
+        self.watchdog.note_progress("verifying checkpoints")
         self._clear_finished()
         self.processes.wait()
         last_word(self, time.monotonic() - self._began)
@@ -590,6 +601,7 @@ class TreeTrainer(Trainer, ABC):
         if resume_from_checkpoint is not None:
             restore_rates(self.lr_scheduler)
             self.guards.load(Path(resume_from_checkpoint))
+        self.watchdog.note_progress("the checks before the first step")
         if self.training.checks:
             self.run_checks(prepared[0])
         self.before_first_step(prepared[0], resumed=resume_from_checkpoint is not None)
@@ -647,6 +659,10 @@ class TreeTrainer(Trainer, ABC):
 
     def _prune(self, sealed: Path) -> None:
         self.checkpoints.prune(sealed, best=self.validation and self.validation.best_checkpoint(self.output))
+
+
+def _note_lost_tracker(clock: RunClock, name: str, reason: str) -> None:
+    clock.write("lost", tracker=name, reason=reason)
 
 
 def _only(items: list[Any]) -> Any:

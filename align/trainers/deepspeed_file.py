@@ -18,6 +18,10 @@ FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 """Set by `accelerate launch` for a launch file that names a DeepSpeed file."""
 
 
+STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
+"""Set by `accelerate launch` for a launch file without a DeepSpeed file."""
+
+
 class ZeroSettings(NamedTuple):
     """What the memory and the transfers of ZeRO-3 depend on. Sizes are numbers of values; defaults are DeepSpeed's."""
 
@@ -43,9 +47,7 @@ def zero_settings(path: Path) -> ZeroSettings:
         what = f"is no DeepSpeed file with a section zero_optimization ({type(error).__name__})"
         raise ConfigError(path, what, "Name a file such as recipes/launch/zero3.json") from None
     if stage != 3:
-        raise ConfigError(
-            path, f"is of ZeRO stage {stage}", "Set zero_optimization.stage to 3: other stages are not planned"
-        )
+        raise ConfigError(path, f"is of ZeRO stage {stage}", "Set zero_optimization.stage to 3: no other is supported")
     default = ZeroSettings()
 
     def size(name: str, otherwise: int) -> int:
@@ -67,6 +69,20 @@ def zero_settings(path: Path) -> ZeroSettings:
 
 def _on_cpu(section: Any) -> bool:
     return isinstance(section, dict) and section.get("device", "none") != "none"
+
+
+def require_zero_3() -> None:
+    """Raise ConfigError if the launcher asks for another ZeRO stage than 3: gradient norms, saving and resuming are of
+    sharded weights. Without a DeepSpeed file, accelerate's own setting `zero_stage` counts.
+    """
+    path = Path(os.environ.get(FILE, "none"))
+    if path.is_file():
+        zero_settings(path)
+        return
+    stage = os.environ.get(STAGE, "2")  # accelerate's default
+    if stage != "3":
+        how = "Launch with --config_file recipes/launch/zero3.yaml"
+        raise ConfigError("launch", f"is of ZeRO stage {stage}, and only stage 3 is supported", how)
 
 
 def require_one_optimizer(training: TrainingConfig) -> None:

@@ -11,7 +11,8 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -34,7 +35,8 @@ _EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_")
 _OUTAGE = ("timed out", "timeout", "connection", "connect to", "unreachable", "temporary failure", "502", "503", "504")
 
 Lost = Callable[[str, str], None]
-"""Called with the name of a tracker and the reason for which it was dropped."""
+"""Called with the name of a tracker and the reason for which it was dropped. It must not hold the trainer: the
+thread of a tracker that hangs lives as long as the process."""
 
 
 def guard_trackers(handler: CallbackHandler, arguments: TrainingArguments, lost: Lost) -> None:
@@ -43,6 +45,17 @@ def guard_trackers(handler: CallbackHandler, arguments: TrainingArguments, lost:
     handler.callbacks = [
         GuardedTracker(each, lost) if isinstance(each, classes) else each for each in handler.callbacks
     ]
+
+
+@contextmanager
+def ending_trackers(handler: CallbackHandler) -> Iterator[None]:
+    """End the threads of the trackers after the block, so that none of them keeps a trainer or its model in memory."""
+    try:
+        yield
+    finally:
+        for each in handler.callbacks:
+            if isinstance(each, GuardedTracker):
+                each.end()
 
 
 class GuardedTracker(TrainerCallback):
@@ -54,7 +67,8 @@ class GuardedTracker(TrainerCallback):
         self.is_lost = False
         self._lost = lost
         self._dropping = threading.Lock()
-        self._calls: queue.Queue[Callable[[], None]] = queue.Queue(_BACKLOG)
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_BACKLOG)
+        """None ends the thread."""
         self._began: float | None = None
         """When the present call began."""
         self._thread: threading.Thread | None = None
@@ -88,7 +102,8 @@ class GuardedTracker(TrainerCallback):
         """Have the tracker called for an event of the training."""
         if self.is_lost:
             return
-        if self._began is not None and time.monotonic() - self._began > CALL_SECONDS:
+        began = self._began  # read once: the thread sets it to None
+        if began is not None and time.monotonic() - began > CALL_SECONDS:
             self._drop(f"has not answered for {duration(CALL_SECONDS)}")
             return
         state, control = copy.copy(state), copy.copy(control)  # the training changes them while the tracker reads
@@ -104,6 +119,23 @@ class GuardedTracker(TrainerCallback):
                 self._drop(f"did not finish within {duration(CALL_SECONDS)}")
         else:
             self._put(call)
+
+    def end(self) -> None:
+        """End the thread, once it has made the calls that wait: they hold what events are given, such as the model.
+
+        A call that hangs keeps what it was given.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        try:
+            self._calls.put_nowait(None)
+        except queue.Full:
+            self._drop(f"has {_BACKLOG:,} calls to make still")
+        thread.join(0 if self.is_lost else CALL_SECONDS)
+        if thread.is_alive():
+            self._drop(f"did not finish within {duration(CALL_SECONDS)}")
+        self._calls = queue.Queue(_BACKLOG)
 
     def _call_and_wait(self, call: Callable[[], None], seconds: float) -> bool:
         """Whether the call has ended within the time, or has failed."""
@@ -134,9 +166,12 @@ class GuardedTracker(TrainerCallback):
     def _work(self) -> None:
         while not self.is_lost:
             call = self._calls.get()
+            if call is None:
+                return
             self._began = time.monotonic()
             self._try(call)
             self._began = None
+            call = None  # not held while the thread waits for the next one
 
     def _try(self, call: Callable[[], None]) -> None:
         try:

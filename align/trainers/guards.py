@@ -30,7 +30,7 @@ from align.files import whole_file
 from align.models.fitting import is_finite
 from align.settings import TrainingConfig
 from align.trainers.processes import Processes
-from align.trainers.rollbacks import SKIPPED, Rollback, write_rollbacks
+from align.trainers.rollbacks import SKIPPED, Rollback, skipped_trees, write_rollbacks
 from align.trainers.spikes import SpikeMeter
 from align.trainers.weights import trained_parts
 from align.tree.encode import PromptTree
@@ -175,7 +175,7 @@ class StepGuards:
         rows = self.planned.rows
         ids = tuple(trainer.trees[row].id for row in rows)
         record = [*trainer.rollbacks, Rollback(step, cause, rows, ids)]
-        none_left = set(range(len(trainer.trees))) == {tree for each in record for tree in each.trees}
+        none_left = not trainer.plan.skipping(skipped_trees(record)).has_rows()
         if before >= most or none_left:
             already = f"after {before} roll-backs (steps {', '.join(str(each.step) for each in trainer.rollbacks)}): "
             raise CheckError(
@@ -243,14 +243,16 @@ def corruption(step: int, places: Sequence[tuple[int, str]], what: str) -> Corru
     return CorruptionError(f"step {step}", f"suspected silent data corruption on {named}: {what}", how)
 
 
-def is_same(one: float, two: float, tolerance: float) -> bool:
-    """Whether two results of one computation count as the same. tolerance: relative; 0 for every bit.
+def is_same(one: float, two: float, tolerance: float, scale: float | None = None) -> bool:
+    """Whether two results of one computation count as the same. tolerance: relative to `scale`; 0 for every bit.
+
+    scale: None for the larger of the two. For sums in which terms cancel: the sum of the absolute terms.
 
     Values that are not finite count as the same: infinity may be NaN the next time.
     """
     if not (math.isfinite(one) and math.isfinite(two)):
         return not math.isfinite(one) and not math.isfinite(two)
-    return abs(one - two) <= tolerance * max(abs(one), abs(two))
+    return abs(one - two) <= tolerance * (max(abs(one), abs(two)) if scale is None else scale)
 
 
 def _values(losses: Sequence[BinLoss], norm: float | Tensor) -> StepValues:

@@ -1,8 +1,8 @@
 """A fixed batch that is computed twice now and then, to find a machine that computes wrongly without a spike.
 
-Every process computes the same rows with the same weights, so all values of both passes and of all processes must be
-the same: every bit on a CPU, PROBE_TOLERANCE elsewhere. Under DDP a difference between processes also shows weights
-that differ between them.
+Every process computes the same rows with the same weights. Each compares the values of its two passes one by one, and
+the sum of its values with those of the other processes: they must be the same to the last bit on a CPU, and within
+PROBE_TOLERANCE elsewhere. Under DDP a difference between processes also shows weights that differ between them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from align.tree.pack import RunPlan, TreeBatch, collate
 
 PROBE_TOLERANCE = {False: 1e-4, True: 5e-2}
 """Whether products run in bfloat16 -> the largest allowed difference between two computations of a value on a GPU: in
-nats for a log-probability, in units of the score for a reward model; and between the sums of processes, relative."""
+nats for a log-probability, in units of the score for a reward model; and
+between the sums of processes, relative to the sum of the absolute values."""
 
 
 class Probed(Protocol):
@@ -61,14 +62,14 @@ class Probe:
         tolerance = 0.0 if on_cpu else PROBE_TOLERANCE[trainer.model.low_precision]
         gap = float((first - second).abs().nan_to_num(0.0, 0.0, 0.0).max())
         differs = not torch.equal(first.isfinite(), second.isfinite()) or gap > tolerance
-        total = float(first.double().sum())
-        found = trainer.processes.gathered([float(differs), gap, total])
+        values = first.double()
+        found = trainer.processes.gathered([float(differs), gap, float(values.sum()), float(values.abs().sum())])
         step = trainer.state.global_step
         if ranks := [rank for rank, each in enumerate(found) if each[0]]:
             what = f"two computations of one batch differ by {found[ranks[0]][1]:.3g} in a value"
             raise corruption(step, self._places(ranks), what)
-        middle = median(each[2] for each in found)
-        if ranks := [rank for rank, each in enumerate(found) if not is_same(each[2], middle, tolerance)]:
+        middle, scale = (median(each[place] for each in found) for place in (2, 3))
+        if ranks := [rank for rank, each in enumerate(found) if not is_same(each[2], middle, tolerance, scale)]:
             what = f"the values of one batch sum up to {found[ranks[0]][2]:.9g}, and to {middle:.9g} on other ranks"
             raise corruption(step, self._places(ranks), what)
 

@@ -96,6 +96,14 @@ def require_run_of(folders: CheckpointFolders, rollbacks: Sequence[Rollback], ch
             raise CheckpointError(checkpoint, what, f"Restore {SKIPPED}, or delete {folders.output} to start over")
 
 
+def require_rows_left(plan: RunPlan, output: Path) -> None:
+    """Raise CheckpointError if the record leaves no row to train on, as it may if the run has fewer steps now."""
+    if not plan.has_rows():
+        what = f"leaves out every row of the run's {len(plan):,} steps"
+        how = f"Set more steps (training.epochs, training.max_steps), or delete {output} to start over"
+        raise CheckpointError(output / SKIPPED, what, how)
+
+
 class SkippedRows:
     """Counts what is left out between two log lines, for metrics."""
 

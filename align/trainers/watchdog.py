@@ -27,6 +27,8 @@ STACKS = "stacks"
 
 GATHER_SECONDS = 15.0
 """A process waits this long for the stacks of the others."""
+_WRITE_SECONDS = 5.0
+"""The longest wait for the log, for the file of the stacks and for the last word: their disk may be gone."""
 _BACKUP_SECONDS = 60.0
 """If code outside of Python keeps the interpreter's lock, no thread of Python can run. Then faulthandler, which needs
 no lock, writes the stacks and ends the process this much later."""
@@ -93,12 +95,26 @@ class Watchdog:
                 self._end(seconds)
             elif progress != armed:
                 armed = progress
-                with suppress(OSError, AttributeError):  # in a notebook standard error is no file
-                    faulthandler.dump_traceback_later(seconds + _BACKUP_SECONDS, exit=True)
+                _arm(seconds + _BACKUP_SECONDS)
 
     def _end(self, seconds: float) -> None:
-        """Write the stacks of this process, wait for those of the others, and end the process."""
-        faulthandler.cancel_dump_traceback_later()
+        """Write the stacks of this process, wait for those of the others, and end the process.
+
+        A disk that is gone may be what the process hangs in, and then each write to it hangs too. So the writes are
+        made in threads of their own, and this one waits for each only so long.
+        """
+        _arm(GATHER_SECONDS + _BACKUP_SECONDS)
+        for task, limit in (
+            (lambda: self._report(seconds), _WRITE_SECONDS),
+            (lambda: self._gather_stacks(seconds), GATHER_SECONDS + _WRITE_SECONDS),
+            (self.last_word, _WRITE_SECONDS),
+        ):
+            thread = threading.Thread(target=task, daemon=True)
+            thread.start()
+            thread.join(limit)
+        os._exit(HANG_CODE)
+
+    def _report(self, seconds: float) -> None:
         log.error(
             "rank %d on %s: no progress for %s (training.watchdog_minutes) in %s. The stacks of all processes are in "
             "%s: the one that is in no collective operation hangs, and the others wait for it. The run ends with exit "
@@ -112,13 +128,12 @@ class Watchdog:
         )
         with suppress(OSError, AttributeError):
             faulthandler.dump_traceback(all_threads=True)
+
+    def _gather_stacks(self, seconds: float) -> None:
         began = time.time()
-        with suppress(OSError):  # a full or lost disk may be what the process hangs in
+        with suppress(OSError):  # a full disk
             self._write_stacks()
             self._wait_for_the_others(began - 2 * seconds)
-        threading.Thread(target=self.last_word, daemon=True).start()
-        time.sleep(1.0)
-        os._exit(HANG_CODE)
 
     def _write_stacks(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -138,3 +153,9 @@ class Watchdog:
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}.txt"
+
+
+def _arm(seconds: float) -> None:
+    """Have faulthandler write the stacks and end the process after this time, instead of when it was to do so."""
+    with suppress(OSError, AttributeError):  # in a notebook standard error is no file
+        faulthandler.dump_traceback_later(seconds, exit=True)

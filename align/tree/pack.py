@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
@@ -301,6 +302,16 @@ class RunPlan(Dataset[StepPlan]):
     def planned_rows(self, step: int) -> int:
         """How many trees a step would have if none was skipped."""
         return len(self._planned(step))
+
+    def skipping(self, skipped: Mapping[int, int]) -> RunPlan:
+        """The same plan with other skipped trees."""
+        other = copy(self)
+        other.skipped = dict(skipped)
+        return other
+
+    def has_rows(self) -> bool:
+        """Whether any step has a tree."""
+        return any(self._rows(step).size for step in range(len(self)))
 
     def first_with_rows(self) -> StepPlan:
         """The first step that has any trees."""

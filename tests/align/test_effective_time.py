@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,6 +185,37 @@ def test_a_folder_that_cannot_be_written_to_ends_no_run(tmp_path: Path, monkeypa
     assert machine.clock.effective_time().ratio == pytest.approx(0.75)
     machine.clock.close("finished")
     assert effective_time_of(tmp_path / "missing") is None
+
+
+def test_a_sign_of_life_that_waits_for_the_disk_does_not_follow_the_end(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes signs of life is stopped before it has the lock; meanwhile the run ends."""
+    machine.start(0, 1.0)
+    clock, reached, go = machine.clock, threading.Event(), threading.Event()
+    line = RunClock._line
+
+    def slow(self: RunClock, event: str) -> dict[str, Any]:
+        if event == "alive":
+            reached.set()
+            go.wait(5)
+        return line(self, event)
+
+    monkeypatch.setattr(RunClock, "_line", slow)
+    alive = threading.Thread(target=clock.write, args=("alive",))
+    alive.start()
+    assert reached.wait(5)
+    closing = threading.Thread(target=clock.close, args=("finished",))
+    closing.start()
+    closing.join(0.2)
+    go.set()
+    alive.join()
+    closing.join()
+    clock.write("alive")
+    assert [each["event"] for each in read_starts(machine.folder)] == ["begin", "train", "alive", "end"]
+    found = effective_time_of(machine.folder)
+    assert found is not None
+    assert found.killed == 0
 
 
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def tree(name: str, tokens: int) -> PromptTree:
 class Elsewhere(Processes):
     """Three processes of which this one is real; the others give `others` in the place of what they would compute."""
 
-    others: list[list[float]] = [[0.0, 0.0, 3.0]] * 2
+    others: list[list[float]] = [[0.0, 0.0, 3.0, 3.0]] * 2
 
     def gathered(self, values: Any) -> list[list[float]]:
         return [list(values), *self.others]
@@ -82,6 +82,20 @@ def test_a_process_whose_values_are_not_those_of_the_others_is_named() -> None:
     made, model = probe([0.25, 0.25], count=3)
     with pytest.raises(CorruptionError, match=r"on rank 0 \(m0\): the values of one batch sum up to 1\.5, and to 3 on"):
         made.check(model)
+
+
+def test_sums_of_scores_that_cancel_are_compared_by_the_size_of_the_scores() -> None:
+    """Two sums of scores around 1,000 that differ by rounding, near 0: the same. By more than 1e-4 of them: not."""
+    for apart, same in ((1e-3, True), (0.2, False)):
+        made, model = probe([0.5, 0.5], count=3)
+        made.trainer.args = SimpleNamespace(device=torch.device("meta"))  # type: ignore[misc]
+        made._batch = SimpleNamespace(labels=range(6))  # type: ignore[assignment]
+        made.trainer.processes.others = [[0.0, 0.0, 3.0 + apart, 1000.0]] * 2  # type: ignore[attr-defined]
+        if same:
+            made.check(model)
+        else:
+            with pytest.raises(CorruptionError, match=r"sum up to 3, and to 3\.2 on"):
+                made.check(model)
 
 
 def test_probes_come_before_the_first_step_and_every_n_steps() -> None:

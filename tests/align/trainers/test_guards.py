@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from align.jsonl import write_rows
 from align.manifest import verify_folder
 from align.rows import Message, SFTRow
 from align.settings import GuardsConfig, ModelConfig, TrainingConfig, TreeDataConfig
-from align.trainers.rollbacks import SKIPPED, read_rollbacks, skipped_trees
+from align.trainers.guards import StepGuards
+from align.trainers.rollbacks import SKIPPED, read_rollbacks, require_rows_left, skipped_trees
 from align.trainers.spikes import SpikeMeter
+from align.trainers.watchdog import Watchdog
 from align.tree.pack import RunPlan
 from tests.metrics import metrics_of
 from tests.torture import guards as torture
@@ -363,6 +367,60 @@ def test_a_tree_is_left_out_from_its_earliest_faulty_step_on_and_no_sum_counts_i
     assert plan({row: 0 for row in whole[0].rows}).first_with_rows().rows == tuple(
         row for row in whole[1].rows if row not in whole[0].rows
     )
+
+
+def test_no_row_is_left_if_no_step_of_the_run_has_one_whatever_other_rows_are_encoded(tmp_path: Path) -> None:
+    """Six rows, of which a run of one step uses two: with these two left out there is nothing to train on."""
+    plan = RunPlan([1] * 6, batch_size=2, token_budget=9, epochs=1, max_steps=1, seed=0)
+    assert plan.has_rows()
+    used = plan[0].rows
+    trainer = SimpleNamespace(
+        plan=plan,
+        trees=[SimpleNamespace(id=f"r{n}") for n in range(6)],
+        training=TrainingConfig(output_dir=tmp_path, batch_size=2),
+        state=SimpleNamespace(global_step=0),
+        rollbacks=[],
+        output=tmp_path,
+    )
+    guards = StepGuards(trainer)  # type: ignore[arg-type]
+    guards.planned = plan[0]
+    with pytest.raises(CheckError, match="step 1: the loss is nan"):
+        guards._roll_back("the loss is nan")
+    assert not (tmp_path / SKIPPED).exists()
+    with pytest.raises(CheckpointError, match=r"skipped\.json: leaves out every row of the run's 1 steps"):
+        require_rows_left(plan.skipping(dict.fromkeys(used, 0)), tmp_path)
+    require_rows_left(plan.skipping({used[0]: 0}), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_roll_back_with_a_tracker_leaves_nothing_of_the_trainer_before(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog hears of each part of both starts."""
+    from align.trainers.sft import SFTTrainer
+
+    honest, alive, said = SFTTrainer.__init__, [], []
+    note = Watchdog.note_progress
+
+    def built(self, model, *arguments, **settings):
+        alive.append([each() is not None for each in trainers])
+        trainers.extend((weakref.ref(self), weakref.ref(model)))
+        honest(self, model, *arguments, **settings)
+
+    def noted(self, doing: str) -> None:
+        said.append(doing)
+        note(self, doing)
+
+    trainers: list[weakref.ref] = []
+    monkeypatch.setattr(SFTTrainer, "__init__", built)
+    monkeypatch.setattr(Watchdog, "note_progress", noted)
+    with faults(lambda step, ids: math.nan if step == 3 else 1):
+        train(tmp_path / "run", report_to=["tensorboard"], epochs=1)
+    assert alive == [[], [False, False]]
+    read = ["the start", "reading the starting weights and the rows", "verifying the finished model"]
+    start = [*read, "verifying checkpoints", "the start", "loading", "the checks before the first step"]
+    again = said.index("the start", len(start))
+    assert said[: len(start)] == said[again : again + len(start)] == start
 
 
 def test_two_faults_of_one_tree_count_from_the_earlier_step() -> None:

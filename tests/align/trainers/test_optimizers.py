@@ -16,8 +16,8 @@ from align.optimizers import OPTIMIZERS, UNSUPPORTED, require_usable
 from align.optional import is_installed
 from align.rows import Message, SFTRow
 from align.settings import ModelConfig, TrainingConfig, TreeDataConfig
-from align.trainers.arguments import mapped
-from align.trainers.deepspeed_file import require_one_optimizer
+from align.trainers.arguments import mapped, training_arguments
+from align.trainers.deepspeed_file import require_one_optimizer, require_zero_3
 
 ON_A_CPU = [name for name, facts in OPTIMIZERS.items() if not facts.gpu and "adamw_torch" not in name]
 """The default and its slower twin are left out: every other test trains with the default."""
@@ -149,6 +149,28 @@ def test_the_deepspeed_file_and_the_config_do_not_both_name_an_optimizer(
     else:
         with pytest.raises(ConfigError, match=message):
             require_one_optimizer(training(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, None])
+def test_another_zero_stage_than_3_is_refused_before_anything_is_loaded(
+    stage: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deepspeed.json"
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    path.write_text(json.dumps({} if stage is None else {"zero_optimization": {"stage": stage}}))
+    message = f"is of ZeRO stage {stage}.* Set zero_optimization.stage to 3"
+    with pytest.raises(ConfigError, match="is no DeepSpeed file with a section" if stage is None else message):
+        require_zero_3()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("DS_ACCELERATOR", "")
+    with pytest.raises(ConfigError, match="zero_optimization"):
+        training_arguments(training(output_dir=tmp_path / "run"), ModelConfig(path="gpt2"))
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    require_zero_3()
+    monkeypatch.delenv("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", str(stage))
+    with pytest.raises(ConfigError, match=f"launch: is of ZeRO stage {stage}, and only stage 3 is supported"):
+        require_zero_3()
 
 
 # Training

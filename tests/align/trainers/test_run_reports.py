@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import shlex
+import threading
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +19,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
+from transformers.trainer_callback import CallbackHandler
 
 from align.config import load_config
-from align.errors import ConfigError
+from align.errors import ConfigError, RolledBack
 from align.jsonl import write_rows
 from align.models.loading import load_policy, load_reward_model
 from align.reporting import logger
 from align.rows import Message, PreferenceRow
 from align.settings import ModelConfig, TrainingConfig
 from align.trackers import TRACKERS
-from align.trainers.guarded_trackers import GuardedTracker, is_outage
+from align.trainers.guarded_trackers import GuardedTracker, ending_trackers, is_outage
 from align.trainers.summary import next_commands, steps_line
 from align.trainers.throughput import Arithmetic, arithmetic
 from align.trainers.trackers import (
@@ -393,6 +396,72 @@ def test_a_tracker_that_fails_or_hangs_is_dropped_with_one_word_and_stops_nothin
     assert len(lost) == 1
     assert lost[0].startswith(said)
     assert server.seen == seen
+
+
+class Model:
+    """What a weak reference can watch."""
+
+
+def test_a_tracker_whose_training_has_left_holds_no_model() -> None:
+    tracker, lost = guarded(Server())
+    model = Model()
+    watched, handler = weakref.ref(model), CallbackHandler([tracker], None, None, None, None)
+
+    def leave(model: Any) -> None:
+        with ending_trackers(handler):
+            tracker.on_log(None, TrainerState(), None, logs={"loss": 1.0}, model=model)  # type: ignore[attr-defined]
+            raise RolledBack("step 1", "the loss is nan", "Resume")
+
+    with pytest.raises(RolledBack) as caught:
+        leave(model)
+    del model, caught
+    assert watched() is None
+    assert tracker.tracker.seen == [(0, 1.0)], "the call that waited was made"  # type: ignore[attr-defined]
+    assert lost == []
+
+
+def test_a_tracker_that_waits_holds_nothing_of_its_last_call() -> None:
+    done = threading.Event()
+    tracker, _ = guarded(Server(at_log=done.set))
+    model = Model()
+    watched = weakref.ref(model)
+    tracker.on_log(None, TrainerState(), None, logs={"loss": 1.0}, model=model)
+    del model
+    assert done.wait(5)
+    deadline = time.monotonic() + 5
+    while watched() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watched() is None
+    tracker.end()
+
+
+def test_a_tracker_that_hangs_is_left_when_the_training_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("align.trainers.guarded_trackers.CALL_SECONDS", 0.1)
+    free = threading.Event()
+    tracker, lost = guarded(Server(at_log=lambda: free.wait(9)))
+    model = Model()
+    watched = weakref.ref(model)
+    for each in (None, model):
+        tracker.on_log(None, TrainerState(), None, logs={"loss": 1.0}, model=each)
+    del model, each
+    tracker.end()
+    free.set()
+    assert lost == ["Server did not finish within 0 s"]
+    assert watched() is None, "a call that only waited holds nothing"
+
+
+def test_the_time_of_a_call_is_read_once() -> None:
+    """The thread sets it to None when the call ends, which may be between two reads."""
+    times: list[float | None] = [0.0, None]
+
+    class Ending(GuardedTracker):
+        _began = property(lambda self: times.pop(0) if times else None, lambda self, value: None)  # type: ignore[assignment]
+
+    tracker = Ending(Server(), lambda name, reason: None)
+    times[:] = [time.monotonic(), None]
+    tracker.on_log(None, TrainerState(), None, logs={"loss": 1.0})  # type: ignore[attr-defined]
+    assert not tracker.is_lost
+    tracker.end()
 
 
 def test_a_key_that_is_not_valid_is_no_outage() -> None:

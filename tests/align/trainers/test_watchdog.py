@@ -6,12 +6,14 @@ import inspect
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from align.leaving import HANG_CODE
+from align.trainers import watchdog as module
 from align.trainers.slow_ranks import IN_A_ROW, SlowRanks
 from align.trainers.step_times import SAVING, WORK, Spent, StepTimes
 from align.trainers.watchdog import STACKS, Watchdog
@@ -64,6 +66,26 @@ def test_a_process_waits_for_the_stacks_of_the_others_and_not_for_old_ones(tmp_p
         patch.setattr("align.trainers.watchdog.GATHER_SECONDS", 0.3)
         watchdog._wait_for_the_others(time.time() + 5)
     assert time.monotonic() - began >= 0.3
+
+
+def test_a_disk_and_a_log_that_never_answer_do_not_keep_the_process_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, ended, armed = threading.Event(), [], []
+    for name in ("GATHER_SECONDS", "_WRITE_SECONDS"):
+        monkeypatch.setattr(module, name, 0.05)
+    monkeypatch.setattr(module, "_arm", armed.append)
+    monkeypatch.setattr(module.faulthandler, "dump_traceback", lambda *arguments, **more: None)
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    monkeypatch.setattr(module.log, "error", lambda *words: gone.wait(20))
+    monkeypatch.setattr(Path, "mkdir", lambda *arguments, **more: gone.wait(20))
+    watchdog = Watchdog(tmp_path, rank=0, ranks=1, seconds=1.0, last_word=lambda: gone.wait(20) or None)
+    thread = threading.Thread(target=watchdog._end, args=(1.0,), daemon=True)
+    thread.start()
+    thread.join(5)
+    gone.set()
+    assert ended == [HANG_CODE]
+    assert armed == [0.05 + module._BACKUP_SECONDS], "the backup needs no thread of Python"
 
 
 def test_progress_keeps_a_process_alive_and_nothing_is_watched_afterwards(tmp_path: Path) -> None:
