@@ -17,7 +17,7 @@ from align.errors import RowError
 
 Record = dict[str, Any]
 
-MAX_RECORD_BYTES = 16 * 2**20
+MAX_RECORD_BYTES = 8 * 2**20
 """A longer line, or element of an array, is refused. As Python's objects, JSON may take 25 times its size."""
 MAX_NESTING = 100
 """Levels of lists and objects in one record. Python's own limit is about 1,000, for all that is done with a record."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -341,7 +342,7 @@ def test_only_weights_that_zero_3_trains_or_a_merge_writes_are_bfloat16_by_confi
     found = {
         path.relative_to(ROOT / "recipes" / "configs").as_posix()
         for path in (ROOT / "recipes" / "configs").rglob("*.yaml")
-        if any(word in path.read_text() for word in ("dtype: bf", "dtype: float", "precision: bf", "precision: fp"))
+        if re.search(r"^[^#\n]*(dtype: (bf|float)|precision: (bf|fp))", path.read_text(), re.MULTILINE)
     }
     sizes = ("8b", "70b", "405b")
     training = {f"{stage}/llama3.1-{size}.yaml" for stage in ("sft", "reward", "dpo") for size in sizes}
