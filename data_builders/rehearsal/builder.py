@@ -1,8 +1,9 @@
 """Build all demo data for `make rehearsal`, which runs the whole recipe on a small model.
 
-It writes `preferences`, `preferences.heldout`, `tools`, `tools.heldout`, `questions.heldout`, with a dev_ratio
-`questions.dev`, with heldout_limits `prompts.heldout`, and for each round `questions.round-N` and `prompts.round-N`,
-each as JSONL with a manifest. The rows of `preferences` are divided among the rounds by their column `round`.
+It writes `preferences`, `preferences.heldout`, `tools`, `tools.heldout`, `questions.heldout`, with tools.pairs
+`tools.preferences`, with a dev_ratio `questions.dev`, with heldout_limits `prompts.heldout`, and for each round
+`questions.round-N` and `prompts.round-N`, each as JSONL with a manifest.
+The rows of `preferences` are divided among the rounds by their column `round`.
 
 The data is split by entity, function or question before any row is made, so held-out data is never used for training,
 probing or sampling. Training rows that match a held-out or evaluation prompt word for word are dropped.
@@ -29,7 +30,8 @@ from data_builders.questions.from_facts import QuestionsConfig, finish_training_
 from data_builders.rehearsal.general_pairs import GeneralConfig, general_pairs
 from data_builders.rehearsal.judged_answers import JudgedConfig, judged_pairs
 from data_builders.row_set import RowSet, characters
-from data_builders.tool_use.imported import ImportedDialogsConfig, kind_of, tool_rows
+from data_builders.tool_use.imported import ImportedDialogsConfig, tool_rows
+from data_builders.tool_use.imported_pairs import imported_pairs, kind_of
 
 PromptSource = Literal["nq-open", "llamafactory/alpaca_en_demo", "llamafactory/dpo_en_demo"]
 
@@ -85,6 +87,7 @@ def build(config: RehearsalConfig, output: Path) -> Path:
     _limit_preferences(preferences, config.judged.limit, config.general.limit, config.seed)
     preferences.rows = [_of_a_round(row, config) for row in preferences.rows]
     tools.drop_matches(evaluation)
+    tool_pairs = imported_pairs(tools.rows, config.tools.pairs, config.seed)
     tools.limit_each(kind_of, config.tools.limits, config.seed)
     files: dict[str, RowSet[Any]] = {
         "preferences": preferences,
@@ -93,6 +96,8 @@ def build(config: RehearsalConfig, output: Path) -> Path:
         "tools.heldout": heldout_tools,
         "questions.heldout": heldout_questions,
     }
+    if config.tools.pairs:
+        files["tools.preferences"] = tool_pairs
     if config.questions.dev_ratio:
         files["questions.dev"] = dev_questions
     if config.prompts.heldout_limits:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -25,8 +25,7 @@ from data_builders.packaged import GLAIVE, ToolDialog, provenance, tool_dialogs
 from data_builders.quality.decontamination import Decontamination
 from data_builders.quality.settings import DecontaminationConfig
 from data_builders.row_set import RowSet, characters, read_row_set
-
-Kind = Literal["call", "answer", "no-call"]
+from data_builders.tool_use.imported_pairs import Kind, PairKind, imported_pairs, kind_of
 
 
 class ToolDialogsConfig(Section):
@@ -40,10 +39,14 @@ class ToolDialogsConfig(Section):
     """Rows to train on, by kind of turn; a kind that is not listed has no limit."""
     heldout_limits: dict[Kind, int] = Field(default_factory=dict)
     """Rows held out, by kind of turn."""
+    pairs: dict[PairKind, int] = Field(default_factory=dict)
+    """Preference pairs by kind of turn, from all turns that are not held out: the right message over one that calls
+    where text is right, or that has no call or other arguments. They are written to `tools.preferences.jsonl`; by
+    default there are none."""
 
 
 class ImportedDialogsConfig(ToolDialogsConfig, Reading):
-    """Tool dialogs alone: `tools.jsonl` and `tools.heldout.jsonl`."""
+    """Tool dialogs alone: `tools.jsonl`, `tools.heldout.jsonl`, and with pairs `tools.preferences.jsonl`."""
 
     path: InputSources | None = None
     """Dialogs with their functions (SFT rows, OpenAI, ShareGPT, Glaive, or BFCL with possible answers); None
@@ -57,7 +60,7 @@ class ImportedDialogsConfig(ToolDialogsConfig, Reading):
 
 
 def build(config: ImportedDialogsConfig, output: Path) -> Path:
-    """Write `tools.jsonl` and `tools.heldout.jsonl` into the folder `output`."""
+    """Write `tools.jsonl`, `tools.heldout.jsonl` and with pairs `tools.preferences.jsonl` into the folder `output`."""
     source, dialogs, read = GLAIVE, None, RowSet[SFTRow]()
     if config.path is not None:
         source = Path(sources_of(config.path)[0].path).stem
@@ -68,10 +71,14 @@ def build(config: ImportedDialogsConfig, output: Path) -> Path:
     evaluation = Decontamination.of(config.evaluation, config.decontamination, config.bad_rows)
     evaluation.add_prompts(heldout.rows)
     train.drop_matches(evaluation)
+    pairs = imported_pairs(train.rows, config.pairs, config.seed)
     train.limit_each(kind_of, config.limits, config.seed)
     inputs = identities_of([*config.evaluation, *(sources_of(config.path) if config.path else ())])
     notes = {"provenance": provenance((GLAIVE,))} if dialogs is None else {}
-    for name, part in (("tools", train), ("tools.heldout", heldout)):
+    parts: dict[str, RowSet[Any]] = {"tools": train, "tools.heldout": heldout}
+    if config.pairs:
+        parts["tools.preferences"] = pairs
+    for name, part in parts.items():
         part.write(output / f"{name}.jsonl", config=dump(config), inputs=inputs, notes=notes)
     return output
 
@@ -126,13 +133,6 @@ def held_out_functions(dialogs: Sequence[ToolDialog], share: float, seed: int) -
 def function_names(messages: Messages, tools: Sequence[Any]) -> set[str]:
     """Names of the functions that a dialog offers or calls."""
     return {tool.name for tool in tools} | {call.name for message in messages for call in message.tool_calls}
-
-
-def kind_of(row: SFTRow) -> Kind:
-    """The kind of a row's last turn."""
-    if row.messages[-1].tool_calls:
-        return "call"
-    return "answer" if row.messages[-2].role == "tool" else "no-call"
 
 
 def _first_bad_call(dialog: ToolDialog) -> tuple[int, str]:

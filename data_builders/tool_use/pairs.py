@@ -53,7 +53,7 @@ def _wrong(message: Message, dialog: ExecutedDialog, rng: random.Random) -> tupl
     call = message.tool_calls[at]
     offered = next(each for each in dialog.offered if each.tool.spec.name == call.name)
     if rng.random() < 0.15:
-        return "no call", Message(role="assistant", content=rng.choice(_NO_CALL))
+        return "no call", Message(role="assistant", content=rng.choice(NO_CALL))
     others = [each.tool.spec.name for each in dialog.offered if each is not offered]
     if others and rng.random() < 0.3:
         return "wrong function", _with(message, at, ToolCall(name=rng.choice(others), arguments=call.arguments))
@@ -70,13 +70,14 @@ def _wrong(message: Message, dialog: ExecutedDialog, rng: random.Random) -> tupl
     return None
 
 
-_NO_CALL = (
+NO_CALL = (
     "Sure, I can help with that. What else do you need?",
     "I have done that for you.",
     "I don't have a function for this request.",
     "None of the functions that I have can do that.",
     "Let me think about it. The result should be clear soon.",
 )
+"""Texts without a call, where a call is right."""
 
 
 def _with(message: Message, at: int, call: ToolCall) -> Message:
