@@ -164,7 +164,7 @@ def _compared(
     from align.judges.pair_judge import MAX_TOKENS, PairJudge, PairRequest
 
     assert config.judge is not None
-    greedy = config.judge_sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
+    greedy = config.judge_sampling.greedy(MAX_TOKENS)
     engine = GenerationEngine.from_settings(config.judge, greedy)
     pairs = [PairRequest(row.prompt, *both) for row, *both in zip(prompts, answers, others, strict=True)]
     found = PairJudge(engine).preferences(pairs)

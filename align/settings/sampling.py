@@ -115,6 +115,10 @@ class SamplingConfig(Section):
             raise ValueError(f"sampling.threads is {self.threads}, which the backend {self.backend} does not read")
         return self
 
+    def greedy(self, max_completion_tokens: int) -> Self:
+        """These settings for a model that is asked for one short reply: the most likely token each time."""
+        return self.model_copy(update={"temperature": 0.0, "max_completion_tokens": max_completion_tokens})
+
     def result_settings(self) -> dict[str, Any]:
         """The settings that completions depend on, for keys of results.
 

@@ -162,7 +162,7 @@ class _Models:
         from align.judges.model_judge import MAX_TOKENS, ModelJudge
 
         config = self._config
-        greedy = config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
+        greedy = config.sampling.greedy(MAX_TOKENS)
         return ModelJudge(self._judge or self._load(config.judge_model, config.judge_chat, greedy))
 
     def writer(self) -> GenerationEngine:

@@ -20,20 +20,22 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align.generation.engine import GenerationEngine
 from align.rows import Row
+from data_builders.quality.asking import greedy_engine, key_settings, read_number
 from data_builders.quality.encoders import encoder_of, encoder_path
-from data_builders.quality.grades import read_grade
 from data_builders.quality.rank import mean_of_known, rank_ratios
 from data_builders.quality.settings import DifficultyConfig
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
 from data_builders.quality.texts import asked_text, dialog_text
+
+if TYPE_CHECKING:
+    from align.generation.engine import GenerationEngine
 
 INTENTIONS = """\
 {text}
@@ -80,7 +82,8 @@ class Difficulty(Step):
         found = {"model": input_fingerprint(self._config.model.path)}
         if self._config.intentions:
             found["encoder"] = input_fingerprint(encoder_path(self._config))
-        return self._config.model_dump(mode="json") | {"fingerprints": found}
+        asked = self._config.sampling.greedy(MAX_TOKENS)
+        return key_settings(self._config, asked) | {"fingerprints": found}
 
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the tags of each row as the model names them, and its grade. None for a reply that cannot be read."""
@@ -91,7 +94,7 @@ class Difficulty(Step):
             tags = [read_tags(reply) or None if reply is not None else None for reply in self._engine.replies(asked)]
         if self._config.grade:
             asked = [DIFFICULTY.format(dialog=dialog_text(row)) for row in rows]
-            grades = [read_grade(reply, 3) if reply is not None else None for reply in self._engine.replies(asked)]
+            grades = [read_number(reply, 3) for reply in self._engine.replies(asked)]
         return Examined({}, {"tags": pa.array(tags, pa.list_(pa.string())), "grade": pa.array(grades, pa.int8())})
 
     def choose(self, data: ExaminedRows) -> list[Choice]:
@@ -123,9 +126,7 @@ class Difficulty(Step):
     def _engine(self) -> GenerationEngine:
         if self._given is not None:
             return self._given
-        assert self._config.model is not None
-        changes = {"temperature": 0.0, "max_completion_tokens": MAX_TOKENS}
-        return GenerationEngine.from_settings(self._config.model, self._config.sampling.model_copy(update=changes))
+        return greedy_engine(self._config.model, self._config.sampling, MAX_TOKENS)
 
     def _intentions(self, data: ExaminedRows, shard: int) -> list[list[str] | None]:
         """The normalized tags of each row of a shard, each once; None for a row without a reply."""

@@ -9,7 +9,6 @@ far they agree is in the manifest.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from align.rows import Row
+from data_builders.quality.asking import greedy_engine, key_settings, read_number
 from data_builders.quality.pipeline import number_of
 from data_builders.quality.rank import mean_of_known, rank_ratios
 from data_builders.quality.settings import GradesConfig
@@ -44,7 +44,6 @@ Grade the code in the last answer of this dialog with 1 or 2. 2: it has no bug, 
 
 MAX_TOKENS = 8
 """Enough for one number, in any tokenizer."""
-_NUMBER = re.compile(r"\d+")
 REASON = "not marked as high quality"
 
 
@@ -68,7 +67,8 @@ class Grades(Step):
 
         models = {"reward_model": self._config.reward_model, "judge": self._config.judge}
         found = {name: input_fingerprint(model.path) for name, model in models.items() if model is not None}
-        return self._config.model_dump(mode="json") | {"fingerprints": found}
+        asked = self._config.sampling.greedy(MAX_TOKENS) if self._config.judge is not None else None
+        return key_settings(self._config, asked) | {"fingerprints": found}
 
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the reward of each row, its grade, and whether the grade is the highest one."""
@@ -144,13 +144,9 @@ class Grades(Step):
 
     @cached_property
     def _engine(self) -> GenerationEngine:
-        from align.generation.engine import GenerationEngine
-
         if self._given is not None:
             return self._given
-        assert self._config.judge is not None
-        greedy = self._config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
-        return GenerationEngine.from_settings(self._config.judge, greedy)
+        return greedy_engine(self._config.judge, self._config.sampling, MAX_TOKENS)
 
     def _rewards(self, rows: Sequence[Row]) -> list[float]:
         from align.judges.judge import ScoreRequest
@@ -162,7 +158,7 @@ class Grades(Step):
         """The grade of each row. None for a reply without one, and for a dialog that the judge cannot read whole."""
         asked = [(CODE if is_code(row) else GENERAL).format(dialog=dialog_text(row)) for row in rows]
         return [
-            None if reply is None else read_grade(reply, 2 if is_code(row) else 3)
+            read_number(reply, 2 if is_code(row) else 3)
             for row, reply in zip(rows, self._engine.replies(asked), strict=True)
         ]
 
@@ -201,12 +197,6 @@ def agreement(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, flo
         if chance < 1:
             found["kappa"] = (agree - chance) / (1 - chance)
     return found
-
-
-def read_grade(text: str, highest: int) -> int | None:
-    """The grade in a reply, from 1 to `highest`; None if it has no number, several different ones, or another one."""
-    numbers = {int(number) for number in _NUMBER.findall(text)}
-    return numbers.pop() if len(numbers) == 1 and numbers <= set(range(1, highest + 1)) else None
 
 
 def is_code(row: Row) -> bool:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from align.optional import library
 from align.rows import Row
+from data_builders.quality.asking import key_settings
 from data_builders.quality.encoders import encoder_of, encoder_path
 from data_builders.quality.paraphrases import Compared, compared, numbers_in, says_other
 from data_builders.quality.pipeline import number_of
@@ -69,7 +70,7 @@ class SemanticDuplicates(Step):
         from align.manifest import input_fingerprint
 
         found = input_fingerprint(encoder_path(self._config))
-        return self._config.model_dump(mode="json") | {"fingerprint": found, "rated": [one.name for one in self._rated]}
+        return key_settings(self._config) | {"fingerprint": found, "rated": [one.name for one in self._rated]}
 
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the vector of the dialog as half floats, the score, and a hash of what must be equal."""

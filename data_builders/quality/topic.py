@@ -10,26 +10,28 @@ the user says. How often the tagger is right on prompts that it has not learned 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from align.errors import ConfigError
-from align.generation.engine import GenerationEngine
 from align.rows import Row
 from align.strict_yaml import read_yaml
+from data_builders.quality.asking import greedy_engine, key_settings, read_number
 from data_builders.quality.encoders import encoder_of, encoder_path
 from data_builders.quality.linear import fit
 from data_builders.quality.settings import TopicConfig
 from data_builders.quality.steps import Choice, Examined, ExaminedRows, Step
 from data_builders.quality.texts import asked_text
+
+if TYPE_CHECKING:
+    from align.generation.engine import GenerationEngine
 
 PACKAGED = Path(__file__).with_name("topic_seed.yaml")
 
@@ -45,7 +47,6 @@ Reply with the number of the topic only."""
 MAX_TOKENS = 8
 """Enough for one number, in any tokenizer."""
 _FOLDS = 5
-_NUMBER = re.compile(r"\d+")
 
 
 class Seed(NamedTuple):
@@ -90,7 +91,8 @@ class Topics(Step):
         config = self._config
         model = encoder_path(config) if config.tagger is None else config.tagger.path
         found = {"model": input_fingerprint(model), "seed": input_fingerprint(config.seed or PACKAGED)}
-        return config.model_dump(mode="json") | {"fingerprints": found}
+        asked = config.sampling.greedy(MAX_TOKENS) if config.tagger is not None else None
+        return key_settings(config, asked) | {"fingerprints": found}
 
     def examine(self, rows: Sequence[Row]) -> Examined:
         """Keep the number of each row's topic."""
@@ -127,8 +129,7 @@ class Topics(Step):
         config = self._config
         if config.tagger is None:
             return ClassifierTagger(self._seed, encoder_of(config, "topic.encoder"), config.l2)
-        greedy = config.sampling.model_copy(update={"temperature": 0.0, "max_completion_tokens": MAX_TOKENS})
-        return ModelTagger(self._seed, self._engine or GenerationEngine.from_settings(config.tagger, greedy))
+        return ModelTagger(self._seed, self._engine or greedy_engine(config.tagger, config.sampling, MAX_TOKENS))
 
 
 class ClassifierTagger:
@@ -176,16 +177,11 @@ class ModelTagger:
     def topics(self, texts: Sequence[str]) -> list[int | None]:
         listed = "\n".join(f"{n}. {coarse}: {fine}" for n, (coarse, fine) in enumerate(self._seed.topics, 1))
         replies = self._engine.replies([ASKED.format(text=text, topics=listed) for text in texts])
-        return [None if reply is None else read_topic(reply, len(self._seed.topics)) for reply in replies]
+        numbers = [read_number(reply, len(self._seed.topics)) for reply in replies]
+        return [None if number is None else number - 1 for number in numbers]
 
     def held_out(self) -> list[int | None]:
         return self.topics(self._seed.prompts)
-
-
-def read_topic(reply: str, topics: int) -> int | None:
-    """The topic that a reply names, counted from 0; None if it has no number, several, or one that is no topic's."""
-    numbers = {int(number) for number in _NUMBER.findall(reply)}
-    return numbers.pop() - 1 if len(numbers) == 1 and numbers <= set(range(1, topics + 1)) else None
 
 
 def confusion(seed: Seed, found: Sequence[int | None]) -> dict[str, Any]:

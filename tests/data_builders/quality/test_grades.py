@@ -18,7 +18,7 @@ from align.judges.reward_model import RewardModelJudge
 from align.rows import SFTRow
 from align.settings import ModelConfig
 from data_builders.quality.builder import QualityConfig, build
-from data_builders.quality.grades import Grades, agreement, in_top, read_grade
+from data_builders.quality.grades import Grades, agreement, in_top
 from data_builders.quality.pipeline import Decision, Job, Pipeline
 from data_builders.quality.settings import GradesConfig
 from tests.data_builders.quality.made_rows import dialog
@@ -135,11 +135,3 @@ def test_kappa_is_that_of_the_textbook() -> None:
     assert (found["both"], found["reward_model_only"], found["judge_only"], found["neither"]) == (20, 5, 10, 15)
     assert found["kappa"] == pytest.approx(0.4)
     assert "kappa" not in agreement(one | True, one | True)
-
-
-@pytest.mark.parametrize(
-    "text, grade",
-    [("3", 3), ("Grade: 2.", 2), ("4", None), ("3 of 3", 3), ("2 or 3", None), ("good", None), ("0", None)],
-)
-def test_a_grade_is_the_one_number_of_the_reply(text: str, grade: int | None) -> None:
-    assert read_grade(text, 3) == grade

@@ -21,7 +21,7 @@ from data_builders.quality.builder import QualityConfig, build
 from data_builders.quality.linear import fit
 from data_builders.quality.pipeline import Job, Pipeline
 from data_builders.quality.settings import TopicConfig
-from data_builders.quality.topic import PACKAGED, ClassifierTagger, Seed, Topics, read_seed, read_topic
+from data_builders.quality.topic import PACKAGED, ClassifierTagger, Seed, Topics, read_seed
 from data_builders.quality.why import explanations
 from tests.data_builders.quality.made_rows import dialog
 from tests.fakes import FakeBackend
@@ -89,14 +89,6 @@ def test_a_seed_that_cannot_be_used_is_refused(text: str, message: str, tmp_path
     (tmp_path / "seed.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_seed(tmp_path / "seed.yaml")
-
-
-@pytest.mark.parametrize(
-    "reply, topic",
-    [("3", 2), ("Topic 3.", 2), ("1 or 2", None), ("0", None), ("52", None), ("maths", None), ("", None)],
-)
-def test_a_topic_is_the_one_number_of_a_reply(reply: str, topic: int | None) -> None:
-    assert read_topic(reply, 51) == topic
 
 
 def test_a_model_tags_the_rows_and_is_checked_on_the_labelled_prompts(chatml_tokenizer: Any, tmp_path: Path) -> None:
