@@ -10,7 +10,7 @@
 # make knowledge        find what a model does not know and train on it: three seeds, held-out facts before and after
 # make preferences      a reward model on pairs that people judged, each part held out in turn, with and without edits
 # make killed-rehearsal two rehearsals, one of them killed ten times at random moments: the same bytes (about an hour)
-# make torture          kill, damage, fill up and attack runs of tiny models; seeds in the output (under an hour)
+# make torture          kill, damage, fill up and attack runs of tiny models; seeds in the output
 # make docs             the documentation as a site, in runs/site/; broken links are errors
 # make assets           download the model and data that these commands need
 # make system-packages  install the programs that some tests need (apt-get): bubblewrap and a headless Chromium
@@ -154,8 +154,8 @@ check: style
 	$(BIN)/mypy
 	$(BANDIT)
 
-# It warns of exceptions that are not needed, also of needed ones: once for each part of a line. Findings go to stdout.
-BANDIT := $(BIN)/bandit -q -c pyproject.toml -r align data_builders eval recipes 2>/dev/null
+# bandit warns of exceptions that are not needed, also of needed ones: once for each part of a line.
+BANDIT := $(BIN)/bandit -q -c pyproject.toml -r align data_builders eval recipes
 
 # torch is not in the constraints, since its build depends on the machine. Packages are looked up, and not installed.
 audit: $(STAMP)

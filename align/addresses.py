@@ -76,6 +76,8 @@ def place_of(url: str) -> Place:
         _check_literal(host)
     elif not _NAME.fullmatch(host):
         raise ValueError("has no host name" if not host else f"has the host {host!r}, which is no name")
+    elif len(name := host.removesuffix(".")) > 253 or not all(0 < len(label) <= 63 for label in name.split(".")):
+        raise ValueError("has a host name that is too long (253 characters, 63 between two dots), or two dots in a row")
     return Place(parts.scheme, host, port or PORTS[parts.scheme])
 
 

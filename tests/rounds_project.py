@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from align.config import load_config
 from align.rounds.driver import run_rounds
 from align.rounds.plan import RoundsConfig, plan
 from align.rounds.stage import Stage
+from tests.processes import TIMEOUT
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,6 +89,20 @@ def run(recipe):
 if __name__ == "__main__":
     main(FailRecipe, run)
 '''
+
+
+def wait_for(question: Callable[[], Any], driver: subprocess.Popen[str]) -> None:
+    """Wait until a driver has done something; it must not end before.
+
+    The limit is for a driver that hangs: each process that it starts takes seconds on a machine with other work.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    while not question():
+        has_ended = driver.poll() is not None
+        if has_ended and not question():
+            raise AssertionError(f"it ended too early:\n{driver.communicate()[0][-4000:]}")
+        assert time.monotonic() < deadline, f"what was waited for did not come within {TIMEOUT:.0f} s"
+        time.sleep(0.01)
 
 
 class Project:

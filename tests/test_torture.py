@@ -3,6 +3,7 @@
 Those of the other rows are elsewhere. kills, stops, disk, time: tests/align/trainers/test_stops.py; sampling:
 tests/align/sampling/test_candidates.py; guards: tests/align/trainers/test_guards.py; hub, addresses: all of it, in
 tests that are run anyway; malformed: tests/recipes/test_malformed.py; typed: tests/align/chat/test_protocols.py.
+restarts has no short form.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import itertools
 import json
 import random
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.torture import damage, run
+from tests.processes import PYTHON, Started
+from tests.torture import damage, kills, run
 from tests.torture.run import ROWS, Row
 
 GOOD = {"test": "kills", "tried": 3, "failures": []}
@@ -140,3 +144,46 @@ def test_a_damage_that_is_not_found_is_a_failure(tmp_path: Path, tiny_checkpoint
     assert {(each.file, each.damage) for each in everything} == set(
         itertools.product(interrupted.files, damage.DAMAGES)
     )
+
+
+def test_the_row_of_typed_tokens_has_the_dialogs_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in the environment of the one who starts it."""
+    monkeypatch.setenv("TORTURE_CASES", "10")
+    (typed,) = (row for row in ROWS if row.name == "typed")
+    assert f"{runpy.run_path(str(run.ROOT / typed.program))['CASES']:,} dialogs" in typed.test
+
+
+@pytest.mark.slow
+def test_only_sigkill_counts_as_a_kill() -> None:
+    def ended(code: str) -> Started:
+        started = Started([PYTHON, "-c", code], real=True)
+        started.wait()
+        return started
+
+    shot = ended("import os; os.kill(os.getpid(), 9)")
+    assert kills.was_killed(shot, by_kill=True)
+    assert not kills.was_killed(ended(""), by_kill=False)
+    with pytest.raises(kills.Failed, match="not killed, and ended with 3: the disk is full"):
+        kills.was_killed(ended("print('the disk is full'); raise SystemExit(3)"), by_kill=False)
+    with pytest.raises(kills.Failed, match="not killed, and ended with -9"):
+        kills.was_killed(shot, by_kill=False)
+    with pytest.raises(kills.Failed, match="killed, and ended with 0"):
+        kills.was_killed(ended(""), by_kill=True)
+    rng = random.Random(1)
+    with pytest.raises(kills.Failed, match="not killed, and ended with 3"):
+        kills.kill_at_a_moment(ended("raise SystemExit(3)"), 1, 0.1, rng)
+    assert not kills.kill_at_a_moment(ended(""), 1, 0.1, rng)
+    sleeping = Started([PYTHON, "-c", "import time; time.sleep(99)"], real=True)
+    assert kills.kill_at_a_moment(sleeping, 1, 0.1, rng)
+
+
+def test_a_start_that_fails_without_a_kill_is_a_failure_and_ends_the_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> bool:
+        raise kills.Failed("not killed, and ended with 1: Traceback")
+
+    monkeypatch.setattr(kills, "Runs", lambda folder, rng: SimpleNamespace(kill_in=fails))
+    found = kills.kills(2, 1, tmp_path)
+    assert found["tried"] == len(found["failures"]) == 2
+    assert "saving: not killed, and ended with 1: Traceback" in found["failures"][0]

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,11 +83,14 @@ def parquet_batch_rows(path: Path) -> int:
 def refuse_compressed_arrow(folder: Path) -> None:
     """Raise RowError for a folder of `save_to_disk` with an Arrow file whose buffers are compressed.
 
-    Only the messages' metadata is read.
+    `datasets` reads the files that the folder's `state.json` names, whatever their endings are; one outside of the
+    folder is refused too. Only the messages' metadata is read.
     """
     import pyarrow as pa
 
-    for file in sorted(folder.rglob("*.arrow")):
+    for file in sorted({*folder.rglob("*.arrow"), *_saved_files(folder)}):
+        if file.stat().st_size == 0:
+            continue
         with pa.memory_map(str(file)) as source:
             try:
                 messages = pa.ipc.MessageReader.open_stream(source)
@@ -94,7 +99,31 @@ def refuse_compressed_arrow(folder: Path) -> None:
                         what = "has compressed buffers, which `save_to_disk` does not write"
                         raise RowError(file, what, "Save the dataset again")
             except (pa.ArrowInvalid, StopIteration, struct.error):
-                return  # `datasets` reads it next, and says what is wrong with it
+                continue  # `datasets` reads it next, and says what is wrong with it
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The files that a saved dataset names, or those of each split of a dictionary of datasets."""
+    splits = _named(folder / "dataset_dict.json", folder, lambda found: found["splits"])
+    files = [
+        file
+        for part in (folder, *splits)
+        for file in _named(part / "state.json", part, lambda found: [each["filename"] for each in found["_data_files"]])
+    ]
+    return [file for file in files if file.is_file()]
+
+
+def _named(file: Path, folder: Path, names: Callable[[Any], list[str]]) -> list[Path]:
+    """The paths in a folder that a JSON file names. Raises RowError for one that leads out of the folder."""
+    try:
+        found = [Path(name) for name in names(json.loads(file.read_bytes()))]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []  # there is no such file, or `datasets` says what is wrong with it
+    for name in found:
+        if name.is_absolute() or ".." in name.parts:
+            what = f"names {str(name)!r}, which is outside of its folder"
+            raise RowError(file, what, "Save the dataset again; `save_to_disk` names files in its folder only")
+    return [folder / name for name in found]
 
 
 def _is_compressed(metadata: bytes) -> bool:

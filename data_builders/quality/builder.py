@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +26,8 @@ from pydantic import Field, model_validator
 
 from align.config import dump
 from align.errors import AlignError
+from align.leaving import LEAVE_SECONDS, clean_up_on_sigterm, exit_code
+from align.reporting import logger
 from align.rows import PreferenceRow, PromptRow, Row, SFTRow
 from align.settings import BadRows, InputSource, InputSources
 from data_builders.quality.settings import (
@@ -48,7 +52,11 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["sft", "preferences", "prompts"]
 _KINDS: dict[Kind, type[Row]] = {"sft": SFTRow, "preferences": PreferenceRow, "prompts": PromptRow}
 
+log = logger("data_builders")
+
 ROWS, UNITS = "rows", "units"
+_SPARE_SECONDS = 5.0
+"""After the time in which a helper has to clean up, until it is killed."""
 _FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -225,20 +233,34 @@ def _processes(config: QualityConfig) -> int:
 @contextmanager
 def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
     """Other processes that complete the same shards while the block runs. One that ends early leaves its work to the
-    others, so how it ended does not matter.
+    others, and the log says why.
     """
     context = multiprocessing.get_context("spawn")  # forked processes would share open files and threads
-    started: list[BaseProcess] = [
-        context.Process(target=_help, args=(config, output, number), daemon=True, name=f"quality-{number}")
-        for number in range(1, count + 1)
-    ]
-    for process in started:
-        process.start()
+    started: list[BaseProcess] = []
     try:
+        for number in range(1, count + 1):
+            # A daemon could not start processes, and vLLM does.
+            process = context.Process(target=_help, args=(config, output, number), name=f"quality-{number}")
+            process.start()
+            started.append(process)
         yield
-    finally:
         for process in started:
-            process.terminate()  # all shards are there, or the block has failed
+            if process.exitcode:
+                said = f"exit code {process.exitcode}"
+                log.warning("%s ended early (%s); the other processes have done its work", process.name, said)
+    finally:
+        _end(started)
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End helpers: all shards are there, or the first process has failed. One that cannot clean up is killed."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + LEAVE_SECONDS + _SPARE_SECONDS
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+        if process.is_alive():
+            process.kill()
             process.join()
 
 
@@ -246,14 +268,21 @@ def _help(config: QualityConfig, output: Path, number: int) -> None:
     os.environ["RANK"] = "1"  # progress bars and the log are those of the first process
     os.environ["LOCAL_RANK"] = str(int(os.environ.get("LOCAL_RANK", "0")) + number)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if config.uses_model:
-        from align.models.devices import use_own_gpu
+    with clean_up_on_sigterm():
+        try:
+            if config.uses_model:
+                from align.models.devices import use_own_gpu
 
-        use_own_gpu()
-    try:
-        pipeline_of(config, output).complete()
-    except AlignError:
-        raise SystemExit(1) from None  # the first process finds the same fault, and reports it
+                use_own_gpu()
+            pipeline_of(config, output).complete()
+        except AlignError as error:
+            log.error("quality-%d ended early: %s", number, error)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            raise SystemExit(exit_code(signal.SIGINT)) from None
+        finally:
+            for child in multiprocessing.active_children():  # otherwise the interpreter would wait for them
+                child.terminate()
 
 
 def _end_with_parent() -> None:
@@ -261,4 +290,6 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # ends the processes that this one has started, too
+        time.sleep(LEAVE_SECONDS + _SPARE_SECONDS)
         os._exit(1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from align.publish.licences import licence_of_source, most_restrictive_first, source_name, terms_of
 from align.publish.markdown import cell, fenced, table
-from data_builders.quality.card_tags import tags_record, tags_text
+from data_builders.quality.card_tags import tags_in, tags_record, tags_text
 from data_builders.quality.pipeline import Decision
 
 UNREADABLE = "(not readable)"
@@ -45,7 +45,7 @@ class CardCounts:
         self._sources.setdefault(name, Counter())[decision.gate, decision.reason] += 1
         if not decision.gate:
             for tag, value in decision.tags.items():
-                self._tags.setdefault(tag, Counter())[value] += 1
+                self._tags.setdefault(tag, Counter()).update(tags_in(tag, value))
             if len(self._kept) < _KEPT_EXAMPLES:
                 self._kept.append(decision)
         elif len(self._dropped) < _LISTED_REASONS:

@@ -7,8 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from align.publish.markdown import cell, table
+from data_builders.quality.difficulty import SEPARATOR
 
 _LISTED = 20
+
+
+def tags_in(name: str, value: str) -> list[str]:
+    """The single values of a tag of one row, which are counted: their number is bounded by the different tags of the
+    run, whereas each row may have a combination of its own.
+
+    intentions, "poem; sea"   poem, sea
+    topic, "maths"            maths
+    """
+    return value.split(SEPARATOR) if name == "intentions" else [value]
 
 
 def tags_record(tags: Mapping[str, Counter[str]], notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,12 +33,9 @@ def tags_record(tags: Mapping[str, Counter[str]], notes: Mapping[str, Any]) -> d
             **topic,
         }
     if difficulty is not None:
-        intentions: Counter[str] = Counter()
-        for value, count in tags.get("intentions", Counter()).items():
-            intentions.update(dict.fromkeys(value.split("; "), count))
         found["difficulty"] = {
             "grades_of_kept_rows": dict(sorted(tags.get("difficulty", Counter()).items())),
-            "intentions_of_kept_rows": dict(intentions.most_common(100)),
+            "intentions_of_kept_rows": dict(tags.get("intentions", Counter()).most_common(100)),
             **difficulty,
         }
     return found

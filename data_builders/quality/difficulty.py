@@ -56,7 +56,7 @@ MOST_TAGS = 16
 _TAG_WORDS = 6
 """A line with more words is a sentence, and no tag."""
 _LISTED = 100
-_SEPARATOR = "; "
+SEPARATOR = "; "
 
 
 class Difficulty(Step):
@@ -115,7 +115,7 @@ class Difficulty(Step):
     def tags(self, data: ExaminedRows, shard: int) -> dict[str, list[str | None]]:
         grades = data.column("grade", shard).to_pylist()
         return {
-            "intentions": [_SEPARATOR.join(tags) if tags else None for tags in self._intentions(data, shard)],
+            "intentions": [SEPARATOR.join(tags) if tags else None for tags in self._intentions(data, shard)],
             "difficulty": [None if grade is None else str(grade) for grade in grades],
         }
 

@@ -75,6 +75,12 @@ FORBIDDEN = [
     "http://local%68ost/v1",
     "http://-localhost/v1",
     "http://[localhost]/v1",
+    # names that cannot be looked up: an empty label, one of 64 characters, and 255 characters in all
+    "http://node..cluster/v1",
+    "http://.cluster/v1",
+    "http://node../v1",
+    f"http://{'n' * 64}.cluster/v1",
+    f"http://{'.'.join(['n' * 63] * 4)}/v1",
     # no place at all, and other schemes
     "http:///v1",
     "http://localhost:/v1",
@@ -97,6 +103,7 @@ PERMITTED = {
     "http://10.1.2.3/v1": Place("http", "10.1.2.3", 80),
     "http://node_1.cluster:8000/v1": Place("http", "node_1.cluster", 8000),
     "https://api.example.com./v1": Place("https", "api.example.com.", 443),
+    f"http://{'n' * 63}.{'.'.join('c' * 95)}/v1": Place("http", f"{'n' * 63}.{'.'.join('c' * 95)}", 80),
     "https://[2606:4700::1111]/v1": Place("https", "2606:4700::1111", 443),
     "http://8.8.8.8.example.com/v1": Place("http", "8.8.8.8.example.com", 80),
 }

@@ -1,10 +1,11 @@
 """A recipe that kills itself with SIGKILL in the middle of a save, or of the deletion of old checkpoints.
 
-KILLED_IN=saving KILLED_AT=17 python tests/torture/killed.py RECIPE CONFIG.yaml ...   # at the 17th file operation
+KILLED_IN=saving KILLED_AT=17 KILLED_MARK=killed python tests/torture/killed.py RECIPE CONFIG.yaml ...
 KILLED_COUNTS=counts.json python tests/torture/killed.py RECIPE CONFIG.yaml ...       # count them, and kill nothing
 
-RECIPE is sft, reward or dpo. File operations are those of Python that name a file of a checkpoint folder: to open, to
-rename, to make a folder, to delete. Of several processes that of rank 0 kills itself.
+The first kills itself at the 17th file operation, and makes the file KILLED_MARK just before. RECIPE is sft, reward or
+dpo. File operations are those of Python that name a file of a checkpoint folder: to open, to rename, to make a folder,
+to delete. Of several processes that of rank 0 kills itself.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Operations:
             return
         self.counts[found] += 1
         if found == self.phase and self.counts[found] == self.at:
+            Path(os.environ["KILLED_MARK"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _phase_of(self, event: str, arguments: tuple[Any, ...]) -> str | None:

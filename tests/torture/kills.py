@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -40,6 +41,10 @@ STEPS, SAVE_STEPS = 12, 2
 PHASES = ("saving", "moment", "saving", "pruning", "saving", "moment", "saving", "pruning", "saving", "moment")
 RUNS = (("sft", 1), ("reward", 1), ("dpo", 1), ("sft", 1), ("dpo", 2), ("reward", 1), ("dpo", 1), ("sft", 2),
         ("reward", 2))  # fmt: skip
+
+
+class Failed(Exception):
+    """A run ended by itself, and not well."""
 
 
 class Alone(NamedTuple):
@@ -91,7 +96,7 @@ class Runs:
         return found
 
     def kill_in(self, phase: str, stage: str, processes: int, output: Path) -> bool:
-        """Start a run, and kill it in a phase. False if it had ended before."""
+        """Start a run, and kill it in a phase. False if it had ended before. Raises Failed if it ended otherwise."""
         alone = self.alone(stage, processes)
         command = self.command(stage, processes, output)
         if phase == "moment":
@@ -105,27 +110,46 @@ class Runs:
         times = STEPS // SAVE_STEPS if phase == "saving" else STEPS // SAVE_STEPS - 2
         at = self.rng.randint(1, max(1, 2 * alone.counts[phase] // times))
         # Rank 0 kills itself. The launcher ends the other one, which may wait for it.
-        started = Started(command, KILLED_IN=phase, KILLED_AT=str(at), TORCH_ELASTIC_SHUTDOWN_TIMEOUT="3")
-        code = started.wait()
-        kill(started)
-        return code != 0
+        mark = self.folder / "killed.mark"
+        mark.unlink(missing_ok=True)
+        environment = {"KILLED_IN": phase, "KILLED_AT": str(at), "KILLED_MARK": str(mark)}
+        started = Started(command, **environment, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="3")
+        started.wait()
+        return was_killed(started, by_kill=mark.exists())
+
+
+def was_killed(started: Started, *, by_kill: bool) -> bool:
+    """Whether a run that has ended was killed; False if it had ended well before.
+
+    by_kill: whether it, or one of its processes, was sent SIGKILL. Raises Failed for a run that failed without, and for
+    one that ended well in spite of it: then the test has not done what it says.
+    """
+    code = started.poll()
+    if (code != 0) != by_kill:
+        raise Failed(f"{'killed' if by_kill else 'not killed'}, and ended with {code}: {started.output[-1000:]}")
+    return by_kill
 
 
 def kill_at_a_moment(started: Started, processes: int, seconds: float, rng: random.Random) -> bool:
-    """Kill a started run after some seconds. False if it had ended before."""
+    """Kill a started run after some seconds. False if it had ended before. Raises Failed as `was_killed`."""
     deadline = time.monotonic() + seconds
     while started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     if started.poll() is not None:
-        return False
+        return was_killed(started, by_kill=False)
+    by_kill = False
     if processes > 1 and rng.random() < 0.5:  # one of them alone; the launcher ends the other one
         with suppress(psutil.NoSuchProcess, IndexError):
-            rng.choice(psutil.Process(started.pid).children()).kill()
+            victim = rng.choice(psutil.Process(started.pid).children())
+            by_kill = victim.status() != psutil.STATUS_ZOMBIE
+            victim.kill()
             deadline = time.monotonic() + 60
             while started.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
     kill(started)
-    return started.poll() != 0
+    code = started.poll()
+    # A process that is killed while it leaves has done its work: then the launcher, or the run itself, ends well.
+    return False if code == 0 else was_killed(started, by_kill=by_kill or code == -signal.SIGKILL)
 
 
 def kill(started: Started) -> None:
@@ -158,8 +182,11 @@ def killed_run(
     killed: list[str] = []
     wrong: list[str] = []
     for phase in phases:
-        if not runs.kill_in(phase, stage, processes, output):
-            break
+        try:
+            if not runs.kill_in(phase, stage, processes, output):
+                break
+        except Failed as failed:
+            return killed, [*wrong, f"{phase}: {failed}"]
         killed.append(phase)
         sealed = [each for each in output.glob("checkpoint-*") if (each / "MANIFEST.json").exists()]
         wrong += [f"{each.name} is sealed and not whole after {killed}" for each in sealed if not is_whole(each)]
@@ -186,7 +213,7 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, Any]:
         failures += [said] * max(1, len(killed)) if wrong else []
         counted.update(killed)
         counted.update({f"{stage}, {processes} processes": len(killed)})
-        done, number = done + len(killed), number + 1
+        done, number = done + max(len(killed), bool(wrong)), number + 1
         print(f"{done}/{count}  {said}", file=sys.stderr, flush=True)
     return {"test": "SIGKILL", "tried": done, "runs": number, "failures": failures, **counted}
 

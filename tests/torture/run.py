@@ -1,6 +1,6 @@
 """Do to a run what happens to long runs and what attackers do, and write down in how many cases it did what it should.
 
-    make torture                                # all of it: under an hour on two quiet cores
+    make torture                                # all of it
     make torture ARGS="--only kills damage"     # these rows; the others keep their results
     make torture ARGS="--seed 7"                # other moments, places and sizes
     make torture ARGS="--short"                 # few cases of each, into runs/torture/: does it run

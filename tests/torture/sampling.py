@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.align.sampling import test_candidates  # noqa: E402
 from tests.processes import PYTHON, TORCHRUN, Started  # noqa: E402
-from tests.torture.kills import kill_at_a_moment  # noqa: E402
+from tests.torture.kills import Failed, kill_at_a_moment  # noqa: E402
 from tests.torture.stops import tiny_checkpoint  # noqa: E402
 
 
@@ -66,20 +66,24 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, Any]:
     counted: Counter[str] = Counter()
     while done < count:
         processes, output = 1 + number % 2, folder / f"run-{number}"
-        killed = 0
+        killed, wrong = 0, []
         for _ in range(min(rng.randint(1, 3), count - done)):
             moment = rng.uniform(0.05, 1) * seconds[processes]
             began = time.monotonic()
-            if not kill_at_a_moment(Started(command(config, output, processes)), processes, moment, rng):
-                seconds[processes] = min(seconds[processes], time.monotonic() - began)  # the machine is less busy
+            try:
+                if not kill_at_a_moment(Started(command(config, output, processes)), processes, moment, rng):
+                    seconds[processes] = min(seconds[processes], time.monotonic() - began)  # the machine is less busy
+                    break
+            except Failed as failed:
+                wrong.append(str(failed))
                 break
             killed += 1
         ended = Started(command(config, output, processes))
-        wrong = differences(output, alone) if ended.wait() == 0 else [f"code {ended.poll()}: {ended.output[-1000:]}"]
+        wrong += differences(output, alone) if ended.wait() == 0 else [f"code {ended.poll()}: {ended.output[-1000:]}"]
         said = f"{processes} processes, {killed} kills: {'; '.join(wrong) or 'the same bytes'}"
         failures += [said] * max(1, killed) if wrong else []
         counted[f"{processes} processes"] += killed
-        done, number = done + killed, number + 1
+        done, number = done + max(killed, bool(wrong)), number + 1
         print(f"{done}/{count}  {said}", file=sys.stderr, flush=True)
     return {
         "test": "sampling killed",

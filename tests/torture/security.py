@@ -31,7 +31,7 @@ from align.rows import Message, SFTRow, ToolCall
 from tests.processes import ZERO3, Started
 
 SEED = int(os.environ.get("TORTURE_SEED", "1"))
-CASES = int(os.environ.get("TORTURE_CASES", "100000"))
+CASES = 100_000
 SYNTAXES: dict[str, tuple[CallSyntax, ...]] = {
     "chatml": ("hermes", "json", "function_tag", "python_list"),
     "llama3": ("json", "function_tag", "python_list"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,42 @@ def test_bombs_are_refused_in_two_seconds_and_500_megabytes(tmp_path: Path) -> N
         assert re.search(message, said), line
         assert float(seconds) < 2, (name, line)
         assert int(megabytes) < 500, (name, line)
+
+
+def test_every_file_that_a_saved_dataset_names_is_looked_at(tmp_path: Path) -> None:
+    """Also behind one that is damaged, under another ending, and in each split."""
+    from datasets import Dataset, DatasetDict
+
+    saved(tmp_path / "damaged", "zstd")
+    (tmp_path / "damaged" / "a.arrow").write_bytes(b"no Arrow file")
+    (tmp_path / "damaged" / "b.arrow").touch()
+    saved(tmp_path / "renamed", "zstd")
+    (file,) = (tmp_path / "renamed").glob("*.arrow")
+    file.rename(file.with_suffix(".bin"))
+    name_files(tmp_path / "renamed", file.with_suffix(".bin").name)
+    DatasetDict(train=Dataset.from_list([{"prompt": "q", "completion": "a"}])).save_to_disk(str(tmp_path / "splits"))
+    shutil.rmtree(tmp_path / "splits" / "train")
+    (tmp_path / "renamed").rename(tmp_path / "splits" / "train")
+    for name in ("damaged", "splits"):
+        with pytest.raises(RowError, match=r"data-\S+\.(arrow|bin): has compressed buffers"):
+            read_rows(tmp_path / name, SFTRow)
+
+
+@pytest.mark.parametrize("name", ["../other.arrow", "/other.arrow", "inner/../../other.arrow"])
+def test_a_saved_dataset_names_no_file_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+    saved(tmp_path / "data", None)
+    name_files(tmp_path / "data", name)
+    with pytest.raises(RowError, match=rf"state\.json: names '{re.escape(name)}', which is outside of its folder"):
+        read_rows(tmp_path / "data", SFTRow)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    with pytest.raises(RowError, match=r"dataset_dict\.json: names .*, which is outside of its folder"):
+        read_rows(tmp_path / "both", SFTRow)
+
+
+def name_files(folder: Path, *names: str) -> None:
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "_data_files": [{"filename": name} for name in names]}))
 
 
 def test_ordinary_files_are_read_whatever_the_size_of_a_batch(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +32,8 @@ from align.rounds.plan import RoundsConfig, load_stages
 from align.rounds.results import counts_of, evaluation_of, key_numbers, metrics_of
 from align.rounds.stage_inputs import as_recorded, launch_content
 from align.source_code import code_changes, code_of
-from tests.rounds_project import FAIL, JOIN, Project
+from tests.processes import TIMEOUT
+from tests.rounds_project import FAIL, JOIN, Project, wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,13 +43,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made = Project(tmp_path)
     monkeypatch.setenv("TEST_DIARY", str(made.diary_file))
     return made
-
-
-def wait_for(question: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.01)
 
 
 ALL = ["run/data", "round-1/reward", "round-1/sft", "round-2/reward", "round-2/sft", "run/last"]
@@ -157,12 +150,12 @@ def test_killed_inside_a_stage_it_goes_on_there(
     project.stage("reward", "", [], parts=6)
     monkeypatch.setenv("TEST_STUCK_AT", "2")
     driver = project.begin()
-    wait_for(lambda: "made round-1/reward/1" in project.diary())
+    wait_for(lambda: "made round-1/reward/1" in project.diary(), driver)
     driver.kill()  # the driver alone: its stage is still running
     driver.wait()
     monkeypatch.delenv("TEST_STUCK_AT")
     again = project.begin()
-    out, _ = again.communicate(timeout=60)
+    out, _ = again.communicate(timeout=TIMEOUT)
     assert again.returncode == 0, out
     made = Counter(line for line in project.diary() if line.startswith("made"))
     assert made
@@ -176,7 +169,7 @@ def test_killed_inside_a_stage_it_goes_on_there(
 def test_killed_with_all_its_stages_it_goes_on_there(project: Project, undisturbed: dict[str, str]) -> None:
     project.stage("reward", "", [], parts=6, seconds=0.2)
     driver = project.begin()
-    wait_for(lambda: "made round-1/reward/0" in project.diary())
+    wait_for(lambda: "made round-1/reward/0" in project.diary(), driver)
     children = subprocess.run(["pgrep", "-P", str(driver.pid)], capture_output=True, text=True, check=False)
     driver.kill()
     for child in children.stdout.split():
@@ -193,7 +186,7 @@ def test_killed_between_stages_no_finished_stage_runs_again(project: Project, un
     project.stage("reward", "", [], parts=6)
     for done in ("data", "round-1/reward", "round-2/reward"):
         driver = project.begin()
-        wait_for(lambda done=done: statuses(project).get(done) == "finished")
+        wait_for(lambda done=done: statuses(project).get(done) == "finished", driver)
         driver.kill()
         driver.wait()
     project.run()
@@ -211,9 +204,9 @@ def test_a_signal_reaches_the_stage_and_the_same_command_goes_on(project: Projec
     project.values["rounds"] = 1
     project.stage("reward", "", [], parts=6, seconds=0.2)
     driver = project.begin()
-    wait_for(lambda: "made round-1/reward/0" in project.diary())
+    wait_for(lambda: "made round-1/reward/0" in project.diary(), driver)
     driver.send_signal(number)
-    out, _ = driver.communicate(timeout=30)
+    out, _ = driver.communicate(timeout=TIMEOUT)
     assert driver.returncode == 128 + number
     assert "stopped after" in out
     assert "the same command continues from here" in out
@@ -234,7 +227,7 @@ def test_a_stage_that_will_not_leave_is_killed(project: Project) -> None:
     project.stage("data", "", [], parts=6, seconds=5)
     project.values["stop_seconds"] = 0.5
     driver = project.begin()
-    wait_for(lambda: "began run/data" in project.diary())
+    wait_for(lambda: "began run/data" in project.diary(), driver)
     driver.terminate()
     out, _ = driver.communicate(timeout=20)
     assert driver.returncode == 128 + signal.SIGTERM, out
@@ -258,7 +251,7 @@ def test_a_failing_stage_is_reported_with_command_log_and_last_lines(project: Pr
     failing = {"name": "bad", "recipe": "fail", "config": str(config), "set": {"output": "{round_dir}/bad"}}
     project.values["each_round"].append(failing)
     driver = project.begin()
-    out, _ = driver.communicate(timeout=60)
+    out, _ = driver.communicate(timeout=TIMEOUT)
     assert driver.returncode == 1
     assert "Traceback" not in out
     assert f"stage round-1/bad: python {project.recipes}/fail.py {config} output=" in out
@@ -290,13 +283,13 @@ def test_a_stage_that_does_not_make_its_output_has_failed(project: Project) -> N
 def test_two_drivers_in_one_folder_are_refused(project: Project) -> None:
     project.stage("data", "", [], seconds=1)
     driver = project.begin()
-    wait_for(lambda: "began run/data" in project.diary())
+    wait_for(lambda: "began run/data" in project.diary(), driver)
     with pytest.raises(
         StageError, match=rf"run: is in use by another start of the rounds \(process {driver.pid} on [^)]+\). Wait"
     ):
         project.run()
     driver.terminate()
-    driver.communicate(timeout=30)
+    driver.communicate(timeout=TIMEOUT)
 
 
 @pytest.mark.slow
@@ -638,7 +631,7 @@ def test_an_interrupted_stage_goes_on_when_its_start_has_been_fetched_meanwhile(
     project.values["once"] = [project.stage("data", "{run}/data", ["{start}"], parts=2)]
     monkeypatch.setenv("TEST_STUCK_AT", "1")
     with project.begin() as driver:
-        wait_for(lambda: "made run/data/0" in project.diary())
+        wait_for(lambda: "made run/data/0" in project.diary(), driver)
         driver.send_signal(signal.SIGTERM)
     monkeypatch.delenv("TEST_STUCK_AT")
     cached(cache, "1" * 40)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,23 @@ from align.rounds.launchers import LauncherConfig
 from align.rounds.ledger import Ledger, StageRecord
 from align.rounds.schedule import Schedule, gpus_of_this_machine
 from tests.fake_slurm import install
-from tests.rounds_project import JOIN, Project
+from tests.rounds_project import JOIN, Project, wait_for
 
-# With TEST_MEET=2 a stage goes on only when two have begun, which they never do one after the other.
+# With TEST_MEET=2 a stage goes on only when two have begun, which they never do one after the other. After its first
+# part it goes on only when the file TEST_RELEASED exists, if that is given.
 MEET = JOIN.replace(
     "    read =",
     """    note(f"gpus {os.environ.get('CUDA_VISIBLE_DEVICES')}")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while sum(line.startswith("began") for line in open(os.environ["TEST_DIARY"])) < int(os.environ["TEST_MEET"]):
         assert time.monotonic() < deadline, "the other stage did not begin"
         time.sleep(0.01)
     read =""",
+).replace(
+    "        if not made.exists():",
+    """        while part and not Path(os.environ.get("TEST_RELEASED", "/")).exists():
+            time.sleep(0.01)
+        if not made.exists():""",
 )
 PAIR = ["round-1/left", "round-1/right"]
 
@@ -72,20 +79,13 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
     return made
 
 
-def wait_for(question: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not question():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.01)
-
-
 def begin_both(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen[str]:
     """A driver whose stages left and right have made one of their two parts, and wait."""
     for name in ("left", "right"):
         pair.stage(name, "", [], parts=2)
     monkeypatch.setenv("TEST_STUCK_AT", "1")
     driver = pair.begin()
-    wait_for(lambda: {f"made {stage}/0" for stage in PAIR} <= {*pair.diary()})
+    wait_for(lambda: {f"made {stage}/0" for stage in PAIR} <= {*pair.diary()}, driver)
     monkeypatch.delenv("TEST_STUCK_AT")
     return driver
 
@@ -174,6 +174,7 @@ def test_several_jobs_run_at_once_and_are_found_again(
 ) -> None:
     """By default there is no bound. The job of a stage that changed meanwhile is ended, the other one is not."""
     jobs = pair.root / "jobs"
+    calls = jobs / "calls"
     install(pair.root / "bin", jobs)
     monkeypatch.setenv("FAKE_SLURM", str(jobs))
     monkeypatch.setenv("PATH", f"{pair.root / 'bin'}:{os.environ['PATH']}")
@@ -181,22 +182,43 @@ def test_several_jobs_run_at_once_and_are_found_again(
     pair.values["after"] = []
     pair.values["each_round"][2]["resources"] = {"local": True}
     for name in ("left", "right"):
-        pair.stage(name, "", [], parts=3, seconds=0.5)
+        pair.stage(name, "", [], parts=3)
+    released = pair.root / "released"
+    monkeypatch.setenv("TEST_RELEASED", str(released))
     driver = pair.begin()
-    wait_for(lambda: {f"made {stage}/0" for stage in PAIR} <= {*pair.diary()})
+    wait_for(lambda: {f"made {stage}/0" for stage in PAIR} <= {*pair.diary()}, driver)
     driver.kill()
     driver.wait()
     if changed:
         pair.stage("right", "", [], text="changed;")
-    pair.run()
+    before = len(calls.read_text())
+    with ThreadPoolExecutor() as threads:
+        # The jobs run until they have been looked for, however long the second start takes to come to that.
+        threads.submit(release_when, released, lambda: has_taken_over(calls.read_text()[before:], changed))
+        try:
+            pair.run()
+        finally:
+            released.touch()
     out = capsys.readouterr().out
     assert out.count("of an earlier start is followed") == 2 - changed
     assert out.count("ending SLURM job") == changed
-    assert (jobs / "calls").read_text().count("sbatch") == 2 + changed
+    assert calls.read_text().count("sbatch") == 2 + changed
     assert pair.diary().count("began round-1/left") == 1
     made = Counter(line for line in pair.diary() if line.startswith("made"))
     assert made.pop("made round-1/right/0") == 1 + changed
     assert {*made.values()} == {1}
+
+
+def has_taken_over(calls: str, changed: bool) -> bool:
+    """Whether a driver has asked SLURM about both jobs, and has submitted the one that changed again."""
+    followed = {*re.findall(r"^squeue .*--jobs (\d+)", calls, re.MULTILINE)}
+    return len(followed) >= 2 and calls.count("sbatch") >= changed
+
+
+def release_when(released: Path, question: Callable[[], bool]) -> None:
+    while not question() and not released.exists():
+        time.sleep(0.01)
+    released.touch()
 
 
 def test_the_order_follows_what_stages_read_and_what_they_need(pair: Pair) -> None:

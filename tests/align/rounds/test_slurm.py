@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from align.rounds.ledger import Ledger
 from align.rounds.plan import plan
 from align.rounds.slurm import _State
 from tests.fake_slurm import end, install
-from tests.rounds_project import JOIN, Project
+from tests.rounds_project import JOIN, Project, wait_for
 
 ALL = ["run/data", "round-1/reward", "run/last"]
 
@@ -61,14 +60,8 @@ class Cluster(Project):
 
     def begin_until(self, line: str) -> subprocess.Popen[str]:
         driver = self.begin()
-        self.wait_for(line)
+        wait_for(lambda: line in self.diary(), driver)
         return driver
-
-    def wait_for(self, line: str) -> None:
-        deadline = time.monotonic() + 60
-        while line not in self.diary():
-            assert time.monotonic() < deadline, f"{line} did not come"
-            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -105,7 +98,7 @@ def test_an_interrupted_job_is_submitted_again_and_the_stage_continues(cluster: 
     cluster.stage("reward", "", [], parts=3, seconds=1)
     driver = cluster.begin_until("made round-1/reward/0")
     end(cluster.jobs / "17", "PREEMPTED")
-    cluster.wait_for("made round-1/reward/1")
+    wait_for(lambda: "made round-1/reward/1" in cluster.diary(), driver)
     end(cluster.jobs / "18", "NODE_FAIL")
     out, _ = driver.communicate(timeout=60)
     assert driver.returncode == 0, out

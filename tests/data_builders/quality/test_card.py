@@ -12,6 +12,8 @@ import pytest
 from align.jsonl import write_rows
 from align.manifest import read_data_manifest
 from data_builders.quality.builder import QualityConfig, build
+from data_builders.quality.card import CardCounts
+from data_builders.quality.pipeline import Decision
 from tests.data_builders.quality.made_rows import dialog, random_rows
 
 SOURCES = ("round-1/llamafactory/alpaca_en_demo", "nq-open", "ours", "tasks/office")
@@ -87,3 +89,15 @@ def test_the_text_shows_examples_in_which_nothing_is_markup(card: dict[str, Any]
     assert text.count("<b>more</b>") == 1, "inside a code block only"
     copy = next(example for example in card["examples"]["dropped"] if example["gate"] == "exact duplicates")
     assert copy["id"] == f"copy-{copy['cause']}"
+
+
+def test_single_intentions_are_counted_and_not_their_combinations() -> None:
+    """Each row may have a combination of its own: here 100 rows of 10 tags have 99 combinations."""
+    counts = CardCounts({})
+    for number in range(100):
+        intentions = "; ".join(dict.fromkeys(f"tag {digit}" for digit in f"{number:02}"))
+        counts.count(Decision("in.jsonl:1", "a", "ours", "rows", "{}", "", tags={"intentions": intentions}))
+    assert len(counts._tags["intentions"]) == 10
+    noted = {"model": "m", "rows_without_a_grade": 0, "rows_without_tags": 0, "tags_left_out": 0}
+    record = counts.record([], [], [], {"difficulty": noted})
+    assert record["tags"]["difficulty"]["intentions_of_kept_rows"] == {f"tag {digit}": 19 for digit in range(10)}
