@@ -43,7 +43,7 @@ def changes_no_result(key: str) -> bool:
     """Whether the files of a finished run are the same for every value of this setting, metrics aside.
 
     key: dotted, such as training.threads. `hub` says only where a finished model is uploaded, `alarms` (also its input
-    `alarms.former`) only when sampled candidates are warned of or refused.
+    `alarms.former`) only when samples are warned of or refused.
     """
     section, _, name = key.rpartition(".")
     return (

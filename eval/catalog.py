@@ -7,6 +7,7 @@ entry to `EVALUATIONS`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from pydantic import Field, create_model
 
 from align.config import Recipe, Section
-from align.settings import ModelConfig, SamplingConfig, unused_backends
+from align.sampling.collapse import SampleAlarmsConfig
+from align.settings import InputPath, ModelConfig, SamplingConfig, unused_backends
 
 if TYPE_CHECKING:
-    from eval.runner import Result
+    from eval.runner import Generator, Result, Scorer
 
 
 class Evaluation(NamedTuple):
@@ -84,6 +86,18 @@ class EvalSamplingConfig(SamplingConfig):
     """0 takes the likeliest token each time."""
 
 
+class EvalAlarmsConfig(SampleAlarmsConfig):
+    """Thresholds for the answers of each evaluation. null switches an alarm off."""
+
+    action: Literal["warn", "stop"] = "warn"
+    """warn: a warning in the log. stop: the run ends with an error once the result is written. The figures are in the
+    result in either case."""
+    repeated: float | None = Field(0.9, ge=0, le=1)
+    """Alarm if a larger ratio of the answers has the text of an earlier answer, also to another prompt."""
+    former: tuple[InputPath, ...] = ()
+    """Folders of results of earlier models; the last one counts. Empty: lengths are not compared."""
+
+
 class EvaluatingRecipe(Recipe):
     """A recipe whose config has a section for each evaluation to run."""
 
@@ -147,10 +161,13 @@ def run_evaluations(
     token_budget: int,
     limit: int | None,
     output_dir: Path,
+    alarms: EvalAlarmsConfig | None = None,
 ) -> list[dict[str, Any]]:
     """The results of the evaluations in `sections` (name -> its config), each also in `<output_dir>/<name>.json`.
 
     model, reward_model: what is evaluated. An evaluation whose subject is None is left out.
+    alarms: what the answers are checked for, also those of a result that is not made again. None: for nothing.
+    Raises CheckError for an alarm if its `action` is stop.
     """
     from eval.runner import Generator, Scorer, evaluated
 
@@ -168,10 +185,33 @@ def run_evaluations(
             settings: dict[str, Section | int | None] = {"model": subject.config, "limit": limit, name: config}
             if kind == "model":
                 settings["sampling"] = sampling
-            run = partial(evaluate_function(name), config, subject, limit=limit)
+            run = partial(_with_figures, evaluate_function(name), config, subject, limit=limit)
             results.append(evaluated(name, output_dir, subject.config.path, settings, run))
+            if alarms is not None:
+                _check(results[-1], output_dir, alarms)
         subject.release()
     return results
+
+
+def _with_figures(
+    evaluate: Evaluate, config: Section, subject: Generator | Scorer, units: Path, limit: int | None
+) -> Result:
+    """The result of an evaluation, with the figures of the answers that were sampled for it."""
+    result = evaluate(config, subject, units, limit)
+    take_figures = getattr(subject, "take_figures", None)  # a Scorer samples nothing
+    return result if take_figures is None else replace(result, samples=take_figures())
+
+
+def _check(result: Mapping[str, Any], output_dir: Path, alarms: EvalAlarmsConfig) -> None:
+    """Say which figures of a result's answers are out of range. Raises CheckError if `alarms.action` is stop."""
+    from align.sampling.collapse import check_figures
+    from eval.runner import read_result
+
+    name = result["name"]
+    former = read_result(alarms.former[-1] / f"{name}.json").get("samples", {}) if alarms.former else {}
+    for label, figures in result.get("samples", {}).items():
+        before = former.get(label, {}).get("mean_characters", 0.0)
+        check_figures(figures, alarms, before, f"{name}: {label}", "answers", str(output_dir / f"{name}.json"))
 
 
 def evaluations_key(sections: Mapping[str, Section], *, sampling: SamplingConfig, limit: int | None) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from align.config import Section, dump
 from align.files import fingerprint_of, whole_file
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # these import torch, which the configs of evaluations do not
     from align.generation.tool_loop import Trajectory
     from align.judges.judge import Judge, ScoreRequest
     from align.judges.likelihood import LikelihoodJudge
+    from align.sampling.collapse import Sample
     from align.tools.replay import Tools
 
 UNIT_SIZE = 256
@@ -53,6 +54,21 @@ class Result:
     """One for each question: id, prompt, answer, verdict, and details of the evaluation."""
     differences: Mapping[str, Share | None] = field(default_factory=dict)
     """Metric -> this model minus the baseline, on the same questions; empty without a baseline."""
+    samples: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What was answered -> the figures of the answers (`align/sampling/collapse.py`), set by `eval/catalog.py`."""
+
+
+class _Dialog(NamedTuple):
+    """A dialog as a sample: the model's own messages."""
+
+    prompt_id: str
+    completion: Messages
+    finished: bool
+
+    @classmethod
+    def of(cls, dialog: Trajectory) -> Self:
+        own = tuple(message for message in dialog.messages if message.role == "assistant")
+        return cls(dialog.row.id, own, dialog.ended != "not finished")
 
 
 @dataclass
@@ -64,12 +80,16 @@ class Generator:
     token_budget: int = 4096
     """Tokens in one forward pass that scores completions."""
     _engine: GenerationEngine | None = field(default=None, repr=False)
+    _samples: dict[str, list[Sample]] = field(default_factory=dict, repr=False)
 
     def answers(self, rows: Sequence[PromptRow], folder: Path, label: str) -> list[Candidate]:
         """One answer to each row, in their order. Answers in `folder` survive a crash."""
         from align.sampling.candidates import sample_candidates
 
-        return sample_candidates(rows, self._loaded(), k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+        engine = self._loaded()
+        found = sample_candidates(rows, engine, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+        self._samples.setdefault(label, []).extend(found)
+        return found
 
     def dialogs(
         self, rows: Sequence[PromptRow], tools: Sequence[Tools], *, max_calls: int, max_result_characters: int
@@ -78,7 +98,7 @@ class Generator:
         from align.generation.tool_loop import run_dialogs
         from align.sampling.candidates import candidate_seed
 
-        return run_dialogs(
+        found = run_dialogs(
             rows,
             self._loaded(),
             tools,
@@ -86,6 +106,16 @@ class Generator:
             max_calls=max_calls,
             max_result_characters=max_result_characters,
         )
+        self._samples.setdefault("dialogs", []).extend(_Dialog.of(each) for each in found)
+        return found
+
+    def take_figures(self) -> dict[str, dict[str, float]]:
+        """The figures of what was answered since the last call, by label."""
+        from align.sampling.collapse import sample_figures
+
+        found = {label: sample_figures(given, across_prompts=True) for label, given in self._samples.items()}
+        self._samples.clear()
+        return found
 
     def logps(self, requests: Sequence[ScoreRequest]) -> tuple[list[list[float]], list[list[int]]]:
         """Log-probabilities of each completion's content in nats, and how many tokens each one sums over.
@@ -168,6 +198,7 @@ def evaluated(
         "scores": _as_json(result.scores),
         **({"differences": _as_json(result.differences)} if result.differences else {}),
         "counts": result.counts,
+        **({"samples": result.samples} if result.samples else {}),
         "seconds": round(time.monotonic() - began, 1),
         "key": fingerprint_of(
             made_from, packaged_data(code), *_commits(settings)

@@ -12,7 +12,14 @@ from pydantic import Field, model_validator
 
 from align.config import main
 from align.settings import ModelConfig, OutputPath
-from eval.catalog import EVALUATIONS, EvalSamplingConfig, EvaluatingRecipe, missing_subject, run_evaluations
+from eval.catalog import (
+    EVALUATIONS,
+    EvalAlarmsConfig,
+    EvalSamplingConfig,
+    EvaluatingRecipe,
+    missing_subject,
+    run_evaluations,
+)
 
 
 class RunEvalRecipe(EvaluatingRecipe):
@@ -27,6 +34,8 @@ class RunEvalRecipe(EvaluatingRecipe):
     """Tokens in one forward pass of the reward model, or of the model whose answers are scored."""
     limit: int | None = Field(None, gt=0)
     """Evaluate at most this many rows in each evaluation, the same ones every time; None for all."""
+    alarms: EvalAlarmsConfig = EvalAlarmsConfig()
+    """Answers that repeat each other, are nearly empty, break off, or become shorter from round to round."""
     development: bool = False
     """Whether the rows are development rows, by which models are chosen. The report of the rounds leaves the results
     out: the score of the best of several models is higher than that model's score on other rows."""
@@ -67,6 +76,7 @@ def _run(recipe: RunEvalRecipe) -> Path:
         token_budget=recipe.token_budget,
         limit=recipe.limit,
         output_dir=recipe.output_dir,
+        alarms=recipe.alarms,
     )
     print(table(results))
     return recipe.output_dir

@@ -1,14 +1,14 @@
-"""Alarms of samples: candidates that repeat each other, are nearly empty, break off, or become shorter with the rounds.
+"""Alarms of samples: completions that repeat each other, are nearly empty, break off, or get shorter with the rounds.
 
 A policy that has been optimized too far gives the same completion again and again, or stops at once; rejection sampling
-then selects among nothing, and the next round trains on it.
+then selects among nothing, and the next round trains on it. An evaluation of such a model looks like a low score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from align.config import Section
 from align.errors import CheckError
 from align.manifest import read_data_manifest
 from align.reporting import logger
-from align.rows import Candidate
+from align.rows import Candidate, Messages
 from align.sampling.selection import completion_text
 from align.settings import InputPath
 
@@ -48,27 +48,40 @@ class SampleAlarmsConfig(Section):
     """The candidates.jsonl of the round before; the last one counts. Empty: lengths are not compared."""
 
 
-def sample_figures(candidates: Sequence[Candidate]) -> dict[str, float]:
+class Sample(Protocol):
+    """What is looked at: a candidate, or an answer of an evaluation."""
+
+    @property
+    def prompt_id(self) -> str: ...
+    @property
+    def completion(self) -> Messages: ...
+    @property
+    def finished(self) -> bool: ...
+
+
+def sample_figures(samples: Sequence[Sample], *, across_prompts: bool = False) -> dict[str, float]:
     """Ratios of `SampleAlarmsConfig`, and `mean_characters`, the mean length of a completion.
+
+    across_prompts: also the text of a sample of another prompt is a repeat, for one sample of each prompt.
 
     Example: two prompts with the completions "abc", "abc", "c" and "d e f", "". One of five repeats another one of its
     prompt, so `repeated` is 0.2; "c" and "" are nearly empty: 0.4; the mean length is (3 + 3 + 1 + 5 + 0) / 5 = 2.4.
     """
     seen: set[tuple[str, str]] = set()
     repeated = nearly_empty = characters = 0
-    for candidate in candidates:
-        text = completion_text(candidate.completion)
-        key = (candidate.prompt_id, text)
+    for sample in samples:
+        text = completion_text(sample.completion)
+        key = ("" if across_prompts else sample.prompt_id, text)
         repeated += key in seen
         seen.add(key)
-        has_calls = any(message.tool_calls for message in candidate.completion)
+        has_calls = any(message.tool_calls for message in sample.completion)
         nearly_empty += not has_calls and len("".join(text.split())) < _NEARLY_EMPTY
         characters += len(text)
-    count = max(len(candidates), 1)
+    count = max(len(samples), 1)
     return {
         "repeated": round(repeated / count, 4),
         "nearly_empty": round(nearly_empty / count, 4),
-        "unfinished": round(sum(not candidate.finished for candidate in candidates) / count, 4),
+        "unfinished": round(sum(not sample.finished for sample in samples) / count, 4),
         "mean_characters": round(characters / count, 2),
     }
 
@@ -78,28 +91,38 @@ def check_samples(candidates: Sequence[Candidate], config: SampleAlarmsConfig) -
 
     Raises CheckError for the first one if `action` is stop.
     """
-    figures: dict[str, Any] = dict(sample_figures(candidates))
     before = _former_length(config.former)
+    return check_figures(sample_figures(candidates), config, before, "samples", "candidates", "candidates.jsonl")
+
+
+def check_figures(
+    figures: Mapping[str, float], config: SampleAlarmsConfig, before: float, where: str, things: str, file: str
+) -> dict[str, Any]:
+    """The figures, with `shorter` if a mean length `before` is known (0: it is not), and `alarms` as `check_samples`.
+
+    where, things, file: for messages: what they are the samples of, what they are called, and where they can be read.
+    """
+    checked: dict[str, Any] = dict(figures)
     if before:
-        figures["shorter"] = round(1 - figures["mean_characters"] / before, 4)
+        checked["shorter"] = round(1 - checked["mean_characters"] / before, 4)
     found = []
     for name, what in _WHAT.items():
         threshold = getattr(config, name)
-        if threshold is not None and name in figures and figures[name] > threshold:
+        if threshold is not None and name in checked and checked[name] > threshold:
             found.append(name)
-            said = f"{figures[name]:.0%} {what}, and alarms.{name} is {threshold:g}"
-            how = "Look at candidates.jsonl; train with a lower learning rate or fewer steps, or sample differently"
+            said = f"{checked[name]:.0%} {what.format(things)}, and alarms.{name} is {threshold:g}"
+            how = f"Look at {file}; train with a lower learning rate or fewer steps, or sample differently"
             if config.action == "stop":
-                raise CheckError("samples", said, f"{how}; or set alarms.action: warn")
-            log.warning("alarm: %s. %s", said, how)
-    return {**figures, **({"alarms": found} if found else {})}
+                raise CheckError(where, said, f"{how}; or set alarms.action: warn")
+            log.warning("alarm: %s: %s. %s", where, said, how)
+    return {**checked, **({"alarms": found} if found else {})}
 
 
 _WHAT = {
-    "repeated": "of the candidates repeat another one of their prompt",
-    "nearly_empty": "of the candidates are nearly empty",
-    "unfinished": "of the candidates ran into the length limit",
-    "shorter": "is what the candidates have lost in length since the round before",
+    "repeated": "of the {} repeat another one",
+    "nearly_empty": "of the {} are nearly empty",
+    "unfinished": "of the {} ran into the length limit",
+    "shorter": "is what the {} have lost in length since the round before",
 }
 """Alarm -> what the ratio is of."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -11,17 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from align.config import load_config
+from align.config import Section, load_config
+from align.errors import CheckError
+from align.generation.tool_loop import Trajectory
 from align.jsonl import write_rows
-from align.rows import Message, PreferenceRow, QuestionRow, SFTRow
+from align.rows import Message, PreferenceRow, PromptRow, QuestionRow, SFTRow
+from align.sampling.collapse import sample_figures
 from align.settings import ModelConfig, SamplingConfig
-from eval import runner
-from eval.catalog import run_evaluations
+from eval import catalog, runner
+from eval.catalog import EvalAlarmsConfig, run_evaluations
 from eval.confidence import ConfidenceConfig
 from eval.factuality import FactualityConfig
 from eval.intervals import share
 from eval.reward_accuracy import RewardAccuracyConfig
-from eval.runner import Result, evaluated, limited, table
+from eval.runner import Generator, Result, evaluated, limited, read_result, table
 from eval.tool_use import ToolUseEvalConfig
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +159,67 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     monkeypatch.setattr(loading, "load_policy", None)
     monkeypatch.setattr(loading, "load_reward_model", None)
     assert run() == results, "results that stand are read without loading a model"
+    assert [list(result.get("samples", {})) for result in results] == [["factuality"], ["tool use"], []]
+    for result in results[:2]:
+        figures = sample_figures([Answer(row) for row in result["rows"]], across_prompts=True)
+        assert list(result["samples"].values()) == [figures | {"unfinished": 1.0}]
+
+
+class Answer:
+    """A row of a result, as a sample. Of 8 tokens, the answers of an untrained model are all unfinished."""
+
+    finished = False
+
+    def __init__(self, row: dict) -> None:
+        self.prompt_id, self.completion = row["id"], (Message(role="assistant", content=row["answer"]),)
+
+
+def test_alarms_are_judged_for_a_new_result_and_for_one_that_stands(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Answers that are all the same, with the length of a tenth of those of the model before."""
+    monkeypatch.setattr(catalog, "evaluate_function", lambda name: answers_the_same)
+    (data / "before").mkdir()
+    (data / "before" / "tool_use.json").write_text(json.dumps({"samples": {"tool use": {"mean_characters": 30}}}))
+
+    def run(**alarms: object) -> list[dict]:
+        return run_evaluations(
+            {"tool_use": ToolUseEvalConfig(rows=data / "tools.jsonl")},
+            model=ModelConfig(path=data),
+            reward_model=None,
+            sampling=SamplingConfig(),
+            token_budget=512,
+            limit=None,
+            output_dir=data / "out",
+            alarms=EvalAlarmsConfig.model_validate(alarms),
+        )
+
+    with pytest.raises(CheckError, match=r"^tool_use: tool use: 95% of the answers repeat another one, and alarms"):
+        run(action="stop")
+    result = read_result(data / "out" / "tool_use.json")
+    assert result["samples"]["tool use"] == {
+        "repeated": 0.95,
+        "nearly_empty": 0.0,
+        "unfinished": 0.0,
+        "mean_characters": 3.0,
+    }
+    with pytest.raises(CheckError, match="95% of the answers"):
+        run(action="stop")  # of the result that stands
+    with caplog.at_level(logging.WARNING):
+        assert run(former=[str(data / "before")]) == [result]
+    assert "95% of the answers repeat another one" in caplog.text
+    assert "90% is what the answers have lost in length" in caplog.text
+    caplog.clear()
+    run(action="stop", repeated=None)
+    assert not caplog.text
+
+
+def answers_the_same(config: Section, generator: Generator, units: Path, limit: int | None) -> Result:
+    said = (Message(role="assistant", content="Yes"),)
+    row = PromptRow(id="p", source="t", prompt=asked("Is it?"))
+    dialogs = [Trajectory(row, 0, (*asked("Is it?"), *said), "answered") for _ in range(20)]
+    generator._samples["tool use"] = [runner._Dialog.of(dialog) for dialog in dialogs]
+    return Result({"right": share(1, 1)}, {"rows": 1}, [])
 
 
 @pytest.mark.slow
