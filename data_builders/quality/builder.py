@@ -244,10 +244,10 @@ def _helpers(config: QualityConfig, output: Path, count: int) -> Iterator[None]:
             process.start()
             started.append(process)
         yield
-        for process in started:
-            if process.exitcode:
-                said = f"exit code {process.exitcode}"
-                log.warning("%s ended early (%s); the other processes have done its work", process.name, said)
+        for helper in started:
+            if helper.exitcode:
+                said = f"exit code {helper.exitcode}"
+                log.warning("%s ended early (%s); the other processes have done its work", helper.name, said)
     finally:
         _end(started)
 
