@@ -174,7 +174,7 @@ class Answer:
         self.prompt_id, self.completion = row["id"], (Message(role="assistant", content=row["answer"]),)
 
 
-def test_alarms_are_judged_for_a_new_result_and_for_one_that_stands(
+def test_alarms_are_judged_for_a_new_result_and_for_one_that_exists(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Answers that are all the same, with the length of a tenth of those of the model before."""
@@ -204,7 +204,7 @@ def test_alarms_are_judged_for_a_new_result_and_for_one_that_stands(
         "mean_characters": 3.0,
     }
     with pytest.raises(CheckError, match="95% of the answers"):
-        run(action="stop")  # of the result that stands
+        run(action="stop")  # of the result that exists
     with caplog.at_level(logging.WARNING):
         assert run(former=[str(data / "before")]) == [result]
     assert "95% of the answers repeat another one" in caplog.text
