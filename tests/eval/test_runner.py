@@ -179,13 +179,14 @@ def test_alarms_are_judged_for_a_new_result_and_for_one_that_exists(
 ) -> None:
     """Answers that are all the same, with the length of a tenth of those of the model before."""
     monkeypatch.setattr(catalog, "evaluate_function", lambda name: answers_the_same)
-    (data / "before").mkdir()
+    for name in ("before", "model"):
+        (data / name).mkdir()
     (data / "before" / "tool_use.json").write_text(json.dumps({"samples": {"tool use": {"mean_characters": 30}}}))
 
     def run(**alarms: object) -> list[dict]:
         return run_evaluations(
             {"tool_use": ToolUseEvalConfig(rows=data / "tools.jsonl")},
-            model=ModelConfig(path=data),
+            model=ModelConfig(path=data / "model"),
             reward_model=None,
             sampling=SamplingConfig(),
             token_budget=512,
