@@ -70,8 +70,8 @@ class DPOConfig(Section):
     rows and masks. None: `<output_dir>/reference`. Runs that share a folder, such as a sweep over beta, compute them
     once."""
     reference_shard_steps: int = Field(20, gt=0)
-    """Optimizer steps whose rows one file of the cache contains. A crash in the reference pass loses at most one file
-    per process."""
+    """Optimizer steps whose rows are written to the cache at a time. A crash in the reference pass loses at most this
+    many steps. Many files are merged into one."""
 
     @model_validator(mode="after")
     def _every_value_is_read(self) -> Self:

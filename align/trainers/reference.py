@@ -2,6 +2,7 @@
 
     <cache>/<key>/KEY.json                                     what the values were made from
     <cache>/<key>/<maker>-steps-0-1-rank-0-of-2.safetensors    row numbers and their values, with a checksum
+    <cache>/<key>/<maker>-merged-<content>.safetensors         the rows of many such files: see `reference_files.py`
 
 The key is made from files on disk, not from weights in memory, which have changed when a run resumes. The pass uses the
 same model that is trained, wrapped and sharded in the same way, and the same batches as the first epoch, so that policy
@@ -37,8 +38,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from blake3 import blake3
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from align.errors import CheckpointError
 from align.files import fingerprint_of, whole_file
@@ -47,13 +46,12 @@ from align.models.checkpoints import checkpoint_fingerprint, located
 from align.reporting import Progress, logger
 from align.settings import ModelConfig
 from align.source_code import code_of
+from align.trainers.reference_files import MANY, SUFFIX, add_to_shard, merge, read_shard
 from align.tree.encode import PromptTree
 from align.tree.pack import RunPlan, TreeBatch, collate
 
 log = logger(__name__)
 
-_SUFFIX = ".safetensors"
-_DELETE = "Delete the file; its rows are computed again"
 _CODE = ("align.models.logps", "align.tree.attention", "align.tree.pack")
 _COMPUTES = ("align/models/", "align/tree/")
 
@@ -169,6 +167,7 @@ class ReferenceCache:
             made = torch.from_numpy(self._make(missing, logps_of)).to(self.device)
             if self.plan.processes > 1:
                 dist.all_reduce(made)  # each row was made by one process; the others hold 0 for it
+            agree(self._merge_all)  # every process has written its files: the sum above needed them all
             rows = np.concatenate([self.plan[step].rows for step in missing]).astype(np.int64)
             values[rows] = made.cpu().numpy()[rows]
             same[rows] = True
@@ -196,6 +195,7 @@ class ReferenceCache:
         """Compute and write the values of this process's rows in the missing steps; 0 for all other rows."""
         made = np.zeros((len(self.trees), len(self.trees[0].branches)), dtype=np.float32)
         progress = Progress("reference", len(missing))
+        written: set[Path] = set()
         for shard, steps in groupby(missing, key=lambda step: step // self.shard_steps):
             rows: list[int] = []
             for step in steps:
@@ -204,9 +204,19 @@ class ReferenceCache:
             if rows:
                 first = shard * self.shard_steps
                 span = f"steps-{first}-{first + self.shard_steps - 1}"
-                name = f"{self._maker}-{span}-rank-{self.plan.process}-of-{self.plan.processes}{_SUFFIX}"
-                _add_to_shard(self._place / name, np.asarray(rows), made[rows])
+                name = f"{self._maker}-{span}-rank-{self.plan.process}-of-{self.plan.processes}{SUFFIX}"
+                add_to_shard(self._place / name, np.asarray(rows), made[rows])
+                written.add(self._place / name)
+            if len(written) >= MANY:
+                merge(written, self._maker)
+                written.clear()
         return made
+
+    def _merge_all(self) -> None:
+        """Merge the files of this run's maker if there are many."""
+        files = list(self._place.glob(f"{self._maker}-*{SUFFIX}"))
+        if len(files) > MANY:
+            merge(files, self._maker)
 
     @torch.no_grad()
     def _make_step(self, step: int, logps_of: Callable[[TreeBatch], torch.Tensor], made: np.ndarray) -> list[int]:
@@ -222,55 +232,27 @@ class ReferenceCache:
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         """Every value on disk, NaN for the others, and for each row whether it was made in this run's batches."""
-        values = np.full((len(self.trees), len(self.trees[0].branches)), np.nan, dtype=np.float32)
-        same = np.zeros(len(self.trees), dtype=np.bool_)
         if not (self._place / "KEY.json").exists():
             with whole_file(self._place / "KEY.json") as handle:
                 json.dump(self.key, handle, indent=1)
+        while (found := self._read_files()) is None:
+            pass  # another run merges its files meanwhile
+        return found
+
+    def _read_files(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """As `_read`; None if a file is gone before it could be read: its rows are in another one."""
+        values = np.full((len(self.trees), len(self.trees[0].branches)), np.nan, dtype=np.float32)
+        same = np.zeros(len(self.trees), dtype=np.bool_)
         ours = f"{self._maker}-"
         # Our own files last: if two files have a row, the value from the same batch is used.
-        for file in sorted(self._place.glob(f"*{_SUFFIX}"), key=lambda file: (file.name.startswith(ours), file.name)):
+        for file in sorted(self._place.glob(f"*{SUFFIX}"), key=lambda file: (file.name.startswith(ours), file.name)):
             try:
-                rows, logps = _read_shard(file)
+                rows, logps = read_shard(file)
             except CheckpointError as error:
+                if not file.exists():
+                    return None
                 log.warning("its rows are computed again: %s", error)
                 continue
             values[rows] = logps
             same[rows] = file.name.startswith(ours)
         return values, same
-
-
-def _add_to_shard(path: Path, rows: np.ndarray, logps: np.ndarray) -> None:
-    """Write the values of some rows, and keep those of other rows that the file has from a run of fewer steps."""
-    if path.exists():
-        try:
-            others, values = _read_shard(path)
-        except CheckpointError:
-            pass  # its rows are among those that were computed again
-        else:
-            kept = ~np.isin(others, rows)
-            rows, logps = np.concatenate([others[kept], rows]), np.concatenate([values[kept], logps])
-    _write_shard(path, rows, logps)
-
-
-def _write_shard(path: Path, rows: np.ndarray, logps: np.ndarray) -> None:
-    tensors = {"rows": rows.astype(np.int64), "logps": logps}
-    with whole_file(path, "wb") as handle:
-        handle.write(save(tensors, metadata={"blake3": _checksum(tensors)}))
-
-
-def _read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers [n] and values [n, branches]. Raises CheckpointError if the file is not as it was written."""
-    try:
-        with safe_open(path, "np") as handle:
-            expected = (handle.metadata() or {}).get("blake3")
-            tensors = {name: handle.get_tensor(name) for name in ("rows", "logps")}
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"cannot be read ({error})", _DELETE) from None
-    if _checksum(tensors) != expected:
-        raise CheckpointError(path, "does not match its checksum", _DELETE)
-    return tensors["rows"], tensors["logps"]
-
-
-def _checksum(tensors: dict[str, np.ndarray]) -> str:
-    return fingerprint_of(*((name, array.dtype, array.shape, array.tobytes().hex()) for name, array in tensors.items()))

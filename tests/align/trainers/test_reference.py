@@ -235,6 +235,90 @@ def test_the_shards_that_the_comment_lists_are_the_ones_that_are_written(tmp_pat
     }
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files are many."""
+    for module in ("reference", "reference_files"):
+        monkeypatch.setattr(f"align.trainers.{module}.MANY", 3)
+
+
+def test_many_files_are_merged_during_the_pass_and_after_it(tmp_path: Path, few: None) -> None:
+    made = logps(cache(tmp_path, shard_steps=1), Model())
+    assert np.array_equal(made.logps, EXACT)
+    names = sorted(name.split("-")[1] for name in shards(tmp_path))
+    assert names == ["merged", "merged", "steps", "steps"][: len(names)]
+    assert len(names) <= 4, "eight steps, a file for each"
+    again = Model()
+    read = logps(cache(tmp_path, shard_steps=1), again, resumed=True)
+    assert again.calls == 0
+    assert read.logps.tobytes() == made.logps.tobytes()
+    assert read.same_batches
+
+
+def test_files_of_several_processes_become_one_after_the_pass(tmp_path: Path, few: None) -> None:
+    for process in range(2):
+        cache(tmp_path, plan(processes=2, process=process), shard_steps=1)._make(range(7), Model())
+    mine = cache(tmp_path, plan(processes=2), shard_steps=1)
+    assert len(shards(tmp_path)) > 3
+    values, _ = mine._read()
+    mine._merge_all()
+    assert [name.split("-")[1] for name in shards(tmp_path)] == ["merged"]
+    assert mine._read()[0].tobytes() == values.tobytes()
+
+
+def test_a_pass_that_is_killed_while_files_are_merged_loses_no_row(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if "-steps-" in path.name:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            logps(cache(tmp_path, shard_steps=1), Model())
+    assert len(shards(tmp_path)) == 4, "three files and the one that they were merged into"
+    model = Model()
+    made = logps(cache(tmp_path, shard_steps=1), model)
+    assert np.array_equal(made.logps, EXACT)
+    assert model.calls == passes(range(3, 8), plan()), "the first three steps are known"
+    assert len(shards(tmp_path)) <= 3
+
+
+def test_a_file_that_another_run_has_merged_meanwhile_is_read_from_there(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.trainers import reference, reference_files
+
+    first = cache(tmp_path, shard_steps=4)
+    first._make(range(8), Model())
+    honest, merged = reference_files.read_shard, []
+
+    def read_after_merge(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        if not merged:
+            merged.append(reference_files.merge(first._place.glob("*.safetensors"), first._maker))
+        return honest(path)
+
+    monkeypatch.setattr(reference, "read_shard", read_after_merge)
+    read = logps(cache(tmp_path), Model(), resumed=True)
+    assert np.array_equal(read.logps, EXACT)
+
+
+def test_a_damaged_file_is_not_merged(tmp_path: Path, few: None) -> None:
+    from align.trainers.reference_files import merge
+
+    made = cache(tmp_path, shard_steps=1)
+    made._make(range(2), Model())
+    damaged, whole = sorted(made._place.glob("*.safetensors"))
+    damaged.write_bytes(b"torn")
+    assert merge([damaged, whole], made._maker) is None
+    assert damaged.exists()
+    assert whole.exists()
+
+
 @pytest.mark.slow
 def test_both_processes_run_a_step_again_that_one_of_them_lost(tmp_path: Path) -> None:
     for process in range(2):
