@@ -389,6 +389,11 @@ def begin_clock(folder: Path) -> RunClock:
     return _clocks[key]
 
 
+def begun_clock(folder: Path) -> RunClock | None:
+    """The clock of the run in `folder`; None if this process does not train there."""
+    return _clocks.get(folder.resolve())
+
+
 def clock_of(folder: Path) -> RunClock:
     """The clock of the run in `folder`, begun now if it has none."""
-    return _clocks.get(folder.resolve()) or begin_clock(folder)
+    return begun_clock(folder) or begin_clock(folder)

@@ -44,10 +44,20 @@ sheets of the makers. RTX: with sums in float32."""
 _SYSCTL = {"hw.optional.avx2_0": "avx2", "hw.optional.neon": "asimd", "hw.optional.arm.FEAT_BF16": "bf16"}  # macOS
 
 
+def cpus_of_process() -> int:
+    """CPUs for this process: those that it may use, divided by the processes of a launcher on this machine."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, _cpus() // max(1, int(processes) if processes.isdigit() else 1))
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe() -> str:
     """One line, such as `Intel(R) Xeon(R) Gold 6430, 2 cores, avx2 avx512f avx512_bf16 amx_bf16`, and the GPU if a
     process that uses torch sees one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cpus()
     parts = [cpu_name(), f"{cores} core{'' if cores == 1 else 's'}", " ".join(cpu_instructions()), _gpu()]
     return ", ".join(part for part in parts if part)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 _OUTPUT = {
     *("training.output_dir", "training.log_steps", "training.save_steps", "training.save_minutes"),
     *("training.keep_checkpoints", "training.keep_optimizer", "training.report_to", "training.run_name"),
-    *("training.project", "training.threads"),
+    *("training.project", "training.threads", "data.encode_processes"),
     *("training.watchdog_minutes", "training.slow_rank_factor"),
     *("training.checks", "training.proofs"),  # the last is an earlier name of training.checks
     "training.guards.probe_steps",

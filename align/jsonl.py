@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from blake3 import blake3
 from pydantic import ValidationError
 
 from align.errors import RowError, UnusableRow
 from align.files import whole_file
 from align.formats.rows import is_ours, to_row
 from align.records import Entry, Record, SourceLike, count_of, entries_of, label_of, parsed, sources_of
+from align.records.seen import Seen
 from align.records.selection import NOT_SELECTED
 from align.reporting import logger
 from align.rows import PreferenceRow, Row, SFTRow
@@ -132,11 +133,46 @@ def stream_rows(
     Raises RowError as `read_rows` does, also where the sources hold no record.
     """
     reading = Reading() if reading is None else reading
-    drops = Drops() if drops is None else drops
+    admission = Admission(sources, kind, reading, Drops() if drops is None else drops)
+    for found in found_records(sources, places, seed):
+        if isinstance(found, LeftOut):
+            admission.leave_out(found)
+            continue
+        try:
+            row, ours = row_from(found.entry, kind, found.where, reading.ignore_columns)
+        except RowError as error:
+            admission.ids(found, error)
+            continue
+        for row_id in admission.ids(found, Read(row.id, content_of(row), ours)):
+            yield row if row_id == row.id else row.model_copy(update={"id": row_id})
+
+
+class Found(NamedTuple):
+    """A record that is read."""
+
+    source: str
+    """The label of its source."""
+    where: str
+    entry: Entry
+    copies: Sequence[int]
+    """Numbers of the copies of its row that are used, from 0. Without a weight: [0]."""
+
+
+class LeftOut(NamedTuple):
+    """Records that are passed over before anything is read of them."""
+
+    source: str
+    reasons: Mapping[str, int]
+
+
+def found_records(sources: Sources, places: Collection[int] | None = None, seed: int = 0) -> Iterator[Found | LeftOut]:
+    """The records of one or more sources, in order, by what `stream_rows` says of places and seed.
+
+    Raises RowError where a source cannot be read, or where all of them hold no record.
+    """
     listed = sources_of(sources)
     chosen = None if places is None else frozenset(places)
-    seen = _Seen()
-    place, empty = 0, True
+    place, empty, not_selected = 0, True, 0
     for number, source in enumerate(listed):
         label = label_of(source)
         times = _Times(source, seed, number)
@@ -146,42 +182,69 @@ def stream_rows(
             repeats = times.of(index)
             first, place = place, place + repeats
             copies = [copy for copy in range(repeats) if chosen is None or first + copy in chosen]
-            if not copies:
-                if not repeats:
-                    drops.read(label)
-                    drops.drop(label, "left out by weight")
-                continue
-            drops.read(label)
-            try:
-                row, ours = row_from(entry, kind, where, reading.ignore_columns)
-            except UnusableRow as error:
-                drops.drop(label, error.reason)
-                continue
-            except RowError as error:
-                if reading.bad_rows == "stop":
-                    raise
-                drops.drop_bad(label, error)
-                continue
-            known = seen.add(row, ours)
-            if (known == "other" and reading.bad_rows == "stop") or (
-                known == "repeat" and reading.duplicates == "error"
-            ):
-                raise _repeated(row, known, where, listed, reading)
-            if known == "other" or (known == "repeat" and reading.duplicates == "drop"):
-                drops.drop(label, REPEATED if known == "repeat" else SAME_ID)
-                continue
-            for copy in copies:
-                if copy or known == "repeat":
-                    yield row.model_copy(update={"id": seen.new_id(row.id)})
-                else:
-                    yield row
-        drops.leave_out(label, left_out)
+            if copies:
+                yield Found(label, where, entry, copies)
+            elif not repeats:
+                yield LeftOut(label, {"left out by weight": 1})
+        if left_out:
+            not_selected += left_out[NOT_SELECTED]
+            yield LeftOut(label, left_out)
     if empty:
         names = ", ".join(map(label_of, listed))
-        if NOT_SELECTED in drops.reasons:
+        if not_selected:
             how = "Collect rows of these rounds and batches, or select others"
-            raise RowError(names, f"no row is selected ({drops.reasons[NOT_SELECTED]} are of other ones)", how)
+            raise RowError(names, f"no row is selected ({not_selected} are of other ones)", how)
         raise RowError(names, "holds no rows", "Check the stage that wrote it, and its manifest")
+
+
+class Read(NamedTuple):
+    """What decides whether a row is kept among the others."""
+
+    id: str
+    content: int
+    """See `content_of`."""
+    ours: bool
+    """Whether its record was in our own form."""
+
+
+class Admission:
+    """Which rows are kept among those of all sources, and under which ids; the others are counted in `drops`.
+
+    Records may be read by several processes (`align/trainers/encoding.py`). What becomes of a row depends on the rows
+    before it, so this is asked in their order, in one place.
+    """
+
+    def __init__(self, sources: Sources, kind: type[Row], reading: Reading, drops: Drops) -> None:
+        self._sources, self._kind, self._reading, self._drops = sources, kind, reading, drops
+        self._seen = Seen()
+
+    def leave_out(self, found: LeftOut) -> None:
+        """Count records that were passed over."""
+        self._drops.leave_out(found.source, found.reasons)
+
+    def ids(self, found: Found, read: Read | RowError) -> list[str]:
+        """The id of each copy of the row that is used; empty if it is dropped.
+
+        read: the row, or why the record is none.
+        Raises RowError if the reading says that such a row stops the run.
+        """
+        label, reading = found.source, self._reading
+        self._drops.read(label)
+        if isinstance(read, UnusableRow):
+            self._drops.drop(label, read.reason)
+            return []
+        if isinstance(read, RowError):
+            if reading.bad_rows == "stop":
+                raise read
+            self._drops.drop_bad(label, read)
+            return []
+        known = self._seen.add(*read)
+        if (known == "other" and reading.bad_rows == "stop") or (known == "repeat" and reading.duplicates == "error"):
+            raise _repeated(read, known, found.where, self._kind, sources_of(self._sources), reading)
+        if known == "other" or (known == "repeat" and reading.duplicates == "drop"):
+            self._drops.drop(label, REPEATED if known == "repeat" else SAME_ID)
+            return []
+        return [self._seen.new_id(read.id) if copy or known == "repeat" else read.id for copy in found.copies]
 
 
 def count_rows(sources: Sources) -> int:
@@ -286,81 +349,29 @@ def row_from(entry: Entry, kind: type[R], where: str, ignore: Collection[str] = 
     return answered(row_of(record, kind, where, ignore), where), False
 
 
-def _repeated(row: Row, known: str, where: str, sources: Iterable[Source], reading: Reading) -> RowError:
+def _repeated(
+    read: Read, known: str, where: str, kind: type[Row], sources: Iterable[Source], reading: Reading
+) -> RowError:
     """The error of a row that was there before, with both places."""
-    sought = _content(row)
     for source in sources:
         for here, entry in entries_of(source):
             try:
-                other, _ = row_from(entry, type(row), here, reading.ignore_columns)
+                other, _ = row_from(entry, kind, here, reading.ignore_columns)
             except RowError:
                 continue
-            if here != where and (other.id == row.id or (known == "repeat" and _content(other) == sought)):
+            if here != where and (other.id == read.id or (known == "repeat" and content_of(other) == read.content)):
                 if known == "repeat":
                     how = "Remove the repeated row, or set duplicates to drop or keep"
                     return RowError(f"{where}: id", f"repeats the row {other.id!r} of {here}", how)
-                what = f"{row.id!r} is already the id of another row, {here}"
+                what = f"{read.id!r} is already the id of another row, {here}"
                 return RowError(f"{where}: id", what, "Give each row its own id")
     raise AssertionError(f"{where} was seen before, and is not there any more")
 
 
-def _content(row: Row) -> int:
-    """A hash of what a row says: all of it but id and source."""
-    values = [value for name, value in row.__dict__.items() if name not in ("id", "source")]
-    try:
-        return hash((type(row), *values))
-    except TypeError:  # a field that holds a list or a dictionary
-        return hash(row.model_dump_json(exclude={"id", "source"}))
-
-
-class _Seen:
-    """The rows that were read, in 16 bytes for each slot of a hash table that is at most two thirds full.
-
-    Two rows in a million collide by chance with a probability of 3e-8.
-    """
-
-    def __init__(self) -> None:
-        self._keys, self._values = array("q", bytes(8 * 1024)), array("q", bytes(8 * 1024))
-        self._used = 0
-        self._copies: Counter[str] = Counter()
-
-    def add(self, row: Row, ours: bool) -> Literal["new", "repeat", "other"]:
-        """new; repeat: this very row was there; other: a different row has its id."""
-        content = _content(row)
-        known = self._put(hash(("id", row.id)), content)
-        if known is not None:
-            return "repeat" if known == content else "other"
-        if not ours and self._put(hash(("content", content)), content) is not None:
-            return "repeat"
-        return "new"
-
-    def new_id(self, row_id: str) -> str:
-        """`row_id` with `.1`, `.2` and so on behind it: the first that no row has."""
-        while True:
-            self._copies[row_id] += 1
-            found = f"{row_id}.{self._copies[row_id]}"
-            if self._put(hash(("id", found)), 0) is None:
-                return found
-
-    def _put(self, key: int, value: int) -> int | None:
-        """The value that the key has had; None, and from now on `value`, where it was not there."""
-        key = key or 1  # 0 marks a free slot
-        size = len(self._keys)
-        slot = key % size
-        while (there := self._keys[slot]) != 0:
-            if there == key:
-                return self._values[slot]
-            slot = (slot + 1) % size
-        self._keys[slot], self._values[slot] = key, value
-        self._used += 1
-        if 3 * self._used > 2 * size:
-            keys, values = self._keys, self._values
-            self._keys, self._values = array("q", bytes(16 * size)), array("q", bytes(16 * size))
-            self._used = 0
-            for old, its in zip(keys, values, strict=True):
-                if old:
-                    self._put(old, its)
-        return None
+def content_of(row: Row) -> int:
+    """A hash of what a row says, in 64 bits: all of it but id and source. The same in every process."""
+    text = row.model_dump_json(exclude={"id", "source"})
+    return int.from_bytes(blake3(text.encode()).digest(length=8), "little", signed=True)
 
 
 class _Times:

@@ -47,7 +47,7 @@ def run(recipe: DPORecipe) -> Path:
     from align.models.support import require_trainable
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import preference_eval_trees, preference_trees
+    from align.trainers.data import trees_of_run
     from align.trainers.dpo import DPOTrainer
     from align.trainers.rollbacks import fit_with_rollbacks
 
@@ -55,8 +55,7 @@ def run(recipe: DPORecipe) -> Path:
     recipe = resolved(recipe, recipe.training.output_dir)
     limit = require_trainable(recipe.model)
     _, protocol = load_tokenizer_for(recipe.model)
-    trees = preference_trees(recipe.data, recipe.training, protocol, pairs=True)
-    eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol, pairs=True)
+    trees, eval_trees = trees_of_run("dpo", recipe, protocol)
     require_rows_within(limit, trees, eval_trees)
 
     def trainer() -> DPOTrainer:

@@ -54,7 +54,7 @@ def run(recipe: RewardRecipe) -> Path:
     from align.models.support import require_trainable
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import preference_eval_trees, preference_trees
+    from align.trainers.data import trees_of_run
     from align.trainers.reward import RewardTrainer
     from align.trainers.rollbacks import fit_with_rollbacks
 
@@ -62,8 +62,7 @@ def run(recipe: RewardRecipe) -> Path:
     recipe = resolved(recipe, recipe.training.output_dir)
     limit = require_trainable(recipe.model, scorer=True)
     _, protocol = load_tokenizer_for(recipe.model)
-    trees = preference_trees(recipe.data, recipe.training, protocol)
-    eval_trees = preference_eval_trees(recipe.data, recipe.training, protocol)
+    trees, eval_trees = trees_of_run("reward", recipe, protocol)
     require_rows_within(limit, trees, eval_trees)
 
     def trainer() -> RewardTrainer:

@@ -46,7 +46,7 @@ def run(recipe: SFTRecipe) -> Path:
     from align.models.support import require_trainable
     from align.precision import resolved
     from align.trainers.arguments import training_arguments
-    from align.trainers.data import sft_eval_trees, sft_trees
+    from align.trainers.data import trees_of_run
     from align.trainers.rollbacks import fit_with_rollbacks
     from align.trainers.sft import SFTTrainer
 
@@ -54,8 +54,7 @@ def run(recipe: SFTRecipe) -> Path:
     recipe = resolved(recipe, recipe.training.output_dir)
     limit = require_trainable(recipe.model)
     _, protocol = load_tokenizer_for(recipe.model)
-    trees = sft_trees(recipe.data, recipe.training, protocol, recipe.sft)
-    eval_trees = sft_eval_trees(recipe.data, recipe.training, protocol, recipe.sft)
+    trees, eval_trees = trees_of_run("sft", recipe, protocol)
     require_rows_within(limit, trees, eval_trees)
 
     def trainer() -> SFTTrainer:

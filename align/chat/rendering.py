@@ -48,6 +48,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, variables: Mapping[str, Any], today: str | None) -> None:
+        self._given = tokenizer, variables, today
         self.variables = {**tokenizer.special_tokens_map, **variables}
         self.today = today
         self.asked_for_today = False
@@ -69,6 +70,10 @@ class Renderer:
             if name in RESERVED or not re.search(rf"\b{re.escape(name)}\b", tokenizer.chat_template):
                 what = f"the chat template of {self._name} reads no variable {name}"
                 raise ConfigError("model.chat_template_kwargs", what, "Remove it, or correct its name")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: it compiles the template itself, since a compiled one cannot be pickled."""
+        return type(self), self._given
 
     def render(
         self,

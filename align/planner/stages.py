@@ -14,7 +14,7 @@ from align.planner.plan import StagePlan
 from align.planner.sampling import SamplingStage, ScoringStage, plan_sampling, plan_scoring
 from align.planner.settings import MachineConfig, RowsConfig
 from align.planner.training import COMPLETIONS, TrainingStage, plan_training
-from align.rounds.names import as_yaml
+from align.rounds.names import overrides_of
 from align.rounds.plan import RoundsConfig, load_stages, recipe_class
 from align.settings import ModelConfig, SamplingConfig
 
@@ -48,7 +48,7 @@ def plans(
         raise ConfigError(
             file, f"is in no folder of a recipe, and {name} is none", "Set recipe= to the recipe that reads it"
         )
-    overrides = list(_overrides(settings or {}, ""))
+    overrides = list(overrides_of(settings or {}))
     found: list[StagePlan] = []
     if name == "rounds":
         config = load_config(RoundsConfig, file, overrides)
@@ -64,15 +64,6 @@ def plans(
     loaded = load_config(recipe_class(recipes, name), file, overrides)
     started = _default_launch(loaded, launch, recipes, machine)
     return list(_of_stage(file.stem, name, loaded, started, machine, rows, shape))
-
-
-def _overrides(settings: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """{"data": {"token_budget": 8}} -> `data.token_budget=8`."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _overrides(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}={as_yaml(value)}"
 
 
 def _default_launch(config: Section, launch: Path | None, recipes: Path, machine: MachineConfig) -> Launch:

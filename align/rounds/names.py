@@ -79,6 +79,15 @@ def fill(value: Any, names: Names, where: str) -> Any:
     return value
 
 
+def overrides_of(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Settings in sections as words of a command line: {"data": {"token_budget": 8}} gives `data.token_budget=8`."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from overrides_of(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={as_yaml(value)}"
+
+
 def as_yaml(value: Any) -> str:
     """A value as the right-hand side of key=value, so that reading it gives the same value back."""
     if isinstance(value, str) and value == value.strip() and re.fullmatch(r"[\w./-]+", value):

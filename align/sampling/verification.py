@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from align.errors import RowError
 from align.files import fingerprint_of
+from align.hardware import cpus_of_process
 from align.judges.verifiers.catalog import VerifierName, load_verifier
 from align.rows import Candidate, PromptRow, VerifiedPromptRow
 from align.sampling.work_units import run_units
@@ -66,7 +66,7 @@ class Verification:
         def verify(unit: Sequence[list[Candidate]]) -> tuple[list[Candidate], int]:
             flat = [candidate for group in unit for candidate in group]
             # A slow check waits for a process of its own, so threads are enough to run several at a time.
-            with ThreadPoolExecutor(_checks_at_a_time()) as pool:
+            with ThreadPoolExecutor(cpus_of_process()) as pool:
                 made = list(pool.map(lambda candidate: self._verified(candidate, slow), flat))
             return made, len(made)
 
@@ -138,12 +138,6 @@ class Verification:
                 how = f"See {verifier.entry.__name__} in align/judges/verifiers/"
                 raise RowError(f"prompt {row.id}: {place}", what, how) from None
         return found
-
-
-def _checks_at_a_time() -> int:
-    """How many slow checks one process runs at a time: its part of the cores that the processes of a launcher share."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, len(os.sched_getaffinity(0)) // max(1, int(processes) if processes.isdigit() else 1))
 
 
 def _counts(candidates: Iterable[Candidate], names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,10 @@ class TreeDataConfig(Reading):
     eval_limit: int | None = Field(None, gt=0)
     """Evaluate at most this many held-out rows: always the same ones, chosen by a hash. None for all. Rows that
     eval_ratio holds out are not trained on, whether they are evaluated or not."""
+    encode_processes: int | None = Field(None, gt=0, le=4096)
+    """Processes that turn rows into token ids, before the first step; the result is the same for any number. None: the
+    CPUs that the first process may use, divided by the processes of the launcher on its machine, and fewer for few
+    rows. `recipes/encode.py` does this before GPUs are held."""
 
     @property
     def has_eval_rows(self) -> bool:

@@ -11,28 +11,32 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from align.chat.protocol import ChatProtocol
-from align.effective_time import ENCODING, clock_of
-from align.errors import RowError
+from align.effective_time import ENCODING, begun_clock
+from align.errors import AlignError, RowError
 from align.files import fingerprint_of, whole_file
-from align.jsonl import Drops, count_rows, stream_rows
+from align.jsonl import Admission, Drops, LeftOut, count_rows, found_records
 from align.manifest import SEAL, code_fingerprint
 from align.records import identities_of, key_of, sources_of
 from align.reporting import Progress, duration, logger
-from align.rows import Messages, PreferenceRow, Row, SFTRow
+from align.rows import PreferenceRow, SFTRow
 from align.settings import PreferenceDataConfig, SFTConfig, TrainingConfig, TreeDataConfig
-from align.splits import part_of, prompt_identity
+from align.trainers.encoding import Encoder, encoded, in_chunks, processes_for
 from align.trainers.output import CHECKPOINT
 from align.trainers.processes import Processes
-from align.tree.encode import PromptTree, encode_preferences, encode_sft, require_trees
-from align.tree.store import FORMAT, TreeStore, stored_key, write_trees
+from align.tree.encode import Dropped, PromptTree, count_dropped, preference_ask, require_trees, sft_ask
+from align.tree.store import FORMAT, TreeStore, stored_key, write_batches
 
 log = logger(__name__)
 
@@ -45,14 +49,15 @@ DROPPED = "dropped.json"
 EVAL_TREES, EVAL_DROPPED = "eval_trees.arrow", "eval_dropped.json"
 """The same of the held-out rows."""
 
+STAGES = ("sft", "dpo", "reward")
+"""The recipes that train."""
+
 HELD_OUT = "held out for validation"
 """Why a row is not trained on with `data.eval_ratio`, in the record of what was dropped."""
 
 POLL_SECONDS = 0.2
 SAY_SECONDS = 60.0
 """How often a process that waits for another's file says so."""
-
-R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -74,30 +79,50 @@ class Part:
         """Of the file of trees and of the record of what was dropped."""
         return (EVAL_TREES, EVAL_DROPPED) if self.held_out else (TREES, DROPPED)
 
-    def rows_of(self, rows: Iterable[R], seed: int, drops: Drops) -> Iterable[R]:
+    def rows_of(self, rows: Iterable[_Row], seed: int, drops: Drops) -> Iterable[_Row]:
         """The rows of this part among those of its sources.
 
         A prompt is held out by its hash, as `align/splits.py` has it, and `most` rows are those with the smallest
         hashes of their ids: neither choice depends on how many other rows there are.
         """
         if self.ratio is not None:
-            rows = self._of_this_side(rows, self.ratio, seed, drops)
-        if self.most is None:
-            return rows
-        kept = heapq.nsmallest(self.most, enumerate(rows), key=lambda item: (fingerprint_of(seed, item[1].id), item[0]))
-        return (row for _, row in sorted(kept, key=lambda item: item[0]))
+            rows = self._of_this_side(rows, drops)
+        return rows if self.most is None else _with_smallest_hashes(rows, self.most, seed)
 
-    def _of_this_side(self, rows: Iterable[R], ratio: float, seed: int, drops: Drops) -> Iterator[R]:
+    def _of_this_side(self, rows: Iterable[_Row], drops: Drops) -> Iterator[_Row]:
         for row in rows:
-            if (part_of(prompt_identity(_messages_of(row)), (ratio,), seed) == 0) == self.held_out:
+            if row.held_out == self.held_out:
                 yield row
             elif not self.held_out:
                 drops.reasons[HELD_OUT] += 1
 
 
-def _messages_of(row: Row) -> Messages:
-    assert isinstance(row, SFTRow | PreferenceRow), "other rows are not trained on"
-    return row.messages if isinstance(row, SFTRow) else row.prompt
+class _Row(NamedTuple):
+    """A row that is kept so far, in the chunk that it came in."""
+
+    id: str
+    held_out: bool
+    dropped: Dropped | None
+    trees: pa.RecordBatch
+    place: int
+    """Of its tree in `trees`, if it is not dropped."""
+
+
+def _with_smallest_hashes(rows: Iterable[_Row], most: int, seed: int) -> list[_Row]:
+    """The `most` rows with the smallest hashes of their ids, in the order of the rows."""
+    chosen: list[tuple[int, int, _Row]] = []  # a heap with the largest hash at its top
+    for number, row in enumerate(rows):
+        key = -int(fingerprint_of(seed, row.id), 16), -number
+        if len(chosen) < most:
+            heapq.heappush(chosen, (*key, row._replace(trees=_alone(row), place=0)))
+        elif key > chosen[0][:2]:
+            heapq.heapreplace(chosen, (*key, row._replace(trees=_alone(row), place=0)))
+    return [row for _, _, row in sorted(chosen, key=lambda entry: -entry[1])]
+
+
+def _alone(row: _Row) -> pa.RecordBatch:
+    """The row's tree without its chunk, which would otherwise stay in memory."""
+    return row.trees.take(pa.array([] if row.dropped else [row.place], pa.int64()))
 
 
 def _training_part(data: TreeDataConfig) -> Part:
@@ -110,6 +135,16 @@ def _eval_part(data: TreeDataConfig) -> Part | None:
     if data.eval_ratio is not None:
         return Part(data.path, data.limit, data.eval_ratio, held_out=True, most=data.eval_limit)
     return None
+
+
+def trees_of_run(stage: str, recipe: Any, protocol: ChatProtocol) -> tuple[TreeStore, TreeStore | None]:
+    """What a run trains on, and what is held out of it. stage: one of `STAGES`. recipe: the config of its recipe."""
+    data, training = recipe.data, recipe.training
+    if stage == "sft":
+        return sft_trees(data, training, protocol, recipe.sft), sft_eval_trees(data, training, protocol, recipe.sft)
+    pairs = stage == "dpo"
+    trees = preference_trees(data, training, protocol, pairs=pairs)
+    return trees, preference_eval_trees(data, training, protocol, pairs=pairs)
 
 
 def sft_trees(
@@ -146,26 +181,19 @@ def _sft_part(
     part: Part, data: TreeDataConfig, training: TrainingConfig, protocol: ChatProtocol, sft: SFTConfig | None
 ) -> TreeStore:
     train_on = (sft or SFTConfig()).train_on
-    encode = partial(encode_sft, protocol=protocol, data=data, train_on=train_on)
-    return _prepared(part, SFTRow, encode, data, training, protocol, f"sft {train_on}")
+    encoder = Encoder(SFTRow, partial(sft_ask, train_on=train_on), protocol, data, part.ratio, training.seed)
+    return _prepared(part, encoder, training, f"sft {train_on}")
 
 
 def _preference_part(
     part: Part, data: PreferenceDataConfig, training: TrainingConfig, protocol: ChatProtocol, pairs: bool
 ) -> TreeStore:
-    encode = partial(encode_preferences, protocol=protocol, data=data, pairs=pairs)
-    return _prepared(part, PreferenceRow, encode, data, training, protocol, f"preferences {pairs}")
+    ask_of = partial(preference_ask, data=data, pairs=pairs)
+    encoder = Encoder(PreferenceRow, ask_of, protocol, data, part.ratio, training.seed)
+    return _prepared(part, encoder, training, f"preferences {pairs}")
 
 
-def _prepared(
-    part: Part,
-    kind: type[R],
-    encode: Callable[..., Iterator[PromptTree]],
-    data: TreeDataConfig,
-    training: TrainingConfig,
-    protocol: ChatProtocol,
-    what: str,
-) -> TreeStore:
+def _prepared(part: Part, encoder: Encoder, training: TrainingConfig, what: str) -> TreeStore:
     """The trees of a part, from `<output_dir>/trees.arrow` where they were made of the same rows in the same way.
 
     Otherwise rank zero encodes `data.limit` rows of a seeded choice (all without a limit) and writes the file, with
@@ -173,30 +201,29 @@ def _prepared(
     that holds what a run has saved, both files get temporary names until `keep_trees`: see there.
     Raises RowError if no row is left.
     """
-    folder = training.output_dir
+    folder, data = training.output_dir, encoder.data
     name, record_name = part.names
     inputs = identities_of(part.sources)
-    key = _key(part, data, inputs, training, protocol, what)
+    key = _key(part, data, inputs, training, encoder.protocol, what)
     found = [path for path in (folder / name, _temporary(folder, name)) if stored_key(path) == key]
 
     def encoded() -> Path:
         if found:
             log.info("%s was made of the same rows in the same way: nothing is encoded again", found[0])
             return found[0]
-        path = _temporary(folder, name) if _holds_saved(folder) else folder / name
+        path = _temporary(folder, name) if holds_saved(folder) else folder / name
         record = path.with_name(path.name.replace(name, record_name))
         drops = Drops()
         count = count_rows(part.sources)
         places = _chosen_places(count, part.limit, training.seed)
-        progress = Progress("encode", count if places is None else len(places))
-        rows = stream_rows(part.sources, kind, places, reading=data, drops=drops, seed=training.seed)
-        kept = part.rows_of(_watched(rows, progress), training.seed, drops)
-        trees_made = encode(kept, dropped=drops.reasons)
-        clock = clock_of(folder)
-        if not _holds_saved(folder):  # otherwise the run may be refused, and then leaves nothing
+        count = count if places is None else len(places)
+        rows = _read(part, encoder, places, drops, Progress("encode", count), processes_for(data, count))
+        batches = _trees_of(part.rows_of(rows, training.seed, drops), drops)
+        clock = begun_clock(folder)
+        if clock is not None and not holds_saved(folder):  # otherwise the run may be refused, and then leaves nothing
             clock.record()
-        with clock.phase(ENCODING):
-            write_trees(path, _recorded(trees_made, drops, inputs, record, part), key)
+        with nullcontext() if clock is None else clock.phase(ENCODING):
+            write_batches(path, _recorded(batches, drops, inputs, record, part), key)
         return path
 
     path = _from_rank_zero(encoded, folder, name, key)
@@ -237,7 +264,8 @@ def _temporary(folder: Path, name: str) -> Path:
     return folder / f".{name}.part"
 
 
-def _holds_saved(folder: Path) -> bool:
+def holds_saved(folder: Path) -> bool:
+    """Whether the folder has a checkpoint or a finished model."""
     return (folder / SEAL).exists() or any(folder.glob(f"{CHECKPOINT}*/{SEAL}"))
 
 
@@ -250,7 +278,8 @@ def _key(
     what: str,
 ) -> str:
     """Everything that the trees depend on. inputs: what identifies each source."""
-    settings = data.model_dump_json(exclude={"path", "limit", "eval_path", "eval_ratio", "eval_limit"})
+    chosen = {"path", "limit", "eval_path", "eval_ratio", "eval_limit"}
+    settings = data.model_dump_json(exclude={*chosen, "encode_processes"})
     weighed = any(source.weight != 1 for source in sources_of(part.sources))
     seed = training.seed if part.limit or part.most or part.ratio or weighed else None
     return fingerprint_of(
@@ -273,21 +302,55 @@ def _chosen_places(count: int, limit: int | None, seed: int) -> list[int] | None
     return sorted(random.Random(seed).sample(range(count), limit))
 
 
-def _watched(rows: Iterable[R], progress: Progress) -> Iterator[R]:
-    for row in rows:
-        yield row
-        progress.advance()
+def _read(
+    part: Part, encoder: Encoder, places: Collection[int] | None, drops: Drops, progress: Progress, processes: int
+) -> Iterator[_Row]:
+    """The rows of a part's sources in order, without repeats and bad ones."""
+    data = encoder.data
+    admission = Admission(part.sources, encoder.kind, data, drops)
+    chunks = in_chunks(found_records(part.sources, places, encoder.seed))
+    for chunk, (rows, trees) in encoded(encoder, chunks, processes):
+        known = iter(rows)
+        place = 0
+        for item in chunk:
+            if isinstance(item, AlignError):
+                raise item
+            if isinstance(item, LeftOut):
+                admission.leave_out(item)
+                continue
+            row = next(known)
+            if isinstance(row, RowError):
+                admission.ids(item, row)
+                continue
+            for row_id in admission.ids(item, row.read):
+                yield _Row(row_id, row.held_out, row.dropped, trees, place)
+                progress.advance()
+            place += row.dropped is None
+
+
+def _trees_of(rows: Iterable[_Row], drops: Drops) -> Iterator[pa.RecordBatch]:
+    """The trees of the rows that have one; the others are counted."""
+    for _, group in groupby(rows, key=lambda row: id(row.trees)):  # rows of one chunk
+        kept = []
+        for row in group:
+            if row.dropped is None:
+                kept.append(row)
+            else:
+                count_dropped(row.id, row.dropped, drops.reasons)
+        if kept:
+            trees = kept[0].trees.take(pa.array([row.place for row in kept], pa.int64()))
+            yield trees.set_column(0, "id", pa.array([row.id for row in kept], pa.string()))
 
 
 def _recorded(
-    trees: Iterable[PromptTree], drops: Drops, inputs: Mapping[str, str], record: Path, part: Part
-) -> Iterator[PromptTree]:
+    batches: Iterable[pa.RecordBatch], drops: Drops, inputs: Mapping[str, str], record: Path, part: Part
+) -> Iterator[pa.RecordBatch]:
     """Pass the trees through. After the last one, write what was dropped, or raise RowError if no tree is left."""
     count = tokens = 0
-    for tree in trees:
-        count += 1
-        tokens += tree.tokens
-        yield tree
+    for batch in batches:
+        count += batch.num_rows
+        tokens += int(batch.column("tokens").to_numpy().sum(dtype=np.int64))
+        yield batch
     dropped = drops.reasons
     if part.held_out and not count:
         reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.most_common())

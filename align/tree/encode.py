@@ -13,17 +13,18 @@ Rows stream through in chunks, each with one call of the tokenizer, so memory do
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind
 from align.errors import RowError
 from align.reporting import logger
-from align.rows import Messages, PreferenceRow, SFTRow, completion_start
+from align.rows import Messages, PreferenceRow, Row, SFTRow, completion_start
 from align.settings import PreferenceDataConfig, TreeDataConfig
 
 log = logger(__name__)
@@ -90,6 +91,41 @@ class Ask(NamedTuple):
     level: str | None = None
 
 
+class Dropped(NamedTuple):
+    """Why a row makes no tree."""
+
+    reason: str
+    """For the count."""
+    error: RowError | None = None
+    """What is wrong with this row, if its reason does not say it all."""
+    stops: bool = False
+    """Whether the error ends the run."""
+
+
+AskOf = Callable[[Any], Ask | Dropped]
+"""What a row asks for: `sft_ask` or `preference_ask` with its settings."""
+
+
+def sft_ask(row: SFTRow, *, train_on: Literal["final", "all"]) -> Ask:
+    """A prompt with one completion.
+
+    train_on: "final" makes the messages after the last user (or system) message the completion; "all" puts every
+    assistant message in the branch, with the messages between them masked.
+    """
+    start = completion_start(row.messages, train_on)
+    return Ask(row.id, row.messages[:start], [row.messages[start:]], row.tools)
+
+
+def preference_ask(row: PreferenceRow, *, data: PreferenceDataConfig, pairs: bool = False) -> Ask | Dropped:
+    """A prompt with two or three completions, best first.
+
+    pairs: keep the best and the worst only, which is what DPO contrasts. A row graded below `data.levels` is dropped.
+    """
+    if row.level is not None and row.level not in data.levels:
+        return Dropped(f"level is {row.level}")
+    return Ask(row.id, row.prompt, (row.chosen, row.rejected) if pairs else row.completions, row.tools, row.level)
+
+
 def encode_sft(
     rows: Iterable[SFTRow],
     protocol: ChatProtocol,
@@ -97,17 +133,8 @@ def encode_sft(
     train_on: Literal["final", "all"],
     dropped: Counter[str],
 ) -> Iterator[PromptTree]:
-    """One tree with one branch for each row; what is left out is counted in `dropped` by its reason.
-
-    train_on: "final" makes the messages after the last user (or system) message the completion; "all" puts every
-    assistant message in the branch, with the messages between them masked.
-    """
-
-    def ask(row: SFTRow) -> Ask:
-        start = completion_start(row.messages, train_on)
-        return Ask(row.id, row.messages[:start], [row.messages[start:]], row.tools)
-
-    return _kept(map(ask, rows), protocol, data, dropped)
+    """One tree with one branch for each row (`sft_ask`); what is left out is counted in `dropped` by its reason."""
+    return _encoded(rows, partial(sft_ask, train_on=train_on), protocol, data, dropped)
 
 
 def encode_preferences(
@@ -118,21 +145,33 @@ def encode_preferences(
     pairs: bool = False,
     dropped: Counter[str],
 ) -> Iterator[PromptTree]:
-    """One tree for each row, with its two or three completions as branches, best first.
+    """One tree for each row, with its two or three completions as branches, best first (`preference_ask`).
 
-    pairs: keep the best and the worst only, which is what DPO contrasts. Rows graded below `data.levels`, rows whose
-    completions are the same tokens and all else that is left out are counted in `dropped`.
+    Rows whose completions are the same tokens and all else that is left out are counted in `dropped`.
     """
+    return _encoded(rows, partial(preference_ask, data=data, pairs=pairs), protocol, data, dropped)
 
-    def asks() -> Iterator[Ask]:
-        for row in rows:
-            if row.level is not None and row.level not in data.levels:
-                dropped[f"level is {row.level}"] += 1
-            else:
-                completions = (row.chosen, row.rejected) if pairs else row.completions
-                yield Ask(row.id, row.prompt, completions, row.tools, row.level)
 
-    return _kept(asks(), protocol, data, dropped)
+def encode_rows(
+    rows: Iterable[Row], ask_of: AskOf, protocol: ChatProtocol, data: TreeDataConfig
+) -> Iterator[PromptTree | Dropped]:
+    """The tree of each row, or why it has none, with one call of the tokenizer for all rows."""
+    asks = [ask_of(row) for row in rows]
+    trees = iter(list(_trees([ask for ask in asks if isinstance(ask, Ask)], protocol)))
+    for ask in asks:
+        yield ask if isinstance(ask, Dropped) else _kept(ask, next(trees), protocol, data)
+
+
+def count_dropped(row_id: str, found: Dropped, dropped: Counter[str]) -> None:
+    """Count a row that makes no tree; the first of a reason that needs more words is named in the log. Raises its error
+    if it stops the run.
+    """
+    if found.stops:
+        assert found.error is not None
+        raise found.error
+    if found.error is not None and not dropped[found.reason]:
+        log.warning("row %s is the first that is dropped for this reason: %s", row_id, found.error)
+    dropped[found.reason] += 1
 
 
 def encode_completions(asks: Sequence[Ask], protocol: ChatProtocol) -> list[PromptTree]:
@@ -157,19 +196,19 @@ def require_trees(trees: int, dropped: Counter[str], where: object) -> None:
         )
 
 
-def _kept(
-    asks: Iterable[Ask], protocol: ChatProtocol, data: TreeDataConfig, dropped: Counter[str]
+def _encoded(
+    rows: Iterable[SFTRow | PreferenceRow],
+    ask_of: AskOf,
+    protocol: ChatProtocol,
+    data: TreeDataConfig,
+    dropped: Counter[str],
 ) -> Iterator[PromptTree]:
-    for chunk in _chunks(asks, CHUNK_ROWS):
-        for ask, tree in zip(chunk, _trees(chunk, protocol), strict=True):
-            reason = _reason_to_drop(tree, protocol, data)
-            if reason is None:
-                assert isinstance(tree, PromptTree)
-                yield tree
+    for chunk in _chunks(rows, CHUNK_ROWS):
+        for row, found in zip(chunk, encode_rows(chunk, ask_of, protocol, data), strict=True):
+            if isinstance(found, Dropped):
+                count_dropped(row.id, found, dropped)
             else:
-                if isinstance(tree, RowError) and not dropped[reason]:
-                    log.warning("row %s is the first that is dropped for this reason: %s", ask.id, tree)
-                dropped[reason] += 1
+                yield found
 
 
 def _trees(asks: Sequence[Ask], protocol: ChatProtocol, *, exact: bool = True) -> Iterator[PromptTree | RowError]:
@@ -220,25 +259,26 @@ def _masks(dialogs: Sequence[Dialog], encoded: EncodedDialogs) -> tuple[np.ndarr
     return contrast_mask | (trained & (encoded.kinds == TokenKind.TERMINATOR)), contrast_mask
 
 
-def _reason_to_drop(tree: PromptTree | RowError, protocol: ChatProtocol, data: TreeDataConfig) -> str | None:
-    """Why a tree is dropped; None if it is kept."""
+def _kept(ask: Ask, tree: PromptTree | RowError, protocol: ChatProtocol, data: TreeDataConfig) -> PromptTree | Dropped:
     if isinstance(tree, RowError):
-        return f"no form in the {protocol.name} protocol: {tree.what}"
-    if len({branch.ids.tobytes() for branch in tree.branches}) < len(tree.branches):
-        return "completions are the same"
+        return Dropped(f"no form in the {protocol.name} protocol: {tree.what}", tree)
+    branches = tree.branches
+    if len(branches) > 1 and len({branch.ids.tobytes() for branch in branches}) < len(branches):
+        return Dropped("completions are the same")
     if len(tree.prompt) > data.max_prompt_tokens:
-        return "prompt is longer than max_prompt_tokens"
-    if max(len(branch.ids) for branch in tree.branches) > data.max_completion_tokens:
-        return "completion is longer than max_completion_tokens"
-    if not all(np.count_nonzero(branch.loss_mask) for branch in tree.branches):
-        return "nothing to train on"
+        return Dropped("prompt is longer than max_prompt_tokens")
+    if max(len(branch.ids) for branch in branches) > data.max_completion_tokens:
+        return Dropped("completion is longer than max_completion_tokens")
+    if not all(branch.loss_mask.any() for branch in branches):
+        return Dropped("nothing to train on")
     if tree.tokens <= data.token_budget or data.over_budget == "alone":
-        return None
+        return tree
+    reason = "tree is larger than token_budget"
     if data.over_budget == "error":
         what = f"has {tree.tokens} tokens, and data.token_budget is {data.token_budget}"
         how = "Raise data.token_budget, or set data.over_budget to drop or alone"
-        raise RowError(f"row {tree.id}", what, how)
-    return "tree is larger than token_budget"
+        return Dropped(reason, RowError(f"row {ask.id}", what, how), stops=True)
+    return Dropped(reason)
 
 
 T = TypeVar("T")

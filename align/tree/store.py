@@ -46,17 +46,43 @@ _SCHEMA = pa.schema(
 
 
 def write_trees(path: Path, trees: Iterable[PromptTree], key: str) -> None:
-    """Write trees to `path`, whole or not at all.
+    """Write trees to `path`, whole or not at all. key: see `write_batches`."""
+    iterator = iter(trees)
+    write_batches(path, map(batch_of, iter(lambda: list(islice(iterator, BATCH_TREES)), [])), key)
 
-    key: what they were made from; `stored_key` gives it back.
+
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch], key: str) -> None:
+    """Write trees that are columns already (`batch_of`) to `path`, whole or not at all.
+
+    batches: of any sizes.
+    key: what the trees were made from; `stored_key` gives it back.
     """
     for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed while it wrote
         left.unlink()
     schema = _SCHEMA.with_metadata({"format": FORMAT, "key": key})
-    iterator = iter(trees)
     with whole_file(path, "wb") as handle, pa.ipc.new_file(handle, schema) as writer:
-        while batch := list(islice(iterator, BATCH_TREES)):
-            writer.write_batch(_record_batch(batch, schema))
+        for batch in _full(batches):
+            writer.write_batch(batch)
+
+
+def _full(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same trees in batches of `BATCH_TREES`; the last one has the rest."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        while count >= BATCH_TREES:
+            joined = _joined(waiting)
+            yield joined.slice(0, BATCH_TREES)
+            waiting, count = [joined.slice(BATCH_TREES)], count - BATCH_TREES
+    if count:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    (found,) = pa.Table.from_batches(batches, _SCHEMA).combine_chunks().to_batches()
+    return found
 
 
 def stored_key(path: Path) -> str | None:
@@ -177,29 +203,45 @@ class _Views(NamedTuple):
         return PromptTree(self.ids[row].as_py(), self.prompts[row], tuple(branches), self.levels[row].as_py())
 
 
-def _record_batch(trees: Sequence[PromptTree], schema: pa.Schema) -> pa.RecordBatch:
-    branches = [tree.branches for tree in trees]
-
-    def lists(rows: Sequence[Sequence[np.ndarray]], dtype: type) -> pa.ListArray:
-        """One list for each row, with the values of all its arrays."""
-        parts: list[np.ndarray] = [part.view(dtype) for row in rows for part in row]
-        lengths = [sum(map(len, row)) for row in rows]
-        starts = np.cumsum([0, *lengths], dtype=np.int32)
-        values = np.concatenate(parts) if parts else np.empty(0, dtype)
-        return pa.ListArray.from_arrays(pa.array(starts), pa.array(values))
-
+def batch_of(trees: Sequence[PromptTree]) -> pa.RecordBatch:
+    """Trees as columns."""
+    branches = [branch for tree in trees for branch in tree.branches]
+    lengths = np.fromiter((len(branch.ids) for branch in branches), np.int64, len(branches))
+    counts = np.fromiter((len(tree.branches) for tree in trees), np.int64, len(trees))
+    prompts = np.fromiter((len(tree.prompt) for tree in trees), np.int64, len(trees))
+    # Branches of the tree in row r: firsts[r] to firsts[r + 1]; tokens of branch b: starts[b] to starts[b + 1].
+    firsts, starts = _starts(counts), _starts(lengths)
+    of_tree = starts[firsts]
+    loss_mask = _concatenated([branch.loss_mask for branch in branches], np.bool_)
+    trained = _starts(loss_mask)[of_tree]
+    # Pairs of tokens in `PromptTree.attended`, for each branch: n * prompt + n * (n + 1) / 2.
+    pairs = _starts(lengths * np.repeat(prompts, counts) + lengths * (lengths + 1) // 2)[firsts]
+    contrast_mask = _concatenated([branch.contrast_mask for branch in branches], np.bool_)
     return pa.RecordBatch.from_arrays(
         [
             pa.array([tree.id for tree in trees], pa.string()),
             pa.array([tree.level for tree in trees], pa.string()),
-            pa.array([tree.tokens for tree in trees], pa.int32()),
-            pa.array([tree.labels for tree in trees], pa.int32()),
-            pa.array([tree.attended for tree in trees], pa.int64()),
-            pa.array([[len(branch.ids) for branch in row] for row in branches], pa.list_(pa.int32())),
-            lists([[tree.prompt] for tree in trees], np.int32),
-            lists([[branch.ids for branch in row] for row in branches], np.int32),
-            lists([[branch.loss_mask for branch in row] for row in branches], np.uint8),
-            lists([[branch.contrast_mask for branch in row] for row in branches], np.uint8),
+            pa.array((prompts + np.diff(of_tree)).astype(np.int32)),
+            pa.array(np.diff(trained).astype(np.int32)),
+            pa.array(prompts * (prompts + 1) // 2 + np.diff(pairs)),
+            _lists(lengths.astype(np.int32), firsts),
+            _lists(_concatenated([tree.prompt for tree in trees], np.int32), _starts(prompts)),
+            _lists(_concatenated([branch.ids for branch in branches], np.int32), of_tree),
+            _lists(loss_mask.view(np.uint8), of_tree),
+            _lists(contrast_mask.view(np.uint8), of_tree),
         ],
-        schema=schema,
+        schema=_SCHEMA,
     )
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Where each of some runs begins if they follow each other, and where the last one ends: [2, 3] gives [0, 2, 5]."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _concatenated(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _lists(values: np.ndarray, starts: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), pa.array(values))
