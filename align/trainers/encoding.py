@@ -44,7 +44,7 @@ _AHEAD = 2
 """Chunks for each process that are read before their turn."""
 
 Item = Found | LeftOut | AlignError
-"""What stands for some records in a chunk. An error belongs to the records that would come next."""
+"""Records of a chunk. An error belongs to the records that would come next."""
 
 
 class EncodedRow(NamedTuple):

@@ -28,7 +28,7 @@ log = logger(__name__)
 
 SUFFIX = ".safetensors"
 MANY = 64
-"""So many files are merged into one."""
+"""This many files are merged into one."""
 
 _DELETE = "Delete the file; its rows are computed again"
 
