@@ -150,6 +150,11 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
+def size_text(size: float) -> str:
+    """Bytes for a person: `4.1 GB`, `812 MB`."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{max(size, 0) / 1e6:.3g} MB"
+
+
 class Progress:
     """A bar with time left: redrawn in place on a terminal, a line each ten seconds elsewhere.
 

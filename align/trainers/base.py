@@ -6,7 +6,7 @@ are in files of their own:
 
     checks.py       what must be true before the first step          guards.py     faulty steps; rollbacks.py
     checkpoints.py  which folders a run resumes from and deletes     saving.py     a model's files in a folder
-    sealing.py      the manifest of a checkpoint
+    sealing.py      the manifest of a checkpoint                     resharding.py another number of processes
     processes.py    how processes agree                              metrics.py    sums and means of a step
     steering.py     progress, signals                                hooks.py      the private hooks of transformers
     validation.py   held-out rows, the best step, early stopping
@@ -65,6 +65,7 @@ from align.trainers.metrics import MetricSums
 from align.trainers.output import CHECKPOINT, METRICS, release_output, write_errors
 from align.trainers.probe import Probe
 from align.trainers.processes import Processes
+from align.trainers.resharding import random_states, reshard_while_loading
 from align.trainers.resuming import changed_schedule, default_values
 from align.trainers.rollbacks import (
     SkippedRows,
@@ -280,7 +281,7 @@ class TreeTrainer(Trainer, ABC):
             recipe=self.recipe,
             identity=self.identity,
             keep=self.training.keep_checkpoints,
-            sharded_over=self.args.world_size if self.is_deepspeed_enabled else None,
+            sharded=self.is_deepspeed_enabled,
             steps=len(self.plan),
             keep_optimizer=self.training.keep_optimizer,
             defaults=self._defaults,
@@ -586,6 +587,7 @@ class TreeTrainer(Trainer, ABC):
             self._created_lr_scheduler = True
         wrapped = self.accelerator.deepspeed_engine_wrapped if self.is_deepspeed_enabled else None
         if wrapped is not None:
+            reshard_while_loading(wrapped.engine, self.processes)
             if is_adapted(self.hugging_face_model):
                 leave_frozen_weights_out(wrapped.engine)
             refuse_code_while_loading(wrapped.engine)
@@ -622,6 +624,11 @@ class TreeTrainer(Trainer, ABC):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.before_loading(self.model)
         read_model(self.hugging_face_model, Path(resume_from_checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with random_states(Path(checkpoint), self.processes) as folder:
+                super()._load_rng_state(str(folder))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:

@@ -23,6 +23,7 @@ from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
 from align.trainers.reference import checkpoint_fingerprint, checkpoint_folder, rows_fingerprint
+from align.trainers.resharding import state_files
 from align.trainers.resuming import LENGTH, Default, Run, refuse_other_run
 from align.trainers.saving import MODEL_SUFFIXES, STATE, require_finite
 from align.tree.encode import PromptTree
@@ -73,8 +74,8 @@ class CheckpointFolders:
     identity: Mapping[str, str]
     keep: int
     """Verified checkpoints that stay, the newest ones."""
-    sharded_over: int | None
-    """Processes that share optimizer states under DeepSpeed; None if one file holds them."""
+    sharded: bool
+    """Whether each process has a part of the optimizer states, under DeepSpeed; otherwise one file holds them."""
     steps: int | None = None
     """Optimizer steps of the whole run, as it is configured now. None to accept any number."""
     keep_optimizer: bool = False
@@ -123,10 +124,8 @@ class CheckpointFolders:
                 continue
             refuse_other_run(self._run, folder, manifest, finished=False)
             self._refuse_beyond_the_end(folder)
-            if self.sharded_over is not None and manifest["processes"] != self.sharded_over:
-                what = f"was written by {manifest['processes']} processes, and this run has {self.sharded_over}"
-                how = "Launch as many as before, or delete the folder to start over"
-                raise CheckpointError(folder, what, how)
+            if self.sharded:
+                state_files(folder, manifest)
             _refuse_unlisted_pickles(folder, manifest)
             return folder
         return None
@@ -219,7 +218,7 @@ class CheckpointFolders:
         if manifest.get(NOT_RESUMABLE):
             how = "It cannot be resumed from; its weights can start a new run (model.path)"
             raise CheckpointError(folder, "holds the model alone: its optimizer states were deleted", how)
-        for name in (STATE,) if self.sharded_over is not None else (STATE, OPTIMIZER, SCHEDULER):
+        for name in (STATE,) if self.sharded else (STATE, OPTIMIZER, SCHEDULER):
             if name not in manifest["files"]:
                 what = f"its {SEAL} does not list {name}"
                 raise CheckpointError(folder, what, "Start with the launcher that wrote it, or delete it")

@@ -29,6 +29,7 @@ from align.errors import CheckpointError
 from align.manifest import read_manifest
 from align.models.adapters import is_adapted
 from align.optimizers import OPTIMIZERS, OptimizerFacts
+from align.reporting import size_text
 from align.settings import TrainingConfig
 from align.trainers.checkpoints import NOT_RESUMABLE
 from align.trainers.saving import expected_shapes
@@ -139,10 +140,10 @@ def require_space(need: DiskNeed, output: Path, done: int, checkpoints: Sequence
         return
     training = need.training
     many = min(len(checkpoints) + need.saves(done), training.keep_checkpoints + 1)
-    saved = f"{many} checkpoint{'s' * (many != 1)} of {_shown(need.checkpoint)} at a time, and " if many else ""
+    saved = f"{many} checkpoint{'s' * (many != 1)} of {size_text(need.checkpoint)} at a time, and " if many else ""
     what = (
-        f"has {_shown(free)} of free disk space, and this run needs {_shown(needed)}: "
-        f"{saved}a finished model of {_shown(need.model)}{_CONVERTING if need.converted else ''}"
+        f"has {size_text(free)} of free disk space, and this run needs {size_text(needed)}: "
+        f"{saved}a finished model of {size_text(need.model)}{_CONVERTING if need.converted else ''}"
     )
     raise CheckpointError(
         output, what, f"Free some space, name another training.output_dir, or {_to_lower(need, many)}"
@@ -186,7 +187,7 @@ def require_space_for_model(need: DiskNeed, output: Path) -> None:
 def _require(needed: int, what: str, output: Path) -> None:
     free = shutil.disk_usage(output).free
     if needed > free:
-        found = f"has {_shown(free)} of free disk space, and {what} needs {_shown(needed)}"
+        found = f"has {size_text(free)} of free disk space, and {what} needs {size_text(needed)}"
         raise CheckpointError(output, found, "Free some space; the same command resumes from the last checkpoint")
 
 
@@ -202,7 +203,3 @@ def _size(folder: Path, *, resumable: bool = False) -> int:
     if resumable and manifest.get(NOT_RESUMABLE):
         return 0
     return sum(entry["bytes"] for entry in manifest["files"].values())
-
-
-def _shown(size: float) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{max(size, 0) / 1e6:.3g} MB"

@@ -40,7 +40,9 @@ _MODEL = "transformers:PreTrainedModel"
 _DEEPSPEED = "transformers.integrations.deepspeed"
 _BASE = "align/trainers/base.py"
 _ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
+_ZERO_3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
 _SAVING = "align/trainers/saving.py"
+_RESHARDING = "align/trainers/resharding.py"
 _ATTENTION = "align/tree/attention.py"
 
 HOOKS: tuple[Hook, ...] = (
@@ -72,6 +74,13 @@ HOOKS: tuple[Hook, ...] = (
         "replaced: only files that the manifest lists are loaded, and all names have to match",
         ("(self, resume_from_checkpoint, model=None)",),
         ("train", "_prepare_for_training"),
+    ),
+    Hook(
+        f"{_TRAINER}._load_rng_state",
+        _BASE,
+        "extended: the files of another number of processes have other names",
+        ("(self, checkpoint)",),
+        ("_run_epoch",),
     ),
     Hook(
         f"{_TRAINER}._save",
@@ -217,6 +226,34 @@ HOOKS: tuple[Hook, ...] = (
             "(self, load_dir, tag=None, load_module_strict=True, load_optimizer_states=True, "
             "load_lr_scheduler_states=True, load_module_only=False, custom_load_fn=None)",
         ),
+    ),
+    Hook(
+        f"{_ENGINE}.load_module_state_dict",
+        _RESHARDING,
+        "called: as `load_checkpoint` does, for the states of another number of processes",
+        (
+            "(self, checkpoint, strict=True, custom_load_fn=None, fetch_z3_params=False, z3_params_to_fetch=None, "
+            "allowed_missing_keys=None)",
+        ),
+    ),
+    Hook(
+        f"{_ENGINE}._get_zero_param_shapes",
+        _RESHARDING,
+        "called: the weights in the order in which ZeRO-3 stores them",
+        ("(self)",),
+    ),
+    Hook(
+        f"{_ZERO_3}.load_state_dict",
+        _RESHARDING,
+        "called: with the states of this process, by its number",
+        (
+            "(self, state_dict_list, load_optimizer_states=True, load_from_fp32_weights=False, "
+            "checkpoint_folder=None, load_serial=None, param_shapes=None)",
+        ),
+    ),
+    *(
+        Hook(f"{_ZERO_3}.{name}", _RESHARDING, "read: how states are divided", in_source=True)
+        for name in ("fp32_partitioned_groups_flat", "sub_group_to_group_id", "partition_count", "swap_optimizer")
     ),
     Hook("deepspeed.ops:__compatible_ops__", "align/trainers/extensions.py", "set: an extension is not compiled"),
     # Models

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -185,34 +186,41 @@ def call_before_loading(engine: Any, action: Callable[[Any], None]) -> None:
 
 
 def refuse_code_while_loading(engine: Any) -> None:
-    """Make DeepSpeed's engine load nothing but tensors, plain values and four classes of DeepSpeed's own.
+    """Make DeepSpeed's engine load nothing but tensors, plain values and four classes of DeepSpeed's own."""
+    load = engine.load_checkpoint
 
-    Its optimizer states are pickles, which it reads with `weights_only=False`: whoever wrote them could run any code.
-    Raises CheckpointError if a file has anything else in it. The manifest of a folder is no protection, since whoever
-    can write a state can also write a manifest that fits.
+    def load_checkpoint(folder: str, *arguments: Any, **settings: Any) -> Any:
+        with tensors_only(folder):
+            return load(folder, *arguments, **settings)
+
+    engine.load_checkpoint = load_checkpoint
+
+
+@contextmanager
+def tensors_only(folder: Path | str) -> Iterator[None]:
+    """Within it `torch.load` reads nothing but tensors, plain values and four classes of DeepSpeed's own.
+
+    DeepSpeed's optimizer states are pickles, which it reads with `weights_only=False`: whoever wrote them could run any
+    code. Raises CheckpointError if a file has anything else in it. The manifest of a folder is no protection, since
+    whoever can write a state can also write a manifest that fits.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address  # in the states of ZeRO-1 and 2
 
-    load = engine.load_checkpoint
-
-    def load_checkpoint(folder: str, *arguments: Any, **settings: Any) -> Any:
-        before = {name: os.environ.pop(name, None) for name in (_TENSORS_ONLY, _ANYTHING)}
-        os.environ[_TENSORS_ONLY] = "1"  # goes before the argument weights_only of torch.load
-        try:
-            with safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
-                return load(folder, *arguments, **settings)
-        except UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            what = f"has optimizer states that could run code ({found[1] if found else 'they are no plain tensors'})"
-            how = "Delete it if you did not write it yourself; an earlier checkpoint is used"
-            raise CheckpointError(folder, what, how) from None
-        finally:
-            del os.environ[_TENSORS_ONLY]
-            os.environ.update({name: value for name, value in before.items() if value is not None})
-
-    engine.load_checkpoint = load_checkpoint
+    before = {name: os.environ.pop(name, None) for name in (_TENSORS_ONLY, _ANYTHING)}
+    os.environ[_TENSORS_ONLY] = "1"  # goes before the argument weights_only of torch.load
+    try:
+        with safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"has optimizer states that could run code ({found[1] if found else 'they are no plain tensors'})"
+        how = "Delete it if you did not write it yourself; an earlier checkpoint is used"
+        raise CheckpointError(folder, what, how) from None
+    finally:
+        del os.environ[_TENSORS_ONLY]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def saved_weights(folder: Path) -> list[str]:

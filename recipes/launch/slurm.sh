@@ -2,7 +2,8 @@
 # One recipe on several nodes of a SLURM cluster. Rounds submit their jobs themselves (docs/rounds.md#on-a-cluster).
 #   sbatch --nodes=8 --gpus-per-node=8 recipes/launch/slurm.sh recipes/launch/zero3_hpz.yaml recipes/dpo.py recipes/configs/dpo/llama3.1-70b.yaml
 # Submit it from the folder of the checkout, with its environment active. It asks for a checkpoint five minutes before its time is up;
-# the same command continues from there.
+# the same command continues from there. With other nodes it does so too (docs/checkpoints.md#another-number-of-processes), here on 7:
+#   sbatch --nodes=7 --gpus-per-node=8 recipes/launch/slurm.sh recipes/launch/zero3_hpz.yaml --num_processes 56 recipes/dpo.py ...
 #SBATCH --ntasks-per-node=1
 #SBATCH --signal=TERM@300
 #SBATCH --output=%x-%j.log

@@ -276,7 +276,7 @@ def test_a_disk_that_takes_no_more_is_one_message_and_the_same_command_goes_on(
 
 
 def folders(output: Path, keep: int = 2) -> CheckpointFolders:
-    return CheckpointFolders(output, "sft", recipe={}, identity=IDENTITY, keep=keep, sharded_over=None)
+    return CheckpointFolders(output, "sft", recipe={}, identity=IDENTITY, keep=keep, sharded=False)
 
 
 def checkpoint(output: Path, step: int, *, name: int | None = None) -> Path:

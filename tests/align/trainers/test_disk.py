@@ -224,9 +224,7 @@ def test_a_full_disk_stops_a_run_before_its_first_step_and_before_a_save(
 
 
 def folders(output: Path, sharded: bool, keep_optimizer: bool) -> CheckpointFolders:
-    return CheckpointFolders(
-        output, "sft", {}, {}, 2, sharded_over=2 if sharded else None, keep_optimizer=keep_optimizer
-    )
+    return CheckpointFolders(output, "sft", {}, {}, 2, sharded=sharded, keep_optimizer=keep_optimizer)
 
 
 @pytest.mark.parametrize("keep_optimizer", [False, True])
