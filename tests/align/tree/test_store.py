@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -224,13 +223,13 @@ def test_the_same_rows_are_encoded_once_and_other_rows_or_settings_again(
     import align.trainers.data
 
     encoded = []
-    honest = align.trainers.data.encode_preferences
+    honest = align.trainers.data.encoded
 
-    def counting(*arguments, **settings) -> Iterator[PromptTree]:
+    def counting(*arguments):
         encoded.append(1)
-        return honest(*arguments, **settings)
+        return honest(*arguments)
 
-    monkeypatch.setattr(align.trainers.data, "encode_preferences", counting)
+    monkeypatch.setattr(align.trainers.data, "encoded", counting)
     protocol = load_protocol(chatml_tokenizer)
     rows, output = tmp_path / "rows.jsonl", tmp_path / "run"
     write_rows(rows, [row(n) for n in range(9)])
