@@ -21,7 +21,7 @@ from align.trainers.processes import Processes
 from align.trainers.resharding import WrittenStates, part_size, pieces, random_states, state_files
 from align.trainers.saving import tensors_only
 from tests.metrics import metrics_of
-from tests.processes import ROOT, ZERO3, Started
+from tests.processes import PYTHON, ROOT, TORCHRUN, ZERO3, Started
 
 STEPS, ROWS = 9, 20
 RECORDED = """
@@ -116,11 +116,24 @@ def losses(output: Path) -> list[float]:
     return [line["loss"] for line in lines]
 
 
-@pytest.mark.engine
-def test_two_processes_then_one_then_three_train_as_two_do(folder: Path, killed: Path) -> None:
-    """The states are cut again twice. What differs is the order of float32 sums over rows and processes."""
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """The run that others are compared with: on two processes, left alone."""
     ended(start(folder, folder / "alone", 2))
-    alone, output = folder / "alone", folder / "moved"
+    return folder / "alone"
+
+
+def assert_same_run(output: Path, alone: Path) -> None:
+    """What differs is the order of float32 sums over rows and processes."""
+    assert losses(output) == pytest.approx(losses(alone), rel=1e-5)
+    first, second = load_file(output / "model.safetensors"), load_file(alone / "model.safetensors")
+    gaps = {name: float((first[name] - value).norm() / value.norm()) for name, value in second.items()}
+    assert max(gaps.values()) < 1e-5, gaps
+
+
+@pytest.mark.engine
+def test_two_processes_then_one_then_three_train_as_two_do(folder: Path, killed: Path, alone: Path) -> None:
+    output = folder / "moved"
     shutil.copytree(killed, output)
     printed = [
         kill_after(start(folder, output, 1), output / "checkpoint-6"),
@@ -135,11 +148,19 @@ def test_two_processes_then_one_then_three_train_as_two_do(folder: Path, killed:
         assert "find an RNG file" not in text
     assert rows_of_steps(output) == rows_of_steps(alone)
     assert len(rows_of_steps(output)) == STEPS
-    assert losses(output) == pytest.approx(losses(alone), rel=1e-5)
-    first, second = load_file(output / "model.safetensors"), load_file(alone / "model.safetensors")
-    gaps = {name: float((first[name] - value).norm() / value.norm()) for name, value in second.items()}
-    assert max(gaps.values()) < 1e-5, gaps
+    assert_same_run(output, alone)
     assert (output / "starts.jsonl").read_text().count('"begin"') == 3
+
+
+@pytest.mark.engine
+def test_one_process_without_zero3_then_two_train_as_zero3_does(folder: Path, alone: Path) -> None:
+    output = folder / "ddp"
+    words = ["recipes/dpo.py", str(folder / "dpo.yaml"), f"training.output_dir={output}"]
+    kill_after(Started([PYTHON, *words]), output / "checkpoint-3")
+    printed = ended(Started([*TORCHRUN, *words]))
+    assert f"resuming from {output}/checkpoint-3" in printed
+    assert "find an RNG file" not in printed
+    assert_same_run(output, alone)
 
 
 @pytest.mark.engine
