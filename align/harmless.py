@@ -28,7 +28,7 @@ _RESULT = {
 }
 """When a run ends, which of its steps is the result, and how that is stored."""
 
-_ROUNDING = {"data.token_budget"}
+_ROUNDING = {"data.token_budget", "training.sequence_parallel"}
 """How rows are packed: the same gradients in another order of sums. A run that has run out of memory needs a smaller
 one, and must be able to go on with it. Rows that are dropped for it are noticed as other rows."""
 

@@ -53,7 +53,7 @@ def run(recipe: DPORecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
-    limit = require_trainable(recipe.model)
+    limit = require_trainable(recipe.model, sequence_parallel=recipe.training.sequence_parallel)
     _, protocol = load_tokenizer_for(recipe.model)
     trees, eval_trees = trees_of_run("dpo", recipe, protocol)
     require_rows_within(limit, trees, eval_trees)

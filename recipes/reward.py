@@ -60,7 +60,7 @@ def run(recipe: RewardRecipe) -> Path:
 
     arguments = training_arguments(recipe.training, recipe.model)  # before any model: ZeRO-3 shards while it loads
     recipe = resolved(recipe, recipe.training.output_dir)
-    limit = require_trainable(recipe.model, scorer=True)
+    limit = require_trainable(recipe.model, scorer=True, sequence_parallel=recipe.training.sequence_parallel)
     _, protocol = load_tokenizer_for(recipe.model)
     trees, eval_trees = trees_of_run("reward", recipe, protocol)
     require_rows_within(limit, trees, eval_trees)

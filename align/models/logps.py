@@ -5,7 +5,7 @@ Dimension letters: T tokens of the packed row, N label positions, E hidden size,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from align.models.exactness import (
     require_within,
 )
 from align.tree.pack import TreeBatch
+from align.tree.sequence_parallel import SequenceGroup
 
 TILE = {"cpu": (256, 2048), "cuda": (2048, 4096)}
 """How many label positions and vocabulary entries have their logits in memory at one time, instead of [T, V]. A tile of
@@ -237,6 +238,8 @@ class TreeModel(nn.Module):
         self.model: Any = model
         self.limit = length_limit(model)
         self.precision = precision
+        self.shared_by: SequenceGroup | None = None
+        """The processes that have a part of each packed row (sequence parallelism); None if this one has all of it."""
 
     @property
     def config(self) -> Any:
@@ -248,17 +251,30 @@ class TreeModel(nn.Module):
         return self.precision == "bf16" or self.model.dtype == torch.bfloat16
 
     def hidden_states(self, batch: TreeBatch) -> Tensor:
-        """Last hidden state of every token, [T, E]. Raises ConfigError for a sequence that is longer than the model's
-        attention window, or than a switch of its positions.
+        """Last hidden state of every token, [T, E], or of this process's part of a shared row. Raises ConfigError for
+        a sequence that is longer than the model's attention window, or than a switch of its positions.
         """
-        if batch.layout is not None:
-            require_within(self.limit, batch.layout.longest)
-        output = self.model.base_model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, tree=batch.layout, use_cache=False
-        )
-        if batch.layout is not None:
-            require_reached(self.model, batch.layout)
+        assert batch.layout is not None, "a plain row goes through the model's own forward pass"
+        require_within(self.limit, batch.layout.longest)
+        ids, positions = batch.input_ids, batch.position_ids
+        if self.shared_by is not None:
+            ids, positions = self.shared_by.cut(ids), self.shared_by.cut(positions)
+        layout = batch.layout.over(self.shared_by)
+        output = self.model.base_model(input_ids=ids, position_ids=positions, tree=layout, use_cache=False)
+        require_reached(self.model, layout)
         return cast(Tensor, output.last_hidden_state[0])
+
+    def read(self, batch: TreeBatch, places: Tensor, values_of: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
+        """Values at some places of the row, [N], in every process that shares it.
+
+        places: [N]. values_of: gives the values of hidden states [n, E]; which of the N places they are from is its
+            second argument, [n] or a slice.
+        """
+        hidden = self.hidden_states(batch)
+        if self.shared_by is None:
+            return values_of(hidden[places], slice(None))
+        tokens = batch.input_ids.shape[1]
+        return self.shared_by.joined(tokens, places, lambda here, which: values_of(hidden[here], which))
 
     def own_logits(self, batch: TreeBatch) -> Tensor:
         """Logits of a plain causal row by the model's own forward pass, [1, T, V], or [1, 1] of a reward model."""
@@ -288,8 +304,8 @@ class TreePolicy(TreeModel):
             if batch.layout is None:
                 logits = self.own_logits(batch)[0, batch.sources]
                 return logits.float().log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
-            hidden = self.hidden_states(batch)[batch.sources]
-            return cast(Tensor, self.model.get_output_embeddings()(hidden, batch.labels))
+            head: Any = self.model.get_output_embeddings()
+            return self.read(batch, batch.sources, lambda hidden, which: head(hidden, batch.labels[which]))
 
 
 class TreeScorer(TreeModel):
@@ -313,5 +329,4 @@ class TreeScorer(TreeModel):
                     return self.own_logits(batch)[:, 0].float()
                 finally:
                     config.pad_token_id = padding
-            hidden = self.hidden_states(batch)[batch.ends]
-        return cast(Tensor, self.model.score(hidden).squeeze(-1))
+            return self.read(batch, batch.ends, lambda hidden, which: self.model.score(hidden).squeeze(-1))

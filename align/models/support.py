@@ -32,16 +32,22 @@ from align.models.exactness import (
 from align.models.fitting import as_checkpoint_error, model_config, without_zero3
 from align.models.logps import require_plain_head
 from align.settings import ModelConfig
+from align.tree.sequence_parallel import require_divided_heads
 
 
-def require_trainable(config: ModelConfig, *, scorer: bool = False) -> Limit | None:
+def require_trainable(config: ModelConfig, *, scorer: bool = False, sequence_parallel: int = 1) -> Limit | None:
     """Raise ConfigError for a model that cannot be trained exactly on packed trees. Recipes call it before all else.
 
-    scorer: whether a reward model is trained, not a policy.
+    scorer: whether a reward model is trained, not a policy. sequence_parallel: processes that share a packed row.
 
     Returns the longest prompt with a completion that is exact, if there is a limit.
     """
-    return length_limit(require_supported(config.path, "training", config.revision, scorer=scorer))
+    model = require_supported(config.path, "training", config.revision, scorer=scorer)
+    if sequence_parallel > 1:
+        text = model.config.get_text_config()
+        heads = text.num_attention_heads
+        require_divided_heads(heads, getattr(text, "num_key_value_heads", None) or heads, sequence_parallel)
+    return length_limit(model)
 
 
 def require_supported(path: str | Path, use: Use, revision: str | None = None, *, scorer: bool = False) -> Any:

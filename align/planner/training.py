@@ -2,8 +2,9 @@
 
 Speed. A packed row takes its operations (`align/tree/flops.py`) over `tflops`, a third more with checkpointing.
 In each round of rows all processes gather the weights twice and reduce the gradients once; transfers overlap with
-arithmetic, so a round takes the longer of the two. DPO's reference pass is added. Not counted: the optimizer, Python,
-waiting for data, and held-out rows.
+arithmetic, so a round takes the longer of the two. Processes that share a row divide its operations, and what they
+exchange around attention is added. DPO's reference pass is added. Not counted: the optimizer, Python, waiting for data,
+and held-out rows.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from align.trainers.footprint import Footprint, Weights, counted, footprint
 from align.trainers.throughput import LayerWeights, layer_weights
 from align.tree.flops import training_flops
 from align.tree.pack import RunPlan, occupancy_warnings
+from align.tree.sequence_parallel import divided_heads, require_groups
 
 COMPLETIONS = {"sft": 1, "dpo": 2, "reward": 2}
 _STEPS = 10
@@ -53,6 +55,11 @@ class TrainingStage:
     def scorer(self) -> bool:
         return self.recipe == "reward"
 
+    @property
+    def sharing(self) -> int:
+        """Processes that share a packed row."""
+        return self.training.sequence_parallel
+
 
 class _Built(NamedTuple):
     """A model on the meta device."""
@@ -64,6 +71,7 @@ class _Built(NamedTuple):
 
 def plan_training(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig) -> StagePlan:
     """What the stage needs; if it does not fit, also with which settings it would."""
+    require_groups(stage.sharing, stage.launch.processes, zero3=stage.launch.zero is not None)
     plan = _timed(stage, machine, rows, _sized(stage, machine))
     return plan if plan.fits else replace(plan, changes=tuple(_changes(stage, machine)))
 
@@ -93,7 +101,8 @@ def _sized(stage: TrainingStage, machine: MachineConfig) -> StagePlan:
         label=stage.label,
         recipe=stage.recipe,
         shape=stage.shape,
-        where=f"{processes} x {'GPU' if on_gpu else 'CPU'}, {stage.launch.name}",
+        where=f"{processes} x {'GPU' if on_gpu else 'CPU'}, {stage.launch.name}"
+        + (f", {stage.sharing} share a row" if stage.sharing > 1 else ""),
         memory=parts,
         limit=round(machine.gib * GIB / (1 if on_gpu else processes)),  # processes of a CPU share its memory
         host=min(processes, machine.gpus_per_node) * sum(memory.host.values()),
@@ -112,6 +121,7 @@ def _footprint(stage: TrainingStage, on_gpu: bool) -> Footprint:
         stage.scorer,
         "bf16" if stage.training.precision == "auto" and on_gpu else stage.training.precision.replace("auto", "fp32"),
         on_gpu,
+        stage.sharing,
     )
     if stage.model.quantization is not None:  # one matrix at a time is unpacked for its product
         config = config_from(stage.config)
@@ -122,11 +132,18 @@ def _footprint(stage: TrainingStage, on_gpu: bool) -> Footprint:
 
 @cache
 def _activations_of(
-    config: str, model: str, tokens: int, completions: int, scorer: bool, precision: str, on_gpu: bool
+    config: str, model: str, tokens: int, completions: int, scorer: bool, precision: str, on_gpu: bool, sharing: int
 ) -> Activations:
     row = typical_row(tokens, completions, completion_share=0.5)
-    settings = ModelConfig.model_validate_json(model)
-    return activations(config_from(config), settings, row, scorer=scorer, precision=precision, on_gpu=on_gpu)
+    return activations(
+        config_from(config),
+        ModelConfig.model_validate_json(model),
+        row,
+        scorer=scorer,
+        precision=precision,
+        on_gpu=on_gpu,
+        sequence_parallel=sharing,
+    )
 
 
 def _built_of(stage: TrainingStage) -> _Built:
@@ -180,7 +197,7 @@ def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan:
         epochs=training.epochs,
         max_steps=training.max_steps,
         seed=training.seed,
-        processes=stage.launch.processes,
+        processes=stage.launch.processes // stage.sharing,
     )
     seconds, tokens = _steps(run, flops, drawn, stage, machine)
     disk = disk_need(
@@ -213,13 +230,18 @@ def _steps(
 ) -> tuple[float, float]:
     """Mean seconds and tokens of an optimizer step."""
     factor = 4 / 3 if stage.model.gradient_checkpointing else 1.0
+    factor /= machine.tflops * 1e12 * stage.sharing
+    of_token = _exchange(stage, machine)
     transfer, once = _transfers(stage, machine)
     seconds = tokens = 0.0
     steps = min(_STEPS, run.steps_per_epoch)
     for step in range(steps):
         bins = run.bins(step)
-        tokens += sum(int(drawn.tokens[members].sum()) for members in bins)
-        costs = [float(flops[members].sum()) * factor / (machine.tflops * 1e12) for members in bins]
+        sizes = [int(drawn.tokens[members].sum()) for members in bins]
+        tokens += sum(sizes)
+        costs = [
+            float(flops[members].sum()) * factor + size * of_token for members, size in zip(bins, sizes, strict=True)
+        ]
         rounds = (costs[first : first + run.processes] for first in range(0, len(costs), run.processes))
         seconds += sum(max([*each, transfer]) for each in rounds) + once
     return seconds / steps, tokens / steps
@@ -242,6 +264,26 @@ def _transfers(stage: TrainingStage, machine: MachineConfig) -> tuple[float, flo
     return in_round, 6 * weights.trained / processes / host if zero.offload_optimizer else 0.0
 
 
+def _exchange(stage: TrainingStage, machine: MachineConfig) -> float:
+    """Seconds of a process's exchanges around attention, for each token of a packed row that it shares.
+
+    Of its tokens a process sends the queries, keys, values and results to the others, S - 1 of S parts, in each layer:
+    in the forward pass, in the backward pass, and again with checkpointing.
+    """
+    if stage.sharing == 1 or machine.device == "cpu":
+        return 0.0
+    config = config_from(stage.config)
+    heads = config.num_attention_heads
+    groups = max(getattr(config, "num_key_value_heads", None) or heads, stage.sharing)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = 4 if stage.training.precision == "fp32" else 2
+    of_layer = 2 * (heads + groups) * head_size * width * (stage.sharing - 1) / stage.sharing
+    passes = 3 if stage.model.gradient_checkpointing else 2
+    within = stage.sharing <= machine.gpus_per_node
+    rate = 1e9 * (machine.node_gb_per_second if within else machine.network_gb_per_second)
+    return passes * config.num_hidden_layers * of_layer / rate / stage.sharing
+
+
 def _frequent_saves(stage: TrainingStage, plan: StagePlan, seconds: float) -> Iterator[str]:
     share = plan.save_seconds / (plan.save_seconds + stage.training.save_steps * seconds)
     if share > 0.1:
@@ -253,7 +295,8 @@ def _frequent_saves(stage: TrainingStage, plan: StagePlan, seconds: float) -> It
 
 def _changes(stage: TrainingStage, machine: MachineConfig) -> Iterator[str]:
     """Of each kind of change the smallest with which the stage fits."""
-    for kind in (_smaller_rows(stage), _more_processes(stage), _offloaded(stage), _adapters(stage)):
+    kinds = (_smaller_rows(stage), _shared_rows(stage), _more_processes(stage), _offloaded(stage), _adapters(stage))
+    for kind in kinds:
         for text, changed in kind:
             plan = _sized(changed, machine)
             if plan.fits:
@@ -275,6 +318,19 @@ def _smaller_rows(stage: TrainingStage) -> Variants:
         setting = f"{text} data.token_budget={budget}".strip()
         yield setting, replace(stage, data=stage.data.model_copy(update={"token_budget": budget}))
         budget //= 2
+
+
+def _shared_rows(stage: TrainingStage) -> Variants:
+    """More processes for each row, as many as divide them all and the attention heads."""
+    if stage.launch.zero is None:
+        return
+    config = config_from(stage.config)
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    for size in divided_heads(heads, groups):
+        if size > stage.sharing and stage.launch.processes % size == 0:
+            training = stage.training.model_copy(update={"sequence_parallel": size})
+            yield f"training.sequence_parallel={size}", replace(stage, training=training)
 
 
 def _more_processes(stage: TrainingStage) -> Variants:

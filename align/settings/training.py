@@ -131,6 +131,10 @@ class TrainingConfig(Section):
     """bf16: matrix products in bfloat16 with float32 weights; losses and log-probabilities are computed in float32.
     auto: bf16 on a GPU that supports it, and on a CPU that has the instructions and is faster with them in a trial of
     half a second; else fp32. A run that is resumed keeps the precision that it began with."""
+    sequence_parallel: int = Field(1, ge=1, le=1024)
+    """This many neighboring processes share each packed row (sequence parallelism): each holds the activations of a
+    part of its tokens, so rows can be that many times as long. Requires ZeRO-3, and a number that divides the processes
+    and the attention heads. The results do not change. See docs/large-models.md."""
     save_steps: int = Field(100, gt=0, le=1_000_000_000)
     """Optimizer steps between two resumable checkpoints. A smaller number loses less work when a run is interrupted."""
     save_minutes: float | None = Field(None, gt=0, allow_inf_nan=False)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from align.models.logps import TreePolicy, TreeScorer
 from align.settings import ModelConfig
 from align.tree.encode import PromptTree, Segment
 from align.tree.pack import TreeBatch, collate
+from align.tree.sequence_parallel import Attention, SequenceGroup, whole_row
 
 _LAYERS = 2
 
@@ -55,10 +56,12 @@ def activations(
     precision: str = "fp32",
     on_gpu: bool = True,
     training: bool = True,
+    sequence_parallel: int = 1,
 ) -> Activations:
     """Of a forward and a backward pass over `row`; of a forward pass alone without `training`.
 
     config: the Hugging Face model's. precision: as for `TreeModel`. on_gpu: whether the kernels of a GPU are counted.
+    sequence_parallel: this many processes share the row; of the one in which most labels are.
     """
     model, layers = _in_few_layers(model, config.num_hidden_layers)
     short = copy.deepcopy(config)
@@ -72,6 +75,7 @@ def activations(
         tree_model = TreeScorer(built, precision) if scorer else TreePolicy(built, precision)
         batch = _faked(collate(row), fake)
         tree_model.train(training)
+        tree_model.shared_by = _OneOf(sequence_parallel, 0) if sequence_parallel > 1 else None
         after_layers: list[int] = []
         with _Alive(tree_model) as alive, torch.set_grad_enabled(training):
             for layer in _layers_of(built):
@@ -217,6 +221,46 @@ def _kernels(on_gpu: bool) -> Iterator[None]:
     finally:
         for module, names in before.items():
             vars(module).update(names)
+
+
+class _OneOf(SequenceGroup):
+    """One process of a group, without the others: it makes the tensors of the exchange, and sends nothing."""
+
+    def joined(self, tokens: int, places: Tensor, values_of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        # As many places as a process can have: places have no values here.
+        here = torch.arange(min(-(-tokens // self.size), len(places)))
+        values = values_of(here, here)
+        return values.new_zeros(len(places)).index_copy(0, here, values)
+
+    def _exchange(self) -> Any:
+        return self._alone
+
+    def _alone(
+        self, query: Tensor, key: Tensor, value: Tensor, _batch: int, _rotation: None, attention: Attention, tokens: int
+    ) -> Tensor:
+        exchanged = (_Exchange.apply(each, (-1, each.shape[2] // self.size)) for each in (query, key, value))
+        out = whole_row(*exchanged, attention, tokens)
+        return cast(Tensor, _Exchange.apply(out, (query.shape[1], -1)))
+
+
+class _Exchange(torch.autograd.Function):
+    """DeepSpeed's `single_all_to_all`: a copy to send, what is received, and that in order. Nothing is kept.
+
+    sizes: tokens and heads of the result; one of them may be -1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, sizes: tuple[int, int]) -> Tensor:
+        ctx.shape = given.shape
+        sent = given.clone(memory_format=torch.contiguous_format)
+        received = torch.empty_like(sent)
+        return received.clone().view(given.shape[0], *sizes, given.shape[3])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        sent = gradients[0].clone(memory_format=torch.contiguous_format)
+        received = torch.empty_like(sent)
+        return received.clone().view(ctx.shape), None
 
 
 class _Flash(torch.autograd.Function):

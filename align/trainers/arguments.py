@@ -12,6 +12,7 @@ epochs, max_steps         num_train_epochs 1: the data is the plan of the whole 
 schedule, warmup_ratio,   lr_scheduler_type, which only trackers read; `align/trainers/schedules.py` computes rates
 min_learning_rate_ratio
 precision                 no argument: `TreeModel` runs its products in bfloat16 itself
+sequence_parallel         no argument: `align/tree/sequence_parallel.py`
 keep_checkpoints,         no argument: `align/trainers/checkpoints.py` deletes old ones, and
 keep_optimizer            `align/trainers/steering.py` saves the last one
 watchdog_minutes          ddp_timeout, which is longer: see `_collective_seconds`
@@ -40,6 +41,7 @@ from align.trainers.deepspeed_file import require_one_optimizer, require_zero_3
 from align.trainers.extensions import prepare_extension
 from align.trainers.output import claim_output
 from align.trainers.trackers import RunArguments, run_name
+from align.tree.sequence_parallel import require_groups
 
 log = logger(__name__)
 
@@ -142,6 +144,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
             "environment variable TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more seconds before you start it"
         )
     arguments = mapped(training, bf16_weights=sharded and model.dtype == "bfloat16")
+    require_groups(training.sequence_parallel, arguments.world_size, zero3=sharded)
     if model.quantization is not None:
         require_quantized_training(model)
     if arguments.n_gpu > 1:

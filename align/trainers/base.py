@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -108,6 +109,7 @@ from align.trainers.weights import require_storable_weights, sharded_norm
 from align.tree.encode import PromptTree, Segment
 from align.tree.flops import tree_costs
 from align.tree.pack import RunPlan, StepPlan, TreeBatch, collate, tree_numbers
+from align.tree.sequence_parallel import SequenceGroup
 from align.tree.store import TreeStore
 
 log = logger(__name__)
@@ -156,7 +158,10 @@ class TreeTrainer(Trainer, ABC):
         self.recipe = dump(recipe)
         self._defaults = default_values(recipe)
         self.output = Path(arguments.output_dir)
-        self.processes = Processes(arguments.world_size, arguments.process_index, arguments.device)
+        together = (arguments.world_size, arguments.process_index)
+        self.processes = Processes(*together, arguments.device, sharing=training.sequence_parallel)
+        timeout = timedelta(seconds=arguments.ddp_timeout)
+        model.shared_by = SequenceGroup.of(training.sequence_parallel, *together, timeout)
         self.rollbacks = self.processes.agree(lambda: read_rollbacks(self.output))
         self.plan = RunPlan(
             tree_numbers(trees, "tokens"),
@@ -166,8 +171,8 @@ class TreeTrainer(Trainer, ABC):
             epochs=training.epochs,
             max_steps=training.max_steps,
             seed=training.seed,
-            processes=arguments.world_size,
-            process=arguments.process_index,
+            processes=self.processes.groups,
+            process=self.processes.group,
             skipped=skipped_trees(self.rollbacks),
         )
         self.guards = StepGuards(self)
@@ -205,7 +210,7 @@ class TreeTrainer(Trainer, ABC):
         self.validation: Validation | None = None
         if eval_trees is not None:
             head = isinstance(model, TreePolicy)
-            plan = plan_of(eval_trees, model.config, arguments, training, token_budget, head=head)
+            plan = plan_of(eval_trees, model.config, self.processes, training, token_budget, head=head)
             self.validation = Validation(self, eval_trees, plan, training)
             self.add_callback(self.validation)
 
@@ -380,8 +385,9 @@ class TreeTrainer(Trainer, ABC):
             self.accelerator.gradient_state._set_sync_gradients(last)
             with nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model):
                 # Processes average their gradients; the denominators are global, so the average is scaled back.
+                # Those that share a row all have its whole loss: their average is one of them.
                 with times.spent(WORK):
-                    loss = self.batch_loss(model, batch, denominators) * self.args.world_size
+                    loss = self.batch_loss(model, batch, denominators) * self.processes.groups
                 if self.is_deepspeed_enabled:  # not by accelerate, which would use the gradients at once
                     self._engine.set_gradient_accumulation_boundary(is_boundary=last)
                     self._engine.backward(loss, scale_wrt_gas=False)

@@ -29,6 +29,10 @@ Supervised = Callable[[Segment], Sequence[bool] | np.ndarray]
 LONGEST = 256
 """The row that is checked has at most this many tokens, if the first step has such a row."""
 
+MOST = 4096
+"""A longer prompt or completion of the row that is checked is cut: the model's own forward pass holds the logits of all
+of its tokens, which would be 67 GB for 131,072 of them in a vocabulary of 128,256."""
+
 PACKING_TOLERANCE = {False: 1e-4, True: 0.3}
 """Whether products run in bfloat16 -> the largest allowed difference between a packed row and each completion alone,
 and between these and the model's own forward pass: root mean square, in nats for log-probabilities and log-odds for
@@ -103,7 +107,7 @@ def check_packing(
         without a layout is a plain causal row, and goes through the model's own forward pass.
     trees: the rows of the first optimizer step.
     """
-    other = min(trees, key=lambda tree: tree.tokens)
+    other = _cut(min(trees, key=lambda tree: tree.tokens))
     tree = max((tree for tree in trees if tree.tokens <= LONGEST), key=lambda tree: tree.tokens, default=other)
     packed = values_of(collate([other, tree]))
     if not torch.isfinite(packed).all():
@@ -204,6 +208,14 @@ def check_untrained(
         made,
         loss,
     )
+
+
+def _cut(tree: PromptTree) -> PromptTree:
+    """The first tokens of a tree's prompt and of each branch. Values of a token do not depend on those after it."""
+    branches = tuple(
+        Segment(branch.ids[:MOST], branch.loss_mask[:MOST], branch.contrast_mask[:MOST]) for branch in tree.branches
+    )
+    return replace(tree, prompt=tree.prompt[:MOST], branches=branches)
 
 
 def _gap(values: Tensor, expected: Tensor) -> float:

@@ -70,6 +70,7 @@ def planned_memory(trainer: Any) -> Footprint:
         scorer=trainer.stage == "reward",
         precision=trainer.model.precision,
         on_gpu=on_gpu,
+        sequence_parallel=trainer.training.sequence_parallel,
     )
     file = os.environ.get(FILE)
     sharded = trainer.is_deepspeed_enabled and file is not None

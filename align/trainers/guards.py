@@ -143,7 +143,8 @@ class StepGuards:
         """The rows of all packed rows whose loss is not finite, over all processes."""
         pairs = zip(losses, values.losses, strict=True)
         here = [row for each, loss in pairs if not math.isfinite(loss) for row in each.ids]
-        return [row for rows in self.trainer.processes.gathered_objects(here) for row in rows]
+        everywhere = self.trainer.processes.gathered_objects(here)
+        return list(dict.fromkeys(row for rows in everywhere for row in rows))  # once, if processes share a row
 
     def _refuse_corruption(self, first: StepValues, again: StepValues) -> None:
         on_cpu = self.trainer.args.device.type == "cpu"

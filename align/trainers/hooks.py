@@ -297,6 +297,12 @@ HOOKS: tuple[Hook, ...] = (
     ),
     # Attention
     Hook(
+        "deepspeed.sequence.layer:DistributedAttention.forward",
+        "align/tree/sequence_parallel.py",
+        "called with tensors of one packed row, batch first",
+        ("(self, query, key, value, batch_dim_idx, rotary_pos_emb=None, *args, **kwargs)",),
+    ),
+    Hook(
         "transformers.integrations.sdpa_attention:sdpa_attention_forward",
         _ATTENTION,
         "called for rows without a layout",

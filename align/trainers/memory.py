@@ -38,6 +38,8 @@ class StepMemory:
             "model.lora": "null" if self.model.lora is None else f"rank {self.model.lora.rank}",
             "precision": f"{self.precision}, {'ZeRO-3' if self.sharded else 'not sharded'}",
         }
+        if self.sharded:
+            now["training.sequence_parallel"] = self.training.sequence_parallel
         return ", ".join(f"{name} {value}" for name, value in now.items())
 
     def advice(self) -> list[str]:
@@ -50,6 +52,9 @@ class StepMemory:
             found.append("set model.gradient_checkpointing=true (about a third slower)")
         if budget <= longest:
             found.append(f"leave out the longest rows (data.token_budget, now {budget}, with data.over_budget=drop)")
+        if self.sharded:
+            now = self.training.sequence_parallel
+            found.append(f"share each packed row among more processes (training.sequence_parallel, now {now})")
         if self.on_gpu and self.precision == "fp32":
             found.append("set training.precision=bf16")
         if model.lora is None and not self.sharded:

@@ -30,6 +30,8 @@ class Processes:
     """Where the tensors of a collective must be."""
     times: StepTimes = field(default_factory=StepTimes, compare=False)
     """Collective operations are measured here."""
+    sharing: int = 1
+    """So many neighbors share each packed row (`training.sequence_parallel`), and all have the values of all of it."""
 
     @classmethod
     def launched(cls) -> Processes:
@@ -44,6 +46,21 @@ class Processes:
     @property
     def is_first(self) -> bool:
         return self.number == 0
+
+    @property
+    def groups(self) -> int:
+        """How many packed rows the processes compute at a time."""
+        return self.count // self.sharing
+
+    @property
+    def group(self) -> int:
+        """Which of the groups this process is in, from 0."""
+        return self.number // self.sharing
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process stands for its group: what all of the group have is counted and written by it alone."""
+        return self.number % self.sharing == 0
 
     @cached_property
     def _patient_group(self) -> Any:
@@ -113,12 +130,14 @@ class Processes:
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum of each value over all processes, by name and in the order of the names.
 
-        The processes must give the same names; they may give them in different orders.
+        The processes must give the same names; they may give them in different orders. Values of packed rows: of the
+        processes that share a row, those of the first one count.
         """
         names = sorted(values)
         if self.count == 1 or not values:
             return {name: float(values[name]) for name in names}
-        sums = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
+        here = [values[name] if self.leads else 0.0 for name in names]
+        sums = torch.tensor(here, dtype=torch.float64, device=self.device)
         self.times.communicating(dist.all_reduce)(sums)
         return dict(zip(names, sums.tolist(), strict=True))
 

@@ -132,6 +132,8 @@ class ReferenceCache:
     device: torch.device
     shard_steps: int
     """How many optimizer steps have their rows in one file."""
+    leads: bool = True
+    """Whether this process writes the values of its rows: of those that share a packed row, the first one does."""
 
     def logps(
         self,
@@ -225,7 +227,7 @@ class ReferenceCache:
         for members in planned.bins:
             batch = collate([self.trees[member] for member in members or planned.rows[:1]]).to(self.device)
             values = logps_of(batch).float().cpu().numpy()
-            if members:  # otherwise this pass was only for the other processes
+            if members and self.leads:  # otherwise this pass was only for the other processes
                 made[list(members)] = values.reshape(len(members), -1)
                 rows += members
         return rows

@@ -360,7 +360,7 @@ class Validation(TrainerCallback):
 
 
 def plan_of(
-    trees: Sequence[PromptTree], config: Any, arguments: TrainingArguments, training: TrainingConfig, token_budget: int,
+    trees: Sequence[PromptTree], config: Any, processes: Processes, training: TrainingConfig, token_budget: int,
     *, head: bool,
 ) -> RunPlan:  # fmt: skip
     """One pass over the held-out rows, packed as in training: the same number of passes for each process.
@@ -375,8 +375,8 @@ def plan_of(
         epochs=1,
         max_steps=None,
         seed=training.seed,
-        processes=arguments.world_size,
-        process=arguments.process_index,
+        processes=processes.groups,
+        process=processes.group,
     )
 
 

@@ -19,8 +19,9 @@ Dimension letters: H heads, G key/value heads, T tokens of the packed row, D hea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from align.errors import ConfigError
 from align.tree.cpu import TreeOnCPU
 from align.tree.flex import Span, flex_mask
+from align.tree.sequence_parallel import SequenceGroup
 
 NAME = "prompt_tree"
 FLEX_NAME = "prompt_tree_flex"
@@ -65,6 +67,8 @@ class TreeLayout:
     blocks: tuple[Block, ...]
     longest: int
     """Tokens of the longest prompt with one of its branches."""
+    shared: SequenceGroup | None = None
+    """The processes that have a part of the row each; None if this one has all of it."""
     reached: set[str] = field(default_factory=set, compare=False, repr=False)
     """Class names of the attention modules that have used this layout; empty if the model does not pass it on."""
     _flex: dict[torch.device, BlockMask] = field(default_factory=dict, compare=False, repr=False)
@@ -86,6 +90,14 @@ class TreeLayout:
     def to(self, device: torch.device | str) -> TreeLayout:
         """The layout for tensors of a device, not used so far. Masks are moved there when they are first read."""
         return TreeLayout(self.blocks, self.longest)
+
+    def over(self, group: SequenceGroup | None) -> TreeLayout:
+        """The same layout of a row that a group of processes shares."""
+        return replace(self, shared=group)
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks[-1].end
 
     def segments(self) -> Iterator[tuple[Span, Span]]:
         """(A prompt's or branch's span, its prompt's span) in order; a prompt's own prompt is itself."""
@@ -126,6 +138,36 @@ class SmallTrees:
     order: Tensor  # [T]
 
 
+def _of_shared_rows(attention: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
+    """`attention` that also takes this process's part of a row that a group of processes shares.
+
+    Shapes: as for `tree_attention`, with the tokens of the part in the place of T.
+    """
+
+    @wraps(attention)
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *more: Any,
+        tree: TreeLayout | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        if tree is None or tree.shared is None:
+            return attention(module, query, key, value, attention_mask, *more, tree=tree, **kwargs)
+        whole = tree.over(None)
+
+        def of_whole_row(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention(module, q, k, v, attention_mask, *more, tree=whole, **kwargs)[0]
+
+        return tree.shared.attend(of_whole_row, query, key, value, tree.tokens), None
+
+    return attend
+
+
+@_of_shared_rows
 def tree_attention(
     module: nn.Module,
     query: Tensor,
@@ -173,6 +215,7 @@ def tree_attention(
     return torch.cat(attended, dim=2).transpose(1, 2), None
 
 
+@_of_shared_rows
 def flex_tree_attention(
     module: nn.Module,
     query: Tensor,

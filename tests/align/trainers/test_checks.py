@@ -249,3 +249,19 @@ def test_the_row_that_is_checked_is_the_longest_of_moderate_ones() -> None:
     assert seen == [(("short", "middle"), False), (("middle",), False), (("middle",), True)]
     check_packing(values, trees[:1], low_precision=False)
     assert seen[3][0] == ("long", "long")
+
+
+def test_a_row_of_100000_tokens_is_cut_before_the_models_own_forward_pass() -> None:
+    from align.trainers.checks import MOST, check_packing
+    from align.tree.encode import PromptTree, Segment
+
+    mask = [True] * 50_000
+    long = PromptTree("long", [1] * 50_000, (Segment([2] * 50_000, mask, mask),) * 2)
+    seen = []
+
+    def values(batch):
+        seen.append((batch.layout is None, batch.input_ids.shape[1]))
+        return torch.zeros(len(batch.labels))
+
+    check_packing(values, [long], low_precision=False)
+    assert seen == [(False, 6 * MOST), *[(False, 2 * MOST)] * 2, *[(True, 2 * MOST)] * 2]
