@@ -37,7 +37,7 @@ from align.models.quantization import require_quantized_training
 from align.optimizers import require_usable
 from align.reporting import logger
 from align.settings import ModelConfig, TrainingConfig
-from align.trainers.deepspeed_file import require_one_optimizer, require_zero_3
+from align.trainers.deepspeed_file import require_one_optimizer, require_rows_of_one_process, require_zero_3
 from align.trainers.extensions import prepare_extension
 from align.trainers.output import claim_output
 from align.trainers.trackers import RunArguments, run_name
@@ -130,6 +130,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
     if model.dtype == "bfloat16" and model.lora is None and training.save_dtype == "float32":
         what = "is float32, and the trained weights are bfloat16: the files would only be twice as large"
         raise ConfigError("training.save_dtype", what, "Set it to auto or bfloat16")
+    require_rows_of_one_process(os.environ)
     if sharded:
         require_zero_3()
     if sharded and os.environ.get("DS_ACCELERATOR") == "cpu" and sys.platform == "linux":

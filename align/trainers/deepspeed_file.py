@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,36 @@ def require_zero_3() -> None:
         raise ConfigError("launch", f"is of ZeRO stage {stage}, and only stage 3 is supported", how)
 
 
+def require_rows_of_one_process(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError if the launcher divides the model, or rows, among processes in a way that trainers do not know.
+
+    Each process would still train on rows of its own, where these ways expect the same rows in each of a group.
+
+    environment: what `accelerate launch` has set.
+    """
+    how = "Remove it. Rows are shared by training.sequence_parallel (docs/large-models.md), states by ZeRO-3"
+    for kind, meaning in _PARALLELISM.items():
+        size = environment.get(f"PARALLELISM_CONFIG_{kind}_SIZE", "1")
+        if size != "1":
+            what = f"has parallelism_config_{kind.lower()}_size {size}, {meaning}, which is not supported"
+            raise ConfigError("launch", what, how)
+    path = Path(environment.get(FILE, "none"))
+    if path.is_file() and "tensor_parallel" in _content(path):
+        raise ConfigError(path, "has a section `tensor_parallel`, which is not supported in training", how)
+
+
+_PARALLELISM = {"TP": "tensor parallelism", "CP": "context parallelism", "SP": "accelerate's sequence parallelism"}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Of a DeepSpeed file; empty if it cannot be read: DeepSpeed reads it next, and reports what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def require_one_optimizer(training: TrainingConfig) -> None:
     """Raise ConfigError if the config and the DeepSpeed file both name an optimizer, or both a schedule.
 
@@ -94,12 +125,7 @@ def require_one_optimizer(training: TrainingConfig) -> None:
     path = Path(os.environ.get(FILE, "none"))
     if not path.is_file():
         return
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # DeepSpeed reads it next, and reports what is wrong with it
-    if not isinstance(content, dict):
-        return
+    content = _content(path)
     if "scheduler" in content:
         what = "has a section `scheduler`, which would replace training.schedule"
         raise ConfigError(path, what, "Delete the section; the learning rate is set by training.* alone")

@@ -120,6 +120,29 @@ def test_a_long_row_of_8b_does_not_fit_eight_gpus_and_the_plan_says_so() -> None
     assert plan.memory["activations"] / GIB == pytest.approx(66, rel=0.1), "counted by hand for the same row"
 
 
+def long_plan(**settings: int) -> StagePlan:
+    file = RECIPES / "configs/sft/llama3.1-8b.yaml"
+    words = [f"config={file}", "gpus=8", "gib=79", "rows=200", "prompt_tokens=4000"]
+    machine = load_config(recipe_class(RECIPES, "plan"), None, words)
+    changed = {"data": {"token_budget": 131072}, "training": settings}
+    return plans(file, RECIPES, machine, machine, settings=changed)[0]
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_row_divide_its_activations_and_its_time() -> None:
+    whole, shared = long_plan(), long_plan(sequence_parallel=8)
+    assert "8 share a row" in shared.where
+    assert any(change.startswith("training.sequence_parallel=2 ") for change in whole.changes), whole.changes
+    assert long_plan(sequence_parallel=2).fits
+    assert shared.memory["activations"] == pytest.approx(whole.memory["activations"] / 8, rel=0.1)
+    states = ("weights", "gradients", "optimizer", "gathered weights")
+    assert [shared.memory[name] for name in states] == [whole.memory[name] for name in states]
+    # the same operations on as many GPUs; a little longer for the exchanges, and shorter where fewer GPUs are idle
+    assert shared.tokens_per_second > 0.9 * whole.tokens_per_second
+    with pytest.raises(ConfigError, match="8 processes cannot be divided into groups of 3"):
+        long_plan(sequence_parallel=3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [8, 64, 512])
 def test_the_8b_dpo_config_is_planned_for_many_processes(processes: int) -> None:

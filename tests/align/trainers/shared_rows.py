@@ -21,6 +21,7 @@ from deepspeed.utils import safe_get_full_grad
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from align.models.logps import TreePolicy, TreeScorer
+from align.trainers.extensions import prepare_extension
 from align.tree.encode import PromptTree
 from align.tree.pack import collate
 from align.tree.sequence_parallel import SequenceGroup
@@ -77,6 +78,7 @@ def gaps(size: int, kind: type, group: SequenceGroup | None, *, checkpointing: b
 
 
 def main() -> None:
+    prepare_extension()
     deepspeed.init_distributed("gloo")
     for size in map(int, sys.argv[1:]):
         group = SequenceGroup.of(size, dist.get_world_size(), dist.get_rank(), timedelta(minutes=5))

@@ -15,6 +15,7 @@ from align.models.support import require_trainable
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import ModelConfig, TrainingConfig
 from align.trainers.arguments import training_arguments
+from align.trainers.deepspeed_file import require_rows_of_one_process
 from align.trainers.processes import Processes
 from align.tree.sequence_parallel import divided_heads, require_divided_heads, require_groups
 from tests.metrics import metrics_of
@@ -54,6 +55,20 @@ def test_launches_that_cannot_share_rows_are_refused(tmp_path: Path, tiny_checkp
     training = TrainingConfig(output_dir=tmp_path / "run", sequence_parallel=2)
     with pytest.raises(ConfigError, match="is 2, and the run is not started with DeepSpeed"):
         training_arguments(training, ModelConfig(path=tiny_checkpoint))
+
+
+def test_launches_that_divide_a_model_or_rows_in_another_way_are_refused(tmp_path: Path) -> None:
+    require_rows_of_one_process({f"PARALLELISM_CONFIG_{kind}_SIZE": "1" for kind in ("TP", "CP", "SP")})
+    for kind, meaning in (("TP", "tensor parallelism"), ("CP", "context parallelism"), ("SP", "sequence parallelism")):
+        message = rf"launch: has parallelism_config_{kind.lower()}_size 2, .*{meaning}, .*training\.sequence_parallel"
+        with pytest.raises(ConfigError, match=message):
+            require_rows_of_one_process({f"PARALLELISM_CONFIG_{kind}_SIZE": "2"})
+    file = tmp_path / "zero3.json"
+    file.write_text('{"tensor_parallel": {"autotp_size": 2}}')
+    with pytest.raises(ConfigError, match=r"zero3\.json: has a section `tensor_parallel`"):
+        require_rows_of_one_process({"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
+    file.write_text('{"zero_optimization": {"stage": 3}}')
+    require_rows_of_one_process({"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
 
 
 def test_one_process_of_a_group_counts_for_all_of_it() -> None:
