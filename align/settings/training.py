@@ -21,8 +21,8 @@ class TreeDataConfig(Reading):
     path: InputSources
     """Rows: a file, a Hub dataset, or a list of them; each may be a section {path, split, columns, weight, ...}."""
     token_budget: int = Field(4096, gt=0, le=100_000_000)
-    """Tokens in one packed row, per process. Memory grows with it; the results do not change. Use the largest value
-    that fits into memory."""
+    """Tokens in one packed row, per process, or per group of processes that share rows (training.sequence_parallel).
+    Memory grows with it; the results do not change. Use the largest value that fits into memory."""
     over_budget: Literal["drop", "alone", "error"] = "drop"
     """What to do with a row whose prompt and completions together have more than token_budget tokens. drop: it is
     dropped and counted. alone: it becomes a packed row of its own, larger than the budget. error: the run ends and

@@ -147,6 +147,7 @@ class DPOTrainer(TreeTrainer):
             plan,
             device=self.args.device,
             shard_steps=self.dpo.reference_shard_steps,
+            sharing=self.processes.sharing,
             leads=self.processes.leads,
         )
         model.eval()

@@ -132,8 +132,10 @@ class ReferenceCache:
     device: torch.device
     shard_steps: int
     """How many optimizer steps have their rows in one file."""
+    sharing: int = 1
+    """This many processes share each packed row: `plan.processes` is the number of such groups."""
     leads: bool = True
-    """Whether this process writes the values of its rows: of those that share a packed row, the first one does."""
+    """Whether this process keeps and writes the values of its rows: of those that share them, the first one does."""
 
     def logps(
         self,
@@ -167,8 +169,8 @@ class ReferenceCache:
         )
         if missing:
             made = torch.from_numpy(self._make(missing, logps_of)).to(self.device)
-            if self.plan.processes > 1:
-                dist.all_reduce(made)  # each row was made by one process; the others hold 0 for it
+            if self.plan.processes * self.sharing > 1:
+                dist.all_reduce(made)  # each row was kept by one process; the others hold 0 for it
             agree(self._merge_all)  # every process has written its files: the sum above needed them all
             rows = np.concatenate([self.plan[step].rows for step in missing]).astype(np.int64)
             values[rows] = made.cpu().numpy()[rows]
@@ -184,7 +186,8 @@ class ReferenceCache:
         """What changes the last bits, apart from the key: which rows share a batch, libraries, device and threads."""
         plan = self.plan
         batches = (plan.batch_size, plan.token_budget, plan.seed, plan.processes)
-        return fingerprint_of(*batches, versions(), self.device.type, torch.get_num_threads())[:8]
+        shared = (self.sharing,) if self.sharing > 1 else ()
+        return fingerprint_of(*batches, *shared, versions(), self.device.type, torch.get_num_threads())[:8]
 
     def _missing_steps(self, values: np.ndarray) -> list[int]:
         steps = range(min(len(self.plan), self.plan.steps_per_epoch))

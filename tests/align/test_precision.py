@@ -348,6 +348,7 @@ def test_only_weights_that_zero_3_trains_or_a_merge_writes_are_bfloat16_by_confi
     training = {f"{stage}/llama3.1-{size}.yaml" for stage in ("sft", "reward", "dpo") for size in sizes}
     submitted = {f"rounds/llama3.1-{size}.yaml" for size in ("70b", "405b")}
     assert found == training | submitted | {
+        "sft/llama3.1-8b-long.yaml",
         "sft/llama3.1-8b-qlora.yaml",
         "dpo/llama3.1-8b-lora.yaml",
         "merge/llama3.1-8b.yaml",

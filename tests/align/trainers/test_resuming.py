@@ -268,6 +268,9 @@ def test_a_run_that_has_run_out_of_memory_may_go_on_with_a_smaller_token_budget(
         refuse(before, recipe(), finished=True)
     with pytest.raises(CheckpointError, match="other rows"):
         refuse(before, recipe(), rows="without those that were too long")
+    refuse(dump(recipe()), recipe(sequence_parallel=2))
+    with pytest.raises(CheckpointError, match=r"was made with training\.sequence_parallel=1, and now .*=2"):
+        refuse(dump(recipe()), recipe(sequence_parallel=2), finished=True)
 
 
 def test_rows_that_were_moved_are_the_same_rows_however_their_place_is_written() -> None:

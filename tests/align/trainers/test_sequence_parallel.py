@@ -83,11 +83,11 @@ def test_one_process_of_a_group_counts_for_all_of_it() -> None:
 
 @pytest.mark.engine
 def test_shared_rows_have_the_values_and_gradients_of_whole_ones() -> None:
-    """Policies, with and without checkpointing, and reward models; 4 heads and 2 key/value heads."""
-    printed = run([*TORCHRUN[:-1], "4", "-m", "tests.align.trainers.shared_rows", "2", "4"])
-    found = re.findall(r"^(\d) share (\d+) rows: values (\S+) gradients (\S+)$", printed, re.MULTILINE)
-    assert [line[:2] for line in found] == [("2", "7"), ("4", "7")], printed
-    for _, _, values, gradients in found:
+    """4 processes, 4 heads and 2 key/value heads: in two groups, and in one, in which these heads are copied."""
+    printed = run([*TORCHRUN[:-1], "4", "-m", "tests.align.trainers.shared_rows"])
+    found = re.findall(r"^(\w+), (\d) share 4 rows: values (\S+) gradients (\S+)$", printed, re.MULTILINE)
+    assert [line[:2] for line in found] == [("TreePolicy", "2"), ("TreePolicy", "4"), ("TreeScorer", "4")], printed
+    for *_, values, gradients in found:
         assert float(values) < 1e-5
         assert float(gradients) < 1e-5
 
@@ -138,7 +138,7 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert len(first) == len(second) == 7, "steps, and evaluations at the start and every other step"
     for a, b in zip(first, second, strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"speed", "filled"}:  # the rows are packed for more processes
+        for name in a.keys() - {"filled_share"}:  # the rows are packed for more processes
             assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-6), (name, a["step"])
     before, after = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert before.keys() == after.keys()
@@ -147,28 +147,26 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 @pytest.mark.engine
-def test_sft_on_shared_rows_that_is_killed_and_resumed_equals_one_process(
+def test_sft_in_two_groups_of_two_that_is_killed_and_resumed_equals_one_process(
     tmp_path: Path, tiny_checkpoint: Path, data: Path
 ) -> None:
     run(command("sft", [PYTHON], tiny_checkpoint, data, tmp_path / "alone"))
     settings = ("training.sequence_parallel=2", "model.gradient_checkpointing=true")
-    shared = command("sft", ZERO3, tiny_checkpoint, data, tmp_path / "shared", *settings)
+    shared = command("sft", [*ZERO3, *FOUR], tiny_checkpoint, data, tmp_path / "shared", *settings)
     started = Started(shared)
     started.wait_for((tmp_path / "shared/checkpoint-2/MANIFEST.json").exists)
     started.kill()
     assert not (tmp_path / "shared/MANIFEST.json").exists(), "it was killed in the middle"
-    printed = run(shared)
-    assert "resuming from" in printed
+    assert "resuming from" in run(shared)
     assert_same_training(tmp_path / "alone", tmp_path / "shared")
 
 
 @pytest.mark.engine
-def test_dpo_on_four_processes_in_two_groups_equals_one_process(
+def test_dpo_on_two_processes_that_share_rows_equals_one_process(
     tmp_path: Path, tiny_checkpoint: Path, data: Path
 ) -> None:
     run(command("dpo", [PYTHON], tiny_checkpoint, data, tmp_path / "alone"))
-    start = [*ZERO3, *FOUR]
-    run(command("dpo", start, tiny_checkpoint, data, tmp_path / "shared", "training.sequence_parallel=2"))
+    run(command("dpo", ZERO3, tiny_checkpoint, data, tmp_path / "shared", "training.sequence_parallel=2"))
     assert_same_training(tmp_path / "alone", tmp_path / "shared")
     first = metrics_of(tmp_path / "shared")[1]
     assert first["absolute_margin"] == 0, "the reference pass has the values of the first step"
