@@ -281,7 +281,7 @@ def _exchange(stage: TrainingStage, machine: MachineConfig) -> float:
     passes = 3 if stage.model.gradient_checkpointing else 2
     within = stage.sharing <= machine.gpus_per_node
     rate = 1e9 * (machine.node_gb_per_second if within else machine.network_gb_per_second)
-    return passes * config.num_hidden_layers * of_layer / rate / stage.sharing
+    return float(passes * config.num_hidden_layers * of_layer / rate / stage.sharing)
 
 
 def _frequent_saves(stage: TrainingStage, plan: StagePlan, seconds: float) -> Iterator[str]:

@@ -238,8 +238,8 @@ class _OneOf(SequenceGroup):
     def _alone(
         self, query: Tensor, key: Tensor, value: Tensor, _batch: int, _rotation: None, attention: Attention, tokens: int
     ) -> Tensor:
-        exchanged = (_Exchange.apply(each, (-1, each.shape[2] // self.size)) for each in (query, key, value))
-        out = whole_row(*exchanged, attention, tokens)
+        q, k, v = (_Exchange.apply(each, (-1, each.shape[2] // self.size)) for each in (query, key, value))
+        out = whole_row(q, k, v, attention, tokens)
         return cast(Tensor, _Exchange.apply(out, (query.shape[1], -1)))
 
 
