@@ -31,7 +31,7 @@ class Processes:
     times: StepTimes = field(default_factory=StepTimes, compare=False)
     """Collective operations are measured here."""
     sharing: int = 1
-    """So many neighbors share each packed row (`training.sequence_parallel`), and all have the values of all of it."""
+    """This many neighbors share each packed row (`training.sequence_parallel`). All of them have all of its values."""
 
     @classmethod
     def launched(cls) -> Processes:
@@ -59,7 +59,7 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this process stands for its group: what all of the group have is counted and written by it alone."""
+        """Whether this process is the first of its group: it alone counts and writes what all of the group have."""
         return self.number % self.sharing == 0
 
     @cached_property
