@@ -134,7 +134,8 @@ def test_processes_that_share_a_row_divide_its_activations_and_its_time() -> Non
     assert "8 share a row" in shared.where
     assert any(change.startswith("training.sequence_parallel=2 ") for change in whole.changes), whole.changes
     assert long_plan(sequence_parallel=2).fits
-    assert shared.memory["activations"] == pytest.approx(whole.memory["activations"] / 8, rel=0.1)
+    at_the_peak = [plan.memory["activations"] + plan.memory["logits"] for plan in (whole, shared)]
+    assert at_the_peak[1] == pytest.approx(at_the_peak[0] / 8, rel=0.05)
     states = ("weights", "gradients", "optimizer", "gathered weights")
     assert [shared.memory[name] for name in states] == [whole.memory[name] for name in states]
     # the same operations on as many GPUs; a little longer for the exchanges, and shorter where fewer GPUs are idle
