@@ -20,8 +20,6 @@ from align.planner.settings import MachineConfig, RowsConfig
 from align.settings import InputPath, OutputPath
 from align.strict_yaml import read_yaml
 
-_OF_OTHERS = {"model", "models", "reward_model", "training", "checkpoints", "output_dir", "each_round", "stages"}
-
 
 class PlanRecipe(Recipe, MachineConfig, RowsConfig):
     """What each stage of a config needs, from shapes alone: no weight and no row is read. It exits with 1 if a stage
@@ -31,8 +29,11 @@ class PlanRecipe(Recipe, MachineConfig, RowsConfig):
 
     @classmethod
     def is_argument(cls, word: str) -> bool:
-        """A YAML file is the config that is planned if it has a setting that only other recipes have."""
-        return Path(word).is_file() and not _OF_OTHERS.isdisjoint(read_yaml(Path(word))[0])
+        """A YAML file is the config that is planned if it names none in `config` and has a setting that is not here."""
+        if not Path(word).is_file():
+            return False
+        values = read_yaml(Path(word))[0]
+        return "config" not in values and not values.keys() <= cls.model_fields.keys()
 
     config: InputPath
     """The YAML of a recipe, or a file of rounds."""

@@ -81,6 +81,62 @@ def test_values_that_differ_are_a_failure(tmp_path: Path, monkeypatch: pytest.Mo
     assert "equality, segments, float32: AssertionError: packed trees differ from rows by" in capsys.readouterr().out
 
 
+def out_of_memory(*_: object) -> dict[str, Any]:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.slow
+def test_all_arms_are_compared_with_our_segments_and_only_arms_of_others_may_lack_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when segments are not asked for. No gradient of the comparison is held while steps are timed."""
+    import weakref
+
+    import torch
+
+    from tests.gpu import peers, shapes, training
+    from tests.gpu.measure import Check
+
+    run = Check(torch.device("cpu"), shapes.DRY, seconds=60)
+    held: list[weakref.ref[torch.Tensor]] = []
+    compared, timed = training._same, run.timed
+
+    def noted(arm: str, found: training.Outcome, *others: Any) -> dict[str, float]:
+        held.extend(weakref.ref(gradient) for gradient in found[1].values())
+        return compared(arm, found, *others)
+
+    def fresh(step: Any, repeats: int | None = None) -> dict[str, Any]:
+        step.args[1].zero_grad(set_to_none=True)
+        assert held
+        assert not any(ref() is not None for ref in held), "a gradient of the first step"
+        return timed(step, repeats)
+
+    monkeypatch.setattr(training, "_same", noted)
+    monkeypatch.setattr(run, "timed", fresh)
+    alone = training.compare(run, "sft", "tiny", ["padded rows"])["arms"]
+    assert alone.keys() == {"padded rows"}
+    assert alone["padded rows"]["apart"]["loss"] > 0, "compared with another arm than itself"
+
+    monkeypatch.setattr(peers, "padded_rows", out_of_memory)
+    arms = training.compare(run, "sft", "tiny", ["segments", "padded rows"])["arms"]
+    assert arms["padded rows"] == {"skipped": "out of memory on this device"}
+    monkeypatch.setattr(training, "_ours", out_of_memory)
+    arms = training.compare(run, "sft", "tiny", ["segments", "padded rows"])["arms"]
+    assert arms["segments"] == {"failed": "out of memory on this device"}
+    assert arms["padded rows"]["skipped"].startswith("segments failed")
+
+
+def test_memory_far_from_the_plan_is_a_failure() -> None:
+    from tests.gpu.memory import require_planned
+
+    require_planned(1.1)
+    for ratio in (0.7, 1.3, float("nan")):
+        with pytest.raises(AssertionError, match=r"expected 0.8 to 1.25"):
+            require_planned(ratio)
+
+
 @pytest.mark.slow
 def test_a_part_that_fails_or_comes_too_late_leaves_the_others_alone() -> None:
     import torch
@@ -92,11 +148,16 @@ def test_a_part_that_fails_or_comes_too_late_leaves_the_others_alone() -> None:
     run.run("broken", lambda: {}["missing"])
     run.run("whole", lambda: {"value": 1})
     run.run("an arm", lambda: {"arms": {"trl": {"failed": "ValueError: no"}, "ours": {"seconds": 2.0, "mfu": 0.5}}})
+    run.run("large", out_of_memory)
     run.seconds = 0
     run.run("late", lambda: {"value": 1})
     assert run.results["whole"] == {"value": 1}
-    assert run.results["late"] == {"skipped": "the 0 s of the check are used up"}
-    assert report.failures(run.results) == ["broken: KeyError: 'missing'", "an arm > arms > trl: ValueError: no"]
+    assert report.failures(run.results) == [
+        "broken: KeyError: 'missing'",
+        "an arm > arms > trl: ValueError: no",
+        "large: out of memory on this device",
+        "late: TimeoutError: the 0 s of the check are used up",
+    ]
     page = report.page({"device": "a card"}, run.results)
     assert "failed: KeyError: 'missing'" in page
     assert "| ours | 2 | 50% |" in page

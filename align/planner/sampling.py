@@ -1,7 +1,8 @@
 """Plans of stages that sample completions, or score them with a model.
 
 The cache of the local backend is a rectangle: every completion at work is as wide as the longest prompt among them with
-`max_completion_tokens`. vLLM divides its cache into pages, and takes what is left of its share of the GPU.
+`max_completion_tokens`. vLLM has `gpu_memory_utilization` of the GPU. It divides its cache into pages, and takes what
+is left of this share; it refuses to start if that is less than one completion of `max_model_len` needs.
 
 Speed. A decoding step reads the weights and the cache of all completions at work, so it takes their bytes over
 `memory_gb_per_second`. Not counted: prompts, Python, and a batch that is not full.
@@ -19,7 +20,7 @@ from align.planner.plan import GIB, StagePlan
 from align.planner.rows import drawn_lengths
 from align.planner.settings import MachineConfig, RowsConfig
 from align.planner.training import config_from, settings_text
-from align.settings import ModelConfig, SamplingConfig
+from align.settings import ModelConfig, SamplingConfig, VLLMConfig
 from align.trainers.activations import activations, typical_row, without_memory
 from align.trainers.footprint import GPU_CONTEXT
 
@@ -62,7 +63,7 @@ def plan_sampling(stage: SamplingStage, machine: MachineConfig, rows: RowsConfig
     if plan.fits:
         return plan
     changes = []
-    for kind in (_smaller_batches(stage), _spread(stage)):
+    for kind in (_smaller_batches(stage), _spread(stage, machine)):
         for text, changed in kind:
             found = _sampling(changed, machine, rows)
             if found.fits:
@@ -94,15 +95,16 @@ def _sampling(stage: SamplingStage, machine: MachineConfig, rows: RowsConfig) ->
     prompts = drawn_lengths(rows, rows.prompt_tokens, rows.rows, seed=0)
     longest = int(sorted(prompts)[int(_LONGEST_PROMPT * (len(prompts) - 1))])
     most = longest + sampling.max_completion_tokens
-    spread = 1 if sampling.vllm is None else sampling.vllm.tensor_parallel_size
-    processes = max(1, stage.launch.processes // spread)
-    limit = machine.gib * GIB / (1 if on_gpu else processes)
+    spread, processes = gpus_of(sampling), stage.launch.processes
+    limit = round(machine.gib * GIB / (1 if on_gpu else processes))
     batch = sampling.batch_size
-    memory = {"weights": count * width / spread}
+    memory = {"weights": round(count * width / spread)}
     if sampling.backend == "vllm":
-        usable = (sampling.vllm.gpu_memory_utilization if sampling.vllm else 0.9) * limit
-        # vLLM takes what it may: what has to fit is one completion of the longest prompt
-        memory["KV cache"] = max(a_token * most / spread, usable - memory["weights"] - GPU_CONTEXT)
+        vllm = sampling.vllm or VLLMConfig()
+        limit = round(vllm.gpu_memory_utilization * limit)
+        least = a_token * (vllm.max_model_len or config.max_position_embeddings) / spread
+        left = limit - memory["weights"] - (GPU_CONTEXT if on_gpu else 0)
+        memory["KV cache"] = max(round(least), left)
     else:
         memory["KV cache"] = a_token * batch * most
         memory["activations"] = _forward(stage.config, PREFILL_TOKENS, "float32" if width == 4 else "bfloat16", on_gpu)
@@ -117,11 +119,16 @@ def _sampling(stage: SamplingStage, machine: MachineConfig, rows: RowsConfig) ->
         recipe=stage.recipe,
         shape=stage.shape,
         where=f"{processes} x {f'{spread} GPUs' if spread > 1 else 'GPU' if on_gpu else 'CPU'}, {sampling.backend}",
-        memory={name: round(value) for name, value in memory.items()},
-        limit=round(limit),
+        memory=memory,
+        limit=limit,
         tokens_per_second=rate if on_gpu else 0.0,
         hours=rows.rows * stage.completions * length / rate / 3600 if on_gpu else 0.0,
     )
+
+
+def gpus_of(sampling: SamplingConfig) -> int:
+    """On how many GPUs each process samples."""
+    return sampling.vllm.tensor_parallel_size if sampling.backend == "vllm" and sampling.vllm is not None else 1
 
 
 def _scoring(stage: ScoringStage, machine: MachineConfig, rows: RowsConfig) -> StagePlan:
@@ -177,13 +184,20 @@ def _smaller_batches(stage: SamplingStage) -> Iterator[tuple[str, SamplingStage]
         size //= 2
 
 
-def _spread(stage: SamplingStage) -> Iterator[tuple[str, SamplingStage]]:
-    for gpus in (1, 2, 4, 8, 16):
+def _spread(stage: SamplingStage, machine: MachineConfig) -> Iterator[tuple[str, SamplingStage]]:
+    """Larger groups of the same GPUs, as far as a node has them."""
+    gpus = stage.launch.processes * gpus_of(stage.sampling)
+    for group in (1, 2, 4, 8, 16):
+        if group > machine.gpus_per_node:
+            return
         values = stage.sampling.model_dump() | {
             "backend": "vllm",
-            "vllm": {"tensor_parallel_size": gpus},
+            "vllm": {"tensor_parallel_size": group},
             "threads": None,
         }
-        text = f"sampling.backend=vllm sampling.vllm.tensor_parallel_size={gpus}"
-        launch = replace(stage.launch, processes=max(stage.launch.processes, gpus))
+        processes = max(1, gpus // group)
+        text = f"sampling.backend=vllm sampling.vllm.tensor_parallel_size={group}"
+        if processes != stage.launch.processes:
+            text += f" in {processes} process{'es' * (processes > 1)}"
+        launch = replace(stage.launch, processes=processes)
         yield text, replace(stage, sampling=SamplingConfig.model_validate(values), launch=launch)

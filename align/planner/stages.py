@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from align.errors import ConfigError
 from align.models.shapes import shape_of
 from align.planner.launches import Launch, launch_of
 from align.planner.plan import StagePlan
-from align.planner.sampling import SamplingStage, ScoringStage, plan_sampling, plan_scoring
+from align.planner.sampling import SamplingStage, ScoringStage, gpus_of, plan_sampling, plan_scoring
 from align.planner.settings import MachineConfig, RowsConfig
 from align.planner.training import COMPLETIONS, TrainingStage, plan_training
 from align.rounds.names import overrides_of
@@ -35,7 +36,7 @@ def plans(
     launch: Path | None = None,
     shape: str | Path | None = None,
 ) -> list[StagePlan]:
-    """The plan of each stage of a config, in order. Stages of rounds that differ in nothing but the round count once.
+    """The plan of each stage of a config, in order. The stages of later rounds follow only where their plan differs.
 
     file: a recipe's YAML, or a file of rounds. recipes: the folder of the recipe scripts. recipe: the recipe's name;
         None for the name of the folder that the file is in. settings: over those of the file, in sections. launch: the
@@ -52,14 +53,16 @@ def plans(
     found: list[StagePlan] = []
     if name == "rounds":
         config = load_config(RoundsConfig, file, overrides)
-        seen: set[str] = set()
+        planned: dict[str, list[StagePlan]] = {}  # stage name -> its plans, without the round in the label
         for stage in load_stages(config, recipes):
-            if stage.name not in seen:
-                seen.add(stage.name)
-                started = launch_of(stage.launch, machine, recipes.parent)
-                found += _of_stage(
-                    stage.name, stage.recipe, stage.config, started, machine, rows, shape or config.start
-                )
+            started = launch_of(stage.launch, machine, recipes.parent)
+            otherwise = shape or config.start
+            for plan in _of_stage(stage.name, stage.recipe, stage.config, started, machine, rows, otherwise):
+                earlier = planned.setdefault(plan.label, [])
+                if plan not in earlier:
+                    later = replace(plan, label=f"{plan.label} (round {stage.round})")
+                    found.append(later if earlier else plan)
+                    earlier.append(plan)
         return found
     loaded = load_config(recipe_class(recipes, name), file, overrides)
     started = _default_launch(loaded, launch, recipes, machine)
@@ -74,7 +77,7 @@ def _default_launch(config: Section, launch: Path | None, recipes: Path, machine
         launch = recipes / "launch" / name
     if launch is not None:
         return launch_of(launch, machine, recipes.parent)
-    return Launch(machine.gpus or 1, name="whole models")
+    return Launch(machine.gpus or 1, name="whole models", counts_gpus=machine.gpus is not None)
 
 
 def _of_stage(
@@ -88,12 +91,18 @@ def _of_stage(
 ) -> Iterator[StagePlan]:
     if recipe in COMPLETIONS:
         shape, model = _shape(config.model.path, otherwise, "model.path")
-        stage = TrainingStage(label, recipe, shape, model, config.model, config.training, config.data, launch)
+        launch = launch.on(machine, 1, label)
+        reference = recipe == "dpo" and config.dpo.loss != "simpo"
+        stage = TrainingStage(
+            label, recipe, shape, model, config.model, config.training, config.data, launch, reference
+        )
         yield plan_training(stage, machine, rows)
         return
     models = list(_models(config, ""))
     if recipe == "average" and config.search is not None:  # every mean that is tried answers questions
         models.append(("search", Path(config.checkpoints[0].path), config.search.sampling))
+    sampled_with = (how for _, _, how in models if isinstance(how, SamplingConfig))
+    launch = launch.on(machine, max(map(gpus_of, sampled_with), default=1), label)
     completions = int(getattr(config, "k", 1))
     for key, path, sampling in models:
         shape, model = _shape(path, otherwise, key)

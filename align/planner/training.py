@@ -1,10 +1,11 @@
 """Plans of stages that train: SFT, DPO, reward model.
 
-Speed. A packed row takes its operations (`align/tree/flops.py`) over `tflops`, a third more with checkpointing.
+Speed. A packed row takes its operations (`align/tree/flops.py`) over `tflops`; with checkpointing those of a further
+forward pass too, which is a third more, or half as much again where only adapters are trained.
 In each round of rows all processes gather the weights twice and reduce the gradients once; transfers overlap with
 arithmetic, so a round takes the longer of the two. Processes that share a row divide its operations, and what they
-exchange around attention is added. DPO's reference pass is added. Not counted: the optimizer, Python, waiting for data,
-and held-out rows.
+exchange around attention is added. DPO's reference pass is added: one epoch of forward passes, which gather the
+weights once. Not counted: the optimizer, Python, waiting for data, and held-out rows.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from transformers import AutoConfig
 from align.models.logps import TILE
 from align.planner.launches import Launch
 from align.planner.plan import GIB, StagePlan
-from align.planner.rows import DrawnRows, drawn_rows
+from align.planner.rows import drawn_rows
 from align.planner.settings import MachineConfig, RowsConfig
 from align.settings import LoRAConfig, ModelConfig, TrainingConfig, TreeDataConfig
 from align.trainers.activations import Activations, activations, typical_row, without_memory
 from align.trainers.disk import disk_need
 from align.trainers.footprint import Footprint, Weights, counted, footprint
 from align.trainers.throughput import LayerWeights, layer_weights
-from align.tree.flops import training_flops
+from align.tree.flops import forward_flops, training_flops
 from align.tree.pack import RunPlan, occupancy_warnings
 from align.tree.sequence_parallel import divided_heads, require_groups
 
@@ -50,6 +51,8 @@ class TrainingStage:
     training: TrainingConfig
     data: TreeDataConfig
     launch: Launch
+    reference: bool = False
+    """Whether a pass computes the reference's log-probabilities before the first step."""
 
     @property
     def scorer(self) -> bool:
@@ -181,6 +184,12 @@ def config_from(text: str) -> Any:
 def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan: StagePlan) -> StagePlan:
     drawn = drawn_rows(rows, COMPLETIONS[stage.recipe], stage.data)
     built, training = _built_of(stage), stage.training
+    forward = forward_flops(
+        drawn,  # type: ignore[arg-type]
+        built.model.config,
+        head=not stage.scorer,
+        added=built.layers.adapters,
+    )
     flops = training_flops(
         drawn,  # type: ignore[arg-type]
         built.model.config,
@@ -199,7 +208,14 @@ def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan:
         seed=training.seed,
         processes=stage.launch.processes // stage.sharing,
     )
-    seconds, tokens = _steps(run, flops, drawn, stage, machine)
+    steps = [run.bins(step) for step in range(min(_STEPS, run.steps_per_epoch))]
+    tokens = sum(int(drawn.tokens[members].sum()) for bins in steps for members in bins) / len(steps)
+    transfers = _transfers(stage, machine)
+    rate = machine.tflops * 1e12 * stage.sharing
+    exchanged = drawn.tokens * _exchange(stage, machine)  # in a forward pass; as much in the backward pass
+    forward_seconds = forward / rate + exchanged
+    row_seconds = flops / rate + 2 * exchanged + (forward_seconds if stage.model.gradient_checkpointing else 0)
+    seconds = _step_seconds(steps, run.processes, row_seconds, transfers.in_round) + transfers.in_step
     disk = disk_need(
         built.model,
         training,
@@ -207,10 +223,10 @@ def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan:
         sharded=stage.launch.zero is not None,
         validated=stage.data.has_eval_rows,
     )
-    saves = disk.saves(0)
-    total = len(run) * seconds + saves * plan.save_seconds
-    if stage.recipe == "dpo":
-        total += run.steps_per_epoch * seconds / 3  # a forward pass is a third of a step
+    total = len(run) * seconds + disk.saves(0, seconds) * plan.save_seconds
+    if stage.reference:
+        passes = min(len(run), run.steps_per_epoch)
+        total += passes * _step_seconds(steps, run.processes, forward_seconds, transfers.in_forward)
     occupancy = run.occupancy(_STEPS)
     return replace(
         plan,
@@ -225,50 +241,54 @@ def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan:
     )
 
 
-def _steps(
-    run: RunPlan, flops: Any, drawn: DrawnRows, stage: TrainingStage, machine: MachineConfig
-) -> tuple[float, float]:
-    """Mean seconds and tokens of an optimizer step."""
-    factor = 4 / 3 if stage.model.gradient_checkpointing else 1.0
-    factor /= machine.tflops * 1e12 * stage.sharing
-    of_token = _exchange(stage, machine)
-    transfer, once = _transfers(stage, machine)
-    seconds = tokens = 0.0
-    steps = min(_STEPS, run.steps_per_epoch)
-    for step in range(steps):
-        bins = run.bins(step)
-        sizes = [int(drawn.tokens[members].sum()) for members in bins]
-        tokens += sum(sizes)
-        costs = [
-            float(flops[members].sum()) * factor + size * of_token for members, size in zip(bins, sizes, strict=True)
-        ]
-        rounds = (costs[first : first + run.processes] for first in range(0, len(costs), run.processes))
-        seconds += sum(max([*each, transfer]) for each in rounds) + once
-    return seconds / steps, tokens / steps
+def _step_seconds(steps: list[list[list[int]]], processes: int, seconds: Any, transfer: float) -> float:
+    """Mean seconds of a step's rounds of rows, in each of which the processes wait for each other.
+
+    steps: the rows of each bin of each step. processes: those that share a row count as one. seconds: of each row.
+    transfer: seconds of a process's transfers in a round.
+    """
+    total = 0.0
+    for bins in steps:
+        costs = [float(seconds[members].sum()) for members in bins]
+        rounds = (costs[first : first + processes] for first in range(0, len(costs), processes))
+        total += sum(max([*each, transfer]) for each in rounds)
+    return total / len(steps)
 
 
-def _transfers(stage: TrainingStage, machine: MachineConfig) -> tuple[float, float]:
-    """Seconds of a process's transfers in each round of rows, and once in each step."""
+class _Transfers(NamedTuple):
+    """Seconds of a process's transfers."""
+
+    in_round: float = 0.0
+    """In a forward and backward pass over a round of rows."""
+    in_forward: float = 0.0
+    """In a forward pass alone."""
+    in_step: float = 0.0
+    """Once in each optimizer step."""
+
+
+def _transfers(stage: TrainingStage, machine: MachineConfig) -> _Transfers:
     processes, weights, zero = stage.launch.processes, _built_of(stage).weights, stage.launch.zero
     if processes == 1 or machine.device == "cpu":
-        return 0.0, 0.0
+        return _Transfers()
     within = processes <= machine.gpus_per_node
     rate = 1e9 * (machine.node_gb_per_second if within else machine.network_gb_per_second)
     if zero is None:
-        return 0.0, 2 * weights.trained_bytes / rate
+        return _Transfers(in_step=2 * weights.trained_bytes / rate)
     again = 1e9 * machine.node_gb_per_second if zero.second_shard > 1 else rate  # gathered from the node's own copy
     reduced = zero.gradient_bytes * weights.trained or weights.trained_bytes
-    in_round = weights.bytes / rate + weights.bytes / again + reduced / rate
     host = 1e9 * machine.host_gb_per_second
-    in_round += 2 * weights.bytes / processes / host if zero.offload_weights else 0.0
-    return in_round, 6 * weights.trained / processes / host if zero.offload_optimizer else 0.0
+    moved = weights.bytes / processes / host if zero.offload_weights else 0.0
+    forward = weights.bytes / rate + moved
+    backward = weights.bytes / again + reduced / rate + moved
+    return _Transfers(
+        forward + backward, forward, 6 * weights.trained / processes / host if zero.offload_optimizer else 0.0
+    )
 
 
 def _exchange(stage: TrainingStage, machine: MachineConfig) -> float:
-    """Seconds of a process's exchanges around attention, for each token of a packed row that it shares.
+    """Seconds of a process's exchanges around attention in one pass, for each token of a packed row that it shares.
 
-    Of its tokens a process sends the queries, keys, values and results to the others, S - 1 of S parts, in each layer:
-    in the forward pass, in the backward pass, and again with checkpointing.
+    Of its tokens a process sends the queries, keys, values and results to the others, S - 1 of S parts, in each layer.
     """
     if stage.sharing == 1 or machine.device == "cpu":
         return 0.0
@@ -278,16 +298,20 @@ def _exchange(stage: TrainingStage, machine: MachineConfig) -> float:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     width = 4 if stage.training.precision == "fp32" else 2
     of_layer = 2 * (heads + groups) * head_size * width * (stage.sharing - 1) / stage.sharing
-    passes = 3 if stage.model.gradient_checkpointing else 2
     within = stage.sharing <= machine.gpus_per_node
     rate = 1e9 * (machine.node_gb_per_second if within else machine.network_gb_per_second)
-    return float(passes * config.num_hidden_layers * of_layer / rate / stage.sharing)
+    return float(config.num_hidden_layers * of_layer / rate / stage.sharing)
 
 
 def _frequent_saves(stage: TrainingStage, plan: StagePlan, seconds: float) -> Iterator[str]:
-    share = plan.save_seconds / (plan.save_seconds + stage.training.save_steps * seconds)
+    training = stage.training
+    between = {f"save_steps (now {training.save_steps})": training.save_steps * seconds}
+    if training.save_minutes is not None:
+        between[f"save_minutes (now {training.save_minutes:g})"] = max(60 * training.save_minutes, seconds)
+    setting, interval = min(between.items(), key=lambda each: each[1])
+    share = plan.save_seconds / (plan.save_seconds + interval)
     if share > 0.1:
-        yield f"saving takes {share:.0%} of the time: raise training.save_steps (now {stage.training.save_steps})"
+        yield f"saving takes {share:.0%} of the time: raise training.{setting}"
 
 
 # What to change

@@ -16,6 +16,7 @@ Example: 135 million weights in float32, AdamW, K = 2. C = 135e6 (4 + 8) = 1.6 G
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,10 +67,18 @@ class DiskNeed:
         """Of the finished model while it is written."""
         return self.weights + self.converted + _OTHER_FILES
 
-    def saves(self, done: int) -> int:
-        """How many checkpoints are still to be written after `done` steps, at most."""
-        # How long a step takes is not known before: `save_minutes` may save after each.
-        intervals = {self.training.save_steps if self.training.save_minutes is None else 1}
+    def saves(self, done: int, step_seconds: float = 0.0) -> int:
+        """How many checkpoints are still to be written after `done` steps, at most.
+
+        step_seconds: of one step; 0 if that is not known, and then `save_minutes` may save after each.
+        """
+        intervals = {self.training.save_steps}
+        if self.training.save_minutes is not None:
+            by_time = math.ceil(60 * self.training.save_minutes / step_seconds) if step_seconds else 1
+            if (
+                by_time < self.training.save_steps
+            ):  # else a save by steps always comes first, and the minutes begin again
+                intervals = {1} if by_time == 1 else {by_time, self.training.save_steps}
         if self.validated:
             intervals.add(self.training.eval_steps or self.training.save_steps)
         before_the_last = sum(max((self.steps - 1) // every - done // every, 0) for every in intervals)

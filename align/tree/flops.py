@@ -82,3 +82,13 @@ def training_flops(
     if head:
         flops += labels * ((6 if head_is_trained else 4) * shape.per_label)
     return np.asarray(flops)
+
+
+def forward_flops(trees: Sequence[PromptTree], config: Any, *, head: bool, added: int = 0) -> np.ndarray:
+    """The operations of a forward pass alone on each tree, [trees] float64. Arguments as for `training_flops`."""
+    shape = layer_shape(config)
+    tokens, pairs, labels = (tree_numbers(trees, name).astype(np.float64) for name in ("tokens", "attended", "labels"))
+    flops = tokens * (2 * (shape.weights + added)) + pairs * (2 * shape.per_pair)
+    if head:
+        flops += labels * (2 * shape.per_label)
+    return np.asarray(flops)

@@ -274,9 +274,12 @@ class RunPlan(Dataset[StepPlan]):
         return [[numbers[place] for place in sorted(members)] for members in self._bins(rows)]
 
     def occupancy(self, steps: int = 100) -> Occupancy:
-        """How full the bins of all processes are, over the first `steps` of an epoch."""
+        """How full the bins of all processes are, over the first `steps` of an epoch.
+
+        The last step of an epoch, which may have fewer rows, counts only if there is no other.
+        """
         tokens = places = count = empty = 0
-        for step in range(min(steps, self.steps_per_epoch)):
+        for step in range(min(steps, max(1, len(self.sizes) // self.batch_size))):
             filled = [int(self.sizes[members].sum()) for members in self.bins(step)]
             tokens += sum(filled)
             places += sum(max(each, self.token_budget) for each in filled)

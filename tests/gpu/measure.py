@@ -15,9 +15,12 @@ import torch
 from align.hardware import peak_flops
 from tests.gpu.shapes import Sizes
 
+OUT_OF_MEMORY = "out of memory on this device"
+
 
 class Skipped(Exception):
-    """A part that cannot be run here, with the reason."""
+    """A part that cannot be run here, with the reason: a package or a GPU is missing. Too little time or memory for our
+    own code is a failure."""
 
 
 @dataclass
@@ -51,12 +54,12 @@ class Check:
         began = time.monotonic()
         try:
             if left <= 0:
-                raise Skipped(f"the {self.seconds:.0f} s of the check are used up")
+                raise TimeoutError(f"the {self.seconds:.0f} s of the check are used up")
             found = work()
         except Skipped as reason:
             found = {"skipped": str(reason)}
-        except torch.OutOfMemoryError:
-            found = {"skipped": "out of memory on this device"}
+        except torch.OutOfMemoryError:  # an arm of others notes its own; this is ours
+            found = {"failed": OUT_OF_MEMORY}
         except Exception as error:
             found = {"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
         self.clear()
@@ -84,6 +87,14 @@ class Check:
             taken.append(time.perf_counter() - began)
         memory = torch.cuda.max_memory_allocated(self.device) / 2**30 if self.on_gpu else None
         return {"seconds": statistics.median(taken), "slowest": max(taken), "peak_gib": memory}
+
+    def timed_peer(self, step: Callable[[], object], repeats: int | None = None) -> dict[str, Any]:
+        """`timed` of code that is not ours, which may need more memory than the device has."""
+        try:
+            return self.timed(step, repeats)
+        except torch.OutOfMemoryError:
+            self.clear()
+            return {"skipped": OUT_OF_MEMORY}
 
     def share_of_peak(self, flops: float, seconds: float) -> float | None:
         """MFU."""

@@ -19,12 +19,14 @@ from align.tree.flops import layer_shape, training_flops
 from align.tree.pack import collate
 from tests.gpu import peers, shapes
 from tests.gpu.equality import relative_difference, require_attention
-from tests.gpu.measure import Check, Skipped
+from tests.gpu.measure import OUT_OF_MEMORY, Check, Skipped
 
 Outcome = tuple[float, dict[str, Tensor]]
 """The loss and the gradients of a step."""
 
 METHODS = ("dpo", "sft", "reward")
+OURS = ("segments", "flex")
+REFERENCE = "segments"
 BOUND = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 1e-1)}
 """How far the loss and the gradients of an arm may be from those of our segments."""
 
@@ -63,24 +65,28 @@ def compare(check: Check, method: str, name: str, chosen: Sequence[str]) -> dict
     flops = _flops(trees, name, scorer=scorer)
     found: dict[str, Any] = {"tokens": sum(tree.tokens for tree in trees), "flops": flops, "arms": {}}
     expected: Outcome | None = None
-    for arm in chosen or makers:
-        if arm not in makers:
+    for arm in makers:  # our segments first, which all are compared with, also if they are not to be timed
+        if chosen and arm not in (REFERENCE, *chosen):
             continue
         try:
+            if expected is None and arm != REFERENCE:
+                raise Skipped(f"{REFERENCE} failed, and there is nothing else to compare with")
             step, model = makers[arm]()
-            first = step().item(), {name: w.grad for name, w in model.named_parameters() if w.grad is not None}
+            outcome = step().item(), {name: w.grad for name, w in model.named_parameters() if w.grad is not None}
             if expected is None:
-                expected = first[0], {name: gradient.cpu() for name, gradient in first[1].items()}
-            apart = _same(arm, first, expected, check.dtype)
-            timed = check.timed(partial(_fresh_step, step, model))
-            found["arms"][arm] = {**timed, "apart": apart, "mfu": check.share_of_peak(flops, timed["seconds"])}
+                expected = outcome[0], {name: gradient.cpu() for name, gradient in outcome[1].items()}
+            apart = _same(arm, outcome, expected, check.dtype)
+            outcome = None  # its gradients would count as memory of the timed steps
+            if not chosen or arm in chosen:
+                timed = check.timed(partial(_fresh_step, step, model))
+                found["arms"][arm] = {**timed, "apart": apart, "mfu": check.share_of_peak(flops, timed["seconds"])}
         except Skipped as reason:
             found["arms"][arm] = {"skipped": str(reason)}
-        except torch.OutOfMemoryError:
-            found["arms"][arm] = {"skipped": "out of memory on this device"}
+        except torch.OutOfMemoryError:  # what others need is no fault of ours
+            found["arms"][arm] = {"failed" if arm in OURS else "skipped": OUT_OF_MEMORY}
         except Exception as error:  # of a peer's own code: the other arms are measured all the same
             found["arms"][arm] = {"failed": f"{type(error).__name__}: {error}"}
-        step = model = first = None
+        step = model = outcome = None
         check.clear()
     ours = found["arms"].get("segments", {}).get("seconds")
     found["ratios"] = {

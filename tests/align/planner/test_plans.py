@@ -47,7 +47,9 @@ def planned(file: Path, machines: str) -> tuple[StagePlan, ...]:
     settings = load_config(cls, RECIPES / f"configs/plan/{machines}.yaml", [f"config={file}"])
     launch = None
     if machines in ("llama3.1-70b", "llama3.1-405b"):  # of all nodes, as the comment in each config says
-        launch = RECIPES / "launch" / ("zero3_hpz.yaml" if machines == "llama3.1-70b" else "zero3_32_nodes.yaml")
+        trained = "zero3_hpz.yaml" if machines == "llama3.1-70b" else "zero3_32_nodes.yaml"
+        trains = file.parent.name in ("sft", "dpo", "reward", "rounds")
+        launch = RECIPES / "launch" / (trained if trains else "sample_nodes.yaml")
     return tuple(plans(file, RECIPES, settings, settings, launch=launch, shape=settings.shape or "smollm2-135m"))
 
 
@@ -144,6 +146,118 @@ def test_processes_that_share_a_row_divide_its_activations_and_its_time() -> Non
         long_plan(sequence_parallel=3)
 
 
+def plan_of(file: str, *words: str, launch: str | None = None, settings: dict | None = None) -> list[StagePlan]:
+    """Plans of a config in recipes/configs/ with settings of the planner."""
+    path = RECIPES / "configs" / file
+    loaded = load_config(recipe_class(RECIPES, "plan"), None, [f"config={path}", "rows=2000", *words])
+    named = None if launch is None else RECIPES / "launch" / launch
+    return plans(path, RECIPES, loaded, loaded, launch=named, settings=settings)
+
+
+def test_each_process_of_a_sampling_launch_file_has_the_gpus_of_a_node_to_itself() -> None:
+    """8 processes that spread the model over 8 GPUs each are eight times as fast as one, and not as fast as one."""
+    alone, on_nodes, by_gpus = (
+        plan_of("rejection_sample/llama3.1-70b.yaml", *words, launch=launch)
+        for words, launch in (([], None), ([], "sample_nodes.yaml"), (["gpus=64"], None))
+    )
+    assert [each[0].where for each in (alone, on_nodes)] == ["1 x 8 GPUs, vllm", "8 x 8 GPUs, vllm"]
+    for before, now in zip(alone, on_nodes, strict=True):  # the model, and the judge that scores in the same processes
+        assert now.tokens_per_second == pytest.approx(8 * before.tokens_per_second)
+        assert now.hours == pytest.approx(before.hours / 8)
+    assert [each.hours for each in by_gpus] == [each.hours for each in on_nodes]
+
+
+@pytest.mark.parametrize(
+    "words, launch, message",
+    [
+        ([], "zero3_hpz.yaml", r"70b \(zero3_hpz.yaml\): starts 8 processes with 8 GPUs each on a node, which has 8"),
+        (["gpus_per_node=4"], None, r"starts 1 process with 8 GPUs each on a node, which has 4. Use a launch file"),
+        (["gpus=4"], None, r"starts 1 process with 8 GPUs each on a node, which has 4"),
+    ],
+)  # fmt: skip
+def test_more_gpus_on_a_node_than_it_has_are_refused(words: list[str], launch: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_of("rejection_sample/llama3.1-70b.yaml", *words, launch=launch)
+
+
+def test_training_on_more_processes_than_a_node_has_gpus_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"starts 8 processes with 1 GPUs each on a node, which has 4"):
+        plan_of("sft/llama3.1-8b.yaml", "gpus_per_node=4", launch="zero3.yaml")
+
+
+def test_vllm_has_its_share_of_the_card_and_needs_one_longest_completion() -> None:
+    """8B has 15.0 GiB of weights and 128 KiB of cache a token: 1 GiB for 8,192 tokens, 16 for all that it can read."""
+
+    def planned_with(gib: float, **vllm: float) -> StagePlan:
+        sampling = {"backend": "vllm", "vllm": vllm, "threads": None}
+        return plan_of("rejection_sample/llama3.1-8b.yaml", f"gib={gib}", settings={"sampling": sampling})[0]
+
+    fits = planned_with(20, max_model_len=8192)
+    assert fits.limit == 18 * GIB
+    assert fits.needed == fits.limit, "it takes what is left of its share"
+    assert fits.fits
+    share = planned_with(20, max_model_len=8192, gpu_memory_utilization=0.85)
+    assert share.needed > share.limit == 17 * GIB, "17.4 GiB are needed: on the card, and not in vLLM's share of it"
+    assert not share.fits
+    assert not planned_with(35).fits, "its default is the longest row that the model reads"
+    assert planned_with(37).fits
+
+
+def test_later_rounds_are_listed_where_their_plan_differs(tmp_path: Path) -> None:
+    stage = {
+        "name": "sft",
+        "recipe": "sft",
+        "config": str(RECIPES / "configs/sft/llama3.1-8b.yaml"),
+        "launch": str(RECIPES / "launch/zero3.yaml"),
+        "set": {"model.path": "{start}", "training.output_dir": "{round_dir}/sft", "training.max_steps": "{round}"},
+    }
+    same = stage | {
+        "name": "more",
+        "set": stage["set"] | {"training.output_dir": "{round_dir}/b", "training.max_steps": 7},
+    }
+    values = {
+        "run_dir": "runs/r",
+        "start": "meta-llama/Llama-3.1-8B",
+        "rounds": 3,
+        "best": "sft",
+        "each_round": [stage, same],
+    }
+    file = tmp_path / "rounds.yaml"
+    file.write_text(yaml.safe_dump(values))
+    machines = load_config(recipe_class(RECIPES, "plan"), None, [f"config={file}", "rows=2000"])
+    found = plans(file, RECIPES, machines, machines, recipe="rounds")
+    steps = {each.label: each.steps for each in found}
+    assert steps == {"sft": 1, "more": 7, "sft (round 2)": 2, "sft (round 3)": 3}
+
+
+@pytest.mark.slow
+def test_the_reference_pass_takes_a_forward_pass_of_one_epoch() -> None:
+    """With checkpointing a step computes four forward passes: its own, one again, and two of the backward pass."""
+    simpo = {"loss": "simpo", "simpo_gamma": 1.0, "beta": 2.0}
+    with_reference, without = (
+        plan_of("dpo/llama3.1-8b.yaml", "gpus=8", settings={"dpo": dpo, "training": {"epochs": 3}})[0]
+        for dpo in ({}, simpo)
+    )
+    assert without.steps == with_reference.steps
+    passed = 3600 * (with_reference.hours - without.hours)
+    assert passed == pytest.approx(with_reference.steps / 3 * with_reference.step_seconds / 4, rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_plan_counts_saves_by_time() -> None:
+    """Steps of about a second: a save after each minute, in place of one after a million steps."""
+    often, seldom = (
+        plan_of("sft/llama3.1-8b.yaml", "gpus=8", "rows=20000", settings={"training": {"save_steps": 10**6} | minutes})[
+            0
+        ]
+        for minutes in ({"save_minutes": 1}, {})
+    )
+    saves = (often.hours - seldom.hours) * 3600 / often.save_seconds
+    assert saves == pytest.approx(often.steps * often.step_seconds / 60, rel=0.1)
+    assert any(text.endswith("raise training.save_minutes (now 1)") for text in often.warnings)
+    assert not any("save" in text for text in seldom.warnings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [8, 64, 512])
 def test_the_8b_dpo_config_is_planned_for_many_processes(processes: int) -> None:
@@ -167,6 +281,15 @@ def test_a_run_on_too_many_processes_is_warned_of() -> None:
     assert full.startswith("packed rows are 5% full")
     alone = RunPlan([100] * 8, **settings)
     assert occupancy_warnings(alone, alone.occupancy()) == []
+
+
+def test_a_short_last_step_is_no_reason_for_a_warning() -> None:
+    """Three steps of four rows that fill four processes, and one row more; that row alone is all there is to count."""
+    settings = {"batch_size": 4, "token_budget": 100, "epochs": 1, "max_steps": None, "seed": 0, "processes": 4}
+    plan = RunPlan([100] * 13, **settings)
+    assert len(plan) == 4
+    assert occupancy_warnings(plan, plan.occupancy()) == []
+    assert RunPlan([100], **settings).occupancy().empty == 0.75
 
 
 def test_shapes_are_known_by_name_and_read_from_a_folder(tmp_path: Path) -> None:
@@ -206,6 +329,18 @@ def test_the_first_word_is_the_config_or_a_yaml_that_names_it() -> None:
     named = config_from_argv(cls, ["recipes/configs/plan/llama3.1-8b.yaml", "gpus=16"])
     assert (named.config.name, named.gpus) == ("llama3.1-8b.yaml", 16)
     assert named.config.parent.name == "rounds"
+
+
+def test_every_yaml_that_names_no_config_is_one_that_is_planned(tmp_path: Path) -> None:
+    cls = recipe_class(RECIPES, "plan")
+    files = sorted((RECIPES / "configs").glob("*/*.yaml"))
+    assert len(files) > 50
+    for file in files:
+        assert cls.is_argument(str(file)) == (file.parent.name != "plan"), file
+    machines = tmp_path / "machines.yaml"
+    machines.write_text("gpus: 16\ngib: 141\n")
+    found = config_from_argv(cls, [str(machines), "config=recipes/configs/dpo/llama3.1-8b.yaml"])
+    assert (found.config.name, found.gpus) == ("llama3.1-8b.yaml", 16)
 
 
 def test_the_hpz_file_differs_from_zero3_in_one_setting() -> None:

@@ -133,6 +133,8 @@ def test_two_processes_equal_one(tmp_path: Path, tiny_checkpoint: Path, pairs: P
 def test_zero3_on_two_processes_equals_one_process(alone: Path, sharded: Path) -> None:
     assert_same_training(alone, sharded)
     assert metrics(sharded)[0]["absolute_margin"] == 0
+    assert list(sharded.glob("checkpoint-*/model.safetensors")), "the weights stay, to be averaged"
+    assert not [*sharded.rglob("*_states.pt"), *sharded.rglob("global_step*"), *sharded.rglob("rng_state*")]
 
 
 def test_500_random_shapes_equal_a_row_for_each_completion_under_zero3() -> None:
@@ -209,14 +211,19 @@ def test_sigterm_saves_and_leaves(tmp_path: Path, tiny_checkpoint: Path, pairs: 
 def test_zero3_with_bfloat16_weights_stays_near_float32(
     tmp_path: Path, tiny_checkpoint: Path, pairs: Path, alone: Path
 ) -> None:
-    """The 8B configs' way: bfloat16 weights, float32 master weights in the engine."""
-    run(command(tiny_checkpoint, pairs, tmp_path / "run", ZERO3, "model.dtype=bfloat16", "training.precision=bf16"))
+    """The 8B configs' way: bfloat16 weights, float32 master weights in the engine; 14 bytes a weight on disk."""
+    rounding = ("model.dtype=bfloat16", "training.precision=bf16", "training.keep_optimizer=true")
+    run(command(tiny_checkpoint, pairs, tmp_path / "run", ZERO3, *rounding))
     rough = metrics(tmp_path / "run")
     assert rough[0]["absolute_margin"] == 0
     for a, b in zip(metrics(alone), rough, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=0.02)
     saved = load_file(tmp_path / "run" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    count = sum(tensor.numel() for tensor in saved.values())
+    (kept,) = (tmp_path / "run").glob("checkpoint-*/global_step*")
+    files = [*kept.iterdir(), kept.parent / "model.safetensors"]
+    assert 14 * count < sum(file.stat().st_size for file in files) < 14 * count + 100_000, "names and shapes are small"
 
 
 def test_gradients_are_summed_in_float32_over_rows_and_processes_under_zero3(tmp_path: Path) -> None:

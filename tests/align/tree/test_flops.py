@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from align.hardware import peak_flops
-from align.tree.flops import counts_all_weights, training_flops, tree_costs
+from align.tree.flops import counts_all_weights, forward_flops, training_flops, tree_costs
 
 CONFIG = LlamaConfig(
     vocab_size=89, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -27,6 +27,7 @@ def test_costs_are_the_operations_that_torch_counts() -> None:
         row = SimpleNamespace(tokens=tokens, attended=tokens**2, labels=tokens)
         a_token = 2 * sum(weight.numel() for weight in model.model.layers.parameters() if weight.dim() == 2)
         assert tree_costs([row], CONFIG, head=True)[0] * a_token == pytest.approx(counter.get_total_flops())
+        assert forward_flops([row], CONFIG, head=True)[0] == pytest.approx(counter.get_total_flops())
         headless = (counter.get_total_flops() - 2 * 32 * 89 * tokens) / a_token
         assert tree_costs([row], CONFIG, head=False)[0] == pytest.approx(headless)
 
