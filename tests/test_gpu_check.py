@@ -104,7 +104,7 @@ def test_all_arms_are_compared_with_our_segments_and_only_arms_of_others_may_lac
     compared, timed = training._same, run.timed
 
     def noted(arm: str, found: training.Outcome, *others: Any) -> dict[str, float]:
-        held.extend(weakref.ref(gradient) for gradient in found[1].values())
+        held[:] = [weakref.ref(gradient) for gradient in found[1].values()]
         return compared(arm, found, *others)
 
     def fresh(step: Any, repeats: int | None = None) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_all_arms_are_compared_with_our_segments_and_only_arms_of_others_may_lac
     monkeypatch.setattr(run, "timed", fresh)
     alone = training.compare(run, "sft", "tiny", ["padded rows"])["arms"]
     assert alone.keys() == {"padded rows"}
-    assert alone["padded rows"]["apart"]["loss"] > 0, "compared with another arm than itself"
+    assert alone["padded rows"]["apart"]["gradient"] > 0, "compared with another arm than itself"
 
     monkeypatch.setattr(peers, "padded_rows", out_of_memory)
     arms = training.compare(run, "sft", "tiny", ["segments", "padded rows"])["arms"]

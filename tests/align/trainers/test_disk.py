@@ -292,7 +292,9 @@ def test_an_adapter_is_rounded_and_a_killed_run_deletes_its_states_when_it_is_st
     written = output / "checkpoint-2"
     count = sum(tensor.numel() for tensor in load_file(written / "adapter_model.safetensors").values())
     assert (written / "adapter_model.safetensors").stat().st_size == pytest.approx(4 * count, rel=0.1)
-    assert (written / "optimizer.pt").stat().st_size == pytest.approx(8 * count, rel=0.5), "and a few names"
+    assert 8 * count < (written / "optimizer.pt").stat().st_size < 8 * count + 100_000, (
+        "with names, a part of the model"
+    )
     train(output, lora=True, save_steps=2, save_dtype="bfloat16")
     assert not list(output.rglob("optimizer.pt"))
     assert is_whole(output)
