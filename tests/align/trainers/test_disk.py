@@ -291,10 +291,8 @@ def test_an_adapter_is_rounded_and_a_killed_run_deletes_its_states_when_it_is_st
     assert_rounded(output, "adapter_model.safetensors")
     written = output / "checkpoint-2"
     count = sum(tensor.numel() for tensor in load_file(written / "adapter_model.safetensors").values())
-    assert (written / "adapter_model.safetensors").stat().st_size == pytest.approx(4 * count, rel=0.1)
-    assert 8 * count < (written / "optimizer.pt").stat().st_size < 8 * count + 100_000, (
-        "with names, a part of the model"
-    )
+    for name, each in (("adapter_model.safetensors", 4), ("optimizer.pt", 8)):  # names and shapes are small
+        assert each * count < (written / name).stat().st_size < each * count + 100_000
     train(output, lora=True, save_steps=2, save_dtype="bfloat16")
     assert not list(output.rglob("optimizer.pt"))
     assert is_whole(output)
