@@ -29,11 +29,17 @@ class PlanRecipe(Recipe, MachineConfig, RowsConfig):
 
     @classmethod
     def is_argument(cls, word: str) -> bool:
-        """A YAML file is the config that is planned if it names none in `config` and has a setting that is not here."""
-        if not Path(word).is_file():
+        """A YAML file is the config that is planned if it names none in `config`, and is in the folder of another
+        recipe or has a section that is not of a plan. Its own settings have single values: one that is misspelled is
+        not taken for a section."""
+        file = Path(word)
+        if not file.is_file():
             return False
-        values = read_yaml(Path(word))[0]
-        return "config" not in values and not values.keys() <= cls.model_fields.keys()
+        values, folder = read_yaml(file)[0], file.absolute().parent.name
+        if "config" in values or folder == "plan":
+            return False
+        sections = {name for name, value in values.items() if isinstance(value, dict | list)}
+        return Path(__file__).with_name(f"{folder}.py").is_file() or not sections <= cls.model_fields.keys()
 
     config: InputPath
     """The YAML of a recipe, or a file of rounds."""

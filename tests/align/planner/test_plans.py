@@ -335,8 +335,8 @@ def test_every_yaml_that_names_no_config_is_one_that_is_planned(tmp_path: Path) 
     cls = recipe_class(RECIPES, "plan")
     files = sorted((RECIPES / "configs").glob("*/*.yaml"))
     assert len(files) > 50
-    for file in files:
-        assert cls.is_argument(str(file)) == (file.parent.name != "plan"), file
+    for file in files:  # `encode` reads the config of another recipe too
+        assert cls.is_argument(str(file)) == (file.parent.name not in ("plan", "encode")), file
     machines = tmp_path / "machines.yaml"
     machines.write_text("gpus: 16\ngib: 141\n")
     found = config_from_argv(cls, [str(machines), "config=recipes/configs/dpo/llama3.1-8b.yaml"])
