@@ -10,8 +10,8 @@ from there is data, whoever wrote it: lengths are checked, bytes are decoded, an
 One process, no children: the filter refuses them, so a limit on the process is a limit on all that the code can start.
 A sandbox holds at most `memory_bytes` of memory and `scratch_bytes` of files, which are in memory too. The kernel holds
 what waits in its pipes and pairs of sockets: 64 KiB and 208 KiB a descriptor, which the filter does not let code raise,
-so 13 MiB for 64 `open_files`. The 208 KiB are Linux's default (`net.core.wmem_default` of the host): a host with a larger
-one lets sandboxes hold more.
+so 13 MiB for 64 `open_files`. The 208 KiB are Linux's default (`net.core.wmem_default` of the host): a host with a
+larger one lets sandboxes hold more.
 """
 
 from __future__ import annotations
