@@ -263,15 +263,17 @@ def with_names(code: str, host: Host) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ESCAPES)
-def test_escape_is_held_and_the_host_is_unchanged(name: str, host: Host, box: Sandbox) -> None:
+def test_escape_is_held_and_the_host_is_unchanged(name: str, host: Host) -> None:
     code, expected = ESCAPES[name]
-    with box.session() as session:
+    # Time ends only what nothing else ends: on a busy machine it takes more than two seconds to fill the memory.
+    limits = LIMITS if expected == "timeout" else LIMITS.model_copy(update={"seconds": 30})
+    with Sandbox(limits).session() as session:
         namespace = namespace_of(session)
         assert len(processes_in(namespace)) == 2, "bubblewrap's init and the worker"
         ran = session.run(with_names(code, host))
         assert len(processes_in(namespace)) <= 2
     assert (ran.value if expected == "held" else ran.outcome) == ("'held'" if expected == "held" else expected), ran
-    assert ran.seconds < LIMITS.seconds + 3
+    assert ran.seconds < limits.seconds + 3
     assert len(ran.stdout) + len(ran.stderr) <= LIMITS.output_bytes
     assert SECRET not in repr(ran)
     assert all_gone(namespace)
@@ -308,7 +310,7 @@ def test_the_same_attempt_succeeds_without_the_sandbox(name: str, host: Host, tm
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         close_fds=False,
     )
     host.mark.unlink(missing_ok=True)
