@@ -38,7 +38,7 @@ class PlanRecipe(Recipe, MachineConfig, RowsConfig):
         values, folder = read_yaml(file)[0], file.absolute().parent.name
         if "config" in values or folder == "plan":
             return False
-        sections = {name for name, value in values.items() if isinstance(value, dict | list)}
+        sections = {name for name, value in values.items() if isinstance(value, dict | list) and name.isidentifier()}
         return Path(__file__).with_name(f"{folder}.py").is_file() or not sections <= cls.model_fields.keys()
 
     config: InputPath
