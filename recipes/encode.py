@@ -1,4 +1,4 @@
-"""Encode the rows of a training run before GPUs are held, into the folder where the run looks for them.
+"""Encode the rows of a training run before GPUs are held, into the folder where the run finds them.
 
 python recipes/encode.py recipes/configs/sft/llama3.1-8b.yaml
 python recipes/encode.py recipes/configs/encode/llama3.1-8b.yaml

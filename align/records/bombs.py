@@ -22,7 +22,7 @@ from align.errors import RowError
 
 MOST_RATIO = 400
 """Bytes out of each byte of gzip. Its own limit is 1,032."""
-UNPACKED_BYTES = 8 * 2**20
+UNPACKED_BYTES = 4 * 2**20
 PARQUET_RATIO = 100
 GROUP_BYTES = 256 * 2**20
 """A group of rows up to this size is read, whatever its ratio."""

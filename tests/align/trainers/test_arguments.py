@@ -49,6 +49,7 @@ OURS: dict[str, Any] = {
     "load_best_model_at_end": True,
     "early_stopping_patience": 2,
     "early_stopping_threshold": 0.5,
+    "sequence_parallel": 2,
     "slow_rank_factor": 2.0,
     "guards": {"alarms": {}},
 }
