@@ -230,7 +230,7 @@ def test_gradients_are_summed_in_float32_over_rows_and_processes_under_zero3(tmp
     """1 and 15 times 1/512, each exact in bfloat16. A sum in bfloat16 stays 1, whose next number is 1 + 1/128."""
     script = tmp_path / "summed.py"
     script.write_text(
-        "import json, os, torch, deepspeed\n"
+        "import json, os, sys, torch, deepspeed\n"
         "from align.trainers.extensions import prepare_extension\n"
         "from deepspeed.utils import safe_get_full_grad\n"
         "prepare_extension()\n"
@@ -247,11 +247,11 @@ def test_gradients_are_summed_in_float32_over_rows_and_processes_under_zero3(tmp
         "    engine.set_gradient_accumulation_boundary(row == 7)\n"
         "    engine.backward(loss, scale_wrt_gas=False)\n"
         "found = safe_get_full_grad(layer.weight)\n"
-        "print('summed', *(2 * found).flatten().tolist())\n"
+        "json.dump((2 * found).flatten().tolist(), open(f'{sys.argv[1]}/{os.environ[\"RANK\"]}.json', 'w'))\n"
     )
     environment = {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
-    lines = [line.split() for line in run([*TORCHRUN, str(script)], **environment).splitlines()]
-    sums = [list(map(float, words[1:])) for words in lines if words[:1] == ["summed"]]
+    run([*TORCHRUN, str(script), str(tmp_path)], **environment)
+    sums = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert sums == [[1 + 15 / 512] * 6] * 2
 
 
