@@ -145,7 +145,11 @@ class _Driver:
     ) -> None:
         self.config, self.recipes, self.ledger, self.signals = config, recipes, ledger, signals
         self.planned = {stage.label: stage for stage in planned}
-        self.done: list[Stage] = []
+        self.schedule = Schedule(config.run_dir, config.launcher)
+        self._round = 0
+        """The newest round that is planned."""
+        self._waiting: list[MissingInput] = []
+        """What the next round waits for, if it cannot start."""
         self._ran = 0
         self.screen = Screen()
         self.logs = config.run_dir / LOGS
@@ -164,53 +168,71 @@ class _Driver:
             self._end_leftovers(stage)
         if upgrades := decisions.upgrades(list(self.planned.values())):
             self.screen.say(upgrade_notice(upgrades, self.config.changed_code))
-        self._run_stages("before the rounds", stages_before(self.config, self.recipes), decisions, run_id)
-        waiting: list[MissingInput] = []
-        last = 0
+        self._run_stages(self._parts(run_id), decisions, run_id)
+        self.jobs.end_others()
+        if self._ran:
+            self.pushes.repeat(self.schedule.stages)
+        self.ledger.end_run(run_id)
+        counts = f"{self._ran} stages run, {len(self.schedule.stages) - self._ran} up to date"
+        ended = f"rounds 1 to {self._round} of {self.config.rounds} are finished" if self._waiting else "finished"
+        self.screen.say(f"{ended}: {counts} · {duration(time.monotonic() - began)}")
+        if self._waiting:
+            self._say_what_is_missing(self._waiting)
+
+    def _parts(self, run_id: int) -> Iterator[set[str]]:
+        """Plan the stages before the rounds, of each round, and after them.
+
+        Gives, after each part, the labels of the stages that have to end before the next part can be planned.
+        """
+        self._plan("before the rounds", stages_before(self.config, self.recipes))
+        yield set()
         for number in range(1, self.config.rounds + 1):
             self._choose(run_id, number - 1)
             stages = stages_of_round(self.config, self.recipes, number)
-            if waiting := missing_inputs(stages, self.config.run_dir):
+            self._waiting = missing_inputs(stages, self.config.run_dir)
+            if self._waiting:
                 break
-            self._run_stages(f"round {number} of {self.config.rounds}", stages, decisions, run_id)
-            last = number
-        if last:
-            if not waiting:
-                self._choose(run_id, last)
-            stages = stages_after(self.config, self.recipes, last)
-            self._run_stages("after the rounds", stages, decisions, run_id)
+            self._round = number
+            self._plan(f"round {number} of {self.config.rounds}", stages)
+            yield self.config.chosen_by(number)
+        if self._round:
+            if not self._waiting:
+                self._choose(run_id, self._round)
+            stages = stages_after(self.config, self.recipes, self._round)
+            self._plan("after the rounds", stages)
             for left_out in {stage.name for stage in self.config.all_stages.after} - {stage.name for stage in stages}:
                 self.screen.say(f"  {left_out:<{self._width}}  left out: no round is better than the start")
-        self.jobs.end_others()
-        if self._ran:
-            self.pushes.repeat(self.done)
-        self.ledger.end_run(run_id)
-        counts = f"{self._ran} stages run, {len(self.done) - self._ran} up to date"
-        ended = f"rounds 1 to {last} of {self.config.rounds} are finished" if waiting else "finished"
-        self.screen.say(f"{ended}: {counts} · {duration(time.monotonic() - began)}")
-        if waiting:
-            self._say_what_is_missing(waiting)
 
-    def _run_stages(self, heading: str, stages: Sequence[Stage], decisions: StageDecisions, run_id: int) -> None:
-        """Run those of the stages that are not up to date, some of them side by side.
+    def _plan(self, heading: str, stages: Sequence[Stage]) -> None:
+        if stages:
+            self.screen.say(heading)
+        self.schedule.add(stages)
+
+    def _run_stages(self, parts: Iterator[set[str]], decisions: StageDecisions, run_id: int) -> None:
+        """Run the stages that are not up to date, some of them side by side, also of two parts.
 
         All that is kept of them is written here, in the main thread; other threads follow their processes. After a
         failure or a signal no further stage starts, and those that run are waited for.
+
+        parts: see `_parts`; asked for the next part as soon as it can be planned and there is room for its stages.
         """
-        if stages:
-            self.screen.say(heading)
-        schedule = Schedule(stages, self.config.run_dir, self.config.launcher)
+        needed: set[str] | None = set()
         running: dict[Future[Ending], _Running] = {}
         faults: list[Exception] = []
-        with ThreadPoolExecutor(max_workers=max(1, len(stages))) as threads:
+        with ThreadPoolExecutor(max_workers=len(self.planned)) as threads:
             while True:
-                while not faults and not self.signals.caught and (stage := schedule.next()):
+                while not faults and not self.signals.caught:
                     with _noted(faults):
-                        began = self._begun(stage, schedule, decisions, run_id)
-                        if began is None:
-                            schedule.finish(stage)
+                        if stage := self.schedule.next():
+                            began = self._begun(stage, decisions, run_id)
+                            if began is None:
+                                self.schedule.finish(stage)
+                            else:
+                                running[threads.submit(self._process, began)] = began
+                        elif needed is None or not self._can_plan(needed):
+                            break
                         else:
-                            running[threads.submit(self._process, began)] = began
+                            needed = next(parts, None)
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -219,7 +241,7 @@ class _Driver:
                     with _noted(faults):
                         again = self._end_stage(began, future.result(), may_restart=not faults, run_id=run_id)
                     if again is None:
-                        schedule.finish(began.stage)
+                        self.schedule.finish(began.stage)
                     else:
                         running[threads.submit(self._process, again)] = again
         if self.signals.caught:
@@ -228,11 +250,14 @@ class _Driver:
             self.screen.say(str(fault) if isinstance(fault, AlignError) else repr(fault))
         if faults:
             raise faults[0]
-        self.done += stages
 
-    def _begun(self, stage: Stage, schedule: Schedule, decisions: StageDecisions, run_id: int) -> _Running | None:
+    def _can_plan(self, needed: set[str]) -> bool:
+        """Whether the next part can be planned: its models can be chosen, and there is room for a stage."""
+        return self.schedule.is_idle or (self.schedule.has_room and all(map(self.schedule.is_finished, needed)))
+
+    def _begun(self, stage: Stage, decisions: StageDecisions, run_id: int) -> _Running | None:
         """Prepare the start of a stage that has to run; None if it is up to date."""
-        decision = decisions.decide(stage, [*self.done, *schedule.before(stage)])
+        decision = decisions.decide(stage, self.schedule.before(stage))
         if decision.recovered:
             self._report(stage, "the ledger has no record of it; taken from the record in its folder")
         if decision.reason:
@@ -244,14 +269,14 @@ class _Driver:
                 self.screen.say(*last_start(self._log(stage)))
             self.pushes.repeat([stage])
             return None
-        unharmed = [*schedule.independent_of(stage), *([] if decision.clears else [stage])]
+        unharmed = [*self.schedule.independent_of(stage), *([] if decision.clears else [stage])]
         self.jobs.end_others([self._log(each) for each in unharmed])
         if decision.clears:
             self._clear(stage, known=decision.record is not None)
         record_id = self._begin_record(stage, decision.made_from, run_id)
         self._ran += 1
         restarts = Restarts(self.config.restarts)
-        return _Running(stage, record_id, decision.made_from, schedule.start(stage), self._ahead(stage), restarts)
+        return _Running(stage, record_id, decision.made_from, self.schedule.start(stage), self._ahead(stage), restarts)
 
     def _begin_record(self, stage: Stage, made_from: StageInputs, run_id: int) -> int:
         """Write down that a stage starts. Returns the record's id."""
@@ -404,13 +429,15 @@ class _Driver:
 
         started: whether the stage counts, because it has just started and not ended.
         """
-        rest = itertools.dropwhile(lambda each: each.label != stage.label, self.planned.values())
-        known = [self.ledger.last_seconds(each.name, each.round) for each in list(rest)[not started :]]
+        ended = {*filter(self.schedule.is_finished, self.planned), *([] if started else [stage.label])}
+        rest = [each for label, each in self.planned.items() if label not in ended]
+        known = [self.ledger.last_seconds(each.name, each.round) for each in rest]
         bound = "at least" if None in known else "about" if self.config.launcher.most_stages == 1 else "at most"
         return _Ahead(sum(took for took in known if took is not None), bound)
 
     def _report(self, stage: Stage, *parts: str) -> None:
-        self.screen.say(f"  {stage.name:<{self._width}}  " + "  ".join(part for part in parts if part))
+        name = stage.name if stage.round in (None, self._round) else stage.label
+        self.screen.say(f"  {name:<{self._width}}  " + "  ".join(part for part in parts if part))
 
     def _log(self, stage: Stage) -> Path:
         return self.logs / f"{stage.label.replace('/', '-')}.log"

@@ -117,6 +117,14 @@ class RoundsConfig(Recipe):
         """Name of a rule -> the best model after `rounds` rounds, by the evaluations that are on disk."""
         return {name: choose(rule, self.run_dir, self.start, rounds) for name, rule in self.rules.items()}
 
+    def chosen_by(self, rounds: int) -> set[str]:
+        """Labels of the stages of a round, and of those before the rounds, without which `choices` is not final."""
+        found: set[str] = set()
+        for rule in self.rules.values():
+            if rule.evaluation is not None:
+                found |= {f"round-{rounds}/{rule.evaluation}", *filter(None, [rule.start_evaluation])}
+        return found
+
 
 def plan(config: RoundsConfig, recipes: Path) -> list[Stage]:
     """Every stage of the run in order, each with its config loaded and what it reads and writes checked.

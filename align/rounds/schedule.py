@@ -6,13 +6,14 @@ An example with `launcher.parallel: 2`, and `->` for "is read by":
 
     reward and reward-seed-1 start. When reward-seed-1 ends, average still waits for reward, so tools starts next to it.
 
-Stages are looked at in the order of the file, so that with one at a time this is the order in which they run.
+Stages are looked at in the order of the file, so that with one at a time this is the order in which they run. The
+stages of the next round are added when its models are chosen, so they may run next to what is left of the round before.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from align.errors import ConfigError
@@ -21,25 +22,44 @@ from align.rounds.stage import Stage, within
 
 
 class Schedule:
-    """The stages of one round, or of a part before or after the rounds: which run and which are finished."""
+    """The stages of a run, as far as it is planned: which run and which are finished."""
 
-    def __init__(self, stages: Sequence[Stage], run_dir: Path, launcher: LauncherConfig) -> None:
-        self._stages, self._run_dir, self._most = stages, run_dir, launcher.most_stages
+    def __init__(self, run_dir: Path, launcher: LauncherConfig) -> None:
+        self._run_dir, self._most = run_dir, launcher.most_stages
+        self.stages: list[Stage] = []
         self._gpus = gpus_of_this_machine(launcher.gpus)
         self._finished: set[str] = set()
         self._running: dict[str, tuple[str, ...]] = {}
         """Label -> the GPUs that the stage has for itself."""
+
+    def add(self, stages: Iterable[Stage]) -> None:
+        """Plan further stages, after those that are planned already."""
+        self.stages += stages
+
+    def is_finished(self, label: str) -> bool:
+        """Whether a stage has run or is up to date."""
+        return label in self._finished
+
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer stages run than `launcher.parallel` allows."""
+        return len(self._running) < self._most
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stage runs."""
+        return not self._running
 
     def next(self) -> Stage | None:
         """The first stage that can start: what it reads is made, and there is room. None if it has to wait.
 
         While a stage waits for room alone, no later one takes GPUs of this machine: it might keep them for days.
         """
-        if len(self._running) >= self._most:
+        if not self.has_room:
             return None
         unfinished: list[Stage] = []
         gpus_are_reserved = False
-        for stage in self._stages:
+        for stage in self.stages:
             if stage.label in self._finished:
                 continue
             waits = stage.label in self._running or any(self._depends(stage, each) for each in unfinished)
@@ -64,21 +84,21 @@ class Schedule:
 
     def before(self, stage: Stage) -> list[Stage]:
         """The stages that are before this one in the file."""
-        return list(self._stages[: self._stages.index(stage)])
+        return list(self.stages[: self.stages.index(stage)])
 
     def independent_of(self, stage: Stage) -> list[Stage]:
         """The stages that do not read what this one makes, nor what is made from that."""
         dependent = [stage]
-        for each in self._stages[self._stages.index(stage) + 1 :]:
+        for each in self.stages[self.stages.index(stage) + 1 :]:
             if any(self._depends(each, one) for one in dependent):
                 dependent.append(each)
-        return [each for each in self._stages if each not in dependent]
+        return [each for each in self.stages if each not in dependent]
 
     def _has_room(self, stage: Stage) -> bool:
         """Whether the machine of the driver has what the stage needs, next to the stages that run there."""
         if stage.allocation is not None:
             return True
-        here = [each for each in self._stages if each.label in self._running and each.allocation is None]
+        here = [each for each in self.stages if each.label in self._running and each.allocation is None]
         if here and (stage.local.alone or any(each.local.alone for each in here)):
             return False
         return (stage.local.gpus or 0) <= len(self._free_gpus())

@@ -14,7 +14,7 @@ from align.rounds.best import BestConfig, choose
 from align.rounds.decisions import LEDGER
 from align.rounds.ledger import Ledger
 from align.rounds.plan import RoundsConfig, load_stages, plan
-from tests.rounds_project import Project
+from tests.rounds_project import JOIN, Project
 
 SCORE = """
 import json, os, sys
@@ -38,6 +38,14 @@ else:
         record = {"name": name, "scores": {"right": {"value": value, "low": 0, "high": 1, "n": 9}}}
         (output / f"{name}.json").write_text(json.dumps(record))
 """
+
+PATIENT = JOIN.replace(
+    "    read =",
+    """    while here == "round-1/eval" and "began round-2/sft" not in open(os.environ["TEST_DIARY"]).read():
+        time.sleep(0.01)
+    read =""",
+)
+"""The first evaluation ends only when the second round trains."""
 
 BEST = {"stage": "sft", "evaluation": "dev", "score": {"facts.right": 1.0}}
 
@@ -118,6 +126,30 @@ def test_rounds_run_as_far_as_their_data_goes_and_continue_when_it_is_there(
     assert project.run() == ["round-2/probe", "round-2/sft", "round-3/probe", "round-3/sft", "run/last"]
     assert "finished: 7 stages run, 3 up to date" in capsys.readouterr().out
     assert project.run() == []
+
+
+@pytest.mark.slow
+def test_a_round_starts_when_its_best_model_is_chosen_next_to_what_is_left_of_the_round_before(
+    project: OpenProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project.recipes / "patient.py").write_text(PATIENT)
+    project.bring(1, 2)
+    project.set_scores(0.2, 0.4)
+    each_round = project.values["each_round"]
+    each_round.append(project.stage("eval", "{round_dir}/eval", ["{round_dir}/sft"]) | {"recipe": "patient"})
+    project.values |= {"rounds": 2, "launcher": {"parallel": 2}}
+    assert project.run().index("round-2/sft") > 0, "otherwise the evaluation would never have ended"
+    diary = project.diary()
+    assert diary.index("began round-2/probe") < diary.index("ended round-1/eval") < diary.index("began run/last")
+    assert project.reads("round-2/sft") == "round-1/sft", "it was chosen by its evaluation"
+    assert project.choices()[0] == ("best", 1, "round 1 scores 0.200")
+    out = capsys.readouterr().out
+    assert out.index("round 2 of 2") < out.index("  round-1/eval  ") < out.index("after the rounds")
+    side_by_side = project.texts()
+    project.run_dir.rename(project.root / "aside")
+    del project.values["launcher"]
+    assert project.run()[-5:] == ["round-1/eval", "round-2/probe", "round-2/sft", "round-2/eval", "run/last"]
+    assert project.texts() == side_by_side
 
 
 @pytest.mark.slow

@@ -235,7 +235,8 @@ def test_the_order_follows_what_stages_read_and_what_they_need(pair: Pair) -> No
     ]
     pair.values["after"] = []
     stages = {stage.name: stage for stage in pair.plan()}
-    schedule = Schedule([*stages.values()], pair.run_dir, LauncherConfig(parallel=3, gpus=2))
+    schedule = Schedule(pair.run_dir, LauncherConfig(parallel=3, gpus=2))
+    schedule.add(stages.values())
 
     def startable() -> list[str]:
         """The stages that start now, in order."""
@@ -271,7 +272,8 @@ def test_no_stage_takes_gpus_that_an_earlier_one_waits_for(pair: Pair) -> None:
     ]
     pair.values |= {"best": "dev", "after": []}
     stages = {stage.name: stage for stage in pair.plan()}
-    schedule = Schedule([*stages.values()], pair.run_dir, LauncherConfig(parallel=4, gpus=8))
+    schedule = Schedule(pair.run_dir, LauncherConfig(parallel=4, gpus=8))
+    schedule.add(stages.values())
     order = []
     running: list[str] = []
     while True:
