@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from align.chat.protocol import ChatProtocol
-from align.errors import CheckpointError
+from align.errors import CheckpointError, ConfigError
 from align.files import fingerprint, fingerprint_of
 from align.manifest import SEAL, delete_listed_files, read_manifest, remove_manifest, verify_folder
 from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
 from align.trainers.reference import checkpoint_fingerprint, checkpoint_folder, rows_fingerprint
-from align.trainers.resharding import state_files
+from align.trainers.resharding import has_zero3_states, state_files
 from align.trainers.resuming import LENGTH, Default, Run, refuse_other_run
 from align.trainers.saving import MODEL_SUFFIXES, STATE, require_finite
 from align.tree.encode import PromptTree
@@ -112,7 +112,8 @@ class CheckpointFolders:
     def newest(self) -> Path | None:
         """The newest checkpoint that can be resumed from; damaged ones are named and passed over.
 
-        Raises CheckpointError if it belongs to another run, or if a file in it could run code.
+        Raises CheckpointError if it belongs to another run, or if a file in it could run code; ConfigError if it was
+        written on ZeRO-3 and this start is without, or the other way round.
         """
         if self._resumed is not None:
             return self._resumed
@@ -124,6 +125,7 @@ class CheckpointFolders:
                 continue
             refuse_other_run(self._run, folder, manifest, finished=False)
             self._refuse_beyond_the_end(folder)
+            self._refuse_states_of_another_launch(folder, manifest)
             if self.sharded:
                 state_files(folder, manifest)
             _refuse_unlisted_pickles(folder, manifest)
@@ -218,10 +220,11 @@ class CheckpointFolders:
         if manifest.get(NOT_RESUMABLE):
             how = "It cannot be resumed from; its weights can start a new run (model.path)"
             raise CheckpointError(folder, "holds the model alone: its optimizer states were deleted", how)
-        for name in (STATE,) if self.sharded else (STATE, OPTIMIZER, SCHEDULER):
+        # By what wrote it, not by this start: a whole checkpoint of another launch is refused, not passed over.
+        for name in (STATE,) if has_zero3_states(manifest) else (STATE, OPTIMIZER, SCHEDULER):
             if name not in manifest["files"]:
-                what = f"its {SEAL} does not list {name}"
-                raise CheckpointError(folder, what, "Start with the launcher that wrote it, or delete it")
+                what = f"its {SEAL} does not list {name}, so it cannot be resumed from"
+                raise CheckpointError(folder, what, "Delete it; an earlier one is used")
         require_finite(folder, manifest)
         self._verified[folder] = True
         return manifest
@@ -272,6 +275,24 @@ class CheckpointFolders:
         if self.steps is not None and _step(folder) > self.steps:
             what = f"is of step {_step(folder)}, and {' and '.join(LENGTH)} now give {self.steps} steps in all"
             raise CheckpointError(folder, what, f"Set at least {_step(folder)} steps, or delete the folder")
+
+    def _refuse_states_of_another_launch(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        """ZeRO-3 divides optimizer states among processes; without it one file holds them. Neither reads the other's.
+
+        Passed over, a whole checkpoint would be a run that silently begins again.
+        """
+        if has_zero3_states(manifest) == self.sharded:
+            return
+        if self.sharded:
+            what = f"is on ZeRO-3, and {folder} has its optimizer states in one file, {OPTIMIZER}"
+            before = "plain python, torchrun or accelerate launch without DeepSpeed"
+        else:
+            what = f"is without ZeRO-3, and {folder} has optimizer states of ZeRO-3, divided among processes"
+            before = "accelerate launch with the former --config_file, such as recipes/launch/zero3.yaml"
+        how = (
+            f"Start it as before ({before}), choose another training.output_dir, or delete {self.output} to start over"
+        )
+        raise ConfigError("launch", what, how)
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:

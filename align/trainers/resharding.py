@@ -49,6 +49,11 @@ Shapes = Sequence[Mapping[str, Sequence[int]]]
 """Name -> shape of each weight, in the order in which ZeRO-3 stores them; one mapping for each of its groups."""
 
 
+def has_zero3_states(manifest: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has optimizer states that ZeRO-3 has written."""
+    return any(map(_STATES.fullmatch, manifest["files"]))
+
+
 def state_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """The files of a checkpoint's ZeRO-3 states, in the order of the processes that wrote them.
 
@@ -57,7 +62,7 @@ def state_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     found = {int(match[1]): folder / name for name in manifest["files"] if (match := _STATES.fullmatch(name))}
     if found.keys() != set(range(manifest["processes"])):
         what = f"was written by {manifest['processes']} processes, and has the ZeRO-3 states of {len(found)}"
-        raise CheckpointError(folder, what, "Start with the launcher that wrote it, or delete the folder to start over")
+        raise CheckpointError(folder, what, "Restore it from a copy, or delete the folder; an earlier one is used")
     return [found[number] for number in sorted(found)]
 
 

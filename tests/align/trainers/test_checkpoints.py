@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from align.errors import CheckError, CheckpointError
+from align.errors import CheckError, CheckpointError, ConfigError
 from align.jsonl import write_rows
 from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
 from align.rows import Message, PreferenceRow, SFTRow
@@ -275,19 +275,20 @@ def test_a_disk_that_takes_no_more_is_one_message_and_the_same_command_goes_on(
 # Which checkpoints stay
 
 
-def folders(output: Path, keep: int = 2) -> CheckpointFolders:
-    return CheckpointFolders(output, "sft", recipe={}, identity=IDENTITY, keep=keep, sharded=False)
+def folders(output: Path, keep: int = 2, sharded: bool = False) -> CheckpointFolders:
+    return CheckpointFolders(output, "sft", recipe={}, identity=IDENTITY, keep=keep, sharded=sharded)
 
 
-def checkpoint(output: Path, step: int, *, name: int | None = None) -> Path:
+def checkpoint(output: Path, step: int, *, name: int | None = None, zero3: bool = False) -> Path:
     folder = output / f"checkpoint-{step if name is None else name}"
-    folder.mkdir(parents=True)
+    states = f"global_step{step}/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt" if zero3 else "optimizer.pt"
+    (folder / states).parent.mkdir(parents=True)
     save_file({"weight": torch.full((4,), float(step))}, folder / "model.safetensors")
-    for file in ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
+    for file in (states, "scheduler.pt", "trainer_state.json", "rng_state.pth"):
         (folder / file).write_text(str(step))
-    write_folder_manifest(
-        folder, list(folder.iterdir()), {"step": step, "stage": "sft", "config": {}, "identity": IDENTITY}
-    )
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    notes = {"step": step, "stage": "sft", "config": {}, "identity": IDENTITY, "processes": 1}
+    write_folder_manifest(folder, files, notes)
     return folder
 
 
@@ -377,6 +378,23 @@ def test_a_checkpoint_without_the_state_that_resuming_reads_is_passed_over(name:
         folder, [f for f in folder.iterdir() if f.name != SEAL], {"step": 4, "stage": "sft", "config": {}}
     )
     assert folders(tmp_path).newest() is None
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_whole_states_of_another_launch_are_refused_and_damaged_ones_are_passed_over(
+    sharded: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Passed over, a whole one would be a run that begins again from its first step, or from an older checkpoint."""
+    older = checkpoint(tmp_path, 2, zero3=sharded)
+    newer = checkpoint(tmp_path, 4, zero3=not sharded)
+    with pytest.raises(ConfigError, match=r"launch: is .*ZeRO-3, and .*/checkpoint-4 has .*optimizer states"):
+        folders(tmp_path, sharded=sharded).newest()
+    assert folders(tmp_path, sharded=not sharded).newest() == newer
+    damage(newer)
+    assert folders(tmp_path, sharded=sharded).newest() == older
+    assert "passing over a checkpoint: " in caplog.text
+    older.rename(tmp_path / "elsewhere")
+    assert folders(tmp_path, sharded=sharded).newest() is None
 
 
 def test_a_pickle_that_the_manifest_does_not_list_is_refused_by_name(tmp_path: Path) -> None:

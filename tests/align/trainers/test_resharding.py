@@ -1,8 +1,9 @@
-"""Runs on ZeRO-3 that are resumed with another number of processes than wrote the checkpoint."""
+"""Runs that are resumed with another number of processes than wrote the checkpoint, or with and without ZeRO-3."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from argparse import Namespace
 from collections import defaultdict
@@ -152,15 +153,58 @@ def test_two_processes_then_one_then_three_train_as_two_do(folder: Path, killed:
     assert (output / "starts.jsonl").read_text().count('"begin"') == 3
 
 
+def plain(folder: Path, output: Path) -> list[str]:
+    """What follows a launcher without ZeRO-3."""
+    return ["recipes/dpo.py", str(folder / "dpo.yaml"), f"training.output_dir={output}"]
+
+
+@pytest.fixture(scope="module")
+def killed_plain(folder: Path) -> Path:
+    """A run of one process without ZeRO-3 that was killed after its third step."""
+    output = folder / "killed-plain"
+    kill_after(Started([PYTHON, *plain(folder, output)]), output / "checkpoint-3")
+    return output
+
+
 @pytest.mark.engine
-def test_one_process_without_zero3_then_two_train_as_zero3_does(folder: Path, alone: Path) -> None:
+def test_one_process_without_zero3_then_two_train_as_zero3_does(folder: Path, killed_plain: Path, alone: Path) -> None:
     output = folder / "ddp"
-    words = ["recipes/dpo.py", str(folder / "dpo.yaml"), f"training.output_dir={output}"]
-    kill_after(Started([PYTHON, *words]), output / "checkpoint-3")
-    printed = ended(Started([*TORCHRUN, *words]))
+    shutil.copytree(killed_plain, output)
+    printed = ended(Started([*TORCHRUN, *plain(folder, output)]))
     assert f"resuming from {output}/checkpoint-3" in printed
     assert "find an RNG file" not in printed
     assert_same_run(output, alone)
+
+
+def content_of(output: Path) -> dict[str, bytes]:
+    """Name -> content of each file, without the hidden ones: a killed run leaves its lock."""
+    files = (file for file in output.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {str(file.relative_to(output)): file.read_bytes() for file in files}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("zero3", [False, True], ids=["without ZeRO-3", "on ZeRO-3"])
+def test_a_start_that_cannot_read_the_states_of_a_whole_checkpoint_is_refused_and_does_not_begin_again(
+    zero3: bool, folder: Path, killed: Path, killed_plain: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(killed_plain if zero3 else killed, output)
+    unchanged = content_of(output)
+    started = start(folder, output, 1) if zero3 else Started([PYTHON, *plain(folder, output)])
+    code, printed = started.wait(), " ".join(started.output.split())
+    found = f"and {output}/checkpoint-3 has"
+    if zero3:
+        assert (code, re.findall(r"exitcode : (\d)", printed)) == (1, ["2"]), "that of the launcher, and the process's"
+        what = f"launch: is on ZeRO-3, {found} its optimizer states in one file, optimizer.pt"
+        before = "plain python, torchrun or accelerate launch without DeepSpeed"
+    else:
+        assert code == 2, printed[-3000:]
+        what = f"launch: is without ZeRO-3, {found} optimizer states of ZeRO-3, divided among processes"
+        before = "accelerate launch with the former --config_file, such as recipes/launch/zero3.yaml"
+    assert (
+        f"{what}. Start it as before ({before}), choose another training.output_dir, or delete {output} to" in printed
+    )
+    assert content_of(output) == unchanged, "nothing was written"
 
 
 @pytest.mark.engine
