@@ -172,6 +172,23 @@ def test_a_torn_shard_is_made_again(tmp_path: Path) -> None:
         assert shards(tmp_path) == whole
 
 
+@pytest.mark.parametrize("target", ["gone", "itself"])
+def test_a_link_to_nothing_in_the_place_of_a_shard_is_made_again(
+    target: str, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    logps(cache(tmp_path), Model())
+    whole = shards(tmp_path)
+    (file,) = tmp_path.rglob(sorted(whole)[0])
+    file.unlink()
+    file.symlink_to(file if target == "itself" else tmp_path / "gone")
+    assert cache(tmp_path)._read_files() is not None, "another try would find the same link, again and again"
+    model = Model()
+    assert np.array_equal(logps(cache(tmp_path), model).logps, EXACT)
+    assert model.calls == passes(range(2), plan())
+    assert shards(tmp_path) == whole
+    assert f"its rows are computed again: {file}: cannot be read" in said.text
+
+
 @pytest.mark.slow
 def test_a_resumed_run_without_its_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
