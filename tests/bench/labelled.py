@@ -1,6 +1,7 @@
 """How often the topics and the semantic duplicates of the builder `quality` are right, on rows labelled by hand.
 
 python tests/bench/labelled.py paraphrases    # pairs that say the same and pairs that do not, by threshold
+python tests/bench/labelled.py packaged       # questions of packaged sets; --show prints the pairs
 python tests/bench/labelled.py topics         # instructions of the Alpaca demo set, and the classifier's own seed
 """
 
@@ -12,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
+from packaged_pairs import report
 
 from align.assets import path_of, sentence_encoder
 from align.models.embeddings import SentenceEncoder
@@ -78,8 +80,11 @@ def topics() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("paraphrases", "topics"))
-    print("\n".join({"paraphrases": paraphrases, "topics": topics}[parser.parse_args().what]()))
+    parser.add_argument("what", choices=("paraphrases", "packaged", "topics"))
+    parser.add_argument("--show", action="store_true", help="packaged: print each pair, its label and its texts")
+    arguments = parser.parse_args()
+    tables = {"paraphrases": paraphrases, "packaged": lambda: report(encoder(), arguments.show), "topics": topics}
+    print("\n".join(tables[arguments.what]()))
 
 
 if __name__ == "__main__":
