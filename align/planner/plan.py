@@ -29,6 +29,8 @@ class StagePlan:
     disk: int = 0
     """Bytes on the disk at most, of checkpoints and the finished model."""
     save_seconds: float = 0.0
+    save_share: float = 0.0
+    """Of the time of a run that is long enough for several saves, by `save_steps` and `save_minutes`."""
     steps: int = 0
     step_seconds: float = 0.0
     tokens_per_second: float = 0.0

@@ -228,6 +228,10 @@ def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan:
         passes = min(len(run), run.steps_per_epoch)
         total += passes * _step_seconds(steps, run.processes, forward_seconds, transfers.in_forward)
     occupancy = run.occupancy(_STEPS)
+    warnings = occupancy_warnings(run, occupancy)
+    share, setting = _saving(stage, plan, seconds)
+    if share > 0.1:
+        warnings.append(f"saving takes {share:.0%} of the time: raise training.{setting}")
     return replace(
         plan,
         disk=disk.bytes_at_the_peak(0, 0),
@@ -237,7 +241,8 @@ def _timed(stage: TrainingStage, machine: MachineConfig, rows: RowsConfig, plan:
         hours=total / 3600,
         filled=occupancy.filled,
         empty=occupancy.empty,
-        warnings=(*occupancy_warnings(run, occupancy), *_frequent_saves(stage, plan, seconds)),
+        save_share=share,
+        warnings=tuple(warnings),
     )
 
 
@@ -303,15 +308,14 @@ def _exchange(stage: TrainingStage, machine: MachineConfig) -> float:
     return float(config.num_hidden_layers * of_layer / rate / stage.sharing)
 
 
-def _frequent_saves(stage: TrainingStage, plan: StagePlan, seconds: float) -> Iterator[str]:
+def _saving(stage: TrainingStage, plan: StagePlan, seconds: float) -> tuple[float, str]:
+    """The share of the time that saves take, and the setting that decides it. seconds: of a step."""
     training = stage.training
     between = {f"save_steps (now {training.save_steps})": training.save_steps * seconds}
     if training.save_minutes is not None:
         between[f"save_minutes (now {training.save_minutes:g})"] = max(60 * training.save_minutes, seconds)
     setting, interval = min(between.items(), key=lambda each: each[1])
-    share = plan.save_seconds / (plan.save_seconds + interval)
-    if share > 0.1:
-        yield f"saving takes {share:.0%} of the time: raise training.{setting}"
+    return plan.save_seconds / (plan.save_seconds + interval), setting
 
 
 # What to change

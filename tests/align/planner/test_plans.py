@@ -77,6 +77,7 @@ def test_every_shipped_config_fits_the_machines_of_its_size(file: Path) -> None:
             assert plan.checkpoint
             assert plan.tokens_per_second > 0
             assert plan.hours > 0
+            assert plan.save_share <= 0.055, plan
 
 
 @pytest.mark.slow
@@ -250,10 +251,12 @@ def test_a_plan_counts_saves_by_time() -> None:
         plan_of("sft/llama3.1-8b.yaml", "gpus=8", "rows=20000", settings={"training": {"save_steps": 10**6} | minutes})[
             0
         ]
-        for minutes in ({"save_minutes": 1}, {})
+        for minutes in ({"save_minutes": 1}, {"save_minutes": None})
     )
     saves = (often.hours - seldom.hours) * 3600 / often.save_seconds
     assert saves == pytest.approx(often.steps * often.step_seconds / 60, rel=0.1)
+    assert often.save_share == pytest.approx(often.save_seconds / (60 + often.save_seconds))
+    assert seldom.save_share == pytest.approx(seldom.save_seconds / (10**6 * seldom.step_seconds), rel=0.001)
     assert any(text.endswith("raise training.save_minutes (now 1)") for text in often.warnings)
     assert not any("save" in text for text in seldom.warnings)
 
