@@ -1,8 +1,9 @@
 """Plans of stages that sample completions, or score them with a model.
 
 The cache of the local backend is a rectangle: every completion at work is as wide as the longest prompt among them with
-`max_completion_tokens`. vLLM has `gpu_memory_utilization` of the GPU. It divides its cache into pages, and takes what
-is left of this share; it refuses to start if that is less than one completion of `max_model_len` needs.
+`max_completion_tokens`. vLLM has `gpu_memory_utilization` of the GPU. It measures a pass over as many tokens as it
+reads at a time, and divides what is left of this share into the pages of its cache; it refuses to start if that is less
+than one completion of `max_model_len` needs.
 
 Speed. A decoding step reads the weights and the cache of all completions at work, so it takes their bytes over
 `memory_gb_per_second`. Not counted: prompts, Python, and a batch that is not full.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from align.generation.local import PREFILL_TOKENS
 from align.planner.launches import Launch
@@ -102,13 +104,15 @@ def _sampling(stage: SamplingStage, machine: MachineConfig, rows: RowsConfig) ->
     if sampling.backend == "vllm":
         vllm = sampling.vllm or VLLMConfig()
         limit = round(vllm.gpu_memory_utilization * limit)
-        least = a_token * (vllm.max_model_len or config.max_position_embeddings) / spread
-        left = limit - memory["weights"] - (GPU_CONTEXT if on_gpu else 0)
+        longest_row = vllm.max_model_len or config.max_position_embeddings
+        least = a_token * longest_row / spread
+        memory["activations"] = _profiled(config, batch, longest_row, spread, width, machine.gib)
+        left = limit - memory["weights"] - memory["activations"] - (GPU_CONTEXT if on_gpu else 0)
         memory["KV cache"] = max(round(least), left)
     else:
         memory["KV cache"] = a_token * batch * most
         memory["activations"] = _forward(stage.config, PREFILL_TOKENS, "float32" if width == 4 else "bfloat16", on_gpu)
-        memory["logits"] = 4 * 4 * batch * config.vocab_size  # float32, with probabilities and their order for top_p
+        memory["logits"] = _sampled(config, batch)
     if on_gpu:
         memory["context"] = GPU_CONTEXT
     length = min(rows.completion_tokens, sampling.max_completion_tokens)
@@ -151,6 +155,30 @@ def _scoring(stage: ScoringStage, machine: MachineConfig, rows: RowsConfig) -> S
         tokens_per_second=rate if on_gpu else 0.0,
         hours=tokens / rate / 3600 if on_gpu else 0.0,
     )
+
+
+def _profiled(config: Any, batch: int, longest_row: int, spread: int, width: int, gib: float) -> int:
+    """Bytes of the pass with which vLLM measures its activations before it sizes its cache, on one of `spread` GPUs.
+
+    It reads T tokens, and then samples for `batch` of them. Where the T tokens need most, in an MLP, there are the
+    residual stream and its normalized copy, with gate, up and their product, which the GPUs divide. While it samples,
+    the last hidden states are still there. Example, 8B with 64 completions on one GPU of 80 GB: T is 16,384, and
+
+        in an MLP   2 * 16384 * (2 * 4096 + 3 * 14336) = 1.56 GiB
+        sampling    2 * 16384 * 4096 + 16 * 64 * 128256 = 0.25 GiB
+
+    Source: vLLM 0.11 to 0.33, `EngineArgs.get_batch_defaults` for the class LLM (fewer tokens on a GPU below 70 GiB and
+    on an A100, which is not known here) and `GPUModelRunner.profile_run`. Not counted: CUDA graphs.
+    """
+    tokens = min(16384 if gib >= 70 else 8192, batch * longest_row)
+    hidden = tokens * config.hidden_size * width
+    in_mlp = 2 * hidden + 3 * tokens * config.intermediate_size * width // spread
+    return int(max(in_mlp, hidden + _sampled(config, batch)))
+
+
+def _sampled(config: Any, batch: int) -> int:
+    """Bytes of the logits of a batch: float32, with probabilities and their order for top_p."""
+    return int(4 * 4 * batch * config.vocab_size)
 
 
 @cache

@@ -187,21 +187,40 @@ def test_training_on_more_processes_than_a_node_has_gpus_is_refused() -> None:
 
 
 def test_vllm_has_its_share_of_the_card_and_needs_one_longest_completion() -> None:
-    """8B has 15.0 GiB of weights and 128 KiB of cache a token: 1 GiB for 8,192 tokens, 16 for all that it can read."""
+    """8B has 15.0 GiB of weights, 128 KiB of cache a token (1 GiB for 8,192 tokens, 16 for all that it can read), and
+    a first pass of 8,192 tokens: 2 values of 4,096 numbers and 3 of 14,336 for each token, 0.8 GiB."""
 
     def planned_with(gib: float, **vllm: float) -> StagePlan:
         sampling = {"backend": "vllm", "vllm": vllm, "threads": None}
         return plan_of("rejection_sample/llama3.1-8b.yaml", f"gib={gib}", settings={"sampling": sampling})[0]
 
-    fits = planned_with(20, max_model_len=8192)
-    assert fits.limit == 18 * GIB
+    fits = planned_with(22, max_model_len=8192)
+    assert fits.limit == pytest.approx(19.8 * GIB)
     assert fits.needed == fits.limit, "it takes what is left of its share"
     assert fits.fits
-    share = planned_with(20, max_model_len=8192, gpu_memory_utilization=0.85)
-    assert share.needed > share.limit == 17 * GIB, "17.4 GiB are needed: on the card, and not in vLLM's share of it"
+    assert fits.memory["activations"] == 8192 * 2 * (2 * 4096 + 3 * 14336)
+    share = planned_with(22, max_model_len=8192, gpu_memory_utilization=0.8)
+    assert share.needed > share.limit == pytest.approx(17.6 * GIB), "18.2 GiB: on the card, and not in vLLM's share"
     assert not share.fits
-    assert not planned_with(35).fits, "its default is the longest row that the model reads"
-    assert planned_with(37).fits
+    assert not planned_with(36).fits, "its default is the longest row that the model reads"
+    assert planned_with(38).fits
+
+
+def test_the_first_pass_of_vllm_takes_memory_from_its_cache() -> None:
+    """More tokens at a time on a large GPU; few rows are read in one pass; many logits are more than the pass."""
+
+    def activations_with(gib: float, batch: int, **vllm: int) -> int:
+        sampling = {"backend": "vllm", "batch_size": batch, "vllm": {"max_model_len": 8192} | vllm, "threads": None}
+        (found, *_) = plan_of("rejection_sample/llama3.1-8b.yaml", f"gib={gib}", settings={"sampling": sampling})
+        assert sum(found.memory.values()) == found.limit
+        return found.memory["activations"]
+
+    a_token = 2 * (2 * 4096 + 3 * 14336)
+    assert activations_with(80, 64) == 16384 * a_token
+    assert activations_with(40, 64) == 8192 * a_token
+    assert activations_with(80, 1) == 8192 * a_token
+    assert activations_with(80, 64, tensor_parallel_size=8) == 16384 * 2 * (2 * 4096 + 3 * 14336 // 8)
+    assert activations_with(80, 4096) == 16384 * 2 * 4096 + 16 * 4096 * 128256
 
 
 def test_later_rounds_are_listed_where_their_plan_differs(tmp_path: Path) -> None:
