@@ -12,7 +12,7 @@ from align.models.logps import TreePolicy
 from align.settings import ModelConfig
 from align.trainers.activations import Activations, activations, typical_row
 from align.trainers.deepspeed_file import ZeroSettings
-from align.trainers.footprint import Weights, footprint
+from align.trainers.footprint import ENGINE, Weights, footprint
 from align.tree import attention
 from align.tree.pack import collate
 
@@ -73,10 +73,14 @@ def test_states_are_divided_as_their_table_says() -> None:
         "weights": 200,
         "gradients": 200,
         "optimizer": 400 + 800,
-        "gathered weights": 200 + 2 * (900 + 50),
+        "gathered weights": 200 + 2 * 900,
         "communication": 2 * 50 * 2,
         "activations": 3000,
     }
+    near = footprint(weights, row, processes=10, zero=zero._replace(reuse_distance=300 * MB)).parts
+    assert near["gathered weights"] == (200 + 2 * (300 + 50)) * MB
+    on_cpu = footprint(weights, row, processes=10, zero=zero, on_gpu=False).parts
+    assert on_cpu["libraries"] == ENGINE
     in_float32 = footprint(weights, row, processes=10, zero=zero._replace(gradient_bytes=4, second_shard=5)).parts
     assert (in_float32["gradients"], in_float32["second shard"]) == (400 * MB, 400 * MB)
     small = footprint(weights, Activations(0, 0), processes=2, zero=zero).parts
