@@ -44,7 +44,7 @@ class ChatML(PieceProtocol):
         self.terminators = (self._end,)
         self.stop_ids = self.terminators if end_of_text is None else (*self.terminators, end_of_text)
         self.opening_id = self._start
-        self._newline = tuple(self._text_ids(["\n"])[0])
+        self._newline = tuple(self._text_ids("\n"))
 
     def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:
         return parse_calls(self.text(self._until_stop(ids)), self.syntax)
@@ -61,6 +61,6 @@ class ChatML(PieceProtocol):
 
     def _header(self, role: str, first: bool) -> tuple[int, ...]:
         if role not in self._header_cache:
-            self._header_cache[role] = (self._start, *self._text_ids([f"{role}\n"])[0])
+            self._header_cache[role] = (self._start, *self._text_ids(f"{role}\n"))
         header = self._header_cache[role]
         return header if first else self._newline + header

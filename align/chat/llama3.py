@@ -72,7 +72,7 @@ class Llama3(PieceProtocol):
         self.terminators = (self._eot, self._eom)
         self.stop_ids = self.terminators if end_of_text is None else (*self.terminators, end_of_text)
         self.opening_id = self._start
-        self._separator = self._text_ids(["\n\n"])[0]
+        self._separator = self._text_ids("\n\n")
 
     def parse_calls(self, ids: Sequence[int]) -> ParsedCalls:
         """After `<|python_tag|>`: a built-in or JSON call, else code. Without the tag: a custom call or a search."""
@@ -126,7 +126,7 @@ class Llama3(PieceProtocol):
 
     def _header(self, role: str) -> tuple[int, ...]:
         if role not in self._header_cache:
-            name = self._text_ids(["ipython" if role == "tool" else role])[0]
+            name = self._text_ids("ipython" if role == "tool" else role)
             self._header_cache[role] = (self._start, *name, self._end, *self._separator)
         return self._header_cache[role]
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from align.chat.calls import SYNTAXES, CallSyntax, Part, call_parts, joined
-from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind
+from align.chat.protocol import ChatProtocol, Dialog, EncodedDialogs, TokenKind, starts_of
 from align.chat.templates import template
 from align.chat.tool_prompts import Written
 from align.chat.vocabulary import OwnTokens, segment_tokenizer
+from align.chat.words import WordTable
 from align.errors import ConfigError, RowError
 from align.rows import Message
 
@@ -70,7 +71,7 @@ class PieceProtocol(ChatProtocol):
                 "model.call_syntax", f"{self.name} writes calls as {known}, found {syntax!r}", "Name one of these"
             )
         self.chat_template = template(self.name, self.syntax)
-        self._segments = segment_tokenizer(tokenizer)
+        self._words = WordTable(segment_tokenizer(tokenizer))
         self._header_cache: dict[str, tuple[int, ...]] = {}
 
     def encode_dialogs(self, dialogs: Sequence[Dialog]) -> EncodedDialogs:
@@ -86,19 +87,16 @@ class PieceProtocol(ChatProtocol):
                 refused[place] = error
             counts.append(len(pieces) - before)
         texts = list(dict.fromkeys(piece.text for piece in pieces if piece.text))
-        arrays: dict[str | tuple[int, ...], np.ndarray] = {
-            text: np.fromiter(ids, np.int32, len(ids)) for text, ids in zip(texts, self._text_ids(texts), strict=True)
-        }
+        arrays: dict[str | tuple[int, ...], np.ndarray] = dict(zip(texts, self._words.ids(texts), strict=True))
         for placed in {piece.ids for piece in pieces if not piece.text}:
             arrays[placed] = np.array(placed, np.int32)
         parts = [arrays[piece.text or piece.ids] for piece in pieces]
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-        tokens_before = np.concatenate([[0], np.cumsum(lengths)])
         return EncodedDialogs(
             ids=np.concatenate(parts) if parts else np.empty(0, np.int32),
             kinds=np.repeat(np.fromiter((piece.kind for piece in pieces), np.int8, len(parts)), lengths),
             turns=np.repeat(np.fromiter((piece.turn for piece in pieces), np.int32, len(parts)), lengths),
-            starts=tokens_before[np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])],
+            starts=starts_of(lengths)[starts_of(counts)],
             refused=refused,
         )
 
@@ -143,8 +141,9 @@ class PieceProtocol(ChatProtocol):
             how = "Drop the row, rename what the syntax cannot hold, or name another model.call_syntax"
             raise RowError(f"messages[{turn}].tool_calls", str(error), how) from None
 
-    def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._segments.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def _text_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._words.ids([text])[0].tolist()
+        return ids
 
     def _control_id(self, token: str) -> int:
         found = self._optional_control_id(token)

@@ -80,6 +80,11 @@ class EncodedDialogs:
     """Why the protocol cannot write a dialog, by its place; such a dialog has no tokens."""
 
 
+def starts_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where each of some runs begins if they follow each other, and where the last one ends: [2, 3] gives [0, 2, 5]."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
 class ChatProtocol(ABC):
     """How one family of models writes dialogs down.
 

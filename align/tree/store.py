@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
+from align.chat.protocol import starts_of
 from align.files import whole_file
 from align.tree.encode import PromptTree, Segment
 
@@ -210,12 +211,12 @@ def batch_of(trees: Sequence[PromptTree]) -> pa.RecordBatch:
     counts = np.fromiter((len(tree.branches) for tree in trees), np.int64, len(trees))
     prompts = np.fromiter((len(tree.prompt) for tree in trees), np.int64, len(trees))
     # Branches of the tree in row r: firsts[r] to firsts[r + 1]; tokens of branch b: starts[b] to starts[b + 1].
-    firsts, starts = _starts(counts), _starts(lengths)
+    firsts, starts = starts_of(counts), starts_of(lengths)
     of_tree = starts[firsts]
     loss_mask = _concatenated([branch.loss_mask for branch in branches], np.bool_)
-    trained = _starts(loss_mask)[of_tree]
+    trained = starts_of(loss_mask)[of_tree]
     # Pairs of tokens in `PromptTree.attended`, for each branch: n * prompt + n * (n + 1) / 2.
-    pairs = _starts(lengths * np.repeat(prompts, counts) + lengths * (lengths + 1) // 2)[firsts]
+    pairs = starts_of(lengths * np.repeat(prompts, counts) + lengths * (lengths + 1) // 2)[firsts]
     contrast_mask = _concatenated([branch.contrast_mask for branch in branches], np.bool_)
     return pa.RecordBatch.from_arrays(
         [
@@ -225,18 +226,13 @@ def batch_of(trees: Sequence[PromptTree]) -> pa.RecordBatch:
             pa.array(np.diff(trained).astype(np.int32)),
             pa.array(prompts * (prompts + 1) // 2 + np.diff(pairs)),
             _lists(lengths.astype(np.int32), firsts),
-            _lists(_concatenated([tree.prompt for tree in trees], np.int32), _starts(prompts)),
+            _lists(_concatenated([tree.prompt for tree in trees], np.int32), starts_of(prompts)),
             _lists(_concatenated([branch.ids for branch in branches], np.int32), of_tree),
             _lists(loss_mask.view(np.uint8), of_tree),
             _lists(contrast_mask.view(np.uint8), of_tree),
         ],
         schema=_SCHEMA,
     )
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Where each of some runs begins if they follow each other, and where the last one ends: [2, 3] gives [0, 2, 5]."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _concatenated(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from align.chat import ChatML, ChatProtocol, Encoded, Llama3, TokenKind, load_protocol
 from align.chat.calls import CallSyntax
+from align.chat.words import WordTable
 from align.errors import ConfigError
 from align.rows import Message, ToolCall, tools_of
 from tests.torture.security import PAIRS, check
@@ -191,7 +192,7 @@ def test_typed_control_tokens_stay_text_in_every_place_and_syntax(
 
 def test_that_fuzz_finds_a_tokenizer_that_takes_typed_tokens_for_control_tokens(protocol: ChatProtocol) -> None:
     careless = load_protocol(protocol.tokenizer, protocol.name)
-    careless._segments = protocol.tokenizer.backend_tokenizer
+    careless._words = WordTable(protocol.tokenizer.backend_tokenizer)
     with pytest.raises(AssertionError, match="seed 6"):
         check(careless, seed=6, count=20)
 
