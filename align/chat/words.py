@@ -51,6 +51,13 @@ class WordTable:
     The table is used if `cuts_at_spaces` holds for the tokenizer; otherwise it encodes each text as a whole.
     """
 
+    _numbers: defaultdict[str, int]
+    """Of each word. One that is looked up for the first time gets the next number."""
+    _ids: np.ndarray
+    """Of all words, one after the other, int32."""
+    _places: np.ndarray
+    """Word n has the ids from places[n] up to places[n + 1]."""
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.is_used = cuts_at_spaces(tokenizer)
@@ -108,9 +115,8 @@ class WordTable:
         return [np.fromiter(ids, np.int32, len(ids)) for ids in found]
 
     def _clear(self) -> None:
-        self._numbers: defaultdict[str, int] = defaultdict(count().__next__)  # a new word gets the next number
-        self._ids = np.empty(0, np.int32)
-        self._places = np.zeros(1, np.int64)  # word n has the ids from places[n] up to places[n + 1]
+        self._numbers = defaultdict(count().__next__)
+        self._ids, self._places = np.empty(0, np.int32), np.zeros(1, np.int64)
 
 
 def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
