@@ -9,7 +9,7 @@ import glob
 import os
 import socket
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -261,6 +261,11 @@ def folder_fingerprint(files: Mapping[str, str]) -> str:
 
 def fingerprint_of(*parts: object) -> str:
     """BLAKE3 of values, by their text; lengths keep ("ab", "c") apart from ("a", "bc")."""
+    return fingerprint_of_each(parts)
+
+
+def fingerprint_of_each(parts: Iterable[object]) -> str:
+    """`fingerprint_of` all values of a stream, which are hashed one at a time and not kept."""
     digest = blake3()
     for part in parts:
         text = str(part).encode()

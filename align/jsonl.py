@@ -285,7 +285,7 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
     count = 0
     with whole_file(path) as handle:
         for row in rows:
-            handle.write(row.model_dump_json(exclude_defaults=True) + "\n")
+            handle.write(row.json_line())
             count += 1
     return count
 

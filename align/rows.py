@@ -127,6 +127,10 @@ class Row(Frozen):
     """What it was made from, where its other columns do not say so: ids of rows of an earlier stage, or `file:line` of
     records of another form. Empty if unknown, and for a row that was written as it was read."""
 
+    def json_line(self) -> str:
+        """The row as a line of a file, without what has its default."""
+        return self.model_dump_json(exclude_defaults=True) + "\n"
+
     @field_validator("tools")
     @classmethod
     def _tools_parse(cls, value: str) -> str:

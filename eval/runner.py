@@ -87,7 +87,8 @@ class Generator:
         from align.sampling.candidates import sample_candidates
 
         engine = self._loaded()
-        found = sample_candidates(rows, engine, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+        units = sample_candidates(rows, engine, k=1, seed=0, folder=folder, unit_size=UNIT_SIZE, label=label)
+        found = list(units.rows())
         self._samples.setdefault(label, []).extend(found)
         return found
 

@@ -6,12 +6,16 @@ python recipes/best_of_n.py recipes/configs/best_of_n/rehearsal.yaml
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from align.config import Recipe, main
 from align.rows import Candidate
 from align.settings import InputPath, ModelConfig, OutputPath
+
+if TYPE_CHECKING:
+    from align.sampling.work_units import Units
 
 
 class BestOfNRecipe(Recipe):
@@ -48,18 +52,19 @@ def run(recipe: BestOfNRecipe) -> Path:
 
 
 def _run(recipe: BestOfNRecipe) -> Path:
-    from align.jsonl import read_rows
+    from align.jsonl import stream_rows
+    from align.sampling.scoring import units_by_prompt
     from eval.best_of_n import best_of_n
     from eval.reports.best_of_n import terminal_table, write_best_of_n
 
-    candidates = read_rows(recipe.candidates, Candidate)
-    found = best_of_n(candidates, _heldout_scores(recipe, candidates), min_gain=recipe.min_gain)
+    candidates = units_by_prompt(lambda: stream_rows(recipe.candidates, Candidate), recipe.unit_size)
+    found = best_of_n(candidates.rows(), _heldout_scores(recipe, candidates), min_gain=recipe.min_gain)
     written = write_best_of_n(found, recipe.output_dir)
     print(f"{terminal_table(found)}\n\nwritten       {written}")
     return written
 
 
-def _heldout_scores(recipe: BestOfNRecipe, candidates: list[Candidate]) -> dict[str, float] | None:
+def _heldout_scores(recipe: BestOfNRecipe, candidates: Units[Candidate]) -> dict[str, float] | None:
     """Candidate id -> score of the held-out judge."""
     if recipe.heldout_judge is None:
         return None
@@ -73,7 +78,7 @@ def _heldout_scores(recipe: BestOfNRecipe, candidates: list[Candidate]) -> dict[
     scored = score_candidates(
         candidates, judge, folder=recipe.output_dir / "heldout_scores", unit_size=recipe.unit_size
     )
-    return {candidate.id: candidate.score for candidate in scored if candidate.score is not None}
+    return {candidate.id: candidate.score for candidate in scored.rows() if candidate.score is not None}
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -18,7 +19,7 @@ from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import LIBRARIES, VerifierName
 from align.rows import Candidate, PromptRow, Row
 from align.sampling.choosing_k import ChooseKConfig
-from align.sampling.collapse import SAMPLES, SampleAlarmsConfig, check_samples
+from align.sampling.collapse import SAMPLES, SampleAlarmsConfig, SampleFigures, check_samples
 from align.sampling.steering import Steering, SteeringExamplesConfig
 from align.sampling.temperatures import Temperatures
 from align.settings import InputSource, InputSources, ModelConfig, OutputPath, Reading, SamplingConfig
@@ -26,7 +27,9 @@ from data_builders.quality.settings import DecontaminationConfig
 
 if TYPE_CHECKING:
     from align.generation.engine import GenerationEngine
-    from align.sampling.verification import Verification
+    from align.sampling.selection import Selection
+    from align.sampling.verification import VerdictCounts, Verification
+    from align.sampling.work_units import Units
     from align.sampling.workers import Workers
     from data_builders.quality.decontamination import Decontamination
 
@@ -146,10 +149,9 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     drops = Drops()
     kind: type[PromptRow] = VerifiedPromptRow if recipe.verifiers else PromptRow
     evaluation = Decontamination.of(recipe.evaluation, recipe.decontamination, recipe.bad_rows)
-    rows = evaluation.without_repeats(
-        read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed), drops.reasons
-    )
-    verification = Verification(rows, recipe.verifiers)
+    rows = read_rows(recipe.prompts, kind, recipe, drops=drops, seed=recipe.seed)
+    verification = Verification(evaluation.without_repeats(rows, drops.reasons), recipe.verifiers)
+    del rows  # the prompts are in the verification, without what is verified
     examples = recipe.steering_examples
     if examples is None:
         asked = steered(verification.prompts, recipe.steering)
@@ -164,13 +166,10 @@ def _run(recipe: RejectionSampleRecipe, workers: Workers) -> Path:
     if recipe.choose_k is not None:
         k = _choose_k(job, recipe.choose_k, prompts, engine, workers)
         engine = GenerationEngine.from_settings(recipe.model, recipe.sampling)
-    candidates, verified = _candidates(job, prompts, engine, k, recipe.output_dir)
+    candidates = _candidates(job, prompts, engine, k, recipe.output_dir)
     with turn_to_write(workers) as is_first:
         if is_first:
-            candidates, last = verification.verify(candidates)
-            counts: dict[str, dict[str, Any]] = {"verified": {**verified, **last}, "steered": dict(asked.counts)}
-            counts[SAMPLES] = check_samples(candidates, recipe.alarms)
-            _write_files(recipe, candidates, dropped, counts, evaluation)
+            _write_files(recipe, candidates, verification.counts(), evaluation, dropped, asked.counts)
     return recipe.output_dir
 
 
@@ -184,8 +183,9 @@ class _Job(NamedTuple):
 
 def _candidates(
     job: _Job, prompts: Sequence[PromptRow], engine: GenerationEngine, k: int, folder: Path
-) -> tuple[list[Candidate], dict[str, dict[str, Any]]]:
-    """K candidates of each prompt, with scores and what the slow verifiers say, and the verifiers' counts so far."""
+) -> Units[Candidate]:
+    """K candidates of each prompt, with scores and what the verifiers say. Each unit is put together from its files,
+    one for each kind of work, when it is asked for."""
     from align.judges.reward_model import RewardModelJudge
     from align.publish.names import shown_path
     from align.sampling.candidates import sample_candidates
@@ -208,16 +208,11 @@ def _candidates(
         keep_steering=recipe.keep_steering,
     )
     engine.close()  # the two models are never in memory at once
-    candidates, early = job.verification.verify_before_scoring(candidates)
+    candidates = job.verification.verify_before_scoring(candidates)
     judge = RewardModelJudge.from_settings(recipe.reward_model, recipe.token_budget)
-    to_score = [candidate for candidate in candidates if not candidate.failed]
-    scored = score_candidates(to_score, judge, folder=folder / "scores", unit_size=recipe.unit_size)
-    by_id = {candidate.id: candidate for candidate in scored}
-    candidates = [by_id.get(candidate.id, candidate) for candidate in candidates]
-    candidates, late = job.verification.verify_in_units(
-        candidates, folder=folder / "verified", unit_size=recipe.unit_size
-    )
-    return candidates, {**early, **late}
+    candidates = score_candidates(candidates, judge, folder=folder / "scores", unit_size=recipe.unit_size)
+    candidates = job.verification.verify_in_units(candidates, folder=folder / "verified", unit_size=recipe.unit_size)
+    return candidates.map(job.verification.verify)
 
 
 def _choose_k(
@@ -233,19 +228,17 @@ def _choose_k(
 
     recipe, folder = job.recipe, job.recipe.output_dir / "pilot"
     pilot = pilot_prompts(prompts, config.prompts, recipe.seed)
-    candidates, _ = _candidates(job, pilot, engine, recipe.k, folder)
-    candidates, _ = job.verification.verify(candidates)
+    candidates = _candidates(job, pilot, engine, recipe.k, folder).in_memory()
     heldout = None
     if config.heldout_judge is not None:
         judge = RewardModelJudge.from_settings(config.heldout_judge, recipe.token_budget)
-        to_score = [candidate for candidate in candidates if not candidate.failed]
-        scored = score_candidates(to_score, judge, folder=folder / "heldout_scores", unit_size=recipe.unit_size)
-        heldout = {candidate.id: candidate.score for candidate in scored if candidate.score is not None}
+        scored = score_candidates(candidates, judge, folder=folder / "heldout_scores", unit_size=recipe.unit_size)
+        heldout = {candidate.id: candidate.score for candidate in scored.rows() if candidate.score is not None}
     found = choose_k(
-        candidates, heldout, tolerance=config.tolerance, at_least=config.at_least, min_score=recipe.min_score
+        candidates.rows(), heldout, tolerance=config.tolerance, at_least=config.at_least, min_score=recipe.min_score
     )
     with workers.turn():  # the same content from each process
-        write_rows(folder / "candidates.jsonl", candidates)
+        write_rows(folder / "candidates.jsonl", candidates.rows())
         write_text(recipe.output_dir / "choose_k.json", json.dumps(found.record(), indent=1) + "\n")
     logger("recipes").info("choose_k: %d candidates of at most %d, by the %s", found.k, recipe.k, found.decided_by)
     return found.k
@@ -253,54 +246,81 @@ def _choose_k(
 
 def _write_files(
     recipe: RejectionSampleRecipe,
-    candidates: Sequence[Candidate],
-    dropped: Counter[str],
-    counts: dict[str, dict[str, Any]],
+    candidates: Units[Candidate],
+    verified: VerdictCounts,
     evaluation: Decontamination,
+    dropped: Counter[str],
+    steered: Counter[str],
 ) -> None:
-    """Choose among the candidates, and write the files. Of several processes one does so, when all units are there."""
+    """Choose among the candidates, and write the files, one unit after another. Of several processes one does so, when
+    all units are there. The files get their names when every unit was read and no alarm stops the run.
+    """
     from align.sampling.selection import best_and_worst, best_of
 
-    if recipe.sft:
-        best, reasons = best_of(
-            candidates, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label
-        )
-        _write(recipe, "sft", evaluation.without_repeats(best, reasons), reasons)
-    if recipe.pairs.enabled:
-        limits = recipe.pairs
-        pairs, reasons = best_and_worst(
-            candidates,
-            limits.min_gap,
-            max_similarity=limits.max_similarity,
-            min_score=recipe.min_score,
-            all_passed=limits.all_passed,
-            source=recipe.label,
-        )
-        _write(recipe, "preferences", evaluation.without_repeats(pairs, reasons), reasons)
-    _write(recipe, "candidates", candidates, dropped, counts)
+    figures, counts, limits = SampleFigures(), dict[str, Any](), recipe.pairs
+    with ExitStack() as files:  # closed in reverse order: the manifest of the candidates is the last file
+        all_of_them = files.enter_context(_row_file(recipe, "candidates", counts))
+        all_of_them.dropped.update(dropped)
+        pairs = files.enter_context(_row_file(recipe, "preferences")) if limits.enabled else None
+        sft = files.enter_context(_row_file(recipe, "sft")) if recipe.sft else None
+        for unit in candidates:
+            all_of_them.add(unit)
+            verified.add(unit)
+            figures.add(unit)
+            if sft is not None:
+                best = best_of(unit, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label)
+                sft.add_selected(best, evaluation)
+            if pairs is not None:
+                found = best_and_worst(
+                    unit,
+                    limits.min_gap,
+                    max_similarity=limits.max_similarity,
+                    min_score=recipe.min_score,
+                    all_passed=limits.all_passed,
+                    source=recipe.label,
+                )
+                pairs.add_selected(found, evaluation)
+        counts |= {"verified": verified.by_verifier(), "steered": dict(steered)}
+        counts[SAMPLES] = check_samples(figures.figures(), recipe.alarms)
 
 
-def _write(
-    recipe: RejectionSampleRecipe,
-    name: str,
-    rows: Sequence[Row],
-    dropped: Counter[str],
-    more: dict[str, dict[str, Any]] | None = None,
-) -> None:
-    from align.jsonl import write_rows
+class _RowFile:
+    """An open file of rows, and what its manifest counts."""
+
+    def __init__(self, handle: IO[str]) -> None:
+        self._handle = handle
+        self.sources, self.dropped, self.repeats = Counter[str](), Counter[str](), Counter[str]()
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._handle.write(row.json_line())
+            self.sources[row.source] += 1
+
+    def add_selected(self, found: Selection[Any], evaluation: Decontamination) -> None:
+        """Add selected rows, without those that repeat an example of an evaluation."""
+        self.dropped.update(found.dropped)
+        self.add(evaluation.without_repeats(found.rows, self.repeats))
+
+
+@contextmanager
+def _row_file(recipe: RejectionSampleRecipe, name: str, more: Mapping[str, Any] | None = None) -> Iterator[_RowFile]:
+    """A file of rows, which appears whole when the block ends well, and then its manifest. more: other counts in it."""
+    from align.files import whole_file
     from align.manifest import write_data_manifest
     from align.records import inputs_of
     from align.reporting import logger
 
     path = recipe.output_dir / f"{name}.jsonl"
-    sources = dict(sorted(Counter(row.source for row in rows).items()))
-    counts = {"rows": write_rows(path, rows), "dropped": dict(dropped), "sources": sources}
+    with whole_file(path) as handle:
+        yield (file := _RowFile(handle))
+    rows, dropped = file.sources.total(), {**file.dropped, **dict(sorted(file.repeats.items()))}
+    counts = {"rows": rows, "dropped": dropped, "sources": dict(sorted(file.sources.items()))}
     if found := {what: value for what, value in (more or {}).items() if value}:
         counts |= found
         logger("recipes").info("%s", "; ".join(f"{what}: {json.dumps(value)}" for what, value in found.items()))
     write_data_manifest(path, config=dump(recipe), inputs=inputs_of(recipe), counts=counts)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
-    logger("recipes").info("%-20s %d rows (dropped: %s)", name, len(rows), reasons)
+    logger("recipes").info("%-20s %d rows (dropped: %s)", name, rows, reasons)
 
 
 if __name__ == "__main__":

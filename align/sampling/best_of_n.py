@@ -8,6 +8,7 @@ Dimension letters: K candidates of a prompt, M of them usable. In an array of sh
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ import numpy as np
 
 from align.errors import RowError
 from align.rows import Candidate
-from align.sampling.selection import Choices, choices_of
+from align.sampling.selection import completion_text, is_usable, score_of
 
 
 class PromptCurve(NamedTuple):
@@ -71,31 +72,48 @@ def prompt_curves(candidates: Iterable[Candidate], heldout: Mapping[str, float] 
     Usable candidates are those that rejection sampling may choose (`selection.best_of`): finished, not empty, and
     not failed by a verifier. The others count as drawn and are never chosen.
 
+    candidates: read once, in any order; of each only its numbers are kept.
     heldout: candidate id -> score of a judge that took no part in the selection.
     Raises RowError if prompts have different numbers of candidates, or if a usable candidate has no finite score.
     """
-    curves: list[PromptCurve] = []
-    for choices in choices_of(candidates):
-        if curves and choices.k != curves[0].k:
-            what = f"has {choices.k} candidates, but prompt {curves[0].prompt_id} has {curves[0].k}"
+    drawn: dict[str, _Drawn] = {}
+    for candidate in candidates:
+        drawn.setdefault(candidate.prompt_id, _Drawn()).add(candidate, heldout)
+    sizes = {prompt_id: one.k for prompt_id, one in drawn.items()}
+    first = next(iter(sizes), "")
+    for prompt_id, k in sizes.items():
+        if k != sizes[first]:
+            what = f"has {k} candidates, but prompt {first} has {sizes[first]}"
             how = "Use the candidates of one run of rejection sampling, which have the same k for every prompt"
-            raise RowError(f"prompt {choices.prompt_id}", what, how)
-        curves.append(_curve(choices, heldout))
-    return curves
+            raise RowError(f"prompt {prompt_id}", what, how)
+    rows = 2 if heldout is None else 3
+    return [_curve(prompt_id, one, rows) for prompt_id, one in drawn.items()]
 
 
-def _curve(choices: Choices, heldout: Mapping[str, float] | None) -> PromptCurve:
-    rows: list[Sequence[float]] = [choices.scores, [len(text) for text in choices.texts]]
-    if heldout is not None:
-        rows.append([_heldout_score(heldout, one) for one in choices.ids])
-    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(choices.ids))
-    chosen = choice_probabilities(choices.scores, choices.k)
+class _Drawn:
+    """The candidates of one prompt, as numbers."""
+
+    def __init__(self) -> None:
+        self.k = 0
+        """All of them, those that are unfinished, empty or failed included."""
+        self.numbers = array("d")
+        """Score, length and held-out score of each usable one."""
+
+    def add(self, candidate: Candidate, heldout: Mapping[str, float] | None) -> None:
+        self.k += 1
+        if is_usable(candidate):
+            self.numbers.extend((score_of(candidate), len(completion_text(candidate.completion))))
+            if heldout is not None:
+                self.numbers.append(_heldout_score(heldout, candidate.id))
+
+
+def _curve(prompt_id: str, drawn: _Drawn, rows: int) -> PromptCurve:
+    values = np.array(np.array(drawn.numbers).reshape(-1, rows).T, order="C")
+    chosen = choice_probabilities(values[0].tolist(), drawn.k)
     kept = chosen.sum(axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 for a prompt without a usable candidate
         means = chosen @ values.T / kept[:, None]
-    return PromptCurve(
-        choices.prompt_id, kept, means[:, 0], means[:, 1], means[:, 2] if heldout is not None else None, values
-    )
+    return PromptCurve(prompt_id, kept, means[:, 0], means[:, 1], means[:, 2] if rows == 3 else None, values)
 
 
 def _heldout_score(heldout: Mapping[str, float], candidate_id: str) -> float:

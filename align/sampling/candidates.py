@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from align.errors import RowError
-from align.files import fingerprint_of
+from align.files import fingerprint_of, fingerprint_of_each
 from align.generation.engine import GenerationEngine
 from align.rows import Candidate, Message, PromptRow, row_id
 from align.sampling.steering import Steering
-from align.sampling.work_units import run_units
+from align.sampling.work_units import Units, run_units
 
 
 def sample_candidates(
@@ -33,7 +33,7 @@ def sample_candidates(
     temperatures: Sequence[float] | None = None,
     steering: Mapping[str, Steering] | None = None,
     keep_steering: bool = False,
-) -> list[Candidate]:
+) -> Units[Candidate]:
     """K candidates of each prompt, in the order of the rows and then of their index.
 
     seed: each candidate has its own seed, made from this one, the prompt's id and the candidate's index. So a candidate
@@ -49,7 +49,7 @@ def sample_candidates(
     """
     check_ids(rows)
     key = {
-        "rows": fingerprint_of(*(row.model_dump_json() for row in rows)),
+        "rows": fingerprint_of_each(row.model_dump_json() for row in rows),
         "k": k,
         "seed": seed,
         "unit_size": unit_size,
@@ -61,7 +61,9 @@ def sample_candidates(
     if steering:
         key["steering"] = "kept" if keep_steering else "removed"
     unsteered = Steering("", 0)
-    steered_by = {row.id: (steering or {}).get(row.id, unsteered) for row in rows}
+
+    def steering_of(row: PromptRow) -> Steering:
+        return steering.get(row.id, unsteered) if steering else unsteered
 
     def sample(unit: Sequence[PromptRow]) -> tuple[list[Candidate], int]:
         prompts = [engine.prompt_ids(row.prompt, row.tools) for row in unit]
@@ -74,8 +76,8 @@ def sample_candidates(
                 source=row.source,
                 tools=row.tools,
                 prompt_id=row.id,
-                prompt=row.prompt if keep_steering else row.prompt[steered_by[row.id].messages :],
-                steering=steered_by[row.id].text,
+                prompt=row.prompt if keep_steering else row.prompt[steering_of(row).messages :],
+                steering=steering_of(row).text,
                 completion=(without_nul(engine.parse(completion)),),
                 index=index,
                 seed=own_seed,
@@ -89,9 +91,8 @@ def sample_candidates(
         ]
         return made, sum(len(completion.ids) for group in completions for completion in group)
 
-    units = [rows[first : first + unit_size] for first in range(0, len(rows), unit_size)]
     return run_units(
-        units,
+        Units.of(rows, unit_size),
         sample,
         Candidate,
         folder=folder,

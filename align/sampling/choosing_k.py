@@ -91,7 +91,7 @@ def choose_k(
 
     from align.sampling.best_of_n import prompt_curves
 
-    every = prompt_curves([_with_floor(candidate, min_score) for candidate in candidates], heldout)
+    every = prompt_curves((_with_floor(candidate, min_score) for candidate in candidates), heldout)
     curves = [curve for curve in every if curve.usable]
     if not curves:
         what = f"its candidates contain none that may be chosen, for any of {len(every)} prompts"

@@ -6,7 +6,7 @@ then selects among nothing, and the next round trains on it. An evaluation of su
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,14 +16,14 @@ from align.config import Section
 from align.errors import CheckError
 from align.manifest import read_data_manifest
 from align.reporting import logger
-from align.rows import Candidate, Messages
+from align.rows import Messages
 from align.sampling.selection import completion_text
 from align.settings import InputPath
 
 log = logger(__name__)
 
 SAMPLES = "samples"
-"""In the counts of the candidates' manifest: what `sample_figures` gives."""
+"""In the counts of the candidates' manifest: what `SampleFigures` gives."""
 
 _NEARLY_EMPTY = 3
 """A completion with fewer characters, spaces aside, is nearly empty."""
@@ -59,40 +59,57 @@ class Sample(Protocol):
     def finished(self) -> bool: ...
 
 
-def sample_figures(samples: Sequence[Sample], *, across_prompts: bool = False) -> dict[str, float]:
-    """Ratios of `SampleAlarmsConfig`, and `mean_characters`, the mean length of a completion.
-
-    across_prompts: also the text of a sample of another prompt is a repeat, for one sample of each prompt.
+class SampleFigures:
+    """Ratios of `SampleAlarmsConfig`, and `mean_characters`, the mean length of a completion, counted unit by unit.
 
     Example: two prompts with the completions "abc", "abc", "c" and "d e f", "". One of five repeats another one of its
     prompt, so `repeated` is 0.2; "c" and "" are nearly empty: 0.4; the mean length is (3 + 3 + 1 + 5 + 0) / 5 = 2.4.
     """
-    seen: set[tuple[str, str]] = set()
-    repeated = nearly_empty = characters = 0
-    for sample in samples:
-        text = completion_text(sample.completion)
-        key = ("" if across_prompts else sample.prompt_id, text)
-        repeated += key in seen
-        seen.add(key)
-        has_calls = any(message.tool_calls for message in sample.completion)
-        nearly_empty += not has_calls and len("".join(text.split())) < _NEARLY_EMPTY
-        characters += len(text)
-    count = max(len(samples), 1)
-    return {
-        "repeated": round(repeated / count, 4),
-        "nearly_empty": round(nearly_empty / count, 4),
-        "unfinished": round(sum(not sample.finished for sample in samples) / count, 4),
-        "mean_characters": round(characters / count, 2),
-    }
+
+    def __init__(self) -> None:
+        self._samples = self._repeated = self._nearly_empty = self._unfinished = self._characters = 0
+
+    def add(self, samples: Iterable[Sample], *, across_prompts: bool = False) -> None:
+        """Count samples, among which are all those of their prompts.
+
+        across_prompts: also the text of a sample of another prompt is a repeat, for one sample of each prompt.
+        """
+        seen: set[tuple[str, str]] = set()
+        for sample in samples:
+            text = completion_text(sample.completion)
+            key = ("" if across_prompts else sample.prompt_id, text)
+            has_calls = any(message.tool_calls for message in sample.completion)
+            self._samples += 1
+            self._repeated += key in seen
+            self._nearly_empty += not has_calls and len("".join(text.split())) < _NEARLY_EMPTY
+            self._unfinished += not sample.finished
+            self._characters += len(text)
+            seen.add(key)
+
+    def figures(self) -> dict[str, float]:
+        count = max(self._samples, 1)
+        return {
+            "repeated": round(self._repeated / count, 4),
+            "nearly_empty": round(self._nearly_empty / count, 4),
+            "unfinished": round(self._unfinished / count, 4),
+            "mean_characters": round(self._characters / count, 2),
+        }
 
 
-def check_samples(candidates: Sequence[Candidate], config: SampleAlarmsConfig) -> dict[str, Any]:
+def sample_figures(samples: Iterable[Sample], *, across_prompts: bool = False) -> dict[str, float]:
+    """`SampleFigures` of samples that are in memory."""
+    found = SampleFigures()
+    found.add(samples, across_prompts=across_prompts)
+    return found.figures()
+
+
+def check_samples(figures: Mapping[str, float], config: SampleAlarmsConfig) -> dict[str, Any]:
     """The figures of candidates, with `alarms`, the names of those that are out of range; each is a warning.
 
     Raises CheckError for the first one if `action` is stop.
     """
     before = _former_length(config.former)
-    return check_figures(sample_figures(candidates), config, before, "samples", "candidates", "candidates.jsonl")
+    return check_figures(figures, config, before, "samples", "candidates", "candidates.jsonl")
 
 
 def check_figures(

@@ -53,7 +53,7 @@ def best_of(
                 tools=one.tools,
                 messages=(*one.prompt, *one.completion),
                 candidate=one.id,
-                score=_score(one),
+                score=score_of(one),
                 model=one.model,
                 round=one.round,
             )
@@ -119,7 +119,7 @@ def best_and_worst(
                 models=(best.model, worst.model) if best.model or worst.model else (),
                 round=best.round,
                 candidates=(best.id, worst.id),
-                scores=() if worst.failed and worst.score is None else (_score(best), _score(worst)),
+                scores=() if worst.failed and worst.score is None else (score_of(best), score_of(worst)),
                 seeds=(best.seed, worst.seed),
                 temperature=best.temperature if best.temperature == worst.temperature else None,
                 failed=worst.failed,
@@ -147,13 +147,12 @@ def _by_prompt(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
 
 def _best(group: Sequence[Candidate], min_score: float | None, per_prompt: int = 1) -> list[Candidate] | str:
     """The best candidates of a prompt with different texts, best first, or the reason why none is selected."""
-    whole = _usable(group)
-    passed = [candidate for candidate in whole if not candidate.failed]
+    passed = [candidate for candidate in group if is_usable(candidate)]
     if not passed:
-        return "no candidate passed the verifiers" if whole else "no finished candidate"
+        return "no candidate passed the verifiers" if any(map(_is_whole, group)) else "no finished candidate"
     ranked = sorted(passed, key=_rank, reverse=True)
     if min_score is not None:
-        ranked = [candidate for candidate in ranked if _score(candidate) >= min_score]
+        ranked = [candidate for candidate in ranked if score_of(candidate) >= min_score]
     by_text: dict[str, Candidate] = {}
     for candidate in ranked:
         by_text.setdefault(completion_text(candidate.completion), candidate)
@@ -177,7 +176,7 @@ def _undecided(best: Candidate, worst: Candidate, min_gap: float, all_passed: Al
     """Why the scores decide no pair of two candidates that failed nothing, or None if they do."""
     if all_passed == "drop" and best.passed:
         return "all candidates passed the verifiers"
-    gap = _score(best) - _score(worst)
+    gap = score_of(best) - score_of(worst)
     if gap == 0:
         return "equal scores"
     if gap < 0:
@@ -185,8 +184,13 @@ def _undecided(best: Candidate, worst: Candidate, min_gap: float, all_passed: Al
     return "scores too close" if gap < min_gap else None
 
 
-def _usable(group: Sequence[Candidate]) -> list[Candidate]:
-    return [candidate for candidate in group if candidate.finished and not _is_empty(candidate.completion)]
+def is_usable(candidate: Candidate) -> bool:
+    """Whether `best_of` may select it: it is finished, not empty, and failed no verifier."""
+    return _is_whole(candidate) and not candidate.failed
+
+
+def _is_whole(candidate: Candidate) -> bool:
+    return candidate.finished and not _is_empty(candidate.completion)
 
 
 def _is_empty(completion: Messages) -> bool:
@@ -194,10 +198,11 @@ def _is_empty(completion: Messages) -> bool:
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
-    return _score(candidate), -candidate.index
+    return score_of(candidate), -candidate.index
 
 
-def _score(candidate: Candidate) -> float:
+def score_of(candidate: Candidate) -> float:
+    """The score of a candidate. Raises RowError if it has none, or none that is a finite number."""
     where = f"candidate {candidate.id} of prompt {candidate.prompt_id}"
     if candidate.score is None:
         raise RowError(where, "has no score", "Score the candidates before selecting")
@@ -213,25 +218,3 @@ def completion_text(completion: Messages) -> str:
         "\n".join([message.content.strip(), *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
         for message in completion
     )
-
-
-class Choices(NamedTuple):
-    """What rejection sampling chooses from for one prompt: the usable candidates, in the order given."""
-
-    prompt_id: str
-    k: int
-    """All candidates of the prompt, those that are unfinished, empty or failed included."""
-    ids: tuple[str, ...]
-    scores: tuple[float, ...]
-    texts: tuple[str, ...]
-
-
-def choices_of(candidates: Iterable[Candidate]) -> list[Choices]:
-    """The candidates of each prompt that `best_of` may choose. Raises RowError for one without a finite score."""
-    found = []
-    for group in _by_prompt(candidates):
-        usable = [one for one in _usable(group) if not one.failed]
-        ids, scores = tuple(one.id for one in usable), tuple(map(_score, usable))
-        texts = tuple(completion_text(one.completion) for one in usable)
-        found.append(Choices(group[0].prompt_id, len(group), ids, scores, texts))
-    return found

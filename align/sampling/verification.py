@@ -6,26 +6,42 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from align.errors import RowError
-from align.files import fingerprint_of
+from align.files import fingerprint_of_each
 from align.hardware import cpus_of_process
 from align.judges.verifiers.catalog import VerifierName, load_verifier
 from align.rows import Candidate, PromptRow, VerifiedPromptRow
-from align.sampling.work_units import run_units
+from align.sampling.work_units import Units, run_units
 
 
-class Verified(NamedTuple):
-    """Candidates with what they passed and failed, in their order, and counts of each verifier for the manifest."""
+class VerdictCounts:
+    """How many candidates passed each verifier, and how many failed for each reason, counted unit by unit."""
 
-    candidates: list[Candidate]
-    counts: dict[str, dict[str, Any]]
-    """`{"maths": {"passed": 30, "failed": {"wrong answer": 8, "no answer": 2}}}`."""
+    def __init__(self, names: Iterable[str]) -> None:
+        self._passed = Counter[str]()
+        self._failed = {name: Counter[str]() for name in names}
+
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        for candidate in candidates:
+            self._passed.update(candidate.passed)
+            for failure in candidate.failed:
+                name, _, reason = failure.partition(": ")
+                if name in self._failed:
+                    self._failed[name][reason] += 1
+
+    def by_verifier(self) -> dict[str, dict[str, Any]]:
+        """For the manifest, most frequent reasons first:
+        `{"maths": {"passed": 30, "failed": {"wrong answer": 8, "no answer": 2}}}`.
+        """
+        return {
+            name: {"passed": self._passed[name], "failed": dict(failed.most_common())}
+            for name, failed in self._failed.items()
+        }
 
 
 class Verification:
@@ -38,73 +54,94 @@ class Verification:
         for a verifier that no prompt uses. Raises ConfigError if a library is missing.
         """
         self._verifiers = {name: load_verifier(name) for name in names}
+        self._early = [name for name, one in self._verifiers.items() if one.before_scoring]
+        self._slow = [name for name, one in self._verifiers.items() if one.slow]
+        self._last = [name for name, one in self._verifiers.items() if not one.slow and not one.before_scoring]
         self.prompts = [_without_entries(row) for row in rows]
         """The prompts alone: what is verified of a candidate does not change how it is sampled."""
-        self._entries = {row.id: self._entries_of(row) for row in rows}
+        self._entries = {row.id: found for row in rows if (found := self._entries_of(row))}
         used = {name for entries in self._entries.values() for name in entries}
         for name in self._verifiers:
             if name not in used:
                 what = f"the verifier {name!r} is switched on, but no prompt has an entry for it"
                 raise RowError("verifiers", what, "Add entries to the column verify, or remove the verifier")
 
-    def verify_before_scoring(self, candidates: Iterable[Candidate]) -> Verified:
-        """What the verifiers say that come before the reward model. A candidate that fails one is not scored."""
-        return self._verify(candidates, [name for name, one in self._verifiers.items() if one.before_scoring])
+    def verify_before_scoring(self, candidates: Units[Candidate]) -> Units[Candidate]:
+        """What the verifiers say that come before the reward model. A candidate that fails one is not scored.
 
-    def verify_in_units(self, candidates: Sequence[Candidate], *, folder: Path, unit_size: int) -> Verified:
+        Each candidate is verified once, however often its unit is read: what is said of it is remembered.
+        """
+        if not self._early:
+            return candidates
+        remembered: dict[int, list[_Verdict]] = {}
+        same: dict[_Verdict, _Verdict] = {}  # few verdicts differ, so that each one takes the memory of a reference
+
+        def verified(number: int) -> list[Candidate]:
+            unit = candidates[number]
+            if number not in remembered:
+                said = [self._verdict(candidate, self._early) for candidate in unit]
+                remembered[number] = [same.setdefault(each, each) for each in said]
+            return [_with_verdict(*each) for each in zip(unit, remembered[number], strict=True)]
+
+        return Units(len(candidates), verified)
+
+    def verify_in_units(self, candidates: Units[Candidate], *, folder: Path, unit_size: int) -> Units[Candidate]:
         """What the slow verifiers say, in units of work that processes divide and that survive a crash.
 
-        Candidates of one prompt must be consecutive. Those that failed already are not verified.
-        folder, unit_size: as for `score_candidates`. Without slow verifiers the folder is not made.
+        Those that failed already are not verified. Without slow verifiers the folder is not made.
+        folder, unit_size: as for `score_candidates`.
         """
-        slow = [name for name, one in self._verifiers.items() if one.slow]
-        to_verify = [candidate for candidate in candidates if not candidate.failed]
-        if not slow or not to_verify:
-            return Verified(list(candidates), {name: {"passed": 0, "failed": {}} for name in slow})
-        groups = [list(group) for _, group in groupby(to_verify, key=lambda candidate: candidate.prompt_id)]
+        if not self._slow:
+            return candidates
 
-        def verify(unit: Sequence[list[Candidate]]) -> tuple[list[Candidate], int]:
-            flat = [candidate for group in unit for candidate in group]
+        def verify(unit: list[Candidate]) -> tuple[list[Candidate], int]:
             # A slow check waits for a process of its own, so threads are enough to run several at a time.
             with ThreadPoolExecutor(cpus_of_process()) as pool:
-                made = list(pool.map(lambda candidate: self._verified(candidate, slow), flat))
+                to_verify = [candidate for candidate in unit if not candidate.failed]
+                made = list(pool.map(lambda candidate: self._verified(candidate, self._slow), to_verify))
             return made, len(made)
 
-        entries = {
-            row_name: {name: entry.model_dump() for name, entry in entries.items() if name in slow}
-            for row_name, entries in self._entries.items()
-        }
+        entries = (
+            json.dumps([row_name, {name: own[name].model_dump() for name in self._slow if name in own}], sort_keys=True)
+            for row_name, own in self._entries.items()
+        )
         key = {
-            "candidates": fingerprint_of(*(candidate.model_dump_json() for candidate in to_verify)),
-            "entries": fingerprint_of(json.dumps(entries, sort_keys=True)),
-            "verifiers": slow,
+            "candidates": fingerprint_of_each(one.model_dump_json() for one in candidates.rows() if not one.failed),
+            "entries": fingerprint_of_each(entries),
+            "verifiers": self._slow,
             "unit_size": unit_size,
         }
         made = run_units(
-            [groups[first : first + unit_size] for first in range(0, len(groups), unit_size)],
+            candidates,
             verify,
             Candidate,
             folder=folder,
             key=key,
             label="verification",
             things="candidates",
-            code=[type(self._verifiers[name]).__module__ for name in slow],
+            code=[type(self._verifiers[name]).__module__ for name in self._slow],
         )
-        by_id = {candidate.id: candidate for candidate in made}
-        return Verified([by_id.get(candidate.id, candidate) for candidate in candidates], _counts(made, slow))
 
-    def verify(self, candidates: Iterable[Candidate]) -> Verified:
+        def verified(number: int) -> list[Candidate]:
+            by_id = {candidate.id: candidate for candidate in made[number]}
+            return [by_id.get(candidate.id, candidate) for candidate in candidates[number]]
+
+        return Units(len(candidates), verified)
+
+    def verify(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """What the other verifiers say: those that are neither slow nor before the reward model."""
-        names = [name for name, one in self._verifiers.items() if not one.slow and not one.before_scoring]
-        return self._verify(candidates, names)
+        return [self._verified(candidate, self._last) for candidate in candidates]
 
-    def _verify(self, candidates: Iterable[Candidate], names: Sequence[VerifierName]) -> Verified:
-        verified = [self._verified(candidate, names) for candidate in candidates]
-        return Verified(verified, _counts(verified, names))
+    def counts(self) -> VerdictCounts:
+        """Counts of these verifiers, in their order of use, of no candidate yet."""
+        return VerdictCounts(dict.fromkeys((*self._early, *self._slow, *self._last)))
 
     def _verified(self, candidate: Candidate, names: Sequence[VerifierName]) -> Candidate:
         """The candidate with what it passed and failed of these verifiers."""
-        failed, passed = list(candidate.failed), list(candidate.passed)
+        return _with_verdict(candidate, self._verdict(candidate, names))
+
+    def _verdict(self, candidate: Candidate, names: Sequence[VerifierName]) -> _Verdict:
+        failed, passed = [], []
         entries = self._entries.get(candidate.prompt_id, {})
         for name in names:
             if name in entries:
@@ -113,7 +150,7 @@ class Verification:
                     passed.append(name)
                 else:
                     failed.append(f"{name}: {failure.reason}")
-        return candidate.model_copy(update={"failed": tuple(failed), "passed": tuple(passed)})
+        return _Verdict(tuple(failed), tuple(passed))
 
     def _entries_of(self, row: PromptRow) -> dict[VerifierName, Any]:
         required = row.required() if isinstance(row, VerifiedPromptRow) else {}
@@ -140,16 +177,17 @@ class Verification:
         return found
 
 
-def _counts(candidates: Iterable[Candidate], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Of each verifier, how many candidates passed, and how many failed for each reason, most frequent first."""
-    passed, failed = Counter[str](), {name: Counter[str]() for name in names}
-    for candidate in candidates:
-        passed.update(candidate.passed)
-        for failure in candidate.failed:
-            name, _, reason = failure.partition(": ")
-            if name in failed:
-                failed[name][reason] += 1
-    return {name: {"passed": passed[name], "failed": dict(failed[name].most_common())} for name in names}
+class _Verdict(NamedTuple):
+    """What verifiers said of one candidate: see `Candidate.failed` and `Candidate.passed`."""
+
+    failed: tuple[str, ...]
+    passed: tuple[str, ...]
+
+
+def _with_verdict(candidate: Candidate, said: _Verdict) -> Candidate:
+    """The candidate with a verdict in addition to what was said of it before."""
+    more = {"failed": (*candidate.failed, *said.failed), "passed": (*candidate.passed, *said.passed)}
+    return candidate.model_copy(update=more)
 
 
 def _without_entries(row: PromptRow) -> PromptRow:

@@ -11,8 +11,10 @@ another job is reported and made again. `units.json` in the folder says what the
 folder mixes two jobs. If it is lost, the headers of the units still identify the job.
 
 Any number of processes, on any nodes that share the folder, may work on one job. Each makes the first unit that is
-missing and that no other process has claimed (`claims.py`), until all units are there; then each of them has all rows.
-A process may start later than the others, and may be killed: its unit is made by another one.
+missing and that no other process has claimed (`claims.py`), until all units are there; then each of them can read all
+rows. A process may start later than the others, and may be killed: its unit is made by another one.
+
+Rows are in memory for one unit at a time (`Units`), so that a job may have more of them than fit.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from blake3 import blake3
 from pydantic import ValidationError
@@ -38,14 +41,60 @@ from align.source_code import code_changes, code_of
 log = logger(__name__)
 
 U = TypeVar("U")
+U_co = TypeVar("U_co", covariant=True)
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
 
+_AGAIN = "Delete this file if it exists, and start the same command again; the unit is made again"
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks at units that other processes make
 
 
+class Units(Generic[T]):
+    """Rows in units of work. A unit is read or made when it is asked for, and is not kept.
+
+    for unit in units: ...          # one unit after another, each as a list of its rows
+    for row in units.rows(): ...    # one row after another
+    """
+
+    def __init__(self, count: int, read: Callable[[int], list[T]]) -> None:
+        """read: gives the rows of a unit, by its number."""
+        self._count, self._read = count, read
+
+    @classmethod
+    def of(cls, rows: Sequence[T], size: int) -> Units[T]:
+        """Rows that are in memory, `size` of them in each unit."""
+        return cls(-(-len(rows) // size), lambda number: list(rows[number * size : (number + 1) * size]))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> list[T]:
+        return self._read(number)
+
+    def __iter__(self) -> Iterator[list[T]]:
+        return map(self._read, range(self._count))
+
+    def rows(self) -> Iterator[T]:
+        return chain.from_iterable(self)
+
+    def map(self, change: Callable[[list[T]], list[T]]) -> Units[T]:
+        """The units with the rows that `change` makes of them, each time that they are asked for."""
+        return Units(self._count, lambda number: change(self._read(number)))
+
+    def in_memory(self) -> Units[T]:
+        """The same units, each read once, now."""
+        return Units(self._count, list(self).__getitem__)
+
+
+class _Listed(Protocol[U_co]):
+    """`Units`, or a sequence with what each unit is made from."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> U_co: ...
+
+
 def run_units(
-    units: Sequence[U],
+    units: _Listed[U],
     make: Callable[[U], tuple[list[R], int]],
     kind: type[R],
     *,
@@ -55,9 +104,9 @@ def run_units(
     things: str,
     code: Iterable[str] = (),
     unused_code: Collection[str] = (),
-) -> list[R]:
-    """The rows of all units, in their order. Units that are not complete in `folder` are made first, by this process
-    or by others that work on the same units at the same time.
+) -> Units[R]:
+    """The rows of all units. Units that are not complete in `folder` are made first, by this process or by others that
+    work on the same units at the same time.
 
     make: gives the rows of one unit, and how many `things` (such as tokens) were made, for the progress bar `label`.
         The rows must depend on the unit and on `key` only, not on the process or on other units.
@@ -65,7 +114,7 @@ def run_units(
     key: all that the rows depend on, as JSON values.
     code: modules that the rows depend on, in addition to those that the module of `make` imports.
     unused_code: modules among those imports that the rows do not depend on; see `code_of`.
-    Raises StageError if the folder has units of another key.
+    Raises StageError if the folder has units of another key; later, if a unit is damaged when its rows are read.
     """
     key = json.loads(json.dumps({**key, "code": code_of(make.__module__, *code, without=unused_code)}))
     work = fingerprint_of(json.dumps(key, sort_keys=True))
@@ -73,21 +122,20 @@ def run_units(
     folder.mkdir(parents=True, exist_ok=True)
     require_same_job(folder, key, work)
 
-    def read(number: int, *, quiet: bool = True) -> list[R] | None:
-        return _rows_if_whole(paths[number], kind, number, work, quiet=quiet)
+    def look(number: int, *, quiet: bool = False) -> bool | None:
+        return _is_whole(paths[number], number, work, quiet=quiet) or None
 
-    def made(number: int) -> tuple[list[R], str]:
+    def made(number: int) -> tuple[bool, str]:
         began = time.monotonic()
         rows, count = make(units[number])
-        _write(paths[number], rows, kind, number, work)
-        # Read back what was written, so that a resumed run and an uninterrupted one, and all processes, have exactly
-        # equal rows.
-        written = read(number, quiet=False)
-        assert written is not None, f"{paths[number]} was written and is not whole"
-        return written, f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s"
+        _write(paths[number], rows, number, work)
+        assert look(number), f"{paths[number]} was written and is not whole"
+        return True, f"{count / max(time.monotonic() - began, 1e-9):,.0f} {things}/s"
 
-    found = share_units(len(units), lambda number: read(number, quiet=False), read, made, folder=folder, label=label)
-    return [row for number in range(len(units)) for row in found[number]]
+    share_units(len(units), look, lambda number: look(number, quiet=True), made, folder=folder, label=label)
+    # Every process reads what was written, also its own units, so that a resumed run and an uninterrupted one, and all
+    # processes, have exactly equal rows.
+    return Units(len(units), lambda number: read_unit(paths[number], kind, number, work))
 
 
 def share_units(
@@ -145,11 +193,11 @@ class _Header(NamedTuple):
     blake3: str
 
 
-def _write(path: Path, rows: Sequence[R], kind: type[R], number: int, work: str) -> None:
-    content = "".join(row.model_dump_json(exclude_defaults=True) + "\n" for row in rows).encode()
+def _write(path: Path, rows: Sequence[Row], number: int, work: str) -> None:
+    content = "".join(row.json_line() for row in rows).encode()
     header = _Header(number, work, len(rows), blake3(content).hexdigest())
     whole = json.dumps(header._asdict()).encode() + b"\n" + content
-    publish(path, whole, lambda: _rows_if_whole(path, kind, number, work, quiet=True) is not None)
+    publish(path, whole, lambda: _is_whole(path, number, work, quiet=True))
 
 
 def publish(path: Path, content: bytes, is_whole: Callable[[], bool]) -> None:
@@ -176,31 +224,25 @@ def publish(path: Path, content: bytes, is_whole: Callable[[], bool]) -> None:
     sync_folder(path.parent)
 
 
-def _rows_if_whole(path: Path, kind: type[R], number: int, work: str, *, quiet: bool = False) -> list[R] | None:
-    """The rows of a unit's file. None if there is no file, or if it is not whole or not the expected unit; the log then
-    says why, unless `quiet`.
+def _is_whole(path: Path, number: int, work: str, *, quiet: bool) -> bool:
+    """Whether a unit's file is there and whole, and is the expected unit. If it is not, the log says why, unless
+    `quiet`.
     """
     if not path.exists():
-        return None
-    fault = _fault(path, number, work)
-    if fault is None:
-        try:
-            return [kind.model_validate_json(line) for line in _lines(_parts(path)[1])]
-        except ValidationError as error:
-            fault = f"a row is not a {kind.__name__} ({error.errors(include_url=False)[0]['msg']})"
-    if not quiet:
+        return False
+    fault = _fault(*_parts(path), number, work)
+    if fault is not None and not quiet:
         log.warning("%s: %s; the unit is made again", path, fault)
-    return None
+    return fault is None
 
 
-def _fault(path: Path, number: int, work: str) -> str | None:
-    """Why a unit's file cannot be used; None if its header and its content agree."""
-    header, content = _parts(path)
+def _fault(header: _Header | None, content: bytes, number: int | None, work: str | None) -> str | None:
+    """Why a unit's file cannot be used; None if its header and its content agree, and are what is expected."""
     if header is None:
         return "its first line is not the header of a unit"
-    if header.work != work:
+    if work is not None and header.work != work:
         return "it was made from other rows or settings"
-    if header.unit != number:
+    if number is not None and header.unit != number:
         return f"it is unit {header.unit}, under the name of unit {number}"
     if blake3(content).hexdigest() != header.blake3:
         return "its rows are not those that were written"
@@ -209,12 +251,21 @@ def _fault(path: Path, number: int, work: str) -> str | None:
     return None
 
 
-def read_unit(path: Path, kind: type[R]) -> list[R]:
-    """The rows of one unit's file, for code that only reads units. Raises StageError if the file is damaged."""
+def read_unit(path: Path, kind: type[R], number: int | None = None, work: str | None = None) -> list[R]:
+    """The rows of one unit's file.
+
+    number, work: what its header must say. None for code that only reads units.
+    Raises StageError if the file is missing, damaged or another unit.
+    """
     header, content = _parts(path)
-    if header is None or blake3(content).hexdigest() != header.blake3:
-        raise StageError(path, "is not a whole unit", "Run the stage that made it again")
-    return [kind.model_validate_json(line) for line in _lines(content)]
+    fault = _fault(header, content, number, work)
+    try:
+        rows = [] if fault else [kind.model_validate_json(line) for line in _lines(content)]
+    except ValidationError as error:
+        fault = f"a row is not a {kind.__name__} ({error.errors(include_url=False)[0]['msg']})"
+    if fault:
+        raise StageError(path, fault, _AGAIN)
+    return rows
 
 
 def _lines(content: bytes) -> list[bytes]:
@@ -227,7 +278,7 @@ def _parts(path: Path) -> tuple[_Header | None, bytes]:
     try:
         first, _, content = path.read_bytes().partition(b"\n")
     except OSError as error:
-        raise StageError(path, f"cannot be read ({error.strerror})", "Delete it; the unit is made again") from None
+        raise StageError(path, f"cannot be read ({error.strerror})", _AGAIN) from None
     try:
         header = _Header(**json.loads(first))
     except (ValueError, TypeError, RecursionError):  # not JSON, not UTF-8, not an object, or other names in it

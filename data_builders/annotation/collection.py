@@ -107,7 +107,7 @@ def answer_prompts(prompts: Sequence[PromptRow], how: Answering, folder: Path) -
         )
         engine.close()
         files[name] = folder / f"answers.{name}.jsonl"
-        counts = {"rows": write_rows(files[name], answers), "dropped": dict(dropped)}
+        counts = {"rows": write_rows(files[name], answers.rows()), "dropped": dict(dropped)}
         write_data_manifest(files[name], config=dump(how.sampling), counts=counts)
     return files
 

@@ -225,7 +225,8 @@ def _sample(
     from align.sampling.candidates import sample_candidates
 
     unit_size, seed = config.unit_size, config.seed
-    return sample_candidates(prompts, engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label=label)
+    found = sample_candidates(prompts, engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label=label)
+    return list(found.rows())
 
 
 def _balance(config: KnowledgeProbeConfig, max_ratio: float) -> Balance:

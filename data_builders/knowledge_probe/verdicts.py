@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from align.files import fingerprint_of
+from align.files import fingerprint_of, fingerprint_of_each
 from align.judges.answers.rules import Verdict, verdict
 from align.rows import Candidate, Messages, QuestionRow, Row
 from data_builders.preferences.agreement import alpha
@@ -117,9 +118,9 @@ def model_verdicts(
         ]
         return rows, len(rows)
 
-    questions = [question.model_dump_json() for question, _ in answered]
-    answers = [answer.model_dump_json() for _, own in answered for answer in own]
-    key = {"answers": fingerprint_of(*questions, *answers), "unit_size": unit_size, **judge.identity}
+    questions = (question.model_dump_json() for question, _ in answered)
+    answers = (answer.model_dump_json() for _, own in answered for answer in own)
+    key = {"answers": fingerprint_of_each(chain(questions, answers)), "unit_size": unit_size, **judge.identity}
     units = [answered[first : first + unit_size] for first in range(0, len(answered), unit_size)]
     rows = run_units(
         units,
@@ -132,7 +133,7 @@ def model_verdicts(
         code=judge.engine.code_modules,
         unused_code=judge.engine.unused_code,
     )
-    return {row.id: row.verdict for row in rows}
+    return {row.id: row.verdict for row in rows.rows()}
 
 
 def probed_questions(

@@ -144,7 +144,7 @@ def generated_questions(
     by_id = {row.id: row for row in snippets}
     for written in sample_candidates(
         fitting, engine, k=k, seed=seed, folder=folder, unit_size=unit_size, label="questions"
-    ):
+    ).rows():
         row = by_id[written.prompt_id]
         made = (
             parse_question(written.completion[-1].content, row, language, max_answer_words)

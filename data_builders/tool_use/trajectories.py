@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from align.config import dump
 from align.errors import ConfigError, RowError
-from align.files import fingerprint_of
+from align.files import fingerprint_of, fingerprint_of_each
 from align.jsonl import read_rows
 from align.records import inputs_of, label_of, sources_of
 from align.reporting import logger
@@ -173,7 +173,7 @@ def sample_trajectories(
     """K executed trajectories of each prompt, in the order of the rows and then of their index, in units of work."""
     from align.generation.tool_loop import run_dialogs
     from align.sampling.candidates import candidate_seed, check_ids
-    from align.sampling.work_units import run_units
+    from align.sampling.work_units import Units, run_units
 
     check_ids(rows)
     # One cap for both, so that a record's text is what the model read.
@@ -219,14 +219,13 @@ def sample_trajectories(
 
     read = ("samples", "seed", "unit_size", "max_calls", "interpreter", "sandbox", "environment")
     key = {
-        "rows": fingerprint_of(*(row.model_dump_json() for row in rows)),
+        "rows": fingerprint_of_each(row.model_dump_json() for row in rows),
         "tools": fingerprint_of(*(tool.identity for tool in registry.tools.values()), most),
         **{name: value for name, value in config.model_dump(mode="json").items() if name in read},
         **engine.identity,
     }
-    units = [rows[first : first + config.unit_size] for first in range(0, len(rows), config.unit_size)]
-    return run_units(
-        units,
+    found = run_units(
+        Units.of(rows, config.unit_size),
         sample,
         SampledTrajectory,
         folder=folder,
@@ -236,6 +235,7 @@ def sample_trajectories(
         code=engine.code_modules,
         unused_code=engine.unused_code,
     )
+    return list(found.rows())
 
 
 def verify(folder: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from align.errors import RowError
 from align.files import write_text
-from align.jsonl import read_rows
+from align.jsonl import stream_rows
 from align.publish.markdown import cell
 from align.reporting import logger
 from align.rows import Candidate
@@ -165,7 +165,7 @@ def best_of_n_by_column(folders: Iterable[tuple[str, Path]]) -> dict[str, BestOf
 @functools.lru_cache(maxsize=32)
 def _measured(path: Path, size: int, changed: int) -> BestOfN:
     """The curve of a file of candidates, measured once for each of its states: a live report reads it often."""
-    return best_of_n(read_rows(path, Candidate))
+    return best_of_n(stream_rows(path, Candidate))
 
 
 def lines_by_column(found: Mapping[str, BestOfN]) -> list[tuple[str, Lines, list[str]]]:

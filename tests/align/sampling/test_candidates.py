@@ -26,7 +26,7 @@ from align.manifest import read_data_manifest
 from align.rows import Candidate, Message, Messages, PreferenceRow, PromptRow, SFTRow, row_id
 from align.sampling import work_units
 from align.sampling.candidates import candidate_seed, fitting_prompts, sample_candidates
-from align.sampling.scoring import score_candidates
+from align.sampling.scoring import score_candidates, units_by_prompt
 from align.sampling.selection import best_of
 from align.sampling.steering import steered
 from align.settings import BACKENDS
@@ -84,7 +84,12 @@ def prompt_rows(count: int) -> list[PromptRow]:
 
 def sample(folder: Path, backend: Counting, rows: list[PromptRow] | None = None, **changed: Any) -> list[Candidate]:
     settings = {"k": 3, "seed": 5, "unit_size": 2, **changed}
-    return sample_candidates(rows or prompt_rows(7), backend.engine, folder=folder, **settings)
+    return list(sample_candidates(rows or prompt_rows(7), backend.engine, folder=folder, **settings).rows())
+
+
+def score(candidates: Sequence[Candidate], judge: Lengths, folder: Path) -> list[Candidate]:
+    units = units_by_prompt(lambda: candidates, 3)
+    return list(score_candidates(units, judge, folder=folder, unit_size=3).rows())
 
 
 @pytest.mark.slow
@@ -113,7 +118,7 @@ def test_a_sampled_nul_becomes_a_character_that_rows_may_hold(tmp_path: Path) ->
             return Message(role="assistant", content="a\0b")
 
     engine = GenerationEngine(Counting(), Broken())  # type: ignore[arg-type]
-    [made] = sample_candidates(prompt_rows(1), engine, k=1, seed=0, folder=tmp_path / "units", unit_size=1)
+    [[made]] = sample_candidates(prompt_rows(1), engine, k=1, seed=0, folder=tmp_path / "units", unit_size=1)
     assert made.completion[0].content == "a\ufffdb"
     write_rows(tmp_path / "candidates.jsonl", [made])
     assert read_rows(tmp_path / "candidates.jsonl", Candidate) == [made]
@@ -286,11 +291,11 @@ def test_a_damaged_unit_is_made_again_and_no_other(
 
 def test_an_edited_score_is_scored_again(tmp_path: Path) -> None:
     candidates = sample(tmp_path / "units", Counting())
-    expected = score_candidates(candidates, Lengths(), folder=tmp_path / "scores", unit_size=3)
+    expected = score(candidates, Lengths(), tmp_path / "scores")
     unit = tmp_path / "scores" / "unit-00000.jsonl"
     unit.write_text(re.sub(r'"score":[\d.]+', '"score":99.0', unit.read_text(encoding="utf-8")), encoding="utf-8")
     judge = Lengths()
-    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == expected
+    assert score(candidates, judge, tmp_path / "scores") == expected
     assert judge.requests == 3
 
 
@@ -313,9 +318,8 @@ def test_a_score_that_is_no_number_ends_the_run_with_the_candidates_name(tmp_pat
             return [[value] * len(request.completions) for request in requests]
 
     candidates = sample(tmp_path / "units", Counting())
-    for folder in (None, tmp_path / "scores"):
-        with pytest.raises(RowError, match=rf"candidate \w+ of prompt p0: the judge gave it the score {value}, exp"):
-            score_candidates(candidates, Broken(), folder=folder)
+    with pytest.raises(RowError, match=rf"candidate \w+ of prompt p0: the judge gave it the score {value}, exp"):
+        score(candidates, Broken(), tmp_path / "scores")
     assert not list((tmp_path / "scores").glob("unit-*"))
 
 
@@ -335,19 +339,49 @@ def test_prompts_without_room_are_dropped_and_counted() -> None:
 
 def test_scores_come_in_order_and_are_not_asked_for_twice(tmp_path: Path) -> None:
     candidates = sample(tmp_path / "units", Counting())
-    plain = score_candidates(candidates, Lengths())
-    assert [candidate.score for candidate in plain] == [len(candidate.completion[0].content) for candidate in plain]
+    plain = [one.model_copy(update={"score": float(len(one.completion[0].content))}) for one in candidates]
     judge = Lengths()
-    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
-    assert score_candidates(candidates, judge, folder=tmp_path / "scores", unit_size=3) == plain
+    assert score(candidates, judge, tmp_path / "scores") == plain
+    assert score(candidates, judge, tmp_path / "scores") == plain
     assert judge.requests == 7
     passed = [candidate.model_copy(update={"passed": ("language",)}) for candidate in candidates]
-    again = score_candidates(passed, judge, folder=tmp_path / "scores", unit_size=3)
+    again = score(passed, judge, tmp_path / "scores")
     assert {candidate.passed for candidate in again} == {("language",)}, "a verifier was switched on since"
     assert [candidate.score for candidate in again] == [candidate.score for candidate in plain]
     assert judge.requests == 7
     with pytest.raises(StageError, match="candidates was"):
-        score_candidates(candidates[3:], judge, folder=tmp_path / "scores", unit_size=3)
+        score(candidates[3:], judge, tmp_path / "scores")
+
+
+def test_candidates_that_failed_are_not_scored_and_keep_their_units(tmp_path: Path) -> None:
+    candidates = sample(tmp_path / "units", Counting())
+    bad = {"p0", "p1", "p2", "p4"}  # all three prompts of the first unit, and one of the second
+    made = [
+        one.model_copy(update={"failed": ("x",), "score": 9.0} if one.prompt_id in bad else {}) for one in candidates
+    ]
+    judge = Lengths()
+    found = score(made, judge, tmp_path / "scores")
+    assert [one.id for one in found] == [one.id for one in candidates]
+    assert [one.id for one in found if one.score is None] == [one.id for one in candidates if one.prompt_id in bad]
+    assert judge.requests == 3
+    rows = [len(lines_of(tmp_path / "scores" / f"unit-{number:05}.jsonl")) - 1 for number in range(3)]
+    assert rows == [0, 6, 3]
+
+
+def test_candidates_of_a_file_are_read_once_in_ascending_order(tmp_path: Path) -> None:
+    candidates, reads = sample(tmp_path, Counting()), 0
+
+    def read() -> list[Candidate]:
+        nonlocal reads
+        reads += 1
+        return candidates
+
+    units = units_by_prompt(read, 3)
+    assert [len(unit) for unit in units] == [9, 9, 3]
+    assert reads == 2, "once to count the units"
+    assert [one.prompt_id for one in units[1][::3]] == ["p3", "p4", "p5"]
+    assert units[2] == candidates[18:]
+    assert reads == 3
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from align.errors import CheckError
 from align.manifest import write_data_manifest
 from align.rows import Candidate, Message, ToolCall
-from align.sampling.collapse import SAMPLES, SampleAlarmsConfig, check_samples, sample_figures
+from align.sampling.collapse import SAMPLES, SampleAlarmsConfig, SampleFigures, check_samples, sample_figures
 from tests.fakes import candidates
 
 
@@ -30,6 +30,10 @@ def test_figures_are_ratios_of_all_candidates_and_a_repeat_is_one_of_the_same_pr
     rows = [*made("a b", "a b", "c", unfinished=2), *made("d e f", "", prompt="q"), *made("a b", prompt="r")]
     found = sample_figures(rows)
     assert found == {"repeated": 0.1667, "nearly_empty": 0.8333, "unfinished": 0.3333, "mean_characters": 2.5}
+    by_unit = SampleFigures()
+    for unit in (rows[:3], rows[3:5], rows[5:]):
+        by_unit.add(unit)
+    assert by_unit.figures() == found
     calls = made("x", "y")
     call = Message(role="assistant", content="", tool_calls=(ToolCall(name="f", arguments="{}"),))
     calls = [one.model_copy(update={"completion": (call,)}) for one in calls]
@@ -51,22 +55,22 @@ def test_each_alarm_is_a_warning_in_log_and_manifest_or_a_stop(
 ) -> None:
     rows = made(*texts, unfinished=unfinished)
     with caplog.at_level(logging.WARNING):
-        found = check_samples(rows, SampleAlarmsConfig())
+        found = check_samples(sample_figures(rows), SampleAlarmsConfig())
     assert found["alarms"] == [name]
     assert f"alarms.{name} is" in caplog.text
     with pytest.raises(CheckError, match=rf"samples: \d+% of the candidates .*alarms\.{name} is"):
-        check_samples(rows, SampleAlarmsConfig(action="stop"))
-    assert "alarms" not in check_samples(rows, SampleAlarmsConfig(**{name: None}))
-    assert "alarms" not in check_samples(rows, SampleAlarmsConfig(**{name: 1.0}, action="stop"))
+        check_samples(sample_figures(rows), SampleAlarmsConfig(action="stop"))
+    assert "alarms" not in check_samples(sample_figures(rows), SampleAlarmsConfig(**{name: None}))
+    assert "alarms" not in check_samples(sample_figures(rows), SampleAlarmsConfig(**{name: 1.0}, action="stop"))
 
 
 def test_lengths_are_compared_with_those_of_the_round_before(tmp_path: Path) -> None:
     before = former(tmp_path, {SAMPLES: {"mean_characters": 40.0}})
-    found = check_samples(made("a text of 18 chars"), SampleAlarmsConfig(former=(before,)))
+    found = check_samples(sample_figures(made("a text of 18 chars")), SampleAlarmsConfig(former=(before,)))
     assert found["shorter"] == 0.55
     assert found["alarms"] == ["shorter"]
-    longer = check_samples(made("a text of 18 chars" * 3), SampleAlarmsConfig(former=(before,)))
+    longer = check_samples(sample_figures(made("a text of 18 chars" * 3)), SampleAlarmsConfig(former=(before,)))
     assert longer["shorter"] == -0.35
     assert "alarms" not in longer
     older = former(tmp_path, {"rows": 3})
-    assert "shorter" not in check_samples(made("a text"), SampleAlarmsConfig(former=(older,)))
+    assert "shorter" not in check_samples(sample_figures(made("a text")), SampleAlarmsConfig(former=(older,)))

@@ -13,6 +13,7 @@ from align.jsonl import read_rows, write_rows
 from align.rows import Candidate, Message, PreferenceRow, PromptRow, SFTRow, VerifiedPromptRow
 from align.sampling.selection import best_and_worst, best_of
 from align.sampling.verification import Verification
+from align.sampling.work_units import Units
 from align.settings import ModelConfig, SamplingConfig
 
 ASKED = (Message(role="user", content="How much is 6 * 7?"),)
@@ -41,8 +42,7 @@ def candidates(*made: tuple[str, float], prompt_id: str = "p", finished: bool = 
 
 
 def verified(*made: tuple[str, float]) -> list[Candidate]:
-    found, _ = Verification([prompt(maths={"answer": "42"})], ["maths"]).verify(candidates(*made))
-    return found
+    return Verification([prompt(maths={"answer": "42"})], ["maths"]).verify(candidates(*made))
 
 
 def test_failures_are_recorded_and_counted_by_verifier_and_reason() -> None:
@@ -53,7 +53,10 @@ def test_failures_are_recorded_and_counted_by_verifier_and_reason() -> None:
         *candidates(("No more than 43.", 0.0), prompt_id="q"),
         *candidates(("Anything at all goes.", 0.0), prompt_id="r"),
     ]
-    found, counts = Verification(rows, ["maths", "instructions"]).verify(made)
+    verification = Verification(rows, ["maths", "instructions"])
+    found, counts = verification.verify(made), verification.counts()
+    counts.add(found[:2])
+    counts.add(found[2:])
     assert [candidate.failed for candidate in found] == [
         (),
         ("maths: wrong answer",),
@@ -61,12 +64,33 @@ def test_failures_are_recorded_and_counted_by_verifier_and_reason() -> None:
         ("instructions: words",),
         (),
     ]
-    assert counts == {
+    assert counts.by_verifier() == {
         "maths": {"passed": 1, "failed": {"wrong answer": 1, "no answer": 1}},
         "instructions": {"passed": 2, "failed": {"words": 2}},
     }
     assert [candidate.passed for candidate in found] == [("maths", "instructions"), ("instructions",), (), (), ()]
     assert [candidate.model_copy(update={"failed": (), "passed": ()}) for candidate in found] == made
+
+
+def test_what_comes_before_scoring_is_verified_once_however_often_units_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from align.judges.verifiers.maths import MathsVerifier
+
+    monkeypatch.setattr(MathsVerifier, "before_scoring", True)
+    verification, verified_texts = Verification([prompt(maths={"answer": "42"})], ["maths"]), []
+    failure = MathsVerifier.failure
+
+    def counted(self: MathsVerifier, completion: Any, *given: Any) -> Any:
+        verified_texts.append(completion[0].content)
+        return failure(self, completion, *given)
+
+    monkeypatch.setattr(MathsVerifier, "failure", counted)
+    made = [*candidates(("42", 0.0), ("41", 0.0)), *candidates(("40", 0.0), prompt_id="q")]
+    units = verification.verify_before_scoring(Units.of(made, 2))
+    for _ in range(2):
+        assert [one.failed for one in units.rows()] == [(), ("maths: wrong answer",), ()], "q has no entry"
+    assert verified_texts == ["42", "41"]
 
 
 def test_a_candidate_that_failed_is_never_the_best() -> None:

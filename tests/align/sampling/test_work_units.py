@@ -51,7 +51,7 @@ def work(folder: Path, count: int, seconds: float = 0.0, diary: Path | None = No
         return rows_of(number), 1
 
     settings = {"folder": folder, "key": {"count": count}, "label": "fake", "things": "rows"} | changed
-    return run_units(range(count), make, Made, **settings)  # type: ignore[arg-type]
+    return list(run_units(range(count), make, Made, **settings).rows())  # type: ignore[arg-type]
 
 
 def in_a_fork(folder: Path, count: int, seconds: float, diary: Path, start: Any) -> None:
@@ -149,7 +149,7 @@ def test_the_first_of_two_results_is_kept(tmp_path: Path) -> None:
         return [Made(id="late", source="test", value=0)] if number == 1 else rows_of(number), 1
 
     found = run_units(range(3), late, Made, folder=tmp_path, key={"count": 3}, label="fake", things="rows")
-    assert found == expected(3)
+    assert list(found.rows()) == expected(3)
     assert sorted(files_in(tmp_path)) == ["unit-00000.jsonl", "unit-00001.jsonl", "unit-00002.jsonl", "units.json"]
 
 
