@@ -4,6 +4,7 @@
     python tests/bench/sampling.py forward      # 200 prompts x 8: the share of the time inside the model's forward pass
     python tests/bench/sampling.py processes    # recipes/rejection_sample.py with one process and with two
     python tests/bench/sampling.py kills        # the same command killed 20 times at random, 1 and 2 processes
+    python tests/bench/sampling.py memory       # selection and files of 10,000 and 100,000 candidates: peak memory
 
 All with the 135M model of `make assets`. `generate` and `forward` suppress no token and end no completion before its
 length, so that both sides do the same work. `processes` and `kills` run the recipe as a user starts it, with one thread
@@ -124,6 +125,21 @@ def kills(arguments: argparse.Namespace) -> dict[str, Any]:
     return found | {"candidates": len(rows), "bytes": "the same"}
 
 
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of the passes over units of candidates, without a model (`tests/last_pass.py`), each in a process of
+    its own: 10,000 candidates of 500 characters, ten times as many, and texts ten times as long."""
+    found = {}
+    for prompts, characters in ((625, 500), (6250, 500), (625, 5000)):
+        folder = arguments.folder / f"{prompts}-{characters}"
+        command = [sys.executable, "tests/last_pass.py", str(folder), str(prompts), "16", str(characters)]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        size = round((folder / "candidates.jsonl").stat().st_size / 2**20)
+        name = f"{prompts * 16} candidates of {characters} characters"
+        found[name] = json.loads(printed.splitlines()[-1]) | {"MiB in candidates.jsonl": size}
+        shutil.rmtree(folder)
+    return found
+
+
 def _endless(length: int, dtype: str) -> tuple[Any, Any]:
     """Our backend and its model, which ends no completion before `length` tokens."""
     from align.generation.local import LocalBackend
@@ -222,7 +238,9 @@ def _ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[function.__name__ for function in (generate, forward, processes, kills)])
+    parser.add_argument(
+        "what", choices=[function.__name__ for function in (generate, forward, processes, kills, memory)]
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--folder", type=Path, default=Path("runs/bench-sampling"))
     parser.add_argument("--reward-model", type=Path, default=Path("runs/rehearsal/round-1/reward"))
