@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -146,27 +147,59 @@ def assert_same_training(one: Path, other: Path) -> None:
         assert (after[name] - before[name]).norm() < 1e-5 * before[name].norm(), name
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, data: Path) -> dict[str, Path]:
+    """The runs that others are compared with: one process, left alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    for stage in ("sft", "dpo"):
+        run(command(stage, [PYTHON], tiny_checkpoint, data, folder / stage))
+    return {stage: folder / stage for stage in ("sft", "dpo")}
+
+
+def killed_after_two_steps(words: list[str], output: Path) -> None:
+    started = Started(words)
+    started.wait_for((output / "checkpoint-2/MANIFEST.json").exists)
+    started.kill()
+    assert not (output / "MANIFEST.json").exists(), "it was killed in the middle"
+
+
 @pytest.mark.engine
 def test_sft_in_two_groups_of_two_that_is_killed_and_resumed_equals_one_process(
-    tmp_path: Path, tiny_checkpoint: Path, data: Path
+    tmp_path: Path, tiny_checkpoint: Path, data: Path, alone: dict[str, Path]
 ) -> None:
-    run(command("sft", [PYTHON], tiny_checkpoint, data, tmp_path / "alone"))
     settings = ("training.sequence_parallel=2", "model.gradient_checkpointing=true")
     shared = command("sft", [*ZERO3, *FOUR], tiny_checkpoint, data, tmp_path / "shared", *settings)
-    started = Started(shared)
-    started.wait_for((tmp_path / "shared/checkpoint-2/MANIFEST.json").exists)
-    started.kill()
-    assert not (tmp_path / "shared/MANIFEST.json").exists(), "it was killed in the middle"
+    killed_after_two_steps(shared, tmp_path / "shared")
     assert "resuming from" in run(shared)
-    assert_same_training(tmp_path / "alone", tmp_path / "shared")
+    assert_same_training(alone["sft"], tmp_path / "shared")
+
+
+@pytest.mark.engine
+def test_dpo_on_two_processes_that_share_rows_goes_on_in_one_process_and_in_two_groups_of_two(
+    tmp_path: Path, tiny_checkpoint: Path, data: Path, alone: dict[str, Path]
+) -> None:
+    """ZeRO-3 divides its states among all processes, those that share rows too. Reference values are found by row."""
+    output, other = tmp_path / "shared", tmp_path / "four"
+    two = command("dpo", ZERO3, tiny_checkpoint, data, output, "training.sequence_parallel=2")
+    killed_after_two_steps(two, output)
+    shutil.copytree(output, other)
+    starts = {
+        output: command("dpo", [*ZERO3, "--num_processes", "1"], tiny_checkpoint, data, output),
+        other: command("dpo", [*ZERO3, *FOUR], tiny_checkpoint, data, other, "training.sequence_parallel=2"),
+    }
+    for (folder, words), now in zip(starts.items(), (1, 4), strict=True):
+        printed = run(words)
+        assert f"resuming from {folder}/checkpoint-2" in printed
+        assert f"are divided among {now} now" in printed
+        assert "15 rows are known, 0 steps to compute" in printed
+        assert_same_training(alone["dpo"], folder)
 
 
 @pytest.mark.engine
 def test_dpo_on_two_processes_that_share_rows_equals_one_process(
-    tmp_path: Path, tiny_checkpoint: Path, data: Path
+    tmp_path: Path, tiny_checkpoint: Path, data: Path, alone: dict[str, Path]
 ) -> None:
-    run(command("dpo", [PYTHON], tiny_checkpoint, data, tmp_path / "alone"))
     run(command("dpo", ZERO3, tiny_checkpoint, data, tmp_path / "shared", "training.sequence_parallel=2"))
-    assert_same_training(tmp_path / "alone", tmp_path / "shared")
+    assert_same_training(alone["dpo"], tmp_path / "shared")
     first = metrics_of(tmp_path / "shared")[1]
     assert first["absolute_margin"] == 0, "the reference pass has the values of the first step"
