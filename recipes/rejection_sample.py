@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from align.config import Recipe, Section, dump, main
 from align.judges.verifiers.catalog import LIBRARIES, VerifierName
-from align.rows import Candidate, PromptRow, Row
+from align.rows import Candidate, PromptRow
 from align.sampling.choosing_k import ChooseKConfig
 from align.sampling.collapse import SAMPLES, SampleAlarmsConfig, SampleFigures, check_samples
 from align.sampling.steering import Steering, SteeringExamplesConfig
@@ -27,7 +28,7 @@ from data_builders.quality.settings import DecontaminationConfig
 
 if TYPE_CHECKING:
     from align.generation.engine import GenerationEngine
-    from align.sampling.selection import Selection
+    from align.sampling.row_files import Choice, RowFile
     from align.sampling.verification import VerdictCounts, Verification
     from align.sampling.work_units import Units
     from align.sampling.workers import Workers
@@ -255,64 +256,44 @@ def _write_files(
     """Choose among the candidates, and write the files, one unit after another. Of several processes one does so, when
     all units are there. The files get their names when every unit was read and no alarm stops the run.
     """
+    from align.sampling.row_files import write_units
     from align.sampling.selection import best_and_worst, best_of
 
     figures, counts, limits = SampleFigures(), dict[str, Any](), recipe.pairs
     with ExitStack() as files:  # closed in reverse order: the manifest of the candidates is the last file
         all_of_them = files.enter_context(_row_file(recipe, "candidates", counts))
         all_of_them.dropped.update(dropped)
-        pairs = files.enter_context(_row_file(recipe, "preferences")) if limits.enabled else None
-        sft = files.enter_context(_row_file(recipe, "sft")) if recipe.sft else None
-        for unit in candidates:
-            all_of_them.add(unit)
-            verified.add(unit)
-            figures.add(unit)
-            if sft is not None:
-                best = best_of(unit, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label)
-                sft.add_selected(best, evaluation)
-            if pairs is not None:
-                found = best_and_worst(
-                    unit,
-                    limits.min_gap,
-                    max_similarity=limits.max_similarity,
-                    min_score=recipe.min_score,
-                    all_passed=limits.all_passed,
-                    source=recipe.label,
-                )
-                pairs.add_selected(found, evaluation)
+        chosen: list[tuple[RowFile, Choice]] = []
+        if limits.enabled:
+            pairs = partial(
+                best_and_worst,
+                min_gap=limits.min_gap,
+                max_similarity=limits.max_similarity,
+                min_score=recipe.min_score,
+                all_passed=limits.all_passed,
+                source=recipe.label,
+            )
+            chosen.append((files.enter_context(_row_file(recipe, "preferences")), pairs))
+        if recipe.sft:
+            best = partial(best_of, per_prompt=recipe.sft_per_prompt, min_score=recipe.min_score, source=recipe.label)
+            chosen.append((files.enter_context(_row_file(recipe, "sft")), best))
+        write_units(candidates, all_of_them, chosen, [verified.add, figures.add], evaluation.without_repeats)
         counts |= {"verified": verified.by_verifier(), "steered": dict(steered)}
         counts[SAMPLES] = check_samples(figures.figures(), recipe.alarms)
 
 
-class _RowFile:
-    """An open file of rows, and what its manifest counts."""
-
-    def __init__(self, handle: IO[str]) -> None:
-        self._handle = handle
-        self.sources, self.dropped, self.repeats = Counter[str](), Counter[str](), Counter[str]()
-
-    def add(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            self._handle.write(row.json_line())
-            self.sources[row.source] += 1
-
-    def add_selected(self, found: Selection[Any], evaluation: Decontamination) -> None:
-        """Add selected rows, without those that repeat an example of an evaluation."""
-        self.dropped.update(found.dropped)
-        self.add(evaluation.without_repeats(found.rows, self.repeats))
-
-
 @contextmanager
-def _row_file(recipe: RejectionSampleRecipe, name: str, more: Mapping[str, Any] | None = None) -> Iterator[_RowFile]:
+def _row_file(recipe: RejectionSampleRecipe, name: str, more: Mapping[str, Any] | None = None) -> Iterator[RowFile]:
     """A file of rows, which appears whole when the block ends well, and then its manifest. more: other counts in it."""
     from align.files import whole_file
     from align.manifest import write_data_manifest
     from align.records import inputs_of
     from align.reporting import logger
+    from align.sampling.row_files import RowFile
 
     path = recipe.output_dir / f"{name}.jsonl"
     with whole_file(path) as handle:
-        yield (file := _RowFile(handle))
+        yield (file := RowFile(handle))
     rows, dropped = file.sources.total(), {**file.dropped, **dict(sorted(file.repeats.items()))}
     counts = {"rows": rows, "dropped": dropped, "sources": dict(sorted(file.sources.items()))}
     if found := {what: value for what, value in (more or {}).items() if value}:
