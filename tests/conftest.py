@@ -188,7 +188,7 @@ def left_unfinished() -> Callable[[], AbstractContextManager[None]]:
 
     @contextmanager
     def unfinished() -> Iterator[None]:
-        from align.trainers.base import TreeTrainer
+        from align.trainers.checkpointing import Checkpointing
 
         class Killed(BaseException):
             pass
@@ -197,7 +197,7 @@ def left_unfinished() -> Callable[[], AbstractContextManager[None]]:
             raise Killed
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TreeTrainer, "_finish", die)
+            patch.setattr(Checkpointing, "finish", die)
             try:
                 yield
             except Killed:

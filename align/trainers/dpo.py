@@ -211,8 +211,8 @@ class DPOTrainer(TreeTrainer):
             low_precision=self.model.low_precision,
         )
 
-    def _batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
-        return self._with_reference(super()._batch(members, weight), members, self.reference)
+    def batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
+        return self._with_reference(super().batch(members, weight), members, self.reference)
 
     def held_out_batch(self, members: Sequence[int], weight: float = 1.0) -> TreeBatch:
         return self._with_reference(super().held_out_batch(members, weight), members, self.held_out_reference)

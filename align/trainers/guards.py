@@ -29,6 +29,7 @@ from align.errors import CheckError, CorruptionError, RolledBack
 from align.files import whole_file
 from align.models.fitting import is_finite
 from align.settings import TrainingConfig
+from align.trainers.gradients import BinLoss, Gradients
 from align.trainers.processes import Processes
 from align.trainers.rollbacks import SKIPPED, Rollback, skipped_trees, write_rollbacks
 from align.trainers.spikes import SpikeMeter
@@ -52,13 +53,6 @@ _NAMED_ROWS = 8
 """At most this many rows are named in an error."""
 
 
-class BinLoss(NamedTuple):
-    """The loss of one packed row, and the rows in it."""
-
-    loss: Tensor
-    ids: Sequence[str]
-
-
 class StepValues(NamedTuple):
     """What is judged of a step."""
 
@@ -78,10 +72,8 @@ class Guarded(Protocol):
     state: TrainerState
     model: Any
     rollbacks: list[Rollback]
+    gradients: Gradients
 
-    def passes(self, model: nn.Module, planned: StepPlan) -> list[BinLoss]: ...
-    def clear_gradients(self, model: nn.Module) -> None: ...
-    def gradient_norm(self, model: nn.Module) -> float: ...
     def run_notes(self) -> dict[str, Any]: ...
 
 
@@ -115,10 +107,11 @@ class StepGuards:
         cause = self._fault(losses, first)
         if cause is None:
             return
-        self.trainer.clear_gradients(model)
+        gradients = self.trainer.gradients
+        gradients.clear(model)
         _set_random_state(self._random, self.trainer.args.device)
-        again = self.trainer.passes(model, self.planned)
-        self._refuse_corruption(first, _values(again, self.trainer.gradient_norm(model)))
+        again = gradients.compute(model, self.planned)
+        self._refuse_corruption(first, _values(again, gradients.norm(model)))
         self._roll_back(cause)
 
     def _fault(self, losses: Sequence[BinLoss], values: StepValues) -> str | None:

@@ -42,6 +42,8 @@ _BASE = "align/trainers/base.py"
 _ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
 _ZERO_3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
 _SAVING = "align/trainers/saving.py"
+_GRADIENTS = "align/trainers/gradients.py"
+_CHECKPOINTING = "align/trainers/checkpointing.py"
 _RESHARDING = "align/trainers/resharding.py"
 _ATTENTION = "align/tree/attention.py"
 
@@ -98,7 +100,7 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         f"{_TRAINER}.save_model",
-        _BASE,
+        _CHECKPOINTING,
         "called with `_internal_call`, which leaves the Hub alone",
         ("(self, output_dir=None, _internal_call=False)",),
     ),
@@ -171,7 +173,7 @@ HOOKS: tuple[Hook, ...] = (
     # accelerate and DeepSpeed
     Hook(
         "accelerate.state:GradientState._set_sync_gradients",
-        _BASE,
+        _GRADIENTS,
         "called: gradients are averaged in the last bin of a step only",
         ("(self, sync_gradients)",),
     ),
@@ -183,19 +185,19 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         "accelerate.utils.deepspeed:DeepSpeedEngineWrapper.backward",
-        _BASE,
+        _GRADIENTS,
         "replaced: the gradients are judged between the engine's `backward` and its `step`",
         ("(self, loss, sync_gradients=True, **kwargs)",),
     ),
     Hook(
         f"{_ENGINE}.set_gradient_accumulation_boundary",
-        _BASE,
+        _GRADIENTS,
         "called: as accelerate does before `backward`",
         ("(self, is_boundary)",),
     ),
     Hook(
         f"{_ENGINE}.scale_wrt_gas",
-        _BASE,
+        _GRADIENTS,
         "passed to backward: losses are divided already",
         in_source=True,
     ),
@@ -213,13 +215,13 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         f"{_ENGINE}.save_checkpoint",
-        _SAVING,
+        "align/trainers/engine.py",
         "called with `exclude_frozen_parameters` for adapters",
         ("(self, save_dir, tag=None, client_state={}, save_latest=True, exclude_frozen_parameters=False)",),
     ),
     Hook(
         f"{_ENGINE}.load_checkpoint",
-        _SAVING,
+        "align/trainers/engine.py",
         "extended: reference log-probabilities come before it, and it reads no pickle that could run code; called "
         "without `load_module_strict` for adapters",
         (

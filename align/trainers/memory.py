@@ -8,9 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import TrainingArguments
 
 import align.models.memory as models
 from align.settings import ModelConfig, TrainingConfig
+from align.trainers.validation import Validation
+from align.tree.pack import RunPlan
+
+
+class Training(Protocol):
+    """What the message needs of a trainer."""
+
+    start: ModelConfig
+    training: TrainingConfig
+    plan: RunPlan
+    validation: Validation | None
+    args: TrainingArguments
+    model: Any
+    is_deepspeed_enabled: bool
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,20 @@ class StepMemory:
     on_gpu: bool
     sharded: bool
     """Whether DeepSpeed spreads the model over processes."""
+
+    @classmethod
+    def of(cls, trainer: Training) -> StepMemory:
+        """What it is in the run of a trainer."""
+        plans = [trainer.plan] if trainer.validation is None else [trainer.plan, trainer.validation.plan]
+        return cls(
+            trainer.start,
+            trainer.training,
+            token_budget=trainer.plan.token_budget,
+            longest_row=max(int(plan.sizes.max()) for plan in plans),
+            precision=trainer.model.precision,
+            on_gpu=trainer.args.device.type == "cuda",
+            sharded=trainer.is_deepspeed_enabled,
+        )
 
     def now(self) -> str:
         """The settings, for the message."""

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -158,42 +157,6 @@ def require_savable(model: Any, start: Path | str) -> None:
 def _tied_names(model: Any) -> set[str]:
     """Weights that are saved under another name only: a tied output head."""
     return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
-
-
-def leave_frozen_weights_out(engine: Any) -> None:
-    """Make DeepSpeed's checkpoints contain the trained adapter only, without the base, which never changes.
-
-    transformers does so for `PeftModel` only, and our adapter is attached to the model in place. Loading must then
-    accept that the frozen weights are missing.
-    """
-    load = engine.load_checkpoint
-    engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
-    engine.load_checkpoint = lambda *a, **settings: load(*a, **(settings | {"load_module_strict": False}))
-
-
-def call_before_loading(engine: Any, action: Callable[[Any], None]) -> None:
-    """Make DeepSpeed's engine call `action(engine)` before it loads a checkpoint.
-
-    Without DeepSpeed `TreeTrainer._load_from_checkpoint` is that place.
-    """
-    load = engine.load_checkpoint
-
-    def load_checkpoint(*arguments: Any, **settings: Any) -> Any:
-        action(engine)
-        return load(*arguments, **settings)
-
-    engine.load_checkpoint = load_checkpoint
-
-
-def refuse_code_while_loading(engine: Any) -> None:
-    """Make DeepSpeed's engine load nothing but tensors, plain values and four classes of DeepSpeed's own."""
-    load = engine.load_checkpoint
-
-    def load_checkpoint(folder: str, *arguments: Any, **settings: Any) -> Any:
-        with tensors_only(folder):
-            return load(folder, *arguments, **settings)
-
-    engine.load_checkpoint = load_checkpoint
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from align.effective_time import RunClock
 from align.reporting import Progress, logger
 from align.settings import TrainingConfig
+from align.trainers.metrics import RunMetrics
 from align.trainers.processes import Processes
 from align.trainers.trackers import Speed
 from align.tree.pack import RunPlan
@@ -29,10 +30,10 @@ class Steered(Protocol):
 
     stage: str
     plan: RunPlan
-    progress_note: str
     processes: Processes
     training: TrainingConfig
     speed: Speed
+    metrics: RunMetrics
     clock: RunClock
 
 
@@ -114,7 +115,7 @@ class Steering(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress and state.global_step > self.progress.done:
-            self.progress.advance(state.global_step - self.progress.done, self.trainer.progress_note)
+            self.progress.advance(state.global_step - self.progress.done, self.trainer.metrics.note)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -96,10 +96,11 @@ def flip(values: torch.Tensor, place: int, bit: int) -> None:
 @contextmanager
 def injected(fault: Fault, rng: random.Random) -> Iterator[None]:
     """In the block, SFT trainings have the fault."""
+    from align.trainers.gradients import Gradients
     from align.trainers.probe import Probe
     from align.trainers.sft import SFTTrainer
 
-    honest_loss, honest_passes, honest_check = SFTTrainer.batch_loss, SFTTrainer.passes, Probe.check
+    honest_loss, honest_compute, honest_check = SFTTrainer.batch_loss, Gradients.compute, Probe.check
     done: list[str] = []
 
     def a_weight(trainer: Any) -> nn.Parameter:
@@ -115,16 +116,16 @@ def injected(fault: Fault, rng: random.Random) -> Iterator[None]:
             loss.register_hook(lambda gradient: gradient * fault.factor)
         return loss
 
-    def passes(self: Any, *arguments: Any) -> Any:
-        here = self.state.global_step + 1 == fault.step and not done
+    def compute(self: Any, *arguments: Any) -> Any:
+        here = self.trainer.state.global_step + 1 == fault.step and not done
         if here and fault.kind == "weight bit":
             done.append(fault.kind)
-            weight = a_weight(self)
+            weight = a_weight(self.trainer)
             flip(weight, rng.randrange(weight.numel()), fault.bit)
-        losses = honest_passes(self, *arguments)
+        losses = honest_compute(self, *arguments)
         if here and fault.kind == "gradient bit":
             done.append(fault.kind)
-            gradient = a_weight(self).grad
+            gradient = a_weight(self.trainer).grad
             assert gradient is not None
             flip(gradient, int(gradient.abs().argmax()), fault.bit)
         return losses
@@ -148,7 +149,7 @@ def injected(fault: Fault, rng: random.Random) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SFTTrainer, "batch_loss", batch_loss)
-        patch.setattr(SFTTrainer, "passes", passes)
+        patch.setattr(Gradients, "compute", compute)
         patch.setattr(Probe, "check", check)
         yield
 

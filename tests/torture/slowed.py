@@ -20,17 +20,17 @@ sys.path.insert(0, str(ROOT))
 PARTS = {
     "start-up": "align.models.loading:load_policy",
     "encoding": "align.trainers.data:_recorded",
-    "checks": "align.trainers.base:TreeTrainer.run_checks",
+    "checks": "align.trainers.base:run_checks",
     "reference pass": "align.trainers.reference:ReferenceCache._make_step",
     "steps": "align.trainers.dpo:DPOTrainer.batch_loss",
     "validation": "align.trainers.validation:Validation._means",
-    "saving": "align.trainers.base:require_saved",
-    "finishing": "align.trainers.base:convert_weights",
+    "saving": "align.trainers.checkpointing:require_saved",
+    "finishing": "align.trainers.checkpointing:convert_weights",
 }
 """Part of a run -> the function that is delayed. Of `saving` it is between the files and their manifest."""
 
 OTHERS = {
-    "disk check": "align.trainers.base:require_space_for_checkpoint",
+    "disk check": "align.trainers.checkpointing:require_space_for_checkpoint",
     "every step": "align.trainers.dpo:DPOTrainer.batch_loss",
 }
 """The same for other tests: `disk check` is delayed after the second check, `every step` in each step."""

@@ -22,7 +22,7 @@ from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
 from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import GuardsConfig, ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
 from align.trainers.checkpoints import CheckpointFolders
-from align.trainers.saving import refuse_code_while_loading
+from align.trainers.engine import refuse_code_while_loading
 from align.trainers.schedules import Schedule, warmup_steps
 from tests.metrics import metrics_of
 

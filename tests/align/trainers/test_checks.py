@@ -213,17 +213,17 @@ def test_the_log_shows_what_the_loss_reads_and_what_it_leaves_out(
 def test_checks_change_no_bit_and_draw_no_random_number(
     stage: str, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from align.trainers.base import TreeTrainer
+    from align.trainers import base
 
-    honest = TreeTrainer.run_checks
+    honest = base.run_checks
     states = []
 
-    def watched(self, model):
+    def watched(trainer, model):
         before = torch.get_rng_state()
-        honest(self, model)
+        honest(trainer, model)
         states.append(torch.equal(before, torch.get_rng_state()))
 
-    monkeypatch.setattr(TreeTrainer, "run_checks", watched)
+    monkeypatch.setattr(base, "run_checks", watched)
     checked = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "checked")
     plain = train(stage, tmp_path, tiny_checkpoint, precision="bf16", output_dir=tmp_path / "plain", checks=False)
     assert states == [True]

@@ -283,10 +283,10 @@ def test_optimizer_states_go_when_a_run_is_finished(layout: str, keep_optimizer:
 def test_an_adapter_is_rounded_and_a_killed_run_deletes_its_states_when_it_is_started_again(
     train: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from align.trainers.base import TreeTrainer
+    from align.trainers.checkpointing import Checkpointing
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TreeTrainer, "_clear_finished", lambda self: None)
+        patch.setattr(Checkpointing, "clear_finished", lambda self: None)
         output = train(tmp_path / "run", lora=True, save_steps=2, save_dtype="bfloat16", keep_optimizer=True)
     assert_rounded(output, "adapter_model.safetensors")
     written = output / "checkpoint-2"

@@ -209,18 +209,18 @@ def test_a_step_with_other_values_the_second_time_is_suspected_corruption_and_th
 def test_weights_that_are_not_finite_at_a_save_are_computed_again_from_the_last_checkpoint(
     lasting: bool, train: Callable[..., Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from align.trainers.sft import SFTTrainer
+    from align.trainers.gradients import Gradients
 
-    honest, steps = SFTTrainer.passes, []
+    honest, steps = Gradients.compute, []
 
-    def passes(self, *arguments):
+    def compute(self, *arguments):
         losses = honest(self, *arguments)
-        steps.append(self.state.global_step + 1)
+        steps.append(self.trainer.state.global_step + 1)
         if steps[-1] == 4 and (lasting or steps.count(4) == 1):  # between the step's judgement and its update
-            next(self.hugging_face_model.parameters()).data[3, 3] = math.inf
+            next(self.trainer.hugging_face_model.parameters()).data[3, 3] = math.inf
         return losses
 
-    monkeypatch.setattr(SFTTrainer, "passes", passes)
+    monkeypatch.setattr(Gradients, "compute", compute)
     if lasting:
         with pytest.raises(
             CheckError, match=r"step 4: the weight model\.embed_tokens\.weight is not finite after the up"

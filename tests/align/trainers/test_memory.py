@@ -16,7 +16,6 @@ from align.judges.reward_model import RewardModelJudge
 from align.models.loading import load_generator, load_policy, load_reward_model, load_tokenizer
 from align.rows import Message
 from align.settings import LoRAConfig, ModelConfig, SamplingConfig, TrainingConfig
-from align.trainers.base import TreeTrainer
 from align.trainers.memory import StepMemory, memory_errors
 from align.tree.pack import RunPlan
 
@@ -93,7 +92,7 @@ def test_the_longest_row_may_be_a_held_out_one() -> None:
             **{"plan": plan_of(trained), "validation": validation, "is_deepspeed_enabled": False},
             **{"model": SimpleNamespace(precision="fp32"), "args": SimpleNamespace(device=torch.device("cpu"))},
         )
-        return TreeTrainer._step_memory(cast(Any, trainer)).longest_row
+        return StepMemory.of(cast(Any, trainer)).longest_row
 
     def plan_of(sizes: list[int]) -> RunPlan:
         return RunPlan(sizes, batch_size=2, token_budget=64, epochs=1, max_steps=None, seed=0, processes=1, process=0)

@@ -28,21 +28,23 @@ STEPS, ROWS = 9, 20
 RECORDED = """
 import json, torch
 from align.config import main
-from align.trainers.dpo import DPOTrainer
+from align.trainers.gradients import Gradients
 from recipes.dpo import DPORecipe, run
 
-passes = DPOTrainer.passes
+compute = Gradients.compute
 
 def recorded(self, model, planned):
-    loaded = self.output / f"loaded-{self.args.world_size}-{self.args.process_index}.pt"
+    trainer = self.trainer
+    name = f"{trainer.args.world_size}-{trainer.args.process_index}"
+    loaded = trainer.output / f"loaded-{name}.pt"
     if not loaded.exists():
         torch.save(self._engine.optimizer.state_dict(), loaded)
-    ids = [self.trees[row].id for members in planned.bins for row in members]
-    with open(self.output / f"rows-{self.args.world_size}-{self.args.process_index}.jsonl", "a") as handle:
-        print(json.dumps([self.state.global_step + 1, ids]), file=handle)
-    return passes(self, model, planned)
+    ids = [trainer.trees[row].id for members in planned.bins for row in members]
+    with open(trainer.output / f"rows-{name}.jsonl", "a") as handle:
+        print(json.dumps([trainer.state.global_step + 1, ids]), file=handle)
+    return compute(self, model, planned)
 
-DPOTrainer.passes = recorded
+Gradients.compute = recorded
 main(DPORecipe, run)
 """
 """recipes/dpo.py, which also writes down which rows each process has trained on in which step, and saves what

@@ -52,14 +52,14 @@ def test_an_error_of_the_second_node_in_a_step_ends_the_first_too(tmp_path: Path
     script.write_text(
         "from align.config import main\n"
         "from align.errors import CheckError\n"
-        "from align.trainers.dpo import DPOTrainer\n"
+        "from align.trainers.gradients import Gradients\n"
         "from recipes.dpo import DPORecipe, run\n"
-        "honest = DPOTrainer.passes\n"
-        "def passes(self, *arguments):\n"
-        "    if self.state.global_step == 1 and not self.is_world_process_zero():\n"
+        "honest = Gradients.compute\n"
+        "def compute(self, *arguments):\n"
+        "    if self.trainer.state.global_step == 1 and not self.trainer.is_world_process_zero():\n"
         "        raise CheckError('step 2', 'the second node fails', 'Nothing to do')\n"
         "    return honest(self, *arguments)\n"
-        "DPOTrainer.passes = passes\n"
+        "Gradients.compute = compute\n"
         "main(DPORecipe, run)\n"
     )
     _, *arguments = command(tiny_checkpoint, tmp_path / "pairs.jsonl", tmp_path / "run", [])
