@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -204,23 +204,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_folder(folder: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint. Raises CheckpointError naming the first file that is missing or differs."""
+def verify_folder(folder: Path, checked: Collection[str] = ()) -> dict[str, Any]:
+    """The manifest of a whole checkpoint. Raises CheckpointError naming the first file that is missing or differs.
+
+    checked: names of files that another process has found to be whole (`align/trainers/verifying.py`).
+    """
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
-        file = folder / name
-        try:
-            size = file.stat().st_size
-            if size != expected["bytes"]:
-                what = f"has {size} bytes where {SEAL} says {expected['bytes']}"
-                raise CheckpointError(file, what, _AGAIN)
-            if fingerprint(file) != expected["blake3"]:
-                raise CheckpointError(file, f"does not have the content that {SEAL} says", _AGAIN)
-        except FileNotFoundError:
-            raise CheckpointError(file, f"is listed in {SEAL}, but missing", _AGAIN) from None
-        except OSError as error:
-            raise CheckpointError(file, f"cannot be read ({error.strerror or error})", _AGAIN) from None
+        if name not in checked:
+            verify_file(folder / name, expected)
     return manifest
+
+
+def verify_file(file: Path, expected: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless a file has the size and the content of its entry in MANIFEST.json."""
+    try:
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            what = f"has {size} bytes where {SEAL} says {expected['bytes']}"
+            raise CheckpointError(file, what, _AGAIN)
+        if fingerprint(file) != expected["blake3"]:
+            raise CheckpointError(file, f"does not have the content that {SEAL} says", _AGAIN)
+    except FileNotFoundError:
+        raise CheckpointError(file, f"is listed in {SEAL}, but missing", _AGAIN) from None
+    except OSError as error:
+        raise CheckpointError(file, f"cannot be read ({error.strerror or error})", _AGAIN) from None
 
 
 def is_whole(folder: Path) -> bool:

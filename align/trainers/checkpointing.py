@@ -31,6 +31,7 @@ from align.trainers.rollbacks import Rollback, require_rows_left, require_run_of
 from align.trainers.saving import convert_weights, expected_shapes, model_files, require_savable, require_saved
 from align.trainers.sealing import seal_together
 from align.trainers.validation import Validation, copy_model, whole_model
+from align.trainers.verifying import agree_verifying
 from align.trainers.watchdog import Watchdog
 from align.trainers.weights import require_storable_weights
 from align.tree.encode import PromptTree
@@ -101,7 +102,7 @@ class Checkpointing:
         """Whether the folder holds the finished model of this run. Then what it no longer needs is deleted."""
         trainer = self.trainer
         trainer.watchdog.note_progress("verifying the finished model")
-        if not trainer.processes.agree(self.folders.finished):
+        if not agree_verifying(trainer.processes, self.folders.finished):
             return False
         log.info("%s is finished already; nothing to train", trainer.output)
         self.clear_finished()
@@ -117,7 +118,7 @@ class Checkpointing:
         require_savable(model, trainer.start.path)
         require_storable_weights(model, trainer.training.save_dtype, trainer.processes)
         trainer.watchdog.note_progress("verifying checkpoints")
-        checkpoint = agree(self.folders.newest)
+        checkpoint = agree_verifying(trainer.processes, self.folders.newest)
         trainer.watchdog.note_progress("the start")
         agree(lambda: require_run_of(self.folders, trainer.rollbacks, checkpoint))
         require_rows_left(trainer.plan, trainer.output)

@@ -26,6 +26,7 @@ from align.trainers.reference import checkpoint_fingerprint, checkpoint_folder, 
 from align.trainers.resharding import has_zero3_states, state_files
 from align.trainers.resuming import LENGTH, Default, Run, refuse_other_run
 from align.trainers.saving import MODEL_SUFFIXES, STATE, require_finite
+from align.trainers.verifying import Verify
 from align.tree.encode import PromptTree
 
 log = logger(__name__)
@@ -66,7 +67,10 @@ def template_fingerprint(start: Path | str, protocol: ChatProtocol, revision: st
 
 @dataclass
 class CheckpointFolders:
-    """The checkpoints of one run. Rank zero asks; the others learn its answers."""
+    """The checkpoints of one run. Rank zero asks; the others learn its answers.
+
+    verify: of `finished` and `newest`, which read whole folders, so that other processes can help.
+    """
 
     output: Path
     stage: str
@@ -90,14 +94,14 @@ class CheckpointFolders:
     def of_step(self, step: int) -> Path:
         return self.output / f"{CHECKPOINT}{step}"
 
-    def finished(self) -> bool:
+    def finished(self, verify: Verify = verify_folder) -> bool:
         """Whether the output folder holds the finished model of this very run.
 
         False if the run is to be extended: it has another number of steps now, and a checkpoint to resume from.
         Raises CheckpointError if the folder holds the model of another run, or of one that cannot be extended.
         """
         try:
-            manifest = verify_folder(self.output)
+            manifest = verify(self.output)
             require_finite(self.output, manifest)
         except CheckpointError as error:
             if (self.output / SEAL).exists():
@@ -106,10 +110,10 @@ class CheckpointFolders:
         same_length = self._steps_of(manifest) == self.steps
         refuse_other_run(self._run, self.output, manifest, finished=same_length)
         if not same_length:
-            self._require_extendable(manifest)
+            self._require_extendable(manifest, verify)
         return same_length
 
-    def newest(self) -> Path | None:
+    def newest(self, verify: Verify = verify_folder) -> Path | None:
         """The newest checkpoint that can be resumed from; damaged ones are named and passed over.
 
         Raises CheckpointError if it belongs to another run, or if a file in it could run code; ConfigError if it was
@@ -119,7 +123,7 @@ class CheckpointFolders:
             return self._resumed
         for folder in self._folders():
             try:
-                manifest = self._verify(folder)
+                manifest = self._verify(folder, verify)
             except CheckpointError as error:
                 log.warning("passing over a checkpoint: %s", error)
                 continue
@@ -211,9 +215,9 @@ class CheckpointFolders:
         found = [path for path in self.output.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
         return sorted((path for path in found if path.is_dir()), key=_step, reverse=True)
 
-    def _verify(self, folder: Path) -> dict[str, Any]:
+    def _verify(self, folder: Path, verify: Verify = verify_folder) -> dict[str, Any]:
         """The manifest of a checkpoint that can be resumed from. Raises CheckpointError if it cannot."""
-        manifest = verify_folder(folder)
+        manifest = verify(folder)
         if manifest.get("step") != _step(folder) or folder.name != f"{CHECKPOINT}{_step(folder)}":
             what = f"its {SEAL} is of step {manifest.get('step')}, which its name does not say"
             raise CheckpointError(folder, what, f"Rename it to {CHECKPOINT}{manifest.get('step')}, or delete it")
@@ -253,7 +257,7 @@ class CheckpointFolders:
         recorded = manifest.get("steps")
         return recorded if isinstance(recorded, int) and self.steps is not None else self.steps
 
-    def _require_extendable(self, manifest: Mapping[str, Any]) -> None:
+    def _require_extendable(self, manifest: Mapping[str, Any], verify: Verify) -> None:
         """Raise CheckpointError if the finished run cannot get the number of steps that it is started with now."""
         before = self._steps_of(manifest)
         settings = " and ".join(LENGTH)
@@ -262,7 +266,7 @@ class CheckpointFolders:
         assert self.steps is not None
         if self.steps < before:
             raise CheckpointError(self.output, what, f"Restore {settings}, or choose another training.output_dir")
-        self._resumed = self.newest()
+        self._resumed = self.newest(verify)
         if self._resumed is None:
             how = (
                 "To train on, start a new run from this model (model.path, another training.output_dir, the steps that "

@@ -83,7 +83,7 @@ class Processes:
         """
         answer: list[Any] = [None, None]
         if self.is_first:
-            answer = list(_answer_or_error(question))
+            answer = list(answer_or_error(question))
         if self.count > 1:
             self.times.communicating(dist.broadcast_object_list)(answer, src=0, group=self._patient_group)
         if answer[1] is not None:
@@ -96,7 +96,7 @@ class Processes:
 
         If it raises an AlignError or OSError on any of them, all processes raise the first of these.
         """
-        found = self.gathered_objects(_answer_or_error(task))
+        found = self.gathered_objects(answer_or_error(task))
         for _, error in found:
             if error is not None:
                 raise error
@@ -142,7 +142,8 @@ class Processes:
         return dict(zip(names, sums.tolist(), strict=True))
 
 
-def _answer_or_error(question: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def answer_or_error(question: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """The answer to a question, or the AlignError or OSError that it raises."""
     try:
         return question(), None
     except (AlignError, OSError) as error:

@@ -6,8 +6,9 @@ ZeRO-3. One process would take 47 minutes at 2 GB/s to read the 5.7 TB of a 405B
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,25 @@ def shares_of(sizes: Mapping[str, int], processes: int) -> list[list[str]]:
     shares: list[list[str]] = [[] for _ in range(processes)]
     for name, writer in writers.items():
         shares[writer].append(name)
-    bytes_of = {number: sum(sizes[name] for name in shares[number]) for number in {0, *writers.values()}}
-    for name in sorted(sizes.keys() - writers.keys(), key=lambda name: (-sizes[name], name)):
-        number = min(bytes_of, key=lambda number: (bytes_of[number], number))
-        shares[number].append(name)
-        bytes_of[number] += sizes[name]
+    _divide(sizes, sizes.keys() - writers.keys(), shares, {0, *writers.values()})
     return shares
+
+
+def divided(sizes: Mapping[str, int], processes: int) -> list[list[str]]:
+    """The names of the files of each process, where any of them may read any file: about as many bytes for each."""
+    shares: list[list[str]] = [[] for _ in range(processes)]
+    _divide(sizes, sizes.keys(), shares, range(processes))
+    return shares
+
+
+def _divide(sizes: Mapping[str, int], names: Iterable[str], shares: list[list[str]], numbers: Iterable[int]) -> None:
+    """Add names to the shares of these processes: the largest first, each to the one with the fewest bytes so far."""
+    queue = [(sum(sizes[name] for name in shares[number]), number) for number in numbers]
+    heapq.heapify(queue)
+    for name in sorted(names, key=lambda name: (-sizes[name], name)):
+        held, number = queue[0]
+        shares[number].append(name)
+        heapq.heapreplace(queue, (held + sizes[name], number))
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -1,4 +1,5 @@
-"""Two processes whose collective operations have a time-out of two seconds seal a checkpoint, which takes five seconds.
+"""Two processes whose collective operations have a time-out of two seconds seal a checkpoint, which takes five seconds,
+and verify it.
 
 Each hashes only what it has written. A collective operation of the default group would not have waited: that is shown
 last, since nothing can follow it.
@@ -17,8 +18,10 @@ import torch.distributed as dist
 
 from align import manifest
 from align.errors import CheckpointError
+from align.trainers import verifying
 from align.trainers.processes import Processes
 from align.trainers.sealing import seal_together
+from align.trainers.verifying import agree_verifying
 
 TIMEOUT, LATE = 2.0, 5.0
 
@@ -42,6 +45,8 @@ def main(folder: Path) -> None:
     manifest.fingerprint = slow
     seal_together(folder, processes, lambda: {"step": 2})
     lists = processes.gathered_objects(hashed)
+    manifest.fingerprint = lambda path: hashed.append(path.name) or honest(path)
+    verified = verifications(folder, processes, hashed)
 
     def fail() -> None:
         if number == 1:
@@ -59,7 +64,31 @@ def main(folder: Path) -> None:
     except RuntimeError:
         waited = "no"
     if number == 0:
-        print(json.dumps({"hashed": lists, "errors": errors, "the default group waited": waited}), flush=True)
+        found = {"hashed": lists, "verified": verified, "errors": errors, "the default group waited": waited}
+        print(json.dumps(found), flush=True)
+
+
+def verifications(folder: Path, processes: Processes, hashed: list[str]) -> list[list[object]]:
+    """What each process hashes and gets when the folder is verified: whole, with damage that only the second process
+    sees, and with real damage."""
+    found: list[list[object]] = []
+    states = folder / "zero_pp_rank_1_optim_states.pt"
+    for damage in ("none", "seen by one", "real"):
+        hashed.clear()
+        if damage == "real" and processes.is_first:
+            states.write_text("states of 7")
+        processes.wait()
+        if damage == "seen by one" and not processes.is_first:
+            verifying.verify_file = lambda file, expected: manifest.verify_file(file.with_name("elsewhere"), expected)
+        try:
+            answer = agree_verifying(processes, lambda verify: verify(folder)["step"])
+        except CheckpointError as error:
+            answer = str(error)
+        verifying.verify_file = manifest.verify_file
+        found.append(processes.gathered_objects([sorted(hashed), answer]))
+        if damage == "real" and processes.is_first:
+            states.write_text("states of 1")
+    return found
 
 
 if __name__ == "__main__":

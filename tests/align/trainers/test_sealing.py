@@ -9,7 +9,7 @@ import pytest
 
 from align.files import fingerprint
 from align.manifest import verify_folder
-from align.trainers.sealing import shares_of
+from align.trainers.sealing import divided, shares_of
 from tests.processes import TORCHRUN, Started
 
 
@@ -34,9 +34,10 @@ def test_every_file_is_hashed_once(processes: int) -> None:
     sizes = {f"zero_pp_rank_{n}_mp_rank_00_model_states.pt": n for n in range(processes)}
     sizes |= {f"model-{n}.safetensors": 1000 * n for n in range(2000)}
     shares = shares_of(sizes, processes)
-    assert sorted(name for share in shares for name in share) == sorted(sizes)
-    loads = [sum(sizes[name] for name in share) for share in shares]
-    assert max(loads) - min(loads) <= max(sizes.values())
+    for found in (shares, divided(sizes, processes)):
+        assert sorted(name for share in found for name in share) == sorted(sizes)
+        loads = [sum(sizes[name] for name in share) for share in found]
+        assert max(loads) - min(loads) <= max(sizes.values())
 
 
 @pytest.mark.engine
@@ -47,6 +48,13 @@ def test_hashing_that_takes_longer_than_the_time_out_of_collective_operations_en
     found = json.loads(next(line for line in started.output.splitlines() if line.startswith('{"hashed"')))
     states = [f"zero_pp_rank_{n}_optim_states.pt" for n in (0, 1)]
     assert found["hashed"] == [["model.safetensors", states[0]], [states[1]]]
+    whole, seen_by_one, real = found["verified"]
+    assert sorted([*whole[0][0], *whole[1][0]]) == sorted(["model.safetensors", *states]), "each file is hashed once"
+    assert all(hashed for hashed, _ in whole), "both processes hash"
+    assert [answer for _, answer in [*whole, *seen_by_one]] == [2, 2, 2, 2]
+    assert seen_by_one[0][0] == sorted(["model.safetensors", *states]), "it reads what the other did not find"
+    damaged = f"{tmp_path / states[1]}: does not have the content that MANIFEST.json says. Run its stage again."
+    assert [answer for _, answer in real] == [damaged, damaged]
     assert all(error == f"{tmp_path}: its disk is lost. Mount it." for error in found["errors"])
     assert found["the default group waited"] == "no"
     files = verify_folder(tmp_path)["files"]
