@@ -210,9 +210,17 @@ class CheckpointFolders:
         self._verified.pop(folder, None)
 
     def _folders(self) -> list[Path]:
-        """Checkpoint folders by their names, newest first."""
+        """Checkpoint folders by their names, newest first.
+
+        Raises CheckpointError for a link whose folder is missing: its storage may not be mounted, and a run that goes
+        on from an older checkpoint would write over what it did.
+        """
         # Not `isdigit`, which "²" passes, though it is no number.
         found = [path for path in self.output.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+        for path in found:
+            if path.is_symlink() and not path.exists():
+                what = f"is a link to {path.readlink()}, which does not exist"
+                raise CheckpointError(path, what, "Mount the storage that it is on, or delete the link")
         return sorted((path for path in found if path.is_dir()), key=_step, reverse=True)
 
     def _verify(self, folder: Path, verify: Verify = verify_folder) -> dict[str, Any]:

@@ -397,6 +397,18 @@ def test_whole_states_of_another_launch_are_refused_and_damaged_ones_are_passed_
     assert folders(tmp_path, sharded=sharded).newest() is None
 
 
+def test_a_checkpoint_that_is_a_link_to_storage_that_is_missing_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    output, storage = tmp_path / "run", tmp_path / "storage"
+    checkpoint(output, 2)
+    moved = checkpoint(storage, 4)
+    (output / "checkpoint-4").symlink_to(moved)
+    assert folders(output).newest() == output / "checkpoint-4"
+    storage.rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"checkpoint-4: is a link to .*, which does not exist\. Mount"):
+        folders(output).newest()
+    assert steps_in(output) == [2, 4]
+
+
 def test_a_pickle_that_the_manifest_does_not_list_is_refused_by_name(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
     (folder / "global_step4").mkdir()
