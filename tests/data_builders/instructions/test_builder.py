@@ -227,6 +227,7 @@ def test_own_prompts_are_read_and_those_with_several_messages_are_counted(tmp_pa
             f"instructions.evaluation=[{tmp_path / 'held.jsonl'}]",
             f"output={tmp_path / 'out'}",
             "instructions.rounds=1",
+            "instructions.limit=64",
             "instructions.placements={earlier_turn: 1}",
         ],
     )
