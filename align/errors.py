@@ -5,11 +5,27 @@ Everything here is a `ValueError`. What only we can have broken is an `assert`.
 
 from __future__ import annotations
 
+import re
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
 
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of an error's text that is not empty, cut after `most` characters; its class if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:most]
+
+
+def system_errno(error: BaseException) -> int | None:
+    """The number of the system's error that an exception reports, such as `errno.ENOSPC`; None if it reports none.
+
+    Libraries in Rust (safetensors, tokenizers) write it into the text of an exception of any class:
+    "No space left on device (os error 28)".
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
 
 
 class AlignError(ValueError):

@@ -15,7 +15,15 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 
-from align.errors import AlignError, CorruptionError, NetworkError, OutOfMemoryError, RolledBack, first_line
+from align.errors import (
+    AlignError,
+    CorruptionError,
+    NetworkError,
+    OutOfMemoryError,
+    RolledBack,
+    first_line,
+    system_errno,
+)
 from align.hub_errors import chain, hub_problem, is_of_a_library, is_of_the_network
 
 FAILURES = "ALIGN_FAILURES"
@@ -47,7 +55,6 @@ _MOST = 300
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
 )
-_DISK_FULL = re.compile(r"no space left|disk is full|os error 28\b", re.IGNORECASE)
 # The repository that an error of the Hub names, in an address or in quotes:
 #   "404 ... url: https://huggingface.co/api/models/me/model/revision/main"   me/model
 #   "403 ... url: http://mirror:8080/me/model/resolve/main/config.json"      me/model
@@ -75,9 +82,9 @@ def explained(error: BaseException, hub_names: Sequence[str] = ()) -> AlignError
     if is_out_of_memory(error):
         how = "Lower data.token_budget or sampling.batch_size, whichever this recipe has"
         return OutOfMemoryError("memory", f"there is not enough: {first_line(error, _MOST)}", how)
+    if not isinstance(error, OSError) and (number := system_errno(error)) in _BY_NUMBER:
+        return AlignError("a checkpoint", *_BY_NUMBER[number])
     if "SafetensorError" in names:
-        if _DISK_FULL.search(str(error)):
-            return AlignError("a checkpoint", *_BY_NUMBER[errno.ENOSPC])
         what = f"a .safetensors file cannot be read or written ({first_line(error, _MOST)})"
         return AlignError("a checkpoint", what, "Check the disk and the file; download or make the checkpoint again")
     if isinstance(error, sqlite3.Error):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from align.errors import AlignError, CheckpointError, ConfigError
+from align.errors import AlignError, CheckpointError, ConfigError, first_line, system_errno
 from align.files import FolderLock
 from align.manifest import SEAL, read_manifest
 from align.models.output import refuse_overlap
@@ -63,13 +63,14 @@ def write_errors(folder: Path, how: str) -> Iterator[None]:
         yield
     except AlignError:
         raise
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in _IO_ERRORS:
-            where, reason = error.filename or folder, error.strerror or str(error)
-        elif not isinstance(error, OSError) and any(sign in str(error) for sign in _SAVING):
-            # torch and safetensors have errors of their own for a full disk
-            where, reason = folder, str(error).partition("\n")[0]
-        else:
+    except Exception as error:  # tokenizers raises no more special class when its disk is full
+        where, reason = folder, first_line(error)
+        if isinstance(error, OSError):
+            where, reason = error.filename or folder, error.strerror or reason
+        of_the_disk = system_errno(error) in _IO_ERRORS or (
+            isinstance(error, SafetensorError | RuntimeError) and any(sign in str(error) for sign in _SAVING)
+        )
+        if not of_the_disk:
             raise
         raise CheckpointError(where, f"cannot be written ({reason[:200]})", how) from None
 

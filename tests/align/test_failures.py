@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer, models
 
 from align.config import Recipe, main
 from align.errors import CheckpointError
@@ -94,6 +95,9 @@ def test_a_full_disk_is_one_message_while_weights_are_saved() -> None:
     assert "the disk is full. Free some space" in message
     message = explanation(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert message.startswith("a checkpoint: the disk is full")
+    tokenizer = Tokenizer(models.BPE())
+    message = explanation(raised(lambda: tokenizer.save("/dev/full")))
+    assert message.startswith("a checkpoint: the disk is full"), "a bare Exception of tokenizers"
 
 
 def test_a_damaged_safetensors_file_is_reported(tmp_path: Path) -> None:

@@ -6,16 +6,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer, models
 
 from align.errors import CheckpointError, ConfigError
 from align.jsonl import write_rows
 from align.manifest import write_folder_manifest
 from align.rows import Message, SFTRow
 from align.settings import ModelConfig, TrainingConfig, TreeDataConfig
-from align.trainers.output import claim_output, release_output
+from align.trainers.output import claim_output, release_output, write_errors
 
 
 def train(start: Path, output: Path) -> Path:
@@ -154,3 +157,28 @@ def test_a_model_that_is_saved_under_other_names_is_refused_before_training(
     with pytest.raises((CheckpointError, ConfigError), match=r"Moe|experts|mixture"):
         train(tmp_path / "moe", tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_text("x" * 100_000),
+        lambda file: torch.save(torch.zeros(100_000), file),
+        lambda file: Tokenizer(models.BPE()).save(str(file)),
+    ],
+    ids=["python", "torch", "tokenizers"],
+)
+def test_a_full_disk_is_one_message_whichever_library_writes(write: Callable[[Path], object], tmp_path: Path) -> None:
+    """/dev/full answers every write with ENOSPC. safetensors would replace the link: see test_checkpoints.py."""
+    file = tmp_path / "file"
+    file.symlink_to("/dev/full")
+    with (
+        pytest.raises(CheckpointError, match=r"cannot be written \(.*\)\. Free some space"),
+        write_errors(tmp_path, "Free some space"),
+    ):
+        write(file)
+
+
+def test_a_fault_of_the_code_is_no_error_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), write_errors(tmp_path, "Free some space"):
+        raise KeyError("x")
