@@ -32,7 +32,7 @@ from align.settings import TrainingConfig
 from align.trainers.gradients import BinLoss, Gradients
 from align.trainers.processes import Processes
 from align.trainers.rollbacks import SKIPPED, Rollback, skipped_trees, write_rollbacks
-from align.trainers.spikes import SpikeMeter
+from align.trainers.spikes import LEAST_NORM_SPREAD, SpikeMeter
 from align.trainers.weights import trained_parts
 from align.tree.encode import PromptTree
 from align.tree.pack import RunPlan, StepPlan
@@ -85,7 +85,8 @@ class StepGuards:
         self.training = trainer.training
         guards = self.training.guards
         self.losses = SpikeMeter(guards, least_rise=LEAST_RISE)
-        self.norms = SpikeMeter(guards, least_value=min(LEAST_NORM, self.training.max_grad_norm))
+        least_norm = min(LEAST_NORM, self.training.max_grad_norm)
+        self.norms = SpikeMeter(guards, least_value=least_norm, least_spread=LEAST_NORM_SPREAD)
         self.planned = StepPlan((), ())
         self._random: list[Tensor] = []
 
@@ -169,12 +170,14 @@ class StepGuards:
         rows = self.planned.rows
         ids = tuple(trainer.trees[row].id for row in rows)
         record = [*trainer.rollbacks, Rollback(step, cause, rows, ids)]
-        none_left = not trainer.plan.skipping(skipped_trees(record)).has_rows()
+        left = trainer.plan.skipping(skipped_trees(record))
+        none_left = not left.has_rows() or (step < len(left) and not left.has_rows(step))
         if before >= most or none_left:
             already = f"after {before} roll-backs (steps {', '.join(str(each.step) for each in trainer.rollbacks)}): "
+            why = ", and without its rows no later step has any" if none_left and before < most else ""
             raise CheckError(
                 f"step {step}",
-                f"{already if before else ''}{cause}",
+                f"{already if before else ''}{cause}{why}",
                 f"Nothing of this step was saved. {self._what_to_change()}",
             )
         trainer.processes.agree(lambda: write_rollbacks(trainer.output, record, trainer.run_notes()))

@@ -17,6 +17,9 @@ from align.settings import GuardsConfig
 
 LEAST_SPREAD = 0.1
 """A smaller spread counts as this one: where every step is alike, a value 5% higher is no spike."""
+LEAST_NORM_SPREAD = 0.3
+"""The same of gradient norms. They rise by several times within a few steps when a model begins to fit its rows, and
+clipping makes such an update no larger than others. With the default threshold a spike is 20 times the median."""
 
 _TINY = 1e-12
 
@@ -31,11 +34,19 @@ class SpikeMeter:
     Args:
         least_rise: a spike is at least this much above the median.
         least_value: a spike is at least this large.
+        least_spread: a smaller spread counts as this one.
     """
 
-    def __init__(self, guards: GuardsConfig, *, least_rise: float = 0.0, least_value: float = 0.0) -> None:
+    def __init__(
+        self,
+        guards: GuardsConfig,
+        *,
+        least_rise: float = 0.0,
+        least_value: float = 0.0,
+        least_spread: float = LEAST_SPREAD,
+    ) -> None:
         self.threshold, self.warmup = guards.spike_threshold, guards.spike_warmup
-        self.least_rise, self.least_value = least_rise, least_value
+        self.least_rise, self.least_value, self.least_spread = least_rise, least_value, least_spread
         self.values: deque[float] = deque(maxlen=max(guards.spike_window, guards.spike_warmup))
 
     def is_spike(self, value: float) -> bool:
@@ -63,7 +74,7 @@ class SpikeMeter:
             return math.inf
         logs = [math.log(max(value, _TINY)) for value in self.values]
         middle = median(logs)
-        spread = max(1.4826 * median(abs(each - middle) for each in logs), LEAST_SPREAD)
+        spread = max(1.4826 * median(abs(each - middle) for each in logs), self.least_spread)
         exponent = middle + self.threshold * spread
         limit = math.exp(exponent) if exponent < 700 else math.inf
         return max(limit, math.exp(middle) + self.least_rise, self.least_value)

@@ -312,9 +312,9 @@ class RunPlan(Dataset[StepPlan]):
         other.skipped = dict(skipped)
         return other
 
-    def has_rows(self) -> bool:
-        """Whether any step has a tree."""
-        return any(self._rows(step).size for step in range(len(self)))
+    def has_rows(self, first: int = 0) -> bool:
+        """Whether any step has a tree. first: the first step that is looked at, from 0."""
+        return any(self._rows(step).size for step in range(first, len(self)))
 
     def first_with_rows(self) -> StepPlan:
         """The first step that has any trees."""

@@ -25,8 +25,8 @@ from align.manifest import verify_folder
 from align.rows import Message, SFTRow
 from align.settings import GuardsConfig, ModelConfig, TrainingConfig, TreeDataConfig
 from align.trainers.guards import StepGuards
-from align.trainers.rollbacks import SKIPPED, read_rollbacks, require_rows_left, skipped_trees
-from align.trainers.spikes import SpikeMeter
+from align.trainers.rollbacks import SKIPPED, Rollback, read_rollbacks, require_rows_left, skipped_trees
+from align.trainers.spikes import LEAST_NORM_SPREAD, SpikeMeter
 from align.trainers.watchdog import Watchdog
 from align.tree.pack import RunPlan
 from tests.metrics import metrics_of
@@ -329,6 +329,18 @@ def test_the_limit_is_the_median_times_ten_robust_deviations_of_the_logarithms()
     assert meter([0.0] * 10).limit < 1e-11
 
 
+def test_a_gradient_norm_that_rises_while_a_model_begins_to_fit_is_no_spike() -> None:
+    """The norms of a DPO run on eight pairs, from its step 113 on. Each of the steps from 148 to 161 was called a spike
+    once, until no row was left."""
+    before = [1.19, 1.16, 1.21, 1.23, 1.36, 1.2, 1.22, 1.24, 1.25, 1.44, 1.39, 1.46, 2.08, 1.6, 1.61, 2.39, 2.17, 3.05]
+    norms = SpikeMeter(GuardsConfig(spike_warmup=10), least_value=1.0, least_spread=LEAST_NORM_SPREAD)
+    norms.restore([1.2] * 80 + before)
+    for norm in (4.451, 4.838, 5.931, 6.727, 3.758):
+        assert not norms.is_spike(norm)
+        norms.add(norm)
+    assert norms.is_spike(30 * norms.middle)
+
+
 def test_1000_clean_steps_have_no_spike_and_a_fault_after_them_is_one() -> None:
     """Losses that fall from 3 to 1 with 15% noise, and norms whose logarithms vary by 0.5, as those of few rows do."""
     for seed in range(3):
@@ -392,6 +404,24 @@ def test_no_row_is_left_if_no_step_of_the_run_has_one_whatever_other_rows_are_en
     require_rows_left(plan.skipping({used[0]: 0}), tmp_path)
 
 
+def test_a_roll_back_that_leaves_no_row_for_all_later_steps_ends_the_run(tmp_path: Path) -> None:
+    """Two rows in a step, of four: after two roll-backs the rest of the run would train on nothing."""
+    plan = RunPlan([1] * 4, batch_size=2, token_budget=9, epochs=3, max_steps=None, seed=0)
+    trainer = SimpleNamespace(
+        plan=plan,
+        trees=[SimpleNamespace(id=f"r{n}") for n in range(4)],
+        training=TrainingConfig(output_dir=tmp_path, batch_size=2),
+        state=SimpleNamespace(global_step=3),
+        rollbacks=[Rollback(3, "the loss is nan", plan[2].rows, ())],
+        output=tmp_path,
+    )
+    guards = StepGuards(trainer)  # type: ignore[arg-type]
+    guards.planned = plan[3]
+    with pytest.raises(CheckError, match=r"step 4: after 1 roll-backs .*, and without its rows no later step has any"):
+        guards._roll_back("the loss is nan")
+    assert not (tmp_path / SKIPPED).exists()
+
+
 @pytest.mark.slow
 def test_a_roll_back_with_a_tracker_leaves_nothing_of_the_trainer_before(
     train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -424,7 +454,6 @@ def test_a_roll_back_with_a_tracker_leaves_nothing_of_the_trainer_before(
 
 
 def test_two_faults_of_one_tree_count_from_the_earlier_step() -> None:
-    from align.trainers.rollbacks import Rollback
 
     found = skipped_trees([Rollback(9, "", (1, 2), ("a", "b")), Rollback(4, "", (2, 3), ("b", "c"))])
     assert found == {1: 8, 2: 3, 3: 3}
