@@ -40,6 +40,7 @@ from align.settings import ModelConfig, TrainingConfig
 from align.trainers.deepspeed_file import require_one_optimizer, require_rows_of_one_process, require_zero_3
 from align.trainers.extensions import prepare_extension
 from align.trainers.output import claim_output
+from align.trainers.rendezvous import renew_store
 from align.trainers.trackers import RunArguments, run_name
 from align.tree.sequence_parallel import require_groups
 
@@ -139,6 +140,7 @@ def training_arguments(training: TrainingConfig, model: ModelConfig) -> Training
     if sharded:
         require_one_optimizer(training)
     claim_output(training.output_dir, model.path)
+    renew_store()
     if "TORCHELASTIC_RUN_ID" in os.environ and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
         log.info(
             "after Ctrl-C or SIGTERM the launcher leaves 30 s to save a checkpoint; for a large model, set the "
