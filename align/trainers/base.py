@@ -10,6 +10,7 @@ are in files of their own:
     saving.py         a model's files in a folder           sealing.py        the manifest of a checkpoint
     engine.py         what is changed at DeepSpeed's        schedules.py      learning rates
     resharding.py     another number of processes           processes.py      how processes agree
+    verifying.py      the hashes of a checkpoint            rendezvous.py     processes that are started again
     steering.py       progress, signals                     hooks.py          the private hooks of transformers
     validation.py     held-out rows, the best step, early stopping
     summary.py        what a run says before and after      trackers.py       what trackers receive
