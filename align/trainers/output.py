@@ -63,7 +63,7 @@ def write_errors(folder: Path, how: str) -> Iterator[None]:
         yield
     except AlignError:
         raise
-    except Exception as error:  # tokenizers raises no more special class when its disk is full
+    except Exception as error:  # a full disk is a bare Exception in tokenizers
         where, reason = folder, first_line(error)
         if isinstance(error, OSError):
             where, reason = error.filename or folder, error.strerror or reason

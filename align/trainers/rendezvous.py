@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-from torch.distributed import TCPStore
+import torch.distributed as dist
 
-_hosted: list[TCPStore] = []
+_hosted: list[dist.TCPStore] = []
 """Kept for as long as the process lives."""
 
 
@@ -30,11 +30,11 @@ def renew_store(environment: MutableMapping[str, str] = os.environ) -> None:
     if attempt == "0" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
     host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    agents = TCPStore(host, port, is_master=False)
+    agents = dist.TCPStore(host, port, is_master=False)
     key = f"align/attempt-{attempt}/port"
     if environment["RANK"] == "0":
         # multi_tenant: torch asks for a server on this port too, and gets this one
-        _hosted.append(TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True))
+        _hosted.append(dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True))
         agents.set(key, str(_hosted[-1].port))
     environment["MASTER_PORT"] = agents.get(key).decode()
     environment["TORCHELASTIC_USE_AGENT_STORE"] = "False"
