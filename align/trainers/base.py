@@ -60,7 +60,7 @@ from align.trainers.processes import Processes
 from align.trainers.resharding import random_states
 from align.trainers.resuming import changed_schedule, default_values
 from align.trainers.rollbacks import read_rollbacks, skipped_trees
-from align.trainers.saving import read_model, write_model
+from align.trainers.saving import read_model, write_model, write_trainer_state
 from align.trainers.schedules import Schedule, ScheduledRates, restore_rates, warmup_steps
 from align.trainers.steering import Steering
 from align.trainers.summary import first_word, last_word, run_facts
@@ -422,6 +422,7 @@ class TreeTrainer(Trainer, ABC):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         write = super()._save_checkpoint
+        self.state.save_to_json = partial(write_trainer_state, self.state)  # type: ignore[method-assign]
         self.checkpointing.save(lambda: write(model, trial))
 
 

@@ -99,6 +99,12 @@ HOOKS: tuple[Hook, ...] = (
         ("_maybe_log_save_evaluate",),
     ),
     Hook(
+        "transformers:TrainerState.save_to_json",
+        _BASE,
+        "replaced: its time would grow with every logged step",
+        ("(self, json_path)",),
+    ),
+    Hook(
         f"{_TRAINER}.save_model",
         _CHECKPOINTING,
         "called with `_internal_call`, which leaves the Hub alone",

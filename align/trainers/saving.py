@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.serialization import safe_globals
+from transformers import TrainerState
 from transformers.core_model_loading import revert_weight_conversion
 
 from align.chat.protocol import ChatProtocol
@@ -60,6 +62,18 @@ def write_model(model: Any, folder: Path, protocol: ChatProtocol, state: dict[st
         finally:
             config.use_cache = used
     write_serving_files(folder, protocol)
+
+
+def write_trainer_state(state: TrainerState, path: str | Path) -> None:
+    """Write trainer_state.json, as `TrainerState.load_from_json` reads it, with one line for each entry of the log.
+
+    transformers copies the whole log and indents each value of it: 70 ms a save after 1,200 logged steps, and more with
+    each. Without indentation the JSON encoder in C is used.
+    """
+    values = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "log_history"}
+    lines = ",\n".join(f"    {json.dumps(entry, sort_keys=True)}" for entry in state.log_history)
+    others = json.dumps(values, indent=2, sort_keys=True).removesuffix("\n}")
+    Path(path).write_text(f'{others},\n  "log_history": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
 
 
 def convert_weights(folder: Path, save_dtype: str) -> None:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerControl, TrainerState
 
 from align.errors import CheckError, CheckpointError, ConfigError
 from align.jsonl import write_rows
@@ -23,6 +24,7 @@ from align.rows import Message, PreferenceRow, SFTRow
 from align.settings import GuardsConfig, ModelConfig, PreferenceDataConfig, TrainingConfig, TreeDataConfig
 from align.trainers.checkpoints import CheckpointFolders
 from align.trainers.engine import refuse_code_while_loading
+from align.trainers.saving import write_trainer_state
 from align.trainers.schedules import Schedule, warmup_steps
 from tests.metrics import metrics_of
 
@@ -608,3 +610,35 @@ def test_a_run_trains_at_the_rates_of_its_schedule(tmp_path: Path, tiny_checkpoi
     done = train("sft", data, tiny_checkpoint, tmp_path / "run", schedule="linear", warmup_ratio=0.3)
     rates = [line["learning_rate"] for line in metrics(done)]
     assert rates == pytest.approx([1e-3 * share for share in (1 / 2, 1, 1, 3 / 4, 1 / 2, 1 / 4)])
+
+
+# The state of the trainer
+
+
+def as_transformers_writes(state: TrainerState, folder: Path) -> dict:
+    TrainerState.save_to_json(state, str(folder / "theirs.json"))
+    return json.loads((folder / "theirs.json").read_text())
+
+
+@pytest.mark.parametrize("entries", [0, 1, 3])
+def test_the_trainers_state_has_the_values_that_transformers_writes(entries: int, tmp_path: Path) -> None:
+    log = [{"step": n, "loss": 0.1 + n, "epoch": 1 / 3, "rewards/chosen": -1e-9} for n in range(entries)]
+    state = TrainerState(global_step=entries, log_history=log, best_metric=0.5, stateful_callbacks=[TrainerControl()])
+    write_trainer_state(state, tmp_path / "ours.json")
+    text = (tmp_path / "ours.json").read_text()
+    assert json.loads(text) == as_transformers_writes(state, tmp_path)
+    assert TrainerState.load_from_json(str(tmp_path / "ours.json")) == state
+    assert sum('"loss"' in line for line in text.splitlines()) == entries, "one line for each entry of the log"
+
+
+def test_the_state_in_a_checkpoint_is_written_line_by_line(
+    data: Path, tmp_path: Path, tiny_checkpoint: Path, left_unfinished
+) -> None:
+    with left_unfinished():
+        train("sft", data, tiny_checkpoint, tmp_path / "run")
+    text = (tmp_path / "run/checkpoint-4/trainer_state.json").read_text()
+    read = TrainerState.load_from_json(str(tmp_path / "run/checkpoint-4/trainer_state.json"))
+    assert read.global_step == 4
+    assert [entry["step"] for entry in read.log_history] == [1, 2, 3, 4]
+    assert all(f"    {json.dumps(entry, sort_keys=True)}" in text for entry in read.log_history)
+    assert json.loads(text) == as_transformers_writes(read, tmp_path)
