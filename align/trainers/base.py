@@ -422,7 +422,7 @@ class TreeTrainer(Trainer, ABC):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         write = super()._save_checkpoint
-        self.state.save_to_json = partial(write_trainer_state, self.state)  # type: ignore[method-assign]
+        self.state.save_to_json = partial(write_trainer_state, self.state)
         self.checkpointing.save(lambda: write(model, trial))
 
 
