@@ -13,12 +13,16 @@ from align.files import write_text
 from align.jsonl import stream_rows
 from align.publish.markdown import cell
 from align.reporting import logger
+from align.rounds.ledger import StageRecord
 from align.rows import Candidate
 from eval.best_of_n import FALLS, MIN_KEPT_GAIN, Alarm, BestOfN, Estimate, Gain, Point, best_of_n, powers_of_two
+from eval.reports.columns import column_of, made_by, place_of
 from eval.reports.plots import line_chart, svg_file
 
 NAME = "best_of_n"
 CANDIDATES = "candidates.jsonl"
+_SAMPLES = "rejection_sample"
+"""The recipe that writes them."""
 HELDOUT_JUDGE = "held-out judge"
 SCORE_TITLE = "gain over a random candidate, in standard deviations"
 LENGTH_TITLE = "characters of the chosen completion"
@@ -141,25 +145,40 @@ def read_best_of_n(path: Path) -> BestOfN | None:
         return None
 
 
-def best_of_n_by_column(folders: Iterable[tuple[str, Path]]) -> dict[str, BestOfN]:
-    """Return the curve of each column of a run's report. folders: (column, folder that a stage made).
+def best_of_n_by_column(records: Iterable[StageRecord]) -> dict[str, BestOfN]:
+    """Return the curve of each column of a run's report, from the finished stages of the run.
 
     A `best_of_n.json` is used if there is one, since it may have a held-out judge. Otherwise the curve is measured on
-    `candidates.jsonl`. Candidates that give no curve are named in the log and left out.
+    the candidates of the stages that run `recipes/rejection_sample.py`; files of that name which another stage has
+    made, such as the quality gates, are rows for training. Candidates that give no curve are named in the log and left
+    out. If several stages of a round sample, as they do for experts, each has a column:
+
+        round 1/candidates         -> "round 1, candidates"
+        round 1/candidates-tools   -> "round 1, candidates-tools"
+        round 2/candidates         -> "round 2"
     """
-    read: dict[str, BestOfN] = {}
-    measured: dict[str, BestOfN] = {}
-    for column, folder in folders:
-        found = read_best_of_n(folder / f"{NAME}.json")
-        if found is not None:
-            read[column] = found
-        elif (folder / CANDIDATES).is_file():
-            status = (folder / CANDIDATES).stat()
-            try:
-                measured[column] = _measured(folder / CANDIDATES, status.st_size, status.st_mtime_ns)
-            except RowError as error:
-                log.warning("%s has no best-of-n curve: %s", column, error)
-    return {column: read.get(column) or measured[column] for column in {**measured, **read}}
+    read: dict[str, dict[str, BestOfN]] = {}  # column -> stage -> its curve
+    measured: dict[str, dict[str, BestOfN]] = {}
+    for record in records:
+        column = column_of(record)
+        for folder in made_by(record):
+            found = read_best_of_n(folder / f"{NAME}.json")
+            if found is not None:
+                read.setdefault(column, {})[record.name] = found
+            elif record.recipe == _SAMPLES and (folder / CANDIDATES).is_file():
+                status = (folder / CANDIDATES).stat()
+                try:
+                    curve = _measured(folder / CANDIDATES, status.st_size, status.st_mtime_ns)
+                except RowError as error:
+                    log.warning("%s has no best-of-n curve: %s", column, error)
+                else:
+                    measured.setdefault(column, {})[record.name] = curve
+    shown: dict[str, BestOfN] = {}
+    for column in sorted({*measured, *read}, key=place_of):
+        ours, judged = measured.get(column, {}), read.get(column, {})
+        curves = judged if judged and len(ours) < 2 else ours | judged
+        shown |= {column if len(curves) == 1 else f"{column}, {stage}": curve for stage, curve in curves.items()}
+    return shown
 
 
 @functools.lru_cache(maxsize=32)

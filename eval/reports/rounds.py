@@ -74,7 +74,7 @@ class Report:
     unfinished: tuple[str, ...] = field(default=())
     knowledge: KnowledgeMap = NOTHING_ASKED
     best_of_n: Mapping[str, BestOfN] = field(default_factory=dict)
-    """Column -> the best-of-n curve of the candidates that were sampled in that round."""
+    """Column -> the best-of-n curve of the candidates that were sampled in that round, see `best_of_n_by_column`."""
     preferences: dict[str, dict[str, str]] = field(default_factory=dict)
     """Stage -> what its report says of its preference rows and of the agreement of raters."""
     quality: tuple[QualityCard, ...] = ()
@@ -129,7 +129,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
         if found:
             evaluations.setdefault(column_of(record), {}).update(found)
     scores, changes = (_by_metric(evaluations, key) for key in ("scores", "differences"))
-    best_of_n = best_of_n_by_column((column_of(record), made) for record in records for made in made_by(record))
+    best_of_n = best_of_n_by_column(records)
     return Report(
         run_dir=str(run_dir),
         columns=tuple(evaluations),

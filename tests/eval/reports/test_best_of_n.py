@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ import pytest
 from align.config import load_config
 from align.jsonl import write_rows
 from align.rounds.ledger import Ledger
-from align.rows import Candidate, Message
+from align.rows import Candidate, Message, SFTRow
 from eval.best_of_n import best_of_n
 from eval.reports.best_of_n import best_of_n_table, markdown, read_best_of_n, sentences, write_best_of_n
 from eval.reports.page import page
@@ -127,17 +128,23 @@ def _score(candidate: Candidate) -> float:
 def test_the_report_of_a_run_shows_the_curve_of_each_round(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Round 1 has candidates only, round 2 has a curve with a held-out judge too, and those of round 3 give none."""
+    """Round 1 has candidates only, round 2 has a curve with a held-out judge too, and those of round 3 give none.
+
+    In round 4 two stages sample. Quality gates write rows for training under the name of the candidates that they have
+    read.
+    """
     monkeypatch.setattr(logging.getLogger("align"), "propagate", True)
     ledger = Ledger(tmp_path / "ledger.sqlite")
     run_id = ledger.begin_run("python recipes/rounds.py")
 
-    def stage(name: str, number: int, made: list[Candidate]) -> Path:
+    def stage(
+        name: str, number: int, made: Sequence[Candidate] | Sequence[SFTRow], recipe: str = "rejection_sample"
+    ) -> Path:
         folder = tmp_path / f"round-{number}" / name
         folder.mkdir(parents=True)
         write_rows(folder / "candidates.jsonl", made)
         record = ledger.begin_stage(
-            run_id, label=f"round-{number}/{name}", name=name, round_number=number, recipe=name, key="k",
+            run_id, label=f"round-{number}/{name}", name=name, round_number=number, recipe=recipe, key="k",
             command="c", config={}, inputs={},
         )  # fmt: skip
         ledger.end_stage(record, "finished", {"out": {"path": str(folder), "blake3": ""}})
@@ -148,16 +155,28 @@ def test_the_report_of_a_run_shows_the_curve_of_each_round(
     judged = best_of_n(second, {one.id: -_score(one) for one in second})
     write_best_of_n(judged, stage("candidates", 2, second))
     stage("candidates", 3, candidates(2, 2, finished=False))
+    kept = SFTRow(id="a", source="test", messages=(first[0].prompt[0], first[0].completion[0]))
+    for number in (1, 2):
+        stage("quality", number, [kept], recipe="build_data")
+    stage("candidates", 4, first)
+    stage("candidates-tools", 4, second)
     ledger.close()
 
     report = read_report(tmp_path, samples=0)
-    assert report.best_of_n == {"round 1": best_of_n(first), "round 2": judged}
+    assert report.best_of_n == {
+        "round 1": best_of_n(first),
+        "round 2": judged,
+        "round 4, candidates": best_of_n(first),
+        "round 4, candidates-tools": best_of_n(second),
+    }
+    assert len({line for line in caplog.messages if "has no best-of-n curve" in line}) == 1
     said = "round 3 has no best-of-n curve: candidates: contain no candidate that may be chosen for any of 2 prompts"
     assert said in caplog.text
     scores, lengths = report.curves
-    assert list(scores.lines) == ["round 1", "round 2", "round 2, held-out judge"]
+    of_round_4 = ["round 4, candidates", "round 4, candidates-tools"]
+    assert list(scores.lines) == ["round 1", "round 2", "round 2, held-out judge", *of_round_4]
     assert scores.dashed == ("round 2, held-out judge",)
-    assert [len(points) for points in lengths.lines.values()] == [4, 8]
+    assert [len(points) for points in lengths.lines.values()] == [4, 8, 4, 8]
     shown = page(report)
     assert "<h3>Best of n, round 2</h3>" in shown
     for text in (shown, run_markdown(report), text_table(report)):
