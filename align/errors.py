@@ -77,6 +77,11 @@ class CheckpointError(AlignError):
     """A checkpoint folder that is not whole, or does not fit."""
 
 
+class UnreadableCheckpointError(CheckpointError):
+    """A checkpoint that cannot be read now, and may be whole: permissions, a disk that is not there, or a newer version
+    of this project that wrote it. It is not passed over, made again or deleted, as a damaged one is."""
+
+
 class CheckError(AlignError):
     """A check before or during training that fails. The run stops."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -18,7 +19,7 @@ from blake3 import blake3
 
 import align
 from align import hardware
-from align.errors import CheckpointError, RowError
+from align.errors import CheckpointError, RowError, UnreadableCheckpointError
 from align.files import fingerprint, fingerprint_of, give_usual_mode, matching, sync_file, whole_file
 from align.hub_names import similar_path
 from align.source_code import code_fingerprint as code_fingerprint
@@ -28,9 +29,10 @@ FORMAT = 2
 """Of MANIFEST.json. Format 1 had no number and no hash of its own text."""
 
 _AGAIN = "Run its stage again"
+_OR_DELETE = "or delete the folder to go on without it"
 _MAX_BYTES = 64 * 2**20
 _ZEROS = "0" * 64
-_HEAD = re.compile(r'\{\n "format": 2,\n "blake3": "([0-9a-f]{64})",\n "files": \{')
+_HEAD = re.compile(r'\{\n "format": ([1-9][0-9]*),\n "blake3": "([0-9a-f]{64})",\n')
 _HEAD_OF_FORMAT_1 = '{\n "files": {'
 _LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "pydantic")
 
@@ -115,18 +117,26 @@ def content_fingerprint(path: Path) -> str:
     """A fingerprint of what is at `path`; empty if it does not exist.
 
     A checkpoint counts by its MANIFEST.json, which lists the hash of each file, and by the files' presence and sizes:
-    reading tens of gigabytes again for every stage would cost minutes.
+    reading tens of gigabytes again for every stage would cost minutes. Raises UnreadableCheckpointError for one that
+    cannot be read now.
     """
     if not path.exists():
         matched = matching(path)  # a pattern such as rows/*.jsonl counts by the files that it matches
         return fingerprint_of(*map(content_fingerprint, matched)) if matched else ""
     seal = path / SEAL
-    if not seal.is_file():
+    if not os.path.lexists(seal):
         return fingerprint(path)
     try:
         listed = read_manifest(path)["files"]
         whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
-    except (OSError, CheckpointError):
+    except UnreadableCheckpointError:
+        raise
+    except CheckpointError:
+        return ""
+    except OSError as error:
+        found = _fault(Path(error.filename or path), error)
+        if isinstance(found, UnreadableCheckpointError):
+            raise found from None
         return ""
     return fingerprint_of("checkpoint", fingerprint(seal)) if whole else ""
 
@@ -177,26 +187,31 @@ def remove_manifest(folder: Path) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """MANIFEST.json of a checkpoint folder, with "files" checked for its form; the files themselves are not read.
 
-    Raises CheckpointError if it is missing or if a single bit of it has changed. Manifests of format 1, from before
-    they held a hash of their own text, are read too: they begin with "files", and nothing protects their text.
+    Raises CheckpointError if it is missing or if a single bit of it has changed, and UnreadableCheckpointError if the
+    system does not let it be read, or if a newer version wrote it. Manifests of format 1, from before they held a hash
+    of their own text, are read too: they begin with "files", and nothing protects their text.
     """
     seal = folder / SEAL
     try:
         if seal.stat().st_size > _MAX_BYTES:
             raise CheckpointError(seal, f"is larger than {_MAX_BYTES} bytes, so it is no manifest", _AGAIN)
         text = seal.read_bytes().decode("utf-8")
-        manifest = _parsed(text)
+        manifest = _parsed(seal, text)
         if not isinstance(manifest["files"], dict):
             raise TypeError("its files are not a mapping")
         for name, entry in manifest["files"].items():
             _check_entry(name, entry)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if folder.is_dir() and seal.is_symlink():
+            raise _fault(seal, error) from None
         if not folder.is_dir():
             similar = similar_path(folder)
             how = f"Did you mean {similar}?" if similar else "Name the folder of a finished checkpoint on this disk"
             raise CheckpointError(folder, "there is no such folder", how) from None
         raise CheckpointError(folder, f"has no {SEAL}, so it was never finished", _AGAIN) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise _fault(seal, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
@@ -205,7 +220,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_folder(folder: Path, checked: Collection[str] = ()) -> dict[str, Any]:
-    """The manifest of a whole checkpoint. Raises CheckpointError naming the first file that is missing or differs.
+    """The manifest of a whole checkpoint. Raises CheckpointError naming the first file that is missing or differs, and
+    UnreadableCheckpointError naming one that cannot be read.
 
     checked: names of files that another process has found to be whole (`align/trainers/verifying.py`).
     """
@@ -225,10 +241,21 @@ def verify_file(file: Path, expected: Mapping[str, Any]) -> None:
             raise CheckpointError(file, what, _AGAIN)
         if fingerprint(file) != expected["blake3"]:
             raise CheckpointError(file, f"does not have the content that {SEAL} says", _AGAIN)
-    except FileNotFoundError:
-        raise CheckpointError(file, f"is listed in {SEAL}, but missing", _AGAIN) from None
     except OSError as error:
-        raise CheckpointError(file, f"cannot be read ({error.strerror or error})", _AGAIN) from None
+        raise _fault(file, error) from None
+
+
+def _fault(file: Path, error: OSError) -> CheckpointError:
+    """What an error of the system says of a file: it is gone, or it cannot be read now and may be whole."""
+    if isinstance(error, FileNotFoundError) and file.is_symlink():
+        what = f"is a link to {file.readlink()}, which does not exist"
+        return UnreadableCheckpointError(file, what, f"Mount the storage that it is on, {_OR_DELETE}")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return CheckpointError(file, f"is listed in {SEAL}, but missing", _AGAIN)
+    what = f"cannot be read ({error.strerror or error})"
+    if isinstance(error, IsADirectoryError):
+        return CheckpointError(file, what, _AGAIN)
+    return UnreadableCheckpointError(file, what, f"Make it readable (permissions, disk), {_OR_DELETE}")
 
 
 def is_whole(folder: Path) -> bool:
@@ -256,13 +283,16 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> Path:
     return folder / SEAL
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    """The manifest in `text`, if it is the text that was written."""
+def _parsed(seal: Path, text: str) -> dict[str, Any]:
+    """The manifest in `text`, if it is the text that was written. Later formats are known by a hash that fits."""
     found = _HEAD.match(text)
     if found:
-        start, end = found.span(1)
-        if blake3((text[:start] + _ZEROS + text[end:]).encode()).hexdigest() != found[1]:
+        start, end = found.span(2)
+        if blake3((text[:start] + _ZEROS + text[end:]).encode()).hexdigest() != found[2]:
             raise ValueError("its text is not what was written: the hash that it holds of itself does not fit")
+        if int(found[1]) > FORMAT:
+            what = f"is of format {found[1]}, and this version of align reads formats up to {FORMAT}"
+            raise UnreadableCheckpointError(seal, what, f"Use the version that wrote it, or a newer one, {_OR_DELETE}")
     elif not text.startswith(_HEAD_OF_FORMAT_1):
         raise ValueError(f"it does not begin as a manifest of format {FORMAT} or 1 does")
     manifest: dict[str, Any] = json.loads(text)

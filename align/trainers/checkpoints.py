@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from align.chat.protocol import ChatProtocol
-from align.errors import CheckpointError, ConfigError
+from align.errors import CheckpointError, ConfigError, UnreadableCheckpointError
 from align.files import fingerprint, fingerprint_of
 from align.manifest import SEAL, delete_listed_files, read_manifest, remove_manifest, verify_folder
 from align.reporting import logger
@@ -103,6 +103,8 @@ class CheckpointFolders:
         try:
             manifest = verify(self.output)
             require_finite(self.output, manifest)
+        except UnreadableCheckpointError:
+            raise
         except CheckpointError as error:
             if (self.output / SEAL).exists():
                 log.warning("the finished model is not whole and is trained again: %s", error)
@@ -117,13 +119,16 @@ class CheckpointFolders:
         """The newest checkpoint that can be resumed from; damaged ones are named and passed over.
 
         Raises CheckpointError if it belongs to another run, or if a file in it could run code; ConfigError if it was
-        written on ZeRO-3 and this start is without, or the other way round.
+        written on ZeRO-3 and this start is without, or the other way round; UnreadableCheckpointError if it cannot be
+        read now, since a run that goes on from an older one would write over what it did.
         """
         if self._resumed is not None:
             return self._resumed
         for folder in self._folders():
             try:
                 manifest = self._verify(folder, verify)
+            except UnreadableCheckpointError:
+                raise
             except CheckpointError as error:
                 log.warning("passing over a checkpoint: %s", error)
                 continue
@@ -154,15 +159,20 @@ class CheckpointFolders:
 
         sealed: the checkpoint that was written just now, with its manifest. It stays.
         best: the checkpoint of the best step. It stays, but once it is older than `keep` others only its model does.
-        Those with a higher step, which this run has passed over, do not count and are left until it gets there.
+        Those with a higher step, which this run has passed over, do not count and are left until it gets there. So do
+        those that cannot be read now.
         """
         self._verified[sealed] = True
         kept = 0
         for folder in self._folders():
             if _step(folder) > _step(sealed):
                 continue
-            if kept < self.keep and self._is_whole(folder):
-                kept += 1
+            try:
+                if kept < self.keep and self._is_whole(folder):
+                    kept += 1
+                    continue
+            except UnreadableCheckpointError as error:
+                log.warning("a checkpoint does not count, and is left as it is: %s", error)
                 continue
             assert folder != sealed
             if folder == best and _sizes_fit(folder):
@@ -188,6 +198,9 @@ class CheckpointFolders:
                     continue  # by an earlier start
                 if folder not in self._verified:
                     verify_folder(folder)
+            except UnreadableCheckpointError as error:
+                log.warning("a checkpoint is left as it is: %s", error)
+                continue
             except CheckpointError as error:
                 log.warning("deleting a checkpoint that is not whole: %s", error)
                 self._delete(folder)
@@ -245,6 +258,8 @@ class CheckpointFolders:
         if folder not in self._verified:
             try:
                 self._verify(folder)
+            except UnreadableCheckpointError:
+                raise
             except CheckpointError as error:
                 if (folder / SEAL).exists():
                     log.warning("a checkpoint does not count: %s", error)

@@ -10,9 +10,10 @@ import pytest
 from blake3 import blake3
 
 import align
-from align.errors import CheckpointError, RowError
+from align.errors import CheckpointError, RowError, UnreadableCheckpointError
 from align.manifest import (
     SEAL,
+    content_fingerprint,
     delete_listed_files,
     input_fingerprint,
     is_whole,
@@ -214,3 +215,47 @@ def test_versions_name_what_moves_numbers() -> None:
     assert found["torch"] == importlib.metadata.version("torch")
     assert "python" in found
     json.dumps(found)
+
+
+# What cannot be read now may be whole
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "inner/state.json", SEAL])
+def test_a_file_that_the_system_does_not_let_us_read_is_not_called_damaged(checkpoint: Path, name: str) -> None:
+    """A link to itself stands for a disk that fails, as root may read whatever permissions say."""
+    (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to(checkpoint / name)
+    expected = f"{name}: cannot be read .Too many levels of symbolic links.. Make it readable .permissions, disk., or"
+    for read in (verify_folder, content_fingerprint):
+        with pytest.raises(UnreadableCheckpointError, match=expected):
+            read(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", SEAL])
+def test_a_link_to_storage_that_is_not_mounted_is_not_called_missing(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to("/mnt/away/file")
+    with pytest.raises(UnreadableCheckpointError, match=f"{name}: is a link to /mnt/away/file, which does not exist"):
+        verify_folder(checkpoint)
+
+
+def test_a_folder_in_place_of_a_file_is_damage(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        verify_folder(checkpoint)
+    assert not isinstance(caught.value, UnreadableCheckpointError)
+
+
+def test_a_manifest_of_a_later_format_is_known_by_the_hash_of_its_text(checkpoint: Path) -> None:
+    """A flipped bit that makes a 3 of the 2 is damage; a whole manifest of format 3 was written by a newer version."""
+    text = (checkpoint / SEAL).read_text()
+    (checkpoint / SEAL).write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(CheckpointError, match="its text is not what was written") as caught:
+        read_manifest(checkpoint)
+    assert not isinstance(caught.value, UnreadableCheckpointError)
+    digest = text.split('"blake3": "')[1][:64]
+    unsigned = text.replace('"format": 2', '"format": 3').replace(digest, "0" * 64)
+    (checkpoint / SEAL).write_text(unsigned.replace("0" * 64, blake3(unsigned.encode()).hexdigest()))
+    with pytest.raises(UnreadableCheckpointError, match="is of format 3, and this version"):
+        read_manifest(checkpoint)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState
 
-from align.errors import CheckError, CheckpointError, ConfigError
+from align.errors import CheckError, CheckpointError, ConfigError, UnreadableCheckpointError
 from align.jsonl import write_rows
 from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
 from align.rows import Message, PreferenceRow, SFTRow
@@ -610,6 +610,37 @@ def test_a_run_trains_at_the_rates_of_its_schedule(tmp_path: Path, tiny_checkpoi
     done = train("sft", data, tiny_checkpoint, tmp_path / "run", schedule="linear", warmup_ratio=0.3)
     rates = [line["learning_rate"] for line in metrics(done)]
     assert rates == pytest.approx([1e-3 * share for share in (1 / 2, 1, 1, 3 / 4, 1 / 2, 1 / 4)])
+
+
+@pytest.mark.parametrize("step", [4, 2])
+def test_a_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_deleted(
+    step: int, data: Path, tmp_path: Path, tiny_checkpoint: Path, left_unfinished, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A link to itself stands for a disk that fails, as root may read whatever permissions say.
+
+    The newest one ends the start, since the run would go on from the one before. An older one is left as it is.
+    """
+    output = tmp_path / "run"
+    with left_unfinished():
+        train("sft", data, tiny_checkpoint, output, keep_checkpoints=2)
+    weights = output / f"checkpoint-{step}/model.safetensors"
+    weights.rename(tmp_path / "away")
+    weights.symlink_to(weights)
+    before = files_of(output / "checkpoint-2") if step == 4 else None
+    if step == 4:
+        with pytest.raises(UnreadableCheckpointError, match="cannot be read"):
+            train("sft", data, tiny_checkpoint, output, keep_checkpoints=2)
+        assert files_of(output / "checkpoint-2") == before
+        assert not (output / "model.safetensors").exists()
+    else:
+        train("sft", data, tiny_checkpoint, output, keep_checkpoints=2)
+        assert weights.is_symlink()
+        assert (weights.parent / SEAL).exists()
+    weights.unlink()
+    (tmp_path / "away").rename(weights)
+    verify_folder(output / f"checkpoint-{step}")
+    train("sft", data, tiny_checkpoint, output, keep_checkpoints=2)
+    verify_folder(output)
 
 
 # The state of the trainer
