@@ -169,6 +169,7 @@ def run_evaluations(
     alarms: what the answers are checked for, also those of a result that is not made again. None: for nothing.
     Raises CheckError for an alarm if its `action` is stop.
     """
+    from align.models.devices import cpu_threads
     from eval.runner import Generator, Scorer, evaluated
 
     results = []
@@ -177,19 +178,20 @@ def run_evaluations(
         subjects["model"] = Generator(model, sampling, token_budget)
     if reward_model is not None:
         subjects["reward_model"] = Scorer(reward_model, token_budget)
-    for kind, subject in subjects.items():
-        for name, evaluation in EVALUATIONS.items():
-            if evaluation.subject != kind or name not in sections:
-                continue
-            config = sections[name]
-            settings: dict[str, Section | int | None] = {"model": subject.config, "limit": limit, name: config}
-            if kind == "model":
-                settings["sampling"] = sampling
-            run = partial(_with_figures, evaluate_function(name), config, subject, limit=limit)
-            results.append(evaluated(name, output_dir, subject.config.path, settings, run))
-            if alarms is not None:
-                _check(results[-1], output_dir, alarms)
-        subject.release()
+    with cpu_threads(sampling.threads):
+        for kind, subject in subjects.items():
+            for name, evaluation in EVALUATIONS.items():
+                if evaluation.subject != kind or name not in sections:
+                    continue
+                config = sections[name]
+                settings: dict[str, Section | int | None] = {"model": subject.config, "limit": limit, name: config}
+                if kind == "model":
+                    settings["sampling"] = sampling
+                run = partial(_with_figures, evaluate_function(name), config, subject, limit=limit)
+                results.append(evaluated(name, output_dir, subject.config.path, settings, run))
+                if alarms is not None:
+                    _check(results[-1], output_dir, alarms)
+            subject.release()
     return results
 
 

@@ -123,12 +123,17 @@ class RejectionSampleRecipe(Recipe, Reading):
 
 def run(recipe: RejectionSampleRecipe) -> Path:
     """Sample, score, select, and return the folder."""
+    from align.models.devices import cpu_threads
     from align.models.preflight import require_inputs
     from align.sampling.workers import joined
 
     require_inputs(recipe)
     settings = dump(recipe.model_copy(update={"output_dir": Path()}))  # nodes may have the folder under other names
-    with joined(recipe.output_dir, "output_dir", settings, last_file="candidates.jsonl.manifest.json") as workers:
+    last_file = "candidates.jsonl.manifest.json"
+    with (
+        joined(recipe.output_dir, "output_dir", settings, last_file=last_file) as workers,
+        cpu_threads(recipe.sampling.threads),
+    ):
         return _run(recipe, workers)
 
 

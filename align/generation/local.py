@@ -20,6 +20,7 @@ import inspect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from align.chat.protocol import ChatProtocol
 from align.generation.backend import CheckedBackend, Completion
 from align.generation.next_token import choose
-from align.models.devices import on_device, require_on_device
+from align.models.devices import cpu_threads, on_device, require_on_device
 from align.models.exactness import batch_limit, local_settings, named, refusal, refuse_unsampled
 from align.models.memory import memory_errors
 from align.settings import SamplingConfig
@@ -46,12 +47,9 @@ class LocalBackend(CheckedBackend):
     model: a causal language model whose cache is keys and values alone, such as Llama. Moved to the accelerator if
         there is one. ConfigError for a model that cannot be sampled exactly (`align/models/exactness.py`).
     protocol: gives the stop ids and the padding id.
-    sampling: `threads` sets torch's threads for the whole process.
     """
 
     def __init__(self, model: Any, protocol: ChatProtocol, sampling: SamplingConfig) -> None:
-        if sampling.threads is not None:
-            torch.set_num_threads(sampling.threads)
         refuse_unsampled(model)
         self.model = on_device(model).eval()
         self._limit = batch_limit(model)
@@ -92,7 +90,11 @@ class LocalBackend(CheckedBackend):
         finished: list[list[Completion | None]] = [[None] * len(row_seeds) for row_seeds in seeds]
         waiting = self._groups(prompts, seeds, temperatures)
         batch = _Batch(self.model, self.protocol.pad_id, self.sampling)
-        with memory_errors("sampling", lambda: "while completions were sampled", lambda: self._less(prompts)):
+        less = partial(self._less, prompts)
+        with (
+            cpu_threads(self.sampling.threads),
+            memory_errors("sampling", lambda: "while completions were sampled", less),
+        ):
             while waiting or batch.rows:
                 admitted = self._admitted(waiting, self.sampling.batch_size - len(batch.rows))
                 if admitted:

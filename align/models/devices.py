@@ -7,6 +7,8 @@ made, so no stage can leave one on the CPU of a machine with a GPU.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +32,21 @@ def use_own_gpu() -> None:
     rank = os.environ.get("LOCAL_RANK")
     if rank is not None and torch.cuda.is_available() and (count := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(int(rank) % count)
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` CPU threads of torch in the block, and with as many as before after it. None: as before.
+
+    Sums are rounded differently with another number. A part of a run that left its number behind would change the
+    results of the parts after it, and a resumed run, in which it is done already, would end with other bytes.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def on_device(model: M) -> M:

@@ -96,7 +96,8 @@ class SamplingConfig(Section):
     """Data type of the generator's weights. auto: bfloat16 where it is faster, as for training.precision. A server
     decides itself."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads of this process. None leaves the choice to torch."""
+    """CPU threads that sample; those of the whole process in an evaluation and in rejection sampling. None leaves the
+    choice to torch."""
 
     def libraries(self) -> dict[str, str]:
         return {"vllm": "vllm"} if self.backend == "vllm" else {}

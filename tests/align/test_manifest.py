@@ -222,7 +222,7 @@ def test_versions_name_what_moves_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "inner/state.json", SEAL])
 def test_a_file_that_the_system_does_not_let_us_read_is_not_called_damaged(checkpoint: Path, name: str) -> None:
-    """A link to itself stands for a disk that fails, as root may read whatever permissions say."""
+    """A link to itself takes the place of a disk that fails, as root may read whatever permissions say."""
     (checkpoint / name).unlink()
     (checkpoint / name).symlink_to(checkpoint / name)
     expected = f"{name}: cannot be read .Too many levels of symbolic links.. Make it readable .permissions, disk., or"

@@ -8,6 +8,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from align.jsonl import write_rows
 from align.rows import Message, PreferenceRow, PromptRow, QuestionRow, SFTRow
 from align.sampling.collapse import sample_figures
 from align.settings import ModelConfig, SamplingConfig
+from align.tree.encode import PromptTree
 from eval import catalog, runner
 from eval.catalog import EvalAlarmsConfig, run_evaluations
 from eval.confidence import ConfidenceConfig
@@ -163,6 +165,47 @@ def test_all_evaluations_run_on_a_tiny_checkpoint_and_stand_afterwards(
     for result in results[:2]:
         figures = sample_figures([Answer(row) for row in result["rows"]], across_prompts=True)
         assert list(result["samples"].values()) == [figures | {"unfinished": 1.0}]
+
+
+@pytest.mark.slow
+def test_a_resumed_evaluation_computes_with_the_threads_of_one_that_was_left_alone(
+    data: Path, tiny_checkpoint: Path, tiny_reward_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill only the reward model is left, and nothing has sampled in the process. Another number of threads
+    rounds sums differently, which in bfloat16 changes which answer has the higher score."""
+    import torch
+
+    from align.judges.reward_model import RewardModelJudge
+
+    used: list[int] = []
+    score_trees = RewardModelJudge.score_trees
+
+    def noting_threads(self: RewardModelJudge, wholes: Sequence[PromptTree]) -> list[list[float]]:
+        used.append(torch.get_num_threads())
+        return score_trees(self, wholes)
+
+    def run() -> None:
+        run_evaluations(
+            {
+                "factuality": FactualityConfig(questions=data / "questions.jsonl"),
+                "reward_accuracy": RewardAccuracyConfig(pairs=data / "pairs.jsonl"),
+            },
+            model=ModelConfig(path=tiny_checkpoint),
+            reward_model=ModelConfig(path=tiny_reward_checkpoint),
+            sampling=SamplingConfig(temperature=0, max_completion_tokens=8, dtype="float32", threads=3),
+            token_budget=512,
+            limit=None,
+            output_dir=data / "out",
+        )
+
+    monkeypatch.setattr(RewardModelJudge, "score_trees", noting_threads)
+    before = torch.get_num_threads()
+    run()
+    (data / "out/reward_accuracy.json").unlink()
+    run()
+    assert len(used) >= 2
+    assert set(used) == {3}
+    assert torch.get_num_threads() == before
 
 
 class Answer:

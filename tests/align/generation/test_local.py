@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -289,3 +291,28 @@ def test_identity_follows_weights_and_sampling_and_not_the_batch(model: LlamaFor
         model.lm_head.weight[0, 0] += 1
         assert state_fingerprint(model) != before
         model.lm_head.weight[0, 0] -= 1
+
+
+def test_sampling_leaves_the_number_of_threads_as_it_was(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process computes next must not depend on whether it has sampled before: a resumed run may not have to."""
+    used: list[int] = []
+    monkeypatch.setattr(model, "forward", noting(used, model.forward))
+    before = torch.get_num_threads()
+    sampling = backend(model, threads=before + 2)
+    assert torch.get_num_threads() == before
+    sampling.complete(prompts(3), [[1], [2], [3]])
+    assert set(used) == {before + 2}
+    assert torch.get_num_threads() == before
+
+
+def noting(used: list[int], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, which also adds torch's number of threads to `used`."""
+
+    @functools.wraps(forward)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        used.append(torch.get_num_threads())
+        return forward(*args, **kwargs)
+
+    return noted

@@ -616,7 +616,7 @@ def test_a_run_trains_at_the_rates_of_its_schedule(tmp_path: Path, tiny_checkpoi
 def test_a_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_deleted(
     step: int, data: Path, tmp_path: Path, tiny_checkpoint: Path, left_unfinished, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A link to itself stands for a disk that fails, as root may read whatever permissions say.
+    """A link to itself takes the place of a disk that fails, as root may read whatever permissions say.
 
     The newest one ends the start, since the run would go on from the one before. An older one is left as it is.
     """
