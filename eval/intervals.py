@@ -40,6 +40,12 @@ class Share(NamedTuple):
     """The number of cases."""
 
 
+def percent_range(low: float, high: float, digits: int = 0) -> str:
+    """The ends of an interval in percent: `25-41`, or `-47 to -16`, which a dash between them would make unreadable."""
+    first, last = (f"{round(100 * end, digits) + 0.0:.{digits}f}" for end in (low, high))  # + 0.0: no "-0"
+    return f"{first} to {last}" if first.startswith("-") else f"{first}-{last}"
+
+
 def share(hits: float, n: int, z: float = Z_95) -> Share | None:
     """hits / n with Wilson's score interval; None if there are no cases.
 

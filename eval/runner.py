@@ -27,7 +27,7 @@ from align.rounds.packaged import packaged_data
 from align.rows import Candidate, Messages, PromptRow, Row
 from align.settings import INPUT, ModelConfig, SamplingConfig, paths_of, unused_backends
 from align.source_code import code_of
-from eval.intervals import Share
+from eval.intervals import Share, percent_range
 
 if TYPE_CHECKING:  # these import torch, which the configs of evaluations do not need
     from align.generation.engine import GenerationEngine
@@ -259,7 +259,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     lines = []
     for result in results:
         for metric, score in result["scores"].items():
-            interval = f"{100 * score['low']:.0f}-{100 * score['high']:.0f}"
+            interval = percent_range(score["low"], score["high"])
             label = f"{result['name']}: {metric}".replace("_", " ")
             line = f"{label:<36}{score['value']:>6.0%}   ({interval}, n {score['n']})"
             change = result.get("differences", {}).get(metric)

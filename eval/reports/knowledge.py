@@ -20,7 +20,7 @@ from align.records import records_of
 from align.rounds.results import words
 from eval.confidence import SCORES
 from eval.factuality import KNOWN_KEPT, cases_of, clustered_cases, differences_of, shares_of
-from eval.intervals import Share, clustered_bootstrap
+from eval.intervals import Share, clustered_bootstrap, percent_range
 from eval.reports.knowledge_map import (
     KNOWLEDGE,
     EvaluationColumn,
@@ -254,7 +254,7 @@ def _risk_plot(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spec:
 
 
 def _share_text(found: Share | None) -> str:
-    return "-" if found is None else f"{found.value:.0%} ({100 * found.low:.0f}-{100 * found.high:.0f})"
+    return "-" if found is None else f"{found.value:.0%} ({percent_range(found.low, found.high)})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

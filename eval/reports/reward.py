@@ -16,7 +16,7 @@ from typing import Any
 from align.errors import StageError
 from align.files import whole_file, write_text
 from align.rounds.results import words
-from eval.intervals import Share
+from eval.intervals import Share, percent_range
 from eval.reward_pairs import ScoredPair, accuracies, gain, length_correlation, scored_pairs
 from eval.runner import read_result
 
@@ -100,7 +100,7 @@ def _result(path: Path) -> list[ScoredPair]:
 def _share_text(score: Share | None) -> str:
     if score is None:
         return "-"
-    return f"{100 * score.value:.1f}% ({100 * score.low:.1f}-{100 * score.high:.1f}, n {score.n})"
+    return f"{100 * score.value:.1f}% ({percent_range(score.low, score.high, 1)}, n {score.n})"
 
 
 def _correlation(column: Column) -> str:

@@ -85,7 +85,7 @@ class Report:
     choices: tuple[ChoiceRecord, ...] = ()
     """The model that each round left as the best one, and why."""
     states: tuple[StageState, ...] = ()
-    """Every stage that has started."""
+    """Every stage that has started, except for the one that makes reports."""
     is_running: bool = False
 
     @property
@@ -120,6 +120,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
     choices = {(choice.name, choice.after_round): choice for choice in ledger.choices()}  # the last one of each
     ledger.close()
     records = [record for record in latest.values() if record.status == "finished"]
+    reports = {record.label for record in latest.values() if record.recipe == "report"}
     with_running = [record for record in latest.values() if record.status in ("finished", "running")]
     evaluations: dict[str, dict[str, dict[str, Any]]] = {}  # column -> evaluation -> its JSON
     for record in sorted(records, key=lambda record: record.round or 0):
@@ -148,7 +149,7 @@ def read_report(run_dir: Path, samples: int) -> Report:
         searches=_searches(records),
         lineage=lineage_of(records),
         choices=tuple(choices.values()),
-        states=tuple(stage_states(run_dir)),
+        states=tuple(state for state in stage_states(run_dir) if state.label not in reports),
         is_running=is_running(run_dir),
     )
 

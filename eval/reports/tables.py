@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from align.effective_time import EffectiveTime
 from align.reporting import duration
 from align.rounds.results import words
+from eval.intervals import percent_range
 from eval.reports.columns import label_of
 from eval.reports.flows import Flow, RowCounts
 from eval.reports.rounds import Report, Score
@@ -143,7 +144,7 @@ def percent(score: Score | None) -> str:
 def interval(score: Score | None) -> str:
     if not score or score.get("low") is None or score.get("high") is None:
         return ""
-    return f"({100 * score['low']:.0f}-{100 * score['high']:.0f})"
+    return f"({percent_range(score['low'], score['high'])})"
 
 
 def _count(count: int | None) -> str:

@@ -19,6 +19,7 @@ from eval.intervals import (
     paired_difference,
     paired_ratio_difference,
     paper_half_width,
+    percent_range,
     share,
     share_of,
 )
@@ -299,3 +300,17 @@ def test_the_interval_of_a_mean_of_shares_holds_the_truth_in_95_percent_of_the_e
     assert mean_share([Share(0.5, 0.4, 0.6, 9), Share(0.7, 0.6, 0.8, 9)]) == pytest.approx(
         (0.6, 0.6 - math.sqrt(0.02) / 2, 0.6 + math.sqrt(0.02) / 2, 18)
     )
+
+
+@pytest.mark.parametrize(
+    "low, high, digits, text",
+    [
+        (0.25, 0.414, 0, "25-41"),
+        (-0.47, -0.16, 0, "-47 to -16"),
+        (-0.28, 0.01, 0, "-28 to 1"),
+        (-0.001, 0.05, 0, "0-5"),
+        (0.534, 0.595, 1, "53.4-59.5"),
+    ],
+)
+def test_a_range_with_a_sign_has_no_dash_between_its_ends(low: float, high: float, digits: int, text: str) -> None:
+    assert percent_range(low, high, digits) == text

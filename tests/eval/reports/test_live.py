@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 from collections.abc import Iterator
@@ -35,11 +36,15 @@ def read(server: LiveServer, path: str = "", **headers: str) -> tuple[int, str]:
 
 def start_sft(run: Path) -> Path:
     """A run whose first stage has begun; its folder, which does not exist yet."""
-    folder = run / "round-1" / "sft"
+    return start(run, "sft")
+
+
+def start(run: Path, recipe: str) -> Path:
+    folder = run / "round-1" / recipe
     ledger = Ledger(run / "ledger.sqlite")
     ledger.begin_stage(
-        ledger.begin_run("python recipes/rounds.py"), label="round-1/sft", name="sft", round_number=1, recipe="sft",
-        key="k", command="c", config={"training": {"output_dir": str(folder)}}, inputs={},
+        ledger.begin_run("python recipes/rounds.py"), label=f"round-1/{recipe}", name=recipe, round_number=1,
+        recipe=recipe, key="k", command="c", config={"training": {"output_dir": str(folder)}}, inputs={},
     )  # fmt: skip
     ledger.close()
     return folder
@@ -64,6 +69,17 @@ def test_a_run_is_followed_from_before_its_start_to_its_metrics(server: LiveServ
     assert "sft: loss" in shown, "of a stage that has not finished"
     assert f'data-state="{read(server, "state")[1]}"' in shown, "reading has changed nothing"
     assert server.report.page() is server.report.page(), "the page is made once for each state"
+
+
+def test_what_runs_now_is_named_but_not_the_stage_that_makes_the_report(tmp_path: Path) -> None:
+    """The report of a finished run is made by its last stage, and said that the run was still running."""
+    start(tmp_path, "report")
+    with (tmp_path / ".lock").open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert "Running:" not in LiveReport(tmp_path, samples=2, seconds=1).page()
+        start(tmp_path, "sft")
+        assert "Running: round-1/sft, for" in LiveReport(tmp_path, samples=2, seconds=1).page()
+    assert "Running:" not in LiveReport(tmp_path, samples=2, seconds=1).page(), "no process drives the run"
 
 
 @pytest.mark.slow
