@@ -9,7 +9,7 @@
 # make tools            train tool use and measure it: executed dialogs, SFT, DPO, BFCL before and after (under an hour)
 # make knowledge        find what a model does not know and train on it: three seeds, held-out facts before and after
 # make preferences      a reward model on pairs that people judged, each part held out in turn, with and without edits
-# make killed-rehearsal two rehearsals, one of them killed ten times at random moments: the same bytes (about an hour)
+# make killed-rehearsal two rehearsals, one of them killed ten times at random moments: the same bytes (44 minutes on two cores)
 # make torture          kill, damage, fill up and attack runs of tiny models; seeds in the output
 # make docs             the documentation as a site, in runs/site/; broken links are errors
 # make assets           download the model and data that these commands need
