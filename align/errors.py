@@ -77,9 +77,10 @@ class CheckpointError(AlignError):
     """A checkpoint folder that is not whole, or does not fit."""
 
 
-class UnreadableCheckpointError(CheckpointError):
+class UnreadableCheckpointError(AlignError):
     """A checkpoint that cannot be read now, and may be whole: permissions, a disk that is not there, or a newer version
-    of this project that wrote it. It is not passed over, made again or deleted, as a damaged one is."""
+    of this project that wrote it. It is no CheckpointError, since code that catches one passes the checkpoint over,
+    makes it again or deletes it."""
 
 
 class CheckError(AlignError):

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 import align
 from align import hardware
-from align.errors import CheckpointError, RowError, UnreadableCheckpointError
+from align.errors import AlignError, CheckpointError, RowError, UnreadableCheckpointError
 from align.files import fingerprint, fingerprint_of, give_usual_mode, matching, sync_file, whole_file
 from align.hub_names import similar_path
 from align.source_code import code_fingerprint as code_fingerprint
@@ -129,8 +129,6 @@ def content_fingerprint(path: Path) -> str:
     try:
         listed = read_manifest(path)["files"]
         whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
-    except UnreadableCheckpointError:
-        raise
     except CheckpointError:
         return ""
     except OSError as error:
@@ -212,7 +210,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise _fault(seal, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
+        if isinstance(error, AlignError):
             raise
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(seal, f"cannot be read ({reason[:200]})", _AGAIN) from None
@@ -245,7 +243,7 @@ def verify_file(file: Path, expected: Mapping[str, Any]) -> None:
         raise _fault(file, error) from None
 
 
-def _fault(file: Path, error: OSError) -> CheckpointError:
+def _fault(file: Path, error: OSError) -> AlignError:
     """What an error of the system says of a file: it is gone, or it cannot be read now and may be whole."""
     if isinstance(error, FileNotFoundError) and file.is_symlink():
         what = f"is a link to {file.readlink()}, which does not exist"
@@ -262,7 +260,7 @@ def is_whole(folder: Path) -> bool:
     """Whether `verify_folder` would pass."""
     try:
         verify_folder(folder)
-    except CheckpointError:
+    except (CheckpointError, UnreadableCheckpointError):
         return False
     return True
 

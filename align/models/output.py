@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from align.errors import CheckpointError, ConfigError, UnreadableCheckpointError
+from align.errors import CheckpointError, ConfigError
 from align.files import FolderLock, sync_folder
 from align.manifest import read_manifest
 
@@ -80,7 +80,5 @@ def _clear(new: Path, old: Path, place: Path) -> None:
 def _manifest_or_nothing(folder: Path) -> dict[str, Any]:
     try:
         return read_manifest(folder)
-    except UnreadableCheckpointError:
-        raise
     except CheckpointError:
         return {}

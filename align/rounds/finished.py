@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from align.errors import CheckpointError, UnreadableCheckpointError
+from align.errors import CheckpointError
 from align.files import fingerprints_in, folder_fingerprint, whole_file, without_units
 from align.manifest import SEAL, content_fingerprint, verify_folder
 from align.rounds.changes import listed
@@ -64,8 +64,6 @@ def seal_damage(path: Path) -> str:
         return ""
     try:
         verify_folder(path)
-    except UnreadableCheckpointError:
-        raise
     except CheckpointError as error:
         return f"{error.where} {error.what}"
     return ""

@@ -103,8 +103,6 @@ class CheckpointFolders:
         try:
             manifest = verify(self.output)
             require_finite(self.output, manifest)
-        except UnreadableCheckpointError:
-            raise
         except CheckpointError as error:
             if (self.output / SEAL).exists():
                 log.warning("the finished model is not whole and is trained again: %s", error)
@@ -127,8 +125,6 @@ class CheckpointFolders:
         for folder in self._folders():
             try:
                 manifest = self._verify(folder, verify)
-            except UnreadableCheckpointError:
-                raise
             except CheckpointError as error:
                 log.warning("passing over a checkpoint: %s", error)
                 continue
@@ -258,8 +254,6 @@ class CheckpointFolders:
         if folder not in self._verified:
             try:
                 self._verify(folder)
-            except UnreadableCheckpointError:
-                raise
             except CheckpointError as error:
                 if (folder / SEAL).exists():
                     log.warning("a checkpoint does not count: %s", error)
@@ -335,7 +329,7 @@ def _sizes_fit(folder: Path) -> bool:
     try:
         listed = read_manifest(folder)["files"]
         return all((folder / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
-    except (CheckpointError, OSError):
+    except (CheckpointError, UnreadableCheckpointError, OSError):
         return False
 
 

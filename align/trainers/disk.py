@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from align.errors import CheckpointError
+from align.errors import CheckpointError, UnreadableCheckpointError
 from align.manifest import read_manifest
 from align.models.adapters import is_adapted
 from align.optimizers import OPTIMIZERS, OptimizerFacts
@@ -207,7 +207,7 @@ def _size(folder: Path, *, resumable: bool = False) -> int:
     """
     try:
         manifest = read_manifest(folder)
-    except CheckpointError:
+    except (CheckpointError, UnreadableCheckpointError):
         return 0
     if resumable and manifest.get(NOT_RESUMABLE):
         return 0

@@ -11,14 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from align.errors import (
-    AlignError,
-    CheckpointError,
-    ConfigError,
-    UnreadableCheckpointError,
-    first_line,
-    system_errno,
-)
+from align.errors import AlignError, CheckpointError, ConfigError, first_line, system_errno
 from align.files import FolderLock
 from align.manifest import SEAL, read_manifest
 from align.models.output import refuse_overlap
@@ -123,8 +116,6 @@ def _is_ours(folder: Path) -> bool:
         return True
     try:
         read_manifest(folder)
-    except UnreadableCheckpointError:
-        raise
     except CheckpointError:
         return False
     return True

@@ -23,7 +23,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from align.effective_time import VALIDATION, RunClock
-from align.errors import CheckpointError, UnreadableCheckpointError
+from align.errors import CheckpointError
 from align.files import fingerprint_of
 from align.manifest import verify_folder
 from align.reporting import duration, logger
@@ -393,8 +393,6 @@ def whole_model(folder: Path) -> bool:
     """Whether a checkpoint's files are all there and its weights finite; otherwise say what is wrong."""
     try:
         require_finite(folder, verify_folder(folder))
-    except UnreadableCheckpointError:
-        raise
     except CheckpointError as error:
         log.warning("the finished model is that of the last step: the best one cannot be read: %s", error)
         return False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.errors import CheckpointError
+from align.errors import CheckpointError, UnreadableCheckpointError
 from align.manifest import read_manifest, verify_file, verify_folder
 from align.trainers.processes import Processes, answer_or_error
 from align.trainers.sealing import divided
@@ -70,7 +70,7 @@ def _whole_files(folder: Path, share: Entries) -> list[str]:
     for name, expected in share.items():
         try:
             verify_file(folder / name, expected)
-        except CheckpointError:
+        except (CheckpointError, UnreadableCheckpointError):
             continue  # the first process reads it again
         whole.append(name)
     return whole
