@@ -1,5 +1,5 @@
 # make rehearsal        the whole recipe, two rounds, on a small real model (CPU, about half an hour on two cores)
-# make test             everything that a change must pass: style, spelling, types, all tests (under 10 minutes on two cores)
+# make test             everything that a change must pass: style, spelling, types, all tests (about 17 minutes on two cores)
 # make quick            the quick tests alone, for while you work (just under a minute on two cores)
 # make check            style, spelling, types, and bandit's search for unsafe code
 # make audit            pip-audit: known vulnerabilities of the pinned packages (requires the internet)
