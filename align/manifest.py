@@ -167,14 +167,22 @@ def delete_listed_files(folder: Path, names: Iterable[str], notes: dict[str, Any
     """Delete listed files of a sealed folder and seal what is left, quoting its hashes: nothing is read again.
 
     names: as MANIFEST.json lists them. notes: laid over what the manifest recorded.
-    A crash in between leaves a folder without a manifest.
+    The manifest is written first, with the names under "deleted". So after a crash in between the folder is whole, and
+    `delete_what_is_left` deletes the rest.
     """
-    manifest = read_manifest(folder)
-    remove_manifest(folder)
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
+    manifest, deleted = read_manifest(folder), sorted(names)
+    for name in deleted:
         del manifest["files"][name]
-    write_manifest(folder, {**manifest, **notes})
+    manifest |= {**notes, "deleted": deleted}
+    write_manifest(folder, manifest)
+    delete_what_is_left(folder, manifest)
+
+
+def delete_what_is_left(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Delete the files that a manifest lists as deleted: a process may have been killed in the middle of that."""
+    for name in manifest.get("deleted", ()):
+        if not _is_outside(name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def remove_manifest(folder: Path) -> None:
@@ -297,9 +305,13 @@ def _parsed(seal: Path, text: str) -> dict[str, Any]:
     return manifest
 
 
-def _check_entry(name: str, entry: Any) -> None:
+def _is_outside(name: str) -> bool:
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+    return not name or path.is_absolute() or ".." in path.parts or "\0" in name
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    if _is_outside(name):
         raise ValueError(f"it lists {name!r}, which is outside the folder")
     if not isinstance(entry["bytes"], int) or not isinstance(entry["blake3"], str):
         raise TypeError(f"its entry for {name} has no size and hash")

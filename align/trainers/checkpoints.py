@@ -18,7 +18,7 @@ from typing import Any
 from align.chat.protocol import ChatProtocol
 from align.errors import CheckpointError, ConfigError, UnreadableCheckpointError
 from align.files import fingerprint, fingerprint_of
-from align.manifest import SEAL, delete_listed_files, read_manifest, remove_manifest, verify_folder
+from align.manifest import SEAL, delete_listed_files, delete_what_is_left, read_manifest, remove_manifest, verify_folder
 from align.reporting import logger
 from align.settings import ModelConfig
 from align.trainers.output import CHECKPOINT
@@ -190,8 +190,10 @@ class CheckpointFolders:
         for folder in self._folders():
             try:
                 manifest = read_manifest(folder)
-                if manifest.get(NOT_RESUMABLE):
-                    continue  # by an earlier start
+                if manifest.get(NOT_RESUMABLE):  # an earlier start has deleted them, or was killed while it did
+                    delete_what_is_left(folder, manifest)
+                    _delete_inner_folders(folder, manifest)
+                    continue
                 if folder not in self._verified:
                     verify_folder(folder)
             except UnreadableCheckpointError as error:
@@ -213,9 +215,7 @@ class CheckpointFolders:
             return
         states = [name for name in manifest["files"] if "/" in name or not name.endswith(MODEL_SUFFIXES)]
         delete_listed_files(folder, states, {NOT_RESUMABLE: True})
-        for inner in folder.iterdir():
-            if inner.is_dir():
-                shutil.rmtree(inner)
+        _delete_inner_folders(folder, {"deleted": states})
         self._verified.pop(folder, None)
 
     def _folders(self) -> list[Path]:
@@ -314,6 +314,13 @@ class CheckpointFolders:
             f"Start it as before ({before}), choose another training.output_dir, or delete {self.output} to start over"
         )
         raise ConfigError("launch", what, how)
+
+
+def _delete_inner_folders(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Delete the folders of deleted files, such as `global_step4` of DeepSpeed."""
+    for top in {name.split("/")[0] for name in manifest.get("deleted", ()) if "/" in name}:
+        if top not in ("", ".", ".."):
+            shutil.rmtree(folder / top, ignore_errors=True)
 
 
 def _refuse_unlisted_pickles(folder: Path, manifest: dict[str, Any]) -> None:

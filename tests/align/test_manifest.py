@@ -15,6 +15,7 @@ from align.manifest import (
     SEAL,
     content_fingerprint,
     delete_listed_files,
+    delete_what_is_left,
     input_fingerprint,
     is_whole,
     read_data_manifest,
@@ -180,6 +181,29 @@ def test_files_can_be_deleted_from_a_sealed_folder(checkpoint: Path) -> None:
     assert after["files"] == {"model.safetensors": before["files"]["model.safetensors"]}
     assert (after["step"], after["reduced"]) == (3, True)
     assert not (checkpoint / "inner" / "state.json").exists()
+
+
+def test_a_kill_while_files_are_deleted_leaves_a_whole_folder_and_the_rest_can_be_deleted(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest was deleted first, and the next start of a run deleted the folder, which had none."""
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete_listed_files(checkpoint, ["inner/state.json"], {"reduced": True})
+    assert (checkpoint / "inner" / "state.json").exists()
+    manifest = verify_folder(checkpoint)
+    assert manifest["deleted"] == ["inner/state.json"]
+    assert manifest["reduced"] is True
+    outside = checkpoint.parent / "mine.txt"
+    outside.write_text("not ours")
+    delete_what_is_left(checkpoint, {**manifest, "deleted": ["../mine.txt", str(outside), "inner/state.json"]})
+    assert not (checkpoint / "inner" / "state.json").exists()
+    assert outside.exists()
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"{", b"[]"])

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState
 
+from align import manifest as manifests
 from align.errors import CheckError, CheckpointError, ConfigError, UnreadableCheckpointError
 from align.jsonl import write_rows
 from align.manifest import SEAL, is_whole, verify_folder, write_folder_manifest
@@ -641,6 +642,26 @@ def test_a_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_deleted
     verify_folder(output / f"checkpoint-{step}")
     train("sft", data, tiny_checkpoint, output, keep_checkpoints=2)
     verify_folder(output)
+
+
+def test_a_run_that_is_killed_while_it_deletes_states_at_its_end_keeps_the_weights(
+    data: Path, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = train("sft", data, tiny_checkpoint, tmp_path / "alone", keep_checkpoints=2)
+
+    def killed(folder: Path, manifest: dict) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "delete_what_is_left", killed)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train("sft", data, tiny_checkpoint, tmp_path / "run", keep_checkpoints=2)
+    train("sft", data, tiny_checkpoint, tmp_path / "run", keep_checkpoints=2)
+    for folder in ("checkpoint-2", "checkpoint-4"):
+        assert {file.name for file in (tmp_path / "run" / folder).iterdir()} == {
+            file.name for file in (alone / folder).iterdir()
+        }
+        assert content(tmp_path / "run" / folder) == content(alone / folder)
 
 
 # The state of the trainer
